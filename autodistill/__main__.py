@@ -1,0 +1,47 @@
+"""Entry point of both scripts: checks that the environment is ours alone, then runs the command line."""
+
+import os
+import sys
+from importlib import metadata
+
+from autodistill.errors import AutodistillError, ConfigError
+
+FOREIGN = "autodistill"
+"""Another project's distribution that owns the same module and script."""
+
+
+def main() -> None:
+    """Run the command line and end with its exit code."""
+    from autodistill.cli import app
+
+    try:
+        refuse_foreign_package()
+        app(prog_name="autodistill")
+    except AutodistillError as error:
+        if os.environ.get("AUTODISTILL_DEBUG"):
+            raise
+        from autodistill.console import show_error
+
+        show_error(error)
+        sys.exit(error.exit_code)
+
+
+def refuse_foreign_package() -> None:
+    """pip installs two packages of one module name over each other without a word; both are broken then.
+
+    Raises:
+        ConfigError: the other project's package is installed here.
+    """
+    try:
+        version = metadata.version(FOREIGN)
+    except metadata.PackageNotFoundError:
+        return
+    raise ConfigError(
+        f"the package {FOREIGN!r} {version}, another project, is installed in this environment: "
+        "both own the module and the command `autodistill`",
+        "make a fresh environment (python -m venv .venv) and install only kd-autodistill into it",
+    )
+
+
+if __name__ == "__main__":
+    main()

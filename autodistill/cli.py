@@ -1,0 +1,260 @@
+"""The command line. Everything that is science is in the search space; flags are operational.
+
+Exit codes: 0 done, 1 the run failed, 2 usage, configuration, missing teacher or data, 130 after Ctrl-C.
+"""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    name="autodistill",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="From which teacher, at which temperatures and loss weights, should this small student learn?\n\n"
+    "`autodistill search --student mobilenetv2 --budget 20`\n\n"
+    "Exit codes: 0 done, 1 the run failed, 2 usage, configuration, missing teacher or data, 130 after Ctrl-C.",
+)
+spaces_app = typer.Typer(no_args_is_help=True, help="List, show, copy and check search spaces.")
+teachers_app = typer.Typer(no_args_is_help=True, help="Train, list and check teachers.")
+app.add_typer(spaces_app, name="spaces")
+app.add_typer(teachers_app, name="teachers")
+
+
+class Format(StrEnum):
+    TABLE = "table"
+    JSON = "json"
+    CSV = "csv"
+
+
+Student = Annotated[
+    str, typer.Option(help="Network to train, with its width: mobilenetv2, mobilenetv2:0.5, resnet20.")
+]
+Teachers = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--teacher", help="Teacher by URI, repeatable: file:CKPT?arch=NAME, torchvision:NAME@WEIGHTS, ladder:."
+    ),
+]
+DataName = Annotated[
+    str, typer.Option("--data", help="Dataset: digits, fashion-mnist, cifar10, cifar100, folder:PATH.")
+]
+SpaceName = Annotated[str, typer.Option("--space", help="Shipped search space or TOML file; default: the dataset's.")]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", help="Override a key of the space, repeatable: training.epochs=20.")
+]
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:0, or auto.")]
+Offline = Annotated[bool, typer.Option("--offline", help="Download nothing.")]
+OutputFormat = Annotated[Format, typer.Option("--format", help="What stdout carries.")]
+Run = Annotated[str, typer.Argument(help="A study's name, or its folder.")]
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+) -> None:
+    if version:
+        from autodistill import __version__
+        from autodistill.console import show_text
+
+        show_text(f"kd-autodistill {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def search(
+    student: Student,
+    teacher: Teachers = None,
+    data: DataName = "",
+    space: SpaceName = "",
+    budget: Annotated[
+        str, typer.Option(help="Total cost: 20 full trainings of the student, 600ep, 8h. Default: the space's.")
+    ] = "",
+    study: Annotated[
+        str, typer.Option(help="Name of the study; default: SPACE-STUDENT. The same name resumes.")
+    ] = "",
+    seed: Annotated[int | None, typer.Option(help="Seed of the search and of its training runs.")] = None,
+    device: Device = "auto",
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes; default: one per core, or per GPU.")] = None,
+    overrides: Overrides = None,
+    max_trials: Annotated[int | None, typer.Option(min=1, help="Most searched trials, priors included.")] = None,
+    timeout: Annotated[str, typer.Option(help="Stop after this long (90s, 30m, 8h); the same command resumes.")] = "",
+    cache_size: Annotated[str, typer.Option(help="Most disk for teacher logits.")] = "8GB",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, estimate, write nothing.")] = False,
+    offline: Offline = False,
+    output: OutputFormat = Format.TABLE,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print the result only.")] = False,
+) -> None:
+    """Find the teacher for a student, within a budget; the same command resumes."""
+    from autodistill import commands
+
+    request = commands.search_request(
+        student=student,
+        teachers=tuple(teacher or ()),
+        data=data,
+        space=space,
+        budget=budget,
+        study=study,
+        seed=seed,
+        device=device,
+        workers=workers,
+        overrides=tuple(overrides or ()),
+        max_trials=max_trials,
+        timeout=timeout,
+        cache_size=cache_size,
+        offline=offline,
+    )
+    if dry_run:
+        commands.dry_run(request, as_json=output is Format.JSON)
+    else:
+        commands.search(request, output=output.value, quiet=quiet)
+
+
+@app.command()
+def report(
+    run: Run,
+    to: Annotated[Path | None, typer.Option("--out", help="Folder; default: reports/STUDY.")] = None,
+) -> None:
+    """Render a study's report again: HTML, markdown, JSON. Needs no torch and no GPU."""
+    from autodistill import showing
+
+    showing.write_report(run, to)
+
+
+@app.command()
+def show(
+    run: Run,
+    output: OutputFormat = Format.TABLE,
+    everything: Annotated[bool, typer.Option("--all", help="All trials, not the best twenty.")] = False,
+) -> None:
+    """Print a study: its recommendation, the teachers, the trials."""
+    from autodistill import showing
+
+    showing.show(run, output=output.value, everything=everything)
+
+
+@app.command()
+def train(
+    run: Annotated[str, typer.Option("--from", help="A study: trains what it recommends.")] = "",
+    student: Annotated[str, typer.Option(help="Without --from: the network to train.")] = "",
+    teacher: Annotated[str, typer.Option(help="Without --from: the teacher's URI; none: labels alone.")] = "",
+    data: DataName = "",
+    space: SpaceName = "",
+    overrides: Overrides = None,
+    seed: Annotated[int, typer.Option(help="Initialisation and batch order.")] = 0,
+    device: Device = "auto",
+    to: Annotated[Path, typer.Option("--out", help="File for the student's weights.")] = Path("student.safetensors"),
+    offline: Offline = False,
+) -> None:
+    """Train one student in full: a study's recommendation, or one teacher with the space's prior."""
+    from autodistill import commands
+
+    request = commands.search_request(
+        student=student,
+        teachers=(teacher,) if teacher else (),
+        data=data,
+        space=space,
+        device=device,
+        overrides=tuple(overrides or ()),
+        offline=offline,
+    )
+    commands.train(request, run=run, seed=seed, to=to)
+
+
+@app.command()
+def env(output: OutputFormat = Format.TABLE) -> None:
+    """Print versions, device and folders: paste it into a bug report."""
+    from autodistill import commands
+
+    commands.env(as_json=output is Format.JSON)
+
+
+@spaces_app.command("ls")
+def spaces_ls() -> None:
+    """List the shipped spaces."""
+    from autodistill import showing
+
+    showing.list_spaces()
+
+
+@spaces_app.command("show")
+def spaces_show(name: str) -> None:
+    """Print a shipped space."""
+    from autodistill import showing
+
+    showing.show_space(name)
+
+
+@spaces_app.command("cp")
+def spaces_cp(name: str, file: Path) -> None:
+    """Copy a shipped space to a file to edit."""
+    from autodistill import showing
+
+    showing.copy_space(name, file)
+
+
+@spaces_app.command("check")
+def spaces_check(file: str, overrides: Overrides = None) -> None:
+    """Check a space and print it resolved."""
+    from autodistill import commands
+
+    commands.check_space(file, tuple(overrides or ()))
+
+
+@teachers_app.command("list")
+def teachers_list(
+    teacher: Teachers = None,
+    data: DataName = "",
+    space: SpaceName = "",
+    overrides: Overrides = None,
+    offline: Offline = False,
+    output: OutputFormat = Format.TABLE,
+) -> None:
+    """List a space's teachers with their size and, where trained, their accuracy."""
+    from autodistill import commands
+
+    request = commands.search_request(
+        teachers=tuple(teacher or ()), data=data, space=space, overrides=tuple(overrides or ()), offline=offline
+    )
+    commands.list_teachers(request, as_json=output is Format.JSON)
+
+
+@teachers_app.command("train")
+def teachers_train(
+    data: DataName = "",
+    space: SpaceName = "",
+    overrides: Overrides = None,
+    device: Device = "auto",
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes; default: one per core, or per GPU.")] = None,
+) -> None:
+    """Train the ladder of a space and keep it for every later study."""
+    from autodistill import commands
+
+    request = commands.search_request(
+        data=data, space=space, overrides=tuple(overrides or ()), device=device, workers=workers
+    )
+    commands.train_teachers(request)
+
+
+@teachers_app.command("check")
+def teachers_check(
+    teacher: Annotated[
+        list[str], typer.Argument(help="URIs: file:CKPT?arch=NAME&norm=imagenet, torchvision:NAME@WEIGHTS.")
+    ],
+    data: DataName = "",
+    space: SpaceName = "",
+    overrides: Overrides = None,
+    offline: Offline = False,
+    output: OutputFormat = Format.TABLE,
+) -> None:
+    """Check teachers as `search` would before it starts."""
+    from autodistill import commands
+
+    request = commands.search_request(
+        teachers=tuple(teacher), data=data, space=space, overrides=tuple(overrides or ()), offline=offline
+    )
+    commands.check_teachers(request, as_json=output is Format.JSON)

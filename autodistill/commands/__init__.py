@@ -1,0 +1,19 @@
+"""Commands that train or load networks: what the command line asks for, with torch."""
+
+from autodistill.commands.checking import check_space, env
+from autodistill.commands.requests import search_request
+from autodistill.commands.searching import dry_run, search
+from autodistill.commands.teaching import check_teachers, list_teachers, train_teachers
+from autodistill.commands.training import train
+
+__all__ = [
+    "check_space",
+    "check_teachers",
+    "dry_run",
+    "env",
+    "list_teachers",
+    "search",
+    "search_request",
+    "train",
+    "train_teachers",
+]

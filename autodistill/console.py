@@ -1,0 +1,198 @@
+"""The only place that prints. Results go to stdout, everything else to stderr."""
+
+import json
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+from rich.text import Text
+
+from autodistill.errors import AutodistillError
+from autodistill.records import (
+    EpochEvent,
+    Event,
+    Note,
+    PhaseStarted,
+    RunEnded,
+    RunRecord,
+    TaskProgress,
+    TrialEnded,
+    TrialParams,
+)
+
+PLAIN_LINE_EVERY_S = 30.0
+
+
+def out() -> Console:
+    """Console of the result."""
+    return Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+
+
+def err() -> Console:
+    """Console of progress and notes."""
+    return Console(stderr=True, highlight=False, soft_wrap=not sys.stderr.isatty())
+
+
+def show_error(error: AutodistillError) -> None:
+    console = err()
+    console.print(Text.assemble(("error: ", "bold red"), error.message))
+    if error.hint:
+        console.print(Text.assemble(("hint: ", "bold"), error.hint))
+
+
+def show_note(text: str) -> None:
+    err().print(Text(text))
+
+
+def show_json(document: object) -> None:
+    print(json.dumps(document, indent=1, sort_keys=True, ensure_ascii=False))
+
+
+def show_text(text: str) -> None:
+    """Print a line of the result as it is: what came from a user is no markup."""
+    out().print(Text(text))
+
+
+def show_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Print a table to stdout; columns that start with `>` are right-aligned."""
+    table = Table(
+        title=Text(title), title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0)
+    )
+    for column in columns:
+        table.add_column(Text(column.removeprefix(">")), justify="right" if column.startswith(">") else "left")
+    for row in rows:
+        table.add_row(*(Text("-" if cell is None else str(cell)) for cell in row))
+    out().print(table)
+
+
+def percent(share: float | None) -> str | None:
+    return None if share is None else f"{100 * share:.1f}"
+
+
+def quantity(number: float) -> str:
+    """1234567 as 1.23M."""
+    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if number >= size:
+            return f"{number / size:.3g}{unit}"
+    return f"{number:.3g}"
+
+
+def described(params: TrialParams) -> str:
+    """A configuration in one line: `resnet8  isats target_ratio 1.67  soft 0.50`."""
+    if params.teacher is None or params.rule is None:
+        return "no teacher"
+    own = " ".join(
+        f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}"
+        for name, value in params.rule_params.items()
+    )
+    return f"{params.teacher}  {params.rule} {own}  soft {params.soft_weight:.2f}"
+
+
+class Watch:
+    """Shows a study's events: one live display on a terminal, plain lines with time stamps elsewhere."""
+
+    def __init__(self, *, quiet: bool) -> None:
+        self._quiet = quiet
+        self._console = err()
+        self._live: Progress | None = None
+        self._bars: dict[str, TaskID] = {}
+        self._phase: TaskID | None = None
+        self._last_line = time.monotonic()
+
+    def __enter__(self) -> "Watch":
+        if self._console.is_terminal and not self._quiet:
+            self._live = Progress(
+                TextColumn("{task.description}", markup=False),
+                BarColumn(bar_width=24),
+                MofNCompleteColumn(),
+                TimeElapsedColumn(),
+                TimeRemainingColumn(compact=True),
+                TextColumn("{task.fields[note]}", markup=False),
+                console=self._console,
+                transient=True,
+            )
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def show(self, event: Event) -> None:
+        """Draw one event."""
+        if self._quiet:
+            return
+        if isinstance(event, PhaseStarted):
+            self._start_phase(event)
+        elif isinstance(event, EpochEvent):
+            score = event.record.val_top1
+            note = f"val {percent(score)} %" if score is not None else None
+            self._advance(event.run, event.record.epoch, event.epochs, note)
+        elif isinstance(event, TaskProgress):
+            self._advance(event.task, event.done, event.total, event.text or None)
+        elif isinstance(event, RunEnded):
+            self._end_run(event)
+        elif isinstance(event, TrialEnded):
+            trial = event.record
+            how = f"{trial.state}: {trial.reason}" if trial.reason else trial.state
+            self._line(f"#{trial.number} {described(trial.params)}  {how}")
+        elif isinstance(event, Note):
+            self._line(f"warning: {event.text}" if event.warning else event.text)
+
+    def _start_phase(self, event: PhaseStarted) -> None:
+        if event.runs:
+            self._line(f"{event.phase}: {event.runs} runs, {event.epochs} epochs")
+        if self._live is not None:
+            if self._phase is not None:
+                self._live.remove_task(self._phase)
+            self._phase = self._live.add_task(f"{event.phase} (epochs)", total=event.epochs, note="")
+
+    def _advance(self, name: str, done: int, total: int, note: str | None) -> None:
+        if self._live is not None:
+            if name not in self._bars:
+                self._bars[name] = self._live.add_task(f"  {name}", total=total, note="")
+            fields = {} if note is None else {"note": note}
+            self._live.update(self._bars[name], completed=done, **fields)  # type: ignore[arg-type]
+            if self._phase is not None:
+                self._live.advance(self._phase)
+            if done == total:
+                self._live.remove_task(self._bars.pop(name))
+        elif time.monotonic() - self._last_line > PLAIN_LINE_EVERY_S:
+            self._line(f"{name}: epoch {done} of {total}" + (f", {note}" if note else ""))
+
+    def _end_run(self, event: RunEnded) -> None:
+        run = event.record
+        if run.run in self._bars and self._live is not None:
+            self._live.remove_task(self._bars.pop(run.run))
+        if event.reused and self._live is not None and self._phase is not None:
+            self._live.advance(self._phase, run.spent_epochs)
+        if not run.run.startswith("trials/") or run.state == "failed":
+            self._line(_run_line(run, event))
+
+    def _line(self, text: str) -> None:
+        self._last_line = time.monotonic()
+        if self._live is not None:
+            self._live.console.print(Text(text))
+        else:
+            self._console.print(Text(f"{time.strftime('%H:%M:%S')} {text}"))
+
+
+def _run_line(run: RunRecord, event: RunEnded) -> str:
+    if run.state == "failed":
+        return f"{run.run}: failed: {run.error}"
+    kept = "kept" if event.reused else f"{event.wall_s:.1f} s"
+    return f"{run.run}: {run.epochs} epochs, val {percent(run.val_top1)} %, {kept}"

@@ -1,0 +1,94 @@
+"""What a network costs: parameters, MACs, size, latency."""
+
+import copy
+from typing import NamedTuple
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from autodistill.models import build, lay_out
+from autodistill.records import CostRecord, StudentRecord
+
+ImageShape = tuple[int, int, int]
+"""Channels, height, width."""
+
+
+class Latency(NamedTuple):
+    """Median and interquartile range of one image's forward pass, in milliseconds."""
+
+    median_ms: float
+    iqr_ms: float
+
+
+def measure(model: nn.Module, *, image_shape: ImageShape) -> CostRecord:
+    """Count parameters, the MACs of one image, and the bytes of the state in float32, buffers included.
+
+    MACs are those of convolutions and matrix products, as FLOP counters have it; nothing is computed and `model` is
+    left as it is.
+    """
+    twin = copy.deepcopy(model).to("meta").eval()
+    counter = FlopCounterMode(display=False)
+    with torch.no_grad(), counter:
+        twin(torch.empty(1, *image_shape, device="meta"))
+    state = twin.state_dict().values()
+    return CostRecord(
+        params=sum(parameter.numel() for parameter in twin.parameters()),
+        macs=counter.get_total_flops() // 2,
+        size_bytes=sum(t.numel() * (4 if t.is_floating_point() else t.element_size()) for t in state),
+    )
+
+
+def latency_ms(
+    model: nn.Module, *, image_shape: ImageShape, device: torch.device | str, min_run_time_s: float = 0.2
+) -> Latency:
+    """Time one image on one thread; `model` is left as it is.
+
+    Args:
+        model: The network.
+        image_shape: Channels, height, width.
+        device: Where to time it.
+        min_run_time_s: Blocks of calls are timed until this much time is spent.
+    """
+    from torch.utils.benchmark import Timer  # looks for a CUDA toolkit, and says so, when it is imported
+
+    twin = copy.deepcopy(model).to(device).eval()
+    image = torch.zeros(1, *image_shape, device=device)
+    timer = Timer("twin(image)", globals={"twin": twin, "image": image}, num_threads=1)
+    with torch.inference_mode():
+        found = timer.blocked_autorange(min_run_time=min_run_time_s)
+    return Latency(1e3 * found.median, 1e3 * found.iqr)
+
+
+def student_record(
+    name: str,
+    *,
+    num_classes: int,
+    image_shape: ImageShape,
+    default_width: float = 1.0,
+    stem_stride: int | None = None,
+) -> StudentRecord:
+    """Describe a student without making its weights.
+
+    Raises:
+        ConfigError: an unknown name, a wrong width, images too small for `stem_stride`.
+    """
+    channels, image_size = image_shape[0], min(image_shape[1:])
+    layout = lay_out(name, image_size=image_size, default_width=default_width, stem_stride=stem_stride)
+    with torch.device("meta"):
+        model = build(
+            layout.name,
+            num_classes=num_classes,
+            in_channels=channels,
+            image_size=image_size,
+            seed=0,
+            stem_stride=stem_stride,
+        )
+    return StudentRecord(
+        name=layout.name,
+        architecture=layout.architecture,
+        width=layout.width,
+        stem_stride=layout.stem_stride,
+        total_stride=layout.total_stride,
+        cost=measure(model, image_shape=image_shape),
+    )

@@ -1,0 +1,67 @@
+"""The default teachers: four networks of growing capacity, trained once on the data at hand, and kept."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from autodistill.data import Data
+from autodistill.models import build
+from autodistill.records import TaskProgress
+from autodistill.space import Space
+from autodistill.store import digest, locked
+from autodistill.teachers import save
+from autodistill.trainer import Recipe, train
+from autodistill.views import View
+
+SCHEME = "ladder:"
+FORMAT = 1
+
+
+def expand(uris: tuple[str, ...], space: Space) -> list[str]:
+    """Replace `ladder:` by one `ladder:ARCHITECTURE` for each of its teachers."""
+    rungs = [SCHEME + architecture for architecture in space.ladder.architectures]
+    return list(dict.fromkeys(uri for given in uris for uri in (rungs if given == SCHEME else [given])))
+
+
+def path_of(uri: str, *, root: Path, data: Data, space: Space) -> Path:
+    """Where a ladder teacher is kept: keyed by data and recipe."""
+    training = space.training.model_dump(exclude={"epochs", "short_epochs", "averaging", "evaluate_every", "lr"})
+    view = (space.data.view_seed, space.data.crop, space.data.flip)
+    recipe = space.ladder.model_dump(exclude={"architectures"})
+    key = digest(FORMAT, data.fingerprint, training, recipe, view)
+    return root / "ladder" / key / f"{uri.removeprefix(SCHEME).replace(':', '-')}.safetensors"
+
+
+def file_uri(uri: str, *, root: Path, data: Data, space: Space) -> str:
+    """A ladder teacher's URI as a file; any other URI as it is."""
+    return f"file:{path_of(uri, root=root, data=data, space=space)}" if uri.startswith(SCHEME) else uri
+
+
+def train_teacher(uri: str, *, root: Path, data: Data, space: Space) -> Iterator[TaskProgress]:
+    """Train one ladder teacher unless it is kept already; whoever comes second waits and finds it.
+
+    Raises:
+        TrialError: its loss is not finite.
+        StoreError: the cache folder cannot be written.
+    """
+    architecture = uri.removeprefix(SCHEME)
+    path = path_of(uri, root=root, data=data, space=space)
+    with locked(path.with_suffix(".lock")):
+        if path.exists():
+            return
+        spec = space.training.model_copy(
+            update={"lr": space.ladder.lr, "evaluate_every": space.ladder.epochs, "short_epochs": None}
+        )
+        view = View(space.data.view_seed, space.data.crop, space.data.flip)
+        epochs, seed = space.ladder.epochs, space.ladder.seed
+        model = build(
+            architecture,
+            num_classes=data.num_classes,
+            in_channels=data.image_shape[0],
+            image_size=data.image_shape[1],
+            seed=seed,
+        ).to(data.train.images.device)
+        checkpoint = path.with_suffix(".checkpoint")
+        for record in train(model, data, Recipe(spec, view, epochs, epochs, seed), checkpoint=checkpoint):
+            yield TaskProgress(task=f"teacher {architecture}", done=record.epoch, total=epochs)
+        save(path, model, architecture=architecture, data=data)
+        checkpoint.unlink(missing_ok=True)

@@ -1,0 +1,180 @@
+"""What a set of logits or probabilities is like: accuracy, calibration, the spread of the other classes, their order.
+
+Pure functions. Shares and scores are fractions in [0, 1]; per-sample results are float64, because a variance of
+probabilities can be far below what float32 tells apart.
+"""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+CALIBRATION_BINS = 15
+PAIRS_IN_MEMORY = 2**24
+"""Class pairs compared at a time by `rank_agreement`: 64 MB per teacher."""
+
+
+class RankAgreement(NamedTuple):
+    """Mean over the samples of two rank correlations, each in [-1, 1]."""
+
+    spearman: Float[Tensor, ""]
+    kendall: Float[Tensor, ""]
+
+
+def top1(logits: Float[Tensor, "batch classes"], labels: Int[Tensor, " batch"]) -> Float[Tensor, ""]:
+    """Share of samples whose largest logit is the label's (of equal logits the first class counts)."""
+    return (logits.argmax(dim=1) == labels).double().mean()
+
+
+def nll(logits: Float[Tensor, "batch classes"], labels: Int[Tensor, " batch"]) -> Float[Tensor, ""]:
+    """Mean negative log-likelihood of the labels under softmax(logits), in nats."""
+    return F.cross_entropy(logits.double(), labels.long())
+
+
+def expected_calibration_error(
+    logits: Float[Tensor, "batch classes"], labels: Int[Tensor, " batch"]
+) -> Float[Tensor, ""]:
+    """Mean gap between confidence and accuracy over 15 bins of equal width, weighted by their samples.
+
+    A confidence on an edge belongs to the bin below it. Source: Guo et al., ICML 2017, equation 3.
+    """
+    confidence, predicted = logits.double().softmax(dim=1).max(dim=1)
+    surplus = confidence - (predicted == labels).double()
+    bins = (confidence * CALIBRATION_BINS).ceil().long() - 1
+    per_bin = surplus.new_zeros(CALIBRATION_BINS).index_add(0, bins.clamp(0, CALIBRATION_BINS - 1), surplus)
+    return per_bin.abs().sum() / len(labels)
+
+
+def mean_target_probability(
+    probs: Float[Tensor, "batch classes"], labels: Int[Tensor, " batch"]
+) -> Float[Tensor, ""]:
+    """Mean probability of the label."""
+    return take_target(probs.double(), labels).mean()
+
+
+def derived_average(probs: Float[Tensor, "batch classes"], labels: Int[Tensor, " batch"]) -> Float[Tensor, " batch"]:
+    """Mean of the C-1 other probabilities of each sample (Li et al., NeurIPS 2022)."""
+    return fill_target(probs.double(), labels, 0.0).sum(dim=1) / (probs.shape[1] - 1)
+
+
+def derived_variance(probs: Float[Tensor, "batch classes"], labels: Int[Tensor, " batch"]) -> Float[Tensor, " batch"]:
+    """Population variance of the C-1 other probabilities of each sample (Li et al., NeurIPS 2022)."""
+    deviation = probs.double() - derived_average(probs, labels)[:, None]
+    return fill_target(deviation, labels, 0.0).square().sum(dim=1) / (probs.shape[1] - 1)
+
+
+def inherent_variance(
+    logits: Float[Tensor, "batch classes"],
+    labels: Int[Tensor, " batch"],
+    *,
+    tau_other: float | Float[Tensor, " batch"],
+) -> Float[Tensor, " batch"]:
+    """Population variance of the softmax over the C-1 other logits alone, divided by `tau_other`.
+
+    It is DV / (1 - p_y)^2: the part of the derived variance that the target class has no hand in.
+    """
+    gaps = other_gaps(logits.double(), labels).T
+    _, log_variance = log_moments(gaps, tau_other)
+    return log_variance.exp()
+
+
+def other_gaps(
+    logits: Float[Tensor, "batch classes"], labels: Int[Tensor, " batch"]
+) -> Float[Tensor, "batch classes"]:
+    """How far each other logit lies below the largest other one (at most 0); 0 at the target."""
+    return fill_target(logits - largest_other(logits, labels)[:, None], labels, 0.0)
+
+
+def log_moments(
+    gaps: Float[Tensor, "classes batch"], tau_other: float | Float[Tensor, " batch"]
+) -> tuple[Float[Tensor, " batch"], Float[Tensor, " batch"]]:
+    """Logarithms of the sum of exp(gap / tau_other) over the other classes, and of the inherent variance.
+
+    With t = expm1(gap / tau_other) the sum is n + sum t and IV is var(t) / (n + sum t)^2 over the n = C-1 other
+    classes. The target's gap is 0, so it adds nothing to either sum. Because the largest class has t = 0, the
+    mean square of t is at most n times its variance: nothing cancels, however close the logits.
+
+    Args:
+        gaps: `other_gaps`, transposed (sums over the first axis are the fast ones when classes are few).
+        tau_other: one temperature, or one for each sample.
+    """
+    others = gaps.shape[0] - 1
+    excess = torch.expm1(gaps / tau_other)
+    total = excess.sum(dim=0)
+    log_sum = (total + others).log()
+    variance = (excess.square_().sum(dim=0) - total.square() / others) / others
+    return log_sum, variance.log() - 2 * log_sum
+
+
+def take_target(values: Float[Tensor, "batch classes"], labels: Int[Tensor, " batch"]) -> Float[Tensor, " batch"]:
+    """The label's entry of each row."""
+    return values.gather(1, labels.long()[:, None])[:, 0]
+
+
+def fill_target(
+    values: Float[Tensor, "batch classes"], labels: Int[Tensor, " batch"], value: float
+) -> Float[Tensor, "batch classes"]:
+    """The rows with the label's entry set to `value`."""
+    return values.scatter(1, labels.long()[:, None], value)
+
+
+def largest_other(logits: Float[Tensor, "batch classes"], labels: Int[Tensor, " batch"]) -> Float[Tensor, " batch"]:
+    """The largest entry of each row but for the label's."""
+    return fill_target(logits, labels, -torch.inf).amax(dim=1)
+
+
+def on_top(logits: Float[Tensor, "batch classes"], labels: Int[Tensor, " batch"]) -> Bool[Tensor, " batch"]:
+    """Whether no other entry of the row exceeds the label's."""
+    return take_target(logits, labels) >= largest_other(logits, labels)
+
+
+def rank_agreement(
+    logits: Float[Tensor, "batch classes"],
+    reference: Float[Tensor, "batch classes"],
+    labels: Int[Tensor, " batch"],
+) -> RankAgreement:
+    """How far two teachers agree, sample by sample, on the order of the other classes.
+
+    Spearman's rho with mean ranks for ties and Kendall's tau-b, averaged over the samples. A sample where one of
+    the teachers gives all other classes the same logit has no order and is left out (no sample left: NaN).
+    Time and memory grow with the square of the classes.
+
+    Raises:
+        ValueError: fewer than three classes (there is no order among the others).
+    """
+    classes = logits.shape[1]
+    if classes < 3:
+        raise ValueError(f"rank_agreement needs at least 3 classes, got {classes}: one other class has no order")
+    rows = max(1, PAIRS_IN_MEMORY // classes**2)
+    chunks = zip(logits.split(rows), reference.split(rows), labels.split(rows), strict=True)
+    scores = torch.cat([_rank_correlations(*chunk) for chunk in chunks])
+    spearman, kendall = scores.nanmean(dim=0)
+    return RankAgreement(spearman, kendall)
+
+
+def _rank_correlations(
+    logits: Float[Tensor, "batch classes"],
+    reference: Float[Tensor, "batch classes"],
+    labels: Int[Tensor, " batch"],
+) -> Float[Tensor, "batch 2"]:
+    """Spearman's rho and Kendall's tau-b of each sample; NaN where one side is all ties."""
+    left, right = _orders(logits, labels), _orders(reference, labels)
+    # Half the row sum of the order matrix is the mean rank about its centre.
+    rho = _cosine(left.sum(dim=2), right.sum(dim=2))
+    return torch.stack([rho, _cosine(left.flatten(1), right.flatten(1))], dim=1)
+
+
+def _orders(
+    logits: Float[Tensor, "batch classes"], labels: Int[Tensor, " batch"]
+) -> Float[Tensor, "batch classes classes"]:
+    """Sign of z_i - z_j for each pair of other classes; 0 for pairs with the target."""
+    other = fill_target(torch.ones_like(logits, dtype=torch.float32), labels, 0.0)
+    above = logits[:, :, None] > logits[:, None, :]
+    return (above.float() - above.mT.float()) * other[:, :, None] * other[:, None, :]
+
+
+def _cosine(left: Float[Tensor, "batch n"], right: Float[Tensor, "batch n"]) -> Float[Tensor, " batch"]:
+    left, right = left.double(), right.double()
+    return (left * right).sum(dim=1) / (left.square().sum(dim=1) * right.square().sum(dim=1)).sqrt()

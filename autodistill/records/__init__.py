@@ -1,0 +1,73 @@
+"""Frozen records shared by the layers: what a run, a trial and a study were, and what happened when.
+
+Everything here is plain data with JSON in and out. Fractions are in [0, 1]; per cent exists only on display.
+Wall-clock times never live in a record that equal studies share: they travel in events and end up
+in `StudyRecord.timing`.
+"""
+
+from autodistill.records.base import Record, to_json
+from autodistill.records.events import (
+    EpochEvent,
+    Event,
+    Note,
+    PhaseStarted,
+    RunEnded,
+    TaskProgress,
+    TrialEnded,
+)
+from autodistill.records.runs import (
+    EpochRecord,
+    EvaluateOn,
+    ParamValue,
+    RunRecord,
+    RunRequest,
+    TargetSummary,
+    TrialParams,
+    TrialRecord,
+)
+from autodistill.records.study import (
+    SCHEMA_VERSION,
+    CostRecord,
+    DataRecord,
+    FinalistRecord,
+    ImportanceRecord,
+    PlanRecord,
+    StudentRecord,
+    StudyRecord,
+    TeacherRecord,
+    read_study,
+)
+from autodistill.records.verdict import Contrast, RankRow, Recommendation
+
+__all__ = [
+    "SCHEMA_VERSION",
+    "Contrast",
+    "CostRecord",
+    "DataRecord",
+    "EpochEvent",
+    "EpochRecord",
+    "EvaluateOn",
+    "Event",
+    "FinalistRecord",
+    "ImportanceRecord",
+    "Note",
+    "ParamValue",
+    "PhaseStarted",
+    "PlanRecord",
+    "RankRow",
+    "Recommendation",
+    "Record",
+    "RunEnded",
+    "RunRecord",
+    "RunRequest",
+    "StudentRecord",
+    "StudyRecord",
+    "TargetSummary",
+    "TaskProgress",
+    "TeacherRecord",
+    "TrialEnded",
+    "TrialParams",
+    "TrialRecord",
+    "read_study",
+    "to_json",
+]

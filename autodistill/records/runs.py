@@ -1,0 +1,108 @@
+"""What a training run and a trial were."""
+
+from typing import Literal
+
+from autodistill.records.base import Record
+
+ParamValue = float | str
+
+
+class TrialParams(Record):
+    """What a study chooses. `teacher` None is training without a teacher; `rule_params` are the rule's own."""
+
+    teacher: str | None = None
+    rule: str | None = None
+    rule_params: dict[str, ParamValue] = {}
+    tau_student: float = 1.0
+    soft_weight: float = 0.0
+
+
+class TargetSummary(Record):
+    """Where a rule put its temperatures on the training samples of view 0 (shares in [0, 1])."""
+
+    tau_target: float
+    """Median over the samples."""
+    tau_other: float
+    """Median over the samples."""
+    tau_wrong: float | None = None
+    """tau_other given to samples whose label is not on top in the teacher's logits; None: as searched."""
+    teacher_right: float
+    at_lower: float
+    """Share of the teacher-right samples whose searched tau_other sits at the lower bound."""
+    at_upper: float
+    displaced: float
+    """Share of all samples whose label is on top in the teacher's logits but not in the target."""
+
+
+class EpochRecord(Record):
+    """One epoch of one run. Losses are means over the epoch's batches; None: not evaluated in this epoch."""
+
+    epoch: int
+    """1-based."""
+    train_loss: float
+    hard_loss: float
+    soft_loss: float | None = None
+    val_top1: float | None = None
+    """Validation accuracy of the averaged weights."""
+    val_nll: float | None = None
+    test_top1: float | None = None
+    """Set in the last epoch of a run that was asked to evaluate on test, and nowhere else."""
+
+
+EvaluateOn = Literal["validation", "validation+test"]
+
+
+class RunRequest(Record):
+    """One training run to be done: everything that decides its outcome, and the folder name that keeps it."""
+
+    run: str
+    """Path below the study folder, for example `trials/0007/short`."""
+    params: TrialParams
+    seed: int
+    epochs: int
+    evaluate_on: EvaluateOn = "validation"
+
+
+class RunRecord(Record):
+    """One training run as it ended."""
+
+    run: str
+    params: TrialParams
+    seed: int
+    epochs: int
+    """Length of the schedule."""
+    state: Literal["complete", "failed"]
+    error: str = ""
+    curve: tuple[EpochRecord, ...] = ()
+    targets: TargetSummary | None = None
+
+    @property
+    def spent_epochs(self) -> int:
+        """Epochs that count towards the budget; the one that a run failed in counts too."""
+        return min(self.epochs, len(self.curve) + (self.state == "failed"))
+
+    @property
+    def val_top1(self) -> float | None:
+        """The run's score: the last epoch's validation accuracy; None if it failed."""
+        return self.curve[-1].val_top1 if self.state == "complete" and self.curve else None
+
+    @property
+    def test_top1(self) -> float | None:
+        return self.curve[-1].test_top1 if self.state == "complete" and self.curve else None
+
+
+class TrialRecord(Record):
+    """One searched configuration: a complete short run, then, if it was not pruned, a complete full one."""
+
+    number: int
+    kind: Literal["prior", "search"]
+    wave: int
+    params: TrialParams
+    seed: int
+    replicate_of: int | None = None
+    """The first trial with the same parameters, where there is one; the seed then differs."""
+    state: Literal["running", "complete", "pruned", "failed"]
+    reason: str = ""
+    """Why it was pruned or failed, in words."""
+    short: RunRecord | None = None
+    full: RunRecord | None = None

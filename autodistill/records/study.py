@@ -1,0 +1,168 @@
+"""A study, whole, and the parts it is made of."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import ValidationError
+
+from autodistill.errors import StoreError
+from autodistill.records.base import Record
+from autodistill.records.runs import RunRecord, TrialParams, TrialRecord
+from autodistill.records.verdict import Recommendation
+
+SCHEMA_VERSION = 1
+
+
+class CostRecord(Record):
+    """What a network costs; MACs for one image."""
+
+    params: int
+    macs: int
+    size_bytes: int
+
+
+class StudentRecord(Record):
+    name: str
+    """As asked for, width included: `mobilenetv2:0.25`."""
+    architecture: str
+    width: float
+    stem_stride: int
+    total_stride: int
+    cost: CostRecord
+
+
+class TeacherRecord(Record):
+    """A teacher that passed its checks. Scores on the validation split."""
+
+    name: str
+    uri: str
+    architecture: str
+    fingerprint: str
+    cost: CostRecord
+    normalisation: str
+    val_top1: float
+    val_nll: float
+    val_ece: float
+
+
+class DataRecord(Record):
+    name: str
+    classes: tuple[str, ...]
+    image_shape: tuple[int, int, int]
+    """Channels, height, width."""
+    train: int
+    validation: int
+    test: int
+    split_seed: int
+    view_seed: int
+    views: int
+    """Size of the pool of views that the epochs cycle through."""
+    fingerprint: str
+
+
+class PlanRecord(Record):
+    """The budget as a plan. Parts in full-training equivalents, printed before the start."""
+
+    requested: str
+    epochs_full: int
+    epochs_short: int
+    total_epochs: int
+    no_teacher: float
+    plain_kd: float
+    priors: float
+    confirm: float
+    search: float
+    max_trials: int | None = None
+    """Limit on searched trials, priors included."""
+    wave: int
+
+    @property
+    def equivalents(self) -> float:
+        return self.total_epochs / self.epochs_full
+
+
+class FinalistRecord(Record):
+    """A configuration trained in full over the confirm seeds. `teacher` None is the no-teacher baseline."""
+
+    teacher: str | None
+    trial: int | None = None
+    params: TrialParams
+    search_val_top1: float | None = None
+    """The full-run score that made it a finalist: inflated by having been chosen."""
+    runs: tuple[RunRecord, ...] = ()
+
+
+class ImportanceRecord(Record):
+    """fANOVA on the short-run scores. `n` scored trials; empty `shares` and a `note` where n is too small."""
+
+    n: int
+    shares: dict[str, float] = {}
+    within_rule: dict[str, dict[str, float]] = {}
+    """Per rule: its own parameters, from that rule's trials alone."""
+    within_rule_n: dict[str, int] = {}
+    note: str = ""
+
+
+class StudyRecord(Record):
+    """A study, whole. Equal studies differ in `timing` and `environment` only."""
+
+    schema_version: int = SCHEMA_VERSION
+    name: str
+    state: Literal["running", "complete"]
+    command: str
+    """What reproduces the study, resume flags and worker count left out."""
+    student: StudentRecord
+    data: DataRecord
+    space: dict[str, Any]
+    plan: PlanRecord
+    spent_epochs: int = 0
+    teachers: tuple[TeacherRecord, ...] = ()
+    no_teacher: RunRecord | None = None
+    plain_kd: RunRecord | None = None
+    trials: tuple[TrialRecord, ...] = ()
+    finalists: tuple[FinalistRecord, ...] = ()
+    importance: ImportanceRecord | None = None
+    recommendation: Recommendation | None = None
+    timing: dict[str, Any] = {}
+    environment: dict[str, Any] = {}
+
+    def runs(self) -> Iterator[RunRecord]:
+        """Every training run that the study paid for, each once."""
+        seen: set[str] = set()
+        trial_runs = (run for trial in self.trials for run in (trial.short, trial.full))
+        finalist_runs = (run for finalist in self.finalists for run in finalist.runs)
+        for run in (self.no_teacher, self.plain_kd, *trial_runs, *finalist_runs):
+            if run is not None and run.run not in seen:
+                seen.add(run.run)
+                yield run
+
+
+def read_study(path: Path) -> StudyRecord:
+    """Read a `study.json`.
+
+    Raises:
+        StoreError: the file is missing, truncated, of a newer version or no study record.
+    """
+    hint = "run `autodistill search` again with the same command: it rewrites the record from the finished runs"
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise StoreError(f"{path}: cannot be read ({error.strerror})", hint) from error
+    try:
+        found = json.loads(text)
+        version = found.get("schema_version") if isinstance(found, dict) else None
+    except json.JSONDecodeError as error:
+        raise StoreError(f"{path}: not whole JSON (line {error.lineno}: {error.msg})", hint) from error
+    if not isinstance(version, int):
+        raise StoreError(f"{path}: not a study record (no schema_version)", "name a folder that `search` made")
+    if version > SCHEMA_VERSION:
+        newest = f"this autodistill reads up to {SCHEMA_VERSION}"
+        raise StoreError(f"{path}: schema_version {version}, {newest}", "update kd-autodistill")
+    try:
+        return StudyRecord.model_validate(found)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise StoreError(f"{path}: {where}: {first['msg']}", hint) from error

@@ -1,0 +1,97 @@
+"""A study's record as HTML, markdown and JSON. Nothing upstream knows that reports exist."""
+
+import base64
+import re
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup, escape
+
+from autodistill.recommend import THRESHOLD, recommend
+from autodistill.records import StudyRecord, to_json
+from autodistill.report.charts import CHARTS
+from autodistill.report.sections import SECTIONS
+from autodistill.report.words import clean, markdown, redact
+from autodistill.store import write_text
+
+_BLANK_LINES = re.compile(r"\n{3,}")
+_PER_CENT = re.compile(r"(?<=\d) %")
+
+
+def render(record: StudyRecord, out_dir: Path) -> Path:
+    """Write `report.html`, `report.md`, `study.json` and `charts/*.svg`, each whole or not at all.
+
+    Returns:
+        The path of `report.html`, which is written last.
+
+    Raises:
+        StoreError: the folder cannot be written.
+    """
+    threshold = record.recommendation.threshold if record.recommendation else THRESHOLD
+    record = record.model_copy(update={"recommendation": recommend(record, threshold=threshold)})
+    infos = {name: section(record) for name, section in SECTIONS.items()}
+    charts = {name: draw(infos[name]) for name, draw in CHARTS.items() if infos[name].figure is not None}
+    for name, svg in charts.items():
+        write_text(out_dir / "charts" / f"{name}.svg", svg.decode())
+    write_text(out_dir / "study.json", redact(to_json(record)))
+    write_text(out_dir / "report.md", as_markdown(record, infos, charts))
+    write_text(out_dir / "report.html", as_html(record, infos, charts))
+    return out_dir / "report.html"
+
+
+def as_html(record: StudyRecord, infos: Mapping[str, Any], charts: Mapping[str, bytes]) -> str:
+    """One page without script or outside request; charts are embedded."""
+    embedded = {name: f"data:image/svg+xml;base64,{base64.b64encode(svg).decode()}" for name, svg in charts.items()}
+    return _html().get_template("report.html.j2").render(record=record, charts=embedded, **infos)
+
+
+def as_markdown(record: StudyRecord, infos: Mapping[str, Any], charts: Mapping[str, bytes]) -> str:
+    """The same sections as text that pastes into a pull request; charts are links."""
+    linked = {name: f"charts/{name}.svg" for name in charts}
+    text = _markdown().get_template("report.md.j2").render(record=record, charts=linked, **infos)
+    return _BLANK_LINES.sub("\n\n", text)
+
+
+@cache
+def _html() -> Environment:
+    """Autoescape is on; a per cent sign stays on the line of its number."""
+    environment = _environment(
+        lambda value: value if isinstance(value, Markup) else _PER_CENT.sub("\N{NO-BREAK SPACE}%", clean(str(value)))
+    )
+    environment.filters["verbatim"] = lambda text: escape(clean(text))
+    return environment
+
+
+@cache
+def _markdown() -> Environment:
+    """Autoescape is on and every value leaves as Markup that was escaped for markdown: nothing can be forgotten."""
+    environment = _environment(
+        lambda value: value if isinstance(value, Markup) else Markup(markdown(clean(str(value))))
+    )
+    environment.filters["fenced"] = _fenced
+    return environment
+
+
+def _environment(finalize: Any) -> Environment:
+    loader = PackageLoader("autodistill.report")
+    return Environment(
+        loader=loader,
+        autoescape=True,
+        undefined=StrictUndefined,
+        finalize=finalize,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+
+
+def _fenced(text: str) -> Markup:
+    """A code block whose fence is longer than any run of backticks inside it."""
+    text = clean(text)
+    fence = "```"
+    while fence in text:
+        fence += "`"
+    return Markup(f"{fence}\n{text}\n{fence}")

@@ -1,0 +1,232 @@
+"""Charts as SVG bytes: each draws what one section's info holds, and the same info gives the same bytes.
+
+Text stays text, set in the reader's own fonts; ids are salted with a constant; no date is written. Matplotlib is
+imported when the first chart is drawn.
+"""
+
+import io
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from autodistill.report.sections.evidence import Curve, CurvesInfo, ImportanceInfo
+from autodistill.report.sections.method import BudgetInfo
+from autodistill.report.sections.verdict import MismatchInfo, RecommendationInfo
+from autodistill.report.words import clean, short
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+# Okabe and Ito's palette without yellow, too pale on white, and black, kept for "no teacher". Six colours and seven
+# markers have no common factor: 42 teachers look different.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+INK, MUTED, LINE = "#1f2328", "#59636e", "#d8dee4"
+MOST_NAMED = 8
+MOST_BARS = 12
+
+STYLE: Any = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "autodistill",
+    "text.parse_math": False,
+    "font.family": "DejaVu Sans",
+    "font.size": 10,
+    "text.color": INK,
+    "axes.edgecolor": LINE,
+    "axes.labelcolor": MUTED,
+    "axes.linewidth": 1,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#eaeef2",
+    "grid.linewidth": 1,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.major.size": 0,
+    "ytick.major.size": 0,
+    "legend.frameon": False,
+    "path.simplify": False,
+}
+FONTS = "font-family: system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
+
+
+def recommendation_chart(info: RecommendationInfo) -> bytes:
+    """Confirmed differences to no teacher, with their intervals; the grey band is what counts as no difference."""
+    contrasts = info.contrasts[:MOST_BARS]
+    with _canvas(height=1.25 + 0.42 * len(contrasts)) as (axes, done):
+        axes.axvspan(-100 * info.threshold, 100 * info.threshold, color="#eaeef2", lw=0)
+        axes.axvline(0, color=MUTED, lw=1)
+        for place, one in enumerate(contrasts):
+            colour, marker = _look(one.teacher, info.teachers)
+            if one.low is not None and one.high is not None:
+                axes.plot([100 * one.low, 100 * one.high], [place, place], color=colour, lw=3, solid_capstyle="round")
+            axes.plot(100 * one.difference, place, marker=marker, ms=9, color=colour, mec="white", mew=1.2)
+        axes.set_yticks(range(len(contrasts)), [_name(one.teacher) for one in contrasts])
+        axes.set_ylim(len(contrasts) - 0.4, -0.6)
+        axes.grid(visible=False, axis="y")
+        axes.set_xlabel("points of test accuracy over no teacher, 95 % interval")
+    return done()
+
+
+def mismatch_chart(info: MismatchInfo) -> bytes:
+    """Teacher accuracy against the best student's."""
+    with _canvas(height=3.8) as (axes, done):
+        if info.no_teacher is not None:
+            axes.axhline(100 * info.no_teacher, color=INK, lw=1.2, ls=(0, (4, 3)))
+            axes.annotate(
+                "no teacher",
+                (1, 100 * info.no_teacher),
+                xycoords=("axes fraction", "data"),
+                ha="right",
+                xytext=(0, 4),
+                textcoords="offset points",
+                color=INK,
+                fontsize=9,
+            )
+        for place, one in enumerate(info.points):
+            x, y = 100 * one.teacher_top1, 100 * one.student_top1
+            colour, marker = _look(one.teacher, info.teachers)
+            axes.plot(x, y, marker=marker, ms=9, color=colour, mec="white", mew=1.2, ls="none")
+            label = _name(one.teacher) if len(info.points) <= MOST_NAMED else str(place + 1)
+            axes.annotate(label, (x, y), xytext=(0, 9), textcoords="offset points", ha="center", fontsize=9)
+        axes.margins(0.16, 0.2)
+        axes.set_xlabel("teacher's accuracy, % of validation")
+        axes.set_ylabel("best student, %")
+    return done()
+
+
+def curves_chart(info: CurvesInfo) -> bytes:
+    """Learning curves; a cross ends a pruned trial, a hollow circle a failed one."""
+    drawn = {curve.teacher for curve in info.curves}
+    named = [teacher for teacher in (*info.teachers, None) if teacher in drawn]
+    with _canvas(height=4.4) as (axes, done):
+        for curve in reversed(info.curves):
+            _draw_curve(axes, curve, info.teachers)
+        if len(named) <= MOST_NAMED:
+            for teacher in named:
+                colour, marker = _look(teacher, info.teachers)
+                axes.plot([], [], color=colour, marker=marker, ms=6, label=_name(teacher or "no teacher"))
+            axes.legend(loc="lower right", fontsize=9)
+        axes.margins(x=0.04)
+        axes.set_xlabel("epoch")
+        axes.set_ylabel("validation accuracy, %")
+    return done()
+
+
+def importance_chart(info: ImportanceInfo) -> bytes:
+    """Shares of variance as bars."""
+    shares = info.shares[:MOST_BARS]
+    with _canvas(height=0.9 + 0.42 * len(shares)) as (axes, done):
+        axes.barh(range(len(shares)), [100 * share for _, share in shares], height=0.62, color=COLOURS[0])
+        for place, (_, share) in enumerate(shares):
+            axes.annotate(
+                f"{100 * share:.0f}",
+                (100 * share, place),
+                xytext=(5, 0),
+                textcoords="offset points",
+                va="center",
+                fontsize=9,
+            )
+        axes.set_yticks(range(len(shares)), [_name(name.replace("_", " ")) for name, _ in shares])
+        axes.invert_yaxis()
+        axes.grid(visible=False, axis="y")
+        axes.set_xlim(0, 105)
+        axes.set_xlabel(f"share of the variance of short-run scores, % (n = {info.n})")
+    return done()
+
+
+def budget_chart(info: BudgetInfo) -> bytes:
+    """Planned and spent, part by part."""
+    with _canvas(height=3.1) as (axes, done):
+        places = range(len(info.parts))
+        axes.barh(
+            [place - 0.19 for place in places],
+            [one.planned for one in info.parts],
+            height=0.34,
+            color="white",
+            edgecolor=MUTED,
+            hatch="////",
+            label="planned",
+        )
+        axes.barh(
+            [place + 0.19 for place in places],
+            [one.spent for one in info.parts],
+            height=0.34,
+            color=COLOURS[0],
+            label="spent",
+        )
+        axes.set_yticks(places, [one.name for one in info.parts])
+        axes.invert_yaxis()
+        axes.grid(visible=False, axis="y")
+        axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, fontsize=9)
+        axes.set_xlabel("full-training equivalents")
+    return done()
+
+
+CHARTS: dict[str, Callable[[Any], bytes]] = {
+    "recommendation": recommendation_chart,
+    "mismatch": mismatch_chart,
+    "curves": curves_chart,
+    "importance": importance_chart,
+    "budget": budget_chart,
+}
+
+
+@contextmanager
+def _canvas(*, height: float) -> Iterator[tuple["Axes", Callable[[], bytes]]]:
+    """Axes of 7.2 x `height` inches, and what turns them into bytes once they are drawn."""
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    with mpl.rc_context(), warnings.catch_warnings():
+        mpl.rcdefaults()
+        mpl.rcParams.update(STYLE)
+        # The reader's fonts set the text, so a glyph that Matplotlib's own font lacks is no loss.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        figure = Figure(figsize=(7.2, height), layout="constrained")
+        written = io.BytesIO()
+        yield figure.add_subplot(), written.getvalue
+        figure.savefig(written, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
+        svg = written.getvalue().replace(b"'DejaVu Sans'", b"system-ui, -apple-system, 'Segoe UI', Arial, sans-serif")
+        written.seek(0)
+        written.truncate()
+        written.write(svg)
+
+
+def _draw_curve(axes: "Axes", curve: Curve, teachers: tuple[str, ...]) -> None:
+    colour, marker = _look(curve.teacher, teachers)
+    epochs = [epoch for epoch, _ in curve.points]
+    values = [100 * value for _, value in curve.points]
+    finished = curve.mark == "finished"
+    axes.plot(
+        epochs,
+        values,
+        color=colour,
+        lw=1.8 if finished else 1.1,
+        alpha=1 if finished else 0.6,
+        ls=(0, (4, 3)) if curve.teacher is None else "-",
+    )
+    end = {"finished": marker, "pruned": "x", "failed": "o"}[curve.mark]
+    face = "white" if curve.mark == "failed" else colour
+    axes.plot(
+        epochs[-1],
+        values[-1],
+        marker=end,
+        ms=6,
+        color=colour,
+        mfc=face,
+        mec=colour if end == "x" or not finished else "white",
+    )
+
+
+def _look(teacher: str | None, teachers: tuple[str, ...]) -> tuple[str, str]:
+    if teacher is None or teacher not in teachers:
+        return INK, "o"
+    place = teachers.index(teacher)
+    return COLOURS[place % len(COLOURS)], MARKERS[place % len(MARKERS)]
+
+
+def _name(text: str) -> str:
+    return " ".join(clean(short(text, 26)).split())

@@ -1,0 +1,252 @@
+"""How it was measured, what it cost, and how to do it again."""
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import tomli_w
+
+from autodistill.records import RunRecord, StudyRecord
+from autodistill.report.sections.parts import (
+    MOST_ROWS,
+    Figure,
+    Table,
+    number_columns,
+    row,
+    shown_of,
+    text_columns,
+    verdict_of,
+)
+from autodistill.report.words import count, duration, plural, short
+
+LONGEST_SPACE = 12_000
+LONGEST_VALUE = 300
+
+CITATIONS = (
+    "ISATS: Fan, Li, Zhan. Frontiers of Computer Science, 2026. doi:10.1007/s11704-025-41434-w, arXiv:2405.13078.",
+    "ATS: Li et al. Asymmetric temperature scaling makes larger networks teach well again. NeurIPS 2022.",
+    "KD: Hinton, Vinyals, Dean. Distilling the knowledge in a neural network. 2015. arXiv:1503.02531.",
+    "Optuna: Akiba, Sano, Yanase, Ohta, Koyama. Optuna: a next-generation hyperparameter optimization framework. "
+    "KDD 2019.",
+)
+
+
+@dataclass(frozen=True)
+class BudgetPart:
+    name: str
+    planned: float
+    """In full-training equivalents."""
+    spent: float
+
+
+@dataclass(frozen=True)
+class BudgetInfo:
+    parts: tuple[BudgetPart, ...]
+    summary: str
+    figure: Figure | None
+
+
+@dataclass(frozen=True)
+class MethodInfo:
+    points: tuple[tuple[str, str], ...]
+    """Term and explanation."""
+    limits: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class EnvironmentInfo:
+    environment: Table | None
+    timing: Table | None
+    space: str
+    """The resolved search space as TOML."""
+    study: str
+    citations: tuple[str, ...]
+
+
+def budget_info(record: StudyRecord) -> BudgetInfo:
+    """The plan against what was spent, in full-training equivalents of the student."""
+    plan, spent = record.plan, _spent(record)
+    planned = {
+        "no teacher": plan.no_teacher,
+        "plain KD": plan.plain_kd,
+        "priors": plan.priors,
+        "search": plan.search,
+        "confirm": plan.confirm,
+    }
+    parts = tuple(BudgetPart(name, size, spent[name] / plan.epochs_full) for name, size in planned.items())
+    total = record.spent_epochs / plan.epochs_full
+    summary = (
+        f"Asked for {short(plan.requested)}: {plan.total_epochs:,} epochs, {plan.equivalents:.1f} full trainings of "
+        f"{plan.epochs_full} epochs. Spent {record.spent_epochs:,} epochs, {total:.1f} full trainings. "
+        "Ladder training and teacher forwards are not counted."
+    )
+    return BudgetInfo(parts, summary, _budget_figure(parts, total, plan.equivalents))
+
+
+def method_info(record: StudyRecord) -> MethodInfo:
+    """What was done, in words, and what it cannot tell."""
+    return MethodInfo(tuple(_method(record)), tuple(_limits(record)))
+
+
+def environment_info(record: StudyRecord) -> EnvironmentInfo:
+    """Where it ran, how long it took, and what reproduces it."""
+    return EnvironmentInfo(
+        environment=_listing("Environment", record.environment),
+        timing=_listing("Time by phase", record.timing),
+        space=_toml(record.space),
+        study=record.name,
+        citations=CITATIONS,
+    )
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Nested mappings as dotted keys, in the order of the keys."""
+    for key, value in sorted(values.items()):
+        if isinstance(value, Mapping):
+            yield from flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _spent(record: StudyRecord) -> dict[str, int]:
+    """Epochs by part of the plan; a run that two parts share counts once, for the earlier part."""
+    parts: dict[str, list[RunRecord | None]] = {
+        "no teacher": [record.no_teacher],
+        "plain KD": [record.plain_kd],
+        "priors": [run for one in record.trials if one.kind == "prior" for run in (one.short, one.full)],
+        "search": [run for one in record.trials if one.kind == "search" for run in (one.short, one.full)],
+        "confirm": [run for one in record.finalists for run in one.runs],
+    }
+    seen: set[str] = set()
+    spent = dict.fromkeys(parts, 0)
+    for part, runs in parts.items():
+        for run in runs:
+            if run is not None and run.run not in seen:
+                seen.add(run.run)
+                spent[part] += len(run.curve)
+    return spent
+
+
+def _budget_figure(parts: tuple[BudgetPart, ...], spent: float, planned: float) -> Figure:
+    rows = (
+        *(row(part.name, f"{part.planned:.2f}", f"{part.spent:.2f}") for part in parts),
+        row("total", f"{planned:.2f}", f"{spent:.2f}", mark="pick"),
+    )
+    return Figure(
+        finding=f"{spent:.1f} of {planned:.1f} full-training equivalents were spent.",
+        alt="Paired bars: planned and spent full-training equivalents for each part of the study.",
+        table=Table(
+            "Budget, full-training equivalents", (*text_columns("Part"), *number_columns("Planned", "Spent")), rows
+        ),
+    )
+
+
+def _method(record: StudyRecord) -> Iterator[tuple[str, str]]:
+    data, plan, student = record.data, record.plan, record.student
+    channels, height, width = data.image_shape
+    yield (
+        "Student",
+        f"{student.name}: {student.architecture} at width {student.width:g}, "
+        f"{count(student.cost.params)} parameters, {count(student.cost.macs)} MACs per image, "
+        f"stem stride {student.stem_stride}, total stride {student.total_stride}.",
+    )
+    yield (
+        "Data",
+        f"{data.name}: {len(data.classes):,} classes, images of {channels} x "
+        f"{height} x {width}; {data.train:,} train, {data.validation:,} validation and {data.test:,} test images, "
+        f"stratified (split seed {data.split_seed}).",
+    )
+    yield (
+        "Selection",
+        "Teachers, rules, temperatures and weights were chosen on validation. The test set was touched by the "
+        "finalists' confirm runs only, and the verdict comes from those runs alone.",
+    )
+    yield (
+        "Loss",
+        "(1 - soft weight) x CE(label, f) + soft weight x tau_student^2 x CE(teacher, softmax(f / tau_student)): "
+        "both cross-entropies are summed over classes and averaged over the batch. tau_student is 1 for ATS and "
+        "ISATS and tau for TS, unless the settings name it.",
+    )
+    yield (
+        "Score",
+        "A run's score is the validation accuracy of its averaged weights after the last epoch, never the best one.",
+    )
+    yield (
+        "Views",
+        f"Augmentation depends on (view seed {data.view_seed}, epoch, image) alone, from a pool of "
+        f"{plural(data.views, 'view')} that the epochs cycle through: every trial sees the same images, and teacher "
+        "logits are computed once for each view.",
+    )
+    yield (
+        "Pruning",
+        f"Each trial first trains a complete short schedule of {plan.epochs_short} epochs. It goes on to a full run "
+        f"of {plan.epochs_full} epochs unless its short score falls behind other short scores of the same teacher: "
+        "teachers never prune each other.",
+    )
+    yield (
+        "Intervals",
+        "95 % Student-t intervals. Differences are paired over the confirm seeds; their noise is the residual pooled "
+        "over the finalists x seeds layout, no teacher included. An interval beside one accuracy uses that row's own "
+        "runs alone.",
+    )
+    least = f"{100 * verdict_of(record).threshold:.1f}"
+    yield (
+        "Verdict",
+        "A winner is named when its interval against every other teacher among the finalists excludes 0 and the "
+        f"difference is at least {least} points; otherwise the cheaper teacher (MACs) is taken. A teacher helps when "
+        f"its interval over no teacher lies above 0, and does not when that interval ends below {least}.",
+    )
+
+
+def _limits(record: StudyRecord) -> Iterator[str]:
+    yield (
+        "Split and view noise are not in the intervals: one split and one pool of views served the whole study. "
+        "Seeds change initialisation and batch order."
+    )
+    ranking = [one.confirmed_test_top1 for one in verdict_of(record).ranking if one.confirmed_test_top1 is not None]
+    if ranking:
+        error = math.sqrt(ranking[0] * (1 - ranking[0]) / record.data.test)
+        yield (
+            f"A test set of {record.data.test:,} images has a sampling error of its own: {100 * error:.1f} points "
+            "(standard error of one accuracy), largely shared by the students, and in no interval."
+        )
+    yield (
+        "Each comparison has its own 95 % interval; they are not corrected for being several. The settings of the "
+        "finalists were chosen among many looks at validation, which is why search scores stand in their own column."
+    )
+    yield "Plain KD is one run and unconfirmed."
+    yield "Another student, data set or length of training may rank the teachers otherwise."
+
+
+def _listing(caption: str, values: Mapping[str, Any]) -> Table | None:
+    found = list(flatten(values))
+    if not found:
+        return None
+    rows = tuple(row(short(key.replace("_", " ")), _value(key, value)) for key, value in found[:MOST_ROWS])
+    return Table(caption, text_columns("What", "Value"), rows, shown_of(rows, len(found), "entries"))
+
+
+def _value(key: str, value: Any) -> str:
+    if isinstance(value, float | int) and not isinstance(value, bool):
+        timed = key.endswith("_s") or "phase" in key or "second" in key
+        return duration(value) if timed and math.isfinite(value) else f"{value:g}"
+    if isinstance(value, list | tuple):
+        return short(", ".join(str(one) for one in value), LONGEST_VALUE)
+    return short(str(value), LONGEST_VALUE)
+
+
+def _toml(space: Mapping[str, Any]) -> str:
+    text = tomli_w.dumps(_without_none(space))
+    if len(text) <= LONGEST_SPACE:
+        return text.strip()
+    return f"{text[:LONGEST_SPACE]}\n# cut here; the whole space is in study.json"
+
+
+def _without_none(value: Any) -> Any:
+    """TOML has no null: a key without a value is a key left out. Sorted, as in study.json."""
+    if isinstance(value, Mapping):
+        return {str(key): _without_none(one) for key, one in sorted(value.items()) if one is not None}
+    if isinstance(value, list | tuple):
+        return [_without_none(one) for one in value if one is not None]
+    return value

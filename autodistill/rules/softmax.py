@@ -1,0 +1,132 @@
+"""The rules whose temperatures are given (TS, ATS), and the asymmetric softmax that every rule but TS ends in."""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from autodistill.metrics import largest_other, on_top, take_target
+
+Tau = float | Float[Tensor, " batch"]
+
+ANCHORS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "raw": lambda logits, labels: torch.zeros_like(logits[:, 0]),
+    "mean": lambda logits, labels: logits.mean(dim=1),
+    "other_max": largest_other,
+    "target": take_target,
+}
+"""What is subtracted from a sample's logits, given them and the labels: all rules but TS depend on it."""
+
+
+class Targets(NamedTuple):
+    """What a rule gives for a batch; a diagnostic that a rule does not have is None."""
+
+    probs: Float[Tensor, "batch classes"]
+    """float32."""
+    tau_target: Float[Tensor, " batch"]
+    tau_other: Float[Tensor, " batch"]
+    displaced: Bool[Tensor, " batch"]
+    """The label is on top in the teacher's logits but not in the target."""
+    at_lower: Bool[Tensor, " batch"] | None = None
+    """tau_other is at most 1.01 tau_min."""
+    at_upper: Bool[Tensor, " batch"] | None = None
+    """tau_other is at least tau_max / 1.01."""
+
+
+def ts(logits: Float[Tensor, "batch classes"], labels: Int[Tensor, " batch"], *, tau: float) -> Targets:
+    """Temperature scaling, softmax(z / tau).
+
+    Raises:
+        ValueError: `tau` is not positive and finite.
+    """
+    check_positive("tau", tau)
+    probs = (logits.double() / tau).softmax(dim=1).float()
+    return with_temperatures(probs, logits, labels, tau_target=tau, tau_other=tau)
+
+
+def ats(
+    logits: Float[Tensor, "batch classes"],
+    labels: Int[Tensor, " batch"],
+    *,
+    tau_target: float,
+    tau_other: float,
+    anchor: str = "raw",
+) -> Targets:
+    """Asymmetric temperature scaling: one temperature for the target class, one for the others, one softmax.
+
+    Raises:
+        ValueError: a temperature is not positive and finite, or the anchor is unknown.
+    """
+    probs = asymmetric_softmax(logits, labels, tau_target=tau_target, tau_other=tau_other, anchor=anchor)
+    return with_temperatures(probs, logits, labels, tau_target=tau_target, tau_other=tau_other)
+
+
+def asymmetric_softmax(
+    logits: Float[Tensor, "batch classes"],
+    labels: Int[Tensor, " batch"],
+    *,
+    tau_target: Tau,
+    tau_other: Tau,
+    anchor: str,
+) -> Float[Tensor, "batch classes"]:
+    """Softmax of (z_y - A) / tau_target at the target and (z_j - A) / tau_other at the others, A being the anchor.
+
+    Differentiable in the logits, also through the anchor. Computed in float64, returned as float32.
+
+    Args:
+        logits: of any float type.
+        labels: class indices.
+        tau_target: one temperature, or one for each sample.
+        tau_other: likewise.
+        anchor: a name in `ANCHORS`.
+
+    Raises:
+        ValueError: a temperature is not positive and finite (tensors are not looked into), or the anchor is unknown.
+    """
+    for name, tau in (("tau_target", tau_target), ("tau_other", tau_other)):
+        if not isinstance(tau, Tensor):
+            check_positive(name, tau)
+    wide = logits.double()
+    anchors = anchor_values(wide, labels, anchor)
+    # A softmax stays the same when a constant is subtracted: the largest other logit keeps the differences between
+    # the other classes exact however far away the anchor is.
+    top = largest_other(wide, labels).detach()
+    target = (take_target(wide, labels) - anchors) / tau_target - (top - anchors) / tau_other
+    others = (wide - top[:, None]) / (tau_other[:, None] if isinstance(tau_other, Tensor) else tau_other)
+    return others.scatter(1, labels.long()[:, None], target[:, None]).softmax(dim=1).float()
+
+
+def anchor_values(
+    logits: Float[Tensor, "batch classes"], labels: Int[Tensor, " batch"], anchor: str
+) -> Float[Tensor, " batch"]:
+    """What is subtracted from each sample's logits.
+
+    Raises:
+        ValueError: the anchor is unknown.
+    """
+    if anchor not in ANCHORS:
+        raise ValueError(f"unknown anchor {anchor!r}; allowed: {', '.join(ANCHORS)}")
+    return ANCHORS[anchor](logits, labels)
+
+
+def with_temperatures(
+    probs: Float[Tensor, "batch classes"],
+    logits: Float[Tensor, "batch classes"],
+    labels: Int[Tensor, " batch"],
+    *,
+    tau_target: Tau,
+    tau_other: Tau,
+) -> Targets:
+    """Targets of these probabilities, temperatures spelled out for every sample, displaced labels found."""
+    unit = torch.ones_like(logits[:, 0], dtype=torch.float64)
+    displaced = on_top(logits, labels) & ~on_top(probs, labels)
+    return Targets(probs, unit * tau_target, unit * tau_other, displaced)
+
+
+def check_positive(name: str, value: float) -> None:
+    """Raise ValueError unless `value` is positive and finite."""
+    if not (value > 0 and math.isfinite(value)):
+        raise ValueError(f"{name} is {value}: it must be positive and finite")

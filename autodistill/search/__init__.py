@@ -1,0 +1,25 @@
+"""The search: what is tried next, what is stopped, who is confirmed.
+
+It decides; it does not train. `Runner` trains the runs that it is given, together, and yields their
+events. Every decision follows from (study, results of runs), so re-running `search` over kept
+results takes the same way again and goes on where it was.
+"""
+
+from autodistill.search.asking import Question
+from autodistill.search.importance import importance
+from autodistill.search.plan import Budget, make_plan, parse_budget, plan_epochs
+from autodistill.search.stages import Outcome, Runner, finalists_of, goes_on, search
+
+__all__ = [
+    "Budget",
+    "Outcome",
+    "Question",
+    "Runner",
+    "finalists_of",
+    "goes_on",
+    "importance",
+    "make_plan",
+    "parse_budget",
+    "plan_epochs",
+    "search",
+]

@@ -1,0 +1,163 @@
+"""Optuna's part: suggesting configurations, told what became of them.
+
+Optuna holds the searched trials only. Baselines live in the record: one complete trial without
+parameters empties the intersection space and turns multivariate TPE into independent sampling.
+"""
+
+import sqlite3
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import optuna
+import sqlalchemy
+from optuna.trial import FrozenTrial, Trial, TrialState
+
+from autodistill.records import ParamValue, PlanRecord, TeacherRecord, TrialParams, TrialRecord
+from autodistill.space import Dimension, Range, Space
+from autodistill.store import seed_from
+
+Suggest = Callable[[str, "Dimension"], ParamValue]
+
+
+class Question(NamedTuple):
+    """What a study wants to know."""
+
+    name: str
+    space: Space
+    plan: PlanRecord
+    teachers: tuple[TeacherRecord, ...]
+    tau_student_from: Mapping[str, str | None]
+    """Rule to the parameter that the student temperature follows; None: it is 1."""
+
+
+def open_study(question: Question, database: Path) -> optuna.Study:
+    """Create or open the study's SQLite file, readable by `optuna-dashboard`."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    storage = optuna.storages.RDBStorage(f"sqlite:///{database}", engine_kwargs={"connect_args": {"timeout": 60}})
+    sqlalchemy.event.listen(storage.engine, "connect", _write_ahead)
+    storage.engine.dispose()
+    return optuna.create_study(storage=storage, study_name=question.name, direction="maximize", load_if_exists=True)
+
+
+def _write_ahead(connection: sqlite3.Connection, _: object) -> None:
+    # Readers (a dashboard) and the study do not lock each other out, and a commit need not wait for the disk:
+    # what a power cut could take here is asked again from the results, which are flushed.
+    connection.execute("PRAGMA journal_mode=WAL")
+    connection.execute("PRAGMA synchronous=NORMAL")
+
+
+def close_study(study: optuna.Study) -> None:
+    """Give the database back: SQLite keeps the file open otherwise."""
+    study._storage.remove_session()
+    engine = getattr(getattr(study._storage, "_backend", study._storage), "engine", None)
+    if engine is not None:
+        engine.dispose()
+
+
+def ask(study: optuna.Study, question: Question, number: int, *, prior_of: str | None = None) -> TrialParams:
+    """The parameters of trial `number`: those in the storage, or new ones.
+
+    The sampler is seeded from (study seed, trial number), so a resumed study suggests what an
+    uninterrupted one would have. A trial left open by a dead process is reopened under its own number.
+
+    Args:
+        prior_of: the teacher whose prior this trial is; None: the sampler chooses.
+    """
+    kept = study.get_trials(deepcopy=False)
+    study.sampler = _sampler(question.space, seed_from(question.space.search.seed, number))
+    if number < len(kept) and kept[number].state.is_finished():
+        return _choose(_recall(kept[number]), question)
+    if number < len(kept) and kept[number].state == TrialState.RUNNING:
+        trial = Trial(study, kept[number]._trial_id)
+    else:
+        if prior_of is not None and number == len(kept):
+            study.enqueue_trial(prior_values(question, prior_of))
+        trial = study.ask()
+    assert trial.number == number
+    return _choose(_suggest(trial), question)
+
+
+def tell(study: optuna.Study, record: TrialRecord) -> None:
+    """Report a trial's scores and, where it has ended, its state. Telling again changes nothing."""
+    frozen = study.get_trials(deepcopy=False)[record.number]
+    if frozen.state.is_finished():
+        return
+    trial = Trial(study, frozen._trial_id)
+    for run in (record.short, record.full):
+        if run is not None and run.val_top1 is not None and run.epochs not in frozen.intermediate_values:
+            trial.report(run.val_top1, run.epochs)
+    if record.state == "complete":
+        assert record.full is not None
+        study.tell(record.number, record.full.val_top1)
+    elif record.state in ("pruned", "failed"):
+        trial.set_user_attr("reason", record.reason)
+        study.tell(record.number, state=TrialState.PRUNED if record.state == "pruned" else TrialState.FAIL)
+
+
+def prior_values(question: Question, teacher: str) -> dict[str, ParamValue]:
+    """A teacher's prior as Optuna parameters: the searched ones only, fixed ones are not Optuna's."""
+    prior, search = question.space.prior, question.space.search
+    wanted: dict[str, ParamValue] = {"teacher": teacher, "rule": prior.rule, "soft_weight": prior.soft_weight}
+    wanted |= {f"{prior.rule}.{name}": value for name, value in prior.params.items()}
+    dimensions: dict[str, Dimension] = {
+        "teacher": tuple(it.name for it in question.teachers),
+        "rule": tuple(search.rules),
+        "soft_weight": search.soft_weight,
+    }
+    dimensions |= {f"{prior.rule}.{name}": dimension for name, dimension in search.rules[prior.rule].items()}
+    return {name: wanted[name] for name, dimension in dimensions.items() if _is_searched(dimension)}
+
+
+def _sampler(space: Space, seed: int) -> optuna.samplers.BaseSampler:
+    with warnings.catch_warnings():
+        # `group` is what makes multivariate TPE right for conditional parameters, and still marked experimental.
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        return optuna.samplers.TPESampler(
+            seed=seed, n_startup_trials=space.search.startup, multivariate=True, group=True, constant_liar=True
+        )
+
+
+def _choose(suggest: Suggest, question: Question) -> TrialParams:
+    search = question.space.search
+    teacher = str(suggest("teacher", tuple(it.name for it in question.teachers)))
+    rule = str(suggest("rule", tuple(search.rules)))
+    own = {name: suggest(f"{rule}.{name}", dimension) for name, dimension in search.rules[rule].items()}
+    follows = question.tau_student_from[rule]
+    tau_student = own.pop("tau_student", own[follows] if follows else 1.0)
+    return TrialParams(
+        teacher=teacher,
+        rule=rule,
+        rule_params=own,
+        tau_student=float(tau_student),
+        soft_weight=float(suggest("soft_weight", search.soft_weight)),
+    )
+
+
+def _is_searched(dimension: Dimension) -> bool:
+    return isinstance(dimension, Range) or (isinstance(dimension, tuple) and len(dimension) > 1)
+
+
+def _suggest(trial: Trial) -> Suggest:
+    def suggest(name: str, dimension: Dimension) -> ParamValue:
+        if isinstance(dimension, Range):
+            return trial.suggest_float(name, dimension.low, dimension.high, log=dimension.log)
+        if isinstance(dimension, tuple):
+            return _plain(trial.suggest_categorical(name, dimension) if len(dimension) > 1 else dimension[0])
+        return dimension
+
+    return suggest
+
+
+def _recall(frozen: FrozenTrial) -> Suggest:
+    def recall(name: str, dimension: Dimension) -> ParamValue:
+        if not _is_searched(dimension):
+            return dimension[0] if isinstance(dimension, tuple) else dimension  # type: ignore[return-value]
+        return _plain(frozen.params[name])
+
+    return recall
+
+
+def _plain(value: object) -> ParamValue:
+    return float(value) if isinstance(value, int | float) else str(value)

@@ -1,0 +1,101 @@
+"""The budget as a plan: what a study will spend on what, before it starts."""
+
+import math
+import re
+from typing import Literal, NamedTuple
+
+from autodistill.errors import ConfigError
+from autodistill.records import PlanRecord
+from autodistill.space import Space
+
+PROTECTED_PRIORS = 4
+"""With up to this many teachers every prior gets a full run; with more, this many of the best do."""
+
+UNITS = {"ep": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}
+
+
+class Budget(NamedTuple):
+    amount: float
+    unit: Literal["full runs", "epochs", "seconds"]
+
+
+def parse_budget(text: str) -> Budget:
+    """Read `20` (full-training equivalents), `600ep`, `8h`, `30min`.
+
+    Raises:
+        ConfigError: anything else.
+    """
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*", text)
+    if found is None or (found[2] and found[2] not in UNITS) or float(found[1]) == 0:
+        raise ConfigError(
+            f"--budget {text}: must be a number above 0, alone or with one of {', '.join(UNITS)}",
+            "20 is the cost of 20 full trainings of the student; 600ep is 600 epochs; 8h is eight hours",
+        )
+    amount, unit = float(found[1]), found[2]
+    if not unit:
+        return Budget(amount, "full runs")
+    return Budget(amount, "epochs") if unit == "ep" else Budget(amount * UNITS[unit], "seconds")
+
+
+def make_plan(
+    space: Space, *, teachers: int, requested: str, epochs_per_s: float | None = None, max_trials: int | None = None
+) -> PlanRecord:
+    """Divide a budget.
+
+    Args:
+        teachers: how many compete.
+        requested: the budget as asked for.
+        epochs_per_s: measured student epochs per second over all workers; needed for a budget of time.
+
+    Raises:
+        ConfigError: the budget is below what the plan needs; the message names the smallest.
+    """
+    full, short = space.training.epochs, space.training.short
+    fixed = plan_epochs(space, teachers)
+    total = _total_epochs(parse_budget(requested), full, epochs_per_s)
+    needed = sum(fixed.values()) + full
+    if total < needed:
+        raise ConfigError(
+            f"--budget {requested}: {total / full:.4g} full trainings are too few for {teachers} teachers: "
+            f"the smallest is {math.ceil(100 * needed / full) / 100:g} ({_spelt(fixed, full)} + search 1)",
+            "raise --budget, name fewer teachers, or lower confirm.seeds",
+        )
+    if max_trials is not None and max_trials < teachers:
+        raise ConfigError(
+            f"--max-trials {max_trials}: each of the {teachers} teachers is tried once first: at least {teachers}"
+        )
+    return PlanRecord(
+        requested=requested,
+        epochs_full=full,
+        epochs_short=short,
+        total_epochs=total,
+        search=(total - sum(fixed.values())) / full,
+        max_trials=max_trials,
+        wave=space.search.wave,
+        **{part: epochs / full for part, epochs in fixed.items()},
+    )
+
+
+def plan_epochs(space: Space, teachers: int) -> dict[str, int]:
+    """Epochs of the parts that are known before the search: no_teacher, plain_kd, priors, confirm."""
+    full, short = space.training.epochs, space.training.short
+    confirm = space.confirm
+    runs = min(confirm.teachers, teachers) * confirm.seeds + confirm.seeds - 1
+    return {
+        "no_teacher": full,
+        "plain_kd": full,
+        "priors": teachers * short + min(teachers, PROTECTED_PRIORS) * full,
+        "confirm": runs * full,
+    }
+
+
+def _total_epochs(budget: Budget, full: int, epochs_per_s: float | None) -> int:
+    if budget.unit == "seconds":
+        if epochs_per_s is None:
+            raise ValueError("a budget of time needs epochs_per_s")
+        return int(budget.amount * epochs_per_s)
+    return int(budget.amount if budget.unit == "epochs" else round(budget.amount * full, 6))
+
+
+def _spelt(fixed: dict[str, int], full: int) -> str:
+    return " + ".join(f"{part.replace('_', ' ')} {epochs / full:.3g}" for part, epochs in fixed.items())

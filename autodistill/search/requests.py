@@ -1,0 +1,46 @@
+"""The training runs a study is made of: what decides each outcome, and the folder that keeps it."""
+
+from autodistill.records import RunRequest, TrialParams, TrialRecord
+from autodistill.search.asking import Question
+
+CONFIRM_SEED = 1000
+"""Confirm runs train with the study's seed plus this, plus 0, 1, 2, ..."""
+
+
+def short_run(question: Question, trial: TrialRecord) -> RunRequest:
+    run = f"trials/{trial.number:04d}/short"
+    return RunRequest(run=run, params=trial.params, seed=trial.seed, epochs=question.plan.epochs_short)
+
+
+def full_run(question: Question, trial: TrialRecord) -> RunRequest:
+    run = f"trials/{trial.number:04d}/full"
+    return RunRequest(run=run, params=trial.params, seed=trial.seed, epochs=question.plan.epochs_full)
+
+
+def no_teacher_run(question: Question, index: int) -> RunRequest:
+    return _confirmed(question, "baselines/no-teacher", TrialParams(), index)
+
+
+def confirm_run(question: Question, trial: TrialRecord, index: int) -> RunRequest:
+    return _confirmed(question, f"confirm/{trial.number:04d}", trial.params, index)
+
+
+def _confirmed(question: Question, folder: str, params: TrialParams, index: int) -> RunRequest:
+    seed = question.space.search.seed + CONFIRM_SEED + index
+    epochs = question.plan.epochs_full
+    return RunRequest(run=f"{folder}-{seed}", params=params, seed=seed, epochs=epochs, evaluate_on="validation+test")
+
+
+def plain_kd_run(question: Question) -> RunRequest:
+    """Plain KD from the teacher that people would take: the most accurate one."""
+    best = max(question.teachers, key=lambda teacher: teacher.val_top1)
+    spec = question.space.plain_kd
+    params = TrialParams(
+        teacher=best.name,
+        rule="ts",
+        rule_params={"tau": spec.tau},
+        tau_student=spec.tau,
+        soft_weight=spec.soft_weight,
+    )
+    seed = question.space.search.seed
+    return RunRequest(run="baselines/plain-kd", params=params, seed=seed, epochs=question.plan.epochs_full)

@@ -1,0 +1,178 @@
+"""The run folder: paths, one owner at a time, writes that are whole or not there, hashes."""
+
+import contextlib
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import platformdirs
+from filelock import FileLock, Timeout
+
+from autodistill.errors import StoreError
+from autodistill.records import RunEnded, to_json
+
+
+def cache_root() -> Path:
+    """The user's cache folder: `AUTODISTILL_CACHE`, else the platform's."""
+    named = os.environ.get("AUTODISTILL_CACHE")
+    return Path(named) if named else Path(platformdirs.user_cache_dir("autodistill", appauthor=False))
+
+
+def digest(*parts: object) -> str:
+    """A short stable hash of plain data (16 hexadecimal digits)."""
+    text = json.dumps(parts, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def seed_from(*parts: int) -> int:
+    """A seed in [0, 2^31) for the named parts: related inputs give unrelated seeds."""
+    data = b"".join(part.to_bytes(16, "little", signed=True) for part in parts)
+    return int.from_bytes(hashlib.sha256(data).digest()[:4], "little") >> 1
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[Path]:
+    """Give a temporary name beside `path`; on success it is flushed to disk and takes the place of `path`.
+
+    Raises:
+        StoreError: the folder is read-only or the disk is full; `path` is then as it was.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        raise StoreError(
+            f"{path}: cannot be written ({error.strerror or error})",
+            "free space; studies lie in runs/ of the current folder, teachers and logits where AUTODISTILL_CACHE says",
+        ) from error
+    finally:
+        # A folder that was never made has nothing to clear away.
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a whole file or none."""
+    with writing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+@contextlib.contextmanager
+def locked(path: Path, *, timeout_s: float = -1) -> Iterator[None]:
+    """Hold the lock file `path`; wait for ever by default.
+
+    Raises:
+        StoreError: another process holds it after `timeout_s`, or the folder cannot be written.
+    """
+    lock = FileLock(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=timeout_s)
+    except Timeout as error:
+        raise StoreError(
+            f"{path.parent}: in use by another autodistill process",
+            "wait for it to end, or give this study another name with --study",
+        ) from error
+    except OSError as error:
+        raise StoreError(f"{path}: cannot be written ({error.strerror})", "give a writable folder") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+class RunFolder(NamedTuple):
+    """Where a study lives: `runs/STUDY/`."""
+
+    path: Path
+
+    @property
+    def space(self) -> Path:
+        """The resolved space, itself runnable."""
+        return self.path / "run.toml"
+
+    @property
+    def identity(self) -> Path:
+        """What makes this study this study, as JSON; a command with another one is refused."""
+        return self.path / "identity.json"
+
+    @property
+    def environment(self) -> Path:
+        return self.path / "env.json"
+
+    @property
+    def record(self) -> Path:
+        return self.path / "study.json"
+
+    @property
+    def database(self) -> Path:
+        """Optuna's storage."""
+        return self.path / "study.db"
+
+    @property
+    def lock(self) -> Path:
+        return self.path / "lock"
+
+    def result(self, run: str) -> Path:
+        return self.path / run / "result.json"
+
+    def checkpoint(self, run: str) -> Path:
+        return self.path / run / "checkpoint.pt"
+
+    def weights(self, run: str) -> Path:
+        return self.path / run / "student.safetensors"
+
+
+def write_result(folder: RunFolder, ended: RunEnded) -> None:
+    """Keep a finished run; from here on it is never trained again."""
+    write_text(folder.result(ended.record.run), to_json(ended))
+
+
+def read_result(folder: RunFolder, run: str) -> RunEnded | None:
+    """The kept result of a run; None where there is none."""
+    path = folder.result(run)
+    if not path.exists():
+        return None
+    ended = RunEnded.model_validate_json(path.read_text(encoding="utf-8"))
+    return ended.model_copy(update={"reused": True})
+
+
+def claim(folder: RunFolder, identity: Mapping[str, Any]) -> None:
+    """Make a new run folder this study's own, or check that an existing one is.
+
+    Raises:
+        StoreError: the folder belongs to a study that differs; the message shows where.
+    """
+    text = json.dumps(identity, indent=1, sort_keys=True) + "\n"
+    if not folder.identity.exists():
+        write_text(folder.identity, text)
+        return
+    kept = json.loads(folder.identity.read_text(encoding="utf-8"))
+    lines = list(_differences(kept, json.loads(text)))
+    if lines:
+        shown = "\n  ".join(lines[:12])
+        raise StoreError(
+            f"{folder.path}: belongs to another study:\n  {shown}",
+            "repeat the command that started it, or give this one its own name with --study",
+        )
+
+
+def _differences(kept: Any, asked: Any, key: str = "") -> Iterator[str]:
+    if isinstance(kept, dict) and isinstance(asked, dict):
+        for name in sorted({*kept, *asked}):
+            yield from _differences(kept.get(name), asked.get(name), f"{key}.{name}" if key else name)
+    elif kept != asked:
+        yield f"{key}: there {kept!r:.60}, asked for {asked!r:.60}"

@@ -1,0 +1,35 @@
+"""Versions and machine, as far as they could change a result."""
+
+import os
+import platform
+from importlib import metadata
+from pathlib import Path
+
+import torch
+
+
+def environment(device: str) -> dict[str, str]:
+    """Versions and machine, as far as they could change a result."""
+    packages = ("torch", "torchvision", "optuna", "scikit-learn", "numpy", "scipy")
+    found = {"autodistill": _version("kd-autodistill"), "python": platform.python_version()}
+    found |= {name: _version(name) for name in packages}
+    found |= {"platform": platform.platform(), "processor": _processor(), "cores": str(os.cpu_count())}
+    found["device"] = torch.cuda.get_device_name(device) if device.startswith("cuda") else "cpu"
+    return found
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _processor() -> str:
+    """The processor's name; /proc/cpuinfo has it where `platform` does not."""
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

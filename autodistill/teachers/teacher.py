@@ -1,0 +1,93 @@
+"""A teacher: a network in evaluation mode, and the one way to run it."""
+
+import hashlib
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor, nn
+
+from autodistill.data import normalise
+
+BATCH = 256
+
+
+class Normalisation(NamedTuple):
+    name: str
+    """`data`, `imagenet`, `half`, `none`, or `stated` (numbers from the checkpoint)."""
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    assumed: bool = False
+    """Nobody named it: the data's own statistics were taken."""
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """A network in evaluation mode with everything needed to run it on the study's images."""
+
+    name: str
+    uri: str
+    architecture: str
+    module: nn.Module
+    normalisation: Normalisation
+    fingerprint: str
+    channels: int
+    input_size: int | None = None
+    """Height and width the images are resized to; None: as they are."""
+
+    def __call__(self, images: UInt8[Tensor, "batch channels height width"]) -> Float[Tensor, "batch classes"]:
+        return forward(self, images, self.normalisation)
+
+
+def ready(
+    module: nn.Module,
+    *,
+    name: str,
+    uri: str,
+    architecture: str,
+    normalisation: Normalisation,
+    channels: int,
+    image_size: int,
+    input_size: int | None = None,
+) -> Teacher:
+    """Freeze a loaded network into a teacher; its fingerprint covers weights and everything done to its input."""
+    module = module.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+    facts = (architecture, normalisation.mean, normalisation.std, image_size, input_size)
+    return Teacher(
+        name=name,
+        uri=uri,
+        architecture=architecture,
+        module=module,
+        normalisation=normalisation,
+        fingerprint=_fingerprint(module, facts),
+        channels=channels,
+        input_size=input_size,
+    )
+
+
+def logits_of(
+    teacher: Teacher, images: UInt8[Tensor, "examples channels height width"]
+) -> Float[Tensor, "examples classes"]:
+    """Run a teacher over resident images, in batches of one fixed size so that rows do not depend on the caller."""
+    with torch.inference_mode():
+        return torch.cat([teacher(batch) for batch in images.split(BATCH)])
+
+
+def forward(teacher: Teacher, images: Tensor, normalisation: Normalisation) -> Tensor:
+    if images.shape[1] == 1 and teacher.channels == 3:
+        images = images.expand(-1, 3, -1, -1)
+    inputs = normalise(images, mean=normalisation.mean, std=normalisation.std)
+    if teacher.input_size is not None and teacher.input_size != inputs.shape[-1]:
+        size = (teacher.input_size, teacher.input_size)
+        inputs = nn.functional.interpolate(inputs, size=size, mode="bilinear", antialias=True)
+    output: Tensor = teacher.module(inputs.contiguous(memory_format=torch.channels_last))
+    return output.float()
+
+
+def _fingerprint(module: nn.Module, facts: tuple[object, ...]) -> str:
+    found = hashlib.sha256(repr(facts).encode())
+    for key, value in sorted(module.state_dict().items()):
+        found.update(key.encode())
+        found.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()

@@ -1,0 +1,94 @@
+"""Keyed views: the augmentation of an example is a pure function of (view seed, epoch, example).
+
+It depends neither on batch order, batch composition, trial, worker nor device, so a teacher's logits for a view
+serve every trial. Draws therefore come from a counter-based hash, which any of them can compute alone, and not from
+a generator, whose draws depend on what was drawn before.
+"""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Int, UInt8
+from torch import Tensor
+
+_DRAWS = 3
+"""Per example: top, left, mirror."""
+
+
+class View(NamedTuple):
+    """What an augmentation is: its seed, `crop` pixels of zero padding before a random crop, mirror half of them."""
+
+    seed: int
+    crop: int
+    flip: bool
+
+
+def take_view(
+    images: UInt8[Tensor, "examples channels height width"],
+    examples: Int[Tensor, " batch"],
+    *,
+    view: View,
+    epoch: int,
+) -> UInt8[Tensor, "batch channels height width"]:
+    """Gather one view of each of `examples`, in channels_last memory.
+
+    Args:
+        images: The resident images. In channels_last memory nothing but the batch is copied; any other layout gives
+            the same result, but is rearranged whole at every call.
+        examples: Rows of `images`, on the same device.
+        view: The augmentation. crop 0 without flip gives the images as they are.
+        epoch: Any integer; a study with a pool of views passes the place in the pool.
+
+    Raises:
+        ValueError: `view.crop` is negative.
+    """
+    if view.crop < 0:
+        raise ValueError(f"crop {view.crop} must be at least 0")
+    channels, height, width = images.shape[1:]
+    top, left, mirror = draw(examples, view=view, epoch=epoch).unbind(1)
+    rows = top[:, None] - view.crop + torch.arange(height, device=images.device)
+    across = torch.arange(width, device=images.device)
+    cols = left[:, None] - view.crop + torch.where(mirror[:, None] == 1, width - 1 - across, across)
+    inside_rows, inside_cols = rows.clamp(0, height - 1), cols.clamp(0, width - 1)
+    pixels = (examples[:, None] * height + inside_rows)[:, :, None] * width + inside_cols[:, None, :]
+    found = images.permute(0, 2, 3, 1).flatten(0, 2).index_select(0, pixels.flatten())
+    inside = (rows == inside_rows)[:, :, None] & (cols == inside_cols)[:, None, :]
+    found *= inside.view(-1, 1)  # the padding is black, whatever pixel the clamped index found
+    return found.view(-1, height, width, channels).permute(0, 3, 1, 2)
+
+
+def draw(examples: Int[Tensor, " batch"], *, view: View, epoch: int) -> Int[Tensor, "batch 3"]:
+    """Draw top and left in [0, 2 crop] and mirror in {0, 1} for each example.
+
+    Example i owns counters 3i to 3i + 2 of the SplitMix64 stream (Steele, Lea and Flood, OOPSLA 2014) that starts at
+    a hash of (seed, epoch). The upper 32 bits are scaled to the range: two values differ in probability by at most
+    2^-32.
+    """
+    sides = 2 * view.crop + 1
+    counters = examples.long()[:, None] * _DRAWS + torch.arange(_DRAWS, device=examples.device)
+    upper = _shift_right(splitmix64(_key(view.seed, epoch), counters), 32)
+    # Scaled by plain numbers, column by column: a tensor of the ranges would be a copy to the device in every batch.
+    ranges = (sides, sides, 2 if view.flip else 1)
+    return torch.stack([column * size >> 32 for column, size in zip(upper.unbind(1), ranges, strict=True)], dim=1)
+
+
+def splitmix64(key: int, counters: Int[Tensor, "*shape"]) -> Int[Tensor, "*shape"]:
+    """Compute outputs number `counters` (from 0) of the SplitMix64 stream with state `key`, as wrapping int64."""
+    mixed = (counters + 1) * _signed(0x9E3779B97F4A7C15) + _signed(key)
+    mixed = (mixed ^ _shift_right(mixed, 30)) * _signed(0xBF58476D1CE4E5B9)
+    mixed = (mixed ^ _shift_right(mixed, 27)) * _signed(0x94D049BB133111EB)
+    return mixed ^ _shift_right(mixed, 31)
+
+
+def _key(seed: int, epoch: int) -> int:
+    # Hashed one after the other: with a sum, epoch e + 1 of seed s would be epoch e of seed s + 1.
+    return int(splitmix64(int(splitmix64(seed, torch.zeros(1, dtype=torch.int64))) ^ epoch, torch.zeros(1).long()))
+
+
+def _shift_right(bits: Int[Tensor, "*shape"], places: int) -> Int[Tensor, "*shape"]:
+    # torch shifts int64 arithmetically: the copies of the sign must go.
+    return (bits >> places) & ((1 << (64 - places)) - 1)
+
+
+def _signed(number: int) -> int:
+    return (number + 2**63) % 2**64 - 2**63

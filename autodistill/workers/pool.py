@@ -1,0 +1,175 @@
+"""A pool of worker processes: spawned once, fed over pipes, replaced when they die."""
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from types import TracebackType
+
+from autodistill.errors import AutodistillError, StudyError
+from autodistill.records import RunEnded, RunRecord, RunRequest
+from autodistill.workers.tasks import LadderTask, Message, Setup, Task, Workplace
+
+MOST_DEATHS = 3
+"""A task whose worker died this often is given up."""
+
+
+ALLOCATOR = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**32), "MALLOC_TOP_PAD_": str(2**28)}
+"""glibc: keep freed memory instead of giving it back after every step; 10-15 % of a small student's step on a CPU.
+Read when a process starts, so it must be in the environment by then. Other systems ignore it."""
+
+
+class _Done:
+    """Sent by a worker after the last message of a task."""
+
+
+@dataclass
+class _Worker:
+    process: BaseProcess
+    pipe: Connection
+    task: Task | None = None
+
+
+class Pool:
+    """Worker processes for one study. A context manager: leaving it ends them."""
+
+    def __init__(self, size: int, setup: Setup) -> None:
+        self._setup = setup
+        self._context = multiprocessing.get_context("spawn")
+        self._workers = [self._start() for _ in range(size)]
+        self._deaths: dict[str, int] = {}
+
+    def __enter__(self) -> "Pool":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for worker in self._workers:
+            worker.pipe.close()
+            worker.process.terminate()
+        for worker in self._workers:
+            worker.process.join(5)
+            if worker.process.is_alive():
+                worker.process.kill()
+
+    def run(self, tasks: Sequence[Task]) -> Iterator[Message]:
+        """Do tasks together, the longest first, and yield their messages as they come.
+
+        Raises:
+            AutodistillError: a task met one that is no run's own failure.
+            StudyError: workers keep dying on a task that is no run.
+        """
+        waiting = deque(sorted(tasks, key=_length, reverse=True))
+        self._feed(waiting)
+        while any(worker.task is not None for worker in self._workers):
+            pipes = {worker.pipe: worker for worker in self._workers if worker.task is not None}
+            for pipe in wait(list(pipes)):
+                worker = pipes[pipe]  # type: ignore[index]
+                yield from self._receive(worker, waiting)
+            self._feed(waiting)
+
+    def _start(self) -> _Worker:
+        ours, theirs = self._context.Pipe()
+        process = self._context.Process(target=work, args=(self._setup, theirs, os.getpid()), daemon=True)
+        with _in_environment(ALLOCATOR):
+            process.start()
+        theirs.close()
+        return _Worker(process, ours)
+
+    def _feed(self, waiting: deque[Task]) -> None:
+        for worker in self._workers:
+            if worker.task is None and waiting:
+                worker.task = waiting.popleft()
+                # A worker that died while idle is noticed when its answer is waited for.
+                with contextlib.suppress(BrokenPipeError):
+                    worker.pipe.send(worker.task)
+
+    def _receive(self, worker: _Worker, waiting: deque[Task]) -> Iterator[Message]:
+        try:
+            message = worker.pipe.recv()
+        except (EOFError, ConnectionResetError):
+            yield from self._replace(worker, waiting)
+            return
+        if isinstance(message, _Done):
+            worker.task = None
+        elif isinstance(message, AutodistillError):
+            worker.task = None
+            raise message
+        else:
+            yield message
+
+    def _replace(self, worker: _Worker, waiting: deque[Task]) -> Iterator[Message]:
+        """Start another worker in place of a dead one; its task goes on from its last checkpoint."""
+        task, code = worker.task, worker.process.exitcode
+        assert task is not None
+        worker.pipe.close()
+        self._workers[self._workers.index(worker)] = self._start()
+        name = task.run if isinstance(task, RunRequest) else repr(task)
+        self._deaths[name] = self._deaths.get(name, 0) + 1
+        if self._deaths[name] < MOST_DEATHS:
+            waiting.appendleft(task)
+        elif isinstance(task, RunRequest):
+            fields = task.model_dump(exclude={"evaluate_on", "params"})
+            error = f"the worker process died {MOST_DEATHS} times (exit code {code}): out of memory?"
+            yield RunEnded(record=RunRecord(**fields, params=task.params, state="failed", error=error), wall_s=0.0)
+        else:
+            raise StudyError(f"the worker process died {MOST_DEATHS} times (exit code {code}) on {name}")
+
+
+@contextlib.contextmanager
+def _in_environment(variables: Mapping[str, str]) -> Iterator[None]:
+    kept = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in kept.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def work(setup: Setup, pipe: Connection, parent: int) -> None:
+    """A worker process: take tasks from the pipe until it closes."""
+    import torch
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_follow, args=(parent,), daemon=True).start()
+    if setup.device == "cpu":
+        # Two threads in one process lose up to half of both cores to barrier stalls on shared machines.
+        torch.set_num_threads(1)
+    place = Workplace(setup)
+    while True:
+        try:
+            task = pipe.recv()
+        except (EOFError, OSError):
+            return
+        try:
+            for message in place.do(task):
+                pipe.send(message)
+            pipe.send(_Done())
+        except AutodistillError as error:
+            pipe.send(error)
+        except BrokenPipeError:
+            return
+
+
+def _follow(parent: int) -> None:
+    """End with the parent, however it ended: an orphan would write into a study that another one resumes."""
+    while os.getppid() == parent:
+        time.sleep(0.2)
+    os._exit(1)
+
+
+def _length(task: Task) -> int:
+    # Ladder tasks come in order of capacity: the last is the longest. Sorting is stable, so give them no order.
+    return task.epochs if isinstance(task, RunRequest) else int(isinstance(task, LadderTask))

@@ -1,0 +1,226 @@
+"""What a worker does: train a run, train a ladder teacher, check a teacher, measure an epoch."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from autodistill import data as datasets
+from autodistill.cache import LogitCache
+from autodistill.data import Data, Split
+from autodistill.errors import CacheError, TrialError
+from autodistill.ladder import file_uri, train_teacher
+from autodistill.models import build
+from autodistill.records import (
+    EpochEvent,
+    EpochRecord,
+    Event,
+    Note,
+    Record,
+    RunEnded,
+    RunRecord,
+    RunRequest,
+    TargetSummary,
+    TeacherRecord,
+)
+from autodistill.space import Space
+from autodistill.store import RunFolder, write_result
+from autodistill.teachers import Teacher, check, load, save
+from autodistill.trainer import Recipe, Supervision, evaluate, supervise, train
+from autodistill.views import View
+
+PROBE_STEPS = 6
+
+
+class Setup(Record):
+    """What every worker of a study is told once: plain data, so that it can travel."""
+
+    space: Space
+    student: str
+    teachers: dict[str, str]
+    """Name to URI."""
+    views: int
+    device: str
+    runs: str
+    """The study's run folder."""
+    cache: str
+    offline: bool = False
+
+
+class LadderTask(Record):
+    """Train a ladder teacher unless it is kept."""
+
+    uri: str
+
+
+class CheckTask(Record):
+    """Load and check a teacher; answered by its `TeacherRecord`."""
+
+    name: str
+
+
+class ProbeTask(Record):
+    """Measure an epoch; answered by a `Probe`. `architecture` None: the student."""
+
+    architecture: str | None = None
+
+
+class Probe(Record):
+    """Seconds of one epoch on one worker, its validation not counted, and of one validation."""
+
+    epoch_s: float
+    validation_s: float
+
+
+Task = RunRequest | LadderTask | CheckTask | ProbeTask
+Message = Event | TeacherRecord | Probe
+
+
+class Workplace:
+    """A worker's own copy of the data, its loaded teachers, and the logit cache."""
+
+    def __init__(self, setup: Setup) -> None:
+        self.setup = setup
+        self.folder = RunFolder(Path(setup.runs))
+        spec = setup.space.data
+        self.view = View(spec.view_seed, spec.crop, spec.flip)
+        self._notes: list[str] = []
+        self._teachers: dict[str, Teacher] = {}
+
+    def do(self, task: Task) -> Iterator[Message]:
+        """Do one task; the last message is its answer."""
+        if isinstance(task, RunRequest):
+            yield from self._train(task)
+        elif isinstance(task, LadderTask):
+            yield from train_teacher(task.uri, root=Path(self.setup.cache), data=self.data, space=self.setup.space)
+        elif isinstance(task, CheckTask):
+            teacher = self.teacher(task.name)
+            yield check(teacher, self.data, self.cache.validation(teacher).float().to(self.device))
+        else:
+            yield self._probe(task)
+        while self._notes:
+            yield Note(text=self._notes.pop(), warning=True)
+
+    @property
+    def device(self) -> torch.device:
+        return torch.device(self.setup.device)
+
+    @cached_property
+    def data(self) -> Data:
+        return datasets.load(self.setup.space.data).to(self.device)
+
+    @cached_property
+    def cache(self) -> LogitCache:
+        return LogitCache(Path(self.setup.cache), data=self.data, view=self.view, say=self._notes.append)
+
+    def teacher(self, name: str) -> Teacher:
+        """A teacher by name, loaded at its first use."""
+        if name not in self._teachers:
+            uri = self.setup.teachers[name]
+            path = file_uri(uri, root=Path(self.setup.cache), data=self.data, space=self.setup.space)
+            loaded = load(path, data=self.data, offline=self.setup.offline, name=name, shown_as=uri)
+            loaded.module.to(self.device)
+            self._teachers[name] = loaded
+        return self._teachers[name]
+
+    def student(self, seed: int) -> nn.Module:
+        return self._build(self.setup.student, seed)
+
+    def _build(self, architecture: str, seed: int) -> nn.Module:
+        spec = self.setup.space.student
+        return build(
+            architecture,
+            num_classes=self.data.num_classes,
+            in_channels=self.data.image_shape[0],
+            image_size=self.data.image_shape[1],
+            seed=seed,
+            default_width=spec.width if architecture == self.setup.student else 1.0,
+            stem_stride=spec.stem_stride if architecture == self.setup.student else None,
+        ).to(self.device)
+
+    def supervision(self, request: RunRequest) -> Supervision | None:
+        """What the run's teacher gives; None where it has none."""
+        params = request.params
+        if params.teacher is None:
+            return None
+        teacher = self.teacher(params.teacher)
+        return supervise(
+            params,
+            logits=lambda number: self.cache.training(teacher, number),
+            labels=self.data.train.labels,
+            loss=self.setup.space.search.loss,
+        )
+
+    def _train(self, request: RunRequest) -> Iterator[Event]:
+        started, computed = time.monotonic(), self.cache.computed
+        curve: list[EpochRecord] = []
+        targets: TargetSummary | None = None
+        error = ""
+        try:
+            model = self.student(request.seed)
+            supervision = self.supervision(request)
+            targets = supervision.summary(self.data.train.labels) if supervision else None
+            for event in self.epochs(request, model, supervision, checkpoint=self.folder.checkpoint(request.run)):
+                curve.append(event.record)
+                yield event
+            if request.epochs == self.setup.space.training.epochs:
+                self.keep(model, self.folder.weights(request.run))
+        except (TrialError, CacheError, RuntimeError) as found:
+            # torch raises RuntimeError, out of memory included: one run's failure, recorded; the study goes on.
+            error = str(found).splitlines()[0] or type(found).__name__
+        record = RunRecord(
+            **request.model_dump(exclude={"evaluate_on", "params"}),
+            params=request.params,
+            state="failed" if error else "complete",
+            error=error,
+            curve=tuple(curve),
+            targets=targets,
+        )
+        wall_s = time.monotonic() - started
+        ended = RunEnded(record=record, wall_s=wall_s, views_computed=self.cache.computed - computed)
+        write_result(self.folder, ended)
+        self.folder.checkpoint(request.run).unlink(missing_ok=True)
+        yield ended
+
+    def epochs(
+        self,
+        request: RunRequest,
+        model: nn.Module,
+        supervision: Supervision | None,
+        *,
+        checkpoint: Path | None = None,
+    ) -> Iterator[EpochEvent]:
+        """Train a student in place, an event an epoch."""
+        recipe = Recipe(self.setup.space.training, self.view, self.setup.views, request.epochs, request.seed)
+        begun = time.monotonic()
+        for record in train(
+            model, self.data, recipe, supervision=supervision, evaluate_on=request.evaluate_on, checkpoint=checkpoint
+        ):
+            now = time.monotonic()
+            yield EpochEvent(run=request.run, epochs=request.epochs, record=record, wall_s=now - begun)
+            begun = now
+
+    def keep(self, model: nn.Module, path: Path) -> None:
+        """Write a student's weights as safetensors, with what is needed to use them in the metadata."""
+        stem_stride = self.setup.space.student.stem_stride
+        save(path, model, architecture=self.setup.student, data=self.data, stem_stride=stem_stride)
+
+    def _probe(self, task: ProbeTask) -> Probe:
+        data, spec = self.data, self.setup.space.training
+        size = min(len(data.train.labels), PROBE_STEPS * spec.batch_size)
+        part = replace(data, train=Split(data.train.images[:size], data.train.labels[:size]))
+        model = self._build(task.architecture or self.setup.student, 0)
+        steps, all_steps = max(1, size // spec.batch_size), max(1, len(data.train.labels) // spec.batch_size)
+        begun = time.monotonic()
+        evaluate(model, data.validation, data)
+        validation_s = time.monotonic() - begun
+        recipe = Recipe(spec.model_copy(update={"evaluate_every": 3}), self.view, 1, 3, 0)
+        epochs = train(model, part, recipe)
+        next(epochs)
+        begun = time.monotonic()
+        next(epochs)
+        return Probe(epoch_s=(time.monotonic() - begun) / steps * all_steps, validation_s=validation_s)

@@ -1,0 +1,78 @@
+"""What every registered distillation loss promises."""
+
+import pytest
+import torch
+
+from autodistill.losses import LOSSES, hard_loss
+
+
+@pytest.fixture(params=LOSSES)
+def loss(request: pytest.FixtureRequest):
+    return LOSSES[request.param]
+
+
+@pytest.fixture
+def batch() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(12, 5, generator=generator) * 2
+    return logits, torch.randint(5, (12,), generator=generator), torch.randn(12, 5, generator=generator).softmax(1)
+
+
+def test_without_weight_it_is_the_hard_loss(loss, batch):
+    logits, labels, probs = batch
+    got = loss(logits, labels, probs, soft_weight=0.0, tau_student=4.0)
+    torch.testing.assert_close(got.total, hard_loss(logits, labels).total)
+
+
+def test_total_is_the_weighted_sum_of_its_parts(loss, batch):
+    got = loss(*batch, soft_weight=0.3, tau_student=2.0)
+    torch.testing.assert_close(got.total, 0.7 * got.hard + 0.3 * got.soft)
+
+
+def test_a_student_that_equals_its_teacher_has_no_soft_gradient(loss, batch):
+    logits, labels, _ = batch
+    leaf = logits.clone().requires_grad_()
+    loss(leaf, labels, (logits / 3).softmax(dim=1), soft_weight=1.0, tau_student=3.0).total.backward()
+    assert leaf.grad.abs().max() < 1e-6
+
+
+def test_it_is_a_mean_over_the_batch(loss, batch):
+    once = loss(*batch, soft_weight=0.5, tau_student=1.0).total
+    twice = loss(*(torch.cat([values, values]) for values in batch), soft_weight=0.5, tau_student=1.0).total
+    torch.testing.assert_close(once, twice)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_and_autocast_end_in_float32(loss, batch, dtype):
+    logits, labels, probs = batch
+    narrow = logits.to(dtype)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        got = loss(narrow, labels, probs, soft_weight=0.5, tau_student=2.0)
+    expected = loss(narrow.float(), labels, probs, soft_weight=0.5, tau_student=2.0)
+    for part, whole in zip(got, expected, strict=True):
+        assert part.dtype == torch.float32
+        torch.testing.assert_close(part, whole, rtol=0, atol=0)
+
+
+def test_extreme_logits_have_finite_losses_and_gradients(loss):
+    logits = torch.tensor([[6e4, -6e4, 0.0], [1e-7, 0.0, 0.0]], dtype=torch.float16, requires_grad=True)
+    probs = torch.tensor([[0.0, 1.0, 0.0], [1 / 3, 1 / 3, 1 / 3]])
+    got = loss(logits, torch.tensor([1, 0]), probs, soft_weight=0.5, tau_student=0.5)
+    got.total.backward()
+    assert all(part.isfinite() for part in got)
+    assert logits.grad.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("soft_weight", "tau_student", "words"),
+    [
+        (1.5, 1.0, "soft_weight is 1.5"),
+        (-0.1, 1.0, "soft_weight is -0.1"),
+        (float("nan"), 1.0, "soft_weight is nan"),
+        (0.5, 0.0, "tau_student is 0.0"),
+        (0.5, float("inf"), "tau_student is inf"),
+    ],
+)
+def test_wrong_weights_are_refused(loss, batch, soft_weight, tau_student, words):
+    with pytest.raises(ValueError, match=words):
+        loss(*batch, soft_weight=soft_weight, tau_student=tau_student)

@@ -1,0 +1,67 @@
+"""Every section, over studies of every shape: made, frozen, pure, and placed in both templates."""
+
+import dataclasses
+from collections.abc import Iterator
+from importlib.resources import files
+from typing import Any
+
+import pytest
+from factories import STUDIES
+
+from autodistill.recommend import recommend
+from autodistill.records import StudyRecord
+from autodistill.report.charts import CHARTS
+from autodistill.report.sections import SECTIONS
+from autodistill.report.sections.parts import MOST_ROWS, Table
+
+SECTION_NAMES = list(SECTIONS)
+
+
+@pytest.fixture(scope="module", params=list(STUDIES))
+def record(request: pytest.FixtureRequest) -> StudyRecord:
+    made = STUDIES[request.param]()
+    return made.model_copy(update={"recommendation": recommend(made)})
+
+
+def tables(value: Any) -> Iterator[Table]:
+    if isinstance(value, Table):
+        yield value
+    elif dataclasses.is_dataclass(value):
+        for field in dataclasses.fields(value):
+            yield from tables(getattr(value, field.name))
+    elif isinstance(value, tuple):
+        for one in value:
+            yield from tables(one)
+
+
+@pytest.mark.parametrize("name", SECTION_NAMES)
+def test_info_is_a_frozen_pure_function_of_the_record(name: str, record: StudyRecord) -> None:
+    info = SECTIONS[name](record)
+    assert type(info).__dataclass_params__.frozen
+    assert SECTIONS[name](record) == info
+
+
+@pytest.mark.parametrize("name", SECTION_NAMES)
+def test_tables_are_whole(name: str, record: StudyRecord) -> None:
+    for table in tables(SECTIONS[name](record)):
+        assert table.caption
+        assert len(table.rows) <= MOST_ROWS
+        assert all(len(row.cells) == len(table.columns) for row in table.rows)
+        assert all(row.cells[0].text.strip() for row in table.rows)
+
+
+@pytest.mark.parametrize("name", CHARTS)
+def test_a_figure_has_words_and_numbers(name: str, record: StudyRecord) -> None:
+    info = SECTIONS[name](record)
+    if info.figure is None:
+        return
+    assert info.figure.finding.endswith(".")
+    assert info.figure.alt.endswith(".")
+    assert info.figure.table.rows
+
+
+@pytest.mark.parametrize("template", ["report.html.j2", "report.md.j2"])
+@pytest.mark.parametrize("name", SECTION_NAMES)
+def test_section_is_placed(name: str, template: str) -> None:
+    text = files("autodistill.report").joinpath("templates", template).read_text(encoding="utf-8")
+    assert f"{name}." in text

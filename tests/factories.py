@@ -1,0 +1,333 @@
+"""StudyRecords of every shape, built from the records alone: seeded, and plausible enough to look at."""
+
+import math
+import random
+from collections.abc import Callable, Mapping, Sequence
+
+from autodistill.records import (
+    CostRecord,
+    DataRecord,
+    EpochRecord,
+    FinalistRecord,
+    ImportanceRecord,
+    ParamValue,
+    PlanRecord,
+    RunRecord,
+    StudentRecord,
+    StudyRecord,
+    TargetSummary,
+    TeacherRecord,
+    TrialParams,
+    TrialRecord,
+)
+
+EPOCHS_FULL, EPOCHS_SHORT = 12, 4
+LADDER = {"ladder-s": 0.702, "ladder-m": 0.858, "ladder-l": 0.893, "ladder-xl": 0.911}
+"""Validation accuracy by teacher; the third makes the best student."""
+HOSTILE = (
+    "<script>alert(1)</script>",
+    '" onmouseover="alert(1)',
+    "pipe | in | a table",
+    "line\nbreak\r\nand\ttab",
+    "*bold* _em_ `code` [link](javascript:alert(1)) ![x](x)",
+    "Ünïcødé 教師 \U0001f9d1‍\U0001f3eb \u202egnorw",
+    "$\\frac{a}{b}$ {{ 7 * 7 }} {% raw %} &amp; &lt;b&gt;",
+    "'; DROP TABLE trials; -- ]]> --> <!-- </style><img src=http://evil.example/x>",
+    "# heading\n\n- list\n```\nfence",
+    "\x00\x07\x1b[31mred",
+)
+
+
+def student() -> StudentRecord:
+    cost = CostRecord(params=240_000, macs=4_800_000, size_bytes=1_020_000)
+    return StudentRecord(
+        name="mobilenetv2:0.25", architecture="mobilenetv2", width=0.25, stem_stride=2, total_stride=8, cost=cost
+    )
+
+
+def data() -> DataRecord:
+    classes = ("T-shirt", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Boot")
+    return DataRecord(
+        name="fashion-mnist",
+        classes=classes,
+        image_shape=(1, 14, 14),
+        train=4000,
+        validation=4000,
+        test=10000,
+        split_seed=0,
+        view_seed=0,
+        views=12,
+        fingerprint="6f1c",
+    )
+
+
+def plan() -> PlanRecord:
+    return PlanRecord(
+        requested="26",
+        epochs_full=EPOCHS_FULL,
+        epochs_short=EPOCHS_SHORT,
+        total_epochs=26 * EPOCHS_FULL,
+        no_teacher=1.0,
+        plain_kd=1.0,
+        priors=5.33,
+        confirm=8.0,
+        search=10.67,
+        wave=2,
+    )
+
+
+def teacher(name: str, *, val_top1: float, size: int) -> TeacherRecord:
+    cost = CostRecord(params=4_000 * 6**size, macs=500_000 * 4**size, size_bytes=16_000 * 6**size)
+    return TeacherRecord(
+        name=name,
+        uri=f"ladder:{name}",
+        architecture="convnet",
+        fingerprint=f"{size:04x}",
+        cost=cost,
+        normalisation="mean 0.286, std 0.353",
+        val_top1=val_top1,
+        val_nll=0.9 - val_top1 / 2,
+        val_ece=0.02,
+    )
+
+
+def targets(*, at_lower: float = 0.01, displaced: float = 0.0) -> TargetSummary:
+    return TargetSummary(
+        tau_target=5.2,
+        tau_other=3.1,
+        tau_wrong=3.1,
+        teacher_right=0.88,
+        at_lower=at_lower,
+        at_upper=0.0,
+        displaced=displaced,
+    )
+
+
+def curve(final: float, *, epochs: int, noise: random.Random, test: float | None = None) -> tuple[EpochRecord, ...]:
+    """A learning curve that ends at `final` exactly."""
+
+    def value(epoch: int) -> float:
+        if epoch == epochs:
+            return final
+        return max(0.1, final - 0.5 * math.exp(-3.5 * epoch / epochs) - 0.012 * noise.random())
+
+    return tuple(
+        EpochRecord(
+            epoch=epoch,
+            train_loss=2.3 * math.exp(-epoch / epochs),
+            hard_loss=2.2 * math.exp(-epoch / epochs),
+            soft_loss=2.4 * math.exp(-epoch / epochs),
+            val_top1=value(epoch),
+            val_nll=1.0,
+            test_top1=test if epoch == epochs else None,
+        )
+        for epoch in range(1, epochs + 1)
+    )
+
+
+def run(
+    name: str,
+    params: TrialParams,
+    *,
+    val: float,
+    epochs: int = EPOCHS_FULL,
+    seed: int = 0,
+    test: float | None = None,
+    noise: random.Random | None = None,
+) -> RunRecord:
+    points = curve(val, epochs=epochs, noise=noise or random.Random(name), test=test)
+    summary = targets() if params.rule == "isats" else None
+    return RunRecord(
+        run=name, params=params, seed=seed, epochs=epochs, state="complete", curve=points, targets=summary
+    )
+
+
+def failed_run(name: str, params: TrialParams, *, epochs: int = EPOCHS_FULL, seed: int = 0) -> RunRecord:
+    error = "the loss became non-finite in epoch 2, batch 17\n(soft_weight <0.9> | rule)"
+    points = curve(0.3, epochs=2, noise=random.Random(name))
+    return RunRecord(run=name, params=params, seed=seed, epochs=epochs, state="failed", error=error, curve=points)
+
+
+def isats(teacher: str | None, *, ratio: float = 5 / 3, soft_weight: float = 0.5) -> TrialParams:
+    rule_params: dict[str, ParamValue] = {"target_ratio": ratio}
+    return TrialParams(teacher=teacher, rule="isats", rule_params=rule_params, soft_weight=soft_weight)
+
+
+def kd(teacher: str) -> TrialParams:
+    return TrialParams(teacher=teacher, rule="ts", rule_params={"tau": 4.0}, tau_student=4.0, soft_weight=0.9)
+
+
+def params_of(name: str, noise: random.Random) -> TrialParams:
+    if noise.random() < 0.3:
+        tau = round(noise.uniform(1, 16), 2)
+        weight = round(noise.uniform(0.1, 0.9), 2)
+        return TrialParams(teacher=name, rule="ts", rule_params={"tau": tau}, tau_student=tau, soft_weight=weight)
+    return isats(name, ratio=round(noise.uniform(0.8, 4), 2), soft_weight=round(noise.uniform(0.1, 0.9), 2))
+
+
+def trial(number: int, params: TrialParams, *, state: str, score: float, kind: str = "search") -> TrialRecord:
+    folder = f"trials/{number:04d}"
+    noise = random.Random(number)
+    short = run(f"{folder}/short", params, val=score - 0.03, epochs=EPOCHS_SHORT, noise=noise)
+    full = run(f"{folder}/full", params, val=score, noise=noise) if state == "complete" else None
+    if state == "failed":
+        short = failed_run(f"{folder}/short", params, epochs=EPOCHS_SHORT)
+    reason = {
+        "pruned": f"short score {100 * (score - 0.03):.1f} % is below the best of {params.teacher}",
+        "failed": short.error,
+    }
+    return TrialRecord.model_validate(
+        {
+            "number": number,
+            "kind": kind,
+            "wave": number // 2,
+            "params": params,
+            "seed": 0,
+            "replicate_of": number - 6 if number == 11 else None,
+            "state": state,
+            "reason": reason.get(state, ""),
+            "short": short,
+            "full": full,
+        }
+    )
+
+
+def finalist(
+    name: str | None, scores: Mapping[int, float | None], *, search_val_top1: float | None = None
+) -> FinalistRecord:
+    """A finalist by its test accuracy per seed; None is a failed run."""
+    params = TrialParams() if name is None else isats(name)
+    folder = f"confirm/{'none' if name is None else name}"
+    runs = [
+        failed_run(f"{folder}/{seed}", params, seed=seed)
+        if test is None
+        else run(f"{folder}/{seed}", params, val=test - 0.004, test=test, seed=seed)
+        for seed, test in scores.items()
+    ]
+    return FinalistRecord(teacher=name, params=params, search_val_top1=search_val_top1, runs=tuple(runs))
+
+
+def bare(teachers: Mapping[str, float]) -> StudyRecord:
+    """A study that has run nothing yet."""
+    return StudyRecord(
+        name="mobilenetv2-fashion-mnist",
+        state="running",
+        command="autodistill search --student mobilenetv2:0.25 --data fashion-mnist --budget 26",
+        student=student(),
+        data=data(),
+        space={
+            "rules": ["isats", "ts"],
+            "train": {"epochs": EPOCHS_FULL, "lr": 0.1},
+            "search": {"soft_weight": [0.1, 0.9]},
+        },
+        plan=plan(),
+        teachers=tuple(
+            teacher(name, val_top1=accuracy, size=size % 8) for size, (name, accuracy) in enumerate(teachers.items())
+        ),
+        environment={
+            "python": "3.11.7",
+            "platform": "Linux x86_64",
+            "packages": {"torch": "2.15.0", "optuna": "5.0.0"},
+            "device": "cpu (2 threads)",
+        },
+    )
+
+
+def confirmed(table: Mapping[str | None, Sequence[float | None]], *, seed: int = 1000) -> StudyRecord:
+    """A study by its confirm runs alone: test accuracy by finalist, one column per seed, None a failed run."""
+    names = [name for name in table if name is not None]
+    return bare(dict.fromkeys(names, 0.9)).model_copy(
+        update={
+            "state": "complete",
+            "finalists": tuple(
+                finalist(name, {seed + column: test for column, test in enumerate(scores)}, search_val_top1=0.8)
+                for name, scores in table.items()
+            ),
+        }
+    )
+
+
+def study(
+    trials: int = 20,
+    *,
+    teachers: Mapping[str, float] = LADDER,
+    state: str | None = None,
+    seeds: int = 3,
+) -> StudyRecord:
+    """A whole study; `state` forces one on all trials, `seeds` 0 leaves it unconfirmed."""
+    noise = random.Random(7)
+    names = list(teachers)
+    quality = {name: 0.79 - 0.008 * abs(rank - 0.66 * len(names)) for rank, name in enumerate(names)}
+    done = [
+        _trial(number, names[number % len(names)], quality, forced=state, prior=number < len(names), noise=noise)
+        for number in range(trials)
+    ]
+    record = bare(teachers)
+    finalists = _finalists(quality, seeds, noise) if state is None and trials else ()
+    update = {
+        "trials": tuple(done),
+        "state": "complete",
+        "no_teacher": finalists[0].runs[0] if finalists else run("baselines/none", TrialParams(), val=0.776),
+        "plain_kd": run("baselines/kd", kd(names[-1]), val=0.7745),
+        "finalists": finalists,
+        "importance": _importance(trials),
+        "timing": {"phases": {"teachers": 21.4, "search": 190.0, "confirm": 77.25}, "wall_s": 301.2},
+    }
+    if state == "failed":
+        update |= {"no_teacher": failed_run("baselines/none", TrialParams()), "plain_kd": None}
+    record = record.model_copy(update=update)
+    return record.model_copy(update={"spent_epochs": sum(len(one.curve) for one in record.runs())})
+
+
+def _trial(
+    number: int, name: str, quality: Mapping[str, float], *, forced: str | None, prior: bool, noise: random.Random
+) -> TrialRecord:
+    score = quality[name] + noise.gauss(0, 0.006)
+    state = forced or ("complete" if prior else noise.choice(["pruned", "pruned", "pruned", "complete", "failed"]))
+    params = isats(name) if prior else params_of(name, noise)
+    return trial(number, params, state=state, score=score, kind="prior" if prior else "search")
+
+
+def _finalists(quality: Mapping[str, float], seeds: int, noise: random.Random) -> tuple[FinalistRecord, ...]:
+    best = sorted(quality, key=lambda name: -quality[name])[:2]
+    means = {None: 0.772, **{name: quality[name] + 0.004 for name in best}}
+    columns = [(1000 + column, noise.gauss(0, 0.003)) for column in range(seeds)]
+    return tuple(
+        finalist(
+            name,
+            {seed: mean + shared + noise.gauss(0, 0.0012) for seed, shared in columns},
+            search_val_top1=mean + 0.004,
+        )
+        for name, mean in means.items()
+        if seeds
+    )
+
+
+def _importance(trials: int) -> ImportanceRecord:
+    if trials < 10:
+        return ImportanceRecord(n=trials, note=f"{trials} scored trials: too few, importance takes 10")
+    shares = {"teacher": 0.61, "soft_weight": 0.24, "rule": 0.15}
+    within = {"isats": {"target_ratio": 1.0}}
+    return ImportanceRecord(n=trials, shares=shares, within_rule=within, within_rule_n={"isats": trials - 4})
+
+
+def hostile_names(count: int) -> dict[str, float]:
+    """Names that attack HTML, markdown and charts, of up to 250 characters, with an accuracy each."""
+    names = [f"{HOSTILE[number % len(HOSTILE)]} {number} {'x' * 7 * (number % 30)}" for number in range(count)]
+    return {name: 0.6 + 0.3 * number / count for number, name in enumerate(names)}
+
+
+STUDIES: dict[str, Callable[[], StudyRecord]] = {
+    "nothing": lambda: bare({}),
+    "0 trials": lambda: study(0),
+    "1 trial": lambda: study(1, teachers={"only": 0.9}),
+    "20 trials": study,
+    "1000 trials": lambda: study(1000),
+    "all pruned": lambda: study(20, state="pruned"),
+    "all failed": lambda: study(20, state="failed"),
+    "still running": lambda: study(6, state="running"),
+    "unconfirmed": lambda: study(20, seeds=0),
+    "one seed": lambda: study(20, seeds=1),
+    "one teacher": lambda: study(20, teachers={"only": 0.9}),
+    "40 hostile teachers": lambda: study(120, teachers=hostile_names(40)),
+}

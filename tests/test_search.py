@@ -1,0 +1,337 @@
+"""The search against a trainer that computes its scores: decisions, budget, resuming, equality."""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import optuna
+import pytest
+
+from autodistill.errors import ConfigError, StudyError
+from autodistill.records import (
+    CostRecord,
+    EpochRecord,
+    Event,
+    RunEnded,
+    RunRecord,
+    RunRequest,
+    TeacherRecord,
+    TrialEnded,
+)
+from autodistill.search import Outcome, Question, finalists_of, goes_on, importance, make_plan, parse_budget, search
+from autodistill.space import Space
+from autodistill.store import seed_from
+
+GAIN = {"weak": -0.02, "mid": 0.03, "slow": 0.05, "strong": 0.02, "fifth": 0.0, "sixth": 0.01}
+TAU_STUDENT_FROM = {"isats": None, "ats": None, "ts": "tau"}
+
+
+def teacher(name: str) -> TeacherRecord:
+    return TeacherRecord(
+        name=name,
+        uri=f"file:{name}.safetensors",
+        architecture="resnet8",
+        fingerprint=name,
+        cost=CostRecord(params=1, macs=1, size_bytes=4),
+        normalisation="data",
+        val_top1=0.9 + GAIN[name] / 10,
+        val_nll=0.3,
+        val_ece=0.02,
+    )
+
+
+def score(request: RunRequest) -> float:
+    """Accuracy of a pretended run: the teacher's gain, the weight's, a shorter schedule's loss, seed noise."""
+    params, full = request.params, request.epochs >= 30
+    noise = (seed_from(request.seed, request.epochs, len(str(params))) % 1000 / 1000 - 0.5) * 0.002
+    if params.teacher is None:
+        return 0.75 + noise - (0 if full else 0.1)
+    late = 0.3 if params.teacher == "slow" else 0.1
+    return 0.75 + GAIN[params.teacher] - 0.04 * abs(params.soft_weight - 0.6) - (0 if full else late) + noise
+
+
+def ended(request: RunRequest, *, fail: bool = False) -> RunEnded:
+    top1 = score(request)
+    last = {"val_top1": top1, "test_top1": top1 if request.evaluate_on == "validation+test" else None}
+    curve = tuple(
+        EpochRecord(epoch=epoch, train_loss=1.0, hard_loss=1.0, **(last if epoch == request.epochs else {}))
+        for epoch in range(1, request.epochs + (not fail))
+    )
+    record = RunRecord(
+        run=request.run,
+        params=request.params,
+        seed=request.seed,
+        epochs=request.epochs,
+        state="failed" if fail else "complete",
+        error="the loss became nan" if fail else "",
+        curve=curve,
+    )
+    return RunEnded(record=record, wall_s=1.0)
+
+
+Fails = Callable[[RunRequest], bool]
+
+
+class Trainer:
+    """Remembers results, as the run folder does; notes what it was asked."""
+
+    def __init__(
+        self, *, fails: Fails = lambda _: False, backwards: bool = False, dies_after: float = math.inf
+    ) -> None:
+        self.kept: dict[str, RunEnded] = {}
+        self.asked: list[RunRequest] = []
+        self.fails, self.backwards, self.dies_after = fails, backwards, dies_after
+
+    def __call__(self, requests: Sequence[RunRequest]) -> Iterator[Event]:
+        for request in reversed(requests) if self.backwards else requests:
+            if request.run not in self.kept:
+                if len(self.kept) >= self.dies_after:
+                    raise KeyboardInterrupt
+                self.asked.append(request)
+                self.kept[request.run] = ended(request, fail=self.fails(request))
+            yield self.kept[request.run]
+
+
+def question(*names: str, budget: str = "20", space: Space | None = None, max_trials: int | None = None) -> Question:
+    space = space or Space()
+    plan = make_plan(space, teachers=len(names), requested=budget, max_trials=max_trials)
+    return Question("a-study", space, plan, tuple(teacher(name) for name in names), TAU_STUDENT_FROM)
+
+
+FOUR = ("weak", "mid", "slow", "strong")
+
+
+def run(asked: Question, trainer: Trainer, database: Path) -> tuple[Outcome, list[Event]]:
+    outcome = Outcome()
+    return outcome, list(search(asked, outcome, run=trainer, database=database))
+
+
+@pytest.mark.parametrize(
+    ("teachers", "priors", "searched"), [(1, 4 / 3, 11.667), (4, 16 / 3, 4.667), (5, 17 / 3, 4.333), (6, 6, 4)]
+)
+def test_the_plan_of_20_is_the_design_s(teachers, priors, searched):
+    plan = make_plan(Space(), teachers=teachers, requested="20")
+    confirm = 8 if teachers > 1 else 5
+    assert (plan.no_teacher, plan.plain_kd, plan.confirm) == (1, 1, confirm)
+    assert plan.priors == pytest.approx(priors)
+    assert plan.search == pytest.approx(searched, abs=1e-3)
+    parts = plan.no_teacher + plan.plain_kd + plan.priors + plan.confirm + plan.search
+    assert parts == pytest.approx(plan.equivalents) == pytest.approx(20)
+
+
+def test_a_budget_below_the_plan_says_the_smallest_and_that_one_works():
+    with pytest.raises(ConfigError, match=r"the smallest is 16\.34"):
+        make_plan(Space(), teachers=4, requested="16.3")
+    assert make_plan(Space(), teachers=4, requested="16.34").search >= 1
+
+
+@pytest.mark.parametrize(
+    ("text", "amount", "unit"),
+    [
+        ("20", 20, "full runs"),
+        ("600ep", 600, "epochs"),
+        ("8h", 28800, "seconds"),
+        ("1.5h", 5400, "seconds"),
+        ("30min", 1800, "seconds"),
+    ],
+)
+def test_budgets_are_read(text, amount, unit):
+    assert parse_budget(text) == (amount, unit)
+
+
+@pytest.mark.parametrize("text", ["", "0", "-3", "20 parsecs", "many", "1e3"])
+def test_an_unreadable_budget_is_refused(text):
+    with pytest.raises(ConfigError, match="--budget"):
+        parse_budget(text)
+
+
+def test_a_budget_of_time_is_epochs_at_the_measured_rate():
+    plan = make_plan(Space(), teachers=4, requested="1h", epochs_per_s=0.25)
+    assert plan.total_epochs == 900
+
+
+@pytest.mark.parametrize("teachers", [1, 2, 4, 5, 6])
+@pytest.mark.parametrize("budget", ["18", "20", "27.5"])
+def test_the_budget_is_kept_and_used_up(tmp_path, teachers, budget):
+    asked = question(*list(GAIN)[:teachers], budget=budget)
+    trainer = Trainer()
+    outcome, _ = run(asked, trainer, tmp_path / "study.db")
+    spent = sum(request.epochs for request in trainer.asked)
+    assert outcome.spent_epochs == spent
+    assert 0 <= asked.plan.total_epochs - spent < asked.plan.epochs_short
+
+
+def test_failed_runs_give_their_epochs_back_and_the_study_goes_on(tmp_path):
+    trainer = Trainer(fails=lambda request: request.params.soft_weight > 0.6 and request.run.startswith("trials"))
+    asked = question(*FOUR, budget="30")
+    outcome, _ = run(asked, trainer, tmp_path / "study.db")
+    failed = [trial for trial in outcome.trials if trial.state == "failed"]
+    assert failed
+    assert all("the loss became nan" in trial.reason for trial in failed)
+    assert {finalist.teacher for finalist in outcome.finalists} >= {None, "slow"}
+    assert 0 <= asked.plan.total_epochs - outcome.spent_epochs < asked.plan.epochs_short
+
+
+def test_a_study_whose_runs_all_fail_ends_with_their_reason(tmp_path):
+    with pytest.raises(StudyError, match="every run failed, the first with: the loss became nan"):
+        run(question(*FOUR), Trainer(fails=lambda _: True), tmp_path / "study.db")
+
+
+def test_a_teacher_whose_students_start_slowly_is_not_cut(tmp_path):
+    outcome, _ = run(question(*FOUR), Trainer(), tmp_path / "study.db")
+    shorts = {trial.params.teacher: trial.short.val_top1 for trial in outcome.trials[:4]}
+    assert shorts["slow"] == min(shorts.values())
+    assert outcome.finalists[1].teacher == "slow"
+
+
+def test_the_test_set_is_touched_by_finalists_only(tmp_path):
+    trainer = Trainer()
+    run(question(*FOUR), trainer, tmp_path / "study.db")
+    tested = {request.run.split("/")[0] for request in trainer.asked if request.evaluate_on != "validation"}
+    assert tested == {"baselines", "confirm"}
+    assert not any(
+        request.run.startswith("baselines/plain-kd") and request.evaluate_on != "validation"
+        for request in trainer.asked
+    )
+
+
+def test_confirm_runs_are_paired_and_reuse_the_baseline(tmp_path):
+    trainer = Trainer()
+    outcome, _ = run(question(*FOUR), trainer, tmp_path / "study.db")
+    assert [[it.seed for it in finalist.runs] for finalist in outcome.finalists] == [[1000, 1001, 1002]] * 3
+    assert outcome.finalists[0].runs[0] == outcome.no_teacher
+    assert len({request.run for request in trainer.asked}) == len(trainer.asked)
+
+
+def test_six_teachers_get_four_full_priors_and_two_reasons(tmp_path):
+    outcome, _ = run(question(*GAIN, budget="20"), Trainer(), tmp_path / "study.db")
+    priors = [trial for trial in outcome.trials if trial.kind == "prior"]
+    assert [trial.state for trial in priors].count("complete") == 4
+    cut = [trial.reason for trial in priors if trial.state == "pruned"]
+    assert len(cut) == 2
+    assert all("not among the best 4 of 6 priors" in reason for reason in cut)
+
+
+def test_the_order_in_which_runs_end_changes_nothing(tmp_path):
+    forth, _ = run(question(*FOUR), Trainer(), tmp_path / "forth.db")
+    back, _ = run(question(*FOUR), Trainer(backwards=True), tmp_path / "back.db")
+    assert forth.trials == back.trials
+    assert forth.finalists == back.finalists
+
+
+def test_a_killed_study_goes_on_to_the_same_end_from_every_point(tmp_path):
+    asked = question(*FOUR, budget="18")
+    whole_trainer = Trainer()
+    whole, _ = run(asked, whole_trainer, tmp_path / "whole.db")
+    for kills in range(0, len(whole_trainer.asked), 3):
+        trainer = Trainer(dies_after=kills)
+        database = tmp_path / f"{kills}.db"
+        with pytest.raises(KeyboardInterrupt):
+            run(asked, trainer, database)
+        trainer.dies_after = math.inf
+        resumed, _ = run(asked, trainer, database)
+        assert resumed.trials == whole.trials, kills
+        assert resumed.finalists == whole.finalists, kills
+        assert len(trainer.asked) == len(whole_trainer.asked), "a finished run was trained again"
+
+
+def test_running_a_finished_study_again_trains_nothing(tmp_path):
+    trainer = Trainer()
+    first, _ = run(question(*FOUR), trainer, tmp_path / "study.db")
+    count = len(trainer.asked)
+    second, _ = run(question(*FOUR), trainer, tmp_path / "study.db")
+    assert len(trainer.asked) == count
+    assert second.trials == first.trials
+
+
+def test_optuna_holds_the_searched_trials_and_none_is_left_open(tmp_path):
+    outcome, events = run(question(*FOUR), Trainer(), tmp_path / "study.db")
+    study = optuna.load_study(study_name="a-study", storage=f"sqlite:///{tmp_path / 'study.db'}")
+    states = {trial.number: trial.state.name.lower() for trial in study.trials}
+    assert states == {trial.number: trial.state for trial in outcome.trials}
+    assert study.trials[0].params == {
+        "teacher": "weak",
+        "rule": "isats",
+        "isats.target_ratio": 5 / 3,
+        "soft_weight": 0.5,
+    }
+    assert study.trials[0].intermediate_values.keys() == {10, 30}
+    assert len([event for event in events if isinstance(event, TrialEnded)]) == len(outcome.trials)
+    study._storage.remove_session()
+    study._storage._backend.engine.dispose()
+
+
+def test_an_identical_suggestion_is_a_replicate_with_a_new_seed(tmp_path):
+    space = Space.model_validate(
+        {
+            "search": {"rules": {"ts": {"tau": [2.0, 4.0]}}, "soft_weight": [0.5]},
+            "prior": {"rule": "ts", "params": {"tau": 4.0}, "soft_weight": 0.5},
+        }
+    )
+    outcome, _ = run(question("mid", budget="30", space=space), Trainer(), tmp_path / "study.db")
+    replicates = [trial for trial in outcome.trials if trial.replicate_of is not None]
+    assert replicates
+    for trial in replicates:
+        first = outcome.trials[trial.replicate_of]
+        assert first.params == trial.params
+        assert first.seed != trial.seed
+    assert {trial.params.tau_student for trial in outcome.trials} == {2.0, 4.0}
+
+
+def test_max_trials_limits_the_searched_trials(tmp_path):
+    outcome, _ = run(question(*FOUR, budget="40", max_trials=7), Trainer(), tmp_path / "study.db")
+    assert len(outcome.trials) == 7
+    with pytest.raises(ConfigError, match="--max-trials 3"):
+        question(*FOUR, max_trials=3)
+
+
+def test_equal_studies_are_equal_and_another_seed_is_another_study(tmp_path):
+    other = Space.model_validate({"search": {"seed": 1}})
+    first, _ = run(question(*FOUR), Trainer(), tmp_path / "1.db")
+    second, _ = run(question(*FOUR), Trainer(), tmp_path / "2.db")
+    third, _ = run(question(*FOUR, space=other), Trainer(), tmp_path / "3.db")
+    assert first.trials == second.trials
+    assert [trial.params for trial in first.trials[4:]] != [trial.params for trial in third.trials[4:]]
+
+
+@pytest.mark.parametrize(
+    ("score", "rivals", "eta", "expected"),
+    [
+        (0.5, [], 3.0, True),
+        (0.5, [0.6], 3.0, False),
+        (0.6, [0.6], 3.0, True),
+        (0.5, [0.6, 0.4], 3.0, False),
+        (0.5, [0.6, 0.4, 0.3], 3.0, True),
+        (0.5, [0.6, 0.7, 0.3], 3.0, False),
+        (0.5, [0.6, 0.4], 2.0, True),
+    ],
+)
+def test_goes_on(score, rivals, eta, expected):
+    assert goes_on(score, rivals, eta=eta) is expected
+
+
+def test_finalists_are_the_best_full_run_of_each_teacher(tmp_path):
+    outcome, _ = run(question(*FOUR, budget="40"), Trainer(), tmp_path / "study.db")
+    chosen = finalists_of(outcome.trials, count=2)
+    assert [trial.params.teacher for trial in chosen] == ["slow", "mid"]
+    for trial in chosen:
+        rivals = [it.full.val_top1 for it in outcome.trials if it.full and it.params.teacher == trial.params.teacher]
+        assert trial.full.val_top1 == max(rivals)
+
+
+def test_importance_finds_the_planted_cause(tmp_path):
+    asked = question("weak", "slow", budget="60")
+    outcome, _ = run(asked, Trainer(), tmp_path / "study.db")
+    found = importance(outcome.trials, asked.space, ["weak", "slow"])
+    assert found.n == len(outcome.trials) > 20
+    assert sum(found.shares.values()) == pytest.approx(1, abs=1e-3)
+    assert found.shares["teacher"] > 0.8
+    assert importance(outcome.trials, asked.space, ["weak", "slow"]) == found
+
+
+def test_importance_of_few_trials_is_not_told(tmp_path):
+    outcome, _ = run(question("weak", "slow", budget="20"), Trainer(), tmp_path / "study.db")
+    assert len(outcome.trials) > 9
+    found = importance(outcome.trials[:9], Space(), ["weak", "slow"])
+    assert found.shares == {}
+    assert found.note == "9 scored trials are too few: at least 10"

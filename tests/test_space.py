@@ -1,0 +1,110 @@
+"""Spaces: what is shipped is valid, what is wrong is named, all at once."""
+
+import tomllib
+
+import pytest
+
+from autodistill.errors import ConfigError
+from autodistill.space import Known, Range, Space, bounds, dump, load, parse, shipped
+
+KNOWN = Known(
+    datasets=("digits", "fashion-mnist", "cifar10", "cifar100", "folder"),
+    architectures=("resnet8", "resnet20", "resnet56", "resnet32x4"),
+    rules={"ts": ("tau",), "ats": ("tau_target", "tau_other", "anchor"), "isats": ("target_ratio", "anchor")},
+    losses=("soft_cross_entropy",),
+)
+
+
+def mistakes(tree: dict[str, object]) -> str:
+    with pytest.raises(ConfigError) as caught:
+        parse(tree, source="my.toml", known=KNOWN)
+    return caught.value.message
+
+
+@pytest.mark.parametrize("name", sorted(shipped()))
+def test_shipped_spaces_are_valid_and_survive_a_round_trip(name):
+    space = load(name, known=KNOWN)
+    assert parse(tomllib.loads(dump(space)), source="dumped", known=KNOWN) == space
+    assert space.purpose
+
+
+def test_the_four_spaces_of_the_design_are_shipped():
+    assert set(shipped()) == {"digits", "fashion-mnist", "cifar100", "smoke"}
+
+
+def test_every_mistake_is_named_at_once_with_file_key_value_and_what_is_allowed():
+    found = mistakes(
+        {
+            "data": {"name": "digit"},
+            "training": {"epochs": "many", "lrr": 0.1},
+            "search": {"soft_weight": [0.5, 2.0], "rules": {"isatz": {}, "ts": {"tau": {"low": 4, "high": 1}}}},
+            "ladder": {"architectures": ["resnet9"]},
+        }
+    )
+    assert found.startswith("7 mistakes")
+    for part in (
+        "data.name: unknown dataset 'digit' (did you mean 'digits'?",
+        "training.epochs: ",
+        "(got 'many')",
+        "training.lrr: unknown key (did you mean 'lr'?",
+        "search.soft_weight: must lie in [0, 1]",
+        "search.rules.isatz: unknown rule 'isatz' (did you mean 'isats'",
+        "search.rules.ts.tau: low 4 must be below high 1",
+        "ladder.architectures: unknown architecture 'resnet9'",
+    ):
+        assert part in found
+
+
+@pytest.mark.parametrize(
+    ("tree", "part"),
+    [
+        ({"prior": {"rule": "ts", "params": {"tau": 99.0}}}, "prior.params.tau: 99.0 is not in 1 to 16 (log)"),
+        ({"prior": {"params": {}}}, "prior.params.target_ratio: None is not in 0.8 to 4 (log)"),
+        ({"prior": {"soft_weight": 0.95}}, "prior.soft_weight: 0.95 is not in 0.1 to 0.9"),
+        ({"search": {"rules": {"ts": {"tau": 4}}}}, "prior.rule: 'isats' is not searched (search.rules has ts)"),
+        ({"search": {"rules": {"ts": {"tua": 4}}}}, "search.rules.ts.tua: unknown parameter (did you mean 'tau'?"),
+        ({"search": {"rules": {"ts": {"tau": -4.0}}}}, "search.rules.ts.tau: must be above 0 (got -4)"),
+        ({"training": {"epochs": 3, "short_epochs": 3}}, "training: short_epochs 3 must be below epochs 3"),
+        ({"search": {"soft_weight": []}}, "search.soft_weight: a list of choices needs at least one"),
+        ({"teachers": []}, "teachers: needs at least one URI"),
+        ({"confirm": {"seeds": 0}}, "confirm.seeds: "),
+    ],
+)
+def test_a_mistake_is_named(tree, part):
+    assert part in mistakes(tree)
+
+
+def test_overrides_take_toml_values_and_bare_words():
+    space = load(
+        "digits", known=KNOWN, overrides=["training.epochs=9", "data.name=cifar10", "search.soft_weight=[0.2, 0.5]"]
+    )
+    assert (space.training.epochs, space.data.name, space.search.soft_weight) == (9, "cifar10", (0.2, 0.5))
+
+
+@pytest.mark.parametrize("override", ["training.epochs", "=3", "training.epochs.deep=3"])
+def test_a_broken_override_is_named(override):
+    with pytest.raises(ConfigError, match="--set"):
+        load("digits", known=KNOWN, overrides=[override])
+
+
+def test_a_missing_file_and_broken_toml_are_named(tmp_path):
+    with pytest.raises(ConfigError, match="did you mean 'digits'"):
+        load("digit", known=KNOWN)
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load(str(tmp_path / "none.toml"), known=KNOWN)
+    broken = tmp_path / "broken.toml"
+    broken.write_text("[data\n")
+    with pytest.raises(ConfigError, match="no valid TOML"):
+        load(str(broken), known=KNOWN)
+
+
+def test_a_short_run_is_a_third_unless_it_is_named():
+    assert Space().training.short == 10
+    assert load("smoke", known=KNOWN).training.short == 2
+
+
+def test_bounds():
+    assert bounds(Range(low=1, high=4)) == (1, 4)
+    assert bounds((3.0, 1.0)) == (1.0, 3.0)
+    assert bounds(2.0) == (2.0, 2.0)
+    assert bounds(("raw", "mean")) is None

@@ -20,6 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 from autodistill.errors import AutodistillError
+from autodistill.recommend.words import recipe
 from autodistill.records import (
     EpochEvent,
     Event,
@@ -35,14 +36,18 @@ from autodistill.records import (
 PLAIN_LINE_EVERY_S = 30.0
 
 
+WIDE = 1000
+"""Columns where nobody looks at a screen: a pipe gets whole lines."""
+
+
 def out() -> Console:
     """Console of the result."""
-    return Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+    return Console(highlight=False, width=None if sys.stdout.isatty() else WIDE)
 
 
 def err() -> Console:
     """Console of progress and notes."""
-    return Console(stderr=True, highlight=False, soft_wrap=not sys.stderr.isatty())
+    return Console(stderr=True, highlight=False, width=None if sys.stderr.isatty() else WIDE)
 
 
 def show_error(error: AutodistillError) -> None:
@@ -67,37 +72,26 @@ def show_text(text: str) -> None:
 
 def show_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Print a table to stdout; columns that start with `>` are right-aligned."""
-    table = Table(
-        title=Text(title), title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0)
-    )
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=any(columns))
     for column in columns:
-        table.add_column(Text(column.removeprefix(">")), justify="right" if column.startswith(">") else "left")
+        table.add_column(
+            Text(column.removeprefix(">")), justify="right" if column.startswith(">") else "left", overflow="fold"
+        )
     for row in rows:
         table.add_row(*(Text("-" if cell is None else str(cell)) for cell in row))
-    out().print(table)
+    console = out()
+    console.print(Text(title, style="bold"))
+    console.print(table)
+    console.print()
 
 
 def percent(share: float | None) -> str | None:
     return None if share is None else f"{100 * share:.1f}"
 
 
-def quantity(number: float) -> str:
-    """1234567 as 1.23M."""
-    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
-        if number >= size:
-            return f"{number / size:.3g}{unit}"
-    return f"{number:.3g}"
-
-
 def described(params: TrialParams) -> str:
-    """A configuration in one line: `resnet8  isats target_ratio 1.67  soft 0.50`."""
-    if params.teacher is None or params.rule is None:
-        return "no teacher"
-    own = " ".join(
-        f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}"
-        for name, value in params.rule_params.items()
-    )
-    return f"{params.teacher}  {params.rule} {own}  soft {params.soft_weight:.2f}"
+    """A configuration in one line: `resnet8  ISATS (target ratio 1.67), soft weight 0.5`."""
+    return recipe(params) if params.teacher is None else f"{params.teacher}  {recipe(params)}"
 
 
 class Watch:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from autodistill import console
 from autodistill.errors import ConfigError, StoreError, near
+from autodistill.recommend.words import count
 from autodistill.records import StudyRecord, TrialRecord, read_study
 from autodistill.space import shipped
 from autodistill.store import RunFolder, write_text
@@ -70,7 +71,7 @@ def show(run: str, *, output: str, everything: bool) -> None:
 def show_study(record: StudyRecord) -> None:
     """Print the recommendation and the leaderboard."""
     student, found = record.student, record.recommendation
-    cost = f"{console.quantity(student.cost.params)} params, {console.quantity(student.cost.macs)} MACs"
+    cost = f"{count(student.cost.params)} params, {count(student.cost.macs)} MACs"
     console.show_text(f"{student.architecture} width {student.width:g} ({cost}) on {record.data.name}")
     if found is not None:
         console.show_text("")
@@ -78,18 +79,9 @@ def show_study(record: StudyRecord) -> None:
         for reason in found.reasons:
             console.show_text(f"- {reason}")
         console.show_text("")
-    columns = (
-        "teacher",
-        "rule",
-        ">soft",
-        ">teacher val %",
-        ">params",
-        ">search val %",
-        ">test %",
-        ">95 % interval",
-        ">seeds",
-    )
-    console.show_table("Teachers", columns, _leaderboard(record))
+    columns = ("teacher", "rule", ">soft", ">test %", "95 % interval", ">seeds", ">val %", ">own %", ">params")
+    title = "Teachers (test: confirm runs; val: the search's value, inflated by choice; own: the teacher's)"
+    console.show_table(title, columns, _leaderboard(record))
 
 
 def show_trials(record: StudyRecord, *, everything: bool) -> None:
@@ -157,35 +149,30 @@ def _leaderboard(record: StudyRecord) -> Iterator[tuple[object, ...]]:
     ranking = record.recommendation.ranking if record.recommendation else ()
     for row in ranking:
         teacher = known.get(row.teacher or "")
-        interval = f"{console.percent(row.low)} to {console.percent(row.high)}" if row.low is not None else None
         yield (
             row.teacher or "no teacher",
             row.params.rule,
             f"{row.params.soft_weight:.2f}" if row.params.rule else None,
-            console.percent(teacher.val_top1) if teacher else None,
-            console.quantity(teacher.cost.params) if teacher else None,
-            console.percent(row.search_val_top1),
             console.percent(row.confirmed_test_top1),
-            interval,
+            f"{console.percent(row.low)} to {console.percent(row.high)}" if row.low is not None else None,
             row.seeds,
+            console.percent(row.search_val_top1),
+            console.percent(teacher.val_top1) if teacher else None,
+            count(teacher.cost.params) if teacher else None,
         )
     ranked = {row.teacher for row in ranking}
     for teacher in sorted(record.teachers, key=lambda it: it.val_top1, reverse=True):
         if teacher.name not in ranked:
-            best = max(
-                (trial for trial in record.trials if trial.params.teacher == teacher.name), key=_score, default=None
-            )
-            rule = best.params.rule if best else None
-            found = best.full.val_top1 if best and best.full else None
-            size = console.quantity(teacher.cost.params)
+            own = [trial for trial in record.trials if trial.params.teacher == teacher.name]
+            best = max(own, key=_score, default=None)
             yield (
                 teacher.name,
-                rule,
-                None,
-                console.percent(teacher.val_top1),
-                size,
-                console.percent(found),
+                best.params.rule if best else None,
+                f"{best.params.soft_weight:.2f}" if best else None,
                 None,
                 None,
                 0,
+                console.percent(best.full.val_top1 if best and best.full else None),
+                console.percent(teacher.val_top1),
+                count(teacher.cost.params),
             )

@@ -56,7 +56,7 @@ def writing(path: Path) -> Iterator[Path]:
     except OSError as error:
         raise StoreError(
             f"{path}: cannot be written ({error.strerror or error})",
-            "free space; studies lie in runs/ of the current folder, teachers and logits where AUTODISTILL_CACHE says",
+            "free space; studies lie in ./runs, teachers and logits where AUTODISTILL_CACHE says",
         ) from error
     finally:
         # A folder that was never made has nothing to clear away.

@@ -3,6 +3,7 @@
 import sys
 
 from autodistill import console, showing
+from autodistill.recommend.words import count
 from autodistill.records import Event, StudyRecord
 from autodistill.report import render
 from autodistill.store import cache_root
@@ -43,7 +44,8 @@ def dry_run(request: Request, *, as_json: bool) -> None:
         "data": describe_data(prepared),
         "teachers": ", ".join(prepared.teachers),
         "ladder to train": ", ".join(prepared.untrained) or "none",
-        "wall time": f"about {found.wall_s / 60:.1f} min on {request.workers} workers, ladder {found.ladder_s / 60:.1f}",
+        "wall time": f"about {found.wall_s / 60:.1f} min on {request.workers} workers",
+        "of which ladder": f"{found.ladder_s / 60:.1f} min",
         "teacher logits": f"{found.cache_bytes / 1e6:.1f} MB, {prepared.views} views",
         "run folder": str(prepared.folder.path),
     }
@@ -78,7 +80,7 @@ def _introduce(prepared: Prepared) -> None:
 
 def describe_student(prepared: Prepared) -> str:
     student = prepared.student
-    cost = f"{console.quantity(student.cost.params)} params, {console.quantity(student.cost.macs)} MACs"
+    cost = f"{count(student.cost.params)} params, {count(student.cost.macs)} MACs"
     return f"{student.architecture} width {student.width:g} ({cost}, stride {student.total_stride})"
 
 

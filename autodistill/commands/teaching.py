@@ -2,6 +2,7 @@
 
 from autodistill import console
 from autodistill.ladder import SCHEME, path_of
+from autodistill.recommend.words import count
 from autodistill.records import Note, TaskProgress, TeacherRecord
 from autodistill.store import cache_root
 from autodistill.study import Request, prepare
@@ -79,6 +80,6 @@ def _show_teachers(rows: list[tuple[str, TeacherRecord | None, str]]) -> None:
             continue
         cost = record.cost
         scores = (console.percent(record.val_top1), f"{record.val_nll:.3f}", console.percent(record.val_ece))
-        sizes = (console.quantity(cost.params), console.quantity(cost.macs), console.quantity(cost.size_bytes) + "B")
+        sizes = (count(cost.params), count(cost.macs), count(cost.size_bytes) + "B")
         table.append((name, *scores, *sizes, record.normalisation, where))
     console.show_table("Teachers", columns, table)

@@ -1,0 +1,98 @@
+"""The structure, as tests: layers, packaging, sizes, late imports, frozen options."""
+
+import ast
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "autodistill"
+SOURCES = sorted(PACKAGE.rglob("*.py"))
+
+OPTIONS = {
+    "search": "--student --teacher --data --space --budget --study --seed --device --workers --set --max-trials "
+    "--timeout --cache-size --dry-run --offline --format --quiet",
+    "report": "--out",
+    "show": "--format --all",
+    "train": "--from --student --teacher --data --space --set --seed --device --out --offline",
+    "env": "--format",
+    "spaces ls": "",
+    "spaces show": "",
+    "spaces cp": "",
+    "spaces check": "--set",
+    "teachers list": "--teacher --data --space --set --offline --format",
+    "teachers train": "--data --space --set --device --workers",
+    "teachers check": "--data --space --set --offline --format",
+}
+
+
+def test_layers_only_point_down(repository):
+    found = subprocess.run(
+        [Path(sys.executable).with_name("lint-imports"), "--no-cache"], cwd=repository, capture_output=True, text=True
+    )
+    assert found.returncode == 0, found.stdout
+
+
+def test_every_package_is_packaged(repository):
+    listed = tomllib.loads((repository / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    folders = {path.parent for path in SOURCES}
+    expected = {".".join(folder.relative_to(PACKAGE.parent).parts) for folder in folders}
+    assert expected | {"autodistill.search_spaces", "autodistill.report.templates"} == set(listed)
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_files_and_functions_stay_small(path):
+    text = path.read_text()
+    assert len(text.splitlines()) <= 300
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef):
+            assert node.end_lineno - node.lineno < 60, node.name
+
+
+def test_help_imports_nothing_heavy():
+    code = "import sys; sys.argv = ['autodistill', '--help']\ntry:\n    import autodistill.__main__ as m; m.main()\n"
+    heavy = {"torch", "optuna", "matplotlib", "sklearn", "scipy"}
+    code += f"except SystemExit: pass\nprint(sorted({heavy} & set(sys.modules)))"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.splitlines()[-1] == "[]"
+
+
+def test_report_and_show_import_no_torch():
+    code = (
+        "import sys, autodistill.showing, autodistill.report; print('torch' in sys.modules, 'optuna' in sys.modules)"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "False False"
+
+
+def test_the_options_are_these():
+    from typer.main import get_command
+
+    from autodistill.cli import app
+
+    found: dict[str, set[str]] = {}
+
+    def walk(command, name):
+        if hasattr(command, "commands"):
+            for child, sub in command.commands.items():
+                walk(sub, f"{name} {child}".strip())
+        else:
+            flags = {opt for param in command.params for opt in param.opts if opt.startswith("--")}
+            found[name] = flags - {"--help"}
+
+    walk(get_command(app), "")
+    assert found == {name: set(flags.split()) for name, flags in OPTIONS.items()}
+
+
+def test_all_public_names_exist():
+    import importlib
+
+    for path in SOURCES:
+        name = ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__")
+        if name == "autodistill.__main__":
+            continue
+        module = importlib.import_module(name)
+        for public in getattr(module, "__all__", ()):
+            assert hasattr(module, public), f"{name}.{public}"

@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install search test check golden bench clean
+.PHONY: install search test check golden clean
 
 install: .venv/installed
 
@@ -14,7 +14,7 @@ search: install
 	$(BIN)/autodistill search --student mobilenetv2 --budget 20
 
 test: install
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2
 
 check: install
 	$(BIN)/ruff check .

@@ -16,19 +16,19 @@ from torch import Tensor
 
 from autodistill.data import Data
 from autodistill.errors import CacheError
-from autodistill.store import digest, locked, writing
+from autodistill.store import digest, locked, write_bytes
 from autodistill.teachers import Teacher, check_logits, logits_of
 from autodistill.views import View, take_view
 
 FORMAT = 1
-BYTES_PER_LOGIT = 2
+DTYPE = torch.float16
 
 Logits = Float16[Tensor, "examples classes"]
 
 
 def estimated_bytes(*, teachers: int, views: int, examples: int, classes: int) -> int:
     """Size on disk of a study's logits."""
-    return teachers * views * examples * classes * BYTES_PER_LOGIT
+    return teachers * views * examples * classes * DTYPE.itemsize
 
 
 class LogitCache:
@@ -46,7 +46,6 @@ class LogitCache:
         self._say = say
         self.computed = 0
         """Times a teacher was run by this process."""
-        self.read = 0
 
     def training(self, teacher: Teacher, number: int) -> Logits:
         """Logits on view `number` of the training split.
@@ -68,26 +67,28 @@ class LogitCache:
 
     def _get(self, teacher: Teacher, part: tuple[object, ...], images: Callable[[], Tensor]) -> Logits:
         path = self._path(teacher, part)
-        found = self._load(path)
+        found = _read(path)
         if found is None:
             with locked(path.parent / "lock"):
-                found = self._load(path)
+                found = _read(path)
                 if found is None:
-                    self._write(path, self._compute(teacher, images()))
-                    found = self._load(path)
+                    if path.exists():
+                        self._say(f"{path}: damaged cache file; computed again")
+                    _write(path, self._compute(teacher, images()))
+                    found = _read(path)
         if found is None:
             raise CacheError(f"{path}: was written and cannot be read back", "check the disk; set AUTODISTILL_CACHE")
         return found
 
     def _path(self, teacher: Teacher, part: tuple[object, ...]) -> Path:
-        key = digest(FORMAT, teacher.fingerprint, self._data.fingerprint, part, "float16", torch.__version__)
+        key = digest(FORMAT, teacher.fingerprint, self._data.fingerprint, part, str(DTYPE), torch.__version__)
         return self._root / teacher.fingerprint[:16] / f"{key}.safetensors"
 
     def _compute(self, teacher: Teacher, images: Tensor) -> Logits:
         self.computed += 1
         logits = logits_of(teacher, images)
         check_logits(teacher, self._data, logits)
-        stored = logits.half()
+        stored = logits.to(DTYPE)
         if not bool(stored.isfinite().all()):
             largest = float(logits.abs().max())
             raise CacheError(
@@ -96,26 +97,24 @@ class LogitCache:
             )
         return stored.cpu()
 
-    def _write(self, path: Path, logits: Logits) -> None:
-        with writing(path) as temporary:
-            safetensors.torch.save_file({"logits": logits}, temporary, {"sha256": _sha256(logits)})
 
-    def _load(self, path: Path) -> Logits | None:
-        if not path.exists():
-            return None
-        try:
-            with safetensors.safe_open(path, framework="pt") as file:
-                logits: Tensor = file.get_tensor("logits")
-                whole = (file.metadata() or {}).get("sha256") == _sha256(logits)
-        except (safetensors.SafetensorError, OSError):
-            whole = False
-        if not whole:
-            self._say(f"{path}: damaged cache file; computed again")
-            path.unlink(missing_ok=True)
-            return None
-        self.read += 1
-        return logits
+def _write(path: Path, logits: Logits) -> None:
+    write_bytes(path, safetensors.torch.save({"logits": logits}, {"sha256": _sha256(logits)}))
+
+
+def _read(path: Path) -> Logits | None:
+    """What a file holds; None where it is missing or damaged."""
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            logits: Tensor = file.get_tensor("logits")
+            whole = (file.metadata() or {}).get("sha256") == _sha256(logits)
+    except (safetensors.SafetensorError, OSError):
+        return None
+    return logits if whole else None
 
 
 def _sha256(logits: Tensor) -> str:
-    return hashlib.sha256(logits.contiguous().numpy().tobytes()).hexdigest()
+    """Covers type and shape too, which a damaged header can change under whole values."""
+    found = hashlib.sha256(f"{logits.dtype}{tuple(logits.shape)}".encode())
+    found.update(logits.contiguous().view(-1).view(torch.uint8).numpy().data)
+    return found.hexdigest()

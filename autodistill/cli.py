@@ -79,7 +79,9 @@ def search(
     ] = "",
     seed: Annotated[int | None, typer.Option(help="Seed of the search and of its training runs.")] = None,
     device: Device = "auto",
-    workers: Annotated[int | None, typer.Option(min=1, help="Processes; default: one per core, or per GPU.")] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes; default: one per core, one for a GPU.")
+    ] = None,
     overrides: Overrides = None,
     max_trials: Annotated[int | None, typer.Option(min=1, help="Most searched trials, priors included.")] = None,
     timeout: Annotated[str, typer.Option(help="Stop after this long (90s, 30m, 8h); the same command resumes.")] = "",
@@ -229,7 +231,9 @@ def teachers_train(
     space: SpaceName = "",
     overrides: Overrides = None,
     device: Device = "auto",
-    workers: Annotated[int | None, typer.Option(min=1, help="Processes; default: one per core, or per GPU.")] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes; default: one per core, one for a GPU.")
+    ] = None,
 ) -> None:
     """Train the ladder of a space and keep it for every later study."""
     from autodistill import commands

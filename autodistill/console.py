@@ -78,7 +78,7 @@ def show_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[objec
             Text(column.removeprefix(">")), justify="right" if column.startswith(">") else "left", overflow="fold"
         )
     for row in rows:
-        table.add_row(*(Text("-" if cell is None else str(cell)) for cell in row))
+        table.add_row(*(Text("-" if cell is None else " ".join(str(cell).split())) for cell in row))
     console = out()
     console.print(Text(title, style="bold"))
     console.print(table)

@@ -4,7 +4,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from autodistill.data import Data
-from autodistill.models import build
+from autodistill.errors import ConfigError, TeacherError
+from autodistill.models import build, parse_name
 from autodistill.records import TaskProgress
 from autodistill.space import Space
 from autodistill.store import digest, locked
@@ -17,14 +18,23 @@ FORMAT = 1
 
 
 def expand(uris: tuple[str, ...], space: Space) -> list[str]:
-    """Replace `ladder:` by one `ladder:ARCHITECTURE` for each of its teachers."""
+    """Replace `ladder:` by one `ladder:ARCHITECTURE` for each of its teachers.
+
+    Raises:
+        TeacherError: an unknown architecture or a wrong width.
+    """
     rungs = [SCHEME + architecture for architecture in space.ladder.architectures]
-    return list(dict.fromkeys(uri for given in uris for uri in (rungs if given == SCHEME else [given])))
+    expanded = list(dict.fromkeys(uri for given in uris for uri in (rungs if given == SCHEME else [given])))
+    for uri in expanded:
+        if uri.startswith(SCHEME):
+            _check_architecture(uri)
+    return expanded
 
 
 def path_of(uri: str, *, root: Path, data: Data, space: Space) -> Path:
     """Where a ladder teacher is kept: keyed by data and recipe."""
-    training = space.training.model_dump(exclude={"epochs", "short_epochs", "averaging", "evaluate_every", "lr"})
+    # Left out is what the ladder replaces, and how often it is looked at, which changes no weight.
+    training = space.training.model_dump(exclude={"epochs", "short_epochs", "evaluate_every", "lr"})
     view = (space.data.view_seed, space.data.crop, space.data.flip)
     recipe = space.ladder.model_dump(exclude={"architectures"})
     key = digest(FORMAT, data.fingerprint, training, recipe, view)
@@ -65,3 +75,12 @@ def train_teacher(uri: str, *, root: Path, data: Data, space: Space) -> Iterator
             yield TaskProgress(task=f"teacher {architecture}", done=record.epoch, total=epochs)
         save(path, model, architecture=architecture, data=data)
         checkpoint.unlink(missing_ok=True)
+
+
+def _check_architecture(uri: str) -> None:
+    try:
+        parse_name(uri.removeprefix(SCHEME))
+    except ConfigError as error:
+        raise TeacherError(
+            f"teacher {uri}: {error.message}", error.hint or "write ladder:ARCHITECTURE, or ladder: for all of them"
+        ) from error

@@ -10,9 +10,14 @@ from typing import Any, NamedTuple
 
 import platformdirs
 from filelock import FileLock, Timeout
+from pydantic import ValidationError
 
 from autodistill.errors import StoreError
 from autodistill.records import RunEnded, to_json
+
+_SHOWN = 12
+"""Differences between two studies that an error lists."""
+_PLACES = "studies lie in ./runs, teachers and logits where AUTODISTILL_CACHE says"
 
 
 def cache_root() -> Path:
@@ -43,6 +48,8 @@ def seed_from(*parts: int) -> int:
 def writing(path: Path) -> Iterator[Path]:
     """Give a temporary name beside `path`; on success it is flushed to disk and takes the place of `path`.
 
+    Write through Python's files: torch and safetensors report a full disk by errors of their own, not by OSError.
+
     Raises:
         StoreError: the folder is read-only or the disk is full; `path` is then as it was.
     """
@@ -55,8 +62,7 @@ def writing(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     except OSError as error:
         raise StoreError(
-            f"{path}: cannot be written ({error.strerror or error})",
-            "free space; studies lie in ./runs, teachers and logits where AUTODISTILL_CACHE says",
+            f"{path}: cannot be written ({error.strerror or error})", f"free space; {_PLACES}"
         ) from error
     finally:
         # A folder that was never made has nothing to clear away.
@@ -64,14 +70,23 @@ def writing(path: Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a whole file or none."""
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a whole file or none.
+
+    Raises:
+        StoreError: the folder is read-only or the disk is full; `path` is then as it was.
+    """
     with writing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_bytes(content)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a whole UTF-8 file or none; errors as `write_bytes`."""
+    write_bytes(path, text.encode())
 
 
 @contextlib.contextmanager
-def locked(path: Path, *, timeout_s: float = -1) -> Iterator[None]:
+def locked(path: Path, *, timeout_s: float | int = -1) -> Iterator[None]:
     """Hold the lock file `path`; wait for ever by default.
 
     Raises:
@@ -87,7 +102,9 @@ def locked(path: Path, *, timeout_s: float = -1) -> Iterator[None]:
             "wait for it to end, or give this study another name with --study",
         ) from error
     except OSError as error:
-        raise StoreError(f"{path}: cannot be written ({error.strerror})", "give a writable folder") from error
+        raise StoreError(
+            f"{path}: cannot be written ({error.strerror or error})", f"give a writable folder; {_PLACES}"
+        ) from error
     try:
         yield
     finally:
@@ -142,28 +159,38 @@ def write_result(folder: RunFolder, ended: RunEnded) -> None:
 
 
 def read_result(folder: RunFolder, run: str) -> RunEnded | None:
-    """The kept result of a run; None where there is none."""
+    """The kept result of a run; None where there is none, or a damaged one: the run is then trained again."""
     path = folder.result(run)
     if not path.exists():
         return None
-    ended = RunEnded.model_validate_json(path.read_text(encoding="utf-8"))
-    return ended.model_copy(update={"reused": True})
+    try:
+        ended = RunEnded.model_validate_json(path.read_bytes())
+    except ValidationError:
+        return None
+    return ended.model_copy(update={"reused": True}) if ended.record.run == run else None
 
 
 def claim(folder: RunFolder, identity: Mapping[str, Any]) -> None:
     """Make a new run folder this study's own, or check that an existing one is.
 
     Raises:
-        StoreError: the folder belongs to a study that differs; the message shows where.
+        StoreError: the folder belongs to a study that differs (the message shows where), or cannot say to which.
     """
     text = json.dumps(identity, indent=1, sort_keys=True) + "\n"
     if not folder.identity.exists():
         write_text(folder.identity, text)
         return
-    kept = json.loads(folder.identity.read_text(encoding="utf-8"))
+    try:
+        kept = json.loads(folder.identity.read_bytes())
+    except ValueError as error:
+        raise StoreError(
+            f"{folder.identity}: damaged, so that nobody can say to which study the folder belongs",
+            "give this study its own name with --study, or remove the folder",
+        ) from error
     lines = list(_differences(kept, json.loads(text)))
     if lines:
-        shown = "\n  ".join(lines[:12])
+        more = [f"and {len(lines) - _SHOWN} more"] if len(lines) > _SHOWN else []
+        shown = "\n  ".join(lines[:_SHOWN] + more)
         raise StoreError(
             f"{folder.path}: belongs to another study:\n  {shown}",
             "repeat the command that started it, or give this one its own name with --study",
@@ -175,4 +202,4 @@ def _differences(kept: Any, asked: Any, key: str = "") -> Iterator[str]:
         for name in sorted({*kept, *asked}):
             yield from _differences(kept.get(name), asked.get(name), f"{key}.{name}" if key else name)
     elif kept != asked:
-        yield f"{key}: there {kept!r:.60}, asked for {asked!r:.60}"
+        yield f"{key}: there {kept!r:.200}, asked for {asked!r:.200}"

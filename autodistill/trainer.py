@@ -6,14 +6,14 @@ weights, which is what gets scored. No Optuna, no printing, no host synchronisat
 
 import contextlib
 import copy
+import hashlib
+import io
 import math
-import pickle
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
-from zipfile import BadZipFile
 
 import torch
 from jaxtyping import Float, Int
@@ -26,11 +26,12 @@ from autodistill.losses import LOSSES, hard_loss
 from autodistill.records import EpochRecord, EvaluateOn, TargetSummary, TrialParams
 from autodistill.rules import RULES, Targets, summarise
 from autodistill.space import TrainingSpec
-from autodistill.store import seed_from, writing
+from autodistill.store import digest, seed_from, write_bytes
 from autodistill.views import View, take_view
 
 EVALUATION_BATCH = 512
 CHECKPOINT_EVERY_S = 5.0
+SEAL_BYTES = 32
 
 
 class Recipe(NamedTuple):
@@ -114,33 +115,25 @@ def train(
         model: freshly initialised; on the device of `data`.
         supervision: what a teacher gives; None: labels alone.
         checkpoint: file to save to and resume from, bit-exactly on the CPU; None: neither. Epochs that it
-            holds are yielded again.
+            holds are yielded again. One that is damaged, or of another run, is as none.
         checkpoint_every_s: least seconds between two saves; 0: after every epoch.
 
     Raises:
-        TrialError: the loss is not finite.
+        TrialError: the loss is not finite, or that of the averaged weights on a split.
     """
     state = _begin(model, recipe.spec)
+    key = _key(state, data, recipe, supervision)
     if checkpoint is not None:
-        _resume(state, checkpoint)
+        _resume(state, checkpoint, key)
     yield from state.curve
     saved = time.monotonic()
     while len(state.curve) < recipe.epochs:
         losses = _train_epoch(state, data, recipe, supervision)
-        last = len(state.curve) + 1 == recipe.epochs
-        state.curve.append(
-            _record(
-                state,
-                data,
-                losses,
-                spec=recipe.spec,
-                last=last,
-                evaluate_on=evaluate_on,
-                distils=supervision is not None,
-            )
-        )
+        distils = supervision is not None
+        state.curve.append(_record(state, data, losses, recipe, evaluate_on=evaluate_on, distils=distils))
+        last = len(state.curve) == recipe.epochs
         if checkpoint is not None and not last and time.monotonic() - saved >= checkpoint_every_s:
-            _save(state, checkpoint)
+            _save(state, checkpoint, key)
             saved = time.monotonic()
         if last:
             model.load_state_dict(state.average, strict=False)
@@ -238,54 +231,66 @@ def _isolated(seed: int, device: torch.device) -> Iterator[None]:
     """Dropout draws from torch's global generator: seed it inside, leave it as it was outside."""
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(seed)
+        # Not torch.manual_seed, which would seed every GPU's generator, and those are not forked here.
+        torch.default_generator.manual_seed(seed)
+        for gpu in devices:
+            torch.cuda.default_generators[gpu.index].manual_seed(seed)
         yield
 
 
 def _record(
-    state: _State,
-    data: Data,
-    losses: Tensor,
-    *,
-    spec: TrainingSpec,
-    last: bool,
-    evaluate_on: EvaluateOn,
-    distils: bool,
+    state: _State, data: Data, losses: Tensor, recipe: Recipe, *, evaluate_on: EvaluateOn, distils: bool
 ) -> EpochRecord:
     epoch = len(state.curve) + 1
+    last = epoch == recipe.epochs
     total, hard, soft = losses.tolist()
-    if not math.isfinite(total):
-        raise TrialError(f"the loss became {total} in epoch {epoch}", "lower training.lr or the range of soft_weight")
+    _demand_finite(total, "loss", epoch)
     scores: dict[str, float] = {}
-    if last or epoch % spec.evaluate_every == 0:
+    if last or epoch % recipe.spec.evaluate_every == 0:
         averaged = copy.deepcopy(state.model)
         averaged.load_state_dict(state.average, strict=False)
         scores["val_top1"], scores["val_nll"] = evaluate(averaged, data.validation, data)
+        _demand_finite(scores["val_nll"], "validation loss", epoch)
         if last and evaluate_on == "validation+test":
             scores["test_top1"] = evaluate(averaged, data.test, data)[0]
     return EpochRecord(epoch=epoch, train_loss=total, hard_loss=hard, soft_loss=soft if distils else None, **scores)
 
 
-def _save(state: _State, path: Path) -> None:
+def _demand_finite(value: float, name: str, epoch: int) -> None:
+    if not math.isfinite(value):
+        raise TrialError(f"the {name} became {value} in epoch {epoch}", "lower training.lr or search.soft_weight")
+
+
+def _key(state: _State, data: Data, recipe: Recipe, supervision: Supervision | None) -> str:
+    """What a run is: a checkpoint of another one must not be gone on with."""
+    shapes = {name: tuple(value.shape) for name, value in state.model.state_dict().items()}
+    taught = supervision and (supervision.params, supervision.extra, supervision.loss)
+    return digest(torch.__version__, data.fingerprint, recipe, taught, shapes)
+
+
+def _sealed(key: str, payload: bytes) -> bytes:
+    return hashlib.sha256(key.encode() + payload).digest() + payload
+
+
+def _save(state: _State, path: Path, key: str) -> None:
     held = {
         "model": state.model.state_dict(),
         "optimiser": state.optimiser.state_dict(),
         "average": state.average,
         "curve": [record.model_dump() for record in state.curve],
     }
-    with writing(path) as temporary:
-        torch.save(held, temporary)
+    buffer = io.BytesIO()
+    torch.save(held, buffer)
+    write_bytes(path, _sealed(key, buffer.getvalue()))
 
 
-def _resume(state: _State, path: Path) -> None:
-    """Go on from a checkpoint. A damaged one is as none: the run starts again and ends the same."""
-    if not path.exists():
+def _resume(state: _State, path: Path, key: str) -> None:
+    """Go on from a checkpoint; where its seal does not hold, the run starts again and ends the same."""
+    found = path.read_bytes() if path.exists() else b""
+    payload = found[SEAL_BYTES:]
+    if found != _sealed(key, payload):
         return
-    try:
-        held = torch.load(path, map_location=next(state.model.parameters()).device, weights_only=True)
-    except (pickle.UnpicklingError, BadZipFile, EOFError, RuntimeError):
-        path.unlink()
-        return
+    held = torch.load(io.BytesIO(payload), map_location=next(state.model.parameters()).device, weights_only=True)
     state.model.load_state_dict(held["model"])
     state.optimiser.load_state_dict(held["optimiser"])
     state.average.update(held["average"])

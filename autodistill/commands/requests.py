@@ -36,7 +36,7 @@ def search_request(
         data=data,
         space=space or _space_for(data),
         device=device,
-        workers=workers or (torch.cuda.device_count() if device.startswith("cuda") else len(os.sched_getaffinity(0))),
+        workers=workers or (1 if device.startswith("cuda") else len(os.sched_getaffinity(0))),
         timeout_s=_number(timeout, SECONDS, "--timeout") if timeout else None,
         cache_bytes=int(_number(cache_size, SIZES, "--cache-size")),
         **rest,

@@ -39,7 +39,9 @@ def estimate(prepared: Prepared) -> Estimate:
         epochs_per_s=workers / per_epoch,
         max_trials=prepared.request.max_trials,
     )
-    ladder_s = sum(it.epoch_s for it in rungs) * prepared.space.ladder.epochs / workers
+    # A teacher is trained by one worker: the strongest alone may take longer than the others together.
+    shared = max(sum(it.epoch_s for it in rungs) / workers, max((it.epoch_s for it in rungs), default=0.0))
+    ladder_s = shared * prepared.space.ladder.epochs
     size = cache_size(prepared)
     return Estimate(plan, ladder_s + plan.total_epochs * per_epoch / workers, ladder_s, size)
 

@@ -17,8 +17,9 @@ from autodistill.models import MODELS
 from autodistill.records import Record, StudentRecord
 from autodistill.rules import RULES
 from autodistill.search import make_plan, parse_budget
-from autodistill.space import Known, Space, load
+from autodistill.space import Known, PlainKDSpec, Space, load
 from autodistill.store import RunFolder, cache_root
+from autodistill.study.trying import try_rules
 from autodistill.workers import Setup
 
 DEFAULT_CACHE_BYTES = 8 * 2**30
@@ -62,9 +63,16 @@ class Prepared(NamedTuple):
     student: StudentRecord
     teachers: dict[str, str]
     """Name to URI."""
-    views: int
+    fingerprints: dict[str, str]
+    """Name to fingerprint, of the teachers that were given: a ladder teacher's key says as much."""
     folder: RunFolder
     budget: str
+    notes: tuple[str, ...]
+    """What was chosen in the person's stead, and they should know."""
+
+    @property
+    def views(self) -> int:
+        return _views(self.space)
 
     @property
     def setup(self) -> Setup:
@@ -93,9 +101,10 @@ def prepare(request: Request) -> Prepared:
     Raises:
         ConfigError, DataError, TeacherError, StoreError: what does not hold, and what to do.
     """
-    space = _space(request)
-    data = datasets.load(space.data)
-    space = _fit_to_classes(space, data)
+    asked = _space(request)
+    data = datasets.load(asked.data)
+    space, notes = _fit_to_classes(asked, data)
+    try_rules(space, data.num_classes)
     student = student_record(
         request.student,
         num_classes=data.num_classes,
@@ -103,37 +112,38 @@ def prepare(request: Request) -> Prepared:
         default_width=space.student.width,
         stem_stride=space.student.stem_stride,
     )
-    uris = ladder.expand(space.teachers, space)
-    names = _names(uris)
-    for name, uri in names.items():
-        if not uri.startswith(ladder.SCHEME):
-            teachers.load(uri, data=data, offline=request.offline, name=name)
-    if space.training.batch_size > len(data.train.labels):
-        raise ConfigError(
-            f"training.batch_size: {space.training.batch_size} is more than the {len(data.train.labels)} "
-            "training images",
-            f"--set training.batch_size={min(64, len(data.train.labels))}",
-        )
-    study = request.study or f"{Path(request.space).stem}-{request.student}".replace(":", "-")
-    folder = RunFolder(Path(request.runs) / study)
+    names = _names(ladder.expand(space.teachers, space))
+    given = {name: uri for name, uri in names.items() if not uri.startswith(ladder.SCHEME)}
+    loaded = {name: teachers.load(uri, data=data, offline=request.offline, name=name) for name, uri in given.items()}
+    _check_batch(space, data)
+    folder = _folder(request)
     space = _with_kept_wave(space, folder, request.workers)
+    space = _within_cache(space, data, len(names), request.cache_bytes)
     budget = request.budget or space.search.budget
-    prepared = Prepared(
-        request, space, data, student, names, _views(space, data, len(names), request), folder, budget
-    )
     if parse_budget(budget).unit != "seconds":
         make_plan(space, teachers=len(names), requested=budget, max_trials=request.max_trials)
-    return prepared
+    return Prepared(
+        request=request.model_copy(update={"command": _pinned(request.command, asked, space)}),
+        space=space,
+        data=data,
+        student=student,
+        teachers=names,
+        fingerprints={name: teacher.fingerprint for name, teacher in loaded.items()},
+        folder=folder,
+        budget=budget,
+        notes=notes,
+    )
 
 
 def identity(prepared: Prepared) -> dict[str, object]:
+    """What makes a study this study; flags that change no result, and the budget, are left out."""
     space = prepared.space.model_dump(mode="json", exclude={"purpose": True, "search": {"wave", "budget"}})
     return {
         "student": prepared.student.name,
         "space": space,
         "teachers": prepared.teachers,
+        "fingerprints": prepared.fingerprints,
         "data": prepared.data.fingerprint,
-        "views": prepared.views,
         "version": 1,
     }
 
@@ -149,21 +159,23 @@ def _space(request: Request) -> Space:
     return load(request.space, known=KNOWN, overrides=overrides)
 
 
-def _fit_to_classes(space: Space, data: Data) -> Space:
-    """Leave rules out that need more classes, unless the space names them."""
-    too_few = [name for name in space.search.rules if RULES[name].min_classes > data.num_classes]
+def _fit_to_classes(space: Space, data: Data) -> tuple[Space, tuple[str, ...]]:
+    """Leave rules out that need more classes, unless the space names them; say so."""
+    search, prior = space.search, space.prior
+    too_few = [name for name in search.rules if RULES[name].min_classes > data.num_classes]
     if not too_few:
-        return space
+        return space, ()
     name = too_few[0]
-    if "rules" in space.search.model_fields_set or "rule" in space.prior.model_fields_set:
-        raise ConfigError(
-            f"search.rules.{name}: needs at least {RULES[name].min_classes} classes; "
-            f"{data.name} has {data.num_classes}",
-            "name other rules, for example --set search.rules.ts.tau=4",
-        )
-    rules = {rule: params for rule, params in space.search.rules.items() if rule not in too_few}
-    prior = space.prior.model_copy(update={"rule": "ts", "params": {"tau": space.plain_kd.tau}})
-    return space.model_copy(update={"search": space.search.model_copy(update={"rules": rules}), "prior": prior})
+    needs = f"needs at least {RULES[name].min_classes} classes; {data.name} has {data.num_classes}"
+    key = "prior" if prior.rule == name and {"rule", "params"} & prior.model_fields_set else ""
+    key = f"search.rules.{name}" if "rules" in search.model_fields_set else key
+    if key:
+        raise ConfigError(f"{key}: {name} {needs}", "name other rules, for example --set search.rules.ts.tau=4")
+    rules = {rule: params for rule, params in search.rules.items() if rule not in too_few}
+    if prior.rule in too_few:
+        prior = prior.model_copy(update={"rule": "ts", "params": {"tau": PlainKDSpec().tau}})
+    fitted = space.model_copy(update={"search": search.model_copy(update={"rules": rules}), "prior": prior})
+    return fitted, (f"{', '.join(too_few)} left out ({needs}); searched: {', '.join(rules)}; prior: {prior.rule}",)
 
 
 def _names(uris: Sequence[str]) -> dict[str, str]:
@@ -179,16 +191,38 @@ def _names(uris: Sequence[str]) -> dict[str, str]:
     return names
 
 
-def _views(space: Space, data: Data, teacher_count: int, request: Request) -> int:
-    wanted = space.data.views or max(space.training.epochs, 1)
-    one = estimated_bytes(teachers=teacher_count, views=1, examples=len(data.train.labels), classes=data.num_classes)
-    fitting = request.cache_bytes // one
-    if fitting < 1:
+def _check_batch(space: Space, data: Data) -> None:
+    size, images = space.training.batch_size, len(data.train.labels)
+    if size > images:
         raise ConfigError(
-            f"--cache-size {request.cache_bytes}: one view of {teacher_count} teachers takes {one} bytes",
+            f"training.batch_size: {size} is more than the {images} training images",
+            f"--set training.batch_size={min(64, images)}",
+        )
+
+
+def _folder(request: Request) -> RunFolder:
+    study = request.study or f"{Path(request.space).stem}-{request.student}".replace(":", "-")
+    if Path(study).name != study or study == "..":
+        raise ConfigError(f"--study {study}: must be a plain name, it becomes a folder below {request.runs}")
+    return RunFolder(Path(request.runs) / study)
+
+
+def _views(space: Space) -> int:
+    return min(space.data.views or space.training.epochs, space.training.epochs)
+
+
+def _within_cache(space: Space, data: Data, teacher_count: int, cache_bytes: int) -> Space:
+    """A pool of as many views as the cache may hold, where it cannot hold them all."""
+    wanted = _views(space)
+    one = estimated_bytes(teachers=teacher_count, views=1, examples=len(data.train.labels), classes=data.num_classes)
+    if cache_bytes < one:
+        raise ConfigError(
+            f"--cache-size {cache_bytes}: one view of {teacher_count} teachers takes {one} bytes",
             f"--cache-size {one} holds one, {one * wanted} all {wanted}",
         )
-    return min(wanted, fitting)
+    if cache_bytes >= wanted * one:
+        return space
+    return space.model_copy(update={"data": space.data.model_copy(update={"views": cache_bytes // one})})
 
 
 def _with_kept_wave(space: Space, folder: RunFolder, workers: int) -> Space:
@@ -197,3 +231,12 @@ def _with_kept_wave(space: Space, folder: RunFolder, workers: int) -> Space:
     if folder.space.exists():
         wave = load(str(folder.space), known=KNOWN).search.wave
     return space.model_copy(update={"search": space.search.model_copy(update={"wave": wave})})
+
+
+def _pinned(command: str, asked: Space, space: Space) -> str:
+    """The command with what followed from the number of workers and the size of the cache, which it leaves out."""
+    followed = {
+        "search.wave": (asked.search.wave, space.search.wave),
+        "data.views": (asked.data.views, space.data.views),
+    }
+    return command + "".join(f" --set {key}={new}" for key, (old, new) in followed.items() if new != old)

@@ -1,5 +1,6 @@
 """Running a study: teachers, search, confirm runs, and the record that is rewritten after every run."""
 
+import contextlib
 import json
 import time
 from collections.abc import Generator, Iterator, Sequence
@@ -7,6 +8,7 @@ from dataclasses import dataclass, field
 
 from autodistill import data as datasets
 from autodistill import ladder
+from autodistill.errors import StoreError
 from autodistill.recommend import recommend
 from autodistill.records import (
     Event,
@@ -18,6 +20,7 @@ from autodistill.records import (
     StudyRecord,
     TeacherRecord,
     TrialEnded,
+    read_study,
     to_json,
 )
 from autodistill.rules import RULES
@@ -32,13 +35,18 @@ from autodistill.workers import CheckTask, LadderTask, Pool, Probe, ProbeTask
 
 @dataclass
 class _Ledger:
-    """What the study knows so far, and the times that equal studies do not share."""
+    """What the study knows so far, and what equal studies do not share: times and machine."""
 
+    plan: PlanRecord
+    environment: dict[str, str]
+    phase_s: dict[str, float]
+    """Seconds by phase, those of earlier processes included."""
     outcome: Outcome = field(default_factory=Outcome)
     teachers: tuple[TeacherRecord, ...] = ()
-    phase_s: dict[str, float] = field(default_factory=dict)
     run_s: dict[str, float] = field(default_factory=dict)
     views_computed: int = 0
+    fresh: bool = False
+    """Whether this process has finished a run: until then the kept record says more than this ledger."""
 
 
 def run_study(prepared: Prepared) -> Generator[Event, None, StudyRecord]:
@@ -46,22 +54,48 @@ def run_study(prepared: Prepared) -> Generator[Event, None, StudyRecord]:
     folder, request = prepared.folder, prepared.request
     with locked(folder.lock, timeout_s=0):
         claim(folder, identity(prepared))
+        for left in folder.path.rglob(".*.tmp"):
+            left.unlink()
+        found = {**environment(request.device), "workers": str(request.workers)}
         write_text(folder.space, dump(prepared.space))
-        write_text(folder.environment, json.dumps(environment(request.device), indent=1) + "\n")
+        write_text(folder.environment, json.dumps(found, indent=1) + "\n")
         with Pool(request.workers, prepared.setup) as pool:
-            return (yield from _work(prepared, pool))
+            ledger = _Ledger(_plan(prepared, pool), found, _earlier_phases(folder))
+            return (yield from _recorded(prepared, pool, ledger))
 
 
-def _work(prepared: Prepared, pool: Pool) -> Generator[Event, None, StudyRecord]:
-    ledger, started = _Ledger(), time.monotonic()
+def _recorded(prepared: Prepared, pool: Pool, ledger: _Ledger) -> Generator[Event, None, StudyRecord]:
+    """Pass a study's events on, keep its record up to date, and stop when its time is up."""
+    started, timeout = time.monotonic(), prepared.request.timeout_s
+    phase, begun, before = "teachers", started, ledger.phase_s.get("teachers", 0.0)
+    with contextlib.closing(_events(prepared, pool, ledger)) as events:
+        for event in events:
+            if isinstance(event, PhaseStarted):
+                phase, begun, before = event.phase, time.monotonic(), ledger.phase_s.get(event.phase, 0.0)
+            ledger.phase_s[phase] = round(before + time.monotonic() - begun, 2)
+            if isinstance(event, RunEnded):
+                ledger.run_s[event.record.run] = round(event.wall_s, 2)
+                ledger.views_computed += event.views_computed
+                ledger.fresh = ledger.fresh or not event.reused
+            if ledger.fresh and isinstance(event, RunEnded | TrialEnded):
+                _write(prepared, ledger, "running")
+            yield event
+            if timeout is not None and time.monotonic() - started > timeout:
+                yield Note(
+                    text=f"--timeout: stopped after {timeout:g} s; the same command goes on from here", warning=True
+                )
+                return _stopped(prepared, ledger)
+    return _write(prepared, ledger, "complete")
+
+
+def _events(prepared: Prepared, pool: Pool, ledger: _Ledger) -> Generator[Event, None, None]:
+    yield from (Note(text=note, warning=True) for note in prepared.notes)
+    yield Note(text=f"plan: {spelt(ledger.plan)}")
     ledger.teachers = yield from _teachers(prepared, pool)
-    ledger.phase_s["teachers"] = round(time.monotonic() - started, 2)
-    plan = _plan(prepared, pool)
-    yield Note(text=f"plan: {spelt(plan)}")
     question = Question(
         prepared.folder.path.name,
         prepared.space,
-        plan,
+        ledger.plan,
         ledger.teachers,
         {name: rule.tau_student_from for name, rule in RULES.items()},
     )
@@ -69,24 +103,7 @@ def _work(prepared: Prepared, pool: Pool) -> Generator[Event, None, StudyRecord]
     def run(requests: Sequence[RunRequest]) -> Iterator[Event]:
         yield from _remembered(prepared.folder, requests, pool)
 
-    database = prepared.folder.database
-    phase, begun, timeout = "teachers", time.monotonic(), prepared.request.timeout_s
-    for event in search(question, ledger.outcome, run=run, database=database):
-        if isinstance(event, PhaseStarted):
-            phase, begun = event.phase, time.monotonic()
-        ledger.phase_s[phase] = round(time.monotonic() - begun, 2) if phase != "teachers" else ledger.phase_s[phase]
-        if isinstance(event, RunEnded):
-            ledger.run_s[event.record.run] = round(event.wall_s, 2)
-            ledger.views_computed += event.views_computed
-        if isinstance(event, TrialEnded) or (isinstance(event, RunEnded) and not event.reused):
-            _write(prepared, plan, ledger, "running")
-        yield event
-        if timeout is not None and time.monotonic() - started > timeout:
-            yield Note(
-                text=f"--timeout: stopped after {timeout:.0f} s; the same command goes on from here", warning=True
-            )
-            return _write(prepared, plan, ledger, "running")
-    return _write(prepared, plan, ledger, "complete")
+    yield from search(question, ledger.outcome, run=run, database=prepared.folder.database)
 
 
 def _teachers(prepared: Prepared, pool: Pool) -> Generator[Event, None, tuple[TeacherRecord, ...]]:
@@ -131,14 +148,35 @@ def _plan(prepared: Prepared, pool: Pool) -> PlanRecord:
 
 def _remembered(folder: RunFolder, requests: Sequence[RunRequest], pool: Pool) -> Iterator[Event]:
     """Results that are kept are not trained again."""
-    kept = {request.run: read_result(folder, request.run) for request in requests}
+    kept = {request.run: _kept(folder, request) for request in requests}
     yield from (ended for ended in kept.values() if ended is not None)
     for message in pool.run([request for request in requests if kept[request.run] is None]):
         if not isinstance(message, TeacherRecord | Probe):
             yield message
 
 
-def _write(prepared: Prepared, plan: PlanRecord, ledger: _Ledger, state: str) -> StudyRecord:
+def _kept(folder: RunFolder, request: RunRequest) -> RunEnded | None:
+    """The kept result of this very run; one of a run with other parameters under the same name is none."""
+    ended = read_result(folder, request.run)
+    if ended is None:
+        return None
+    asked, found = ((it.params, it.seed, it.epochs) for it in (request, ended.record))
+    return ended if asked == found else None
+
+
+def _earlier_phases(folder: RunFolder) -> dict[str, float]:
+    try:
+        return dict(read_study(folder.record).timing.get("phases_s", {})) if folder.record.exists() else {}
+    except StoreError:
+        return {}  # a damaged record is written anew from the finished runs
+
+
+def _stopped(prepared: Prepared, ledger: _Ledger) -> StudyRecord:
+    kept = prepared.folder.record
+    return read_study(kept) if kept.exists() and not ledger.fresh else _write(prepared, ledger, "running")
+
+
+def _write(prepared: Prepared, ledger: _Ledger, state: str) -> StudyRecord:
     outcome, space = ledger.outcome, prepared.space
     names = [teacher.name for teacher in ledger.teachers]
     record = StudyRecord(
@@ -148,7 +186,7 @@ def _write(prepared: Prepared, plan: PlanRecord, ledger: _Ledger, state: str) ->
         student=prepared.student,
         data=datasets.record(prepared.data, spec=space.data, views=prepared.views),
         space=space.model_dump(mode="json", exclude_none=True),
-        plan=plan,
+        plan=ledger.plan,
         spent_epochs=outcome.spent_epochs,
         teachers=ledger.teachers,
         no_teacher=outcome.no_teacher,
@@ -157,7 +195,7 @@ def _write(prepared: Prepared, plan: PlanRecord, ledger: _Ledger, state: str) ->
         finalists=tuple(outcome.finalists),
         importance=importance(outcome.trials, space, names) if state == "complete" else None,
         timing={"phases_s": ledger.phase_s, "runs_s": ledger.run_s, "views_computed": ledger.views_computed},
-        environment={**environment(prepared.request.device), "workers": str(prepared.request.workers)},
+        environment=ledger.environment,
     )
     if state == "complete":
         record = record.model_copy(update={"recommendation": recommend(record, threshold=space.confirm.threshold)})

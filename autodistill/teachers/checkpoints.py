@@ -2,95 +2,108 @@
 
 import json
 import pickle
-from collections.abc import Callable, Mapping
+import re
+import struct
+import warnings
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 from zipfile import BadZipFile
 
 import safetensors
 import safetensors.torch
 import torch
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor, nn
 
 from autodistill.data import Data
 from autodistill.errors import TeacherError
 from autodistill.models import MODELS
-from autodistill.store import writing
+from autodistill.store import write_bytes
+
+_WRAPPERS = ("state_dict", "model_state_dict", "model", "net")
+_DAMAGE = (
+    safetensors.SafetensorError,
+    pickle.UnpicklingError,
+    BadZipFile,
+    struct.error,
+    OSError,
+    EOFError,
+    RuntimeError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    AssertionError,
+)
+"""What the two readers were seen to raise on cut, flipped and random bytes, and their like."""
+
+
+class Facts(BaseModel):
+    """What a file says about its network beside the weights; None: it does not."""
+
+    model_config = ConfigDict(frozen=True, coerce_numbers_to_str=True)
+
+    architecture: str | None = Field(None, validation_alias=AliasChoices("architecture", "arch"))
+    mean: tuple[Annotated[float, Field(allow_inf_nan=False)], ...] | None = None
+    std: tuple[Annotated[float, Field(gt=0, allow_inf_nan=False)], ...] | None = None
+    classes: tuple[str, ...] | None = None
+    stem_stride: Literal[1, 2] | None = None
+    image_size: Annotated[int, Field(ge=1)] | None = None
+    """Height and width of the images that it was trained on."""
 
 
 class Checkpoint(NamedTuple):
     state: dict[str, Tensor]
-    facts: dict[str, Any]
-    """architecture, mean, std, classes, where the file states them."""
+    facts: Facts
 
 
 def save(path: Path, module: nn.Module, *, architecture: str, data: Data, stem_stride: int | None = None) -> None:
-    """Write a network as safetensors with the facts that `load` needs in its metadata."""
+    """Write a network as safetensors with the facts that `load` needs in its metadata.
+
+    Raises:
+        StoreError: the folder is read-only or the disk is full.
+    """
     facts: dict[str, object] = {"architecture": architecture, "stem_stride": stem_stride}
-    facts |= {"mean": data.mean, "std": data.std, "classes": data.classes}
+    facts |= {"mean": data.mean, "std": data.std, "classes": data.classes, "image_size": data.image_shape[1]}
     state = {key: value.detach().cpu().contiguous() for key, value in module.state_dict().items()}
-    with writing(path) as temporary:
-        safetensors.torch.save_file(state, temporary, {key: json.dumps(value) for key, value in facts.items()})
+    write_bytes(path, safetensors.torch.save(state, {key: json.dumps(value) for key, value in facts.items()}))
 
 
 def read(path: Path, uri: str) -> Checkpoint:
-    if not path.is_file():
-        raise TeacherError(
-            f"teacher {uri}: no such file: {path}", "check the path, or leave --teacher out for the ladder"
-        )
-    readers: dict[str, Callable[[Path], Checkpoint]] = {
-        ".safetensors": _read_safetensors,
-        ".pt": _read_torch,
-        ".pth": _read_torch,
-        ".bin": _read_torch,
-    }
-    if path.suffix not in readers:
-        raise TeacherError(f"teacher {uri}: unknown file type {path.suffix!r} (allowed: {', '.join(readers)})")
+    """Read a safetensors or torch file.
+
+    Raises:
+        TeacherError: the file is missing, unreadable, damaged, of another type, or holds more than plain tensors.
+    """
+    readers = {".safetensors": _read_safetensors, ".pt": _read_torch, ".pth": _read_torch, ".bin": _read_torch}
     try:
-        return readers[path.suffix](path)
-    except (
-        safetensors.SafetensorError,
-        pickle.UnpicklingError,
-        BadZipFile,
-        EOFError,
-        RuntimeError,
-        ValueError,
-    ) as error:
-        reason = str(error).splitlines()[0][:160] if str(error) else type(error).__name__
+        if not path.is_file():
+            found = "is a folder, not a file" if path.is_dir() else "no such file"
+            raise TeacherError(
+                f"teacher {uri}: {found}: {path}", "check the path, or leave --teacher out for the ladder"
+            )
+        if path.suffix not in readers:
+            raise TeacherError(
+                f"teacher {uri}: unknown file type {path.suffix!r} (allowed: {', '.join(readers)})",
+                "save `model.state_dict()` as safetensors",
+            )
+        state, facts = readers[path.suffix](path)
+    except _DAMAGE as error:
         raise TeacherError(
-            f"teacher {uri}: cannot be read as plain tensors: {reason}",
-            "a truncated file must be copied again; a pickle of whole objects is never run: "
-            "save `model.state_dict()` as safetensors instead",
+            f"teacher {uri}: {path} cannot be read as plain tensors: {_reason(error)}",
+            "a damaged file must be copied again (one of the ladder: delete it, and it is trained again); "
+            "from a file with more than tensors save `model.state_dict()` as safetensors",
         ) from error
+    return Checkpoint({_plain(key): value for key, value in state.items()}, _validated(facts, uri))
 
 
-def _read_safetensors(path: Path) -> Checkpoint:
-    with safetensors.safe_open(path, framework="pt") as file:
-        facts = {key: _maybe_json(value) for key, value in (file.metadata() or {}).items()}
-        return Checkpoint({key: file.get_tensor(key) for key in file.keys()}, facts)  # noqa: SIM118
+def fill(module: nn.Module, state: Mapping[str, Tensor], *, uri: str, architecture: str, data: Data) -> None:
+    """Load weights into a network.
 
-
-def _maybe_json(value: str) -> Any:
-    try:
-        return json.loads(value)
-    except json.JSONDecodeError:
-        return value
-
-
-def _read_torch(path: Path) -> Checkpoint:
-    found = torch.load(path, map_location="cpu", weights_only=True)
-    facts = dict(found) if isinstance(found, dict) else {}
-    for wrapper in ("state_dict", "model_state_dict", "model", "net"):
-        if isinstance(facts.get(wrapper), dict):
-            found = facts[wrapper]
-            break
-    if not isinstance(found, dict) or not any(isinstance(value, Tensor) for value in found.values()):
-        raise ValueError("it holds no state dict")
-    state = {key.removeprefix("module."): value for key, value in found.items() if isinstance(value, Tensor)}
-    return Checkpoint(state, {key: value for key, value in facts.items() if not isinstance(value, Tensor | dict)})
-
-
-def fill(module: nn.Module, state: Mapping[str, Tensor], uri: str, architecture: str, data: Data) -> None:
+    Raises:
+        TeacherError: the weights belong to another architecture, width, class count or channel count.
+    """
     expected = module.state_dict()
     missing, extra = sorted(expected.keys() - state.keys()), sorted(state.keys() - expected.keys())
     missing = [key for key in missing if not key.endswith("num_batches_tracked")]
@@ -98,33 +111,27 @@ def fill(module: nn.Module, state: Mapping[str, Tensor], uri: str, architecture:
         shown = ", ".join([f"missing {key}" for key in missing[:3]] + [f"unexpected {key}" for key in extra[:3]])
         raise TeacherError(
             f"teacher {uri}: is no {architecture}: {len(missing)} tensors missing, {len(extra)} unexpected ({shown})",
-            f"name the architecture it was trained as: ?arch=NAME (one of {', '.join(MODELS)})",
+            f"the file holds another network; a file: URI can name it, ?arch=NAME (one of {', '.join(MODELS)})",
         )
-    other = [
-        (key, tuple(state[key].shape), tuple(want.shape))
-        for key, want in expected.items()
-        if key in state and state[key].shape != want.shape
-    ]
-    if other and all(found[1:] == want[1:] and want[0] == data.num_classes for _, found, want in other):
-        raise other_classes(uri, other[0][1][0], data)
+    shapes = [(key, tuple(state[key].shape), tuple(want.shape)) for key, want in expected.items() if key in state]
+    other = [(key, found, want) for key, found, want in shapes if found != want]
     if other:
-        key, found, want = other[0]
-        raise TeacherError(
-            f"teacher {uri}: is no {architecture} for {data.image_shape[0]}-channel images: "
-            f"{key} is {found}, not {want}",
-            "name its architecture with its width, for example ?arch=resnet20:2",
-        )
+        raise _misfit(other, uri=uri, architecture=architecture, data=data)
     module.load_state_dict(state, strict=False)
 
 
-def check_class_names(uri: str, facts: Mapping[str, Any], data: Data) -> None:
-    classes = facts.get("classes")
-    if not isinstance(classes, list | tuple):
+def check_class_names(uri: str, facts: Facts, data: Data) -> None:
+    """Refuse a file that names other classes than the data's, or in another order.
+
+    Raises:
+        TeacherError: naming the first class that differs.
+    """
+    if facts.classes is None:
         return
-    if len(classes) != data.num_classes:
-        raise other_classes(uri, len(classes), data)
-    for index, (theirs, ours) in enumerate(zip(classes, data.classes, strict=True)):
-        if str(theirs) != ours:
+    if len(facts.classes) != data.num_classes:
+        raise other_classes(uri, len(facts.classes), data)
+    for index, (theirs, ours) in enumerate(zip(facts.classes, data.classes, strict=True)):
+        if theirs != ours:
             raise TeacherError(
                 f"teacher {uri}: class {index} is {theirs!r} there and {ours!r} in {data.name}",
                 "a teacher must have been trained on the same classes in the same order",
@@ -135,4 +142,75 @@ def other_classes(uri: str, found: int, data: Data) -> TeacherError:
     return TeacherError(
         f"teacher {uri}: {found} classes, but {data.name} has {data.num_classes}",
         "name a teacher trained on these classes",
+    )
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    with safetensors.safe_open(path, framework="pt") as file:
+        facts = {key: _maybe_json(value) for key, value in (file.metadata() or {}).items()}
+        return {key: file.get_tensor(key) for key in file.keys()}, facts  # noqa: SIM118
+
+
+def _maybe_json(value: str) -> Any:
+    try:
+        return json.loads(value)
+    except json.JSONDecodeError:
+        return value
+
+
+def _read_torch(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    with warnings.catch_warnings():
+        # torch asks the reader to file an issue where the file is of a newer pickle protocol.
+        warnings.simplefilter("ignore", UserWarning)
+        found = torch.load(path, map_location="cpu", weights_only=True)
+    held = found if isinstance(found, dict) else {}
+    inner = next((held[key] for key in _WRAPPERS if isinstance(held.get(key), dict)), held)
+    state = {str(key): value for key, value in inner.items() if isinstance(value, Tensor)}
+    if not state:
+        raise ValueError("it holds no state dict")
+    return state, {str(key): value for key, value in held.items() if not isinstance(value, Tensor | dict)}
+
+
+def _plain(key: str) -> str:
+    """A tensor's name without what DataParallel and `torch.compile` put before it."""
+    return key.removeprefix("module.").removeprefix("_orig_mod.")
+
+
+def _reason(error: BaseException) -> str:
+    text = str(error)
+    if isinstance(error, pickle.UnpicklingError):
+        # torch's own text goes on to say how to run the code in the file after all.
+        carried = re.search(r"GLOBAL ([\w.]+)", text)
+        return f"it carries {carried[1]}, which is never run" if carried else "it is no whole torch file"
+    return text.splitlines()[0][:160] if text else type(error).__name__
+
+
+def _validated(facts: Mapping[str, Any], uri: str) -> Facts:
+    try:
+        return Facts.model_validate(facts)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise TeacherError(
+            f"teacher {uri}: its metadata say {where} = {first['input']!r:.80}: {first['msg']}",
+            f"save it again with {first['loc'][0]} set right, or without it",
+        ) from error
+
+
+def _misfit(
+    other: list[tuple[str, tuple[int, ...], tuple[int, ...]]], *, uri: str, architecture: str, data: Data
+) -> TeacherError:
+    """Say what tensors of (name, found shape, wanted shape) that do not fit have in common."""
+    key, found, want = other[0]
+    channels = data.image_shape[0]
+    if all(found[1:] == want[1:] and want[:1] == (data.num_classes,) and found for _, found, want in other):
+        return other_classes(uri, found[0], data)
+    if len(other) == 1 and len(found) == 4 and (found[0], *found[2:]) == (want[0], *want[2:]) and want[1] == channels:
+        return TeacherError(
+            f"teacher {uri}: takes images of {found[1]} channels, {data.name} has {channels}",
+            f"name a teacher trained on {channels}-channel images",
+        )
+    return TeacherError(
+        f"teacher {uri}: is no {architecture} for {channels}-channel images: {key} is {found}, not {want}",
+        "name its architecture with its width, for example ?arch=resnet20:2",
     )

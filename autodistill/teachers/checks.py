@@ -1,10 +1,9 @@
 """What a teacher must be before it may teach: right classes, finite logits, fitting normalisation, above chance."""
 
 import math
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
+from dataclasses import replace
 
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -13,13 +12,13 @@ from autodistill.cost import measure
 from autodistill.data import Data
 from autodistill.errors import TeacherError, near
 from autodistill.records import TeacherRecord
-from autodistill.teachers.checkpoints import other_classes
-from autodistill.teachers.teacher import Normalisation, Teacher, forward
+from autodistill.teachers.checkpoints import Facts, other_classes
+from autodistill.teachers.teacher import Normalisation, Teacher, logits_of, with_option
 
 NORMALISATIONS: dict[str, tuple[float, float]] = {"none": (0.0, 1.0), "half": (0.5, 0.5)}
-
-
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+_COMPARED = 512
+"""Validation images on which normalisations are compared."""
 
 
 def check(teacher: Teacher, data: Data, logits: Float[Tensor, "examples classes"]) -> TeacherRecord:
@@ -32,15 +31,16 @@ def check(teacher: Teacher, data: Data, logits: Float[Tensor, "examples classes"
         TeacherError: other class count, logits that are not finite, a normalisation that does not fit,
             validation accuracy at chance.
     """
+    check_logits(teacher, data, logits)
+    _check_normalisation(teacher, data, logits)
     labels = data.validation.labels
     top1 = float(metrics.top1(logits, labels))
     chance = _chance(labels)
-    _check_normalisation(teacher, data)
     if top1 <= chance:
         raise TeacherError(
             f"teacher {teacher.name} ({teacher.uri}): validation accuracy {top1:.1%} "
             f"is at chance (up to {chance:.1%})",
-            "check that it was trained on these classes in this order, and its normalisation (?norm=imagenet)",
+            "check that it was trained on these classes in this order, and its normalisation (?norm=NAME)",
         )
     return TeacherRecord(
         name=teacher.name,
@@ -67,21 +67,34 @@ def check_logits(teacher: Teacher, data: Data, logits: Float[Tensor, "examples c
     if bad:
         raise TeacherError(
             f"teacher {teacher.name} ({teacher.uri}): logits are not finite for {bad} of {len(logits)} images",
-            "the checkpoint is damaged or its normalisation is wrong (?norm=imagenet)",
+            "the checkpoint is damaged or its normalisation is wrong (?norm=NAME): name another one",
         )
 
 
-def normalisation(uri: str, named: str | None, facts: Mapping[str, Any], data: Data, channels: int) -> Normalisation:
-    known = {it.name: it for it in _named_normalisations(channels)}
+def normalisation(uri: str, named: str | None, facts: Facts, data: Data, channels: int) -> Normalisation:
+    """What is done to a teacher's input: as named, else as its file states, else the data's own, assumed.
+
+    Raises:
+        TeacherError: an unknown name, or statistics for another number of channels.
+    """
     own = (data.mean, data.std) if len(data.mean) == channels else (data.mean * channels, data.std * channels)
-    known["data"] = Normalisation("data", *own)
+    known = {"data": Normalisation("data", *own)} | {it.name: it for it in _named_normalisations(channels)}
     if named is not None:
         if named not in known:
-            raise TeacherError(f"teacher {uri}: unknown norm {named!r} ({near(named, known)})")
+            raise TeacherError(
+                f"teacher {uri}: unknown norm {named!r} ({near(named, known)})",
+                "leave it out where the file states it, or where the data's own was used",
+            )
         return known[named]
-    if "mean" in facts and "std" in facts:
-        return Normalisation("stated", tuple(map(float, facts["mean"])), tuple(map(float, facts["std"])))
-    return known["data"]._replace(assumed=True)
+    if facts.mean is None or facts.std is None:
+        return known["data"]._replace(assumed=True)
+    if not len(facts.mean) == len(facts.std) == channels:
+        raise TeacherError(
+            f"teacher {uri}: its metadata hold {len(facts.mean)} numbers of mean and {len(facts.std)} of std "
+            f"for {channels} channels",
+            f"name its normalisation: {with_option(uri, 'norm=NAME')} (one of {', '.join(known)})",
+        )
+    return Normalisation("stated", facts.mean, facts.std)
 
 
 def _chance(labels: Int[Tensor, " examples"]) -> float:
@@ -90,21 +103,20 @@ def _chance(labels: Int[Tensor, " examples"]) -> float:
     return share + 3 * math.sqrt(share * (1 - share) / len(labels))
 
 
-def _check_normalisation(teacher: Teacher, data: Data) -> None:
+def _check_normalisation(teacher: Teacher, data: Data, logits: Tensor) -> None:
     if not teacher.normalisation.assumed:
         return
-    images, labels = data.validation.images[:512], data.validation.labels[:512]
-    candidates = [teacher.normalisation, *_named_normalisations(teacher.channels)]
-    with torch.inference_mode():
-        scores = [float(metrics.top1(forward(teacher, images, it), labels)) for it in candidates]
-    best = max(range(len(scores)), key=scores.__getitem__)
-    margin = max(0.05, 3 * math.sqrt(0.5 / len(labels)))
-    if scores[best] > scores[0] + margin:
+    images, labels = data.validation.images[:_COMPARED], data.validation.labels[:_COMPARED]
+    others = {
+        it.name: float(metrics.top1(logits_of(replace(teacher, normalisation=it), images), labels))
+        for it in _named_normalisations(teacher.channels)
+    }
+    own, best = float(metrics.top1(logits[:_COMPARED], labels)), max(others, key=others.__getitem__)
+    if others[best] > own + max(0.05, 3 * math.sqrt(0.5 / len(labels))):
         raise TeacherError(
-            f"teacher {teacher.name} ({teacher.uri}): its normalisation does not fit: {scores[0]:.1%} of "
-            f"{len(labels)} validation images right with the data's own, "
-            f"{scores[best]:.1%} with {candidates[best].name!r}",
-            f"state it: {teacher.uri}{'&' if '?' in teacher.uri else '?'}norm={candidates[best].name}",
+            f"teacher {teacher.name} ({teacher.uri}): its normalisation does not fit: {own:.1%} of "
+            f"{len(labels)} validation images right with the data's own, {others[best]:.1%} with {best!r}",
+            f"state it: {with_option(teacher.uri, f'norm={best}')}",
         )
 
 

@@ -1,18 +1,22 @@
 """Teacher sources by URI scheme."""
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from http.client import HTTPException
 from pathlib import Path
+from typing import Any
 from urllib.parse import parse_qsl
 
 import torch
+from torch import nn
 
 from autodistill.data import Data
-from autodistill.errors import TeacherError, lookup, near
-from autodistill.models import MODELS, build, parse_name
+from autodistill.errors import ConfigError, TeacherError, near
+from autodistill.models import MODELS, build
 from autodistill.teachers.checkpoints import check_class_names, fill, other_classes, read
 from autodistill.teachers.checks import normalisation
-from autodistill.teachers.teacher import Normalisation, Teacher, ready
+from autodistill.teachers.teacher import Normalisation, Teacher, ready, with_option
 
 
 def name_of(uri: str) -> str:
@@ -36,7 +40,7 @@ def load(
         shown_as: the URI that records carry, where it is not `uri`.
 
     Raises:
-        TeacherError: unknown scheme, missing, truncated, foreign or code-carrying file, other classes.
+        TeacherError: unknown scheme or option, missing, truncated, foreign or code-carrying file, other classes.
     """
     scheme, colon, rest = uri.partition(":")
     if not colon or scheme not in SOURCES:
@@ -49,61 +53,71 @@ def load(
 
 
 def _from_file(uri: str, rest: str, data: Data, name: str, offline: bool) -> Teacher:
-    target, _, query = rest.partition("?")
-    options = dict(parse_qsl(query))
-    unknown = set(options) - {"arch", "norm", "name"}
-    if unknown:
-        raise TeacherError(
-            f"teacher {uri}: unknown option {min(unknown)!r} ({near(min(unknown), ['arch', 'norm', 'name'])})"
-        )
-    checkpoint = read(Path(target), uri)
-    architecture = options.get("arch") or checkpoint.facts.get("architecture")
-    if not architecture:
+    target, options = _options(uri, rest, allowed=("arch", "norm", "name"))
+    checkpoint = read(Path(target).expanduser(), uri)
+    architecture = options.get("arch", checkpoint.facts.architecture)
+    if architecture is None:
         raise TeacherError(
             f"teacher {uri}: the file does not say its architecture",
-            f"name it: {uri}{'&' if query else '?'}arch=NAME (one of {', '.join(MODELS)})",
+            f"name it: {with_option(uri, 'arch=NAME')} (one of {', '.join(MODELS)})",
         )
-    lookup("architecture", parse_name(architecture)[0], MODELS)
     check_class_names(uri, checkpoint.facts, data)
-    channels = data.image_shape[0]
-    module = build(
-        architecture,
-        num_classes=data.num_classes,
-        in_channels=channels,
-        image_size=data.image_shape[1],
-        seed=0,
-        stem_stride=checkpoint.facts.get("stem_stride"),
-    )
-    fill(module, checkpoint.state, uri, architecture, data)
-    fitted = normalisation(uri, options.get("norm"), checkpoint.facts, data, channels)
+    channels, own_size, _ = data.image_shape
+    size = checkpoint.facts.image_size or own_size
+    module = _built(architecture, uri=uri, data=data, image_size=size, stem_stride=checkpoint.facts.stem_stride)
+    fill(module, checkpoint.state, uri=uri, architecture=architecture, data=data)
     return ready(
         module,
         name=name,
         uri=uri,
         architecture=architecture,
-        normalisation=fitted,
+        normalisation=normalisation(uri, options.get("norm"), checkpoint.facts, data, channels),
         channels=channels,
-        image_size=data.image_shape[1],
+        input_size=None if size == own_size else size,
     )
 
 
-def _from_torchvision(uri: str, rest: str, data: Data, name: str, offline: bool) -> Teacher:
-    from torchvision.models import get_model, get_model_weights, list_models
+def _built(architecture: str, *, uri: str, data: Data, image_size: int, stem_stride: int | None) -> nn.Module:
+    try:
+        return build(
+            architecture,
+            num_classes=data.num_classes,
+            in_channels=data.image_shape[0],
+            image_size=image_size,
+            seed=0,
+            stem_stride=stem_stride,
+        )
+    except ConfigError as error:
+        raise TeacherError(
+            f"teacher {uri}: {error.message}",
+            error.hint or "name the architecture that it was trained as: ?arch=NAME",
+        ) from error
 
-    architecture, at, version = rest.partition("@")
-    known = list_models(include="*", exclude="quantized_*")
+
+def _from_torchvision(uri: str, rest: str, data: Data, name: str, offline: bool) -> Teacher:
+    import torchvision
+    from torchvision.models import get_model_weights, list_models
+
+    target, _ = _options(uri, rest, allowed=("name",))
+    architecture, _, version = target.partition("@")
+    # The module's own list holds the image classifiers: no detection, no video.
+    known = list_models(module=torchvision.models)
+    hint = "write torchvision:NAME@WEIGHTS, for example torchvision:resnet50@IMAGENET1K_V2"
     if architecture not in known:
-        raise TeacherError(f"teacher {uri}: torchvision has no {architecture!r} ({near(architecture, known)[:200]})")
+        raise TeacherError(f"teacher {uri}: torchvision has no {architecture!r} ({near(architecture, known)})", hint)
     versions = {str(weights.name): weights for weights in get_model_weights(architecture)}
-    if not at or version not in versions:
-        raise TeacherError(f"teacher {uri}: unknown weights {version!r} ({near(version, versions)})")
+    if version not in versions:
+        raise TeacherError(f"teacher {uri}: unknown weights {version!r} ({near(version, versions)})", hint)
     weights = versions[version]
     if len(weights.meta["categories"]) != data.num_classes:
         raise other_classes(uri, len(weights.meta["categories"]), data)
-    checkpoint = read(_fetched(weights.url, uri, offline), uri)
-    module = get_model(architecture, weights=None)
-    fill(module, checkpoint.state, uri, architecture, data)
     transform = weights.transforms()
+    size = int(transform.crop_size[0])
+    checkpoint = read(_fetched(weights.url, uri, offline), uri)
+    module = _torchvision_model(architecture, classes=data.num_classes, image_size=size)
+    # DenseNet's files are older than torch's ban on dots in module names.
+    state = {re.sub(r"(denselayer\d+\.(norm|conv))\.", r"\1", key): it for key, it in checkpoint.state.items()}
+    fill(module, state, uri=uri, architecture=architecture, data=data)
     return ready(
         module,
         name=name,
@@ -111,9 +125,35 @@ def _from_torchvision(uri: str, rest: str, data: Data, name: str, offline: bool)
         architecture=architecture,
         normalisation=Normalisation("stated", tuple(transform.mean), tuple(transform.std)),
         channels=3,
-        image_size=data.image_shape[1],
-        input_size=int(transform.crop_size[0]),
+        input_size=None if size == data.image_shape[1] else size,
     )
+
+
+def _torchvision_model(architecture: str, *, classes: int, image_size: int) -> nn.Module:
+    """Build a torchvision network as torchvision itself does when it is given weights."""
+    from torchvision.models import get_model
+
+    options: dict[str, Any] = {}
+    if architecture in ("googlenet", "inception_v3"):
+        options = {"transform_input": True, "init_weights": False}
+    elif architecture.startswith("vit_"):
+        options = {"image_size": image_size}
+    with torch.random.fork_rng(devices=[]):
+        module: nn.Module = get_model(architecture, weights=None, num_classes=classes, **options)
+    return module
+
+
+def _options(uri: str, rest: str, *, allowed: Sequence[str]) -> tuple[str, dict[str, str]]:
+    """Split what follows the scheme into target and options."""
+    target, _, query = rest.partition("?")
+    options = dict(parse_qsl(query, keep_blank_values=True))
+    for option in options:
+        if option not in allowed:
+            raise TeacherError(
+                f"teacher {uri}: unknown option {option!r} ({near(option, allowed)})",
+                f"options follow the target: {with_option(uri.partition('?')[0], f'{allowed[0]}=VALUE')}",
+            )
+    return target, options
 
 
 def _fetched(url: str, uri: str, offline: bool) -> Path:
@@ -122,13 +162,17 @@ def _fetched(url: str, uri: str, offline: bool) -> Path:
     if file.is_file():
         return file
     if offline:
-        raise TeacherError(f"teacher {uri}: not on this machine, and --offline", f"copy the weights to {file}")
-    file.parent.mkdir(parents=True, exist_ok=True)
+        raise TeacherError(
+            f"teacher {uri}: not on this machine, and --offline: no {file}", f"copy the weights to {file} ({url})"
+        )
     prefix = file.stem.rsplit("-", 1)[-1]
     try:
+        file.parent.mkdir(parents=True, exist_ok=True)
         torch.hub.download_url_to_file(url, str(file), hash_prefix=prefix, progress=False)
-    except (OSError, RuntimeError) as error:
-        raise TeacherError(f"teacher {uri}: cannot be downloaded ({error})", f"copy the weights to {file}") from error
+    except (OSError, RuntimeError, HTTPException) as error:
+        raise TeacherError(
+            f"teacher {uri}: cannot be downloaded ({error})", f"copy the weights to {file} ({url})"
+        ) from error
     return file
 
 

@@ -32,12 +32,20 @@ class Teacher:
     module: nn.Module
     normalisation: Normalisation
     fingerprint: str
+    """SHA-256 over the network, its weights and what is done to its input: what its logits are keyed by."""
     channels: int
     input_size: int | None = None
     """Height and width the images are resized to; None: as they are."""
 
     def __call__(self, images: UInt8[Tensor, "batch channels height width"]) -> Float[Tensor, "batch classes"]:
-        return forward(self, images, self.normalisation)
+        if images.shape[1] == 1 and self.channels == 3:
+            images = images.expand(-1, 3, -1, -1)
+        inputs = normalise(images, mean=self.normalisation.mean, std=self.normalisation.std)
+        if self.input_size is not None:
+            size = (self.input_size, self.input_size)
+            inputs = nn.functional.interpolate(inputs, size=size, mode="bilinear", antialias=True)
+        output: Tensor = self.module(inputs.contiguous(memory_format=torch.channels_last))
+        return output.float()
 
 
 def ready(
@@ -48,19 +56,17 @@ def ready(
     architecture: str,
     normalisation: Normalisation,
     channels: int,
-    image_size: int,
     input_size: int | None = None,
 ) -> Teacher:
-    """Freeze a loaded network into a teacher; its fingerprint covers weights and everything done to its input."""
+    """Freeze a loaded network into a teacher."""
     module = module.eval().requires_grad_(False).to(memory_format=torch.channels_last)
-    facts = (architecture, normalisation.mean, normalisation.std, image_size, input_size)
     return Teacher(
         name=name,
         uri=uri,
         architecture=architecture,
         module=module,
         normalisation=normalisation,
-        fingerprint=_fingerprint(module, facts),
+        fingerprint=_fingerprint(module, (architecture, normalisation.mean, normalisation.std, input_size)),
         channels=channels,
         input_size=input_size,
     )
@@ -74,19 +80,14 @@ def logits_of(
         return torch.cat([teacher(batch) for batch in images.split(BATCH)])
 
 
-def forward(teacher: Teacher, images: Tensor, normalisation: Normalisation) -> Tensor:
-    if images.shape[1] == 1 and teacher.channels == 3:
-        images = images.expand(-1, 3, -1, -1)
-    inputs = normalise(images, mean=normalisation.mean, std=normalisation.std)
-    if teacher.input_size is not None and teacher.input_size != inputs.shape[-1]:
-        size = (teacher.input_size, teacher.input_size)
-        inputs = nn.functional.interpolate(inputs, size=size, mode="bilinear", antialias=True)
-    output: Tensor = teacher.module(inputs.contiguous(memory_format=torch.channels_last))
-    return output.float()
+def with_option(uri: str, option: str) -> str:
+    """A URI with one more option."""
+    return f"{uri}{'&' if '?' in uri else '?'}{option}"
 
 
 def _fingerprint(module: nn.Module, facts: tuple[object, ...]) -> str:
-    found = hashlib.sha256(repr(facts).encode())
+    # The printed module shows its strides, which no weight does.
+    found = hashlib.sha256(repr((facts, str(module))).encode())
     for key, value in sorted(module.state_dict().items()):
         found.update(key.encode())
         found.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())

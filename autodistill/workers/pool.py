@@ -11,10 +11,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 from types import TracebackType
 
 from autodistill.errors import AutodistillError, StudyError
 from autodistill.records import RunEnded, RunRecord, RunRequest
+from autodistill.store import RunFolder, write_result
 from autodistill.workers.tasks import LadderTask, Message, Setup, Task, Workplace
 
 MOST_DEATHS = 3
@@ -79,7 +81,7 @@ class Pool:
     def _start(self) -> _Worker:
         ours, theirs = self._context.Pipe()
         process = self._context.Process(target=work, args=(self._setup, theirs, os.getpid()), daemon=True)
-        with _in_environment(ALLOCATOR):
+        with _in_environment(ALLOCATOR), _uninterrupted():
             process.start()
         theirs.close()
         return _Worker(process, ours)
@@ -95,7 +97,7 @@ class Pool:
     def _receive(self, worker: _Worker, waiting: deque[Task]) -> Iterator[Message]:
         try:
             message = worker.pipe.recv()
-        except (EOFError, ConnectionResetError):
+        except (EOFError, OSError):  # OSError: it died in the middle of a message
             yield from self._replace(worker, waiting)
             return
         if isinstance(message, _Done):
@@ -108,20 +110,39 @@ class Pool:
 
     def _replace(self, worker: _Worker, waiting: deque[Task]) -> Iterator[Message]:
         """Start another worker in place of a dead one; its task goes on from its last checkpoint."""
-        task, code = worker.task, worker.process.exitcode
+        task = worker.task
         assert task is not None
         worker.pipe.close()
+        worker.process.join(5)
         self._workers[self._workers.index(worker)] = self._start()
         name = task.run if isinstance(task, RunRequest) else repr(task)
         self._deaths[name] = self._deaths.get(name, 0) + 1
         if self._deaths[name] < MOST_DEATHS:
             waiting.appendleft(task)
-        elif isinstance(task, RunRequest):
-            fields = task.model_dump(exclude={"evaluate_on", "params"})
-            error = f"the worker process died {MOST_DEATHS} times (exit code {code}): out of memory?"
-            yield RunEnded(record=RunRecord(**fields, params=task.params, state="failed", error=error), wall_s=0.0)
-        else:
-            raise StudyError(f"the worker process died {MOST_DEATHS} times (exit code {code}) on {name}")
+            return
+        error = f"the worker process died {MOST_DEATHS} times ({_cause(worker.process.exitcode)})"
+        if not isinstance(task, RunRequest):
+            raise StudyError(f"{error} on {name}", "see its traceback above; try --workers 1")
+        fields = task.model_dump(exclude={"evaluate_on", "params"})
+        record = RunRecord(**fields, params=task.params, state="failed", error=error)
+        ended = RunEnded(record=record, wall_s=0.0)
+        # Kept like any other failure: what the search decides next rests on it, and must after a resume.
+        write_result(RunFolder(Path(self._setup.runs)), ended)
+        yield ended
+
+
+def _cause(code: int | None) -> str:
+    return f"signal {-code}: out of memory?" if code is not None and code < 0 else f"exit code {code}"
+
+
+@contextlib.contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Ctrl-C reaches every process of a terminal; a worker started in here never sees it, its parent ends it."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextlib.contextmanager
@@ -142,7 +163,6 @@ def work(setup: Setup, pipe: Connection, parent: int) -> None:
     """A worker process: take tasks from the pipe until it closes."""
     import torch
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_follow, args=(parent,), daemon=True).start()
     if setup.device == "cpu":
         # Two threads in one process lose up to half of both cores to barrier stalls on shared machines.
@@ -153,14 +173,17 @@ def work(setup: Setup, pipe: Connection, parent: int) -> None:
             task = pipe.recv()
         except (EOFError, OSError):
             return
-        try:
-            for message in place.do(task):
-                pipe.send(message)
-            pipe.send(_Done())
-        except AutodistillError as error:
-            pipe.send(error)
-        except BrokenPipeError:
-            return
+        with contextlib.suppress(BrokenPipeError):
+            _answer(place, task, pipe)
+
+
+def _answer(place: Workplace, task: Task, pipe: Connection) -> None:
+    try:
+        for message in place.do(task):
+            pipe.send(message)
+        pipe.send(_Done())
+    except AutodistillError as error:
+        pipe.send(error)
 
 
 def _follow(parent: int) -> None:

@@ -171,7 +171,7 @@ class Workplace:
                 self.keep(model, self.folder.weights(request.run))
         except (TrialError, CacheError, RuntimeError) as found:
             # torch raises RuntimeError, out of memory included: one run's failure, recorded; the study goes on.
-            error = str(found).splitlines()[0] or type(found).__name__
+            error = next(iter(str(found).splitlines()), type(found).__name__)
         record = RunRecord(
             **request.model_dump(exclude={"evaluate_on", "params"}),
             params=request.params,

@@ -1,0 +1,119 @@
+"""What holds for every registered teacher source."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import torch
+from teacher_files import ARCHITECTURE, Touch, digits, flip, network, refused, tiny_torchvision
+from torch import nn
+
+from autodistill.teachers import SOURCES, load, logits_of
+
+
+class Written(NamedTuple):
+    """A teacher as somebody has it."""
+
+    uri: str
+    file: Path
+    module: nn.Module
+
+
+def a_file(_: pytest.MonkeyPatch, folder: Path, classes: int) -> Written:
+    module = network(classes=classes)
+    torch.save(module.state_dict(), folder / "t.pt")
+    return Written(f"file:{folder}/t.pt?arch={ARCHITECTURE}", folder / "t.pt", module)
+
+
+def torchvision_weights(monkeypatch: pytest.MonkeyPatch, folder: Path, classes: int) -> Written:
+    return Written(*tiny_torchvision(monkeypatch, folder, classes=classes))
+
+
+WRITERS: dict[str, Callable[[pytest.MonkeyPatch, Path, int], Written]] = {
+    "file": a_file,
+    "torchvision": torchvision_weights,
+}
+"""For each source, how to write a tiny teacher for it."""
+
+
+def test_every_source_has_a_teacher_to_test_it_with() -> None:
+    assert set(WRITERS) == set(SOURCES)
+
+
+@pytest.fixture(params=sorted(SOURCES))
+def scheme(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def written(scheme: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Written:
+    return WRITERS[scheme](monkeypatch, tmp_path, 10)
+
+
+def weight_byte(written: Written) -> int:
+    """Where in the file the last layer's weights begin."""
+    last = list(written.module.state_dict().values())[-2]
+    assert last.ndim == 2
+    content, wanted = written.file.read_bytes(), last.numpy().tobytes()
+    assert content.count(wanted) == 1
+    return content.find(wanted)
+
+
+def test_a_teacher_is_ready_to_run(written: Written) -> None:
+    before = torch.get_rng_state()
+    teacher = load(written.uri, data=digits(), offline=True)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert teacher.uri == written.uri
+    assert not any(module.training for module in teacher.module.modules())
+    assert not any(parameter.requires_grad for parameter in teacher.module.parameters())
+    logits = logits_of(teacher, digits().validation.images[:3])
+    assert logits.shape == (3, 10)
+    assert logits.dtype == torch.float32
+    assert logits.isfinite().all()
+
+
+def test_the_fingerprint_changes_with_one_bit_of_one_weight(written: Written) -> None:
+    first, again = (load(written.uri, data=digits()).fingerprint for _ in range(2))
+    assert first == again
+    assert len(first) == 64
+    where = weight_byte(written)
+    flip(written.file, where)
+    assert load(written.uri, data=digits()).fingerprint != first
+    flip(written.file, where)
+    assert load(written.uri, data=digits()).fingerprint == first
+
+
+def test_the_fingerprint_does_not_depend_on_the_name_or_the_place(written: Written) -> None:
+    separator = "&" if "?" in written.uri else "?"
+    named = load(f"{written.uri}{separator}name=other", data=digits())
+    assert named.name == "other"
+    assert named.fingerprint == load(written.uri, data=digits()).fingerprint
+
+
+def test_an_unknown_option_is_an_error(written: Written) -> None:
+    separator = "&" if "?" in written.uri else "?"
+    assert "unknown option 'nane' (did you mean 'name'?" in refused(f"{written.uri}{separator}nane=x").message
+
+
+def test_other_classes_are_an_error(scheme: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    uri = WRITERS[scheme](monkeypatch, tmp_path, 7).uri
+    assert "7 classes, but digits has 10" in refused(uri).message
+
+
+def test_a_missing_file_is_an_error_that_names_it(written: Written) -> None:
+    written.file.unlink()
+    assert str(written.file) in refused(written.uri, offline=True).message
+
+
+def test_a_damaged_file_is_an_error(written: Written) -> None:
+    content = written.file.read_bytes()
+    for cut in (0, 100, len(content) // 2, len(content) - 30):
+        written.file.write_bytes(content[:cut])
+        assert "cannot be read as plain tensors" in refused(written.uri).message
+
+
+def test_no_code_is_run(written: Written, tmp_path: Path) -> None:
+    torch.save({**written.module.state_dict(), "x": Touch(tmp_path / "sign")}, written.file)
+    assert "carries posix.mkdir, which is never run" in refused(written.uri).message
+    assert not (tmp_path / "sign").exists()

@@ -1,0 +1,130 @@
+"""Small teachers, and files of every kind that somebody may name as one."""
+
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torchvision
+from ladder_race import ARCHITECTURE, SPEC
+from torch import Tensor, nn
+from torchvision.models import Weights, WeightsEnum, get_model
+from torchvision.transforms._presets import ImageClassification
+
+from autodistill.data import Data, Split
+from autodistill.data import load as load_data
+from autodistill.errors import TeacherError
+from autodistill.models import build
+from autodistill.space.models import TrainingSpec
+from autodistill.teachers import load
+from autodistill.trainer import Recipe, train
+from autodistill.views import View
+
+SCALES: dict[str, tuple[float, float]] = {"none": (0.0, 1.0), "half": (0.5, 0.5)}
+
+
+@cache
+def digits() -> Data:
+    return load_data(SPEC)
+
+
+def coloured(data: Data) -> Data:
+    """The same images with three channels: two of them darker."""
+    shades = torch.tensor([4, 2, 1], dtype=torch.uint8)[:, None, None]
+    splits = (data.train, data.validation, data.test)
+    train_split, validation, test = (Split(it.images // 4 * shades, it.labels) for it in splits)
+    mean, std = ((number, number / 2, number / 4) for number in (data.mean[0], data.std[0]))
+    return replace(
+        data,
+        train=train_split,
+        validation=validation,
+        test=test,
+        mean=mean,
+        std=std,
+        fingerprint=f"coloured {data.fingerprint}",
+    )
+
+
+def network(
+    architecture: str = ARCHITECTURE, *, classes: int = 10, channels: int = 1, size: int = 8, seed: int = 0
+) -> nn.Module:
+    return build(architecture, num_classes=classes, in_channels=channels, image_size=size, seed=seed)
+
+
+@cache
+def _trained(normalisation: str) -> dict[str, Tensor]:
+    data = digits()
+    if normalisation != "data":
+        mean, std = SCALES[normalisation]
+        data = replace(data, mean=(mean,), std=(std,))
+    spec = TrainingSpec(epochs=6, short_epochs=1, batch_size=25, evaluate_every=6)
+    model = network()
+    for _ in train(model, data, Recipe(spec, View(0, 0, False), 1, 6, 0)):
+        pass
+    return model.state_dict()
+
+
+def trained(normalisation: str = "data") -> nn.Module:
+    """A network that reads more than nine digits in ten, if its input is normalised as in its training."""
+    model = network()
+    model.load_state_dict(_trained(normalisation))
+    return model
+
+
+def refused(uri: str, data: Data | None = None, **options: Any) -> TeacherError:
+    """Load a teacher that must be refused, by an error that names it and says what to do."""
+    with pytest.raises(TeacherError) as caught:
+        load(uri, data=data or digits(), **options)
+    assert uri in caught.value.message
+    assert caught.value.hint
+    assert caught.value.exit_code == 2
+    return caught.value
+
+
+class Touch:
+    """Unpickled, it makes a folder."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __reduce__(self) -> tuple[Callable[..., object], tuple[str]]:
+        return os.mkdir, (str(self._path),)
+
+
+def flip(path: Path, where: int, *, bits: int = 1) -> None:
+    """Flip bits of one byte of a file."""
+    content = bytearray(path.read_bytes())
+    content[where] ^= bits
+    path.write_bytes(content)
+
+
+def tiny_torchvision(
+    monkeypatch: pytest.MonkeyPatch,
+    home: Path,
+    *,
+    architecture: str = "shufflenet_v2_x0_5",
+    classes: int = 10,
+    module: nn.Module | None = None,
+) -> tuple[str, Path, nn.Module]:
+    """Let torchvision publish weights for a few classes; return their URI, the file they lie in, the network."""
+
+    class Tiny(WeightsEnum):
+        DIGITS_V1 = Weights(
+            url=f"https://weights.invalid/{architecture}-0badcafe.pth",
+            transforms=partial(ImageClassification, crop_size=40, mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6)),
+            meta={"categories": [str(number) for number in range(classes)]},
+        )
+
+    monkeypatch.setattr(torchvision.models, "get_model_weights", lambda name: Tiny)
+    monkeypatch.setenv("TORCH_HOME", str(home))
+    file = home / "hub" / "checkpoints" / f"{architecture}-0badcafe.pth"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)
+        module = module or get_model(architecture, weights=None, num_classes=classes)
+    torch.save(module.state_dict(), file)
+    return f"torchvision:{architecture}@DIGITS_V1", file, module

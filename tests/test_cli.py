@@ -1,0 +1,218 @@
+"""The command line as a person meets it: streams, exit codes, messages."""
+
+import csv
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from factories import study
+from typer.testing import CliRunner
+
+from autodistill import __main__ as entry
+from autodistill import __version__
+from autodistill.cli import app
+from autodistill.errors import AutodistillError, ConfigError, StoreError
+from autodistill.records import StudyRecord, to_json
+
+SETTINGS = (
+    "data.train=150",
+    "data.validation=60",
+    "data.test=60",
+    "training.epochs=2",
+    "training.short_epochs=1",
+    "ladder.epochs=6",
+    "confirm.seeds=2",
+)
+SPACE = ["--space", "smoke", *(part for setting in SETTINGS for part in ("--set", setting))]
+TINY = ["--student", "resnet8:0.25", "--workers", "1", *SPACE]
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-W", "ignore", "-m", "autodistill", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+
+
+def invoke(*arguments: str) -> str:
+    found = CliRunner().invoke(app, arguments, catch_exceptions=False)
+    assert found.exit_code == 0, found.output
+    return found.stdout
+
+
+def error_of(*arguments: str) -> AutodistillError:
+    found = CliRunner().invoke(app, arguments)
+    assert isinstance(found.exception, AutodistillError), found.output
+    return found.exception
+
+
+@pytest.fixture
+def kept() -> StudyRecord:
+    """A finished study in ./runs."""
+    record = study(12)
+    folder = Path("runs") / record.name
+    folder.mkdir(parents=True)
+    (folder / "study.json").write_text(to_json(record))
+    return record
+
+
+def test_a_search_ends_with_a_result_a_report_and_the_next_command():
+    found = run("search", *TINY)
+    assert found.returncode == 0, found.stderr
+    assert "Teachers" in found.stdout
+    assert "plan: 12 full trainings" in found.stderr
+    last = found.stderr.strip().splitlines()[-1]
+    assert last == (
+        "Report: reports/smoke-resnet8-0.25/report.html   Next: autodistill train --from smoke-resnet8-0.25"
+    )
+    assert {path.name for path in Path("reports/smoke-resnet8-0.25").iterdir()} >= {
+        "report.html",
+        "report.md",
+        "study.json",
+    }
+    again = run("search", *TINY, "--format", "json")
+    assert again.returncode == 0
+    assert again.stderr == ""
+    document = json.loads(again.stdout)
+    assert document["schema_version"] == 1
+    assert document["state"] == "complete"
+    trained = run("train", "--from", "smoke-resnet8-0.25", "--out", "mine.safetensors")
+    assert trained.returncode == 0, trained.stderr
+    assert Path("mine.safetensors").stat().st_size > 1000
+    checked = run("teachers", "check", "file:mine.safetensors", *SPACE)
+    assert "resnet8" in checked.stdout or "is at chance" in checked.stderr
+
+
+def test_a_dry_run_writes_nothing():
+    found = run("search", *TINY, "--dry-run")
+    assert found.returncode == 0, found.stderr
+    assert "no teacher 1 + plain KD 1 + priors" in found.stdout
+    assert list(Path().iterdir()) == []
+
+
+def test_version_and_help():
+    assert invoke("--version") == f"kd-autodistill {__version__}\n"
+    assert "Exit codes" in invoke("search", "--help") or "Exit codes" in invoke("--help")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        (["search", "--student", "mobilenetv3"], "unknown network 'mobilenetv3' (did you mean 'mobilenetv2'"),
+        (["search", "--student", "mobilenetv2", "--data", "digit"], "unknown dataset 'digit' (did you mean 'digits'"),
+        (
+            ["search", "--student", "mobilenetv2", "--space", "digitz"],
+            "unknown space 'digitz' (did you mean 'digits'",
+        ),
+        (["search", "--student", "mobilenetv2", "--budget", "5"], "the smallest is 16.3 ("),
+        (["search", "--student", "mobilenetv2", "--budget", "much"], "--budget much: must be a number above 0"),
+        (["search", "--student", "mobilenetv2", "--timeout", "soon"], "--timeout soon: must be a number with one of"),
+        (
+            ["search", "--student", "mobilenetv2", "--device", "tpu"],
+            "--device tpu: unknown (allowed: auto, cpu, cuda",
+        ),
+        (
+            ["search", "--student", "mobilenetv2", "--teacher", "file:none.safetensors"],
+            "no such file: none.safetensors",
+        ),
+        (["search", "--student", "mobilenetv2", "--teacher", "ftp:x"], "unknown scheme 'ftp'"),
+        (["search", "--student", "mobilenetv2", "--set", "training.epoch=3"], "did you mean 'epochs'"),
+        (["search", "--student", "mobilenetv2", "--data", "folder:nowhere"], "nowhere"),
+        (["report", "nothing"], "no study 'nothing' here"),
+        (["show", "nothing"], "no study 'nothing' here"),
+        (["train"], "--student: missing"),
+        (["spaces", "show", "digitz"], "unknown space 'digitz' (did you mean 'digits'"),
+    ],
+)
+def test_bad_input_is_one_clear_error_with_exit_code_2_and_nothing_is_written(arguments, part):
+    error = error_of(*arguments)
+    assert part in error.message
+    assert error.exit_code == 2
+    assert list(Path().iterdir()) == []
+
+
+def test_an_error_is_one_line_with_a_hint_on_stderr():
+    found = run("search", "--student", "mobilenetv2", "--budget", "5")
+    assert found.returncode == 2
+    assert found.stdout == ""
+    lines = found.stderr.splitlines()
+    assert lines[0].startswith("error: --budget 5: 5 full trainings are too few for 4 teachers")
+    assert lines[1] == "hint: raise --budget, name fewer teachers, or lower confirm.seeds"
+    assert "Traceback" not in found.stderr
+
+
+def test_usage_errors_exit_with_2():
+    found = run("serch")
+    assert found.returncode == 2
+    assert "search" in found.stderr
+
+
+def test_the_other_project_s_package_is_refused(monkeypatch):
+    monkeypatch.setattr(entry.metadata, "version", lambda name: "0.1.29")
+    with pytest.raises(ConfigError, match=r"'autodistill' 0\.1\.29, another project") as caught:
+        entry.refuse_foreign_package()
+    assert "make a fresh environment" in caught.value.hint
+
+
+def test_show_prints_tables_json_and_csv(kept):
+    assert "Teachers" in invoke("show", kept.name)
+    assert json.loads(invoke("show", kept.name, "--format", "json"))["name"] == kept.name
+    rows = list(csv.DictReader(io.StringIO(invoke("show", kept.name, "--format", "csv"))))
+    assert len(rows) == len(kept.trials)
+    assert rows[0]["teacher"]
+
+
+def test_show_cuts_at_twenty_trials_and_says_so():
+    record = study(40)
+    folder = Path("runs") / "long"
+    folder.mkdir(parents=True)
+    (folder / "study.json").write_text(to_json(record))
+    short, long = invoke("show", "long"), invoke("show", "long", "--all")
+    assert "20 of 40; --all shows all" in short
+    assert len(long.splitlines()) == len(short.splitlines()) + 20
+
+
+def test_report_says_where_it_lies_and_takes_a_path(kept):
+    assert invoke("report", kept.name) == f"reports/{kept.name}/report.html\n"
+    assert invoke("report", f"runs/{kept.name}", "--out", "elsewhere") == "elsewhere/report.html\n"
+    assert Path("elsewhere/report.md").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        ('{"schema_version": 1, "name"', "not whole JSON"),
+        ('{"schema_version": 99}', "schema_version 99, this autodistill reads up to 1"),
+        ("[]", "not a study record"),
+        ('{"schema_version": 1}', "Field required"),
+    ],
+)
+def test_a_broken_record_is_named(text, part):
+    Path("runs/broken").mkdir(parents=True)
+    Path("runs/broken/study.json").write_text(text)
+    error = error_of("report", "broken")
+    assert isinstance(error, StoreError)
+    assert part in error.message
+
+
+def test_spaces_are_listed_shown_copied_and_checked():
+    assert "fashion-mnist" in invoke("spaces", "ls")
+    assert "[training]" in invoke("spaces", "show", "digits")
+    invoke("spaces", "cp", "digits", "mine.toml")
+    assert "epochs = 40" in invoke("spaces", "check", "mine.toml")
+    assert "exists already" in error_of("spaces", "cp", "digits", "mine.toml").message
+
+
+def test_env_is_a_table_or_json():
+    assert "torch" in invoke("env")
+    found = json.loads(invoke("env", "--format", "json"))
+    assert found["autodistill"] == __version__
+    assert found["foreign package"] == "none"
+
+
+def test_user_text_is_no_markup():
+    error = error_of("show", "[red]x[/red]")
+    assert "[red]x[/red]" in error.message
+    found = run("show", "[red]x[/red]")
+    assert "[red]x[/red]" in found.stderr

@@ -1,0 +1,104 @@
+"""What is printed where: plain lines off a terminal, nothing when quiet, user text as it is."""
+
+import io
+
+import pytest
+from rich.console import Console
+
+from autodistill import console
+from autodistill.errors import ConfigError
+from autodistill.records import (
+    EpochEvent,
+    EpochRecord,
+    Note,
+    PhaseStarted,
+    RunEnded,
+    RunRecord,
+    TaskProgress,
+    TrialEnded,
+    TrialParams,
+    TrialRecord,
+)
+
+PARAMS = TrialParams(teacher="[b]wrn[/b]", rule="isats", rule_params={"target_ratio": 5 / 3}, soft_weight=0.5)
+EPOCH = EpochRecord(epoch=2, train_loss=1.0, hard_loss=1.0, val_top1=0.5)
+
+
+def run_record(run: str, *, state: str = "complete", error: str = "") -> RunRecord:
+    return RunRecord(run=run, params=PARAMS, seed=0, epochs=2, state=state, error=error, curve=(EPOCH,))
+
+
+def trial(state: str, reason: str = "") -> TrialRecord:
+    return TrialRecord(number=3, kind="search", wave=1, params=PARAMS, seed=0, state=state, reason=reason)
+
+
+EVENTS = [
+    PhaseStarted(phase="confirm", runs=2, epochs=4),
+    TaskProgress(task="teacher resnet8", done=1, total=2),
+    EpochEvent(run="trials/0003/short", epochs=2, record=EPOCH, wall_s=0.5),
+    RunEnded(record=run_record("trials/0003/short"), wall_s=1.0),
+    RunEnded(record=run_record("confirm/0003-1000"), wall_s=1.0),
+    RunEnded(record=run_record("trials/0004/full", state="failed", error="the loss became nan"), wall_s=1.0),
+    RunEnded(record=run_record("baselines/plain-kd"), wall_s=1.0, reused=True),
+    TrialEnded(record=trial("pruned", "short run 50.0%: 1 of 1 did better")),
+    Note(text="plan: 20"),
+    Note(text="a cache file was damaged", warning=True),
+]
+
+
+def watched(monkeypatch: pytest.MonkeyPatch, *, terminal: bool, quiet: bool = False) -> str:
+    stream = io.StringIO()
+    target = Console(file=stream, force_terminal=terminal, width=120, highlight=False, color_system=None)
+    monkeypatch.setattr(console, "err", lambda: target)
+    with console.Watch(quiet=quiet) as watch:
+        for event in EVENTS:
+            watch.show(event)
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_what_ended_is_told_in_words(monkeypatch, terminal):
+    text = watched(monkeypatch, terminal=terminal)
+    for part in (
+        "confirm: 2 runs, 4 epochs",
+        "confirm/0003-1000: 2 epochs, val 50.0 %, 1.0 s",
+        "trials/0004/full: failed: the loss became nan",
+        "baselines/plain-kd: 2 epochs, val 50.0 %, kept",
+        "#3 [b]wrn[/b]  ISATS (target ratio 1.67), soft weight 0.5  pruned: short run 50.0%: 1 of 1 did better",
+        "plan: 20",
+        "warning: a cache file was damaged",
+    ):
+        assert part in text
+
+
+def test_off_a_terminal_every_line_has_a_time_and_nothing_is_redrawn(monkeypatch):
+    lines = watched(monkeypatch, terminal=False).splitlines()
+    assert len(lines) == 7
+    assert all(line[2] == line[5] == ":" and line[8] == " " for line in lines)
+
+
+def test_off_a_terminal_a_long_run_is_heard_of_now_and_then(monkeypatch):
+    monkeypatch.setattr(console, "PLAIN_LINE_EVERY_S", 0.0)
+    text = watched(monkeypatch, terminal=False)
+    assert "trials/0003/short: epoch 2 of 2, val 50.0 %" in text
+    assert "teacher resnet8: epoch 1 of 2" in text
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_quiet_is_quiet(monkeypatch, terminal):
+    assert watched(monkeypatch, terminal=terminal, quiet=True) == ""
+
+
+def test_an_error_and_its_hint_go_to_stderr(capsys):
+    console.show_error(ConfigError("x.toml: [bold]: wrong", "do y"))
+    found = capsys.readouterr()
+    assert found.out == ""
+    assert found.err == "error: x.toml: [bold]: wrong\nhint: do y\n"
+
+
+def test_a_table_keeps_hostile_cells_on_one_line(capsys):
+    console.show_table("Title", ("name", ">n"), [("[red]a\nb[/red]", 1), (None, 22)])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:2] == ["Title", "name             n"]
+    assert lines[2].startswith("[red]a b[/red]   1")
+    assert lines[3].startswith("-               22")

@@ -1,0 +1,446 @@
+"""One training run: schedule, averaging, resuming and distillation against loops written out by hand."""
+
+import functools
+import itertools
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.optim.optimizer import register_optimizer_step_post_hook
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from autodistill import data as datasets
+from autodistill import views
+from autodistill.data import Data, Split
+from autodistill.errors import StoreError, TrialError
+from autodistill.losses import LOSSES
+from autodistill.models import build
+from autodistill.records import EpochRecord, TrialParams
+from autodistill.space.models import DataSpec, TrainingSpec
+from autodistill.trainer import Recipe, Supervision, evaluate, learning_rate, supervise, train
+from autodistill.views import View
+
+CLASSES, SIZE = 4, 4
+AS_THEY_ARE = View(0, 0, False)
+
+
+def split(count: int, *, seed: int) -> Split:
+    """Images with a bright pixel at the label's place and noise elsewhere; the first pixel is the image's number."""
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.randint(0, 120, (count, 1, SIZE, SIZE), generator=generator, dtype=torch.uint8)
+    labels = torch.arange(count) % CLASSES
+    images[torch.arange(count), 0, 1, labels] = 255
+    images[:, 0, 0, 0] = torch.arange(count).to(torch.uint8)
+    return Split(images.contiguous(memory_format=torch.channels_last), labels)
+
+
+def toy() -> Data:
+    return Data(
+        name="toy",
+        classes=tuple("abcd"),
+        train=split(24, seed=0),
+        validation=split(20, seed=1),
+        test=split(16, seed=2),
+        mean=(0.3,),
+        std=(0.25,),
+        fingerprint="toy",
+    )
+
+
+def linear(seed: int = 0) -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        return nn.Sequential(nn.Flatten(), nn.Linear(SIZE * SIZE, CLASSES))
+
+
+def dropping(seed: int = 0) -> nn.Module:
+    """Convolution, batch statistics and dropout: everything that a checkpoint must bring back."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        head = (nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Dropout(0.5), nn.Linear(20, CLASSES))
+        return nn.Sequential(nn.Conv2d(1, 5, 3, padding=1), nn.BatchNorm2d(5), nn.ReLU(), *head)
+
+
+def recipe(*, epochs: int = 4, seed: int = 0, view: View = AS_THEY_ARE, views: int = 100, **spec: Any) -> Recipe:
+    fields = {"epochs": 1000, "batch_size": 8, "lr": 0.1, **spec}
+    return Recipe(TrainingSpec(**fields), view, views, epochs, seed)
+
+
+def teacher(number: int) -> Tensor:
+    """A made-up teacher's logits on a view of the 24 training images."""
+    noise = torch.randn(24, CLASSES, generator=torch.Generator().manual_seed(number))
+    return (noise + 3 * nn.functional.one_hot(torch.arange(24) % CLASSES, CLASSES)).half()
+
+
+def supervision(*, rule: str = "ts", soft_weight: float = 0.7, **rule_params: float) -> Supervision:
+    own = rule_params or {"tau": 2.0}
+    params = TrialParams(
+        teacher="t", rule=rule, rule_params=own, tau_student=own.get("tau", 1.0), soft_weight=soft_weight
+    )
+    return supervise(params, logits=teacher, labels=toy().train.labels, loss="soft_cross_entropy")
+
+
+def watched(model: nn.Module) -> list[list[int]]:
+    """The image numbers of every batch that the model is trained on, filled while it trains."""
+    seen: list[list[int]] = []
+
+    def note(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        if module.training:
+            pixels = (inputs[0][:, 0, 0, 0].double() * 0.25 + 0.3) * 255
+            seen.append(pixels.round().int().tolist())
+
+    model.register_forward_pre_hook(note)
+    return seen
+
+
+def same(one: nn.Module, other: nn.Module) -> bool:
+    pairs = zip(one.state_dict().items(), other.state_dict().items(), strict=True)
+    return all(key == twin and torch.equal(value, its) for (key, value), (twin, its) in pairs)
+
+
+def test_the_rate_rises_linearly_and_falls_along_a_cosine_to_zero():
+    rates = [learning_rate(step, 10, peak=0.4, warmup=0.2) for step in range(11)]
+    by_hand = [0.2, 0.4, 0.4, 0.384776, 0.341421, 0.276537, 0.2, 0.123463, 0.058579, 0.015224, 0.0]
+    assert rates == pytest.approx(by_hand, abs=1e-6)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 7, 1000])
+@pytest.mark.parametrize("warmup", [0.0, 0.1, 1.0])
+def test_every_schedule_reaches_its_peak_and_stays_positive(steps, warmup):
+    rates = [learning_rate(step, steps, peak=0.4, warmup=warmup) for step in range(steps)]
+    assert max(rates) == pytest.approx(0.4)
+    assert min(rates) > 0
+
+
+def schedule(steps: int) -> list[float]:
+    """0.1 at most, a warm-up over a tenth: the rates of `recipe`, spelled out."""
+    rise = max(1, round(0.1 * steps))
+    up = [0.1 * (step + 1) / rise for step in range(rise)]
+    down = [0.05 * (1 + math.cos(math.pi * step / (steps - rise))) for step in range(steps - rise)]
+    return up + down
+
+
+def test_a_distilled_run_is_the_plain_loop():
+    """SGD with Nesterov momentum (Sutskever et al. 2013, in torch's form), the gradient by hand, all in float64."""
+    data, model, taught = toy(), linear(), supervision(soft_weight=0.7)
+    weight, bias = (parameter.detach().double().clone() for parameter in model.parameters())
+    seen = watched(model)
+    curve = list(train(model, data, recipe(averaging=2.0), supervision=taught))
+    inputs = ((data.train.images.double() / 255 - 0.3) / 0.25).flatten(1)
+    onehot, tau, soft, decay = torch.eye(CLASSES).double()[data.train.labels], 2.0, 0.7, 5e-4
+    velocity = [torch.zeros_like(weight), torch.zeros_like(bias)]
+    averaged, keep = [weight.clone(), bias.clone()], math.exp(-1 / (2.0 * 3))
+    losses = []
+    for step, (batch, rate) in enumerate(zip(seen, schedule(12), strict=True)):
+        probs = (teacher(step // 3).double() / tau).softmax(1)[batch]
+        logits = inputs[batch] @ weight.T + bias
+        hard = -(onehot[batch] * logits.log_softmax(1)).sum(1).mean()
+        blurred = -(probs * (logits / tau).log_softmax(1)).sum(1).mean() * tau**2
+        losses.append((float((1 - soft) * hard + soft * blurred), float(hard), float(blurred)))
+        slope = (1 - soft) * (logits.softmax(1) - onehot[batch]) + soft * tau * ((logits / tau).softmax(1) - probs)
+        gradients = [slope.T @ inputs[batch] / len(batch), slope.mean(0)]
+        for place, parameter in enumerate((weight, bias)):
+            pull = gradients[place] + decay * parameter
+            velocity[place] = 0.9 * velocity[place] + pull
+            parameter -= rate * (pull + 0.9 * velocity[place])
+            averaged[place] = keep * averaged[place] + (1 - keep) * parameter
+    for found, expected in zip(model.parameters(), averaged, strict=True):
+        torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=1e-6)
+    assert [len(batch) for batch in seen] == [8] * 12
+    for epoch, record in enumerate(curve):
+        means = [sum(column) / 3 for column in zip(*losses[3 * epoch : 3 * epoch + 3], strict=True)]
+        assert [record.train_loss, record.hard_loss, record.soft_loss] == pytest.approx(means, rel=1e-5)
+
+
+def test_the_weights_kept_are_the_exponential_average_of_all_steps():
+    model, epochs, steps = dropping(), 3, 3
+    keep = math.exp(-1 / (0.75 * steps))
+    average = {key: value.double().clone() for key, value in model.state_dict().items()}
+
+    def follow(*_: object) -> None:
+        for key, value in model.state_dict().items():
+            average[key] = keep * average[key] + (1 - keep) * value.double()
+
+    handle = register_optimizer_step_post_hook(follow)
+    curve = list(train(model, toy(), recipe(epochs=epochs)))
+    handle.remove()
+    kept = model.state_dict()
+    assert int(kept.pop("1.num_batches_tracked")) == epochs * steps
+    for key, value in kept.items():
+        torch.testing.assert_close(value.double(), average[key], rtol=1e-5, atol=1e-7)
+    assert (curve[-1].val_top1, curve[-1].val_nll) == evaluate(model, toy().validation, toy())
+
+
+def test_the_score_is_that_of_the_averaged_weights_in_every_epoch():
+    short, long = (list(train(linear(), toy(), recipe(averaging=horizon))) for horizon in (0.01, 50.0))
+    assert [it.train_loss for it in short] == [it.train_loss for it in long]
+    untrained = evaluate(linear(), toy().validation, toy())[1]
+    assert short[-1].val_nll < 0.5 * untrained
+    assert long[-1].val_nll > 0.8 * untrained
+
+
+def test_one_record_an_epoch_and_the_loss_falls():
+    curve = list(train(dropping(), toy(), recipe(epochs=12)))
+    assert [record.epoch for record in curve] == list(range(1, 13))
+    assert curve[-1].train_loss < 0.6 * curve[0].train_loss
+    assert all(record.soft_loss is None and record.train_loss == record.hard_loss for record in curve)
+    assert curve[-1].val_top1 > 0.6
+
+
+def poisoned() -> Data:
+    """Data whose test images no model can be run on."""
+    data = toy()
+    return Data(**{**vars(data), "test": Split(torch.zeros(16, 1, 7, 7, dtype=torch.uint8), data.test.labels)})
+
+
+def test_the_test_set_is_touched_when_asked_in_the_last_epoch_alone():
+    assert all(it.test_top1 is None for it in train(linear(), poisoned(), recipe()))
+    tested = list(train(linear(), toy(), recipe(), evaluate_on="validation+test"))
+    assert [record.test_top1 is None for record in tested] == [True, True, True, False]
+    epochs = train(linear(), poisoned(), recipe(), evaluate_on="validation+test")
+    assert len(list(itertools.islice(epochs, 3))) == 3
+    with pytest.raises(RuntimeError, match="mat1 and mat2"):
+        next(epochs)
+
+
+def test_validation_comes_every_few_epochs_and_last():
+    curve = list(train(linear(), toy(), recipe(epochs=5, evaluate_every=2)))
+    assert [record.epoch for record in curve if record.val_top1 is not None] == [2, 4, 5]
+    assert [record.epoch for record in curve if record.val_nll is not None] == [2, 4, 5]
+
+
+def orders(model: nn.Module, recipe: Recipe, taught: Supervision | None = None) -> list[list[int]]:
+    seen = watched(model)
+    list(train(model, toy(), recipe, supervision=taught))
+    return [[*itertools.chain(*seen[start : start + 3])] for start in range(0, len(seen), 3)]
+
+
+def test_the_order_of_the_batches_depends_on_seed_and_epoch_alone():
+    first = orders(linear(), recipe())
+    assert first == orders(dropping(7), recipe(lr=0.01, averaging=3.0), supervision())
+    assert all(sorted(order) == list(range(24)) for order in first)
+    assert len({tuple(order) for order in first}) == 4
+    assert first[:2] == orders(linear(), recipe(epochs=2))
+    assert not set(map(tuple, first)) & set(map(tuple, orders(linear(), recipe(seed=1))))
+
+
+def test_what_is_left_over_of_an_epoch_waits_for_another():
+    seen = watched(model := linear())
+    list(train(model, toy(), recipe(epochs=30, batch_size=7)))
+    assert {len(batch) for batch in seen} == {7}
+    assert set().union(*seen) == set(range(24))
+
+
+@pytest.mark.parametrize("taught", [False, True])
+def test_equal_runs_are_equal_to_the_bit_and_another_seed_is_another_run(taught):
+    def run(seed: int) -> tuple[list[EpochRecord], nn.Module]:
+        given = supervision(rule="isats", target_ratio=5 / 3) if taught else None
+        model = dropping()
+        return list(train(model, toy(), recipe(seed=seed, view=View(3, 1, True)), supervision=given)), model
+
+    (first, one), (second, two), (third, three) = run(0), run(0), run(1)
+    assert first == second
+    assert same(one, two)
+    assert [it.train_loss for it in first] != [it.train_loss for it in third]
+    assert not same(one, three)
+
+
+Run = Callable[..., Iterator[EpochRecord]]
+
+
+def resumable(checkpoint: Path, **changes: Any) -> tuple[nn.Module, Run]:
+    model, seed = dropping(), changes.pop("seed", 0)
+    plan = recipe(epochs=changes.pop("epochs", 4), view=View(3, 1, True), seed=seed)
+    taught = supervision(rule="isats", **{"target_ratio": 5 / 3, **changes})
+    run = functools.partial(train, model, toy(), plan, supervision=taught, checkpoint=checkpoint)
+    return model, run
+
+
+def stopped(checkpoint: Path, after: int, **changes: Any) -> list[EpochRecord]:
+    """Train some epochs of a run and drop it."""
+    _, run = resumable(checkpoint, **changes)
+    epochs = run(checkpoint_every_s=0.0)
+    curve = list(itertools.islice(epochs, after))
+    epochs.close()
+    return curve
+
+
+@pytest.fixture
+def whole(tmp_path: Path) -> tuple[nn.Module, list[EpochRecord]]:
+    model, run = resumable(tmp_path / "never-written.pt")
+    curve = list(run())
+    assert not (tmp_path / "never-written.pt").exists(), "saved before five seconds were over"
+    return model, curve
+
+
+@pytest.mark.parametrize("after", [1, 2, 3, 4])
+def test_a_resumed_run_ends_as_the_unbroken_one_to_the_bit(tmp_path, whole, after):
+    checkpoint = tmp_path / "checkpoint.pt"
+    assert stopped(checkpoint, after) == whole[1][:after]
+    model, run = resumable(checkpoint)
+    seen = watched(model)
+    assert list(run()) == whole[1]
+    assert same(model, whole[0])
+    assert len(seen) == 3 * (4 - min(after, 3)), "epochs that the checkpoint held were trained again"
+
+
+def damage(path: Path, how: str) -> None:
+    content = bytearray(path.read_bytes())
+    if how.startswith("flip"):
+        content[int(len(content) * float(how.split()[1]))] ^= 1
+    elif how == "half":
+        content = content[: len(content) // 2]
+    else:
+        content = bytearray({"empty": b"", "short": b"PK", "foreign": b"not a checkpoint" * 99}[how])
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("how", ["half", "empty", "short", "foreign", "flip 0", "flip 0.3", "flip 0.5", "flip 0.99"])
+def test_a_damaged_checkpoint_is_a_fresh_start_with_the_same_end(tmp_path, whole, how):
+    checkpoint = tmp_path / "checkpoint.pt"
+    stopped(checkpoint, 2)
+    damage(checkpoint, how)
+    model, run = resumable(checkpoint)
+    assert list(run()) == whole[1]
+    assert same(model, whole[0])
+
+
+@pytest.mark.parametrize("changes", [{"seed": 1}, {"epochs": 5}, {"soft_weight": 0.1}, {"target_ratio": 1.0}])
+def test_a_checkpoint_of_another_run_is_not_gone_on_with(tmp_path, whole, changes):
+    checkpoint = tmp_path / "checkpoint.pt"
+    stopped(checkpoint, 2, **changes)
+    model, run = resumable(checkpoint)
+    assert list(run()) == whole[1]
+    assert same(model, whole[0])
+
+
+def test_a_full_disk_is_no_failure_of_the_run(tmp_path):
+    (tmp_path / "a file").touch()
+    _, run = resumable(tmp_path / "a file" / "checkpoint.pt")
+    with pytest.raises(StoreError, match=r"checkpoint\.pt: cannot be written"):
+        list(run(checkpoint_every_s=0.0))
+
+
+def test_a_loss_that_is_not_finite_names_its_epoch():
+    with pytest.raises(TrialError, match=r"the loss became (nan|inf) in epoch 2"):
+        list(train(linear(), toy(), recipe(epochs=5, batch_size=24, lr=1e38, evaluate_every=5)))
+
+
+def test_weights_that_the_last_step_broke_are_a_failure_too():
+    with pytest.raises(TrialError, match=r"the validation loss became nan in epoch 1"):
+        list(train(linear(), toy(), recipe(epochs=1, batch_size=24, lr=1e38, warmup=1.0)))
+
+
+def test_the_global_generator_is_left_alone():
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    for _ in train(dropping(), toy(), recipe(), supervision=supervision(rule="isats", target_ratio=1.0)):
+        assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(6)
+    first = list(train(dropping(), toy(), recipe()))
+    torch.manual_seed(7)
+    assert list(train(dropping(), toy(), recipe())) == first
+
+
+class Syncs(TorchDispatchMode):
+    """Counts values that travel from a tensor to Python."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += func is torch.ops.aten._local_scalar_dense.default
+        return func(*args, **(kwargs or {}))
+
+
+def test_nothing_waits_for_the_device_inside_an_epoch(monkeypatch):
+    """More batches, as many values read: those at the end of the epoch. (The key of a view is hashed on the CPU.)"""
+    monkeypatch.setattr(views, "_key", functools.cache(views._key))
+    monkeypatch.setattr(Tensor, "numpy", None)
+    counts = []
+    for size in (24, 24, 2):
+        plan = recipe(epochs=2, batch_size=size, view=View(0, 1, True))
+        with Syncs() as syncs:
+            list(train(dropping(), toy(), plan, supervision=supervision()))
+        counts.append(syncs.count)
+    assert counts[1] == counts[2] > 0
+
+
+def test_a_cpu_computes_in_float32():
+    model, kinds = dropping(), set()
+
+    def note(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        kinds.update((inputs[0].dtype, output.dtype, module.weight.dtype if hasattr(module, "weight") else None))
+
+    for module in model:
+        module.register_forward_hook(note)
+    list(train(model, toy(), recipe(epochs=1), supervision=supervision()))
+    assert kinds - {None} == {torch.float32}
+
+
+def test_what_a_rule_takes_from_the_teacher_once_is_in_the_targets_and_in_the_summary():
+    taught = supervision(rule="isats", target_ratio=5 / 3)
+    labels = toy().train.labels
+    right = teacher(0).argmax(1) == labels
+    assert 0 < int((~right).sum()) < 24, "the made-up teacher must err, and not always"
+    found, summary = taught.targets(0, labels), taught.summary(labels)
+    median = float(found.tau_other[right].quantile(0.5))
+    assert found.tau_other[~right].tolist() == pytest.approx([median] * int((~right).sum()))
+    assert summary.tau_wrong == pytest.approx(median)
+    assert summary.teacher_right == pytest.approx(float(right.double().mean()))
+
+
+def test_a_pool_of_views_is_cycled_through():
+    asked: list[int] = []
+
+    def logits(number: int) -> Tensor:
+        asked.append(number)
+        return teacher(number)
+
+    params = TrialParams(teacher="t", rule="ts", rule_params={"tau": 2.0}, tau_student=2.0, soft_weight=0.5)
+    taught = supervise(params, logits=logits, labels=toy().train.labels, loss="soft_cross_entropy")
+    list(train(linear(), toy(), recipe(epochs=5, views=2), supervision=taught))
+    assert asked == [0, 1, 0, 1, 0]
+
+
+def test_the_losses_are_those_on_record(repository, update_golden, monkeypatch):
+    """`step loss` of a short distilled run on real images: a change of anything on the way shows here."""
+    lines: list[str] = []
+    plain = LOSSES["soft_cross_entropy"]
+
+    def noted(*args: Any, **kwargs: Any) -> Any:
+        loss = plain(*args, **kwargs)
+        lines.append(f"{len(lines) + 1} {float(loss.total.detach()):.6f}")
+        return loss
+
+    monkeypatch.setitem(LOSSES, "soft_cross_entropy", noted)
+    data = datasets.load(DataSpec(name="digits", train=100, validation=100, test=100))
+    made_up = torch.randn(100, 10, generator=torch.Generator().manual_seed(0))
+    logits = made_up + 3 * nn.functional.one_hot(data.train.labels.long(), 10)
+    params = TrialParams(teacher="t", rule="isats", rule_params={"target_ratio": 5 / 3}, soft_weight=0.5)
+    taught = supervise(params, logits=lambda _: logits, labels=data.train.labels, loss="soft_cross_entropy")
+    model = build("resnet8:0.25", num_classes=10, in_channels=1, image_size=8, seed=0)
+    list(train(model, data, recipe(epochs=3, batch_size=25, view=View(0, 1, False)), supervision=taught))
+    golden = repository / "tests" / "golden" / "losses_cpu.txt"
+    if update_golden:
+        golden.write_text("\n".join(lines) + "\n")
+    kept = [line.split() for line in golden.read_text().splitlines()]
+    found = [line.split() for line in lines]
+    assert [int(step) for step, _ in found] == [int(step) for step, _ in kept] == list(range(1, 13))
+    assert [float(loss) for _, loss in found] == pytest.approx([float(loss) for _, loss in kept], rel=1e-4)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_gpu_trains_in_bfloat16_to_about_the_same():
+    data, model, kinds = toy().to("cuda"), dropping().to("cuda"), set()
+    model[0].register_forward_hook(lambda module, inputs, output: kinds.add(output.dtype))
+    before = torch.cuda.get_rng_state()
+    curve = list(train(model, data, recipe(epochs=12), supervision=supervision()))
+    assert kinds == {torch.bfloat16}
+    assert torch.equal(torch.cuda.get_rng_state(), before)
+    assert curve[-1].train_loss < curve[0].train_loss
+    assert curve[-1].val_top1 > 0.5

@@ -32,7 +32,8 @@ class Format(StrEnum):
 
 
 Student = Annotated[
-    str, typer.Option(help="Network to train, with its width: mobilenetv2, mobilenetv2:0.5, resnet20.")
+    str,
+    typer.Option(help="Network to train; the space gives its width unless it is named: mobilenetv2:0.5."),
 ]
 Teachers = Annotated[
     list[str] | None,

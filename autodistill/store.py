@@ -32,12 +32,6 @@ def digest(*parts: object) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def seed_from(*parts: int) -> int:
     """A seed in [0, 2^31) for the named parts: related inputs give unrelated seeds."""
     data = b"".join(part.to_bytes(16, "little", signed=True) for part in parts)

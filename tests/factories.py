@@ -271,7 +271,11 @@ def study(
         "plain_kd": run("baselines/kd", kd(names[-1]), val=0.7745),
         "finalists": finalists,
         "importance": _importance(trials),
-        "timing": {"phases": {"teachers": 21.4, "search": 190.0, "confirm": 77.25}, "wall_s": 301.2},
+        "timing": {
+            "phases_s": {"teachers": 21.4, "search": 190.0, "confirm": 77.25},
+            "runs_s": {"baselines/plain-kd": 30.0, "trials/0000/short": 11.0},
+            "views_computed": 48,
+        },
     }
     if state == "failed":
         update |= {"no_teacher": failed_run("baselines/none", TrialParams()), "plain_kd": None}

@@ -235,6 +235,45 @@ def test_a_killed_study_goes_on_to_the_same_end_from_every_point(tmp_path):
         assert len(trainer.asked) == len(whole_trainer.asked), "a finished run was trained again"
 
 
+@pytest.mark.parametrize("suggestions", [1, 2, 3, 4, 25, 26, 27, 38])
+def test_a_study_killed_between_two_suggestions_asks_the_same(tmp_path, monkeypatch, suggestions):
+    asked = question(*FOUR, budget="22")
+    whole, _ = run(asked, Trainer(), tmp_path / "whole.db")
+    trainer, made = Trainer(), 0
+    store = optuna.trial.Trial._suggest
+
+    def suggest(self: optuna.trial.Trial, *arguments: object) -> object:
+        nonlocal made
+        if made == suggestions:
+            raise KeyboardInterrupt
+        made += 1
+        return store(self, *arguments)
+
+    monkeypatch.setattr(optuna.trial.Trial, "_suggest", suggest)
+    with pytest.raises(KeyboardInterrupt):
+        run(asked, trainer, tmp_path / "killed.db")
+    monkeypatch.undo()
+    resumed, _ = run(asked, trainer, tmp_path / "killed.db")
+    assert resumed.trials == whole.trials
+
+
+def test_a_wide_wave_keeps_room_for_full_runs(tmp_path):
+    space = Space.model_validate({"search": {"wave": 16}})
+    outcome, _ = run(question(*FOUR, budget="30", space=space), Trainer(), tmp_path / "study.db")
+    assert any(trial.state == "complete" for trial in outcome.trials if trial.kind == "search")
+
+
+def test_a_damaged_database_is_set_aside_and_nothing_is_lost(tmp_path):
+    trainer = Trainer()
+    first, _ = run(question(*FOUR), trainer, tmp_path / "study.db")
+    count = len(trainer.asked)
+    (tmp_path / "study.db").write_bytes(b"not a database, but long enough to look like a file" * 40)
+    second, _ = run(question(*FOUR), trainer, tmp_path / "study.db")
+    assert second.trials == first.trials
+    assert len(trainer.asked) == count
+    assert (tmp_path / "study.damaged").exists()
+
+
 def test_running_a_finished_study_again_trains_nothing(tmp_path):
     trainer = Trainer()
     first, _ = run(question(*FOUR), trainer, tmp_path / "study.db")

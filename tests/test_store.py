@@ -16,7 +16,6 @@ from autodistill.store import (
     cache_root,
     claim,
     digest,
-    file_digest,
     locked,
     read_result,
     seed_from,
@@ -45,12 +44,6 @@ def test_digests_are_those_of_the_json_text() -> None:
     # printf '%s' '[1, "a", {"b": [2.5, null], "c": "x"}]' | sha256sum | cut -c1-16
     assert digest(1, "a", {"c": "x", "b": (2.5, None)}) == "3620ab0abb186dcb"
     assert digest(1, "a") != digest("1a") != digest("1", "a")
-
-
-def test_file_digests_are_those_of_the_bytes(tmp_path: Path) -> None:
-    (tmp_path / "x").write_bytes(b"abc")
-    # FIPS 180-2, appendix B.1.
-    assert file_digest(tmp_path / "x") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
 
 
 def test_seeds_are_the_same_for_ever() -> None:

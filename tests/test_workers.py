@@ -86,6 +86,9 @@ def ended(messages: list[Message]) -> RunEnded:
 
 
 def test_the_messages_of_a_run_come_in_order_and_its_result_is_kept(home, pool):
+    folder = RunFolder(home / "runs")
+    folder.checkpoint("a").parent.mkdir(parents=True)
+    folder.checkpoint("a").write_bytes(b"left behind by another version")
     messages = list(pool.run([request("a", teacher="weak")]))
     epochs, last = messages[:-1], messages[-1]
     assert [(event.run, event.record.epoch, event.epochs) for event in epochs] == [("a", n, 4) for n in (1, 2, 3, 4)]
@@ -93,7 +96,6 @@ def test_the_messages_of_a_run_come_in_order_and_its_result_is_kept(home, pool):
     assert last.record.state == "complete"
     assert last.record.curve == tuple(event.record for event in epochs)
     assert last.record.targets.teacher_right > 0.3
-    folder = RunFolder(home / "runs")
     assert read_result(folder, "a") == last.model_copy(update={"reused": True})
     assert folder.weights("a").exists()
     assert not folder.checkpoint("a").exists()
@@ -248,14 +250,19 @@ def test_leaving_the_pool_ends_its_processes(tmp_path):
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks at processes in /proc")
 def test_a_worker_has_one_thread_ends_with_its_pipe_and_with_a_parent_that_was_killed(tmp_path):
+    """The worker is in the middle of an epoch of minutes, so that no message tells it that nobody listens."""
+    slow = {
+        "data": SPACE.data.model_copy(update={"train": 1000}),
+        "training": SPACE.training.model_copy(update={"batch_size": 1}),
+    }
+    told = setup(tmp_path, space=SPACE.model_copy(update=slow)).model_dump_json()
     script = f"""
         import multiprocessing, os, torch
-        from autodistill.records import RunRequest, TrialParams
-        from autodistill.workers import Pool, Setup
+        from autodistill.workers import LadderTask, Pool, Setup
         from autodistill.workers.pool import work
 
         if __name__ == "__main__":
-            setup = Setup.model_validate_json({setup(tmp_path).model_dump_json()!r})
+            setup = Setup.model_validate_json({told!r})
             torch.set_num_threads(3)
             ours, theirs = multiprocessing.Pipe()
             ours.close()
@@ -263,8 +270,7 @@ def test_a_worker_has_one_thread_ends_with_its_pipe_and_with_a_parent_that_was_k
             print(torch.get_num_threads(), flush=True)
             with Pool(1, setup) as pool:
                 print(*(child.pid for child in multiprocessing.active_children()), flush=True)
-                for message in pool.run([RunRequest(run="m", params=TrialParams(), seed=0, epochs=10**6)]):
-                    print(message.record.epoch, flush=True)
+                list(pool.run([LadderTask(uri="ladder:resnet110:2")]))
     """
     (tmp_path / "parent.py").write_text(textwrap.dedent(script))
     parent = subprocess.Popen([sys.executable, tmp_path / "parent.py"], stdout=subprocess.PIPE, text=True)
@@ -272,15 +278,19 @@ def test_a_worker_has_one_thread_ends_with_its_pipe_and_with_a_parent_that_was_k
     with parent, parent.stdout:
         assert parent.stdout.readline() == "1\n", "threads of a worker"
         workers = [int(pid) for pid in parent.stdout.readline().split()]
-        assert parent.stdout.readline() == "1\n", "its first epoch"
+        while not any(tmp_path.glob("cache/ladder/*/*.lock")):
+            time.sleep(0.02)
         assert workers
         assert all(map(alive, workers))
         parent.kill()
         parent.wait()
-        until = time.monotonic() + 5
+        until = time.monotonic() + 20
         while any(map(alive, workers)) and time.monotonic() < until:
             time.sleep(0.02)
-    assert not any(map(alive, workers))
+    left = [pid for pid in workers if alive(pid)]
+    for pid in left:
+        os.kill(pid, signal.SIGKILL)
+    assert not left
 
 
 def test_a_ladder_teacher_is_trained_once_and_checked(tmp_path):

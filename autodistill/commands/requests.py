@@ -1,6 +1,8 @@
 """From flags to a request, and back to the command that reproduces it."""
 
+import math
 import os
+import shlex
 from typing import Any
 
 import torch
@@ -36,12 +38,16 @@ def search_request(
         data=data,
         space=space or _space_for(data),
         device=device,
-        workers=workers or (1 if device.startswith("cuda") else len(os.sched_getaffinity(0))),
+        workers=workers or (1 if device.startswith("cuda") else _cores()),
         timeout_s=_number(timeout, SECONDS, "--timeout") if timeout else None,
         cache_bytes=int(_number(cache_size, SIZES, "--cache-size")),
         **rest,
     )
     return request.model_copy(update={"command": _command(request)})
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _space_for(data: str) -> str:
@@ -63,18 +69,26 @@ def _number(text: str, units: dict[str, int], flag: str) -> float:
     digits = text.rstrip("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
     unit = text[len(digits) :]
     try:
-        return float(digits) * units[unit]
-    except (ValueError, KeyError) as error:
+        number = float(digits) * units[unit]
+    except (ValueError, KeyError):
+        number = 0.0
+    if not 0 < number < math.inf:
         allowed = ", ".join(unit for unit in units if unit)
-        raise ConfigError(f"{flag} {text}: must be a number with one of {allowed}") from error
+        raise ConfigError(f"{flag} {text}: must be a number above 0 with one of {allowed}")
+    return number
 
 
 def _command(request: Request) -> str:
     """The command that reproduces a study; what changes no result is left out."""
-    parts = ["autodistill search", f"--student {request.student}", f"--space {request.space}"]
-    parts += [f"--{key} {value}" for key in ("data", "budget", "study") if (value := getattr(request, key))]
-    parts += [f"--teacher {uri}" for uri in request.teachers]
-    parts += [f"--set {override}" for override in request.overrides]
-    parts += [f"--seed {request.seed}"] if request.seed is not None else []
-    parts += [f"--max-trials {request.max_trials}"] if request.max_trials is not None else []
-    return " ".join(parts)
+    parts = ["autodistill", "search", "--student", request.student, "--space", request.space]
+    for key in ("data", "budget", "study"):
+        if value := getattr(request, key):
+            parts += [f"--{key}", value]
+    for flag, values in (("--teacher", request.teachers), ("--set", request.overrides)):
+        for value in values:
+            parts += [flag, value]
+    if request.seed is not None:
+        parts += ["--seed", str(request.seed)]
+    if request.max_trials is not None:
+        parts += ["--max-trials", str(request.max_trials)]
+    return shlex.join(parts)

@@ -20,7 +20,7 @@ def search(request: Request, *, output: str, quiet: bool) -> None:
         with console.Watch(quiet=quiet) as watch:
             record = _driven(prepared, watch)
     except KeyboardInterrupt:
-        console.show_note(f"\ninterrupted; every finished run is kept. Resume with: {request.command}")
+        console.show_note(f"\ninterrupted; every finished run is kept. Resume with: {prepared.request.command}")
         sys.exit(130)
     page = render(record, showing.REPORTS / record.name)
     if output == "json":
@@ -30,7 +30,7 @@ def search(request: Request, *, output: str, quiet: bool) -> None:
     else:
         showing.show_study(record)
     if not quiet:
-        following = f"autodistill train --from {record.name}" if record.state == "complete" else request.command
+        following = f"autodistill train --from {record.name}" if record.state == "complete" else record.command
         console.show_note(f"Report: {page}   Next: {following}")
 
 
@@ -55,7 +55,7 @@ def dry_run(request: Request, *, as_json: bool) -> None:
         console.show_json({"schema_version": 1, **facts, "estimate": numbers, "plan": plan})
     else:
         console.show_table("Dry run: nothing was written", ("", ""), facts.items())
-        console.show_note(f"Next: {request.command}")
+        console.show_note(f"Next: {prepared.request.command}")
 
 
 def _driven(prepared: Prepared, watch: console.Watch) -> StudyRecord:

@@ -5,13 +5,13 @@ from autodistill.ladder import SCHEME, path_of
 from autodistill.recommend.words import count
 from autodistill.records import Note, TaskProgress, TeacherRecord
 from autodistill.store import cache_root
-from autodistill.study import Request, prepare
+from autodistill.study import Prepared, Request, prepare
 from autodistill.workers import CheckTask, LadderTask, Pool, Workplace
 
 
 def list_teachers(request: Request, *, as_json: bool) -> None:
     """Print a space's teachers; those of the ladder that are not trained yet are marked."""
-    prepared = prepare(_for_teachers(request))
+    prepared = _prepared(request)
     place = Workplace(prepared.setup)
     missing = set(prepared.untrained)
     rows = []
@@ -39,7 +39,7 @@ def list_teachers(request: Request, *, as_json: bool) -> None:
 
 def train_teachers(request: Request) -> None:
     """Train what is missing of a space's ladder."""
-    prepared = prepare(_for_teachers(request))
+    prepared = _prepared(request)
     missing = [LadderTask(uri=uri) for uri in prepared.untrained]
     with console.Watch(quiet=False) as watch, Pool(request.workers, prepared.setup) as pool:
         for message in pool.run(missing):
@@ -52,7 +52,7 @@ def train_teachers(request: Request) -> None:
 
 def check_teachers(request: Request, *, as_json: bool) -> None:
     """Check teachers; the first that fails ends with its error."""
-    prepared = prepare(_for_teachers(request))
+    prepared = _prepared(request)
     place = Workplace(prepared.setup)
     records = [checked(place, name) for name in prepared.teachers]
     if as_json:
@@ -66,9 +66,9 @@ def checked(place: Workplace, name: str) -> TeacherRecord:
     return record
 
 
-def _for_teachers(request: Request) -> Request:
-    # Preparing checks a student and a budget as well; any that fit will do where only teachers are asked for.
-    return request.model_copy(update={"student": "resnet8", "budget": "100000"})
+def _prepared(request: Request) -> Prepared:
+    # Preparing checks a student as well; any will do where only teachers are asked for.
+    return prepare(request.model_copy(update={"student": "resnet8"}), planned=False)
 
 
 def _show_teachers(rows: list[tuple[str, TeacherRecord | None, str]]) -> None:

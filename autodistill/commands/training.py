@@ -8,6 +8,9 @@ from autodistill.commands.teaching import checked
 from autodistill.errors import ConfigError, StoreError
 from autodistill.ladder import SCHEME
 from autodistill.records import Note, RunRequest, StudyRecord, TaskProgress, TrialParams, read_study
+from autodistill.rules import RULES
+from autodistill.search import prior_params
+from autodistill.store import write_text
 from autodistill.study import Prepared, Request, prepare
 from autodistill.workers import LadderTask, Workplace
 
@@ -15,12 +18,18 @@ from autodistill.workers import LadderTask, Workplace
 def train(request: Request, *, run: str, seed: int, to: Path) -> None:
     """Train one student in full and write it."""
     params: TrialParams | None = None
+    if run and (request.student or request.teachers or request.overrides):
+        raise ConfigError(
+            "--from: the study says student, teacher and settings", "leave the other options out, or --from"
+        )
     if run:
         record = read_study(showing.folder_of(run).record)
         request, params = _recommended(request, record, run)
     if not request.student:
         raise ConfigError("--student: missing", "name a network, or a study with --from")
-    prepared = prepare(request.model_copy(update={"study": "train"}))
+    prepared = prepare(request.model_copy(update={"study": "train"}), planned=False)
+    write_text(to.with_name(f".{to.name}.try"), "")
+    to.with_name(f".{to.name}.try").unlink()
     place = Workplace(prepared.setup)
     params = params if params is not None else _prior(prepared, teacher=bool(request.teachers))
     with console.Watch(quiet=False) as watch:
@@ -63,9 +72,11 @@ def _recommended(request: Request, record: StudyRecord, run: str) -> tuple[Reque
 def _prior(prepared: Prepared, *, teacher: bool) -> TrialParams:
     if not teacher:
         return TrialParams()
-    prior = prepared.space.prior
-    (name,) = prepared.teachers
-    return TrialParams(teacher=name, rule=prior.rule, rule_params=dict(prior.params), soft_weight=prior.soft_weight)
+    names = list(prepared.teachers)
+    if len(names) > 1:
+        uris = ", ".join(prepared.teachers.values())
+        raise ConfigError(f"--teacher: one student has one teacher, not {len(names)}", f"name one of {uris}")
+    return prior_params(prepared.space, names[0], {name: rule.tau_student_from for name, rule in RULES.items()})
 
 
 def _ready_teacher(place: Workplace, name: str, watch: console.Watch) -> None:

@@ -94,7 +94,7 @@ def parse_name(name: str, default_width: float = 1.0) -> tuple[str, float]:
         shown = repr(written) if colon else f"{default_width:g}"
         raise ConfigError(
             f"network {name!r}: width {shown}, allowed is a number above 0 and at most {LARGEST_WIDTH:g}",
-            f"write {architecture} for the published width, or for example {architecture}:0.5",
+            f"write for example {architecture}:0.5, or {architecture} alone for the default width",
         )
     return architecture, width
 

@@ -193,9 +193,10 @@ def _selection_reason(evidence: Evidence, teacher: str) -> Iterator[str]:
         return
     confirmed = math.fsum(scores) / len(scores)
     searched = one.record.search_val_top1
+    cause = "from having been chosen, and from luck" if searched > confirmed else "luck: nothing was inflated"
     yield (
         f"On validation, {short(teacher)} had {percent(searched)} in the search and {percent(confirmed)} over the "
-        f"confirm seeds: {points(searched - confirmed)} points from having been chosen, and from luck."
+        f"confirm seeds: {points(searched - confirmed)} points, {cause}."
     )
 
 

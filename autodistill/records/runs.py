@@ -104,5 +104,7 @@ class TrialRecord(Record):
     state: Literal["running", "complete", "pruned", "failed"]
     reason: str = ""
     """Why it was pruned or failed, in words."""
+    out_of_budget: bool = False
+    """It was stopped after its short run because no full run could be paid any more, not by comparison."""
     short: RunRecord | None = None
     full: RunRecord | None = None

@@ -5,7 +5,7 @@ events. Every decision follows from (study, results of runs), so re-running `sea
 results takes the same way again and goes on where it was.
 """
 
-from autodistill.search.asking import Question
+from autodistill.search.asking import Question, prior_params
 from autodistill.search.importance import importance
 from autodistill.search.plan import Budget, make_plan, parse_budget, plan_epochs
 from autodistill.search.stages import Outcome, Runner, finalists_of, goes_on, search
@@ -21,5 +21,6 @@ __all__ = [
     "make_plan",
     "parse_budget",
     "plan_epochs",
+    "prior_params",
     "search",
 ]

@@ -6,6 +6,7 @@ parameters empties the intersection space and turns multivariate TPE into indepe
 
 import sqlite3
 import warnings
+import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -14,6 +15,7 @@ import optuna
 import sqlalchemy
 from optuna.trial import FrozenTrial, Trial, TrialState
 
+from autodistill.errors import StoreError
 from autodistill.records import ParamValue, PlanRecord, TeacherRecord, TrialParams, TrialRecord
 from autodistill.space import Dimension, Range, Space
 from autodistill.store import seed_from
@@ -33,8 +35,30 @@ class Question(NamedTuple):
 
 
 def open_study(question: Question, database: Path) -> optuna.Study:
-    """Create or open the study's SQLite file, readable by `optuna-dashboard`."""
+    """Create or open the study's SQLite file, readable by `optuna-dashboard`.
+
+    A damaged file is set aside: the search asks again from the kept results and ends up with an equal one.
+
+    Raises:
+        StoreError: the file cannot be written.
+    """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
+    try:
+        return _opened(question, database)
+    except sqlalchemy.exc.OperationalError as error:
+        raise unwritable(database, error) from error
+    except sqlalchemy.exc.DatabaseError:
+        database.replace(database.with_suffix(".damaged"))
+        return _opened(question, database)
+
+
+def unwritable(database: Path, error: Exception) -> StoreError:
+    """What a database that fails amidst a study means for its owner."""
+    reason = str(error).splitlines()[0]
+    return StoreError(f"{database}: cannot be written ({reason})", "free space; the same command goes on from here")
+
+
+def _opened(question: Question, database: Path) -> optuna.Study:
     storage = optuna.storages.RDBStorage(f"sqlite:///{database}", engine_kwargs={"connect_args": {"timeout": 60}})
     sqlalchemy.event.listen(storage.engine, "connect", _write_ahead)
     storage.engine.dispose()
@@ -76,7 +100,7 @@ def ask(study: optuna.Study, question: Question, number: int, *, prior_of: str |
             study.enqueue_trial(prior_values(question, prior_of))
         trial = study.ask()
     assert trial.number == number
-    return _choose(_suggest(trial), question)
+    return _choose(_suggest(trial, question.space), question)
 
 
 def tell(study: optuna.Study, record: TrialRecord) -> None:
@@ -94,6 +118,18 @@ def tell(study: optuna.Study, record: TrialRecord) -> None:
     elif record.state in ("pruned", "failed"):
         trial.set_user_attr("reason", record.reason)
         study.tell(record.number, state=TrialState.PRUNED if record.state == "pruned" else TrialState.FAIL)
+
+
+def prior_params(space: Space, teacher: str, tau_student_from: Mapping[str, str | None]) -> TrialParams:
+    """A teacher's prior as a trial would have it."""
+    prior = space.prior
+    wanted: dict[str, ParamValue] = {"teacher": teacher, "rule": prior.rule, "soft_weight": prior.soft_weight}
+    wanted |= {f"{prior.rule}.{name}": value for name, value in prior.params.items()}
+
+    def suggest(name: str, dimension: Dimension) -> ParamValue:
+        return wanted[name] if name in wanted else _fixed(dimension)
+
+    return _chosen(suggest, space, (teacher,), tau_student_from)
 
 
 def prior_values(question: Question, teacher: str) -> dict[str, ParamValue]:
@@ -120,11 +156,18 @@ def _sampler(space: Space, seed: int) -> optuna.samplers.BaseSampler:
 
 
 def _choose(suggest: Suggest, question: Question) -> TrialParams:
-    search = question.space.search
-    teacher = str(suggest("teacher", tuple(it.name for it in question.teachers)))
+    teachers = tuple(it.name for it in question.teachers)
+    return _chosen(suggest, question.space, teachers, question.tau_student_from)
+
+
+def _chosen(
+    suggest: Suggest, space: Space, teachers: tuple[str, ...], tau_student_from: Mapping[str, str | None]
+) -> TrialParams:
+    search = space.search
+    teacher = str(suggest("teacher", teachers))
     rule = str(suggest("rule", tuple(search.rules)))
     own = {name: suggest(f"{rule}.{name}", dimension) for name, dimension in search.rules[rule].items()}
-    follows = question.tau_student_from[rule]
+    follows = tau_student_from[rule]
     tau_student = own.pop("tau_student", own[follows] if follows else 1.0)
     return TrialParams(
         teacher=teacher,
@@ -139,8 +182,13 @@ def _is_searched(dimension: Dimension) -> bool:
     return isinstance(dimension, Range) or (isinstance(dimension, tuple) and len(dimension) > 1)
 
 
-def _suggest(trial: Trial) -> Suggest:
+def _suggest(trial: Trial, space: Space) -> Suggest:
+    # A process can die between two suggestions, each of which is stored by itself. So what is drawn jointly is drawn
+    # at once, and every other parameter from a seed of its own: a reopened trial draws what it would have drawn.
+    assert trial.relative_params is not None
+
     def suggest(name: str, dimension: Dimension) -> ParamValue:
+        trial.study.sampler = _sampler(space, seed_from(space.search.seed, trial.number, zlib.crc32(name.encode())))
         if isinstance(dimension, Range):
             return trial.suggest_float(name, dimension.low, dimension.high, log=dimension.log)
         if isinstance(dimension, tuple):
@@ -153,10 +201,15 @@ def _suggest(trial: Trial) -> Suggest:
 def _recall(frozen: FrozenTrial) -> Suggest:
     def recall(name: str, dimension: Dimension) -> ParamValue:
         if not _is_searched(dimension):
-            return dimension[0] if isinstance(dimension, tuple) else dimension  # type: ignore[return-value]
+            return _fixed(dimension)
         return _plain(frozen.params[name])
 
     return recall
+
+
+def _fixed(dimension: Dimension) -> ParamValue:
+    assert not isinstance(dimension, Range)
+    return _plain(dimension[0] if isinstance(dimension, tuple) else dimension)
 
 
 def _plain(value: object) -> ParamValue:

@@ -99,3 +99,22 @@ def _total_epochs(budget: Budget, full: int, epochs_per_s: float | None) -> int:
 
 def _spelt(fixed: dict[str, int], full: int) -> str:
     return " + ".join(f"{part.replace('_', ' ')} {epochs / full:.3g}" for part, epochs in fixed.items())
+
+
+def wave_size(plan: PlanRecord, *, left: int, eta: float) -> int:
+    """How many trials the next wave asks for: as many as can be paid with the full runs that one in eta of them wins.
+
+    A wave as wide as a large machine would otherwise spend all on short runs, none of which could go on. What is
+    left when not even one trial can win a full run buys short runs: they still tell what mattered.
+
+    Args:
+        plan: the study's.
+        left: epochs that are not spoken for.
+        eta: one in eta short runs of a teacher goes on.
+    """
+
+    def cost(count: int) -> int:
+        return count * plan.epochs_short + math.ceil(count / eta) * plan.epochs_full
+
+    paid = max(count for count in range(plan.wave + 1) if cost(count) <= max(left, 0))
+    return paid or min(plan.wave, max(left, 0) // plan.epochs_short)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import optuna
+import sqlalchemy
 
 from autodistill.errors import StudyError
 from autodistill.records import (
@@ -20,8 +21,8 @@ from autodistill.records import (
     TrialParams,
     TrialRecord,
 )
-from autodistill.search.asking import Question, ask, close_study, open_study, tell
-from autodistill.search.plan import PROTECTED_PRIORS
+from autodistill.search.asking import Question, ask, close_study, open_study, tell, unwritable
+from autodistill.search.plan import PROTECTED_PRIORS, wave_size
 from autodistill.search.requests import confirm_run, full_run, no_teacher_run, plain_kd_run, short_run
 
 Runner = Callable[[Sequence[RunRequest]], Iterator[Event]]
@@ -60,6 +61,7 @@ def search(question: Question, outcome: Outcome, *, run: Runner, database: Path)
 
     Raises:
         StudyError: every run of the first stage failed.
+        StoreError: the database cannot be written.
     """
     study = open_study(question, database)
     try:
@@ -67,6 +69,8 @@ def search(question: Question, outcome: Outcome, *, run: Runner, database: Path)
         promoted = yield from _baselines_and_priors(desk)
         yield from _waves(desk, promoted)
         yield from _confirm(desk)
+    except (optuna.exceptions.StorageInternalError, sqlalchemy.exc.OperationalError) as error:
+        raise unwritable(database, error) from error
     finally:
         close_study(study)
 
@@ -139,11 +143,11 @@ def _waves(desk: _Desk, promoted: list[TrialRecord]) -> Iterator[Event]:
     yield PhaseStarted(phase="search", runs=0, epochs=_left(desk, 0))
     wave = 0
     while True:
-        room = _left(desk, len(promoted)) // plan.epochs_short
+        room = wave_size(plan, left=_left(desk, len(promoted)), eta=desk.question.space.search.eta)
         if plan.max_trials is not None:
             room = min(room, plan.max_trials - len(outcome.trials))
         wave += 1
-        asked = [_new_trial(desk, wave=wave) for _ in range(min(plan.wave, room))]
+        asked = [_new_trial(desk, wave=wave) for _ in range(room)]
         if not promoted and not asked:
             return
         fulls = [full_run(desk.question, trial) for trial in promoted]
@@ -160,7 +164,10 @@ def _judge(desk: _Desk, asked: Sequence[TrialRecord]) -> Generator[Event, None, 
     promoted: list[TrialRecord] = []
     for trial in trials:
         if trial.state == "running":
-            reason = _prune_reason(desk, trial, len(promoted))
+            reason = _prune_reason(desk, trial)
+            if not reason and _left(desk, len(promoted)) < desk.question.plan.epochs_full:
+                reason = f"short run {_score(trial.short):.1%}: not promoted, the budget has no full run left"
+                trial = trial.model_copy(update={"out_of_budget": True})
             if reason:
                 trial = trial.model_copy(update={"state": "pruned", "reason": reason})
             else:
@@ -169,9 +176,9 @@ def _judge(desk: _Desk, asked: Sequence[TrialRecord]) -> Generator[Event, None, 
     return promoted
 
 
-def _prune_reason(desk: _Desk, trial: TrialRecord, promoted: int) -> str:
-    """Why a trial gets no full run, in words; empty where it gets one."""
-    plan, eta = desk.question.plan, desk.question.space.search.eta
+def _prune_reason(desk: _Desk, trial: TrialRecord) -> str:
+    """Which rivals did better, in words; empty where it may go on."""
+    eta = desk.question.space.search.eta
     rivals = [
         other.short.val_top1
         for other in desk.outcome.trials
@@ -188,13 +195,14 @@ def _prune_reason(desk: _Desk, trial: TrialRecord, promoted: int) -> str:
             f"short run {score:.1%}: {better} of {trial.params.teacher}'s {len(rivals)} other short runs did better, "
             f"the best {max(rivals):.1%}; {places} of {len(rivals) + 1} may go on"
         )
-    if _left(desk, promoted) < plan.epochs_full:
-        return f"short run {score:.1%} was good enough, but the budget has no full run left"
     return ""
 
 
 def _confirm(desk: _Desk) -> Iterator[Event]:
-    """Train the finalists over new seeds, the same for each; the test set is touched here and nowhere else."""
+    """Train the finalists over new seeds, the same for each.
+
+    Only they are evaluated on test: these runs, and the baseline without a teacher, a finalist from the start.
+    """
     question, outcome = desk.question, desk.outcome
     spec = question.space.confirm
     chosen = finalists_of(outcome.trials, count=spec.teachers)

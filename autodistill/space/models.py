@@ -6,6 +6,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_valida
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**31)]
 Count = Annotated[int, Field(ge=1)]
 
 
@@ -85,12 +86,12 @@ class DataSpec(Spec):
     """Images; None: a fifth of the training images."""
     test: Count | None = None
     """Images; None: the dataset's own test set, or a fifth."""
-    split_seed: int = 0
+    split_seed: Seed = 0
     pool: Count = 1
     """Average this many pixels each way into one: 2 turns 28x28 into 14x14."""
     image_size: Count | None = None
     """Height and width that images of a folder are resized to."""
-    view_seed: int = 0
+    view_seed: Seed = 0
     crop: Annotated[int, Field(ge=0)] = 0
     """Pixels of zero padding on every side before a random crop back to the image size."""
     flip: bool = False
@@ -115,7 +116,7 @@ class TrainingSpec(Spec):
     batch_size: Count = 64
     lr: Positive = 0.1
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    weight_decay: Annotated[float, Field(ge=0)] = 5e-4
+    weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 5e-4
     warmup: Fraction = 0.1
     """Share of the steps over which the rate rises from zero."""
     averaging: Positive = 0.75
@@ -140,15 +141,15 @@ class LadderSpec(Spec):
     architectures: tuple[str, ...] = ("resnet8:0.25", "resnet8:0.5", "resnet8", "resnet20:2")
     epochs: Count = 30
     lr: Positive = 0.1
-    seed: int = 0
+    seed: Seed = 0
 
 
 class SearchSpec(Spec):
     budget: str = "20"
-    seed: int = 0
+    seed: Seed = 0
     wave: Count = 2
     """Trials asked for at once: part of the study, whatever the number of workers."""
-    eta: Annotated[float, Field(gt=1)] = 3.0
+    eta: Annotated[float, Field(gt=1, allow_inf_nan=False)] = 3.0
     """One in eta short runs of a teacher goes on to a full run."""
     startup: Annotated[int, Field(ge=0)] = 6
     """Trials (priors included) before the sampler's model is used."""

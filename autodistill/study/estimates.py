@@ -2,8 +2,6 @@
 
 from typing import NamedTuple
 
-import torch
-
 from autodistill import ladder
 from autodistill.cache import estimated_bytes
 from autodistill.records import PlanRecord
@@ -24,13 +22,8 @@ class Estimate(NamedTuple):
 def estimate(prepared: Prepared) -> Estimate:
     """Measure a few steps of the student and of each missing ladder teacher; writes nothing."""
     place = Workplace(prepared.setup)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        student = _probe(place, ProbeTask())
-        rungs = [_probe(place, ProbeTask(architecture=it.removeprefix(ladder.SCHEME))) for it in prepared.untrained]
-    finally:
-        torch.set_num_threads(threads)
+    student = _probe(place, ProbeTask())
+    rungs = [_probe(place, ProbeTask(architecture=it.removeprefix(ladder.SCHEME))) for it in prepared.untrained]
     workers, per_epoch = prepared.request.workers, epoch_s(student, prepared.space)
     plan = make_plan(
         prepared.space,

@@ -75,6 +75,12 @@ class Prepared(NamedTuple):
         return _views(self.space)
 
     @property
+    def runnable_space(self) -> Space:
+        """The space with the budget in force: what `run.toml` holds can be run as it is."""
+        search = self.space.search.model_copy(update={"budget": self.budget})
+        return self.space.model_copy(update={"search": search})
+
+    @property
     def setup(self) -> Setup:
         return Setup(
             space=self.space,
@@ -95,8 +101,12 @@ class Prepared(NamedTuple):
         return [uri for uri in reversed(uris) if not places[uri].exists()]
 
 
-def prepare(request: Request) -> Prepared:
+def prepare(request: Request, *, planned: bool = True) -> Prepared:
     """Check everything that can be checked without training; writes nothing.
+
+    Args:
+        request: as asked for.
+        planned: whether a study is to come: then its budget must hold its plan.
 
     Raises:
         ConfigError, DataError, TeacherError, StoreError: what does not hold, and what to do.
@@ -116,11 +126,12 @@ def prepare(request: Request) -> Prepared:
     given = {name: uri for name, uri in names.items() if not uri.startswith(ladder.SCHEME)}
     loaded = {name: teachers.load(uri, data=data, offline=request.offline, name=name) for name, uri in given.items()}
     _check_batch(space, data)
+    _check_crop(space, data)
     folder = _folder(request)
     space = _with_kept_wave(space, folder, request.workers)
     space = _within_cache(space, data, len(names), request.cache_bytes)
     budget = request.budget or space.search.budget
-    if parse_budget(budget).unit != "seconds":
+    if planned and parse_budget(budget).unit != "seconds":
         make_plan(space, teachers=len(names), requested=budget, max_trials=request.max_trials)
     return Prepared(
         request=request.model_copy(update={"command": _pinned(request.command, asked, space)}),
@@ -200,10 +211,20 @@ def _check_batch(space: Space, data: Data) -> None:
         )
 
 
+def _check_crop(space: Space, data: Data) -> None:
+    crop, size = space.data.crop, min(data.image_shape[1:])
+    if crop >= size:
+        raise ConfigError(
+            f"data.crop: {crop} pixels of padding leave nothing of {size}x{size} images", "--set data.crop=1"
+        )
+
+
 def _folder(request: Request) -> RunFolder:
     study = request.study or f"{Path(request.space).stem}-{request.student}".replace(":", "-")
-    if Path(study).name != study or study == "..":
-        raise ConfigError(f"--study {study}: must be a plain name, it becomes a folder below {request.runs}")
+    if Path(study).name != study or study == ".." or len(study) > 100:
+        raise ConfigError(
+            f"--study {study}: must be a plain name of up to 100 letters, it becomes a folder below {request.runs}"
+        )
     return RunFolder(Path(request.runs) / study)
 
 

@@ -54,10 +54,14 @@ def run_study(prepared: Prepared) -> Generator[Event, None, StudyRecord]:
     folder, request = prepared.folder, prepared.request
     with locked(folder.lock, timeout_s=0):
         claim(folder, identity(prepared))
+        finished = _finished(prepared)
+        if finished is not None:
+            yield Note(text="this study is finished: nothing is left to train")
+            return finished
         for left in folder.path.rglob(".*.tmp"):
-            left.unlink()
+            left.unlink(missing_ok=True)
         found = {**environment(request.device), "workers": str(request.workers)}
-        write_text(folder.space, dump(prepared.space))
+        write_text(folder.space, dump(prepared.runnable_space))
         write_text(folder.environment, json.dumps(found, indent=1) + "\n")
         with Pool(request.workers, prepared.setup) as pool:
             ledger = _Ledger(_plan(prepared, pool), found, _earlier_phases(folder))
@@ -122,6 +126,17 @@ def _teachers(prepared: Prepared, pool: Pool) -> Generator[Event, None, tuple[Te
             elif not isinstance(message, Probe):
                 yield message
     return tuple(found[name] for name in names)
+
+
+def _finished(prepared: Prepared) -> StudyRecord | None:
+    """The kept record of a study that has spent this very budget; None where there is something left to do."""
+    try:
+        record = read_study(prepared.folder.record)
+    except StoreError:
+        return None
+    asked = (prepared.budget, prepared.request.max_trials)
+    same = (record.plan.requested, record.plan.max_trials) == asked
+    return record if record.state == "complete" and same else None
 
 
 def _plan(prepared: Prepared, pool: Pool) -> PlanRecord:

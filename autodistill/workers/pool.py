@@ -9,6 +9,7 @@ import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -138,6 +139,8 @@ def _cause(code: int | None) -> str:
 @contextlib.contextmanager
 def _uninterrupted() -> Iterator[None]:
     """Ctrl-C reaches every process of a terminal; a worker started in here never sees it, its parent ends it."""
+    # The tracker unblocks the signal when it is started: start it first.
+    resource_tracker.ensure_running()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
@@ -161,12 +164,8 @@ def _in_environment(variables: Mapping[str, str]) -> Iterator[None]:
 
 def work(setup: Setup, pipe: Connection, parent: int) -> None:
     """A worker process: take tasks from the pipe until it closes."""
-    import torch
-
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_follow, args=(parent,), daemon=True).start()
-    if setup.device == "cpu":
-        # Two threads in one process lose up to half of both cores to barrier stalls on shared machines.
-        torch.set_num_threads(1)
     place = Workplace(setup)
     while True:
         try:

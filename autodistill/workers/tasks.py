@@ -85,6 +85,10 @@ class Workplace:
 
     def __init__(self, setup: Setup) -> None:
         self.setup = setup
+        if setup.device == "cpu":
+            # Two threads in one process lose up to half of both cores to barrier stalls on shared machines; and what
+            # is kept (teachers, logits) must not depend on who computed it: threads change the last bits.
+            torch.set_num_threads(1)
         self.folder = RunFolder(Path(setup.runs))
         spec = setup.space.data
         self.view = View(spec.view_seed, spec.crop, spec.flip)

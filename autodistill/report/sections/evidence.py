@@ -102,14 +102,15 @@ def curves_info(record: StudyRecord) -> CurvesInfo:
     found = list(_curves(record))
     curves = tuple(found[:MOST_CURVES])
     pruned = sum(trial.state == "pruned" for trial in record.trials)
+    by_rivals = sum(trial.state == "pruned" and not trial.out_of_budget for trial in record.trials)
     short_runs = [trial.short for trial in record.trials if trial.short is not None]
     info = CurvesInfo(
         curves=curves,
         teachers=teacher_names(record),
         pruned=pruned,
-        saved_epochs=pruned * record.plan.epochs_full,
-        short_epochs=sum(len(run.curve) for run in short_runs),
-        saving=_saving(record, pruned, short_runs),
+        saved_epochs=by_rivals * record.plan.epochs_full,
+        short_epochs=sum(run.spent_epochs for run in short_runs),
+        saving=_saving(record, by_rivals, short_runs),
         note=f"{ANNEALED} {shown_of(curves, len(found), 'curves')}".strip(),
         figure=_curves_figure(curves, pruned, len(record.trials)) if curves else None,
     )
@@ -227,7 +228,7 @@ def _curve(label: str, run: RunRecord, mark: Mark) -> Iterator[Curve]:
 
 def _saving(record: StudyRecord, pruned: int, short_runs: Sequence[RunRecord]) -> str:
     full = record.plan.epochs_full
-    spent = sum(len(run.curve) for run in short_runs)
+    spent = sum(run.spent_epochs for run in short_runs)
     cost = f"all short runs together cost {spent:,} epochs ({spent / full:.1f} equivalents)"
     if not pruned:
         return f"Nothing was pruned; {cost}." if short_runs else "Nothing was pruned."

@@ -20,6 +20,7 @@ from autodistill.report.sections.parts import (
 )
 from autodistill.report.words import count, duration, plural, short
 
+PHASES = ("teachers", "baselines and priors", "search", "confirm")
 LONGEST_SPACE = 12_000
 LONGEST_VALUE = 300
 
@@ -93,7 +94,7 @@ def environment_info(record: StudyRecord) -> EnvironmentInfo:
     """Where it ran, how long it took, and what reproduces it."""
     return EnvironmentInfo(
         environment=_listing("Environment", record.environment),
-        timing=_listing("Time by phase", record.timing),
+        timing=_timing(record.timing),
         space=_toml(record.space),
         study=record.name,
         citations=CITATIONS,
@@ -124,7 +125,7 @@ def _spent(record: StudyRecord) -> dict[str, int]:
         for run in runs:
             if run is not None and run.run not in seen:
                 seen.add(run.run)
-                spent[part] += len(run.curve)
+                spent[part] += run.spent_epochs
     return spent
 
 
@@ -223,14 +224,26 @@ def _listing(caption: str, values: Mapping[str, Any]) -> Table | None:
     found = list(flatten(values))
     if not found:
         return None
-    rows = tuple(row(short(key.replace("_", " ")), _value(key, value)) for key, value in found[:MOST_ROWS])
+    rows = tuple(row(short(key.replace("_", " ")), _value(value)) for key, value in found[:MOST_ROWS])
     return Table(caption, text_columns("What", "Value"), rows, shown_of(rows, len(found), "entries"))
 
 
-def _value(key: str, value: Any) -> str:
+def _timing(timing: Mapping[str, Any]) -> Table | None:
+    """Wall time by phase; the runs' own times only as their sum, one by one they are in study.json."""
+    phases, runs = timing.get("phases_s", {}), timing.get("runs_s", {})
+    if not phases:
+        return None
+    order = [*(phase for phase in PHASES if phase in phases), *sorted(set(phases) - set(PHASES))]
+    rows = [row(phase, duration(phases[phase])) for phase in order]
+    rows.append(row("all phases", duration(sum(phases.values()))))
+    rows.append(row(f"{plural(len(runs), 'training run')}, summed over the workers", duration(sum(runs.values()))))
+    rows.append(row("teacher runs over a view of the data, all others cached", f"{timing.get('views_computed', 0)}"))
+    return Table("Time by phase", text_columns("What", "Wall time"), tuple(rows))
+
+
+def _value(value: Any) -> str:
     if isinstance(value, float | int) and not isinstance(value, bool):
-        timed = key.endswith("_s") or "phase" in key or "second" in key
-        return duration(value) if timed and math.isfinite(value) else f"{value:g}"
+        return f"{value:g}"
     if isinstance(value, list | tuple):
         return short(", ".join(str(one) for one in value), LONGEST_VALUE)
     return short(str(value), LONGEST_VALUE)

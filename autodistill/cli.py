@@ -151,6 +151,9 @@ def train(
     seed: Annotated[int, typer.Option(help="Initialisation and batch order.")] = 0,
     device: Device = "auto",
     to: Annotated[Path, typer.Option("--out", help="File for the student's weights.")] = Path("student.safetensors"),
+    with_validation: Annotated[
+        bool, typer.Option("--with-validation", help="Train on train and validation; only test is left to score.")
+    ] = False,
     offline: Offline = False,
 ) -> None:
     """Train one student in full: a study's recommendation, or one teacher with the space's prior."""
@@ -165,7 +168,24 @@ def train(
         overrides=tuple(overrides or ()),
         offline=offline,
     )
-    commands.train(request, run=run, seed=seed, to=to)
+    commands.train(request, run=run, seed=seed, to=to, with_validation=with_validation)
+
+
+@app.command()
+def export(
+    run: Run,
+    weights: Annotated[
+        Path | None, typer.Option(help="What `train --from RUN` wrote; default: the study's best confirm run.")
+    ] = None,
+    formats: Annotated[
+        str, typer.Option("--format", help="safetensors, pt2, onnx, joined by commas; default: all that can be had.")
+    ] = "",
+    to: Annotated[Path | None, typer.Option("--out", help="A new folder; default: exports/STUDY.")] = None,
+) -> None:
+    """Write the recommended student to ship: weights, graphs with the preprocessing inside, a model card."""
+    from autodistill import commands
+
+    commands.export(run, weights=weights, formats=formats, to=to)
 
 
 @app.command()

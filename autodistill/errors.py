@@ -6,6 +6,7 @@ AutodistillError
 ├── TeacherError    2  a checkpoint that is missing, foreign, broken or at chance
 ├── StoreError      2  a folder that is read-only, full, in use, or of another study
 ├── CacheError      1  teacher logits that cannot be stored as they are
+├── ExportError     1  a student that a file format cannot carry unchanged
 ├── TrialError      1  one training run that failed (recorded; the study goes on)
 └── StudyError      1  a study that cannot go on
 """
@@ -49,6 +50,10 @@ class StoreError(AutodistillError):
 
 
 class CacheError(AutodistillError):
+    pass
+
+
+class ExportError(AutodistillError):
     pass
 
 

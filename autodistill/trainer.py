@@ -249,9 +249,10 @@ def _record(
     if last or epoch % recipe.spec.evaluate_every == 0:
         averaged = copy.deepcopy(state.model)
         averaged.load_state_dict(state.average, strict=False)
-        scores["val_top1"], scores["val_nll"] = evaluate(averaged, data.validation, data)
-        _demand_finite(scores["val_nll"], "validation loss", epoch)
-        if last and evaluate_on == "validation+test":
+        if evaluate_on != "test":
+            scores["val_top1"], scores["val_nll"] = evaluate(averaged, data.validation, data)
+            _demand_finite(scores["val_nll"], "validation loss", epoch)
+        if last and evaluate_on != "validation":
             scores["test_top1"] = evaluate(averaged, data.test, data)[0]
     return EpochRecord(epoch=epoch, train_loss=total, hard_loss=hard, soft_loss=soft if distils else None, **scores)
 

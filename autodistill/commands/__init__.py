@@ -1,6 +1,7 @@
 """Commands that train or load networks: what the command line asks for, with torch."""
 
 from autodistill.commands.checking import check_space, env
+from autodistill.commands.exporting import export
 from autodistill.commands.requests import search_request
 from autodistill.commands.searching import dry_run, search
 from autodistill.commands.teaching import check_teachers, list_teachers, train_teachers
@@ -11,6 +12,7 @@ __all__ = [
     "check_teachers",
     "dry_run",
     "env",
+    "export",
     "list_teachers",
     "search",
     "search_request",

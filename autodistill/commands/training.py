@@ -7,30 +7,42 @@ from autodistill.commands.searching import describe_student
 from autodistill.commands.teaching import checked
 from autodistill.errors import ConfigError, StoreError
 from autodistill.ladder import SCHEME
-from autodistill.records import Note, RunRequest, StudyRecord, TaskProgress, TrialParams, read_study
+from autodistill.records import (
+    EpochRecord,
+    Note,
+    RunRequest,
+    StudyRecord,
+    TaskProgress,
+    TrainedRecord,
+    TrialParams,
+    read_study,
+)
 from autodistill.rules import RULES
 from autodistill.search import prior_params
 from autodistill.store import write_text
 from autodistill.study import Prepared, Request, prepare
+from autodistill.trainer import Supervision
 from autodistill.workers import LadderTask, Workplace
 
 
-def train(request: Request, *, run: str, seed: int, to: Path) -> None:
-    """Train one student in full and write it."""
+def train(request: Request, *, run: str, seed: int, to: Path, with_validation: bool = False) -> None:
+    """Train one student in full and write it, with how it was made in the file's metadata."""
     params: TrialParams | None = None
     if run and (request.student or request.teachers or request.overrides):
         raise ConfigError(
             "--from: the study says student, teacher and settings", "leave the other options out, or --from"
         )
+    study = ""
     if run:
         record = read_study(showing.folder_of(run).record)
+        study = record.name
         request, params = _recommended(request, record, run)
     if not request.student:
         raise ConfigError("--student: missing", "name a network, or a study with --from")
     prepared = prepare(request.model_copy(update={"study": "train"}), planned=False)
     write_text(to.with_name(f".{to.name}.try"), "")
     to.with_name(f".{to.name}.try").unlink()
-    place = Workplace(prepared.setup)
+    place = Workplace(prepared.setup.model_copy(update={"with_validation": with_validation}))
     params = params if params is not None else _prior(prepared, teacher=bool(request.teachers))
     with console.Watch(quiet=False) as watch:
         if params.teacher is not None:
@@ -40,20 +52,46 @@ def train(request: Request, *, run: str, seed: int, to: Path) -> None:
             params=params,
             seed=seed,
             epochs=prepared.space.training.epochs,
-            evaluate_on="validation+test",
+            evaluate_on="test" if with_validation else "validation+test",
         )
         model, supervision = place.student(seed), place.supervision(asked)
         for event in place.epochs(asked, model, supervision):
             watch.show(event)
-    place.keep(model, to)
-    rows = [
-        ("configuration", console.described(params)),
-        ("student", describe_student(prepared)),
-        ("validation %", console.percent(event.record.val_top1)),
-        ("test %", console.percent(event.record.test_top1)),
-        ("weights", to),
+    trained = _trained(asked, event.record, place, supervision, study=study)
+    place.keep(model, to, trained=trained)
+    console.show_table(
+        "Trained", ("", ""), [("student", describe_student(prepared)), *_rows(trained), ("weights", to)]
+    )
+    if run:
+        console.show_note(f"Next: autodistill export {run} --weights {to}")
+
+
+def _trained(
+    asked: RunRequest, last: EpochRecord, place: Workplace, supervision: Supervision | None, *, study: str
+) -> TrainedRecord:
+    labels = place.data.train.labels
+    return TrainedRecord(
+        study=study,
+        run="",
+        params=asked.params,
+        seed=asked.seed,
+        epochs=asked.epochs,
+        trained_on="train+validation" if place.setup.with_validation else "train",
+        images=len(labels),
+        val_top1=last.val_top1,
+        test_top1=last.test_top1,
+        targets=supervision.summary(labels) if supervision else None,
+    )
+
+
+def _rows(trained: TrainedRecord) -> list[tuple[str, object]]:
+    unscored = "not scored: trained on" if trained.trained_on == "train+validation" else None
+    return [
+        ("configuration", console.described(trained.params)),
+        ("trained on", f"{trained.trained_on.replace('+', ' + ')}, {trained.images:,} images"),
+        ("validation %", unscored or console.percent(trained.val_top1)),
+        ("test %", console.percent(trained.test_top1)),
     ]
-    console.show_table("Trained", ("", ""), rows)
 
 
 def _recommended(request: Request, record: StudyRecord, run: str) -> tuple[Request, TrialParams]:

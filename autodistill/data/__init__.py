@@ -17,7 +17,7 @@ from autodistill.errors import DataError, lookup
 from autodistill.records import DataRecord
 from autodistill.space.models import DataSpec
 
-__all__ = ["DATASETS", "Data", "Split", "average_pool", "load", "normalise", "record"]
+__all__ = ["DATASETS", "Data", "Split", "average_pool", "load", "normalise", "record", "with_validation"]
 
 DATASETS: dict[str, Callable[[DataSpec], Source]] = {
     "digits": digits,
@@ -85,6 +85,19 @@ def load(spec: DataSpec) -> Data:
         std=std,
         fingerprint=_fingerprint(splits),
     )
+
+
+def with_validation(data: Data) -> Data:
+    """Return the same data with the validation images in the training split too, after its own.
+
+    `mean` and `std` stay those of the training split: what a student is fed is part of its configuration. The
+    validation split stays in its place, but a score on it is one on training images.
+    """
+    pairs = zip(data.train, data.validation, strict=True)
+    images, labels = (torch.cat(pair) for pair in pairs)
+    joined = Split(images.contiguous(memory_format=torch.channels_last), labels)
+    fingerprint = hashlib.sha256(f"train+validation {data.fingerprint}".encode()).hexdigest()
+    return replace(data, train=joined, fingerprint=fingerprint)
 
 
 def record(data: Data, *, spec: DataSpec, views: int) -> DataRecord:

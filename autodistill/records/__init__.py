@@ -22,6 +22,7 @@ from autodistill.records.runs import (
     RunRecord,
     RunRequest,
     TargetSummary,
+    TrainedRecord,
     TrialParams,
     TrialRecord,
 )
@@ -65,6 +66,7 @@ __all__ = [
     "TargetSummary",
     "TaskProgress",
     "TeacherRecord",
+    "TrainedRecord",
     "TrialEnded",
     "TrialParams",
     "TrialRecord",

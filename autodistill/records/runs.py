@@ -49,7 +49,8 @@ class EpochRecord(Record):
     """Set in the last epoch of a run that was asked to evaluate on test, and nowhere else."""
 
 
-EvaluateOn = Literal["validation", "validation+test"]
+EvaluateOn = Literal["validation", "validation+test", "test"]
+"""`test`: the validation split is trained on, so it is not scored."""
 
 
 class RunRequest(Record):
@@ -89,6 +90,25 @@ class RunRecord(Record):
     @property
     def test_top1(self) -> float | None:
         return self.curve[-1].test_top1 if self.state == "complete" and self.curve else None
+
+
+class TrainedRecord(Record):
+    """How a student's weights were made: kept in the file that holds them."""
+
+    study: str
+    """Name of the study whose configuration it is; empty where there is none."""
+    run: str
+    """The study's own run; empty where `train` made it."""
+    params: TrialParams
+    seed: int
+    epochs: int
+    trained_on: Literal["train", "train+validation"]
+    images: int
+    """Trained on."""
+    val_top1: float | None = None
+    """None where the validation split was trained on."""
+    test_top1: float | None = None
+    targets: TargetSummary | None = None
 
 
 class TrialRecord(Record):

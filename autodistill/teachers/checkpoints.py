@@ -58,14 +58,23 @@ class Checkpoint(NamedTuple):
     facts: Facts
 
 
-def save(path: Path, module: nn.Module, *, architecture: str, data: Data, stem_stride: int | None = None) -> None:
-    """Write a network as safetensors with the facts that `load` needs in its metadata.
+def save(
+    path: Path,
+    module: nn.Module,
+    *,
+    architecture: str,
+    data: Data,
+    stem_stride: int | None = None,
+    more: Mapping[str, object] | None = None,
+) -> None:
+    """Write a network as safetensors with the facts that `load` needs in its metadata, and with `more`.
 
     Raises:
         StoreError: the folder is read-only or the disk is full.
     """
     facts: dict[str, object] = {"architecture": architecture, "stem_stride": stem_stride}
     facts |= {"mean": data.mean, "std": data.std, "classes": data.classes, "image_size": data.image_shape[1]}
+    facts |= more or {}
     state = {key: value.detach().cpu().contiguous() for key, value in module.state_dict().items()}
     write_bytes(path, safetensors.torch.save(state, {key: json.dumps(value) for key, value in facts.items()}))
 

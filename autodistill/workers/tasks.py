@@ -26,6 +26,7 @@ from autodistill.records import (
     RunRequest,
     TargetSummary,
     TeacherRecord,
+    TrainedRecord,
 )
 from autodistill.space import Space
 from autodistill.store import RunFolder, write_result
@@ -49,6 +50,8 @@ class Setup(Record):
     """The study's run folder."""
     cache: str
     offline: bool = False
+    with_validation: bool = False
+    """Students are trained on the training and the validation split together."""
 
 
 class LadderTask(Record):
@@ -100,7 +103,9 @@ class Workplace:
         if isinstance(task, RunRequest):
             yield from self._train(task)
         elif isinstance(task, LadderTask):
-            yield from train_teacher(task.uri, root=Path(self.setup.cache), data=self.data, space=self.setup.space)
+            yield from train_teacher(
+                task.uri, root=Path(self.setup.cache), data=self.study_data, space=self.setup.space
+            )
         elif isinstance(task, CheckTask):
             teacher = self.teacher(task.name)
             yield check(teacher, self.data, self.cache.validation(teacher).float().to(self.device))
@@ -114,8 +119,14 @@ class Workplace:
         return torch.device(self.setup.device)
 
     @cached_property
-    def data(self) -> Data:
+    def study_data(self) -> Data:
+        """The splits of the study, which its teachers belong to."""
         return datasets.load(self.setup.space.data).to(self.device)
+
+    @cached_property
+    def data(self) -> Data:
+        """What students are trained on."""
+        return datasets.with_validation(self.study_data) if self.setup.with_validation else self.study_data
 
     @cached_property
     def cache(self) -> LogitCache:
@@ -125,8 +136,8 @@ class Workplace:
         """A teacher by name, loaded at its first use."""
         if name not in self._teachers:
             uri = self.setup.teachers[name]
-            path = file_uri(uri, root=Path(self.setup.cache), data=self.data, space=self.setup.space)
-            loaded = load(path, data=self.data, offline=self.setup.offline, name=name, shown_as=uri)
+            path = file_uri(uri, root=Path(self.setup.cache), data=self.study_data, space=self.setup.space)
+            loaded = load(path, data=self.study_data, offline=self.setup.offline, name=name, shown_as=uri)
             loaded.module.to(self.device)
             self._teachers[name] = loaded
         return self._teachers[name]
@@ -208,10 +219,11 @@ class Workplace:
             yield EpochEvent(run=request.run, epochs=request.epochs, record=record, wall_s=now - begun)
             begun = now
 
-    def keep(self, model: nn.Module, path: Path) -> None:
+    def keep(self, model: nn.Module, path: Path, *, trained: TrainedRecord | None = None) -> None:
         """Write a student's weights as safetensors, with what is needed to use them in the metadata."""
         stem_stride = self.setup.space.student.stem_stride
-        save(path, model, architecture=self.setup.student, data=self.data, stem_stride=stem_stride)
+        more = {"trained": trained.model_dump(mode="json")} if trained else {}
+        save(path, model, architecture=self.setup.student, data=self.data, stem_stride=stem_stride, more=more)
 
     def _probe(self, task: ProbeTask) -> Probe:
         data, spec = self.data, self.setup.space.training

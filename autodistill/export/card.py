@@ -1,0 +1,275 @@
+"""The model card: what was exported, from the study's own record."""
+
+import json
+import re
+from collections.abc import Iterator
+from functools import cache
+from importlib import metadata
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from autodistill.recommend.words import contrast_words
+from autodistill.records import Contrast, RankRow, Record, StudyRecord, TeacherRecord, TrainedRecord, TrialParams
+from autodistill.report.sections.method import CITATIONS, method_info
+from autodistill.report.words import (
+    EMPTY,
+    clean,
+    count,
+    duration,
+    interval,
+    markdown,
+    maybe,
+    percent,
+    plural,
+    recipe,
+    short,
+)
+
+CARD = "README.md"
+TEMPLATE = "model_card.md.j2"
+MOST_CLASSES = 100
+FILL_IN = "to be filled in"
+
+LOSSES = {
+    "soft_cross_entropy": "(1 - {w}) x CE(label, f) + {w} x {t}^2 x CE(teacher, softmax(f / {t})); "
+    "both cross-entropies are summed over classes and averaged over the batch",
+}
+"""A loss in words, by its name in a space: soft weight w, student temperature t."""
+
+_BLANK_LINES = re.compile(r"\n{3,}")
+
+Rows = list[tuple[str, str]]
+
+
+class ExportedFile(Record):
+    format: str
+    file: str
+    about: str
+    size_bytes: int
+    max_difference: float
+    """Largest absolute difference of its logits from the eager student's on the test set."""
+    changed: int
+    """Test images whose top class differs."""
+
+
+class Exported(Record):
+    """What an export wrote and measured."""
+
+    trained: TrainedRecord
+    files: tuple[ExportedFile, ...]
+    test_top1: float
+    """Of the exported weights, in float32."""
+    tolerance: float
+    """Largest difference of logits that was allowed."""
+    pool: int
+    """Pixels averaged each way into one, inside the graphs."""
+    resized: bool
+    """The study's loader resized the images, which no graph does."""
+    torch: str
+
+    @property
+    def source(self) -> str:
+        """Where the weights come from, in words."""
+        trained = self.trained
+        if trained.run:
+            return f"the study's run {trained.run}"
+        return f"a new training on {trained.trained_on.replace('+', ' + ')} (seed {trained.seed})"
+
+
+def card(record: StudyRecord, found: Exported) -> str:
+    """Render the model card as markdown with a hub's front matter; everything from a user is escaped."""
+    trained, verdict = found.trained, record.recommendation
+    assert verdict is not None
+    teacher = next((one for one in record.teachers if one.name == trained.params.teacher), None)
+    confirmed = next((one for one in verdict.ranking if one.params == trained.params and one.seeds), None)
+    channels, height, width = record.data.image_shape
+    text = (
+        _environment()
+        .get_template(TEMPLATE)
+        .render(
+            name=f"{record.student.name} on {record.data.name}",
+            record=record,
+            found=found,
+            formats=[one.format for one in found.files],
+            version=_version(),
+            sentence=verdict.sentence,
+            shape=f"N x {channels} x {height * found.pool} x {width * found.pool}",
+            tags=[record.student.architecture, *([trained.params.rule] if trained.params.rule else [])],
+            data=_data(record),
+            student=_student(record),
+            training=_training(record, trained, teacher),
+            accuracy=_accuracy(record, found, confirmed),
+            ranking=[_rank(row) for row in verdict.ranking],
+            contrasts=[_contrast(one) for one in verdict.contrasts],
+            plain_kd=_plain_kd(record),
+            cost=_cost(record),
+            licences=_licences(record, teacher),
+            limits=[*_limits(record, found), *method_info(record).limits],
+            classes=record.data.classes[:MOST_CLASSES],
+            more_classes=len(record.data.classes) - MOST_CLASSES,
+            citations=CITATIONS,
+        )
+    )
+    return _BLANK_LINES.sub("\n\n", text)
+
+
+def _data(record: StudyRecord) -> Rows:
+    data = record.data
+    channels, height, width = data.image_shape
+    return [
+        ("Data set", data.name),
+        ("Classes", f"{len(data.classes):,}"),
+        ("Images, as the student sees them", f"{channels} x {height} x {width}"),
+        ("Train / validation / test", f"{data.train:,} / {data.validation:,} / {data.test:,} images"),
+        ("Split", f"stratified, split seed {data.split_seed}"),
+        ("Fingerprint", f"SHA-256 {data.fingerprint}"),
+    ]
+
+
+def _student(record: StudyRecord) -> Rows:
+    student, cost = record.student, record.student.cost
+    return [
+        ("Architecture", f"{student.architecture}, width {student.width:g}"),
+        ("Parameters", f"{cost.params:,}"),
+        ("MACs per image", f"{cost.macs:,}"),
+        ("Size in float32", f"{cost.size_bytes:,} bytes"),
+        ("Strides", f"stem {student.stem_stride}, total {student.total_stride}"),
+    ]
+
+
+def _training(record: StudyRecord, trained: TrainedRecord, teacher: TeacherRecord | None) -> Rows:
+    params = trained.params
+    source = f"run {trained.run} of study {record.name}" if trained.run else f"trained anew for study {record.name}"
+    rows = [
+        ("Weights", f"{source}, seed {trained.seed}"),
+        (
+            "Trained on",
+            f"{trained.trained_on.replace('+', ' + ')}, {trained.images:,} images, {trained.epochs} epochs",
+        ),
+        ("Teacher", _teacher(params, teacher)),
+        ("Rule", recipe(params)),
+    ]
+    if trained.targets is not None:
+        used = trained.targets
+        wrong = "" if used.tau_wrong is None else f"; {used.tau_wrong:.3g} where the teacher is wrong"
+        medians = (
+            f"target {used.tau_target:.3g}, other {used.tau_other:.3g} (medians over the training images{wrong})"
+        )
+        rows.append(("Temperatures in use", medians))
+    rows.append(("Soft weight", f"{params.soft_weight:.3g}" if params.teacher else "none: labels alone"))
+    rows.append(("Loss", _loss(record, params)))
+    return rows
+
+
+def _teacher(params: TrialParams, teacher: TeacherRecord | None) -> str:
+    if params.teacher is None:
+        return "none"
+    if teacher is None:
+        return short(params.teacher)
+    cost = f"{count(teacher.cost.params)} parameters, {count(teacher.cost.macs)} MACs"
+    return f"{short(teacher.name)}: {teacher.architecture}, {cost}, {percent(teacher.val_top1)} on validation"
+
+
+def _loss(record: StudyRecord, params: TrialParams) -> str:
+    if params.teacher is None:
+        return "CE(label, f), averaged over the batch"
+    name = str(record.space.get("search", {}).get("loss", "soft_cross_entropy"))
+    return LOSSES.get(name, name).format(w=f"{params.soft_weight:.3g}", t=f"{params.tau_student:.3g}")
+
+
+def _accuracy(record: StudyRecord, found: Exported, confirmed: RankRow | None) -> Rows:
+    trained = found.trained
+    unscored = "none: the validation images were trained on"
+    alone = f"{percent(found.test_top1)} of {record.data.test:,} images, measured at export"
+    if trained.test_top1 is not None:
+        alone += f" ({percent(trained.test_top1)} when it was trained)"
+    mean = "this configuration has no confirm run"
+    if confirmed is not None and confirmed.confirmed_test_top1 is not None:
+        within = interval(confirmed.low, confirmed.high, percent)
+        mean = (
+            f"{percent(confirmed.confirmed_test_top1)} (95 % interval {within}), {plural(confirmed.seeds, 'seed')}, "
+        )
+        mean += f"trained on train alone for {record.plan.epochs_full} epochs"
+    return [
+        ("These weights, test", alone),
+        ("These weights, validation", unscored if trained.val_top1 is None else percent(trained.val_top1)),
+        ("This configuration, test, mean over new seeds", mean),
+    ]
+
+
+def _rank(row: RankRow) -> tuple[str, ...]:
+    within = interval(row.low, row.high, percent) if row.seeds else EMPTY
+    name = short(row.teacher or "no teacher")
+    return name, recipe(row.params), maybe(row.confirmed_test_top1), within, str(row.seeds)
+
+
+def _contrast(contrast: Contrast) -> str:
+    versus = "" if contrast.versus is None else f" against {short(contrast.versus)}"
+    return f"{short(contrast.teacher)}{versus}: {contrast_words(contrast)}"
+
+
+def _plain_kd(record: StudyRecord) -> str:
+    run = record.plain_kd
+    if run is None or run.val_top1 is None:
+        return ""
+    teacher = short(run.params.teacher or EMPTY)
+    return f"Plain KD from {teacher} ({recipe(run.params)}): {percent(run.val_top1)} on validation, one run."
+
+
+def _cost(record: StudyRecord) -> Rows:
+    plan = record.plan
+    full = record.spent_epochs / plan.epochs_full
+    phases = [value for value in record.timing.get("phases_s", {}).values() if isinstance(value, int | float)]
+    return [
+        ("Epochs of the student", f"{record.spent_epochs:,}, the cost of {full:.1f} full trainings"),
+        ("Wall time", duration(sum(phases)) if phases else "not recorded"),
+        ("Machine", short(str(record.environment.get("device", "not recorded")))),
+    ]
+
+
+def _licences(record: StudyRecord, teacher: TeacherRecord | None) -> Rows:
+    taught = [(f"Teacher {short(teacher.name)}", FILL_IN)] if teacher else []
+    return [("These weights", FILL_IN), (f"Data {record.data.name}", FILL_IN), *taught, ("Use and contact", FILL_IN)]
+
+
+def _limits(record: StudyRecord, found: Exported) -> Iterator[str]:
+    yield (
+        f"It names one of {len(record.data.classes):,} classes, whatever the image shows; its probabilities were not "
+        "calibrated."
+    )
+    yield "The accuracy holds for images like the test images; other cameras, places or times were not measured."
+    if found.resized:
+        yield "The study's images were resized when they were read; the graphs do not resize: do it the same way."
+    if found.trained.run:
+        yield (
+            "Of the configuration's confirm runs these weights had the best validation accuracy; the test set had no "
+            "part in the choice."
+        )
+    elif found.trained.trained_on == "train+validation":
+        yield "With the validation images trained on, nothing but the test accuracy checks these weights."
+
+
+def _version() -> str:
+    try:
+        return metadata.version("kd-autodistill")
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+
+@cache
+def _environment() -> Environment:
+    """Autoescape is on and every value leaves as Markup that was escaped for markdown: nothing can be forgotten."""
+    environment = Environment(
+        loader=PackageLoader("autodistill.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        finalize=lambda value: value if isinstance(value, Markup) else Markup(markdown(clean(str(value)))),
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    # JSON strings are YAML strings; one line, so that no line break of YAML's is in them.
+    environment.filters["yaml"] = lambda text: Markup(json.dumps(" ".join(clean(text).split()), ensure_ascii=False))
+    environment.filters["verbatim"] = lambda text: Markup(" ".join(clean(text).split()))
+    return environment

@@ -50,6 +50,7 @@ Overrides = Annotated[
 ]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:0, or auto.")]
 Offline = Annotated[bool, typer.Option("--offline", help="Download nothing.")]
+Workers = Annotated[int | None, typer.Option(min=1, help="Processes; default: one per core, one for a GPU.")]
 OutputFormat = Annotated[Format, typer.Option("--format", help="What stdout carries.")]
 Run = Annotated[str, typer.Argument(help="A study's name, or its folder.")]
 
@@ -80,9 +81,7 @@ def search(
     ] = "",
     seed: Annotated[int | None, typer.Option(help="Seed of the search and of its training runs.")] = None,
     device: Device = "auto",
-    workers: Annotated[
-        int | None, typer.Option(min=1, help="Processes; default: one per core, one for a GPU.")
-    ] = None,
+    workers: Workers = None,
     overrides: Overrides = None,
     max_trials: Annotated[int | None, typer.Option(min=1, help="Most searched trials, priors included.")] = None,
     timeout: Annotated[str, typer.Option(help="Stop after this long (90s, 30m, 8h); the same command resumes.")] = "",
@@ -252,9 +251,7 @@ def teachers_train(
     space: SpaceName = "",
     overrides: Overrides = None,
     device: Device = "auto",
-    workers: Annotated[
-        int | None, typer.Option(min=1, help="Processes; default: one per core, one for a GPU.")
-    ] = None,
+    workers: Workers = None,
 ) -> None:
     """Train the ladder of a space and keep it for every later study."""
     from autodistill import commands
@@ -283,3 +280,30 @@ def teachers_check(
         teachers=tuple(teacher), data=data, space=space, overrides=tuple(overrides or ()), offline=offline
     )
     commands.check_teachers(request, as_json=output is Format.JSON)
+
+
+@teachers_app.command("inspect")
+def teachers_inspect(
+    teacher: Annotated[list[str] | None, typer.Argument(help="URIs; none: those of the space.")] = None,
+    data: DataName = "",
+    space: SpaceName = "",
+    overrides: Overrides = None,
+    device: Device = "auto",
+    workers: Workers = None,
+    offline: Offline = False,
+    output: OutputFormat = Format.TABLE,
+    to: Annotated[Path | None, typer.Option("--out", help="Folder for an HTML page of the same.")] = None,
+) -> None:
+    """Show what teachers know before any student is trained: calibration, variances, temperatures, agreement."""
+    from autodistill import commands
+
+    request = commands.search_request(
+        teachers=tuple(teacher or ()),
+        data=data,
+        space=space,
+        overrides=tuple(overrides or ()),
+        device=device,
+        workers=workers,
+        offline=offline,
+    )
+    commands.inspect_teachers(request, as_json=output is Format.JSON, to=to)

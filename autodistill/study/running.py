@@ -11,6 +11,7 @@ from autodistill import ladder
 from autodistill.errors import StoreError
 from autodistill.recommend import recommend
 from autodistill.records import (
+    AgreementRecord,
     Event,
     Note,
     PhaseStarted,
@@ -30,6 +31,7 @@ from autodistill.store import RunFolder, claim, locked, read_result, write_text
 from autodistill.study.environment import environment
 from autodistill.study.estimates import epoch_s, spelt
 from autodistill.study.preparing import Prepared, identity
+from autodistill.study.profiling import profiled
 from autodistill.workers import CheckTask, LadderTask, Pool, Probe, ProbeTask
 
 
@@ -44,6 +46,7 @@ class _Ledger:
     outcome: Outcome = field(default_factory=Outcome)
     teachers: tuple[TeacherRecord, ...] = ()
     run_s: dict[str, float] = field(default_factory=dict)
+    agreement: AgreementRecord | None = None
     views_computed: int = 0
     fresh: bool = False
     """Whether this process has finished a run: until then the kept record says more than this ledger."""
@@ -96,6 +99,7 @@ def _events(prepared: Prepared, pool: Pool, ledger: _Ledger) -> Generator[Event,
     yield from (Note(text=note, warning=True) for note in prepared.notes)
     yield Note(text=f"plan: {spelt(ledger.plan)}")
     ledger.teachers = yield from _teachers(prepared, pool)
+    ledger.teachers, ledger.agreement, ledger.views_computed = yield from profiled(ledger.teachers, run=pool.run)
     question = Question(
         prepared.folder.path.name,
         prepared.space,
@@ -123,7 +127,7 @@ def _teachers(prepared: Prepared, pool: Pool) -> Generator[Event, None, tuple[Te
         for message in pool.run(tasks):
             if isinstance(message, TeacherRecord):
                 found[message.name] = message
-            elif not isinstance(message, Probe):
+            elif isinstance(message, Event):
                 yield message
     return tuple(found[name] for name in names)
 
@@ -166,7 +170,7 @@ def _remembered(folder: RunFolder, requests: Sequence[RunRequest], pool: Pool) -
     kept = {request.run: _kept(folder, request) for request in requests}
     yield from (ended for ended in kept.values() if ended is not None)
     for message in pool.run([request for request in requests if kept[request.run] is None]):
-        if not isinstance(message, TeacherRecord | Probe):
+        if isinstance(message, Event):
             yield message
 
 
@@ -204,6 +208,7 @@ def _write(prepared: Prepared, ledger: _Ledger, state: str) -> StudyRecord:
         plan=ledger.plan,
         spent_epochs=outcome.spent_epochs,
         teachers=ledger.teachers,
+        agreement=ledger.agreement,
         no_teacher=outcome.no_teacher,
         plain_kd=outcome.plain_kd,
         trials=tuple(outcome.trials),

@@ -266,7 +266,8 @@ def test_a_worker_profiles_from_cached_logits_alone(place):
         {name: place.cache.training(place.teacher(name), 0) for name in ("one", "two")}, labels[0]
     )
     assert place.cache.computed == 4
-    assert list(Workplace(place.setup).do(ProfileTask(name="one"))) == [answer], "again on resume, from disk"
+    cached = answer.model_copy(update={"views_computed": 0})
+    assert list(Workplace(place.setup).do(ProfileTask(name="one"))) == [cached], "again on resume, from disk"
 
 
 def test_a_logit_that_the_cache_cannot_hold_costs_the_profile_and_no_more(place):

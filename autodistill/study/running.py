@@ -5,6 +5,7 @@ import json
 import time
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from autodistill import data as datasets
 from autodistill import ladder
@@ -48,6 +49,9 @@ class _Ledger:
     run_s: dict[str, float] = field(default_factory=dict)
     agreement: AgreementRecord | None = None
     views_computed: int = 0
+    """By runs."""
+    profile_views: int = 0
+    """By profiles, which come first: in whichever process of this study computed them."""
     fresh: bool = False
     """Whether this process has finished a run: until then the kept record says more than this ledger."""
 
@@ -67,7 +71,9 @@ def run_study(prepared: Prepared) -> Generator[Event, None, StudyRecord]:
         write_text(folder.space, dump(prepared.runnable_space))
         write_text(folder.environment, json.dumps(found, indent=1) + "\n")
         with Pool(request.workers, prepared.setup) as pool:
-            ledger = _Ledger(_plan(prepared, pool), found, _earlier_phases(folder))
+            earlier = _earlier_timing(folder)
+            ledger = _Ledger(_plan(prepared, pool), found, dict(earlier.get("phases_s", {})))
+            ledger.profile_views = int(earlier.get("profile_views", 0))
             return (yield from _recorded(prepared, pool, ledger))
 
 
@@ -99,7 +105,8 @@ def _events(prepared: Prepared, pool: Pool, ledger: _Ledger) -> Generator[Event,
     yield from (Note(text=note, warning=True) for note in prepared.notes)
     yield Note(text=f"plan: {spelt(ledger.plan)}")
     ledger.teachers = yield from _teachers(prepared, pool)
-    ledger.teachers, ledger.agreement, ledger.views_computed = yield from profiled(ledger.teachers, run=pool.run)
+    ledger.teachers, ledger.agreement, computed = yield from profiled(ledger.teachers, run=pool.run)
+    ledger.profile_views = max(ledger.profile_views, computed)
     question = Question(
         prepared.folder.path.name,
         prepared.space,
@@ -183,9 +190,9 @@ def _kept(folder: RunFolder, request: RunRequest) -> RunEnded | None:
     return ended if asked == found else None
 
 
-def _earlier_phases(folder: RunFolder) -> dict[str, float]:
+def _earlier_timing(folder: RunFolder) -> dict[str, Any]:
     try:
-        return dict(read_study(folder.record).timing.get("phases_s", {})) if folder.record.exists() else {}
+        return read_study(folder.record).timing if folder.record.exists() else {}
     except StoreError:
         return {}  # a damaged record is written anew from the finished runs
 
@@ -214,7 +221,12 @@ def _write(prepared: Prepared, ledger: _Ledger, state: str) -> StudyRecord:
         trials=tuple(outcome.trials),
         finalists=tuple(outcome.finalists),
         importance=importance(outcome.trials, space, names) if state == "complete" else None,
-        timing={"phases_s": ledger.phase_s, "runs_s": ledger.run_s, "views_computed": ledger.views_computed},
+        timing={
+            "phases_s": ledger.phase_s,
+            "runs_s": ledger.run_s,
+            "views_computed": ledger.views_computed + ledger.profile_views,
+            "profile_views": ledger.profile_views,
+        },
         environment=ledger.environment,
     )
     if state == "complete":

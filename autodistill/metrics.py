@@ -13,14 +13,14 @@ from torch import Tensor
 
 CALIBRATION_BINS = 15
 PAIRS_IN_MEMORY = 2**24
-"""Class pairs compared at a time by `rank_agreement`: 64 MB per teacher."""
+"""Class pairs compared at a time by the rank agreements: 64 MB, a few times over."""
 
 
 class RankAgreement(NamedTuple):
-    """Mean over the samples of two rank correlations, each in [-1, 1]."""
+    """Mean over the samples of two rank correlations, each in [-1, 1]; one number each, or a matrix each."""
 
-    spearman: Float[Tensor, ""]
-    kendall: Float[Tensor, ""]
+    spearman: Float[Tensor, "..."]
+    kendall: Float[Tensor, "..."]
 
 
 def top1(logits: Float[Tensor, "batch classes"], labels: Int[Tensor, " batch"]) -> Float[Tensor, ""]:
@@ -137,33 +137,41 @@ def rank_agreement(
 ) -> RankAgreement:
     """How far two teachers agree, sample by sample, on the order of the other classes.
 
+    The one pair of `rank_agreements`, with its errors.
+    """
+    both = rank_agreements(torch.stack([logits, reference]), labels)
+    return RankAgreement(both.spearman[0, 1], both.kendall[0, 1])
+
+
+def rank_agreements(logits: Float[Tensor, "teachers batch classes"], labels: Int[Tensor, " batch"]) -> RankAgreement:
+    """How far teachers agree, pair by pair and sample by sample, on the order of the other classes.
+
     Spearman's rho with mean ranks for ties and Kendall's tau-b, averaged over the samples. A sample where one of
-    the teachers gives all other classes the same logit has no order and is left out (no sample left: NaN).
-    Time and memory grow with the square of the classes.
+    a pair gives all other classes the same logit has no order and is left out (no sample left: NaN).
+    Time and memory grow with the square of the classes; the order of each teacher is found once.
+
+    Returns:
+        Two symmetric matrices of teachers x teachers.
 
     Raises:
         ValueError: fewer than three classes (there is no order among the others).
     """
-    classes = logits.shape[1]
+    teachers, _, classes = logits.shape
     if classes < 3:
         raise ValueError(f"rank_agreement needs at least 3 classes, got {classes}: one other class has no order")
-    rows = max(1, PAIRS_IN_MEMORY // classes**2)
-    chunks = zip(logits.split(rows), reference.split(rows), labels.split(rows), strict=True)
-    scores = torch.cat([_rank_correlations(*chunk) for chunk in chunks])
-    spearman, kendall = scores.nanmean(dim=0)
-    return RankAgreement(spearman, kendall)
+    rows = max(1, PAIRS_IN_MEMORY // (teachers * classes**2))
+    chunks = zip(logits.split(rows, dim=1), labels.split(rows), strict=True)
+    spearman, kendall = zip(*(_rank_correlations(*chunk) for chunk in chunks), strict=True)
+    return RankAgreement(torch.cat(spearman).nanmean(dim=0), torch.cat(kendall).nanmean(dim=0))
 
 
 def _rank_correlations(
-    logits: Float[Tensor, "batch classes"],
-    reference: Float[Tensor, "batch classes"],
-    labels: Int[Tensor, " batch"],
-) -> Float[Tensor, "batch 2"]:
+    logits: Float[Tensor, "teachers batch classes"], labels: Int[Tensor, " batch"]
+) -> tuple[Float[Tensor, "batch teachers teachers"], Float[Tensor, "batch teachers teachers"]]:
     """Spearman's rho and Kendall's tau-b of each sample; NaN where one side is all ties."""
-    left, right = _orders(logits, labels), _orders(reference, labels)
+    orders = torch.stack([_orders(one, labels) for one in logits], dim=1)
     # Half the row sum of the order matrix is the mean rank about its centre.
-    rho = _cosine(left.sum(dim=2), right.sum(dim=2))
-    return torch.stack([rho, _cosine(left.flatten(1), right.flatten(1))], dim=1)
+    return _cosines(orders.sum(dim=3).double()), _cosines(orders.flatten(2))
 
 
 def _orders(
@@ -175,6 +183,7 @@ def _orders(
     return (above.float() - above.mT.float()) * other[:, :, None] * other[:, None, :]
 
 
-def _cosine(left: Float[Tensor, "batch n"], right: Float[Tensor, "batch n"]) -> Float[Tensor, " batch"]:
-    left, right = left.double(), right.double()
-    return (left * right).sum(dim=1) / (left.square().sum(dim=1) * right.square().sum(dim=1)).sqrt()
+def _cosines(values: Float[Tensor, "batch teachers n"]) -> Float[Tensor, "batch teachers teachers"]:
+    products = (values @ values.mT).double()
+    squares = products.diagonal(dim1=1, dim2=2)
+    return products / (squares[:, :, None] * squares[:, None, :]).sqrt()

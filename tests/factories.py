@@ -5,6 +5,7 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 
 from autodistill.records import (
+    AgreementRecord,
     CostRecord,
     DataRecord,
     EpochRecord,
@@ -12,10 +13,14 @@ from autodistill.records import (
     ImportanceRecord,
     ParamValue,
     PlanRecord,
+    ProfileRecord,
     RunRecord,
+    ScoresRecord,
+    SpreadRecord,
     StudentRecord,
     StudyRecord,
     TargetSummary,
+    TauOtherRecord,
     TeacherRecord,
     TrialParams,
     TrialRecord,
@@ -89,6 +94,58 @@ def teacher(name: str, *, val_top1: float, size: int) -> TeacherRecord:
         val_nll=0.9 - val_top1 / 2,
         val_ece=0.02,
     )
+
+
+def profile(size: int, *, val_top1: float = 0.9, most: float = 3.0) -> ProfileRecord:
+    """Dark knowledge whose variances are largest at size `most`; the ranks of its neighbours are near each other."""
+    height = math.exp(-0.2 * abs(size - most))
+    scores = ScoresRecord(
+        examples=4000, top1=val_top1, nll=0.9 - val_top1 / 2, ece=0.02, target_probability=val_top1 - 0.05
+    )
+    taus = [2 ** (half / 2 - 1) for half in range(13)]
+    bins = [math.exp(-((place - 8 - size / 4) ** 2) / 9) for place in range(24)]
+    return ProfileRecord(
+        train=scores.model_copy(update={"top1": min(1.0, val_top1 + 0.05)}),
+        validation=scores,
+        temperature=1.1,
+        calibrated_nll=scores.nll - 0.01,
+        calibrated_ece=0.01,
+        spread=tuple(
+            SpreadRecord(
+                tau=tau,
+                derived_average=0.1 * tau / (tau + 2),
+                inherent_variance=0.05 * height / tau,
+                inherent_variance_error=0.0001 / tau,
+                derived_variance=0.004 * height * tau * math.exp(-tau / 4),
+                derived_variance_error=0.00001 * tau,
+            )
+            for tau in taus
+        ),
+        tau_other=TauOtherRecord(
+            params={"target_ratio": 5 / 3},
+            teacher_right=val_top1,
+            edges=tuple(0.5 * 60 ** (edge / 24) for edge in range(25)),
+            shares=tuple(share / sum(bins) for share in bins),
+            median=2.0 + size / 10,
+            at_lower=0.01,
+            at_upper=0.0,
+            displaced=0.0,
+        ),
+    )
+
+
+def profiled(record: StudyRecord) -> StudyRecord:
+    """The same study with profiles for all its teachers, and their agreement."""
+    teachers = tuple(
+        one.model_copy(update={"profile": profile(place, val_top1=one.val_top1)})
+        for place, one in enumerate(record.teachers)
+    )
+    places = range(len(teachers))
+    spearman = tuple(tuple(max(-0.8, 1 - abs(left - right) / 10) for right in places) for left in places)
+    kendall = tuple(tuple(0.9 * one if one < 1 else 1.0 for one in row) for row in spearman)
+    names = tuple(one.name for one in teachers)
+    agreement = AgreementRecord(examples=4000, teachers=names, spearman=spearman, kendall=kendall)
+    return record.model_copy(update={"teachers": teachers, "agreement": agreement if len(names) > 1 else None})
 
 
 def targets(*, at_lower: float = 0.01, displaced: float = 0.0) -> TargetSummary:
@@ -334,4 +391,7 @@ STUDIES: dict[str, Callable[[], StudyRecord]] = {
     "one seed": lambda: study(20, seeds=1),
     "one teacher": lambda: study(20, teachers={"only": 0.9}),
     "40 hostile teachers": lambda: study(120, teachers=hostile_names(40)),
+    "profiled": lambda: profiled(study()),
+    "profiled, 1 teacher": lambda: profiled(study(1, teachers={"only": 0.9})),
+    "profiled, 40 hostile teachers": lambda: profiled(study(120, teachers=hostile_names(40))),
 }

@@ -26,6 +26,7 @@ OPTIONS = {
     "teachers list": "--teacher --data --space --set --offline --format",
     "teachers train": "--data --space --set --device --workers",
     "teachers check": "--data --space --set --offline --format",
+    "teachers inspect": "--data --space --set --device --workers --offline --format --out",
 }
 
 

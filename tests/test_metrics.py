@@ -110,6 +110,18 @@ def test_rank_agreement_ignores_the_target_and_scale_and_leaves_out_samples_with
     assert metrics.rank_agreement(logits[1:], other[1:], labels[1:]).kendall.isnan()
 
 
+def test_rank_agreements_are_those_of_every_pair(monkeypatch):
+    monkeypatch.setattr(metrics, "PAIRS_IN_MEMORY", 1000)
+    generator = torch.Generator().manual_seed(4)
+    logits, labels = torch.randn(4, 30, 7, generator=generator), torch.randint(7, (30,), generator=generator)
+    got = metrics.rank_agreements(logits, labels)
+    for left in range(4):
+        for right in range(4):
+            pair = metrics.rank_agreement(logits[left], logits[right], labels)
+            assert got.spearman[left, right].item() == pytest.approx(pair.spearman.item())
+            assert got.kendall[left, right].item() == pytest.approx(pair.kendall.item())
+
+
 def test_rank_agreement_needs_two_other_classes():
     with pytest.raises(ValueError, match="at least 3 classes, got 2"):
         metrics.rank_agreement(torch.zeros(1, 2), torch.zeros(1, 2), torch.tensor([0]))

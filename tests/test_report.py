@@ -28,10 +28,11 @@ from autodistill.errors import StoreError
 from autodistill.recommend import recommend
 from autodistill.records import StudyRecord, TrialParams, read_study
 from autodistill.report import render
-from autodistill.report.charts import COLOURS, MARKERS
+from autodistill.report.canvas import COLOURS, MARKERS
 from autodistill.report.sections.evidence import MOST_CURVES, MOST_POINTS, curves_info, failures_info, trials_info
 from autodistill.report.sections.method import budget_info, environment_info, method_info
-from autodistill.report.sections.verdict import leaderboard_info, mismatch_info, rank_correlation
+from autodistill.report.sections.mismatch import mismatch_info, rank_correlation
+from autodistill.report.sections.verdict import leaderboard_info
 from autodistill.report.words import clean, duration, markdown, short
 
 VOID = {"meta", "img", "br", "link", "input", "hr"}

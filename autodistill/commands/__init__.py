@@ -2,6 +2,7 @@
 
 from autodistill.commands.checking import check_space, env
 from autodistill.commands.exporting import export
+from autodistill.commands.inspecting import inspect_teachers
 from autodistill.commands.requests import search_request
 from autodistill.commands.searching import dry_run, search
 from autodistill.commands.teaching import check_teachers, list_teachers, train_teachers
@@ -13,6 +14,7 @@ __all__ = [
     "dry_run",
     "env",
     "export",
+    "inspect_teachers",
     "list_teachers",
     "search",
     "search_request",

@@ -11,7 +11,7 @@ from autodistill.workers import CheckTask, LadderTask, Pool, Workplace
 
 def list_teachers(request: Request, *, as_json: bool) -> None:
     """Print a space's teachers; those of the ladder that are not trained yet are marked."""
-    prepared = _prepared(request)
+    prepared = prepared_for(request)
     place = Workplace(prepared.setup)
     missing = set(prepared.untrained)
     rows = []
@@ -39,7 +39,7 @@ def list_teachers(request: Request, *, as_json: bool) -> None:
 
 def train_teachers(request: Request) -> None:
     """Train what is missing of a space's ladder."""
-    prepared = _prepared(request)
+    prepared = prepared_for(request)
     missing = [LadderTask(uri=uri) for uri in prepared.untrained]
     with console.Watch(quiet=False) as watch, Pool(request.workers, prepared.setup) as pool:
         for message in pool.run(missing):
@@ -52,7 +52,7 @@ def train_teachers(request: Request) -> None:
 
 def check_teachers(request: Request, *, as_json: bool) -> None:
     """Check teachers; the first that fails ends with its error."""
-    prepared = _prepared(request)
+    prepared = prepared_for(request)
     place = Workplace(prepared.setup)
     records = [checked(place, name) for name in prepared.teachers]
     if as_json:
@@ -66,8 +66,8 @@ def checked(place: Workplace, name: str) -> TeacherRecord:
     return record
 
 
-def _prepared(request: Request) -> Prepared:
-    # Preparing checks a student as well; any will do where only teachers are asked for.
+def prepared_for(request: Request) -> Prepared:
+    """Prepare where only teachers are asked for: any student will do, and no plan is needed."""
     return prepare(request.model_copy(update={"student": "resnet8"}), planned=False)
 
 

@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from autodistill.errors import StoreError
 from autodistill.records.base import Record
+from autodistill.records.profile import AgreementRecord, ProfileRecord
 from autodistill.records.runs import RunRecord, TrialParams, TrialRecord
 from autodistill.records.verdict import Recommendation
 
@@ -45,6 +46,8 @@ class TeacherRecord(Record):
     val_top1: float
     val_nll: float
     val_ece: float
+    profile: ProfileRecord | None = None
+    """None: made before there were profiles, or a logit does not fit into the cache."""
 
 
 class DataRecord(Record):
@@ -119,6 +122,8 @@ class StudyRecord(Record):
     plan: PlanRecord
     spent_epochs: int = 0
     teachers: tuple[TeacherRecord, ...] = ()
+    agreement: AgreementRecord | None = None
+    """Between the teachers' orders of the other classes; None: nothing to compare."""
     no_teacher: RunRecord | None = None
     plain_kd: RunRecord | None = None
     trials: tuple[TrialRecord, ...] = ()
@@ -137,6 +142,15 @@ class StudyRecord(Record):
             if run is not None and run.run not in seen:
                 seen.add(run.run)
                 yield run
+
+
+class InspectionRecord(Record):
+    """Teachers looked at without a search."""
+
+    schema_version: int = SCHEMA_VERSION
+    data: DataRecord
+    teachers: tuple[TeacherRecord, ...]
+    agreement: AgreementRecord | None = None
 
 
 def read_study(path: Path) -> StudyRecord:

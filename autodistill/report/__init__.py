@@ -11,9 +11,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from autodistill.recommend import THRESHOLD, recommend
-from autodistill.records import StudyRecord, to_json
+from autodistill.records import InspectionRecord, StudyRecord, to_json
 from autodistill.report.charts import CHARTS
-from autodistill.report.sections import SECTIONS
+from autodistill.report.sections import SECTIONS, TEACHER_SECTIONS
 from autodistill.report.words import clean, markdown, redact
 from autodistill.store import write_text
 
@@ -42,10 +42,32 @@ def render(record: StudyRecord, out_dir: Path) -> Path:
     return out_dir / "report.html"
 
 
-def as_html(record: StudyRecord, infos: Mapping[str, Any], charts: Mapping[str, bytes]) -> str:
+def render_inspection(record: InspectionRecord, out_dir: Path) -> Path:
+    """Write `teachers.html`: what a report says about its teachers' dark knowledge, without a study.
+
+    Returns:
+        Its path.
+
+    Raises:
+        StoreError: the folder cannot be written.
+    """
+    infos = {name: section(record) for name, section in TEACHER_SECTIONS.items()}
+    charts = {name: CHARTS[name](info) for name, info in infos.items() if name in CHARTS and info.figure is not None}
+    page = out_dir / "teachers.html"
+    write_text(page, as_html(record, infos, charts, template="inspection.html.j2"))
+    return page
+
+
+def as_html(
+    record: StudyRecord | InspectionRecord,
+    infos: Mapping[str, Any],
+    charts: Mapping[str, bytes],
+    *,
+    template: str = "report.html.j2",
+) -> str:
     """One page without script or outside request; charts are embedded."""
     embedded = {name: f"data:image/svg+xml;base64,{base64.b64encode(svg).decode()}" for name, svg in charts.items()}
-    return _html().get_template("report.html.j2").render(record=record, charts=embedded, **infos)
+    return _html().get_template(template).render(record=record, charts=embedded, **infos)
 
 
 def as_markdown(record: StudyRecord, infos: Mapping[str, Any], charts: Mapping[str, bytes]) -> str:

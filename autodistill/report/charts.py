@@ -4,52 +4,20 @@ Text stays text, set in the reader's own fonts; ids are salted with a constant; 
 imported when the first chart is drawn.
 """
 
-import io
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from autodistill.report.canvas import COLOURS, MOST_BARS, MOST_NAMED, MUTED
+from autodistill.report.canvas import canvas as _canvas
+from autodistill.report.canvas import look as _look
+from autodistill.report.canvas import named as _name
 from autodistill.report.sections.evidence import Curve, CurvesInfo, ImportanceInfo
 from autodistill.report.sections.method import BudgetInfo
-from autodistill.report.sections.verdict import MismatchInfo, RecommendationInfo
-from autodistill.report.words import clean, short
+from autodistill.report.sections.verdict import RecommendationInfo
+from autodistill.report.teacher_charts import agreement_chart, knowledge_chart, mismatch_chart, temperatures_chart
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-# Okabe and Ito's palette without yellow, too pale on white, and black, kept for "no teacher". Six colours and seven
-# markers have no common factor: 42 teachers look different.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-INK, MUTED, LINE = "#1f2328", "#59636e", "#d8dee4"
-MOST_NAMED = 8
-MOST_BARS = 12
-
-STYLE: Any = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "autodistill",
-    "text.parse_math": False,
-    "font.family": "DejaVu Sans",
-    "font.size": 10,
-    "text.color": INK,
-    "axes.edgecolor": LINE,
-    "axes.labelcolor": MUTED,
-    "axes.linewidth": 1,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": "#eaeef2",
-    "grid.linewidth": 1,
-    "xtick.color": MUTED,
-    "ytick.color": MUTED,
-    "xtick.major.size": 0,
-    "ytick.major.size": 0,
-    "legend.frameon": False,
-    "path.simplify": False,
-}
-FONTS = "font-family: system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 
 
 def recommendation_chart(info: RecommendationInfo) -> bytes:
@@ -67,33 +35,6 @@ def recommendation_chart(info: RecommendationInfo) -> bytes:
         axes.set_ylim(len(contrasts) - 0.4, -0.6)
         axes.grid(visible=False, axis="y")
         axes.set_xlabel("points of test accuracy over no teacher, 95 % interval")
-    return done()
-
-
-def mismatch_chart(info: MismatchInfo) -> bytes:
-    """Teacher accuracy against the best student's."""
-    with _canvas(height=3.8) as (axes, done):
-        if info.no_teacher is not None:
-            axes.axhline(100 * info.no_teacher, color=INK, lw=1.2, ls=(0, (4, 3)))
-            axes.annotate(
-                "no teacher",
-                (1, 100 * info.no_teacher),
-                xycoords=("axes fraction", "data"),
-                ha="right",
-                xytext=(0, 4),
-                textcoords="offset points",
-                color=INK,
-                fontsize=9,
-            )
-        for place, one in enumerate(info.points):
-            x, y = 100 * one.teacher_top1, 100 * one.student_top1
-            colour, marker = _look(one.teacher, info.teachers)
-            axes.plot(x, y, marker=marker, ms=9, color=colour, mec="white", mew=1.2, ls="none")
-            label = _name(one.teacher) if len(info.points) <= MOST_NAMED else str(place + 1)
-            axes.annotate(label, (x, y), xytext=(0, 9), textcoords="offset points", ha="center", fontsize=9)
-        axes.margins(0.16, 0.2)
-        axes.set_xlabel("teacher's accuracy, % of validation")
-        axes.set_ylabel("best student, %")
     return done()
 
 
@@ -168,31 +109,13 @@ def budget_chart(info: BudgetInfo) -> bytes:
 CHARTS: dict[str, Callable[[Any], bytes]] = {
     "recommendation": recommendation_chart,
     "mismatch": mismatch_chart,
+    "knowledge": knowledge_chart,
+    "temperatures": temperatures_chart,
+    "agreement": agreement_chart,
     "curves": curves_chart,
     "importance": importance_chart,
     "budget": budget_chart,
 }
-
-
-@contextmanager
-def _canvas(*, height: float) -> Iterator[tuple["Axes", Callable[[], bytes]]]:
-    """Axes of 7.2 x `height` inches, and what turns them into bytes once they are drawn."""
-    import matplotlib as mpl
-    from matplotlib.figure import Figure
-
-    with mpl.rc_context(), warnings.catch_warnings():
-        mpl.rcdefaults()
-        mpl.rcParams.update(STYLE)
-        # The reader's fonts set the text, so a glyph that Matplotlib's own font lacks is no loss.
-        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-        figure = Figure(figsize=(7.2, height), layout="constrained")
-        written = io.BytesIO()
-        yield figure.add_subplot(), written.getvalue
-        figure.savefig(written, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
-        svg = written.getvalue().replace(b"'DejaVu Sans'", b"system-ui, -apple-system, 'Segoe UI', Arial, sans-serif")
-        written.seek(0)
-        written.truncate()
-        written.write(svg)
 
 
 def _draw_curve(axes: "Axes", curve: Curve, teachers: tuple[str, ...]) -> None:
@@ -219,14 +142,3 @@ def _draw_curve(axes: "Axes", curve: Curve, teachers: tuple[str, ...]) -> None:
         mfc=face,
         mec=colour if end == "x" or not finished else "white",
     )
-
-
-def _look(teacher: str | None, teachers: tuple[str, ...]) -> tuple[str, str]:
-    if teacher is None or teacher not in teachers:
-        return INK, "o"
-    place = teachers.index(teacher)
-    return COLOURS[place % len(COLOURS)], MARKERS[place % len(MARKERS)]
-
-
-def _name(text: str) -> str:
-    return " ".join(clean(short(text, 26)).split())

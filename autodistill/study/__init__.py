@@ -3,6 +3,7 @@
 from autodistill.study.environment import environment
 from autodistill.study.estimates import Estimate, cache_size, estimate, spelt
 from autodistill.study.preparing import KNOWN, Prepared, Request, prepare
+from autodistill.study.profiling import profiled
 from autodistill.study.running import run_study
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "environment",
     "estimate",
     "prepare",
+    "profiled",
     "run_study",
     "spelt",
 ]

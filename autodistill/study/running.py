@@ -5,12 +5,14 @@ import json
 import time
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from autodistill import data as datasets
 from autodistill import ladder
 from autodistill.errors import StoreError
 from autodistill.recommend import recommend
 from autodistill.records import (
+    AgreementRecord,
     Event,
     Note,
     PhaseStarted,
@@ -30,6 +32,7 @@ from autodistill.store import RunFolder, claim, locked, read_result, write_text
 from autodistill.study.environment import environment
 from autodistill.study.estimates import epoch_s, spelt
 from autodistill.study.preparing import Prepared, identity
+from autodistill.study.profiling import profiled
 from autodistill.workers import CheckTask, LadderTask, Pool, Probe, ProbeTask
 
 
@@ -44,7 +47,11 @@ class _Ledger:
     outcome: Outcome = field(default_factory=Outcome)
     teachers: tuple[TeacherRecord, ...] = ()
     run_s: dict[str, float] = field(default_factory=dict)
+    agreement: AgreementRecord | None = None
     views_computed: int = 0
+    """By runs."""
+    profile_views: int = 0
+    """By profiles, which come first: in whichever process of this study computed them."""
     fresh: bool = False
     """Whether this process has finished a run: until then the kept record says more than this ledger."""
 
@@ -64,7 +71,9 @@ def run_study(prepared: Prepared) -> Generator[Event, None, StudyRecord]:
         write_text(folder.space, dump(prepared.runnable_space))
         write_text(folder.environment, json.dumps(found, indent=1) + "\n")
         with Pool(request.workers, prepared.setup) as pool:
-            ledger = _Ledger(_plan(prepared, pool), found, _earlier_phases(folder))
+            earlier = _earlier_timing(folder)
+            ledger = _Ledger(_plan(prepared, pool), found, dict(earlier.get("phases_s", {})))
+            ledger.profile_views = int(earlier.get("profile_views", 0))
             return (yield from _recorded(prepared, pool, ledger))
 
 
@@ -96,6 +105,8 @@ def _events(prepared: Prepared, pool: Pool, ledger: _Ledger) -> Generator[Event,
     yield from (Note(text=note, warning=True) for note in prepared.notes)
     yield Note(text=f"plan: {spelt(ledger.plan)}")
     ledger.teachers = yield from _teachers(prepared, pool)
+    ledger.teachers, ledger.agreement, computed = yield from profiled(ledger.teachers, run=pool.run)
+    ledger.profile_views = max(ledger.profile_views, computed)
     question = Question(
         prepared.folder.path.name,
         prepared.space,
@@ -123,7 +134,7 @@ def _teachers(prepared: Prepared, pool: Pool) -> Generator[Event, None, tuple[Te
         for message in pool.run(tasks):
             if isinstance(message, TeacherRecord):
                 found[message.name] = message
-            elif not isinstance(message, Probe):
+            elif isinstance(message, Event):
                 yield message
     return tuple(found[name] for name in names)
 
@@ -166,7 +177,7 @@ def _remembered(folder: RunFolder, requests: Sequence[RunRequest], pool: Pool) -
     kept = {request.run: _kept(folder, request) for request in requests}
     yield from (ended for ended in kept.values() if ended is not None)
     for message in pool.run([request for request in requests if kept[request.run] is None]):
-        if not isinstance(message, TeacherRecord | Probe):
+        if isinstance(message, Event):
             yield message
 
 
@@ -179,9 +190,9 @@ def _kept(folder: RunFolder, request: RunRequest) -> RunEnded | None:
     return ended if asked == found else None
 
 
-def _earlier_phases(folder: RunFolder) -> dict[str, float]:
+def _earlier_timing(folder: RunFolder) -> dict[str, Any]:
     try:
-        return dict(read_study(folder.record).timing.get("phases_s", {})) if folder.record.exists() else {}
+        return read_study(folder.record).timing if folder.record.exists() else {}
     except StoreError:
         return {}  # a damaged record is written anew from the finished runs
 
@@ -204,12 +215,18 @@ def _write(prepared: Prepared, ledger: _Ledger, state: str) -> StudyRecord:
         plan=ledger.plan,
         spent_epochs=outcome.spent_epochs,
         teachers=ledger.teachers,
+        agreement=ledger.agreement,
         no_teacher=outcome.no_teacher,
         plain_kd=outcome.plain_kd,
         trials=tuple(outcome.trials),
         finalists=tuple(outcome.finalists),
         importance=importance(outcome.trials, space, names) if state == "complete" else None,
-        timing={"phases_s": ledger.phase_s, "runs_s": ledger.run_s, "views_computed": ledger.views_computed},
+        timing={
+            "phases_s": ledger.phase_s,
+            "runs_s": ledger.run_s,
+            "views_computed": ledger.views_computed + ledger.profile_views,
+            "profile_views": ledger.profile_views,
+        },
         environment=ledger.environment,
     )
     if state == "complete":

@@ -1,6 +1,31 @@
 """Processes that run trials: started once, one thread each on a CPU, given tasks over a pipe."""
 
 from autodistill.workers.pool import Pool
-from autodistill.workers.tasks import CheckTask, LadderTask, Message, Probe, ProbeTask, Setup, Task, Workplace
+from autodistill.workers.tasks import (
+    AgreementTask,
+    CheckTask,
+    LadderTask,
+    Message,
+    Probe,
+    ProbeTask,
+    Profiled,
+    ProfileTask,
+    Setup,
+    Task,
+    Workplace,
+)
 
-__all__ = ["CheckTask", "LadderTask", "Message", "Pool", "Probe", "ProbeTask", "Setup", "Task", "Workplace"]
+__all__ = [
+    "AgreementTask",
+    "CheckTask",
+    "LadderTask",
+    "Message",
+    "Pool",
+    "Probe",
+    "ProbeTask",
+    "ProfileTask",
+    "Profiled",
+    "Setup",
+    "Task",
+    "Workplace",
+]

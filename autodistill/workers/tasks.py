@@ -1,4 +1,4 @@
-"""What a worker does: train a run, train a ladder teacher, check a teacher, measure an epoch."""
+"""What a worker does: train a run, train a ladder teacher, check and profile teachers, measure an epoch."""
 
 import time
 from collections.abc import Iterator
@@ -15,11 +15,14 @@ from autodistill.data import Data, Split
 from autodistill.errors import CacheError, TrialError
 from autodistill.ladder import file_uri, train_teacher
 from autodistill.models import build
+from autodistill.profile import agreement, profile
 from autodistill.records import (
+    AgreementRecord,
     EpochEvent,
     EpochRecord,
     Event,
     Note,
+    ProfileRecord,
     Record,
     RunEnded,
     RunRecord,
@@ -66,6 +69,25 @@ class CheckTask(Record):
     name: str
 
 
+class ProfileTask(Record):
+    """Profile a checked teacher from its cached logits; answered by a `Profiled`, or by nothing and a note."""
+
+    name: str
+
+
+class Profiled(Record):
+    name: str
+    profile: ProfileRecord
+    views_computed: int
+    """Times the teacher was run for it; 0: its logits were in the cache."""
+
+
+class AgreementTask(Record):
+    """Compare profiled teachers; answered by an `AgreementRecord` where there is something to compare."""
+
+    names: tuple[str, ...]
+
+
 class ProbeTask(Record):
     """Measure an epoch; answered by a `Probe`. `architecture` None: the student."""
 
@@ -79,8 +101,8 @@ class Probe(Record):
     validation_s: float
 
 
-Task = RunRequest | LadderTask | CheckTask | ProbeTask
-Message = Event | TeacherRecord | Probe
+Task = RunRequest | LadderTask | CheckTask | ProfileTask | AgreementTask | ProbeTask
+Message = Event | TeacherRecord | Profiled | AgreementRecord | Probe
 
 
 class Workplace:
@@ -109,6 +131,10 @@ class Workplace:
         elif isinstance(task, CheckTask):
             teacher = self.teacher(task.name)
             yield check(teacher, self.data, self.cache.validation(teacher).float().to(self.device))
+        elif isinstance(task, ProfileTask):
+            yield from self._profile(task.name)
+        elif isinstance(task, AgreementTask):
+            yield from self._agreement(task.names)
         else:
             yield self._probe(task)
         while self._notes:
@@ -224,6 +250,30 @@ class Workplace:
         stem_stride = self.setup.space.student.stem_stride
         more = {"trained": trained.model_dump(mode="json")} if trained else {}
         save(path, model, architecture=self.setup.student, data=self.data, stem_stride=stem_stride, more=more)
+
+    def _profile(self, name: str) -> Iterator[Profiled]:
+        teacher, prior, computed = self.teacher(name), self.setup.space.prior, self.cache.computed
+        try:
+            logits = self.cache.training(teacher, 0)
+            computed = self.cache.computed - computed
+        except CacheError as error:
+            # Its runs fail with the same words; a profile ends no study.
+            self._notes.append(f"teacher {name} has no profile: {error.message}")
+            return
+        found = profile(
+            logits,
+            self.data.train.labels.cpu(),
+            self.cache.validation(teacher),
+            self.data.validation.labels.cpu(),
+            isats_params=prior.params if prior.rule == "isats" else None,
+        )
+        yield Profiled(name=name, profile=found, views_computed=computed)
+
+    def _agreement(self, names: tuple[str, ...]) -> Iterator[AgreementRecord]:
+        logits = {name: self.cache.training(self.teacher(name), 0) for name in names}
+        found = agreement(logits, self.data.train.labels.cpu())
+        if found is not None:
+            yield found
 
     def _probe(self, task: ProbeTask) -> Probe:
         data, spec = self.data, self.setup.space.training

@@ -3,15 +3,29 @@
 from collections.abc import Callable
 from typing import Any
 
-from autodistill.records import StudyRecord
+from autodistill.records import InspectionRecord, StudyRecord
+from autodistill.report.sections.agreement import agreement_info
 from autodistill.report.sections.evidence import curves_info, failures_info, importance_info, trials_info
+from autodistill.report.sections.knowledge import knowledge_info
 from autodistill.report.sections.method import budget_info, environment_info, method_info
-from autodistill.report.sections.verdict import leaderboard_info, mismatch_info, recommendation_info
+from autodistill.report.sections.mismatch import mismatch_info
+from autodistill.report.sections.scores import scores_info
+from autodistill.report.sections.temperatures import temperatures_info
+from autodistill.report.sections.verdict import leaderboard_info, recommendation_info
+
+TEACHER_SECTIONS: dict[str, Callable[[StudyRecord | InspectionRecord], Any]] = {
+    "knowledge": knowledge_info,
+    "temperatures": temperatures_info,
+    "agreement": agreement_info,
+    "scores": scores_info,
+}
+"""Those that need no study: made of the teachers alone."""
 
 SECTIONS: dict[str, Callable[[StudyRecord], Any]] = {
     "recommendation": recommendation_info,
     "leaderboard": leaderboard_info,
     "mismatch": mismatch_info,
+    **TEACHER_SECTIONS,
     "trials": trials_info,
     "curves": curves_info,
     "importance": importance_info,

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from autodistill.recommend import recommend
-from autodistill.records import Recommendation, RunRecord, StudyRecord
+from autodistill.records import InspectionRecord, Recommendation, RunRecord, StudyRecord
 
 MOST_ROWS = 100
 
@@ -62,7 +62,7 @@ def row(*texts: str | Cell, mark: Literal["", "pick", "baseline"] = "") -> Row:
     return Row(tuple(text if isinstance(text, Cell) else Cell(text) for text in texts), mark)
 
 
-def teacher_names(record: StudyRecord) -> tuple[str, ...]:
+def teacher_names(record: StudyRecord | InspectionRecord) -> tuple[str, ...]:
     return tuple(teacher.name for teacher in record.teachers)
 
 

@@ -1,10 +1,8 @@
-"""The answer: recommendation, leaderboard, capacity mismatch."""
+"""The answer: recommendation, leaderboard."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
-
-import numpy as np
 
 from autodistill.recommend.words import contrast_words
 from autodistill.records import Contrast, RankRow, Recommendation, RunRecord, StudyRecord, TargetSummary
@@ -19,7 +17,6 @@ from autodistill.report.sections.parts import (
     row,
     score,
     teacher_names,
-    text_columns,
     verdict_of,
 )
 from autodistill.report.words import EMPTY, count, interval, maybe, percent, plural, points, recipe, short
@@ -61,27 +58,6 @@ class RecommendationInfo:
 @dataclass(frozen=True)
 class LeaderboardInfo:
     table: Table
-
-
-@dataclass(frozen=True)
-class MismatchPoint:
-    teacher: str
-    teacher_top1: float
-    student_top1: float
-    macs: int
-
-
-@dataclass(frozen=True)
-class MismatchInfo:
-    points: tuple[MismatchPoint, ...]
-    """Teachers with a full run, by rising accuracy of their own."""
-    teachers: tuple[str, ...]
-    spearman: float | None
-    regret: float | None
-    """Accuracy lost by taking the most accurate teacher, on the search's validation scores."""
-    no_teacher: float | None
-    figure: Figure | None
-    note: str
 
 
 def recommendation_info(record: StudyRecord) -> RecommendationInfo:
@@ -126,41 +102,6 @@ def leaderboard_info(record: StudyRecord) -> LeaderboardInfo:
     )
     caption = "Teachers by what the student learned from them"
     return LeaderboardInfo(Table(caption, columns, (*rows, *_baseline_rows(record, verdict)), note))
-
-
-def mismatch_info(record: StudyRecord) -> MismatchInfo:
-    """Teacher accuracy against student accuracy: does a better teacher make a better student?"""
-    best = best_full_runs(record)
-    found = [
-        MismatchPoint(one.name, one.val_top1, score(best[one.name]), one.cost.macs)
-        for one in record.teachers
-        if one.name in best
-    ]
-    found.sort(key=lambda one: (one.teacher_top1, one.teacher))
-    spearman = rank_correlation([one.teacher_top1 for one in found], [one.student_top1 for one in found])
-    regret = max(one.student_top1 for one in found) - found[-1].student_top1 if found else None
-    return MismatchInfo(
-        points=tuple(found),
-        teachers=teacher_names(record),
-        spearman=spearman,
-        regret=regret,
-        no_teacher=record.no_teacher.val_top1 if record.no_teacher else None,
-        figure=_mismatch_figure(found, spearman, regret) if len(found) > 1 and regret is not None else None,
-        note="It takes two teachers with a full run each." if len(found) < 2 else _mismatch_note(len(found)),
-    )
-
-
-def rank_correlation(x: Sequence[float], y: Sequence[float]) -> float | None:
-    """Spearman's rho with mean ranks for ties; None below three pairs or where one side is constant."""
-    if len(x) < 3 or len(set(x)) < 2 or len(set(y)) < 2:
-        return None
-    return float(np.corrcoef(_ranks(x), _ranks(y))[0, 1])
-
-
-def _ranks(values: Sequence[float]) -> np.ndarray:
-    array = np.array(values)
-    below, up_to = (array[:, None] > array).sum(axis=1), (array[:, None] >= array).sum(axis=1)
-    return np.asarray((below + up_to + 1) / 2)
 
 
 def _facts(record: StudyRecord, verdict: Recommendation) -> Iterator[Fact]:
@@ -267,31 +208,3 @@ def _target_cell(targets: TargetSummary | None) -> Cell:
         return Cell(EMPTY)
     wrong = "" if targets.tau_wrong is None else f"{targets.tau_wrong:.2g} where wrong"
     return Cell(f"{targets.tau_target:.2g} / {targets.tau_other:.2g}", wrong)
-
-
-def _mismatch_figure(found: Sequence[MismatchPoint], spearman: float | None, regret: float) -> Figure:
-    top = found[-1]
-    rank = sum(one.student_top1 > top.student_top1 for one in found) + 1
-    place = (
-        "made the best student"
-        if rank == 1
-        else f"made student {rank} of {len(found)}, {100 * regret:.1f} points below the best"
-    )
-    rho = "" if spearman is None else f" (Spearman {spearman:+.2f} over {len(found)} teachers)"
-    rows = tuple(
-        row(short(one.teacher), percent(one.teacher_top1), percent(one.student_top1), count(one.macs))
-        for one in found
-    )
-    columns = (*text_columns("Teacher"), *number_columns("Teacher accuracy", "Best student", "Teacher MACs"))
-    return Figure(
-        finding=f"The most accurate teacher, {short(top.teacher)} ({percent(top.teacher_top1)}), {place}{rho}.",
-        alt=f"Scatter of teacher accuracy against the best student's accuracy for {len(found)} teachers.",
-        table=Table("Teacher accuracy and best student, on validation", columns, rows),
-    )
-
-
-def _mismatch_note(teachers: int) -> str:
-    return (
-        f"Each of the {teachers} points is the best full run among a teacher's trials, on validation: one run, so "
-        "its place carries seed noise, and a teacher with more trials had more chances."
-    )

@@ -3,11 +3,24 @@
 Exit codes: 0 done, 1 the run failed, 2 usage, configuration, missing teacher or data, 130 after Ctrl-C.
 """
 
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from autodistill.cli.options import (
+    DataName,
+    Device,
+    Format,
+    Offline,
+    OutputFormat,
+    Overrides,
+    Run,
+    SpaceName,
+    Student,
+    Teachers,
+    Workers,
+)
 
 app = typer.Typer(
     name="autodistill",
@@ -23,35 +36,6 @@ spaces_app = typer.Typer(no_args_is_help=True, help="List, show, copy and check 
 teachers_app = typer.Typer(no_args_is_help=True, help="Train, list and check teachers.")
 app.add_typer(spaces_app, name="spaces")
 app.add_typer(teachers_app, name="teachers")
-
-
-class Format(StrEnum):
-    TABLE = "table"
-    JSON = "json"
-    CSV = "csv"
-
-
-Student = Annotated[
-    str,
-    typer.Option(help="Network to train; the space gives its width unless it is named: mobilenetv2:0.5."),
-]
-Teachers = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--teacher", help="Teacher by URI, repeatable: file:CKPT?arch=NAME, torchvision:NAME@WEIGHTS, ladder:."
-    ),
-]
-DataName = Annotated[
-    str, typer.Option("--data", help="Dataset: digits, fashion-mnist, cifar10, cifar100, folder:PATH.")
-]
-SpaceName = Annotated[str, typer.Option("--space", help="Shipped search space or TOML file; default: the dataset's.")]
-Overrides = Annotated[
-    list[str] | None, typer.Option("--set", help="Override a key of the space, repeatable: training.epochs=20.")
-]
-Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:0, or auto.")]
-Offline = Annotated[bool, typer.Option("--offline", help="Download nothing.")]
-OutputFormat = Annotated[Format, typer.Option("--format", help="What stdout carries.")]
-Run = Annotated[str, typer.Argument(help="A study's name, or its folder.")]
 
 
 @app.callback(invoke_without_command=True)
@@ -80,9 +64,7 @@ def search(
     ] = "",
     seed: Annotated[int | None, typer.Option(help="Seed of the search and of its training runs.")] = None,
     device: Device = "auto",
-    workers: Annotated[
-        int | None, typer.Option(min=1, help="Processes; default: one per core, one for a GPU.")
-    ] = None,
+    workers: Workers = None,
     overrides: Overrides = None,
     max_trials: Annotated[int | None, typer.Option(min=1, help="Most searched trials, priors included.")] = None,
     timeout: Annotated[str, typer.Option(help="Stop after this long (90s, 30m, 8h); the same command resumes.")] = "",
@@ -252,9 +234,7 @@ def teachers_train(
     space: SpaceName = "",
     overrides: Overrides = None,
     device: Device = "auto",
-    workers: Annotated[
-        int | None, typer.Option(min=1, help="Processes; default: one per core, one for a GPU.")
-    ] = None,
+    workers: Workers = None,
 ) -> None:
     """Train the ladder of a space and keep it for every later study."""
     from autodistill import commands
@@ -283,3 +263,30 @@ def teachers_check(
         teachers=tuple(teacher), data=data, space=space, overrides=tuple(overrides or ()), offline=offline
     )
     commands.check_teachers(request, as_json=output is Format.JSON)
+
+
+@teachers_app.command("inspect")
+def teachers_inspect(
+    teacher: Annotated[list[str] | None, typer.Argument(help="URIs; none: those of the space.")] = None,
+    data: DataName = "",
+    space: SpaceName = "",
+    overrides: Overrides = None,
+    device: Device = "auto",
+    workers: Workers = None,
+    offline: Offline = False,
+    output: OutputFormat = Format.TABLE,
+    to: Annotated[Path | None, typer.Option("--out", help="Folder for an HTML page of the same.")] = None,
+) -> None:
+    """Show what teachers know before any student is trained: calibration, variances, temperatures, agreement."""
+    from autodistill import commands
+
+    request = commands.search_request(
+        teachers=tuple(teacher or ()),
+        data=data,
+        space=space,
+        overrides=tuple(overrides or ()),
+        device=device,
+        workers=workers,
+        offline=offline,
+    )
+    commands.inspect_teachers(request, as_json=output is Format.JSON, to=to)

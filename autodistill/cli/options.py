@@ -1,0 +1,36 @@
+"""Options that several commands share."""
+
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+
+class Format(StrEnum):
+    TABLE = "table"
+    JSON = "json"
+    CSV = "csv"
+
+
+Student = Annotated[
+    str,
+    typer.Option(help="Network to train; the space gives its width unless it is named: mobilenetv2:0.5."),
+]
+Teachers = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--teacher", help="Teacher by URI, repeatable: file:CKPT?arch=NAME, torchvision:NAME@WEIGHTS, ladder:."
+    ),
+]
+DataName = Annotated[
+    str, typer.Option("--data", help="Dataset: digits, fashion-mnist, cifar10, cifar100, folder:PATH.")
+]
+SpaceName = Annotated[str, typer.Option("--space", help="Shipped search space or TOML file; default: the dataset's.")]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", help="Override a key of the space, repeatable: training.epochs=20.")
+]
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:0, or auto.")]
+Offline = Annotated[bool, typer.Option("--offline", help="Download nothing.")]
+Workers = Annotated[int | None, typer.Option(min=1, help="Processes; default: one per core, one for a GPU.")]
+OutputFormat = Annotated[Format, typer.Option("--format", help="What stdout carries.")]
+Run = Annotated[str, typer.Argument(help="A study's name, or its folder.")]

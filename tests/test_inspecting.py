@@ -1,0 +1,54 @@
+"""`teachers inspect`, from the command to its page: teachers that are trained, and those that are not."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from autodistill import commands
+from autodistill.commands.inspecting import show_inspection
+from autodistill.data import load as load_data
+from autodistill.errors import ConfigError
+from autodistill.ladder import train_teacher
+from autodistill.records import InspectionRecord
+from autodistill.space import load as load_space
+from autodistill.store import cache_root
+from autodistill.study import KNOWN
+
+OVERRIDES = ('ladder.architectures=["resnet8:0.25", "resnet8:0.5", "resnet8"]', "ladder.epochs=5")
+
+
+def test_inspecting_trained_teachers(capsys, tmp_path: Path):
+    space = load_space("smoke", known=KNOWN, overrides=OVERRIDES)
+    data = load_data(space.data)
+    for architecture in ("resnet8:0.25", "resnet8:0.5"):
+        list(train_teacher(f"ladder:{architecture}", root=cache_root(), data=data, space=space))
+    request = commands.search_request(space="smoke", overrides=OVERRIDES, device="cpu", workers=1)
+    commands.inspect_teachers(request, as_json=True, to=tmp_path)
+    printed = capsys.readouterr()
+    record = InspectionRecord.model_validate(json.loads(printed.out))
+    assert [one.name for one in record.teachers] == ["resnet8:0.25", "resnet8:0.5"]
+    assert record.agreement.teachers == ("resnet8:0.25", "resnet8:0.5")
+    for one in record.teachers:
+        assert one.profile.validation.top1 == pytest.approx(one.val_top1)
+        assert one.profile.validation.nll == pytest.approx(one.val_nll, rel=1e-5)
+        assert one.profile.train.examples == 200
+    left_out = "left out, not trained yet: resnet8. To train them: autodistill teachers train --space smoke"
+    assert left_out in printed.err
+    assert str(tmp_path / "teachers.html") in printed.err
+    assert "resnet8:0.5" in (tmp_path / "teachers.html").read_text(encoding="utf-8")
+
+    show_inspection(record)
+    tables = capsys.readouterr().out
+    for caption in ("Teachers by size", "Other classes under softmax", "Where ISATS puts", "Agreement on the order"):
+        assert caption in tables
+    assert (
+        "The variance of the other classes rises, then falls, as teachers grow. This takes three teachers" in tables
+    )
+
+
+def test_inspecting_teachers_of_which_none_is_trained():
+    request = commands.search_request(space="smoke", device="cpu", workers=1)
+    with pytest.raises(ConfigError, match=r"none of the teachers is trained yet: resnet8:0\.25, resnet8") as error:
+        commands.inspect_teachers(request, as_json=False, to=None)
+    assert error.value.hint == "autodistill teachers train --space smoke"

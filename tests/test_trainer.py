@@ -1,10 +1,8 @@
-"""One training run: schedule, averaging, resuming and distillation against loops written out by hand."""
+"""One run against a plain loop: schedule, averaged weights, scores, order, failures."""
 
 import functools
 import itertools
 import math
-from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,94 +10,18 @@ import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 from torch.utils._python_dispatch import TorchDispatchMode
+from toy_runs import dropping, linear, recipe, same, supervision, teacher, toy, watched
 
 from autodistill import data as datasets
 from autodistill import views
 from autodistill.data import Data, Split
-from autodistill.errors import StoreError, TrialError
+from autodistill.errors import TrialError
 from autodistill.losses import LOSSES
 from autodistill.models import build
 from autodistill.records import EpochRecord, TrialParams
-from autodistill.space.models import DataSpec, TrainingSpec
+from autodistill.space.models import DataSpec
 from autodistill.trainer import Recipe, Supervision, evaluate, learning_rate, supervise, train
 from autodistill.views import View
-
-CLASSES, SIZE = 4, 4
-AS_THEY_ARE = View(0, 0, False)
-
-
-def split(count: int, *, seed: int) -> Split:
-    """Images with a bright pixel at the label's place and noise elsewhere; the first pixel is the image's number."""
-    generator = torch.Generator().manual_seed(seed)
-    images = torch.randint(0, 120, (count, 1, SIZE, SIZE), generator=generator, dtype=torch.uint8)
-    labels = torch.arange(count) % CLASSES
-    images[torch.arange(count), 0, 1, labels] = 255
-    images[:, 0, 0, 0] = torch.arange(count).to(torch.uint8)
-    return Split(images.contiguous(memory_format=torch.channels_last), labels)
-
-
-def toy() -> Data:
-    return Data(
-        name="toy",
-        classes=tuple("abcd"),
-        train=split(24, seed=0),
-        validation=split(20, seed=1),
-        test=split(16, seed=2),
-        mean=(0.3,),
-        std=(0.25,),
-        fingerprint="toy",
-    )
-
-
-def linear(seed: int = 0) -> nn.Module:
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
-        return nn.Sequential(nn.Flatten(), nn.Linear(SIZE * SIZE, CLASSES))
-
-
-def dropping(seed: int = 0) -> nn.Module:
-    """Convolution, batch statistics and dropout: everything that a checkpoint must bring back."""
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
-        head = (nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Dropout(0.5), nn.Linear(20, CLASSES))
-        return nn.Sequential(nn.Conv2d(1, 5, 3, padding=1), nn.BatchNorm2d(5), nn.ReLU(), *head)
-
-
-def recipe(*, epochs: int = 4, seed: int = 0, view: View = AS_THEY_ARE, views: int = 100, **spec: Any) -> Recipe:
-    fields = {"epochs": 1000, "batch_size": 8, "lr": 0.1, **spec}
-    return Recipe(TrainingSpec(**fields), view, views, epochs, seed)
-
-
-def teacher(number: int) -> Tensor:
-    """A made-up teacher's logits on a view of the 24 training images."""
-    noise = torch.randn(24, CLASSES, generator=torch.Generator().manual_seed(number))
-    return (noise + 3 * nn.functional.one_hot(torch.arange(24) % CLASSES, CLASSES)).half()
-
-
-def supervision(*, rule: str = "ts", soft_weight: float = 0.7, **rule_params: float) -> Supervision:
-    own = rule_params or {"tau": 2.0}
-    params = TrialParams(
-        teacher="t", rule=rule, rule_params=own, tau_student=own.get("tau", 1.0), soft_weight=soft_weight
-    )
-    return supervise(params, logits=teacher, labels=toy().train.labels, loss="soft_cross_entropy")
-
-
-def watched(model: nn.Module) -> list[list[int]]:
-    """The image numbers of every batch that the model is trained on, filled while it trains."""
-    seen: list[list[int]] = []
-
-    def note(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        if module.training:
-            pixels = (inputs[0][:, 0, 0, 0].double() * 0.25 + 0.3) * 255
-            seen.append(pixels.round().int().tolist())
-
-    model.register_forward_pre_hook(note)
-    return seen
-
-
-def same(one: nn.Module, other: nn.Module) -> bool:
-    pairs = zip(one.state_dict().items(), other.state_dict().items(), strict=True)
-    return all(key == twin and torch.equal(value, its) for (key, value), (twin, its) in pairs)
 
 
 def test_the_rate_rises_linearly_and_falls_along_a_cosine_to_zero():
@@ -247,82 +169,6 @@ def test_equal_runs_are_equal_to_the_bit_and_another_seed_is_another_run(taught)
     assert same(one, two)
     assert [it.train_loss for it in first] != [it.train_loss for it in third]
     assert not same(one, three)
-
-
-Run = Callable[..., Iterator[EpochRecord]]
-
-
-def resumable(checkpoint: Path, **changes: Any) -> tuple[nn.Module, Run]:
-    model, seed = dropping(), changes.pop("seed", 0)
-    plan = recipe(epochs=changes.pop("epochs", 4), view=View(3, 1, True), seed=seed)
-    taught = supervision(rule="isats", **{"target_ratio": 5 / 3, **changes})
-    run = functools.partial(train, model, toy(), plan, supervision=taught, checkpoint=checkpoint)
-    return model, run
-
-
-def stopped(checkpoint: Path, after: int, **changes: Any) -> list[EpochRecord]:
-    """Train some epochs of a run and drop it."""
-    _, run = resumable(checkpoint, **changes)
-    epochs = run(checkpoint_every_s=0.0)
-    curve = list(itertools.islice(epochs, after))
-    epochs.close()
-    return curve
-
-
-@pytest.fixture
-def whole(tmp_path: Path) -> tuple[nn.Module, list[EpochRecord]]:
-    model, run = resumable(tmp_path / "never-written.pt")
-    curve = list(run())
-    assert not (tmp_path / "never-written.pt").exists(), "saved before five seconds were over"
-    return model, curve
-
-
-@pytest.mark.parametrize("after", [1, 2, 3, 4])
-def test_a_resumed_run_ends_as_the_unbroken_one_to_the_bit(tmp_path, whole, after):
-    checkpoint = tmp_path / "checkpoint.pt"
-    assert stopped(checkpoint, after) == whole[1][:after]
-    model, run = resumable(checkpoint)
-    seen = watched(model)
-    assert list(run()) == whole[1]
-    assert same(model, whole[0])
-    assert len(seen) == 3 * (4 - min(after, 3)), "epochs that the checkpoint held were trained again"
-
-
-def damage(path: Path, how: str) -> None:
-    content = bytearray(path.read_bytes())
-    if how.startswith("flip"):
-        content[int(len(content) * float(how.split()[1]))] ^= 1
-    elif how == "half":
-        content = content[: len(content) // 2]
-    else:
-        content = bytearray({"empty": b"", "short": b"PK", "foreign": b"not a checkpoint" * 99}[how])
-    path.write_bytes(content)
-
-
-@pytest.mark.parametrize("how", ["half", "empty", "short", "foreign", "flip 0", "flip 0.3", "flip 0.5", "flip 0.99"])
-def test_a_damaged_checkpoint_is_a_fresh_start_with_the_same_end(tmp_path, whole, how):
-    checkpoint = tmp_path / "checkpoint.pt"
-    stopped(checkpoint, 2)
-    damage(checkpoint, how)
-    model, run = resumable(checkpoint)
-    assert list(run()) == whole[1]
-    assert same(model, whole[0])
-
-
-@pytest.mark.parametrize("changes", [{"seed": 1}, {"epochs": 5}, {"soft_weight": 0.1}, {"target_ratio": 1.0}])
-def test_a_checkpoint_of_another_run_is_not_gone_on_with(tmp_path, whole, changes):
-    checkpoint = tmp_path / "checkpoint.pt"
-    stopped(checkpoint, 2, **changes)
-    model, run = resumable(checkpoint)
-    assert list(run()) == whole[1]
-    assert same(model, whole[0])
-
-
-def test_a_full_disk_is_no_failure_of_the_run(tmp_path):
-    (tmp_path / "a file").touch()
-    _, run = resumable(tmp_path / "a file" / "checkpoint.pt")
-    with pytest.raises(StoreError, match=r"checkpoint\.pt: cannot be written"):
-        list(run(checkpoint_every_s=0.0))
 
 
 def test_a_loss_that_is_not_finite_names_its_epoch():

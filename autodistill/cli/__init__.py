@@ -79,7 +79,7 @@ def search(
 
     request = commands.search_request(
         student=student,
-        teachers=tuple(teacher or ()),
+        teachers=teacher or (),
         data=data,
         space=space,
         budget=budget,
@@ -87,7 +87,7 @@ def search(
         seed=seed,
         device=device,
         workers=workers,
-        overrides=tuple(overrides or ()),
+        overrides=overrides or (),
         max_trials=max_trials,
         timeout=timeout,
         cache_size=cache_size,
@@ -147,7 +147,7 @@ def train(
         data=data,
         space=space,
         device=device,
-        overrides=tuple(overrides or ()),
+        overrides=overrides or (),
         offline=offline,
     )
     commands.train(request, run=run, seed=seed, to=to, with_validation=with_validation)
@@ -207,7 +207,7 @@ def spaces_check(file: str, overrides: Overrides = None) -> None:
     """Check a space and print it resolved."""
     from autodistill import commands
 
-    commands.check_space(file, tuple(overrides or ()))
+    commands.check_space(file, overrides or ())
 
 
 @teachers_app.command("list")
@@ -223,7 +223,7 @@ def teachers_list(
     from autodistill import commands
 
     request = commands.search_request(
-        teachers=tuple(teacher or ()), data=data, space=space, overrides=tuple(overrides or ()), offline=offline
+        teachers=teacher or (), data=data, space=space, overrides=overrides or (), offline=offline
     )
     commands.list_teachers(request, as_json=output is Format.JSON)
 
@@ -240,7 +240,7 @@ def teachers_train(
     from autodistill import commands
 
     request = commands.search_request(
-        data=data, space=space, overrides=tuple(overrides or ()), device=device, workers=workers
+        data=data, space=space, overrides=overrides or (), device=device, workers=workers
     )
     commands.train_teachers(request)
 
@@ -260,7 +260,7 @@ def teachers_check(
     from autodistill import commands
 
     request = commands.search_request(
-        teachers=tuple(teacher), data=data, space=space, overrides=tuple(overrides or ()), offline=offline
+        teachers=teacher, data=data, space=space, overrides=overrides or (), offline=offline
     )
     commands.check_teachers(request, as_json=output is Format.JSON)
 
@@ -281,10 +281,10 @@ def teachers_inspect(
     from autodistill import commands
 
     request = commands.search_request(
-        teachers=tuple(teacher or ()),
+        teachers=teacher or (),
         data=data,
         space=space,
-        overrides=tuple(overrides or ()),
+        overrides=overrides or (),
         device=device,
         workers=workers,
         offline=offline,

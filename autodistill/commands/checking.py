@@ -1,5 +1,6 @@
 """`env` and `spaces check`."""
 
+from collections.abc import Sequence
 from importlib import metadata
 
 import torch
@@ -20,7 +21,7 @@ def env(*, as_json: bool) -> None:
         console.show_table("Environment", ("", ""), found.items())
 
 
-def check_space(file: str, overrides: tuple[str, ...]) -> None:
+def check_space(file: str, overrides: Sequence[str]) -> None:
     """Validate a space and print it resolved."""
     console.show_text(dump(load(file, known=KNOWN, overrides=overrides)).rstrip())
     console.show_note(f"{file} is well-formed. Next: autodistill search --student mobilenetv2 --space {file}")

@@ -1,0 +1,91 @@
+"""A run that stopped goes on from its checkpoint to the same bit; a damaged one starts afresh."""
+
+import functools
+import itertools
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from torch import nn
+from toy_runs import dropping, recipe, same, supervision, toy, watched
+
+from autodistill.errors import StoreError
+from autodistill.records import EpochRecord
+from autodistill.trainer import train
+from autodistill.views import View
+
+Run = Callable[..., Iterator[EpochRecord]]
+
+
+def resumable(checkpoint: Path, **changes: Any) -> tuple[nn.Module, Run]:
+    model, seed = dropping(), changes.pop("seed", 0)
+    plan = recipe(epochs=changes.pop("epochs", 4), view=View(3, 1, True), seed=seed)
+    taught = supervision(rule="isats", **{"target_ratio": 5 / 3, **changes})
+    run = functools.partial(train, model, toy(), plan, supervision=taught, checkpoint=checkpoint)
+    return model, run
+
+
+def stopped(checkpoint: Path, after: int, **changes: Any) -> list[EpochRecord]:
+    """Train some epochs of a run and drop it."""
+    _, run = resumable(checkpoint, **changes)
+    epochs = run(checkpoint_every_s=0.0)
+    curve = list(itertools.islice(epochs, after))
+    epochs.close()
+    return curve
+
+
+@pytest.fixture
+def whole(tmp_path: Path) -> tuple[nn.Module, list[EpochRecord]]:
+    model, run = resumable(tmp_path / "never-written.pt")
+    curve = list(run())
+    assert not (tmp_path / "never-written.pt").exists(), "saved before five seconds were over"
+    return model, curve
+
+
+@pytest.mark.parametrize("after", [1, 2, 3, 4])
+def test_a_resumed_run_ends_as_the_unbroken_one_to_the_bit(tmp_path, whole, after):
+    checkpoint = tmp_path / "checkpoint.pt"
+    assert stopped(checkpoint, after) == whole[1][:after]
+    model, run = resumable(checkpoint)
+    seen = watched(model)
+    assert list(run()) == whole[1]
+    assert same(model, whole[0])
+    assert len(seen) == 3 * (4 - min(after, 3)), "epochs that the checkpoint held were trained again"
+
+
+def damage(path: Path, how: str) -> None:
+    content = bytearray(path.read_bytes())
+    if how.startswith("flip"):
+        content[int(len(content) * float(how.split()[1]))] ^= 1
+    elif how == "half":
+        content = content[: len(content) // 2]
+    else:
+        content = bytearray({"empty": b"", "short": b"PK", "foreign": b"not a checkpoint" * 99}[how])
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("how", ["half", "empty", "short", "foreign", "flip 0", "flip 0.3", "flip 0.5", "flip 0.99"])
+def test_a_damaged_checkpoint_is_a_fresh_start_with_the_same_end(tmp_path, whole, how):
+    checkpoint = tmp_path / "checkpoint.pt"
+    stopped(checkpoint, 2)
+    damage(checkpoint, how)
+    model, run = resumable(checkpoint)
+    assert list(run()) == whole[1]
+    assert same(model, whole[0])
+
+
+@pytest.mark.parametrize("changes", [{"seed": 1}, {"epochs": 5}, {"soft_weight": 0.1}, {"target_ratio": 1.0}])
+def test_a_checkpoint_of_another_run_is_not_gone_on_with(tmp_path, whole, changes):
+    checkpoint = tmp_path / "checkpoint.pt"
+    stopped(checkpoint, 2, **changes)
+    model, run = resumable(checkpoint)
+    assert list(run()) == whole[1]
+    assert same(model, whole[0])
+
+
+def test_a_full_disk_is_no_failure_of_the_run(tmp_path):
+    (tmp_path / "a file").touch()
+    _, run = resumable(tmp_path / "a file" / "checkpoint.pt")
+    with pytest.raises(StoreError, match=r"checkpoint\.pt: cannot be written"):
+        list(run(checkpoint_every_s=0.0))

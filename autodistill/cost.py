@@ -1,6 +1,7 @@
 """What a network costs: parameters, MACs, size, latency."""
 
 import copy
+import logging
 from typing import NamedTuple
 
 import torch
@@ -50,7 +51,9 @@ def latency_ms(
         device: Where to time it.
         min_run_time_s: Blocks of calls are timed until this much time is spent.
     """
-    from torch.utils.benchmark import Timer  # looks for a CUDA toolkit, and says so, when it is imported
+    # The import looks for a CUDA toolkit, and warns where there is a toolkit and no device.
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
+    from torch.utils.benchmark import Timer
 
     twin = copy.deepcopy(model).to(device).eval()
     image = torch.zeros(1, *image_shape, device=device)

@@ -13,12 +13,13 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 
 OPTIONS = {
     "search": "--student --teacher --data --space --budget --study --seed --device --workers --set --max-trials "
-    "--timeout --cache-size --dry-run --offline --format --quiet",
+    "--max-params --max-macs --max-size --max-latency --timeout --cache-size --dry-run --offline --format --quiet",
     "report": "--out",
-    "show": "--format --all",
+    "show": "--format --all --sort --pareto",
     "train": "--from --student --teacher --data --space --set --seed --device --out --with-validation --offline",
     "export": "--weights --format --out",
     "env": "--format",
+    "spaces list": "",
     "spaces ls": "",
     "spaces show": "",
     "spaces cp": "",

@@ -17,10 +17,12 @@ from autodistill.cli.options import (
     Overrides,
     Run,
     SpaceName,
-    Student,
+    Students,
     Teachers,
     Workers,
 )
+from autodistill.cli.spaces import spaces_app
+from autodistill.cli.teachers import teachers_app
 
 app = typer.Typer(
     name="autodistill",
@@ -32,8 +34,6 @@ app = typer.Typer(
     "`autodistill search --student mobilenetv2 --budget 20`\n\n"
     "Exit codes: 0 done, 1 the run failed, 2 usage, configuration, missing teacher or data, 130 after Ctrl-C.",
 )
-spaces_app = typer.Typer(no_args_is_help=True, help="List, show, copy and check search spaces.")
-teachers_app = typer.Typer(no_args_is_help=True, help="Train, list and check teachers.")
 app.add_typer(spaces_app, name="spaces")
 app.add_typer(teachers_app, name="teachers")
 
@@ -52,7 +52,7 @@ def _root(
 
 @app.command()
 def search(
-    student: Student,
+    student: Students,
     teacher: Teachers = None,
     data: DataName = "",
     space: SpaceName = "",
@@ -66,6 +66,10 @@ def search(
     device: Device = "auto",
     workers: Workers = None,
     overrides: Overrides = None,
+    max_params: Annotated[str, typer.Option(help="Limit on the student's parameters: 2.5M.")] = "",
+    max_macs: Annotated[str, typer.Option(help="Limit on its MACs for one image: 100M.")] = "",
+    max_size: Annotated[str, typer.Option(help="Limit on its float32 weights: 10MB.")] = "",
+    max_latency: Annotated[str, typer.Option(help="Limit on one image's time on this device: 5ms.")] = "",
     max_trials: Annotated[int | None, typer.Option(min=1, help="Most searched trials, priors included.")] = None,
     timeout: Annotated[str, typer.Option(help="Stop after this long (90s, 30m, 8h); the same command resumes.")] = "",
     cache_size: Annotated[str, typer.Option(help="Most disk for teacher logits.")] = "8GB",
@@ -74,11 +78,11 @@ def search(
     output: OutputFormat = Format.TABLE,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print the result only.")] = False,
 ) -> None:
-    """Find the teacher for a student, within a budget; the same command resumes."""
+    """Find the teacher for a student, or for each of several, within a budget; the same command resumes."""
     from autodistill import commands
 
-    request = commands.search_request(
-        student=student,
+    family = commands.search_family(
+        students=student,
         teachers=teacher or (),
         data=data,
         space=space,
@@ -88,15 +92,19 @@ def search(
         device=device,
         workers=workers,
         overrides=overrides or (),
+        max_params=max_params,
+        max_macs=max_macs,
+        max_size=max_size,
+        max_latency=max_latency,
         max_trials=max_trials,
         timeout=timeout,
         cache_size=cache_size,
         offline=offline,
     )
     if dry_run:
-        commands.dry_run(request, as_json=output is Format.JSON)
+        commands.dry_run(family, as_json=output is Format.JSON)
     else:
-        commands.search(request, output=output.value, quiet=quiet)
+        commands.search(family, output=output.value, quiet=quiet)
 
 
 @app.command()
@@ -114,12 +122,17 @@ def report(
 def show(
     run: Run,
     output: OutputFormat = Format.TABLE,
+    sort: Annotated[
+        str,
+        typer.Option(help="Teachers by test, val, own, params, macs; students by test, params, macs, size, latency."),
+    ] = "test",
+    pareto: Annotated[bool, typer.Option("--pareto", help="Only what nothing cheaper is as accurate as.")] = False,
     everything: Annotated[bool, typer.Option("--all", help="All trials, not the best twenty.")] = False,
 ) -> None:
-    """Print a study: its recommendation, the teachers, the trials."""
+    """Print a study, or students compared: what is recommended, and what it was chosen from."""
     from autodistill import showing
 
-    showing.show(run, output=output.value, everything=everything)
+    showing.show(run, output=output.value, everything=everything, pareto=pareto, sort=sort)
 
 
 @app.command()
@@ -176,117 +189,3 @@ def env(output: OutputFormat = Format.TABLE) -> None:
     from autodistill import commands
 
     commands.env(as_json=output is Format.JSON)
-
-
-@spaces_app.command("ls")
-def spaces_ls() -> None:
-    """List the shipped spaces."""
-    from autodistill import showing
-
-    showing.list_spaces()
-
-
-@spaces_app.command("show")
-def spaces_show(name: str) -> None:
-    """Print a shipped space."""
-    from autodistill import showing
-
-    showing.show_space(name)
-
-
-@spaces_app.command("cp")
-def spaces_cp(name: str, file: Path) -> None:
-    """Copy a shipped space to a file to edit."""
-    from autodistill import showing
-
-    showing.copy_space(name, file)
-
-
-@spaces_app.command("check")
-def spaces_check(file: str, overrides: Overrides = None) -> None:
-    """Check a space and print it resolved."""
-    from autodistill import commands
-
-    commands.check_space(file, overrides or ())
-
-
-@teachers_app.command("list")
-def teachers_list(
-    teacher: Teachers = None,
-    data: DataName = "",
-    space: SpaceName = "",
-    overrides: Overrides = None,
-    offline: Offline = False,
-    output: OutputFormat = Format.TABLE,
-) -> None:
-    """List a space's teachers with their size and, where trained, their accuracy."""
-    from autodistill import commands
-
-    request = commands.search_request(
-        teachers=teacher or (), data=data, space=space, overrides=overrides or (), offline=offline
-    )
-    commands.list_teachers(request, as_json=output is Format.JSON)
-
-
-@teachers_app.command("train")
-def teachers_train(
-    data: DataName = "",
-    space: SpaceName = "",
-    overrides: Overrides = None,
-    device: Device = "auto",
-    workers: Workers = None,
-) -> None:
-    """Train the ladder of a space and keep it for every later study."""
-    from autodistill import commands
-
-    request = commands.search_request(
-        data=data, space=space, overrides=overrides or (), device=device, workers=workers
-    )
-    commands.train_teachers(request)
-
-
-@teachers_app.command("check")
-def teachers_check(
-    teacher: Annotated[
-        list[str], typer.Argument(help="URIs: file:CKPT?arch=NAME&norm=imagenet, torchvision:NAME@WEIGHTS.")
-    ],
-    data: DataName = "",
-    space: SpaceName = "",
-    overrides: Overrides = None,
-    offline: Offline = False,
-    output: OutputFormat = Format.TABLE,
-) -> None:
-    """Check teachers as `search` would before it starts."""
-    from autodistill import commands
-
-    request = commands.search_request(
-        teachers=teacher, data=data, space=space, overrides=overrides or (), offline=offline
-    )
-    commands.check_teachers(request, as_json=output is Format.JSON)
-
-
-@teachers_app.command("inspect")
-def teachers_inspect(
-    teacher: Annotated[list[str] | None, typer.Argument(help="URIs; none: those of the space.")] = None,
-    data: DataName = "",
-    space: SpaceName = "",
-    overrides: Overrides = None,
-    device: Device = "auto",
-    workers: Workers = None,
-    offline: Offline = False,
-    output: OutputFormat = Format.TABLE,
-    to: Annotated[Path | None, typer.Option("--out", help="Folder for an HTML page of the same.")] = None,
-) -> None:
-    """Show what teachers know before any student is trained: calibration, variances, temperatures, agreement."""
-    from autodistill import commands
-
-    request = commands.search_request(
-        teachers=teacher or (),
-        data=data,
-        space=space,
-        overrides=overrides or (),
-        device=device,
-        workers=workers,
-        offline=offline,
-    )
-    commands.inspect_teachers(request, as_json=output is Format.JSON, to=to)

@@ -12,9 +12,12 @@ class Format(StrEnum):
     CSV = "csv"
 
 
-Student = Annotated[
-    str,
-    typer.Option(help="Network to train; the space gives its width unless it is named: mobilenetv2:0.5."),
+Students = Annotated[
+    list[str],
+    typer.Option(
+        "--student",
+        help="Network to train, repeatable; the space gives its width unless it is named: mobilenetv2:0.5.",
+    ),
 ]
 Teachers = Annotated[
     list[str] | None,

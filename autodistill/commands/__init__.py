@@ -3,7 +3,7 @@
 from autodistill.commands.checking import check_space, env
 from autodistill.commands.exporting import export
 from autodistill.commands.inspecting import inspect_teachers
-from autodistill.commands.requests import search_request
+from autodistill.commands.requests import search_family, search_request
 from autodistill.commands.searching import dry_run, search
 from autodistill.commands.teaching import check_teachers, list_teachers, train_teachers
 from autodistill.commands.training import train
@@ -17,6 +17,7 @@ __all__ = [
     "inspect_teachers",
     "list_teachers",
     "search",
+    "search_family",
     "search_request",
     "train",
     "train_teachers",

@@ -5,7 +5,6 @@ from pathlib import Path
 from autodistill import console, showing
 from autodistill.export import chosen, export_student, left_out
 from autodistill.recommend.words import count
-from autodistill.records import read_study
 from autodistill.space import load
 from autodistill.study import KNOWN
 
@@ -15,8 +14,7 @@ EXPORTS = Path("exports")
 def export(run: str, *, weights: Path | None, formats: str, to: Path | None) -> None:
     """Export a study's recommended student and say what was written."""
     names = chosen(formats)
-    folder = showing.folder_of(run)
-    record = read_study(folder.record)
+    folder, record = showing.study_of(run)
     to = to or EXPORTS / record.name
     space = load(str(folder.space), known=KNOWN)
     found = export_student(record, folder, space=space, to=to, formats=names, weights=weights)

@@ -3,21 +3,77 @@
 import math
 import os
 import shlex
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 
 from autodistill.errors import ConfigError
+from autodistill.records import CostKind, StudentBudget
 from autodistill.space import shipped
-from autodistill.study import Request
+from autodistill.study import Request, study_name
 
 SIZES = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+
+
+COUNTS = {"": 1, "k": 10**3, "K": 10**3, "M": 10**6, "G": 10**9, "B": 10**9}
+
+
+MILLISECONDS = {"": 1, "us": 1e-3, "ms": 1, "s": 1e3}
 
 
 SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
+LIMIT_FLAGS: dict[CostKind, str] = {
+    "params": "--max-params",
+    "macs": "--max-macs",
+    "size_bytes": "--max-size",
+    "latency_ms": "--max-latency",
+}
+
+
 NEAREST_SPACE = {"cifar10": "cifar100", "folder": "cifar100"}
+
+
+class Family(NamedTuple):
+    """Students to be searched one by one, then compared."""
+
+    name: str
+    command: str
+    requests: tuple[Request, ...]
+
+    @property
+    def limits(self) -> StudentBudget:
+        return self.requests[0].limits
+
+
+def search_family(
+    *,
+    students: Sequence[str],
+    study: str = "",
+    max_params: str = "",
+    max_macs: str = "",
+    max_size: str = "",
+    max_latency: str = "",
+    **rest: Any,
+) -> Family:
+    """A request for each student; each has the study that it would have alone, where none is named."""
+    limits = StudentBudget(
+        params=_whole(max_params, COUNTS, "--max-params"),
+        macs=_whole(max_macs, COUNTS, "--max-macs"),
+        size_bytes=_whole(max_size, SIZES, "--max-size"),
+        latency_ms=_number(max_latency, MILLISECONDS, "--max-latency") if max_latency else None,
+    )
+    several = len(students) > 1
+    names = [f"{study}-{student}".replace(":", "-") if several and study else study for student in students]
+    requests = tuple(
+        search_request(student=student, study=name, limits=limits, **rest)
+        for student, name in zip(students, names, strict=True)
+    )
+    whole = requests[0].model_copy(update={"study": study})
+    name = study or study_name(whole.space, students)
+    return Family(name, _command(whole, students), requests)
 
 
 def search_request(
@@ -43,7 +99,7 @@ def search_request(
         cache_bytes=int(_number(cache_size, SIZES, "--cache-size")),
         **rest,
     )
-    return request.model_copy(update={"command": _command(request)})
+    return request.model_copy(update={"command": _command(request, (request.student,))})
 
 
 def _cores() -> int:
@@ -65,7 +121,11 @@ def _device(asked: str) -> str:
     return asked
 
 
-def _number(text: str, units: dict[str, int], flag: str) -> float:
+def _whole(text: str, units: Mapping[str, int | float], flag: str) -> int | None:
+    return int(_number(text, units, flag)) if text else None
+
+
+def _number(text: str, units: Mapping[str, int | float], flag: str) -> float:
     digits = text.rstrip("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
     unit = text[len(digits) :]
     try:
@@ -78,17 +138,20 @@ def _number(text: str, units: dict[str, int], flag: str) -> float:
     return number
 
 
-def _command(request: Request) -> str:
+def _command(request: Request, students: Sequence[str]) -> str:
     """The command that reproduces a study; what changes no result is left out."""
-    parts = ["autodistill", "search", "--student", request.student, "--space", request.space]
-    for key in ("data", "budget", "study"):
-        if value := getattr(request, key):
-            parts += [f"--{key}", value]
-    for flag, values in (("--teacher", request.teachers), ("--set", request.overrides)):
-        for value in values:
-            parts += [flag, value]
-    if request.seed is not None:
-        parts += ["--seed", str(request.seed)]
-    if request.max_trials is not None:
-        parts += ["--max-trials", str(request.max_trials)]
-    return shlex.join(parts)
+    limits = request.limits.given
+    options: list[tuple[str, Iterable[object]]] = [
+        ("--student", students),
+        ("--space", [request.space]),
+        *((LIMIT_FLAGS[kind], [f"{limit:g}" if kind == "latency_ms" else limit]) for kind, limit in limits.items()),
+        ("--data", filter(None, [request.data])),
+        ("--budget", filter(None, [request.budget])),
+        ("--study", filter(None, [request.study])),
+        ("--teacher", request.teachers),
+        ("--set", request.overrides),
+        ("--seed", [] if request.seed is None else [request.seed]),
+        ("--max-trials", [] if request.max_trials is None else [request.max_trials]),
+    ]
+    flags = [part for flag, values in options for value in values for part in (flag, str(value))]
+    return shlex.join(["autodistill", "search", *flags])

@@ -1,81 +1,118 @@
 """`search`: run a study with a live view, or say what it would take."""
 
 import sys
+from collections.abc import Generator, Sequence
+from typing import TypeVar
 
 from autodistill import console, showing
-from autodistill.recommend.words import count
-from autodistill.records import Event, StudyRecord
-from autodistill.report import render
+from autodistill.commands.requests import Family
+from autodistill.recommend.words import count, excess_words
+from autodistill.records import ComparisonRecord, Event, LeftOutRecord, StudentBudget, StudyRecord
 from autodistill.store import cache_root
-from autodistill.study import Prepared, Request, cache_size, estimate, prepare, run_study, spelt
+from autodistill.study import (
+    Estimate,
+    Prepared,
+    cache_size,
+    estimate,
+    prepare_all,
+    run_students,
+    run_study,
+    spelt,
+    within,
+)
+
+AnyRecord = TypeVar("AnyRecord", bound=StudyRecord | ComparisonRecord)
 
 
-def search(request: Request, *, output: str, quiet: bool) -> None:
-    """Run a study with a live view, render its report, print what it found."""
-    prepared = prepare(request)
+def search(family: Family, *, output: str, quiet: bool) -> None:
+    """Run one study for each student with a live view, render the report, print what was found."""
+    students, left_out = within(prepare_all(family.requests), family.limits)
+    several = len(family.requests) > 1
     quiet = quiet or output != "table"
     if not quiet:
-        _introduce(prepared)
+        _introduce(students, left_out, family)
+    events = (
+        run_students(students, name=family.name, command=family.command, left_out=left_out)
+        if several
+        else run_study(students[0])
+    )
     try:
         with console.Watch(quiet=quiet) as watch:
-            record = _driven(prepared, watch)
+            record = _driven(events, watch)
     except KeyboardInterrupt:
-        console.show_note(f"\ninterrupted; every finished run is kept. Resume with: {prepared.request.command}")
+        command = family.command if several else students[0].request.command
+        console.show_note(f"\ninterrupted; every finished run is kept. Resume with: {command}")
         sys.exit(130)
-    page = render(record, showing.REPORTS / record.name)
-    if output == "json":
-        console.show_json(record.model_dump(mode="json"))
-    elif output == "csv":
-        showing.show(str(prepared.folder.path), output="csv", everything=True)
+    page = showing.rendered(record, showing.REPORTS / record.name)
+    if output == "table":
+        showing.show_record(record)
     else:
-        showing.show_study(record)
+        showing.show(family.name if several else str(students[0].folder.path), output=output, everything=True)
     if not quiet:
         following = f"autodistill train --from {record.name}" if record.state == "complete" else record.command
         console.show_note(f"Report: {page}   Next: {following}")
 
 
-def dry_run(request: Request, *, as_json: bool) -> None:
-    """Check everything, measure a few steps, print the plan; write nothing."""
-    prepared = prepare(request)
-    found = estimate(prepared)
-    facts: dict[str, object] = {
+def dry_run(family: Family, *, as_json: bool) -> None:
+    """Check everything, measure a few steps, print each student's plan; write nothing."""
+    students, left_out = within(prepare_all(family.requests), family.limits)
+    estimates = [(prepared, estimate(prepared)) for prepared in students]
+    command = family.command if len(family.requests) > 1 else students[0].request.command
+    if as_json:
+        plans = [{**_facts(prepared, found), **_numbers(found)} for prepared, found in estimates]
+        broken = [one.model_dump(mode="json") for one in left_out]
+        console.show_json({"schema_version": 1, "command": command, "students": plans, "left_out": broken})
+        return
+    for prepared, found in estimates:
+        for note in prepared.notes:
+            console.show_note(f"warning: {note}")
+        console.show_table("Dry run: nothing was written", ("", ""), _facts(prepared, found).items())
+    _name_left_out(left_out, family.limits)
+    console.show_note(f"Next: {command}")
+
+
+def _facts(prepared: Prepared, found: Estimate) -> dict[str, object]:
+    return {
         "plan": spelt(found.plan),
         "student": describe_student(prepared),
         "data": describe_data(prepared),
         "teachers": ", ".join(prepared.teachers),
         "ladder to train": ", ".join(prepared.untrained) or "none",
-        "wall time": f"about {found.wall_s / 60:.1f} min on {request.workers} workers",
+        "wall time": f"about {found.wall_s / 60:.1f} min on {prepared.request.workers} workers",
         "of which ladder": f"{found.ladder_s / 60:.1f} min",
         "teacher logits": f"{found.cache_bytes / 1e6:.1f} MB, {prepared.views} views",
         "run folder": str(prepared.folder.path),
     }
-    if as_json:
-        numbers = {"wall_s": found.wall_s, "ladder_s": found.ladder_s, "cache_bytes": found.cache_bytes}
-        plan = found.plan.model_dump(mode="json")
-        console.show_json({"schema_version": 1, **facts, "estimate": numbers, "plan": plan})
-    else:
-        console.show_table("Dry run: nothing was written", ("", ""), facts.items())
-        console.show_note(f"Next: {prepared.request.command}")
 
 
-def _driven(prepared: Prepared, watch: console.Watch) -> StudyRecord:
-    events = run_study(prepared)
+def _numbers(found: Estimate) -> dict[str, object]:
+    numbers = {"wall_s": found.wall_s, "ladder_s": found.ladder_s, "cache_bytes": found.cache_bytes}
+    return {"estimate": numbers, "plan": found.plan.model_dump(mode="json")}
+
+
+def _driven(events: Generator[Event, None, AnyRecord], watch: console.Watch) -> AnyRecord:
     while True:
         try:
-            event: Event = next(events)
+            event = next(events)
         except StopIteration as end:
-            record: StudyRecord = end.value
+            record: AnyRecord = end.value
             return record
         watch.show(event)
 
 
-def _introduce(prepared: Prepared) -> None:
-    console.show_note(
-        f"autodistill  {describe_student(prepared)}  on {describe_data(prepared)}  {prepared.request.device}"
-    )
-    resuming = "resuming " if prepared.folder.record.exists() else ""
-    console.show_note(f"study: {resuming}{prepared.folder.path}   teachers: {', '.join(prepared.teachers)}")
-    console.show_note(f"teacher logits: up to {cache_size(prepared) / 1e6:.1f} MB in {cache_root()}")
+def _introduce(students: Sequence[Prepared], left_out: Sequence[LeftOutRecord], family: Family) -> None:
+    first = students[0]
+    for one in students:
+        console.show_note(f"autodistill  {describe_student(one)}  on {describe_data(one)}  {one.request.device}")
+        resuming = "resuming " if one.folder.record.exists() else ""
+        console.show_note(f"study: {resuming}{one.folder.path}   teachers: {', '.join(one.teachers)}")
+    _name_left_out(left_out, family.limits)
+    console.show_note(f"teacher logits: up to {cache_size(first) / 1e6:.1f} MB in {cache_root()}")
+
+
+def _name_left_out(left_out: Sequence[LeftOutRecord], limits: StudentBudget) -> None:
+    for one in left_out:
+        console.show_note(f"left out: {one.student.name} has {excess_words(one, limits)}")
 
 
 def describe_student(prepared: Prepared) -> str:

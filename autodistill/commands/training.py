@@ -15,11 +15,10 @@ from autodistill.records import (
     TaskProgress,
     TrainedRecord,
     TrialParams,
-    read_study,
 )
 from autodistill.rules import RULES
 from autodistill.search import prior_params
-from autodistill.store import write_text
+from autodistill.store import RunFolder, write_text
 from autodistill.study import Prepared, Request, prepare
 from autodistill.trainer import Supervision
 from autodistill.workers import LadderTask, Workplace
@@ -34,9 +33,9 @@ def train(request: Request, *, run: str, seed: int, to: Path, with_validation: b
         )
     study = ""
     if run:
-        record = read_study(showing.folder_of(run).record)
+        folder, record = showing.study_of(run)
         study = record.name
-        request, params = _recommended(request, record, run)
+        request, params = _recommended(request, record, folder)
     if not request.student:
         raise ConfigError("--student: missing", "name a network, or a study with --from")
     prepared = prepare(request.model_copy(update={"study": "train"}), planned=False)
@@ -94,14 +93,14 @@ def _rows(trained: TrainedRecord) -> list[tuple[str, object]]:
     ]
 
 
-def _recommended(request: Request, record: StudyRecord, run: str) -> tuple[Request, TrialParams]:
+def _recommended(request: Request, record: StudyRecord, folder: RunFolder) -> tuple[Request, TrialParams]:
     if record.recommendation is None:
-        raise StoreError(f"study {run!r} has no recommendation yet", f"finish it first: {record.command}")
+        raise StoreError(f"study {record.name!r} has no recommendation yet", f"finish it first: {record.command}")
     chosen = record.recommendation.params
     uris = {teacher.name: teacher.uri for teacher in record.teachers}
     update = {
         "student": record.student.name,
-        "space": str(showing.folder_of(run).space),
+        "space": str(folder.space),
         "teachers": tuple(uris.values()),
     }
     return request.model_copy(update=update), chosen

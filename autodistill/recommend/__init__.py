@@ -78,10 +78,11 @@ def _decide(record: StudyRecord, evidence: Evidence, tied: list[str], threshold:
 def _tied(evidence: Evidence, threshold: float) -> list[str]:
     """The best teacher and those that it is not told apart from."""
     best, *others = evidence.teachers
-    return [best, *(name for name in others if not _told_apart(evidence.contrast(best, name), threshold))]
+    return [best, *(name for name in others if not told_apart(evidence.contrast(best, name), threshold))]
 
 
-def _told_apart(contrast: Contrast | None, threshold: float) -> bool:
+def told_apart(contrast: Contrast | None, threshold: float) -> bool:
+    """Whether a difference is beyond noise, and large enough to matter."""
     return contrast is not None and contrast.low is not None and contrast.low > 0 and contrast.difference >= threshold
 
 

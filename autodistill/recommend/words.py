@@ -1,13 +1,14 @@
 """A verdict in plain English. Figures to 0.1 points."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from autodistill.recommend.evidence import Evidence, seed_noise, seeds_to_settle
-from autodistill.records import Contrast, StudyRecord, TrialParams
+from autodistill.records import Contrast, CostKind, LeftOutRecord, StudentBudget, StudyRecord, TrialParams, costs_of
 
 MOST_PAIRS = 5
 LONGEST = 64
+COSTS: dict[CostKind, str] = {"params": "params", "macs": "MACs", "size_bytes": "size", "latency_ms": "latency"}
 
 
 def percent(fraction: float) -> str:
@@ -25,6 +26,36 @@ def count(number: int | float) -> str:
         if number >= size:
             return f"{number / size:.3g} {unit}"
     return f"{number:g}"
+
+
+def amount(kind: CostKind, number: int | float) -> str:
+    """A cost in its unit: `2.5 M params`, `100 M MACs`, `10 MB`, `5 ms`."""
+    if kind == "size_bytes":
+        return f"{count(number)}B"
+    return f"{number:.3g} ms" if kind == "latency_ms" else f"{count(number)} {COSTS[kind]}"
+
+
+def limits_words(limits: StudentBudget) -> str:
+    """Limits as one phrase: `2.5 M params and 5 ms`."""
+    return " and ".join(amount(kind, limit) for kind, limit in limits.given.items())
+
+
+def excess_words(left_out: LeftOutRecord, limits: StudentBudget) -> str:
+    """What a student has of what a limit allows less of: `3.5 M params (limit 2.5 M params)`."""
+    costs = costs_of(left_out.student.cost, left_out.latency)
+    return ", ".join(
+        f"{amount(kind, costs[kind])} (limit {amount(kind, limits.given[kind])})" for kind in left_out.excess
+    )
+
+
+def quantity(kind: CostKind, number: int | float) -> str:
+    """A cost under a heading that names it: `2.5 M`, `10 MB`, `5 ms`."""
+    return amount(kind, number).removesuffix(f" {COSTS[kind]}")
+
+
+def listed(names: Sequence[str]) -> str:
+    """`a`, `a and b`, `a, b and c`."""
+    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
 
 
 def plural(number: int, noun: str) -> str:

@@ -6,6 +6,17 @@ in `StudyRecord.timing`.
 """
 
 from autodistill.records.base import Record, to_json
+from autodistill.records.comparison import (
+    BudgetLine,
+    ComparisonRecord,
+    LeftOutRecord,
+    StudentChoice,
+    StudentContrast,
+    StudentRow,
+    latency_of,
+    read_record,
+)
+from autodistill.records.cost import CostKind, CostRecord, Costs, LatencyRecord, StudentBudget, costs_of
 from autodistill.records.events import (
     EpochEvent,
     Event,
@@ -35,7 +46,6 @@ from autodistill.records.runs import (
 )
 from autodistill.records.study import (
     SCHEMA_VERSION,
-    CostRecord,
     DataRecord,
     FinalistRecord,
     ImportanceRecord,
@@ -51,8 +61,12 @@ from autodistill.records.verdict import Contrast, RankRow, Recommendation
 __all__ = [
     "SCHEMA_VERSION",
     "AgreementRecord",
+    "BudgetLine",
+    "ComparisonRecord",
     "Contrast",
+    "CostKind",
     "CostRecord",
+    "Costs",
     "DataRecord",
     "EpochEvent",
     "EpochRecord",
@@ -61,6 +75,8 @@ __all__ = [
     "FinalistRecord",
     "ImportanceRecord",
     "InspectionRecord",
+    "LatencyRecord",
+    "LeftOutRecord",
     "Note",
     "ParamValue",
     "PhaseStarted",
@@ -74,7 +90,11 @@ __all__ = [
     "RunRequest",
     "ScoresRecord",
     "SpreadRecord",
+    "StudentBudget",
+    "StudentChoice",
+    "StudentContrast",
     "StudentRecord",
+    "StudentRow",
     "StudyRecord",
     "TargetSummary",
     "TaskProgress",
@@ -84,6 +104,9 @@ __all__ = [
     "TrialEnded",
     "TrialParams",
     "TrialRecord",
+    "costs_of",
+    "latency_of",
+    "read_record",
     "read_study",
     "to_json",
 ]

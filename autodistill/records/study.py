@@ -3,25 +3,21 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import ValidationError
 
 from autodistill.errors import StoreError
 from autodistill.records.base import Record
+from autodistill.records.cost import CostRecord, StudentBudget
 from autodistill.records.profile import AgreementRecord, ProfileRecord
 from autodistill.records.runs import RunRecord, TrialParams, TrialRecord
 from autodistill.records.verdict import Recommendation
 
 SCHEMA_VERSION = 1
+_REWRITTEN = "run `autodistill search` again with the same command: it rewrites the record from the finished runs"
 
-
-class CostRecord(Record):
-    """What a network costs; MACs for one image."""
-
-    params: int
-    macs: int
-    size_bytes: int
+AnyRecord = TypeVar("AnyRecord", bound=Record)
 
 
 class StudentRecord(Record):
@@ -117,6 +113,8 @@ class StudyRecord(Record):
     command: str
     """What reproduces the study, resume flags and worker count left out."""
     student: StudentRecord
+    limits: StudentBudget = StudentBudget()
+    """What the student was allowed; it keeps within."""
     data: DataRecord
     space: dict[str, Any]
     plan: PlanRecord
@@ -154,29 +152,50 @@ class InspectionRecord(Record):
 
 
 def read_study(path: Path) -> StudyRecord:
-    """Read a `study.json`.
+    """Read a `study.json` of one student.
 
     Raises:
         StoreError: the file is missing, truncated, of a newer version or no study record.
     """
-    hint = "run `autodistill search` again with the same command: it rewrites the record from the finished runs"
+    found = read_json(path)
+    if found.get("kind") == "comparison":
+        names = ", ".join(study.get("name", "") for study in found.get("studies", ()))
+        raise StoreError(f"{path}: compares several students", f"name the study of one: {names}")
+    return parsed(path, found, StudyRecord)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a record's JSON as far as its version.
+
+    Raises:
+        StoreError: the file is missing, truncated, of a newer version or no record.
+    """
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
-        raise StoreError(f"{path}: cannot be read ({error.strerror})", hint) from error
+        raise StoreError(f"{path}: cannot be read ({error.strerror})", _REWRITTEN) from error
     try:
         found = json.loads(text)
         version = found.get("schema_version") if isinstance(found, dict) else None
     except json.JSONDecodeError as error:
-        raise StoreError(f"{path}: not whole JSON (line {error.lineno}: {error.msg})", hint) from error
+        raise StoreError(f"{path}: not whole JSON (line {error.lineno}: {error.msg})", _REWRITTEN) from error
     if not isinstance(version, int):
         raise StoreError(f"{path}: not a study record (no schema_version)", "name a folder that `search` made")
     if version > SCHEMA_VERSION:
         newest = f"this autodistill reads up to {SCHEMA_VERSION}"
         raise StoreError(f"{path}: schema_version {version}, {newest}", "update kd-autodistill")
+    return dict(found)
+
+
+def parsed(path: Path, found: dict[str, Any], kind: type[AnyRecord]) -> AnyRecord:
+    """Make a record of what `path` held.
+
+    Raises:
+        StoreError: a field is missing, unknown or wrong.
+    """
     try:
-        return StudyRecord.model_validate(found)
+        return kind.model_validate(found)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise StoreError(f"{path}: {where}: {first['msg']}", hint) from error
+        raise StoreError(f"{path}: {where}: {first['msg']}", _REWRITTEN) from error

@@ -11,9 +11,12 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from autodistill.recommend import THRESHOLD, recommend
-from autodistill.records import InspectionRecord, StudyRecord, to_json
+from autodistill.recommend.students import recommend_student
+from autodistill.records import ComparisonRecord, InspectionRecord, StudyRecord, to_json
 from autodistill.report.charts import CHARTS
 from autodistill.report.sections import SECTIONS, TEACHER_SECTIONS
+from autodistill.report.sections.students import page_of, students_info
+from autodistill.report.student_charts import pareto_chart
 from autodistill.report.words import clean, markdown, redact
 from autodistill.store import write_text
 
@@ -30,8 +33,7 @@ def render(record: StudyRecord, out_dir: Path) -> Path:
     Raises:
         StoreError: the folder cannot be written.
     """
-    threshold = record.recommendation.threshold if record.recommendation else THRESHOLD
-    record = record.model_copy(update={"recommendation": recommend(record, threshold=threshold)})
+    record = judged(record)
     infos = {name: section(record) for name, section in SECTIONS.items()}
     charts = {name: draw(infos[name]) for name, draw in CHARTS.items() if infos[name].figure is not None}
     for name, svg in charts.items():
@@ -40,6 +42,39 @@ def render(record: StudyRecord, out_dir: Path) -> Path:
     write_text(out_dir / "report.md", as_markdown(record, infos, charts))
     write_text(out_dir / "report.html", as_html(record, infos, charts))
     return out_dir / "report.html"
+
+
+def render_comparison(record: ComparisonRecord, out_dir: Path) -> Path:
+    """Write the page of several students, and each student's whole report below `students/`.
+
+    Returns:
+        The path of `report.html`, which is written last.
+
+    Raises:
+        StoreError: the folder cannot be written.
+    """
+    studies = tuple(judged(study) for study in record.studies)
+    choice = recommend_student(
+        studies, limits=record.limits, threshold=record.choice.threshold if record.choice else THRESHOLD
+    )
+    record = record.model_copy(update={"studies": studies, "choice": choice})
+    for study in studies:
+        render(study, (out_dir / page_of(study.name)).parent)
+    info = students_info(record, choice)
+    charts = {"students": pareto_chart(info)} if info.figure else {}
+    for name, svg in charts.items():
+        write_text(out_dir / "charts" / f"{name}.svg", svg.decode())
+    write_text(out_dir / "study.json", redact(to_json(record)))
+    infos = {"students": info, "data": studies[0].data}
+    write_text(out_dir / "report.md", as_markdown(record, infos, charts, template="comparison.md.j2"))
+    write_text(out_dir / "report.html", as_html(record, infos, charts, template="comparison.html.j2"))
+    return out_dir / "report.html"
+
+
+def judged(record: StudyRecord) -> StudyRecord:
+    """The record with its verdict drawn anew: a report is by today's rule, whoever wrote the record."""
+    threshold = record.recommendation.threshold if record.recommendation else THRESHOLD
+    return record.model_copy(update={"recommendation": recommend(record, threshold=threshold)})
 
 
 def render_inspection(record: InspectionRecord, out_dir: Path) -> Path:
@@ -59,7 +94,7 @@ def render_inspection(record: InspectionRecord, out_dir: Path) -> Path:
 
 
 def as_html(
-    record: StudyRecord | InspectionRecord,
+    record: StudyRecord | InspectionRecord | ComparisonRecord,
     infos: Mapping[str, Any],
     charts: Mapping[str, bytes],
     *,
@@ -70,10 +105,16 @@ def as_html(
     return _html().get_template(template).render(record=record, charts=embedded, **infos)
 
 
-def as_markdown(record: StudyRecord, infos: Mapping[str, Any], charts: Mapping[str, bytes]) -> str:
+def as_markdown(
+    record: StudyRecord | ComparisonRecord,
+    infos: Mapping[str, Any],
+    charts: Mapping[str, bytes],
+    *,
+    template: str = "report.md.j2",
+) -> str:
     """The same sections as text that pastes into a pull request; charts are links."""
     linked = {name: f"charts/{name}.svg" for name in charts}
-    text = _markdown().get_template("report.md.j2").render(record=record, charts=linked, **infos)
+    text = _markdown().get_template(template).render(record=record, charts=linked, **infos)
     return _BLANK_LINES.sub("\n\n", text)
 
 

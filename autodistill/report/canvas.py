@@ -3,11 +3,11 @@
 import io
 import re
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from autodistill.report.words import clean, short
+from autodistill.report.words import clean, count, short
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -20,6 +20,7 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 INK, MUTED, LINE = "#1f2328", "#59636e", "#d8dee4"
 MOST_NAMED = 8
 MOST_BARS = 12
+MOST_TICKS = 5
 
 STYLE: Any = {
     "svg.fonttype": "none",
@@ -95,3 +96,18 @@ def look(teacher: str | None, teachers: tuple[str, ...]) -> tuple[str, str]:
 
 def named(text: str, longest: int = 26) -> str:
     return " ".join(clean(short(text, longest)).split())
+
+
+def log_sizes(axes: "Axes", sizes: Sequence[int | float]) -> None:
+    """A log axis marked at 1, 3, 10, 30 and so on, closer where few would show, spelled as sizes are elsewhere."""
+    low, high = min(sizes) / 1.5, max(sizes) * 1.5
+    for steps in ((1, 3), (1, 2, 3, 5, 7)):
+        marks = [step * 10.0**power for power in range(-4, 16) for step in steps]
+        shown = [mark for mark in marks if low <= mark <= high]
+        if len(shown) > 1:
+            break
+    every = -(-len(shown) // MOST_TICKS) or 1
+    axes.set_xscale("log")
+    axes.set_xlim(low, high)
+    axes.set_xticks(shown[::every], [count(mark) for mark in shown[::every]])
+    axes.minorticks_off()

@@ -4,19 +4,17 @@ from collections.abc import Sequence
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
-from autodistill.report.canvas import COLOURS, INK, LINE, MOST_NAMED, MUTED, blank, canvas, look, named
+from autodistill.report.canvas import COLOURS, INK, LINE, MOST_NAMED, MUTED, blank, canvas, log_sizes, look, named
 from autodistill.report.sections.agreement import AgreementInfo
 from autodistill.report.sections.knowledge import QUANTITIES, KnowledgeInfo, Line
 from autodistill.report.sections.mismatch import MismatchInfo, MismatchPoint
 from autodistill.report.sections.temperatures import Histogram, TemperaturesInfo
-from autodistill.report.words import count
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 PANELS_IN_A_ROW = 4
 SHORT_NAME, LEGEND_NAME = 14, 22
-MOST_TICKS = 5
 TITLES = {"DA": "mean (DA)", "IV": "inherent variance (IV)", "DV": "derived variance (DV)"}
 
 
@@ -32,7 +30,7 @@ def mismatch_chart(info: MismatchInfo) -> bytes:
         for axes in (left, right):
             if info.no_teacher is not None:
                 axes.axhline(100 * info.no_teacher, color=INK, lw=1.2, ls=(0, (4, 3)), label="no teacher")
-        _log_sizes(right, [one.params for one in info.points])
+        log_sizes(right, [one.params for one in info.points])
         right.tick_params(labelleft=False)
         left.margins(0.12, 0.14)
         for axes, label in ((left, "teacher's accuracy, % of validation"), (right, "teacher's parameters")):
@@ -151,18 +149,6 @@ def _draw_histogram(axes: "Axes", one: Histogram, info: TemperaturesInfo) -> Non
 def _columns(labels: Sequence[str]) -> int:
     """Of a legend: short names leave room for more."""
     return 4 if max(map(len, labels), default=0) <= SHORT_NAME else 3
-
-
-def _log_sizes(axes: "Axes", sizes: Sequence[int]) -> None:
-    """A log axis marked at 1, 3, 10, 30 and so on, spelled as numbers of parameters are elsewhere."""
-    low, high = min(sizes) / 1.5, max(sizes) * 1.5
-    marks = [step * 10**power for power in range(16) for step in (1, 3)]
-    shown = [mark for mark in marks if low <= mark <= high]
-    every = -(-len(shown) // MOST_TICKS) or 1
-    axes.set_xscale("log")
-    axes.set_xlim(low, high)
-    axes.set_xticks(shown[::every], [count(mark) for mark in shown[::every]])
-    axes.minorticks_off()
 
 
 def _log_taus(axes: "Axes", ticks: tuple[float, ...]) -> None:

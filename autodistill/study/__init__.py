@@ -1,8 +1,11 @@
 """One study, wired: data, teachers, search, confirm runs, record."""
 
+from autodistill.study.comparing import run_students
 from autodistill.study.environment import environment
 from autodistill.study.estimates import Estimate, cache_size, estimate, spelt
-from autodistill.study.preparing import KNOWN, Prepared, Request, prepare
+from autodistill.study.known import KNOWN
+from autodistill.study.limits import within
+from autodistill.study.preparing import Prepared, Request, prepare, prepare_all, study_name
 from autodistill.study.profiling import profiled
 from autodistill.study.running import run_study
 
@@ -15,7 +18,11 @@ __all__ = [
     "environment",
     "estimate",
     "prepare",
+    "prepare_all",
     "profiled",
+    "run_students",
     "run_study",
     "spelt",
+    "study_name",
+    "within",
 ]

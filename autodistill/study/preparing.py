@@ -8,29 +8,28 @@ from typing import NamedTuple
 
 from autodistill import data as datasets
 from autodistill import ladder, teachers
-from autodistill.cache import estimated_bytes
 from autodistill.cost import student_record
-from autodistill.data import DATASETS, Data
+from autodistill.data import Data
 from autodistill.errors import ConfigError
-from autodistill.losses import LOSSES
-from autodistill.models import MODELS
-from autodistill.records import Record, StudentRecord
-from autodistill.rules import RULES
+from autodistill.records import Record, StudentBudget, StudentRecord
 from autodistill.search import make_plan, parse_budget
-from autodistill.space import Known, PlainKDSpec, Space, load
+from autodistill.space import Space, load
 from autodistill.store import RunFolder, cache_root
+from autodistill.study.fitting import (
+    check_batch,
+    check_crop,
+    fit_to_cache,
+    fit_to_classes,
+    pinned,
+    teacher_names,
+    view_count,
+    with_kept_wave,
+)
+from autodistill.study.known import KNOWN
 from autodistill.study.trying import try_rules
 from autodistill.workers import Setup
 
 DEFAULT_CACHE_BYTES = 8 * 2**30
-
-
-KNOWN = Known(
-    datasets=tuple(DATASETS),
-    architectures=tuple(MODELS),
-    rules={name: rule.params for name, rule in RULES.items()},
-    losses=tuple(LOSSES),
-)
 
 
 class Request(Record):
@@ -50,6 +49,7 @@ class Request(Record):
     timeout_s: float | None = None
     cache_bytes: int = DEFAULT_CACHE_BYTES
     offline: bool = False
+    limits: StudentBudget = StudentBudget()
     runs: str = "runs"
     command: str = ""
 
@@ -72,7 +72,7 @@ class Prepared(NamedTuple):
 
     @property
     def views(self) -> int:
-        return _views(self.space)
+        return view_count(self.space)
 
     @property
     def runnable_space(self) -> Space:
@@ -111,38 +111,91 @@ def prepare(request: Request, *, planned: bool = True) -> Prepared:
     Raises:
         ConfigError, DataError, TeacherError, StoreError: what does not hold, and what to do.
     """
+    (prepared,) = prepare_all([request], planned=planned)
+    return prepared
+
+
+def prepare_all(requests: Sequence[Request], *, planned: bool = True) -> tuple[Prepared, ...]:
+    """Check requests that differ in student, study and command only: data and teachers are loaded once for all.
+
+    Raises:
+        ConfigError, DataError, TeacherError, StoreError: as `prepare`; what is wrong with the students comes at once.
+    """
+    common = _common(requests[0])
+    students = _students(requests, common)
+    return tuple(
+        _prepared(request, common, student, planned=planned)
+        for request, student in zip(requests, students, strict=True)
+    )
+
+
+class _Common(NamedTuple):
+    """What all students of a search share."""
+
+    asked: Space
+    space: Space
+    notes: tuple[str, ...]
+    data: Data
+    names: dict[str, str]
+    fingerprints: dict[str, str]
+
+
+def _common(request: Request) -> _Common:
     asked = _space(request)
     data = datasets.load(asked.data)
-    space, notes = _fit_to_classes(asked, data)
+    space, notes = fit_to_classes(asked, data)
     try_rules(space, data.num_classes)
-    student = student_record(
-        request.student,
-        num_classes=data.num_classes,
-        image_shape=data.image_shape,
-        default_width=space.student.width,
-        stem_stride=space.student.stem_stride,
-    )
-    names = _names(ladder.expand(space.teachers, space))
+    names = teacher_names(ladder.expand(space.teachers, space))
     given = {name: uri for name, uri in names.items() if not uri.startswith(ladder.SCHEME)}
     loaded = {name: teachers.load(uri, data=data, offline=request.offline, name=name) for name, uri in given.items()}
-    _check_batch(space, data)
-    _check_crop(space, data)
+    check_batch(space, data)
+    check_crop(space, data)
+    return _Common(asked, space, notes, data, names, {name: teacher.fingerprint for name, teacher in loaded.items()})
+
+
+def _students(requests: Sequence[Request], common: _Common) -> list[StudentRecord]:
+    """Describe the students; what is wrong with several is said at once."""
+    found, wrong = [], []
+    for request in requests:
+        try:
+            found.append(
+                student_record(
+                    request.student,
+                    num_classes=common.data.num_classes,
+                    image_shape=common.data.image_shape,
+                    default_width=common.space.student.width,
+                    stem_stride=common.space.student.stem_stride,
+                )
+            )
+        except ConfigError as error:
+            wrong.append(error)
+    if len(wrong) > 1:
+        raise ConfigError("\n  ".join(error.message for error in wrong), wrong[0].hint)
+    if wrong:
+        raise wrong[0]
+    often = Counter(student.name for student in found)
+    if twice := [name for name in often if often[name] > 1]:
+        raise ConfigError(f"--student {twice[0]}: named twice", "name each student once")
+    return found
+
+
+def _prepared(request: Request, common: _Common, student: StudentRecord, *, planned: bool) -> Prepared:
     folder = _folder(request)
-    space = _with_kept_wave(space, folder, request.workers)
-    space = _within_cache(space, data, len(names), request.cache_bytes)
+    space = with_kept_wave(common.space, folder, request.workers)
+    space = fit_to_cache(space, common.data, len(common.names), request.cache_bytes)
     budget = request.budget or space.search.budget
     if planned and parse_budget(budget).unit != "seconds":
-        make_plan(space, teachers=len(names), requested=budget, max_trials=request.max_trials)
+        make_plan(space, teachers=len(common.names), requested=budget, max_trials=request.max_trials)
     return Prepared(
-        request=request.model_copy(update={"command": _pinned(request.command, asked, space)}),
+        request=request.model_copy(update={"command": pinned(request.command, common.asked, space)}),
         space=space,
-        data=data,
+        data=common.data,
         student=student,
-        teachers=names,
-        fingerprints={name: teacher.fingerprint for name, teacher in loaded.items()},
+        teachers=common.names,
+        fingerprints=common.fingerprints,
         folder=folder,
         budget=budget,
-        notes=notes,
+        notes=common.notes,
     )
 
 
@@ -170,94 +223,15 @@ def _space(request: Request) -> Space:
     return load(request.space, known=KNOWN, overrides=overrides)
 
 
-def _fit_to_classes(space: Space, data: Data) -> tuple[Space, tuple[str, ...]]:
-    """Leave rules out that need more classes, unless the space names them; say so."""
-    search, prior = space.search, space.prior
-    too_few = [name for name in search.rules if RULES[name].min_classes > data.num_classes]
-    if not too_few:
-        return space, ()
-    name = too_few[0]
-    needs = f"needs at least {RULES[name].min_classes} classes; {data.name} has {data.num_classes}"
-    key = "prior" if prior.rule == name and {"rule", "params"} & prior.model_fields_set else ""
-    key = f"search.rules.{name}" if "rules" in search.model_fields_set else key
-    if key:
-        raise ConfigError(f"{key}: {name} {needs}", "name other rules, for example --set search.rules.ts.tau=4")
-    rules = {rule: params for rule, params in search.rules.items() if rule not in too_few}
-    if prior.rule in too_few:
-        prior = prior.model_copy(update={"rule": "ts", "params": {"tau": PlainKDSpec().tau}})
-    fitted = space.model_copy(update={"search": search.model_copy(update={"rules": rules}), "prior": prior})
-    return fitted, (f"{', '.join(too_few)} left out ({needs}); searched: {', '.join(rules)}; prior: {prior.rule}",)
-
-
-def _names(uris: Sequence[str]) -> dict[str, str]:
-    """A name for each teacher; where several would share one, they are numbered."""
-    wanted = [
-        uri.removeprefix(ladder.SCHEME) if uri.startswith(ladder.SCHEME) else teachers.name_of(uri) for uri in uris
-    ]
-    often, seen = Counter(wanted), Counter[str]()
-    names = {}
-    for name, uri in zip(wanted, uris, strict=True):
-        seen[name] += 1
-        names[f"{name}#{seen[name]}" if often[name] > 1 else name] = uri
-    return names
-
-
-def _check_batch(space: Space, data: Data) -> None:
-    size, images = space.training.batch_size, len(data.train.labels)
-    if size > images:
-        raise ConfigError(
-            f"training.batch_size: {size} is more than the {images} training images",
-            f"--set training.batch_size={min(64, images)}",
-        )
-
-
-def _check_crop(space: Space, data: Data) -> None:
-    crop, size = space.data.crop, min(data.image_shape[1:])
-    if crop >= size:
-        raise ConfigError(
-            f"data.crop: {crop} pixels of padding leave nothing of {size}x{size} images", "--set data.crop=1"
-        )
+def study_name(space: str, students: Sequence[str]) -> str:
+    """The name of a study that was given none: `digits-mobilenetv2`."""
+    return "-".join((Path(space).stem, *students)).replace(":", "-")
 
 
 def _folder(request: Request) -> RunFolder:
-    study = request.study or f"{Path(request.space).stem}-{request.student}".replace(":", "-")
+    study = request.study or study_name(request.space, (request.student,))
     if Path(study).name != study or study == ".." or len(study) > 100:
         raise ConfigError(
             f"--study {study}: must be a plain name of up to 100 letters, it becomes a folder below {request.runs}"
         )
     return RunFolder(Path(request.runs) / study)
-
-
-def _views(space: Space) -> int:
-    return min(space.data.views or space.training.epochs, space.training.epochs)
-
-
-def _within_cache(space: Space, data: Data, teacher_count: int, cache_bytes: int) -> Space:
-    """A pool of as many views as the cache may hold, where it cannot hold them all."""
-    wanted = _views(space)
-    one = estimated_bytes(teachers=teacher_count, views=1, examples=len(data.train.labels), classes=data.num_classes)
-    if cache_bytes < one:
-        raise ConfigError(
-            f"--cache-size {cache_bytes}: one view of {teacher_count} teachers takes {one} bytes",
-            f"--cache-size {one} holds one, {one * wanted} all {wanted}",
-        )
-    if cache_bytes >= wanted * one:
-        return space
-    return space.model_copy(update={"data": space.data.model_copy(update={"views": cache_bytes // one})})
-
-
-def _with_kept_wave(space: Space, folder: RunFolder, workers: int) -> Space:
-    """The wave is the study's, not the workers': as many as started it, and the same ever after."""
-    wave = max(space.search.wave, workers)
-    if folder.space.exists():
-        wave = load(str(folder.space), known=KNOWN).search.wave
-    return space.model_copy(update={"search": space.search.model_copy(update={"wave": wave})})
-
-
-def _pinned(command: str, asked: Space, space: Space) -> str:
-    """The command with what followed from the number of workers and the size of the cache, which it leaves out."""
-    followed = {
-        "search.wave": (asked.search.wave, space.search.wave),
-        "data.views": (asked.data.views, space.data.views),
-    }
-    return command + "".join(f" --set {key}={new}" for key, (old, new) in followed.items() if new != old)

@@ -14,6 +14,7 @@ from autodistill.recommend import recommend
 from autodistill.records import (
     AgreementRecord,
     Event,
+    LatencyRecord,
     Note,
     PhaseStarted,
     PlanRecord,
@@ -31,6 +32,7 @@ from autodistill.space import dump
 from autodistill.store import RunFolder, claim, locked, read_result, write_text
 from autodistill.study.environment import environment
 from autodistill.study.estimates import epoch_s, spelt
+from autodistill.study.limits import student_latency
 from autodistill.study.preparing import Prepared, identity
 from autodistill.study.profiling import profiled
 from autodistill.workers import CheckTask, LadderTask, Pool, Probe, ProbeTask
@@ -52,6 +54,7 @@ class _Ledger:
     """By runs."""
     profile_views: int = 0
     """By profiles, which come first: in whichever process of this study computed them."""
+    latency: LatencyRecord | None = None
     fresh: bool = False
     """Whether this process has finished a run: until then the kept record says more than this ledger."""
 
@@ -70,9 +73,11 @@ def run_study(prepared: Prepared) -> Generator[Event, None, StudyRecord]:
         found = {**environment(request.device), "workers": str(request.workers)}
         write_text(folder.space, dump(prepared.runnable_space))
         write_text(folder.environment, json.dumps(found, indent=1) + "\n")
+        earlier = _earlier_timing(folder)
+        latency = student_latency(prepared)
         with Pool(request.workers, prepared.setup) as pool:
-            earlier = _earlier_timing(folder)
             ledger = _Ledger(_plan(prepared, pool), found, dict(earlier.get("phases_s", {})))
+            ledger.latency = latency
             ledger.profile_views = int(earlier.get("profile_views", 0))
             return (yield from _recorded(prepared, pool, ledger))
 
@@ -210,6 +215,7 @@ def _write(prepared: Prepared, ledger: _Ledger, state: str) -> StudyRecord:
         state=state,
         command=prepared.request.command,
         student=prepared.student,
+        limits=prepared.request.limits,
         data=datasets.record(prepared.data, spec=space.data, views=prepared.views),
         space=space.model_dump(mode="json", exclude_none=True),
         plan=ledger.plan,
@@ -226,6 +232,7 @@ def _write(prepared: Prepared, ledger: _Ledger, state: str) -> StudyRecord:
             "runs_s": ledger.run_s,
             "views_computed": ledger.views_computed + ledger.profile_views,
             "profile_views": ledger.profile_views,
+            "latency": ledger.latency.model_dump() if ledger.latency else None,
         },
         environment=ledger.environment,
     )

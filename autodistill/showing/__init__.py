@@ -1,0 +1,156 @@
+"""Commands that only read: reports, tables of a study or of students compared, shipped spaces. No torch."""
+
+import csv
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from autodistill import console
+from autodistill.errors import ConfigError, StoreError, near
+from autodistill.recommend.words import amount, count, excess_words
+from autodistill.records import ComparisonRecord, StudyRecord, read_record, read_study
+from autodistill.showing.spaces import copy_space, list_spaces, show_space
+from autodistill.showing.tables import (
+    STUDENT_COLUMNS,
+    STUDENT_KEYS,
+    TEACHER_COLUMNS,
+    TEACHER_KEYS,
+    TRIAL_COLUMNS,
+    chosen_students,
+    chosen_teachers,
+    student_csv,
+    student_rows,
+    teacher_lines,
+    teacher_rows,
+    trial_csv,
+    trial_rows,
+    trial_score,
+)
+from autodistill.store import RunFolder
+
+__all__ = ["copy_space", "folder_of", "list_spaces", "rendered", "show", "show_record", "show_space", "study_of"]
+__all__ += ["write_report"]
+
+RUNS = Path("runs")
+REPORTS = Path("reports")
+SHOWN_TRIALS = 20
+
+
+def folder_of(run: str) -> RunFolder:
+    """A study's folder by name or path.
+
+    Raises:
+        ConfigError: there is none; near names are listed.
+    """
+    for path in (Path(run), RUNS / run):
+        if (path / "study.json").exists():
+            return RunFolder(path)
+    known = sorted(path.parent.name for path in RUNS.glob("*/study.json")) or ["(none yet)"]
+    raise ConfigError(
+        f"no study {run!r} here ({near(run, known)})", "name a study, or its folder with study.json in it"
+    )
+
+
+def write_report(run: str, to: Path | None) -> Path:
+    """Render a study's report and say where it lies."""
+    record = read_record(folder_of(run).record)
+    page = rendered(record, to or REPORTS / record.name)
+    console.show_text(str(page))
+    return page
+
+
+def rendered(record: StudyRecord | ComparisonRecord, to: Path) -> Path:
+    """Render the report of one student or of several; returns its page."""
+    from autodistill.report import render, render_comparison
+
+    return render(record, to) if isinstance(record, StudyRecord) else render_comparison(record, to)
+
+
+def study_of(run: str) -> tuple[RunFolder, StudyRecord]:
+    """One student's study and its folder: of a comparison, that of the student it recommends.
+
+    Raises:
+        ConfigError, StoreError: there is none, or it is damaged.
+    """
+    folder = folder_of(run)
+    record = read_record(folder.record)
+    if isinstance(record, StudyRecord):
+        return folder, record
+    if record.choice is None or record.state != "complete":
+        raise StoreError(f"{run}: not all students are searched yet", f"finish it first: {record.command}")
+    own = folder_of(str(folder.path.parent / record.choice.study))
+    return own, read_study(own.record)
+
+
+def show(run: str, *, output: str, everything: bool = False, pareto: bool = False, sort: str = "test") -> None:
+    """Print a study, or students compared, as tables, JSON or CSV."""
+    record = read_record(folder_of(run).record)
+    if output == "json":
+        console.show_json(record.model_dump(mode="json"))
+    elif output == "csv":
+        rows = record.choice.rows if isinstance(record, ComparisonRecord) and record.choice else ()
+        table = trial_csv(record.trials) if isinstance(record, StudyRecord) else student_csv(rows)
+        csv.writer(sys.stdout, lineterminator="\n").writerows(table)
+    else:
+        show_record(record, pareto=pareto, sort=sort)
+        if isinstance(record, StudyRecord):
+            show_trials(record, everything=everything)
+
+
+def show_record(record: StudyRecord | ComparisonRecord, *, pareto: bool = False, sort: str = "test") -> None:
+    """Print what is recommended, and the teachers or students that it was chosen from."""
+    if isinstance(record, StudyRecord):
+        show_study(record, pareto=pareto, sort=sort)
+    else:
+        show_comparison(record, pareto=pareto, sort=sort)
+
+
+def show_study(record: StudyRecord, *, pareto: bool = False, sort: str = "test") -> None:
+    """Print the recommendation and the leaderboard."""
+    student, found = record.student, record.recommendation
+    cost = f"{count(student.cost.params)} params, {count(student.cost.macs)} MACs"
+    console.show_text(f"{student.architecture} width {student.width:g} ({cost}) on {record.data.name}")
+    if found is not None:
+        _show_answer(found.sentence, found.reasons)
+    lines = chosen_teachers(teacher_lines(record), pareto=pareto, sort=_key(sort, TEACHER_KEYS))
+    title = "Teachers (test: confirm runs; val: the search's value, inflated by choice; own: the teacher's)"
+    console.show_table(title, TEACHER_COLUMNS, teacher_rows(lines))
+
+
+def show_comparison(record: ComparisonRecord, *, pareto: bool = False, sort: str = "test") -> None:
+    """Print which student to ship, the students, and the answer under each limit."""
+    choice = record.choice
+    if choice is None:
+        raise StoreError(f"{record.name}: no student is compared yet", f"finish it first: {record.command}")
+    _show_answer(choice.sentence, choice.reasons)
+    rows = chosen_students(choice.rows, pareto=pareto, sort=_key(sort, STUDENT_KEYS))
+    console.show_table("Students, each with its recommended teacher", STUDENT_COLUMNS, student_rows(rows))
+    lines = [
+        (amount(line.kind, line.limit), line.student, line.teacher or "no teacher", console.percent(line.test_top1))
+        for line in choice.lines
+    ]
+    console.show_table("Under a limit", ("up to", "student", "teacher", ">test %"), lines)
+    for one in record.left_out:
+        console.show_text(f"left out: {one.student.name} has {excess_words(one, record.limits)}")
+
+
+def show_trials(record: StudyRecord, *, everything: bool) -> None:
+    """Print the trials, best first."""
+    ranked = sorted(record.trials, key=trial_score, reverse=True)
+    shown = ranked if everything else ranked[:SHOWN_TRIALS]
+    left = f" ({len(shown)} of {len(ranked)}; --all shows all)" if len(shown) < len(ranked) else ""
+    console.show_table(f"Trials{left}", TRIAL_COLUMNS, trial_rows(shown))
+
+
+def _show_answer(sentence: str, reasons: Sequence[str]) -> None:
+    console.show_text("")
+    console.show_text(sentence)
+    for reason in reasons:
+        console.show_text(f"- {reason}")
+    console.show_text("")
+
+
+def _key(sort: str, allowed: Sequence[str]) -> str:
+    if sort not in allowed:
+        raise ConfigError(f"--sort {sort}: unknown here ({near(sort, allowed)})")
+    return sort

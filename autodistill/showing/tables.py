@@ -1,0 +1,234 @@
+"""A study's teachers and trials, and the students of several studies, as rows: sorted, filtered, put into text."""
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from autodistill import console
+from autodistill.recommend.words import COSTS, count, quantity
+from autodistill.records import StudentRow, StudyRecord, TrialParams, TrialRecord
+
+Rows = Iterator[tuple[object, ...]]
+
+
+class TeacherLine(NamedTuple):
+    """A line of the leaderboard."""
+
+    name: str
+    rule: str | None
+    soft_weight: float | None
+    val: float | None
+    own: float | None
+    params: int | None
+    macs: int | None
+    test: float | None = None
+    low: float | None = None
+    high: float | None = None
+    seeds: int = 0
+
+
+TEACHER_KEYS = ("test", "val", "own", "params", "macs")
+STUDENT_KEYS = ("test", "params", "macs", "size", "latency")
+TEACHER_COLUMNS = ("teacher", "rule", ">soft", ">test %", "95 % interval", ">seeds", ">val %", ">own %", ">params")
+STUDENT_COLUMNS = (
+    "student",
+    "teacher",
+    "rule",
+    ">test %",
+    "95 % interval",
+    ">seeds",
+    ">params",
+    ">MACs",
+    ">size",
+    ">latency",
+    "on the front by",
+)
+TRIAL_COLUMNS = (">#", "kind", "teacher", "rule", "params", ">soft", ">short val %", ">full val %", "state", "reason")
+
+
+def teacher_lines(record: StudyRecord) -> list[TeacherLine]:
+    """Confirmed finalists in their order, plain KD, then the teachers that were not confirmed, by accuracy."""
+    ranking = record.recommendation.ranking if record.recommendation else ()
+    lines = []
+    for row in ranking:
+        line = _teacher_line(record, row.teacher or "no teacher", row.params, row.search_val_top1)
+        lines.append(line._replace(test=row.confirmed_test_top1, low=row.low, high=row.high, seeds=row.seeds))
+    if record.plain_kd is not None:
+        params = record.plain_kd.params
+        lines.append(_teacher_line(record, f"plain KD, {params.teacher}", params, record.plain_kd.val_top1))
+    ranked = {row.teacher for row in ranking}
+    for teacher in sorted(record.teachers, key=lambda it: it.val_top1, reverse=True):
+        if teacher.name not in ranked:
+            own = [trial for trial in record.trials if trial.params.teacher == teacher.name]
+            best = max(own, key=trial_score, default=None)
+            params = best.params if best else TrialParams(teacher=teacher.name)
+            val = best.full.val_top1 if best and best.full else None
+            lines.append(_teacher_line(record, teacher.name, params, val))
+    return lines
+
+
+def chosen_teachers(lines: Sequence[TeacherLine], *, pareto: bool, sort: str) -> list[TeacherLine]:
+    """Lines in the order of a key; with `pareto` those that no other is both cheaper to run and more accurate than.
+
+    Args:
+        lines: of the leaderboard.
+        pareto: compares test accuracy with the teacher's MACs; what was not confirmed is left out.
+        sort: one of `TEACHER_KEYS`; scores fall, costs rise, what is unknown comes last.
+    """
+    if pareto:
+        confirmed = [(line, line.macs or 0, line.test) for line in lines if line.test is not None]
+        lines = [
+            line
+            for line, macs, test in confirmed
+            if not any(m <= macs and t >= test and (m, t) != (macs, test) for _, m, t in confirmed)
+        ]
+    return lines_by(lines, sort)
+
+
+def lines_by(lines: Sequence[TeacherLine], sort: str) -> list[TeacherLine]:
+    """Lines in the order of a key; those that lack it stay in their order, at the end."""
+    sign = 1 if sort in ("params", "macs") else -1
+
+    def place(line: TeacherLine) -> float:
+        value = getattr(line, sort)
+        return math.inf if value is None else sign * value
+
+    return sorted(lines, key=place)
+
+
+def teacher_rows(lines: Sequence[TeacherLine]) -> Rows:
+    for line in lines:
+        yield (
+            line.name,
+            line.rule,
+            None if line.soft_weight is None else f"{line.soft_weight:.2f}",
+            console.percent(line.test),
+            None if line.low is None else f"{console.percent(line.low)} to {console.percent(line.high)}",
+            line.seeds,
+            console.percent(line.val),
+            console.percent(line.own),
+            None if line.params is None else count(line.params),
+        )
+
+
+def chosen_students(rows: Sequence[StudentRow], *, pareto: bool, sort: str) -> list[StudentRow]:
+    """Students in the order of a key of `STUDENT_KEYS`; with `pareto` those on the front by some cost."""
+    shown = [row for row in rows if row.front or not pareto]
+    if sort == "test":
+        return shown
+    kind = {"size": "size_bytes", "latency": "latency_ms"}.get(sort, sort)
+    return sorted(shown, key=lambda row: row.costs.get(kind, math.inf))  # type: ignore[call-overload]
+
+
+def student_rows(rows: Sequence[StudentRow]) -> Rows:
+    for row in rows:
+        yield (
+            row.student,
+            row.teacher or "no teacher",
+            row.params.rule,
+            console.percent(row.test_top1),
+            None if row.low is None else f"{console.percent(row.low)} to {console.percent(row.high)}",
+            row.seeds,
+            *(quantity(kind, row.costs[kind]) if kind in row.costs else None for kind in COSTS),
+            ", ".join(COSTS[kind] for kind in row.front) or "none",
+        )
+
+
+def trial_rows(trials: Sequence[TrialRecord]) -> Rows:
+    for trial in trials:
+        own = " ".join(f"{name} {_short(value)}" for name, value in trial.params.rule_params.items())
+        yield (
+            trial.number,
+            _kind(trial),
+            trial.params.teacher,
+            trial.params.rule,
+            own,
+            f"{trial.params.soft_weight:.2f}",
+            console.percent(trial.short.val_top1 if trial.short else None),
+            console.percent(trial.full.val_top1 if trial.full else None),
+            trial.state,
+            trial.reason,
+        )
+
+
+def trial_csv(trials: Sequence[TrialRecord]) -> Rows:
+    """Trials for a spreadsheet: a head, then a row each, every parameter in a column of its own, unrounded."""
+    keys = sorted({key for trial in trials for key in trial.params.rule_params})
+    yield (
+        "number",
+        "kind",
+        "teacher",
+        "rule",
+        *keys,
+        "tau_student",
+        "soft_weight",
+        "seed",
+        "short_val_top1",
+        "full_val_top1",
+        "state",
+        "reason",
+    )
+    for trial in trials:
+        params = trial.params
+        yield (
+            trial.number,
+            _kind(trial),
+            params.teacher,
+            params.rule,
+            *(params.rule_params.get(key) for key in keys),
+            params.tau_student,
+            params.soft_weight,
+            trial.seed,
+            trial.short.val_top1 if trial.short else None,
+            trial.full.val_top1 if trial.full else None,
+            trial.state,
+            trial.reason,
+        )
+
+
+def student_csv(rows: Sequence[StudentRow]) -> Rows:
+    """Students for a spreadsheet: a head, then a row each."""
+    yield ("student", "study", "teacher", "rule", "test_top1", "low", "high", "seeds", *COSTS, "front")
+    for row in rows:
+        costs = (row.costs.get(kind) for kind in COSTS)
+        front = " ".join(row.front)
+        yield (
+            row.student,
+            row.study,
+            row.teacher,
+            row.params.rule,
+            row.test_top1,
+            row.low,
+            row.high,
+            row.seeds,
+            *costs,
+            front,
+        )
+
+
+def trial_score(trial: TrialRecord) -> tuple[float, float]:
+    """For ordering: a full run before any short one, and nothing at all last."""
+    full = trial.full.val_top1 if trial.full else None
+    short = trial.short.val_top1 if trial.short else None
+    return (full if full is not None else -1.0, short if short is not None else -1.0)
+
+
+def _teacher_line(record: StudyRecord, name: str, params: TrialParams, val: float | None) -> TeacherLine:
+    found = next((it for it in record.teachers if it.name == params.teacher), None)
+    return TeacherLine(
+        name=name,
+        rule=params.rule,
+        soft_weight=params.soft_weight if params.rule else None,
+        val=val,
+        own=found.val_top1 if found else None,
+        params=found.cost.params if found else None,
+        macs=found.cost.macs if found else None,
+    )
+
+
+def _kind(trial: TrialRecord) -> str:
+    return trial.kind if trial.replicate_of is None else f"replicate of {trial.replicate_of}"
+
+
+def _short(value: object) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,100 @@
+"""A space made to fit: the data's classes and size, the cache, the study that is already there."""
+
+from collections import Counter
+from collections.abc import Sequence
+
+from autodistill import ladder, teachers
+from autodistill.cache import estimated_bytes
+from autodistill.data import Data
+from autodistill.errors import ConfigError
+from autodistill.rules import RULES
+from autodistill.space import PlainKDSpec, Space, load
+from autodistill.store import RunFolder
+from autodistill.study.known import KNOWN
+
+
+def fit_to_classes(space: Space, data: Data) -> tuple[Space, tuple[str, ...]]:
+    """Leave rules out that need more classes, unless the space names them; say so."""
+    search, prior = space.search, space.prior
+    too_few = [name for name in search.rules if RULES[name].min_classes > data.num_classes]
+    if not too_few:
+        return space, ()
+    name = too_few[0]
+    needs = f"needs at least {RULES[name].min_classes} classes; {data.name} has {data.num_classes}"
+    key = "prior" if prior.rule == name and {"rule", "params"} & prior.model_fields_set else ""
+    key = f"search.rules.{name}" if "rules" in search.model_fields_set else key
+    if key:
+        raise ConfigError(f"{key}: {name} {needs}", "name other rules, for example --set search.rules.ts.tau=4")
+    rules = {rule: params for rule, params in search.rules.items() if rule not in too_few}
+    if prior.rule in too_few:
+        prior = prior.model_copy(update={"rule": "ts", "params": {"tau": PlainKDSpec().tau}})
+    fitted = space.model_copy(update={"search": search.model_copy(update={"rules": rules}), "prior": prior})
+    return fitted, (f"{', '.join(too_few)} left out ({needs}); searched: {', '.join(rules)}; prior: {prior.rule}",)
+
+
+def teacher_names(uris: Sequence[str]) -> dict[str, str]:
+    """A name for each teacher; where several would share one, they are numbered."""
+    wanted = [
+        uri.removeprefix(ladder.SCHEME) if uri.startswith(ladder.SCHEME) else teachers.name_of(uri) for uri in uris
+    ]
+    often, seen = Counter(wanted), Counter[str]()
+    names = {}
+    for name, uri in zip(wanted, uris, strict=True):
+        seen[name] += 1
+        names[f"{name}#{seen[name]}" if often[name] > 1 else name] = uri
+    return names
+
+
+def check_batch(space: Space, data: Data) -> None:
+    """Refuse a batch that is larger than the training set."""
+    size, images = space.training.batch_size, len(data.train.labels)
+    if size > images:
+        raise ConfigError(
+            f"training.batch_size: {size} is more than the {images} training images",
+            f"--set training.batch_size={min(64, images)}",
+        )
+
+
+def check_crop(space: Space, data: Data) -> None:
+    """Refuse a crop whose padding is as large as the images."""
+    crop, size = space.data.crop, min(data.image_shape[1:])
+    if crop >= size:
+        raise ConfigError(
+            f"data.crop: {crop} pixels of padding leave nothing of {size}x{size} images", "--set data.crop=1"
+        )
+
+
+def view_count(space: Space) -> int:
+    """Size of the pool of views that the epochs cycle through."""
+    return min(space.data.views or space.training.epochs, space.training.epochs)
+
+
+def fit_to_cache(space: Space, data: Data, teacher_count: int, cache_bytes: int) -> Space:
+    """A pool of as many views as the cache may hold, where it cannot hold them all."""
+    wanted = view_count(space)
+    one = estimated_bytes(teachers=teacher_count, views=1, examples=len(data.train.labels), classes=data.num_classes)
+    if cache_bytes < one:
+        raise ConfigError(
+            f"--cache-size {cache_bytes}: one view of {teacher_count} teachers takes {one} bytes",
+            f"--cache-size {one} holds one, {one * wanted} all {wanted}",
+        )
+    if cache_bytes >= wanted * one:
+        return space
+    return space.model_copy(update={"data": space.data.model_copy(update={"views": cache_bytes // one})})
+
+
+def with_kept_wave(space: Space, folder: RunFolder, workers: int) -> Space:
+    """The wave is the study's, not the workers': as many as started it, and the same ever after."""
+    wave = max(space.search.wave, workers)
+    if folder.space.exists():
+        wave = load(str(folder.space), known=KNOWN).search.wave
+    return space.model_copy(update={"search": space.search.model_copy(update={"wave": wave})})
+
+
+def pinned(command: str, asked: Space, space: Space) -> str:
+    """The command with what followed from the number of workers and the size of the cache, which it leaves out."""
+    followed = {
+        "search.wave": (asked.search.wave, space.search.wave),
+        "data.views": (asked.data.views, space.data.views),
+    }
+    return command + "".join(f" --set {key}={new}" for key, (old, new) in followed.items() if new != old)

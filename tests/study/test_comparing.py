@@ -1,0 +1,171 @@
+"""Several students: checked together, limited before training, each with a study of its own, then compared."""
+
+from pathlib import Path
+
+import pytest
+from small_studies import TINY, core, request
+
+from autodistill import commands, showing
+from autodistill.errors import ConfigError, StoreError
+from autodistill.records import (
+    ComparisonRecord,
+    LatencyRecord,
+    Note,
+    StudentBudget,
+    latency_of,
+    read_record,
+    read_study,
+)
+from autodistill.study import limits as limits_module
+from autodistill.study import prepare_all, run_students, within
+
+STUDENTS = ("resnet8:0.25", "resnet8:0.5")
+NAME = "smoke-resnet8-0.25-resnet8-0.5"
+
+
+def family(students=STUDENTS, **flags):
+    options = {"space": "smoke", "budget": "11", "workers": 1, "overrides": TINY, **flags}
+    return commands.search_family(students=students, **options)
+
+
+def refusal(asked):
+    with pytest.raises((ConfigError, StoreError)) as caught:
+        within(prepare_all(asked.requests), asked.limits)
+    return caught.value
+
+
+def run(asked, events=None):
+    students, left_out = within(prepare_all(asked.requests), asked.limits)
+    going = run_students(students, name=asked.name, command=asked.command, left_out=left_out)
+    while True:
+        try:
+            event = next(going)
+        except StopIteration as end:
+            return end.value
+        if events is not None:
+            events.append(event)
+
+
+def test_a_student_s_study_is_the_one_it_has_alone(finished, capsys):
+    events = []
+    record = run(family(), events)
+    assert record.state == "complete"
+    assert [study.student.name for study in record.studies] == list(STUDENTS)
+    assert core(record.studies[0]) == core(finished), "which was there already"
+    assert read_study(Path("runs", "smoke-resnet8-0.5", "study.json")) == record.studies[1]
+    assert record == read_record(Path("runs", NAME, "study.json"))
+    assert "student 2 of 2: resnet8:0.5, study smoke-resnet8-0.5" in {
+        it.text for it in events if isinstance(it, Note)
+    }
+    assert {row.student for row in record.choice.rows} == set(STUDENTS)
+    assert all(
+        row.costs["latency_ms"] == latency_of(record.study(row.student)).median_ms for row in record.choice.rows
+    )
+    folder, chosen = showing.study_of(NAME)
+    assert chosen == record.study(record.choice.student)
+    assert folder.path.name == chosen.name
+    with pytest.raises(StoreError, match="compares several students") as caught:
+        read_study(Path("runs", NAME, "study.json"))
+    assert "smoke-resnet8-0.5" in caught.value.hint
+    _shown_and_rendered(record, capsys)
+
+
+def _shown_and_rendered(record: ComparisonRecord, capsys: pytest.CaptureFixture[str]) -> None:
+    showing.show(NAME, output="table", pareto=True, sort="params")
+    text = capsys.readouterr().out
+    assert record.choice.sentence in text
+    assert "up to" in text
+    showing.show(NAME, output="csv")
+    head, *rows = capsys.readouterr().out.splitlines()
+    assert head.startswith("student,study,teacher,rule,test_top1")
+    assert len(rows) == 2
+    with pytest.raises(ConfigError, match="--sort own: unknown here"):
+        showing.show(NAME, output="table", sort="own")
+    page = showing.rendered(record, Path("page")).read_text()
+    assert record.choice.sentence.replace(" %", "\N{NO-BREAK SPACE}%") in page
+    assert "<script" not in page
+    for study in record.studies:
+        assert f"students/{study.name}/report.html" in page
+        assert Path("page", "students", study.name, "report.html").exists()
+        assert f"students/{study.name}/report.md" in Path("page", "report.md").read_text()
+    assert read_record(Path("page", "study.json")).studies[0].name == record.studies[0].name
+
+
+def test_a_timeout_leaves_the_comparison_running(finished):
+    record = run(family(timeout="0.01"))
+    assert record.state == "running"
+    assert [study.state for study in record.studies] in (["complete"], ["complete", "running"])
+    with pytest.raises(StoreError, match="not all students are searched yet"):
+        showing.study_of(NAME)
+
+
+def test_students_over_a_limit_are_named_and_not_trained():
+    asked = family(max_params="10k")
+    students, left_out = within(prepare_all(asked.requests), asked.limits)
+    assert [one.student.name for one in students] == ["resnet8:0.25"]
+    assert [one.student.name for one in left_out] == ["resnet8:0.5"]
+    (ratio,) = left_out[0].excess.values()
+    assert ratio == left_out[0].student.cost.params / 10_000 > 1
+
+
+def test_an_impossible_budget_says_who_comes_nearest():
+    error = refusal(family(("resnet8:0.5", "resnet8:0.25"), max_params="1k", max_macs="1G"))
+    assert "resnet8:0.25 comes nearest (5.14 times the limit on params)" in error.message
+    assert "resnet8:0.5: 19.8 k params (limit 1 k params)" in error.message
+    assert error.exit_code == 2
+    assert (
+        "the student breaks its limits: resnet8:0.5: 80.7 kB (limit 1 kB)"
+        in refusal(family(("resnet8:0.5",), max_size="1KB")).message
+    )
+
+
+def test_latency_is_measured_once_and_kept(monkeypatch, finished):
+    monkeypatch.setattr(limits_module, "latency_ms", None)
+    kept = latency_of(finished)
+    assert kept is not None
+    (prepared,) = prepare_all([request()])
+    assert limits_module.student_latency(prepared) == kept
+    assert within([prepared], StudentBudget(latency_ms=kept.median_ms * 1.01)) == ((prepared,), ())
+    with pytest.raises(ConfigError, match=r"ms \(limit"):
+        within([prepared], StudentBudget(latency_ms=kept.median_ms / 2))
+
+
+def test_latency_of_another_device_is_measured_anew(monkeypatch, finished):
+    other = LatencyRecord(median_ms=1.0, iqr_ms=0.1, device="another")
+    monkeypatch.setattr(limits_module, "_kept", lambda _: other)
+    (prepared,) = prepare_all([request()])
+    assert limits_module.student_latency(prepared).device != "another"
+
+
+def test_what_is_wrong_with_several_students_is_said_at_once():
+    error = refusal(family(("resnet9", "mobilenet")))
+    assert "resnet9" in error.message
+    assert "'mobilenet'" in error.message
+    assert "named twice" in refusal(family(("resnet8:0.5", "resnet8:0.5"))).message
+
+
+@pytest.mark.parametrize(
+    ("flag", "text"), [("max_params", "many"), ("max_macs", "-1"), ("max_size", "0MB"), ("max_latency", "5 minutes")]
+)
+def test_limits_that_are_none(flag, text):
+    with pytest.raises(ConfigError, match=f"--{flag.replace('_', '-')} {text}: must be a number above 0"):
+        family(**{flag: text})
+
+
+def test_limits_are_read_with_their_units_and_are_in_the_command():
+    asked = family(max_params="2.5M", max_macs="100M", max_size="10MB", max_latency="5ms", study="pair")
+    assert asked.limits == StudentBudget(params=2_500_000, macs=100_000_000, size_bytes=10_000_000, latency_ms=5.0)
+    assert asked.name == "pair"
+    assert [one.study for one in asked.requests] == ["pair-resnet8-0.25", "pair-resnet8-0.5"]
+    start = "autodistill search --student resnet8:0.25 --student resnet8:0.5 --space smoke --max-params 2500000"
+    assert asked.command.startswith(f"{start} --max-macs 100000000 --max-size 10000000 --max-latency 5 --budget 11")
+    assert "--study pair" in asked.command
+    again = commands.search_family(students=STUDENTS, space="smoke", max_latency="5")
+    assert again.limits.latency_ms == 5.0
+
+
+def test_a_comparison_takes_no_folder_of_a_study(finished):
+    asked = family(study="smoke-resnet8-0.25")
+    students, _ = within(prepare_all(asked.requests), asked.limits)
+    with pytest.raises(StoreError, match="belongs to another study"):
+        next(run_students(students, name=asked.name, command=asked.command))

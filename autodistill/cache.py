@@ -16,6 +16,7 @@ from torch import Tensor
 
 from autodistill.data import Data
 from autodistill.errors import CacheError
+from autodistill.stopwatch import Stopwatch
 from autodistill.store import digest, locked, write_bytes
 from autodistill.teachers import Teacher, check_logits, logits_of
 from autodistill.views import View, take_view
@@ -37,13 +38,17 @@ class LogitCache:
     Args:
         root: the user's cache folder; shared by studies.
         say: called with a line when something was mended.
+        watch: told what reading and writing take, and what the teachers.
     """
 
-    def __init__(self, root: Path, *, data: Data, view: View, say: Callable[[str], None]) -> None:
+    def __init__(
+        self, root: Path, *, data: Data, view: View, say: Callable[[str], None], watch: Stopwatch | None = None
+    ) -> None:
         self._root = root / "logits"
         self._data = data
         self._view = view
         self._say = say
+        self._watch = watch or Stopwatch()
         self.computed = 0
         """Times a teacher was run by this process."""
 
@@ -66,7 +71,10 @@ class LogitCache:
         return take_view(images, everything, view=self._view, epoch=number)
 
     def _get(self, teacher: Teacher, part: tuple[object, ...], images: Callable[[], Tensor]) -> Logits:
-        path = self._path(teacher, part)
+        with self._watch.part("cache"):
+            return self._found(teacher, self._path(teacher, part), images)
+
+    def _found(self, teacher: Teacher, path: Path, images: Callable[[], Tensor]) -> Logits:
         found = _read(path)
         if found is None:
             with locked(path.parent / "lock"):
@@ -86,8 +94,9 @@ class LogitCache:
 
     def _compute(self, teacher: Teacher, images: Tensor) -> Logits:
         self.computed += 1
-        logits = logits_of(teacher, images)
-        check_logits(teacher, self._data, logits)
+        with self._watch.part("teacher"):
+            logits = logits_of(teacher, images)
+            check_logits(teacher, self._data, logits)
         stored = logits.to(DTYPE)
         if not bool(stored.isfinite().all()):
             largest = float(logits.abs().max())

@@ -107,6 +107,8 @@ def _introduce(students: Sequence[Prepared], left_out: Sequence[LeftOutRecord], 
         resuming = "resuming " if one.folder.record.exists() else ""
         console.show_note(f"study: {resuming}{one.folder.path}   teachers: {', '.join(one.teachers)}")
     _name_left_out(left_out, family.limits)
+    watched = " or ".join(f"optuna-dashboard sqlite:///{one.folder.database}" for one in students)
+    console.show_note(f"watch: {watched}")
     console.show_note(f"teacher logits: up to {cache_size(first) / 1e6:.1f} MB in {cache_root()}")
 
 

@@ -22,6 +22,8 @@ class RunEnded(Record):
     wall_s: float
     views_computed: int = 0
     """Times a teacher was run over the data for this run; the other views were in the cache."""
+    parts_s: dict[str, float] = {}
+    """Seconds by part: teacher, cache, targets, student, evaluation."""
     reused: bool = False
 
 

@@ -3,7 +3,7 @@
 import contextlib
 import json
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -49,6 +49,8 @@ class _Ledger:
     outcome: Outcome = field(default_factory=Outcome)
     teachers: tuple[TeacherRecord, ...] = ()
     run_s: dict[str, float] = field(default_factory=dict)
+    parts_s: dict[str, float] = field(default_factory=dict)
+    """Seconds of all runs by part, over all workers."""
     agreement: AgreementRecord | None = None
     views_computed: int = 0
     """By runs."""
@@ -93,6 +95,7 @@ def _recorded(prepared: Prepared, pool: Pool, ledger: _Ledger) -> Generator[Even
             ledger.phase_s[phase] = round(before + time.monotonic() - begun, 2)
             if isinstance(event, RunEnded):
                 ledger.run_s[event.record.run] = round(event.wall_s, 2)
+                _add(ledger.parts_s, event.parts_s)
                 ledger.views_computed += event.views_computed
                 ledger.fresh = ledger.fresh or not event.reused
             if ledger.fresh and isinstance(event, RunEnded | TrialEnded):
@@ -104,6 +107,11 @@ def _recorded(prepared: Prepared, pool: Pool, ledger: _Ledger) -> Generator[Even
                 )
                 return _stopped(prepared, ledger)
     return _write(prepared, ledger, "complete")
+
+
+def _add(total: dict[str, float], more: Mapping[str, float]) -> None:
+    for name, seconds in more.items():
+        total[name] = total.get(name, 0.0) + seconds
 
 
 def _events(prepared: Prepared, pool: Pool, ledger: _Ledger) -> Generator[Event, None, None]:
@@ -230,6 +238,7 @@ def _write(prepared: Prepared, ledger: _Ledger, state: str) -> StudyRecord:
         timing={
             "phases_s": ledger.phase_s,
             "runs_s": ledger.run_s,
+            "parts_s": {name: round(seconds, 2) for name, seconds in sorted(ledger.parts_s.items())},
             "views_computed": ledger.views_computed + ledger.profile_views,
             "profile_views": ledger.profile_views,
             "latency": ledger.latency.model_dump() if ledger.latency else None,

@@ -1,7 +1,6 @@
 """Processes that run trials: started once, one thread each on a CPU, given tasks over a pipe."""
 
-from autodistill.workers.pool import Pool
-from autodistill.workers.tasks import (
+from autodistill.workers.messages import (
     AgreementTask,
     CheckTask,
     LadderTask,
@@ -12,8 +11,9 @@ from autodistill.workers.tasks import (
     ProfileTask,
     Setup,
     Task,
-    Workplace,
 )
+from autodistill.workers.pool import Pool
+from autodistill.workers.tasks import Workplace
 
 __all__ = [
     "AgreementTask",

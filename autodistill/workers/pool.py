@@ -18,7 +18,8 @@ from types import TracebackType
 from autodistill.errors import AutodistillError, StudyError
 from autodistill.records import RunEnded, RunRecord, RunRequest
 from autodistill.store import RunFolder, write_result
-from autodistill.workers.tasks import LadderTask, Message, Setup, Task, Workplace
+from autodistill.workers.messages import LadderTask, Message, Setup, Task
+from autodistill.workers.tasks import Workplace
 
 MOST_DEATHS = 3
 """A task whose worker died this often is given up."""

@@ -22,87 +22,31 @@ from autodistill.records import (
     EpochRecord,
     Event,
     Note,
-    ProfileRecord,
-    Record,
     RunEnded,
     RunRecord,
     RunRequest,
     TargetSummary,
-    TeacherRecord,
     TrainedRecord,
 )
-from autodistill.space import Space
+from autodistill.stopwatch import Stopwatch
 from autodistill.store import RunFolder, write_result
 from autodistill.teachers import Teacher, check, load, save
 from autodistill.trainer import Recipe, Supervision, evaluate, supervise, train
 from autodistill.views import View
+from autodistill.workers.messages import (
+    AgreementTask,
+    CheckTask,
+    LadderTask,
+    Message,
+    Probe,
+    ProbeTask,
+    Profiled,
+    ProfileTask,
+    Setup,
+    Task,
+)
 
 PROBE_STEPS = 6
-
-
-class Setup(Record):
-    """What every worker of a study is told once: plain data, so that it can travel."""
-
-    space: Space
-    student: str
-    teachers: dict[str, str]
-    """Name to URI."""
-    views: int
-    device: str
-    runs: str
-    """The study's run folder."""
-    cache: str
-    offline: bool = False
-    with_validation: bool = False
-    """Students are trained on the training and the validation split together."""
-
-
-class LadderTask(Record):
-    """Train a ladder teacher unless it is kept."""
-
-    uri: str
-
-
-class CheckTask(Record):
-    """Load and check a teacher; answered by its `TeacherRecord`."""
-
-    name: str
-
-
-class ProfileTask(Record):
-    """Profile a checked teacher from its cached logits; answered by a `Profiled`, or by nothing and a note."""
-
-    name: str
-
-
-class Profiled(Record):
-    name: str
-    profile: ProfileRecord
-    views_computed: int
-    """Times the teacher was run for it; 0: its logits were in the cache."""
-
-
-class AgreementTask(Record):
-    """Compare profiled teachers; answered by an `AgreementRecord` where there is something to compare."""
-
-    names: tuple[str, ...]
-
-
-class ProbeTask(Record):
-    """Measure an epoch; answered by a `Probe`. `architecture` None: the student."""
-
-    architecture: str | None = None
-
-
-class Probe(Record):
-    """Seconds of one epoch on one worker, its validation not counted, and of one validation."""
-
-    epoch_s: float
-    validation_s: float
-
-
-Task = RunRequest | LadderTask | CheckTask | ProfileTask | AgreementTask | ProbeTask
-Message = Event | TeacherRecord | Profiled | AgreementRecord | Probe
 
 
 class Workplace:
@@ -117,6 +61,7 @@ class Workplace:
         self.folder = RunFolder(Path(setup.runs))
         spec = setup.space.data
         self.view = View(spec.view_seed, spec.crop, spec.flip)
+        self.watch = Stopwatch()
         self._notes: list[str] = []
         self._teachers: dict[str, Teacher] = {}
 
@@ -156,7 +101,9 @@ class Workplace:
 
     @cached_property
     def cache(self) -> LogitCache:
-        return LogitCache(Path(self.setup.cache), data=self.data, view=self.view, say=self._notes.append)
+        return LogitCache(
+            Path(self.setup.cache), data=self.data, view=self.view, say=self._notes.append, watch=self.watch
+        )
 
     def teacher(self, name: str) -> Teacher:
         """A teacher by name, loaded at its first use."""
@@ -197,7 +144,7 @@ class Workplace:
         )
 
     def _train(self, request: RunRequest) -> Iterator[Event]:
-        started, computed = time.monotonic(), self.cache.computed
+        started, computed, before = time.monotonic(), self.cache.computed, dict(self.watch.seconds)
         curve: list[EpochRecord] = []
         targets: TargetSummary | None = None
         error = ""
@@ -222,7 +169,9 @@ class Workplace:
             targets=targets,
         )
         wall_s = time.monotonic() - started
-        ended = RunEnded(record=record, wall_s=wall_s, views_computed=self.cache.computed - computed)
+        parts = {name: round(took - before.get(name, 0.0), 4) for name, took in self.watch.seconds.items()}
+        parts["student"] = round(wall_s - sum(parts.values()), 4)
+        ended = RunEnded(record=record, wall_s=wall_s, views_computed=self.cache.computed - computed, parts_s=parts)
         write_result(self.folder, ended)
         self.folder.checkpoint(request.run).unlink(missing_ok=True)
         yield ended
@@ -239,7 +188,13 @@ class Workplace:
         recipe = Recipe(self.setup.space.training, self.view, self.setup.views, request.epochs, request.seed)
         begun = time.monotonic()
         for record in train(
-            model, self.data, recipe, supervision=supervision, evaluate_on=request.evaluate_on, checkpoint=checkpoint
+            model,
+            self.data,
+            recipe,
+            supervision=supervision,
+            evaluate_on=request.evaluate_on,
+            checkpoint=checkpoint,
+            watch=self.watch,
         ):
             now = time.monotonic()
             yield EpochEvent(run=request.run, epochs=request.epochs, record=record, wall_s=now - begun)

@@ -6,97 +6,32 @@ weights, which is what gets scored. No Optuna, no printing, no host synchronisat
 
 import contextlib
 import copy
-import hashlib
-import io
 import math
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from autodistill import metrics
 from autodistill.data import Data, Split, normalise
 from autodistill.errors import TrialError
 from autodistill.losses import LOSSES, hard_loss
-from autodistill.records import EpochRecord, EvaluateOn, TargetSummary, TrialParams
-from autodistill.rules import RULES, Targets, summarise
+from autodistill.records import EpochRecord, EvaluateOn
+from autodistill.rules import Targets
 from autodistill.space import TrainingSpec
-from autodistill.store import digest, seed_from, write_bytes
-from autodistill.views import View, take_view
+from autodistill.stopwatch import Stopwatch
+from autodistill.store import seed_from
+from autodistill.trainer.checkpoints import Recipe, State, key_of, resume, save
+from autodistill.trainer.supervision import Supervision, supervise
+from autodistill.views import take_view
+
+__all__ = ["Recipe", "Supervision", "evaluate", "learning_rate", "supervise", "train"]
 
 EVALUATION_BATCH = 512
 CHECKPOINT_EVERY_S = 5.0
-SEAL_BYTES = 32
-
-
-class Recipe(NamedTuple):
-    """What is trained how long, on which views, in which order."""
-
-    spec: TrainingSpec
-    view: View
-    views: int
-    """Size of the pool of views that epochs cycle through."""
-    epochs: int
-    """Length of the schedule, which is complete: the rate ends at zero."""
-    seed: int
-    """Decides the batch order and the noise of dropout; initialisation is the caller's."""
-
-
-class Supervision(NamedTuple):
-    """What a teacher gives to a run: its logits per view and what is made of them."""
-
-    logits: Callable[[int], Float[Tensor, "examples classes"]]
-    """View number to the teacher's raw logits on the training split."""
-    params: TrialParams
-    extra: dict[str, float]
-    """Rule parameters taken from the teacher's logits on view 0."""
-    loss: str
-
-    @property
-    def _rule_params(self) -> dict[str, Any]:
-        return {**self.params.rule_params, **self.extra}
-
-    def targets(self, number: int, labels: Int[Tensor, " examples"]) -> Targets:
-        """Soft targets of a whole view: computed once per epoch, then looked up per batch."""
-        assert self.params.rule is not None
-        rule = RULES[self.params.rule]
-        logits = self.logits(number).to(labels.device)
-        return rule.targets(logits, labels, **self._rule_params)
-
-    def summary(self, labels: Int[Tensor, " examples"]) -> TargetSummary:
-        """Where the rule puts its temperatures on view 0."""
-        logits = self.logits(0).to(labels.device)
-        return summarise(self.targets(0, labels), logits, labels, tau_wrong=self._rule_params.get("tau_wrong"))
-
-
-def supervise(
-    params: TrialParams,
-    *,
-    logits: Callable[[int], Float[Tensor, "examples classes"]],
-    labels: Int[Tensor, " examples"],
-    loss: str,
-) -> Supervision:
-    """Take from the teacher's logits on view 0 what the rule needs once (ISATS: tau_wrong)."""
-    assert params.rule is not None
-    fit = RULES[params.rule].fit
-    extra = fit(logits(0), labels.cpu(), **params.rule_params) if fit else {}
-    return Supervision(logits, params, extra, loss)
-
-
-@dataclass
-class _State:
-    """What a checkpoint holds."""
-
-    model: nn.Module
-    optimiser: torch.optim.SGD
-    average: dict[str, Tensor]
-    """Averaged copies of the floating-point entries of the model's state."""
-    curve: list[EpochRecord] = field(default_factory=list)
 
 
 def train(
@@ -108,6 +43,7 @@ def train(
     evaluate_on: EvaluateOn = "validation",
     checkpoint: Path | None = None,
     checkpoint_every_s: float = CHECKPOINT_EVERY_S,
+    watch: Stopwatch | None = None,
 ) -> Iterator[EpochRecord]:
     """Train `model` in place; when the iterator ends it holds the averaged weights.
 
@@ -117,23 +53,30 @@ def train(
         checkpoint: file to save to and resume from, bit-exactly on the CPU; None: neither. Epochs that it
             holds are yielded again. One that is damaged, or of another run, is as none.
         checkpoint_every_s: least seconds between two saves; 0: after every epoch.
+        watch: told what soft targets and evaluations take.
 
     Raises:
         TrialError: the loss is not finite, or that of the averaged weights on a split.
     """
-    state = _begin(model, recipe.spec)
-    key = _key(state, data, recipe, supervision)
+    state, watch = _begin(model, recipe.spec), watch or Stopwatch()
+    key = key_of(state, data, recipe, supervision)
     if checkpoint is not None:
-        _resume(state, checkpoint, key)
+        resume(state, checkpoint, key)
     yield from state.curve
     saved = time.monotonic()
     while len(state.curve) < recipe.epochs:
-        losses = _train_epoch(state, data, recipe, supervision)
-        distils = supervision is not None
-        state.curve.append(_record(state, data, losses, recipe, evaluate_on=evaluate_on, distils=distils))
+        with watch.part("targets"):
+            targets = supervision.targets(_view(state, recipe), data.train.labels) if supervision else None
+        losses = _train_epoch(state, data, recipe, supervision, targets).tolist()
+        with watch.part("evaluation"):
+            scores = _scores(state, data, losses, recipe, evaluate_on=evaluate_on)
+        total, hard, soft = losses
+        taught = {"soft_loss": soft} if supervision else {}
+        epoch = len(state.curve) + 1
+        state.curve.append(EpochRecord(epoch=epoch, train_loss=total, hard_loss=hard, **taught, **scores))
         last = len(state.curve) == recipe.epochs
         if checkpoint is not None and not last and time.monotonic() - saved >= checkpoint_every_s:
-            _save(state, checkpoint, key)
+            save(state, checkpoint, key)
             saved = time.monotonic()
         if last:
             model.load_state_dict(state.average, strict=False)
@@ -168,7 +111,7 @@ def _autocast(device: torch.device) -> contextlib.AbstractContextManager[Any]:
     return torch.autocast("cuda", torch.bfloat16) if device.type == "cuda" else contextlib.nullcontext()
 
 
-def _begin(model: nn.Module, spec: TrainingSpec) -> _State:
+def _begin(model: nn.Module, spec: TrainingSpec) -> State:
     model.to(memory_format=torch.channels_last)
     optimiser = torch.optim.SGD(
         model.parameters(),
@@ -179,16 +122,23 @@ def _begin(model: nn.Module, spec: TrainingSpec) -> _State:
         fused=True,
     )
     floats = {key: value for key, value in model.state_dict().items() if value.is_floating_point()}
-    return _State(model, optimiser, {key: value.detach().clone() for key, value in floats.items()})
+    return State(model, optimiser, {key: value.detach().clone() for key, value in floats.items()})
 
 
-def _train_epoch(state: _State, data: Data, recipe: Recipe, supervision: Supervision | None) -> Tensor:
+def _view(state: State, recipe: Recipe) -> int:
+    """Number of the next epoch's view."""
+    return len(state.curve) % recipe.views
+
+
+def _train_epoch(
+    state: State, data: Data, recipe: Recipe, supervision: Supervision | None, targets: Targets | None
+) -> Tensor:
     """One pass over the training split; returns the mean (total, hard, soft) losses over the steps."""
     images, labels = data.train
     spec, number = recipe.spec, len(state.curve)
-    view_number = number % recipe.views
+    view_number = _view(state, recipe)
     batches = _batches(len(labels), spec.batch_size, seed_from(recipe.seed, number, 1), images.device)
-    probs = supervision.targets(view_number, labels).probs if supervision else None
+    probs = targets.probs if targets else None
     live = dict(state.model.state_dict(keep_vars=True))
     current, average = [live[key].detach() for key in state.average], list(state.average.values())
     weight = 1 - math.exp(-1 / (spec.averaging * len(batches)))
@@ -238,13 +188,13 @@ def _isolated(seed: int, device: torch.device) -> Iterator[None]:
         yield
 
 
-def _record(
-    state: _State, data: Data, losses: Tensor, recipe: Recipe, *, evaluate_on: EvaluateOn, distils: bool
-) -> EpochRecord:
+def _scores(
+    state: State, data: Data, losses: Sequence[float], recipe: Recipe, *, evaluate_on: EvaluateOn
+) -> dict[str, float]:
+    """What the averaged weights reach at the end of an epoch; nothing in an epoch that is not scored."""
     epoch = len(state.curve) + 1
     last = epoch == recipe.epochs
-    total, hard, soft = losses.tolist()
-    _demand_finite(total, "loss", epoch)
+    _demand_finite(losses[0], "loss", epoch)
     scores: dict[str, float] = {}
     if last or epoch % recipe.spec.evaluate_every == 0:
         averaged = copy.deepcopy(state.model)
@@ -254,45 +204,9 @@ def _record(
             _demand_finite(scores["val_nll"], "validation loss", epoch)
         if last and evaluate_on != "validation":
             scores["test_top1"] = evaluate(averaged, data.test, data)[0]
-    return EpochRecord(epoch=epoch, train_loss=total, hard_loss=hard, soft_loss=soft if distils else None, **scores)
+    return scores
 
 
 def _demand_finite(value: float, name: str, epoch: int) -> None:
     if not math.isfinite(value):
         raise TrialError(f"the {name} became {value} in epoch {epoch}", "lower training.lr or search.soft_weight")
-
-
-def _key(state: _State, data: Data, recipe: Recipe, supervision: Supervision | None) -> str:
-    """What a run is: a checkpoint of another one must not be gone on with."""
-    shapes = {name: tuple(value.shape) for name, value in state.model.state_dict().items()}
-    taught = supervision and (supervision.params, supervision.extra, supervision.loss)
-    return digest(torch.__version__, data.fingerprint, recipe, taught, shapes)
-
-
-def _sealed(key: str, payload: bytes) -> bytes:
-    return hashlib.sha256(key.encode() + payload).digest() + payload
-
-
-def _save(state: _State, path: Path, key: str) -> None:
-    held = {
-        "model": state.model.state_dict(),
-        "optimiser": state.optimiser.state_dict(),
-        "average": state.average,
-        "curve": [record.model_dump() for record in state.curve],
-    }
-    buffer = io.BytesIO()
-    torch.save(held, buffer)
-    write_bytes(path, _sealed(key, buffer.getvalue()))
-
-
-def _resume(state: _State, path: Path, key: str) -> None:
-    """Go on from a checkpoint; where its seal does not hold, the run starts again and ends the same."""
-    found = path.read_bytes() if path.exists() else b""
-    payload = found[SEAL_BYTES:]
-    if found != _sealed(key, payload):
-        return
-    held = torch.load(io.BytesIO(payload), map_location=next(state.model.parameters()).device, weights_only=True)
-    state.model.load_state_dict(held["model"])
-    state.optimiser.load_state_dict(held["optimiser"])
-    state.average.update(held["average"])
-    state.curve = [EpochRecord.model_validate(record) for record in held["curve"]]

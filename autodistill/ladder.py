@@ -34,7 +34,7 @@ def expand(uris: tuple[str, ...], space: Space) -> list[str]:
 def path_of(uri: str, *, root: Path, data: Data, space: Space) -> Path:
     """Where a ladder teacher is kept: keyed by data and recipe."""
     # Left out is what the ladder replaces, and how often it is looked at, which changes no weight.
-    training = space.training.model_dump(exclude={"epochs", "short_epochs", "evaluate_every", "lr"})
+    training = space.training.model_dump(exclude={"epochs", "short_epochs", "evaluate_every", "lr", "precision"})
     view = (space.data.view_seed, space.data.crop, space.data.flip)
     recipe = space.ladder.model_dump(exclude={"architectures"})
     key = digest(FORMAT, data.fingerprint, training, recipe, view)
@@ -59,7 +59,12 @@ def train_teacher(uri: str, *, root: Path, data: Data, space: Space) -> Iterator
         if path.exists():
             return
         spec = space.training.model_copy(
-            update={"lr": space.ladder.lr, "evaluate_every": space.ladder.epochs, "short_epochs": None}
+            update={
+                "lr": space.ladder.lr,
+                "evaluate_every": space.ladder.epochs,
+                "short_epochs": None,
+                "precision": "auto",
+            }
         )
         view = View(space.data.view_seed, space.data.crop, space.data.flip)
         epochs, seed = space.ladder.epochs, space.ladder.seed

@@ -42,7 +42,7 @@ def trained_epochs(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     epochs: list[int] = []
     train_epoch = trainer._train_epoch
 
-    def count(state: trainer._State, *others: object) -> Tensor:
+    def count(state: trainer.State, *others: object) -> Tensor:
         epochs.append(len(state.curve) + 1)
         return train_epoch(state, *others)
 

@@ -123,6 +123,8 @@ class TrainingSpec(Spec):
     """Horizon of the exponential average of the weights, in epochs."""
     evaluate_every: Count = 1
     """Epochs between validations; the last epoch is always validated."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Of the student's passes; `auto` times a few steps at the start, and the study keeps what was faster."""
 
     @property
     def short(self) -> int:

@@ -3,14 +3,18 @@
 from collections import Counter
 from collections.abc import Sequence
 
+from torch import nn
+
 from autodistill import ladder, teachers
 from autodistill.cache import estimated_bytes
-from autodistill.data import Data
+from autodistill.data import Data, normalise
 from autodistill.errors import ConfigError
+from autodistill.models import build
 from autodistill.rules import RULES
 from autodistill.space import PlainKDSpec, Space, load
 from autodistill.store import RunFolder
 from autodistill.study.known import KNOWN
+from autodistill.trainer.precision import faster_precision
 
 
 def fit_to_classes(space: Space, data: Data) -> tuple[Space, tuple[str, ...]]:
@@ -83,6 +87,31 @@ def fit_to_cache(space: Space, data: Data, teacher_count: int, cache_bytes: int)
     return space.model_copy(update={"data": space.data.model_copy(update={"views": cache_bytes // one})})
 
 
+def with_precision(space: Space, folder: RunFolder, data: Data, *, student: str, device: str) -> Space:
+    """The number format that is faster for this student here, where the space leaves it open; kept ever after."""
+    if space.training.precision != "auto":
+        return space
+    if folder.space.exists():
+        precision = load(str(folder.space), known=KNOWN).training.precision
+    else:
+        images = normalise(data.train.images[: space.training.batch_size].to(device), mean=data.mean, std=data.std)
+        precision = faster_precision(lambda: student_model(student, data, space), images)
+    return space.model_copy(update={"training": space.training.model_copy(update={"precision": precision})})
+
+
+def student_model(name: str, data: Data, space: Space) -> nn.Module:
+    """The student as a study builds it, freshly initialised."""
+    return build(
+        name,
+        num_classes=data.num_classes,
+        in_channels=data.image_shape[0],
+        image_size=data.image_shape[1],
+        seed=0,
+        default_width=space.student.width,
+        stem_stride=space.student.stem_stride,
+    )
+
+
 def with_kept_wave(space: Space, folder: RunFolder, workers: int) -> Space:
     """The wave is the study's, not the workers': as many as started it, and the same ever after."""
     wave = max(space.search.wave, workers)
@@ -92,9 +121,10 @@ def with_kept_wave(space: Space, folder: RunFolder, workers: int) -> Space:
 
 
 def pinned(command: str, asked: Space, space: Space) -> str:
-    """The command with what followed from the number of workers and the size of the cache, which it leaves out."""
+    """The command with what followed from workers, cache and processor, which it leaves out."""
     followed = {
         "search.wave": (asked.search.wave, space.search.wave),
+        "training.precision": (asked.training.precision, space.training.precision),
         "data.views": (asked.data.views, space.data.views),
     }
     return command + "".join(f" --set {key}={new}" for key, (old, new) in followed.items() if new != old)

@@ -6,10 +6,10 @@ import torch
 
 from autodistill.cost import latency_ms
 from autodistill.errors import ConfigError, StoreError
-from autodistill.models import build
 from autodistill.recommend.words import COSTS, excess_words
 from autodistill.records import LatencyRecord, LeftOutRecord, StudentBudget, costs_of, latency_of, read_study
 from autodistill.study.environment import environment
+from autodistill.study.fitting import student_model
 from autodistill.study.preparing import Prepared
 
 
@@ -42,16 +42,8 @@ def student_latency(prepared: Prepared) -> LatencyRecord:
     kept = _kept(prepared)
     if kept is not None and kept.device == name:
         return kept
-    spec, data = prepared.space.student, prepared.data
-    model = build(
-        prepared.student.name,
-        num_classes=data.num_classes,
-        in_channels=data.image_shape[0],
-        image_size=data.image_shape[1],
-        seed=0,
-        default_width=spec.width,
-        stem_stride=spec.stem_stride,
-    )
+    data = prepared.data
+    model = student_model(prepared.student.name, data, prepared.space)
     found = latency_ms(model, image_shape=data.image_shape, device=torch.device(device))
     return LatencyRecord(median_ms=round(found.median_ms, 4), iqr_ms=round(found.iqr_ms, 4), device=name)
 

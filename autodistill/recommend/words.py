@@ -1,13 +1,17 @@
 """A verdict in plain English. Figures to 0.1 points."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
-from autodistill.recommend.evidence import Evidence, seed_noise, seeds_to_settle
-from autodistill.records import Contrast, StudyRecord, TrialParams
+import numpy as np
+
+from autodistill.recommend.evidence import Evidence, seed_noise
+from autodistill.recommend.sampling import accuracy_error
+from autodistill.records import Contrast, FinalistRecord, SeedsToSettle, StudyRecord, TrialParams
 
 MOST_PAIRS = 5
 LONGEST = 64
+TOO_FEW = "too few seeds for an interval"
 
 
 def percent(fraction: float) -> str:
@@ -42,7 +46,7 @@ def short(text: str, longest: int = LONGEST) -> str:
 
 def interval(low: float | None, high: float | None, text: Callable[[float], str] = points) -> str:
     """`+0.8 to +2.2`, or why there is none."""
-    return "no interval" if low is None or high is None else f"{text(low)} to {text(high)}"
+    return TOO_FEW if low is None or high is None else f"{text(low)} to {text(high)}"
 
 
 def recipe(params: TrialParams) -> str:
@@ -62,7 +66,7 @@ def contrast_words(contrast: Contrast) -> str:
     if contrast.versus is None:
         size += " over no teacher" if (contrast.low or 0) > 0 else " against no teacher"
     if contrast.low is None:
-        return f"{size} (interval unknown: fewer than two paired seeds)"
+        return f"{size} ({TOO_FEW})"
     return f"{size} (95 % interval {interval(contrast.low, contrast.high)})"
 
 
@@ -82,21 +86,29 @@ def sentence(record: StudyRecord, evidence: Evidence, *, verdict: str, teacher: 
         which = "the only one tried" if len(record.teachers) < 2 else "the only one confirmed"
         return f"For {of}, take {recipe_words} ({which}): {result}."
     names = " and ".join(short(name) for name in tied) if len(tied) < 4 else f"the {len(tied)} best"
-    take = f"take the cheaper one, {recipe_words}"
+    take = f"take {_cheap_words(record, teacher, tied)}, {recipe_words}"
     return f"No clear difference between teachers {names} for {of}: {take}: {result}."
 
 
 def reasons(
-    record: StudyRecord, evidence: Evidence, *, verdict: str, teacher: str, tied: list[str], threshold: float
+    record: StudyRecord,
+    evidence: Evidence,
+    *,
+    verdict: str,
+    teacher: str,
+    tied: list[str],
+    settle: Sequence[SeedsToSettle],
 ) -> Iterator[str]:
     """What the sentence rests on, one short statement each."""
-    yield from _pair_reasons(evidence, tied, threshold)
+    yield from _pair_reasons(evidence, tied)
     if verdict == "no_clear_difference":
         yield _cost_reason(record, teacher, tied)
-    yield from _settling(evidence, teacher, tied if verdict == "no_clear_difference" else [])
+    yield from _settling(evidence, settle)
     yield noise_words(evidence)
+    yield from _race_reason(evidence)
     yield from _target_reason(evidence, teacher)
-    yield from _selection_reason(evidence, teacher)
+    yield from _selection_reasons(evidence)
+    yield _sampling_reason(evidence, teacher)
     yield from _failure_reasons(record, evidence)
 
 
@@ -107,9 +119,11 @@ def noise_words(evidence: Evidence) -> str:
         return "Seed noise is unknown: it takes two finalists that share two confirm seeds."
     deviation, p = noise
     finalists, seeds = evidence.table.shape
-    means = evidence.table.mean(axis=1)
-    gap = f"their means lie {100 * float(means.max() - means.min()):.1f} points apart"
-    test = f"F test over {finalists} finalists x {seeds} seeds, p = {p:.2g}"
+    means = [one.mean for one in evidence.members]
+    gap = f"their means lie {100 * (max(means) - min(means)):.1f} points apart"
+    gaps = int(np.isnan(evidence.table).sum())
+    missing = f", {plural(gaps, 'run')} missing" if gaps else ""
+    test = f"F test over {finalists} finalists x {seeds} seeds{missing}, p = {p:.2g}"
     claim = "The students differ" if p < 0.05 else "The students do not differ"
     return (
         f"{claim} by more than seed noise: {gap}, one run has a standard deviation of {100 * deviation:.1f} ({test})."
@@ -126,8 +140,10 @@ def _gain(evidence: Evidence, teacher: str) -> str:
     contrast = evidence.contrast(teacher, None)
     if contrast is None:
         return "with no confirmed run without a teacher to compare it with"
-    told = contrast.low is not None and contrast.low > 0
-    return contrast_words(contrast) + ("" if told else ", so whether it helps cannot be told yet")
+    if evidence.answer(teacher) == "helps":
+        return contrast_words(contrast)
+    behind = " and below training without a teacher in the mean" if evidence.behind(teacher) else ""
+    return f"{contrast_words(contrast)}{behind}, so whether it helps cannot be told yet"
 
 
 def _no_gain(evidence: Evidence, teacher: str) -> str:
@@ -141,38 +157,61 @@ def _number(value: float | str) -> str:
     return value if isinstance(value, str) else f"{value:.3g}"
 
 
-def _pair_reasons(evidence: Evidence, tied: list[str], threshold: float) -> Iterator[str]:
+def _pair_reasons(evidence: Evidence, tied: list[str]) -> Iterator[str]:
     best, *others = evidence.teachers
     for other in others[:MOST_PAIRS]:
         contrast = evidence.contrast(best, other)
         assert contrast is not None
         told = "not told apart" if other in tied else "told apart"
         if other in tied and (contrast.low or 0) > 0:
-            told = f"less than the {100 * threshold:.1f} points that count as a difference"
+            least = f"{100 * evidence.threshold:.1f} points that count as a difference"
+            told = f"they differ, but not surely by the {least}: not told apart"
         yield f"{short(best)} against {short(other)}: {contrast_words(contrast)}: {told}."
+
+
+def _cheap_words(record: StudyRecord, teacher: str, tied: list[str]) -> str:
+    """Which of the tied teachers is taken: not always the cheapest."""
+    macs = {one.name: one.cost.macs for one in record.teachers}
+    if all(macs.get(teacher, math.inf) <= macs.get(name, math.inf) for name in tied):
+        return "the cheaper one" if len(tied) == 2 else "the cheapest one"
+    return "the cheapest one that is not behind training without a teacher"
 
 
 def _cost_reason(record: StudyRecord, teacher: str, tied: list[str]) -> str:
     macs = {one.name: count(one.cost.macs) for one in record.teachers}
     costs = [f"{short(name)} {macs.get(name, 'unknown')}" for name in tied[: MOST_PAIRS + 1]]
-    return f"{short(teacher)} is the cheaper teacher to run (MACs per image: {', '.join(costs)})."
+    which = _cheap_words(record, teacher, tied)
+    return f"{short(teacher)} is {which} (MACs per image: {', '.join(costs)})."
 
 
-def _settling(evidence: Evidence, teacher: str, tied: list[str]) -> Iterator[str]:
+def _settling(evidence: Evidence, settle: Sequence[SeedsToSettle]) -> Iterator[str]:
     """How many confirm seeds would settle what is open, were difference and noise to stay as measured."""
-    if not evidence.layout:
+    if not evidence.members:
         yield "One confirm seed gives no interval: confirm over at least two seeds to settle it."
         return
-    best = evidence.teachers[0]
-    open_pairs = [(best, other) for other in tied if other != best][:MOST_PAIRS]
-    for one, other in [*open_pairs, (teacher, None)]:
-        contrast = evidence.contrast(one, other)
-        if contrast is None or contrast.low is None or contrast.high is None or contrast.low > 0 or contrast.high < 0:
-            continue
-        seeds = seeds_to_settle(evidence, contrast.difference)
-        needed = f"about {seeds} seeds" if seeds else "more than 50 seeds"
-        pair = f"{short(one)} from {short(other or 'no teacher')}"
-        yield f"To tell {pair} would take {needed}, at the measured difference and noise."
+    for one in settle[:MOST_PAIRS]:
+        contrast = evidence.contrast(one.teacher, one.versus)
+        assert contrast is not None
+        pair = f"{short(one.teacher)} from {short(one.versus or 'no teacher')}"
+        if one.seeds is not None:
+            yield f"To tell {pair} would take about {one.seeds} seeds, at the measured difference and noise."
+        elif one.versus is not None and abs(contrast.difference) <= evidence.threshold:
+            least = f"{100 * evidence.threshold:.1f} points that count"
+            yield f"No number of seeds would tell {pair} at the measured difference: it lies within the {least}."
+        else:
+            yield f"To tell {pair} would take more than 50 seeds, at the measured difference and noise."
+
+
+def _race_reason(evidence: Evidence) -> Iterator[str]:
+    if evidence.race is None:
+        return
+    race = evidence.race
+    saved = f"{plural(race.left, 'run')} of {race.runs} were left over" if race.left else f"all {race.runs} runs went"
+    level = f"{100 * (1 - 0.05 * race.share):.2f} %"
+    yield (
+        f"Confirm seeds were raced: after the first ones, the next went to whoever was not decided yet; {saved}. "
+        f"Because the study looked more than once, it decided by {level} intervals; those shown are 95 %."
+    )
 
 
 def _target_reason(evidence: Evidence, teacher: str) -> Iterator[str]:
@@ -185,19 +224,41 @@ def _target_reason(evidence: Evidence, teacher: str) -> Iterator[str]:
     yield f"Temperatures in use with {short(teacher)}: {medians} (medians over the training samples{wrong})."
 
 
-def _selection_reason(evidence: Evidence, teacher: str) -> Iterator[str]:
-    one = evidence.of(teacher)
-    assert one is not None
-    scores = [run.val_top1 for run in one.record.runs if run.val_top1 is not None]
-    if not scores or one.record.search_val_top1 is None:
+def _selection_reasons(evidence: Evidence) -> Iterator[str]:
+    """The gap between the score that chose a finalist and what it is worth."""
+    for teacher in evidence.teachers[: MOST_PAIRS + 1]:
+        one = evidence.of(teacher)
+        assert one is not None
+        yield from _selection_reason(teacher, one.record)
+
+
+def _selection_reason(teacher: str, record: FinalistRecord) -> Iterator[str]:
+    scores = [run.val_top1 for run in record.runs if run.val_top1 is not None]
+    if not scores or record.search_val_top1 is None:
         return
     confirmed = math.fsum(scores) / len(scores)
-    searched = one.record.search_val_top1
+    searched = record.search_val_top1
     cause = "from having been chosen, and from luck" if searched > confirmed else "luck: nothing was inflated"
     yield (
         f"On validation, {short(teacher)} had {percent(searched)} in the search and {percent(confirmed)} over the "
         f"confirm seeds: {points(searched - confirmed)} points, {cause}."
     )
+
+
+def _sampling_reason(evidence: Evidence, teacher: str) -> str:
+    """What the test set's size leaves open; seeds do not show it, because all students share the images."""
+    one = evidence.of(teacher)
+    assert one is not None
+    error = f"{100 * accuracy_error(one.mean, images=evidence.images):.1f} points"
+    text = f"A test set of {plural(evidence.images, 'image')} gives one accuracy a standard error of {error}"
+    contrast = evidence.contrast(teacher, None)
+    if contrast is not None and contrast.sampling is not None:
+        least, most = (f"{100 * end:.1f}" for end in contrast.sampling)
+        text += (
+            f", and the difference between {short(teacher)} and no teacher one of {least} to {most}, by how far they "
+            "err on the same images"
+        )
+    return f"{text}: not in the intervals."
 
 
 def _failure_reasons(record: StudyRecord, evidence: Evidence) -> Iterator[str]:
@@ -207,7 +268,7 @@ def _failure_reasons(record: StudyRecord, evidence: Evidence) -> Iterator[str]:
         if failed:
             yield f"{failed} of {plural(len(finalist.runs), 'confirm run')} of {name} failed."
         found = evidence.of(finalist.teacher)
-        if found and evidence.layout and finalist.teacher not in evidence.layout:
+        if found and evidence.members and evidence.row(finalist.teacher) is None:
             yield f"{name} has a single confirm run and stands outside the intervals."
     if evidence.of(None) is None:
         yield "No run without a teacher was confirmed, so whether a teacher helps cannot be told."

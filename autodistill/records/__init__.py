@@ -41,12 +41,13 @@ from autodistill.records.study import (
     ImportanceRecord,
     InspectionRecord,
     PlanRecord,
+    RaceRecord,
     StudentRecord,
     StudyRecord,
     TeacherRecord,
     read_study,
 )
-from autodistill.records.verdict import Contrast, RankRow, Recommendation
+from autodistill.records.verdict import Contrast, RankRow, Recommendation, SeedsToSettle
 
 __all__ = [
     "SCHEMA_VERSION",
@@ -66,6 +67,7 @@ __all__ = [
     "PhaseStarted",
     "PlanRecord",
     "ProfileRecord",
+    "RaceRecord",
     "RankRow",
     "Recommendation",
     "Record",
@@ -73,6 +75,7 @@ __all__ = [
     "RunRecord",
     "RunRequest",
     "ScoresRecord",
+    "SeedsToSettle",
     "SpreadRecord",
     "StudentRecord",
     "StudyRecord",

@@ -334,7 +334,7 @@ def test_negative_threshold() -> None:
 
 
 def test_what_would_settle_it_is_data_and_words() -> None:
-    table = {"a": shifted(0.016, (0.003, 0, -0.003)), "b": shifted(0.010), None: NOTHING}
+    table = {"a": shifted(0.014, (0.003, 0, -0.003)), "b": shifted(0.010), None: NOTHING}
     verdict = recommend(confirmed(table))
     assert verdict.verdict == "no_clear_difference"
     pair, gain = verdict.seeds_to_settle[0], verdict.seeds_to_settle[1:]

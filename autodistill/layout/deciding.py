@@ -11,7 +11,9 @@ STATED = 0.95
 NAMING = 0.925
 """Level at which the lower end must reach the threshold before a finalist is called better.
 
-LEVEL_NOTE
+By simulation (`tests/bench/verdict.py`): "the 95 % interval excludes 0 and the difference is at least 0.2 points"
+names somebody in up to 42 % of studies whose true lead is 0.19 (8 seeds, noise 0.1, n = 20,000). With this end as
+well, under 5 % of studies name a winner that is worse or within the threshold, in every design.
 """
 
 MOST_SEEDS = 50

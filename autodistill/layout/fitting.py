@@ -6,10 +6,12 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy.special import stdtrit
 
-OWN = 0.8
-"""A pair's own share in its noise variance; the rest of the layout has the other fifth.
+OWN = 0.75
+"""A pair's own share in its noise variance; the rest of the layout has the other quarter.
 
-OWN_NOTE
+By simulation: where one finalist has twice the noise of the others, an interval on it covers 88 to 92 % with the
+residual of the whole layout, 92.7 to 94 % with this (3 to 5 finalists, 3 to 8 seeds, n = 20,000). At 3 finalists x 3
+seeds that costs a tenth of width; the pair's own residual alone, with 2 degrees of freedom, would cost nearly half.
 """
 
 Scores = Float[np.ndarray, "*draws finalists seeds"]
@@ -81,8 +83,8 @@ def fit(scores: Scores) -> Fit:
 def compare(scores: Scores) -> Pairs:
     """Compare every two finalists over the seeds they share.
 
-    A difference of two means over n shared seeds has the variance 2 s^2 / n, with s^2 = 4/5 of the pair's own
-    residual variance and 1/5 of what the rest of the layout leaves over. The two parts are independent: a layout's
+    A difference of two means over n shared seeds has the variance 2 s^2 / n, with s^2 = 3/4 of the pair's own
+    residual variance and 1/4 of what the rest of the layout leaves over. The two parts are independent: a layout's
     residual sum of squares less that of a part of it. Two finalists alone have the exact paired t.
 
     Args:
@@ -108,15 +110,15 @@ def compare(scores: Scores) -> Pairs:
 def _blend(
     own: Matrix, own_freedom: Int[np.ndarray, "*draws f f"], rest: Matrix, rest_freedom: Int[np.ndarray, "*draws f f"]
 ) -> tuple[Matrix, Matrix]:
-    """One variance of two sums of squares, and its degrees of freedom (Satterthwaite 1946)."""
+    """One variance of two sums of squares, and its degrees of freedom (Satterthwaite 1946).
+
+    Those are taken at equal noise. Put in as estimated, the two variances cover no better, and the noise of such a
+    freedom costs 5 of the 73 % winners that are found with 3 finalists x 3 seeds (lead 1.0, noise 0.3, n = 20,000).
+    """
     weight = np.where(rest_freedom > 0, OWN, 1.0)
-    divisor = np.maximum(rest_freedom, 1)
-    first, second = weight * own / own_freedom, (1 - weight) * rest / divisor
-    variance = first + second
-    # However many the others are, their noise may not be this pair's: they count for no more than the pair itself.
-    spread = first**2 / own_freedom + second**2 / np.minimum(divisor, own_freedom)
-    known = spread > 0
-    return variance, np.where(known, variance**2, own_freedom) / np.where(known, spread, 1.0)
+    others = np.maximum(rest_freedom, 1)
+    variance = weight * own / own_freedom + (1 - weight) * rest / others
+    return variance, 1 / (weight**2 / own_freedom + (1 - weight) ** 2 / others)
 
 
 def _centred(values: Scores, ran: Bool[np.ndarray, "*draws finalists seeds"], at_seed: Scores) -> Scores:

@@ -19,7 +19,7 @@ import numpy as np
 from autodistill import layout
 from autodistill.recommend import THRESHOLD
 
-STUDIES, RACED_STUDIES = 10_000, 4_000
+STUDIES, RACED_STUDIES = 10_000, 3_000
 FINALISTS, SEEDS = (2, 3, 4, 5), (3, 5, 8)
 LEADS = (0.0, 0.1, 0.19, 0.25, 0.5, 1.0)
 """True lead of the best teacher over all others, points of accuracy."""
@@ -83,7 +83,11 @@ def simulate(design: Design) -> list[Row]:
     own = draw.normal(size=(design.studies, design.finalists, columns))
     shared = draw.normal(size=(design.studies, 1, columns))
     scores = (noise[:, None] * own + SEED_EFFECT * shared) / 100
-    return [_row(design, lead, scores) for lead in LEADS]
+    if design.raced:
+        return [_raced_row(design, lead, scores) for lead in LEADS]
+    # What is true shifts the differences and nothing else: one comparison serves all leads.
+    pairs = layout.compare(scores)
+    return [_row(design, lead, pairs, truth=_truth(design, lead)) for lead in LEADS]
 
 
 def race(scores: layout.Scores, *, seeds: int) -> tuple[layout.Scores, np.ndarray, np.ndarray]:
@@ -104,30 +108,46 @@ def race(scores: layout.Scores, *, seeds: int) -> tuple[layout.Scores, np.ndarra
     return np.where(asked, scores, np.nan), layout.share(left, looks), left
 
 
-def _row(design: Design, lead: float, noise: layout.Scores) -> Row:
+def _truth(design: Design, lead: float) -> np.ndarray:
     truth = np.full(design.finalists, GAIN / 100)
     truth[: design.first_teacher] = 0
     truth[design.first_teacher] += lead / 100
-    scores, share, left = noise + truth[:, None], 1.0, np.zeros(1)
-    if design.raced:
-        scores, share, left = race(scores, seeds=design.seeds)
+    return truth
+
+
+def _raced_row(design: Design, lead: float, noise: layout.Scores) -> Row:
+    truth = _truth(design, lead)
+    scores, share, left = race(noise + truth[:, None], seeds=design.seeds)
     pairs = layout.compare(scores)
-    off = np.abs(pairs.difference - (truth[:, None] - truth))
-    covered = (off <= pairs.half_width()).mean(axis=0)[np.triu_indices(design.finalists, 1)]
-    better = layout.better(layout.ends(pairs, share=share), threshold=THRESHOLD) | np.eye(
-        design.finalists, dtype=bool
-    )
+    off = pairs._replace(difference=pairs.difference - (truth[:, None] - truth))
+    unspent = float(left.mean()) / (design.finalists * design.seeds)
+    return _row(design, lead, off, truth=truth, share=share, unspent=unspent)
+
+
+def _row(
+    design: Design,
+    lead: float,
+    off: layout.Pairs,
+    *,
+    truth: np.ndarray,
+    share: float | np.ndarray = 1.0,
+    unspent: float = 0.0,
+) -> Row:
+    """Count what intervals and decisions make of differences that are `off` the truth by this much."""
+    covered = (np.abs(off.difference) <= off.half_width()).mean(axis=0)[np.triu_indices(design.finalists, 1)]
+    found = off._replace(difference=off.difference + (truth[:, None] - truth))
+    better = layout.better(layout.ends(found, share=share), threshold=THRESHOLD)
     first = design.first_teacher
-    named = better[:, first:, first:].all(axis=-1).mean(axis=0)
-    within = lead / 100 <= THRESHOLD
+    beaten = better | np.eye(design.finalists, dtype=bool)
+    named = beaten[:, first:, first:].all(axis=-1).mean(axis=0)
     return Row(
         design,
         lead,
         coverage=float(covered.mean()),
         pairs=(float(covered.min()), float(covered.max())),
-        wrong=float(named.sum() if within else named[1:].sum()),
+        wrong=float(named.sum() if lead / 100 <= THRESHOLD else named[1:].sum()),
         right=float(named[0]),
-        unspent=float(left.mean()) / (design.finalists * design.seeds),
+        unspent=unspent,
     )
 
 

@@ -18,16 +18,16 @@ def test_intervals_by_hand() -> None:
     leaves 4. The first two differ by -2, 0, -4: mean -2, squares about it 0 + 4 + 4 = 8, half of them all there is.
     """
     pairs = compare(np.array([[1.0, 3.0, 2.0], [3.0, 3.0, 6.0], [2.0, 3.0, 4.0]]))
-    # s^2 = 0.8 x 4 / 2 + 0.2 x 0 / 2 = 1.6, variance of the difference 2 x 1.6 / 3, degrees of freedom 2.
+    # s^2 = 3/4 x 4/2 + 1/4 x 0/2 = 1.5, variance of the difference 2 x 1.5 / 3 = 1;
+    # freedom 1 / ((3/4)^2 / 2 + (1/4)^2 / 2) = 3.2.
     assert pairs.difference[0, 1] == pytest.approx(-2)
-    assert pairs.error[0, 1] == pytest.approx(math.sqrt(3.2 / 3))
-    assert pairs.freedom[0, 1] == pytest.approx(2)
-    # t(0.975, 2) = 4.30265 from any table.
-    assert pairs.half_width(0.95)[0, 1] == pytest.approx(4.30265 * math.sqrt(3.2 / 3), abs=1e-4)
+    assert pairs.error[0, 1] == pytest.approx(1)
+    assert pairs.freedom[0, 1] == pytest.approx(3.2)
+    assert pairs.half_width(0.95)[0, 1] == pytest.approx(stats.t.ppf(0.975, 3.2))
     # First and third: differences -1, 0, -2, half their squares 1, the rest 3 on 2 degrees of freedom:
-    # s^2 = 0.8 x 1/2 + 0.2 x 3/2 = 0.7; freedom 0.49 / (0.4^2 / 2 + 0.3^2 / 2) = 3.92.
-    assert pairs.error[0, 2] == pytest.approx(math.sqrt(1.4 / 3))
-    assert pairs.freedom[0, 2] == pytest.approx(3.92)
+    # s^2 = 3/4 x 1/2 + 1/4 x 3/2 = 0.75, variance 0.5.
+    assert pairs.error[0, 2] == pytest.approx(math.sqrt(0.5))
+    assert pairs.freedom[0, 2] == pytest.approx(3.2)
     assert np.isnan(pairs.error.diagonal()).all()
 
 

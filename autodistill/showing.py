@@ -7,7 +7,7 @@ from pathlib import Path
 
 from autodistill import console
 from autodistill.errors import ConfigError, StoreError, near
-from autodistill.recommend.words import count
+from autodistill.recommend.words import count, interval, probability
 from autodistill.records import StudyRecord, TrialRecord, read_study
 from autodistill.space import shipped
 from autodistill.store import RunFolder, write_text
@@ -79,7 +79,18 @@ def show_study(record: StudyRecord) -> None:
         for reason in found.reasons:
             console.show_text(f"- {reason}")
         console.show_text("")
-    columns = ("teacher", "rule", ">soft", ">test %", "95 % interval", ">seeds", ">val %", ">own %", ">params")
+    columns = (
+        "teacher",
+        "rule",
+        ">soft",
+        ">test %",
+        "95 % interval",
+        ">P(best)",
+        ">seeds",
+        ">val %",
+        ">own %",
+        ">params",
+    )
     title = "Teachers (test: confirm runs; val: the search's value, inflated by choice; own: the teacher's)"
     console.show_table(title, columns, _leaderboard(record))
 
@@ -154,7 +165,8 @@ def _leaderboard(record: StudyRecord) -> Iterator[tuple[object, ...]]:
             row.params.rule,
             f"{row.params.soft_weight:.2f}" if row.params.rule else None,
             console.percent(row.confirmed_test_top1),
-            f"{console.percent(row.low)} to {console.percent(row.high)}" if row.low is not None else None,
+            None if row.confirmed_test_top1 is None else interval(row.low, row.high, lambda it: f"{100 * it:.1f}"),
+            None if row.p_best is None else probability(row.p_best),
             row.seeds,
             console.percent(row.search_val_top1),
             console.percent(teacher.val_top1) if teacher else None,
@@ -169,6 +181,7 @@ def _leaderboard(record: StudyRecord) -> Iterator[tuple[object, ...]]:
                 teacher.name,
                 best.params.rule if best else None,
                 f"{best.params.soft_weight:.2f}" if best else None,
+                None,
                 None,
                 None,
                 0,

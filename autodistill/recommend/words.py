@@ -23,6 +23,13 @@ def points(difference: float) -> str:
     return f"{round(100 * difference, 1) + 0.0:+.1f}"
 
 
+def probability(share: float | None) -> str:
+    """A share of random draws: never certain. None is a dash."""
+    if share is None:
+        return "\N{EN DASH}"
+    return "< 0.01" if share < 0.01 else "> 0.99" if share > 0.99 else f"{share:.2f}"
+
+
 def count(number: int | float) -> str:
     """A large number as people say it: `1.25 M`."""
     for size, unit in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
@@ -238,7 +245,8 @@ def _selection_reason(teacher: str, record: FinalistRecord) -> Iterator[str]:
         return
     confirmed = math.fsum(scores) / len(scores)
     searched = record.search_val_top1
-    cause = "from having been chosen, and from luck" if searched > confirmed else "luck: nothing was inflated"
+    inflated = round(100 * (searched - confirmed), 1) > 0
+    cause = "from having been chosen, and from luck" if inflated else "nothing was inflated"
     yield (
         f"On validation, {short(teacher)} had {percent(searched)} in the search and {percent(confirmed)} over the "
         f"confirm seeds: {points(searched - confirmed)} points, {cause}."

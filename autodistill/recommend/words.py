@@ -86,7 +86,7 @@ def sentence(record: StudyRecord, evidence: Evidence, *, verdict: str, teacher: 
     if verdict == "no_teacher":
         alone = f"train it without one, {_result(evidence, None)}"
         return f"No teacher helps {of}: {alone}; {_no_gain(evidence, teacher)}."
-    result = f"{_result(evidence, teacher)}, {_gain(evidence, teacher)}"
+    result = f"{_result(evidence, teacher)}, {_gain(evidence, teacher, tied)}"
     if verdict == "winner":
         return f"For {of}, take {recipe_words}: {result}."
     if verdict == "only_one":
@@ -143,13 +143,16 @@ def _result(evidence: Evidence, teacher: str | None) -> str:
     return f"{percent(one.mean)} test accuracy ({plural(len(one.scores), 'seed')})"
 
 
-def _gain(evidence: Evidence, teacher: str) -> str:
+def _gain(evidence: Evidence, teacher: str, tied: Sequence[str]) -> str:
     contrast = evidence.contrast(teacher, None)
     if contrast is None:
         return "with no confirmed run without a teacher to compare it with"
     if evidence.answer(teacher) == "helps":
         return contrast_words(contrast)
-    behind = " and below training without a teacher in the mean" if evidence.behind(teacher) else ""
+    behind = ""
+    if evidence.behind(teacher):
+        alike = ", as are all that are not told apart" if len(tied) > 1 and all(map(evidence.behind, tied)) else ""
+        behind = f" and below training without a teacher in the mean{alike}"
     return f"{contrast_words(contrast)}{behind}, so whether it helps cannot be told yet"
 
 

@@ -26,14 +26,14 @@ from scipy.stats import spearmanr
 
 from autodistill.errors import StoreError
 from autodistill.recommend import recommend
-from autodistill.records import StudyRecord, TrialParams, read_study
+from autodistill.records import RaceRecord, StudyRecord, TrialParams, read_study
 from autodistill.report import render
 from autodistill.report.canvas import COLOURS, MARKERS
 from autodistill.report.sections.evidence import MOST_CURVES, MOST_POINTS, curves_info, failures_info, trials_info
 from autodistill.report.sections.method import budget_info, environment_info, method_info
 from autodistill.report.sections.mismatch import mismatch_info, rank_correlation
 from autodistill.report.sections.verdict import leaderboard_info
-from autodistill.report.words import clean, duration, markdown, short
+from autodistill.report.words import EMPTY, clean, duration, markdown, short
 
 VOID = {"meta", "img", "br", "link", "input", "hr"}
 
@@ -205,10 +205,28 @@ def test_leaderboard_by_hand() -> None:
     verdict = recommend(record)
     top = verdict.ranking[0]
     assert rows[top.teacher][5] == f"{100 * top.confirmed_test_top1:.1f} %"
+    assert [column.label for column in table.columns][6] == "P(best)"
+    assert rows[top.teacher][6] == f"{top.p_best:.2f}"
+    assert rows["no teacher"][6] == "< 0.01"
+    assert rows["plain KD"][6] == EMPTY
     assert table.rows[0].cells[0].text == top.teacher
     assert [row.cells[0].text for row in table.rows if row.mark == "pick"] == [verdict.teacher]
     kd = table.rows[-1].cells
-    assert (kd[5].below, kd[8].text) == ("unconfirmed, 1 run", "TS (tau 4, tau student 4), soft weight 0.9")
+    assert (kd[5].below, kd[9].text) == ("unconfirmed, 1 run", "TS (tau 4, tau student 4), soft weight 0.9")
+
+
+def test_too_few_seeds_for_an_interval_are_said_to_be() -> None:
+    record = confirmed({"a": [0.76, 0.82], None: [0.70, 0.70]})
+    cells = leaderboard_info(record).table.rows[0].cells
+    assert (cells[5].text, cells[5].below) == ("79.0 %", "too few seeds for an interval, 2 seeds")
+    assert cells[7].below == "too few seeds for an interval"
+
+
+def test_a_race_is_explained_where_there_was_one() -> None:
+    record = confirmed({None: [0.7, 0.71, 0.72], "a": [0.8, 0.81, 0.82], "b": [0.75, 0.76, 0.77]})
+    plan = record.plan.model_copy(update={"race": RaceRecord(first=3, seeds=5)})
+    assert "Racing" not in dict(method_info(record).points)
+    assert "over 3 confirm seeds" in dict(method_info(record.model_copy(update={"plan": plan})).points)["Racing"]
 
 
 def test_mismatch_by_hand() -> None:

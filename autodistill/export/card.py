@@ -187,9 +187,9 @@ def _accuracy(record: StudyRecord, found: Exported, confirmed: RankRow | None) -
     mean = "this configuration has no confirm run"
     if confirmed is not None and confirmed.confirmed_test_top1 is not None:
         within = interval(confirmed.low, confirmed.high, percent)
-        mean = (
-            f"{percent(confirmed.confirmed_test_top1)} (95 % interval {within}), {plural(confirmed.seeds, 'seed')}, "
-        )
+        if confirmed.low is not None:
+            within = f"95 % interval {within}"
+        mean = f"{percent(confirmed.confirmed_test_top1)} ({within}), {plural(confirmed.seeds, 'seed')}, "
         mean += f"trained on train alone for {record.plan.epochs_full} epochs"
     return [
         ("These weights, test", alone),

@@ -3,14 +3,15 @@
 import math
 from typing import Literal
 
-from autodistill.recommend.evidence import Evidence, collect, contrasts, rank_row, residual
+from autodistill.recommend.evidence import Answer, Evidence, collect, contrasts, ranking, seed_noise
+from autodistill.recommend.sentences import reasons, sentence
 from autodistill.recommend.unconfirmed import unconfirmed
-from autodistill.recommend.words import reasons, sentence
-from autodistill.records import Contrast, RankRow, Recommendation, StudyRecord, TrialParams
+from autodistill.records import RankRow, Recommendation, SeedsToSettle, StudyRecord, TrialParams
+
+__all__ = ["THRESHOLD", "Answer", "Verdict", "recommend"]
 
 THRESHOLD = 0.002
 
-Answer = Literal["helps", "does_not_help", "cannot_tell"]
 Verdict = Literal["winner", "no_clear_difference", "only_one", "no_teacher"]
 
 
@@ -26,64 +27,59 @@ def recommend(record: StudyRecord, *, threshold: float = THRESHOLD) -> Recommend
     """
     if not threshold >= 0:
         raise ValueError(f"threshold must be 0 or more, got {threshold}")
-    evidence = collect(record)
+    evidence = collect(record, threshold=threshold)
     if not evidence.teachers:
         return unconfirmed(record, threshold=threshold)
-    tied = _tied(evidence, threshold)
-    verdict, teacher = _decide(record, evidence, tied, threshold)
+    tied = _tied(evidence)
+    verdict, teacher = _decide(record, evidence, tied)
     named = teacher or evidence.teachers[0]
     chosen = evidence.of(teacher)
+    settle = _to_settle(evidence, named, tied if verdict == "no_clear_difference" else [])
+    noise = seed_noise(evidence)
     return Recommendation(
         verdict=verdict,
-        versus_no_teacher=versus_no_teacher(evidence.contrast(named, None), threshold=threshold),
+        versus_no_teacher=evidence.answer(named),
         teacher=teacher,
         params=chosen.record.params if chosen else TrialParams(),
         sentence=sentence(record, evidence, verdict=verdict, teacher=named, tied=tied),
-        reasons=tuple(reasons(record, evidence, verdict=verdict, teacher=named, tied=tied, threshold=threshold)),
-        ranking=tuple(rank_row(one) for one in evidence.finalists) + _without_runs(record, evidence),
+        reasons=tuple(reasons(record, evidence, verdict=verdict, teacher=named, tied=tied, settle=settle)),
+        ranking=(*ranking(evidence), *_without_runs(record, evidence)),
         contrasts=tuple(contrasts(evidence)),
-        seed_std=math.sqrt(float(residual(evidence.table)[0])) if evidence.layout else None,
+        seed_std=noise[0] if noise else None,
+        seeds_to_settle=tuple(settle),
         threshold=threshold,
     )
 
 
-def versus_no_teacher(contrast: Contrast | None, *, threshold: float) -> Answer:
-    """Does a teacher help, by its contrast with no teacher?"""
-    if contrast is None or contrast.low is None or contrast.high is None:
-        return "cannot_tell"
-    if contrast.low > 0:
-        return "helps"
-    return "does_not_help" if contrast.high < threshold else "cannot_tell"
-
-
-def _decide(record: StudyRecord, evidence: Evidence, tied: list[str], threshold: float) -> tuple[Verdict, str | None]:
+def _decide(record: StudyRecord, evidence: Evidence, tied: list[str]) -> tuple[Verdict, str | None]:
     best = evidence.teachers[0]
-    hopeless = {
-        name
-        for name in tied
-        if versus_no_teacher(evidence.contrast(name, None), threshold=threshold) == "does_not_help"
-    }
+    hopeless = {name for name in tied if evidence.answer(name) == "does_not_help"}
     if best in hopeless:
         return "no_teacher", None
     if len(evidence.teachers) == 1:
         return "only_one", best
     if tied == [best]:
         return "winner", best
-    # A teacher that is known not to help is no alternative, however cheap.
-    return "no_clear_difference", min(
-        (name for name in tied if name not in hopeless), key=lambda name: _cost(record, name)
-    )
+    # A teacher that is known not to help is no alternative, however cheap; nor, while there is a better one, is a
+    # teacher whose students did worse than those without any.
+    able = [name for name in tied if name not in hopeless]
+    able = [name for name in able if not evidence.behind(name)] or able
+    return "no_clear_difference", min(able, key=lambda name: _cost(record, name))
 
 
-def _tied(evidence: Evidence, threshold: float) -> list[str]:
+def _tied(evidence: Evidence) -> list[str]:
     """The best teacher and those that it is not told apart from."""
     best, *others = evidence.teachers
-    return [best, *(name for name in others if not told_apart(evidence.contrast(best, name), threshold))]
+    return [best, *(name for name in others if not evidence.better(best, name))]
 
 
-def told_apart(contrast: Contrast | None, threshold: float) -> bool:
-    """Whether a difference is beyond noise, and large enough to matter."""
-    return contrast is not None and contrast.low is not None and contrast.low > 0 and contrast.difference >= threshold
+def _to_settle(evidence: Evidence, teacher: str, tied: list[str]) -> list[SeedsToSettle]:
+    """What is still open: the best teacher against those it is tied with, and whether the one to take helps."""
+    best = evidence.teachers[0]
+    open_pairs: list[tuple[str, str | None]] = [(best, other) for other in tied if other != best]
+    if evidence.answer(teacher) == "cannot_tell":
+        open_pairs.append((teacher, None))
+    return [found for pair in open_pairs if (found := evidence.seeds_to_settle(*pair)) is not None]
 
 
 def _cost(record: StudyRecord, name: str) -> tuple[int | float, int | float, str]:

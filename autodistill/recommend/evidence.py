@@ -1,46 +1,24 @@
-"""The finalists' confirm runs as one layout, and the noise they share.
-
-The finalists, the no-teacher baseline among them, were all trained over the same seeds, so a study's confirm runs
-are a finalists x seeds layout. Differences are paired over its seeds, and their noise is one residual variance pooled
-over the layout: score = finalist + seed + residual, s^2 = residual sum of squares / ((k - 1)(n - 1)) for k finalists
-and n seeds; a difference of two means has the variance 2 s^2 / n and a Student-t interval with (k - 1)(n - 1) degrees
-of freedom.
-"""
+"""The finalists' confirm runs as one layout, and what its intervals say."""
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import combinations
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Float
 from scipy.special import fdtrc, stdtrit
 
-from autodistill.records import Contrast, FinalistRecord, RankRow, RunRecord, StudyRecord
+from autodistill import layout
+from autodistill.recommend.sampling import accuracy_error, difference_error
+from autodistill.records import Contrast, FinalistRecord, RankRow, RunRecord, SeedsToSettle, StudyRecord
 
-MOST_SEEDS = 50
+WIDEST = 0.5
+"""An interval wider than this, half the scale of an accuracy, says only that the seeds are too few."""
 
-Scores = Float[np.ndarray, "*draws finalists seeds"]
-
-
-def residual(scores: Scores) -> tuple[Float[np.ndarray, "*draws"], int]:
-    """Pool what finalist and seed means leave over: its variance and its degrees of freedom, (k - 1)(n - 1).
-
-    Args:
-        scores: k finalists x n seeds, both at least 2; leading axes are independent layouts.
-    """
-    finalists, seeds = scores.shape[-2:]
-    by_finalist = scores.mean(axis=-1, keepdims=True)
-    by_seed = scores.mean(axis=-2, keepdims=True)
-    left = scores - by_finalist - by_seed + scores.mean(axis=(-2, -1), keepdims=True)
-    freedom = (finalists - 1) * (seeds - 1)
-    return np.asarray((left**2).sum(axis=(-2, -1)) / freedom), freedom
-
-
-def half_width(scores: Scores) -> Float[np.ndarray, "*draws"]:
-    """Half the width of the 95 % interval on a difference between two finalists' means."""
-    variance, freedom = residual(scores)
-    return np.asarray(stdtrit(freedom, 0.975) * np.sqrt(2 * variance / scores.shape[-1]))
+Answer = Literal["helps", "does_not_help", "cannot_tell"]
 
 
 @dataclass(frozen=True)
@@ -56,20 +34,44 @@ class Finalist:
 
 
 @dataclass(frozen=True)
-class Evidence:
-    """The finalists by falling mean, and the intervals between those that share a complete layout.
+class Race:
+    """How a raced study ended."""
 
-    The no-teacher baseline is a row of the layout: it was trained over the same seeds, and it doubles the degrees of
-    freedom of the usual three finalists (4 in place of 2 with 3 seeds, which narrows an interval by a third).
+    left: int
+    """Confirm runs that were not needed."""
+    runs: int
+    """That the budget paid for."""
+    share: float
+    """Of the error probability, spent by the look that it ended with."""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """The finalists, best first, and the layout of those that have intervals.
+
+    The no-teacher baseline is a row of the layout like any other: it was trained over the same seeds.
     """
 
     finalists: tuple[Finalist, ...]
-    layout: dict[str | None, tuple[float, ...]]
-    """Scores over the shared seeds, for the finalists that the intervals rest on; empty where there are none."""
+    members: tuple[Finalist, ...]
+    """Those with two runs or more, in the order of the layout's rows; empty where no two share two seeds."""
+    threshold: float
+    images: int
+    """In the test set."""
+    race: Race | None = None
 
-    @property
+    @cached_property
     def table(self) -> Float[np.ndarray, "finalists seeds"]:
-        return np.array(list(self.layout.values()), dtype=float)
+        """Test accuracies; NaN where a run failed or was not needed."""
+        return _table(self.members)
+
+    @cached_property
+    def _pairs(self) -> layout.Pairs:
+        return layout.compare(self.table)
+
+    @cached_property
+    def _ends(self) -> layout.Ends:
+        return layout.ends(self._pairs, share=self.race.share if self.race else 1.0)
 
     @property
     def teachers(self) -> list[str]:
@@ -78,32 +80,81 @@ class Evidence:
     def of(self, teacher: str | None) -> Finalist | None:
         return next((one for one in self.finalists if one.record.teacher == teacher), None)
 
+    def row(self, teacher: str | None) -> int | None:
+        return next((row for row, one in enumerate(self.members) if one.record.teacher == teacher), None)
+
+    def place(self, teacher: str, versus: str | None) -> tuple[int, int] | None:
+        """Where the layout compares the two; None where they share fewer than two seeds."""
+        one, other = self.row(teacher), self.row(versus)
+        if one is None or other is None or np.isnan(self._pairs.error[one, other]):
+            return None
+        return one, other
+
+    def better(self, teacher: str, other: str) -> bool:
+        """Whether a teacher is better than another, by what matters."""
+        at = self.place(teacher, other)
+        return at is not None and bool(layout.better(self._ends, threshold=self.threshold)[at])
+
+    def answer(self, teacher: str) -> Answer:
+        """Does a teacher help?"""
+        at = self.place(teacher, None)
+        if at is None:
+            return "cannot_tell"
+        if layout.helps(self._ends)[at]:
+            return "helps"
+        return "does_not_help" if layout.helps_not(self._ends, threshold=self.threshold)[at] else "cannot_tell"
+
+    def behind(self, teacher: str) -> bool:
+        """Whether a teacher's students did worse than those without a teacher, in the mean."""
+        contrast = self.contrast(teacher, None)
+        return contrast is not None and contrast.difference < 0
+
     def contrast(self, teacher: str, versus: str | None) -> Contrast | None:
         """`teacher` minus `versus`; None where `versus` has no confirm run."""
         one, other = self.of(teacher), self.of(versus)
         if one is None or other is None:
             return None
-        difference = one.mean - other.mean
-        if teacher not in self.layout or versus not in self.layout:
-            return Contrast(teacher=teacher, versus=versus, difference=difference)
-        width = float(half_width(self.table))
+        sampling = difference_error(one.mean, other.mean, images=self.images)
+        at = self.place(teacher, versus)
+        if at is None:
+            return Contrast(teacher=teacher, versus=versus, difference=one.mean - other.mean, sampling=sampling)
+        difference, width = float(self._pairs.difference[at]), float(self._pairs.half_width()[at])
+        ends = (difference - width, difference + width) if 2 * width <= WIDEST else (None, None)
         return Contrast(
-            teacher=teacher, versus=versus, difference=difference, low=difference - width, high=difference + width
+            teacher=teacher,
+            versus=versus,
+            difference=difference,
+            low=ends[0],
+            high=ends[1],
+            at_least=float(self._ends.at_least[at]),
+            sampling=sampling,
         )
 
+    def seeds_to_settle(self, teacher: str, versus: str | None) -> SeedsToSettle | None:
+        """What it takes to decide a pair; None where it has no interval to start from."""
+        at = self.place(teacher, versus)
+        if at is None:
+            return None
+        difference, error, freedom = (float(part[at]) for part in self._pairs)
+        shared = int((~np.isnan(self.table[list(at)])).all(axis=0).sum())
+        seeds = layout.seeds_to_settle(
+            difference, error, freedom, shared, threshold=self.threshold, gain=versus is None
+        )
+        return SeedsToSettle(teacher=teacher, versus=versus, seeds=seeds)
 
-def collect(record: StudyRecord) -> Evidence:
+
+def collect(record: StudyRecord, *, threshold: float) -> Evidence:
     """Gather the confirm runs that ended with a test accuracy."""
     found = [Finalist(one, _test_scores(one.runs)) for one in record.finalists]
     found = [one for one in found if one.scores]
-    # A finalist left with a single run would cost everybody their intervals, so it stands outside the layout.
-    members = [one for one in found if len(one.scores) > 1]
-    seeds = sorted(set.intersection(*(set(one.scores) for one in members))) if members else []
-    if len(members) < 2 or len(seeds) < 2:
-        return Evidence(_by_mean(found), {})
-    shared = {one.record.teacher: Finalist(one.record, {seed: one.scores[seed] for seed in seeds}) for one in members}
-    layout = {teacher: tuple(one.scores.values()) for teacher, one in shared.items()}
-    return Evidence(_by_mean([shared.get(one.record.teacher, one) for one in found]), layout)
+    members = tuple(one for one in found if len(one.scores) > 1)
+    means = {one.record.teacher: one.mean for one in found}
+    if members and np.isnan(layout.compare(_table(members)).error).all():
+        members = ()
+    if members:
+        means |= dict(zip((one.record.teacher for one in members), _means(members), strict=True))
+    ranked = sorted(found, key=lambda one: (-means[one.record.teacher], one.record.teacher or ""))
+    return Evidence(tuple(ranked), members, threshold, record.data.test, _race(record))
 
 
 def seed_noise(evidence: Evidence) -> tuple[float, float] | None:
@@ -113,24 +164,13 @@ def seed_noise(evidence: Evidence) -> tuple[float, float] | None:
         The residual standard deviation of one run, and the p of an F test of the finalists over the layout; None
         without a layout.
     """
-    if not evidence.layout:
+    if not evidence.members:
         return None
-    table = evidence.table
-    finalists, seeds = table.shape
-    variance, freedom = residual(table)
-    between = seeds * float(table.mean(axis=1).var(ddof=1))
-    p = float(fdtrc(finalists - 1, freedom, between / variance)) if variance > 0 else float(between == 0)
+    fitted = layout.fit(evidence.table)
+    rank, freedom = int(fitted.rank), int(fitted.freedom)
+    variance, between = float(fitted.within) / freedom, float(fitted.between) / rank
+    p = float(fdtrc(rank, freedom, between / variance)) if variance > 0 else float(between == 0)
     return math.sqrt(variance), p
-
-
-def seeds_to_settle(evidence: Evidence, difference: float) -> int | None:
-    """Seeds at which a difference of this size would exclude 0, were the measured noise to stay; None: over 50."""
-    noise = math.sqrt(float(residual(evidence.table)[0]))
-    finalists = len(evidence.layout)
-    for seeds in range(2, MOST_SEEDS + 1):
-        if stdtrit((finalists - 1) * (seeds - 1), 0.975) * noise * math.sqrt(2 / seeds) < abs(difference):
-            return seeds
-    return None
 
 
 def contrasts(evidence: Evidence) -> list[Contrast]:
@@ -139,29 +179,70 @@ def contrasts(evidence: Evidence) -> list[Contrast]:
     return [contrast for pair in pairs if (contrast := evidence.contrast(*pair)) is not None]
 
 
-def rank_row(one: Finalist) -> RankRow:
-    """A finalist's confirmed mean, with the Student-t interval of its own runs alone."""
-    scores = np.array(list(one.scores.values()))
-    width = None
-    if len(scores) > 1:
-        width = float(stdtrit(len(scores) - 1, 0.975) * scores.std(ddof=1) / math.sqrt(len(scores)))
+def ranking(evidence: Evidence) -> list[RankRow]:
+    """The finalists, best first, each with the Student-t interval of its own runs alone."""
+    probable = layout.probability_best(evidence.table) if evidence.members else None
+    rows = []
+    for one in evidence.finalists:
+        place = evidence.row(one.record.teacher)
+        p_best = None if probable is None or place is None else float(probable[place])
+        rows.append(_rank_row(one, p_best=p_best, images=evidence.images))
+    return rows
+
+
+def _rank_row(one: Finalist, *, p_best: float | None, images: int) -> RankRow:
+    low, high = _own_interval(one)
     validation = [run.val_top1 for run in one.record.runs if run.seed in one.scores and run.val_top1 is not None]
+    confirmed = math.fsum(validation) / len(validation) if validation else None
+    searched = one.record.search_val_top1
     return RankRow(
         teacher=one.record.teacher,
         params=one.record.params,
-        seeds=len(scores),
+        seeds=len(one.scores),
         confirmed_test_top1=one.mean,
-        low=None if width is None else max(0.0, one.mean - width),
-        high=None if width is None else min(1.0, one.mean + width),
-        confirmed_val_top1=math.fsum(validation) / len(validation) if validation else None,
-        search_val_top1=one.record.search_val_top1,
+        low=low,
+        high=high,
+        confirmed_val_top1=confirmed,
+        search_val_top1=searched,
+        search_gap=None if searched is None or confirmed is None else searched - confirmed,
+        p_best=p_best,
+        sampling=accuracy_error(one.mean, images=images),
     )
+
+
+def _own_interval(one: Finalist) -> tuple[float | None, float | None]:
+    scores = np.array(list(one.scores.values()))
+    if len(scores) < 2:
+        return None, None
+    width = float(stdtrit(len(scores) - 1, 0.975) * scores.std(ddof=1) / math.sqrt(len(scores)))
+    return (max(0.0, one.mean - width), min(1.0, one.mean + width)) if 2 * width <= WIDEST else (None, None)
+
+
+def _race(record: StudyRecord) -> Race | None:
+    planned, finalists = record.plan.race, len(record.finalists)
+    if planned is None or finalists < 3:
+        return None
+    runs = finalists * planned.seeds
+    left = runs - sum(len(one.runs) for one in record.finalists)
+    looks = layout.most_looks(finalists * (planned.seeds - planned.first))
+    return Race(left, runs, float(layout.share(left, looks)))
+
+
+def _table(members: Sequence[Finalist]) -> Float[np.ndarray, "finalists seeds"]:
+    seeds = sorted(set().union(*(one.scores for one in members)))
+    return np.array([[one.scores.get(seed, math.nan) for seed in seeds] for one in members], dtype=float)
+
+
+def _means(members: Sequence[Finalist]) -> list[float]:
+    """Each one's mean, with seed effects taken out where runs are missing."""
+    table = _table(members)
+    fitted = layout.fit(table)
+    if not np.isnan(table).any() or fitted.rank < len(members) - 1:
+        return [one.mean for one in members]
+    by_seed = np.nanmean(table - fitted.effects[:, None], axis=0)
+    return [float(effect + by_seed.mean()) for effect in fitted.effects]
 
 
 def _test_scores(runs: Sequence[RunRecord]) -> dict[int, float]:
     scores = {run.seed: run.test_top1 for run in runs}
     return {seed: score for seed, score in scores.items() if score is not None and math.isfinite(score)}
-
-
-def _by_mean(finalists: Sequence[Finalist]) -> tuple[Finalist, ...]:
-    return tuple(sorted(finalists, key=lambda one: (-one.mean, one.record.teacher or "")))

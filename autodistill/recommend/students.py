@@ -6,7 +6,7 @@ students x seeds layout, judged by the same rule as the teachers of one study.
 
 from collections.abc import Iterator, Sequence
 
-from autodistill.recommend import THRESHOLD, told_apart
+from autodistill.recommend import THRESHOLD
 from autodistill.recommend.evidence import Evidence, collect
 from autodistill.recommend.words import COSTS, count, interval, limits_words, listed, percent, points, recipe, short
 from autodistill.records import (
@@ -40,7 +40,7 @@ def recommend_student(
     """
     if not studies:
         raise ValueError("studies: at least one, got none")
-    evidence = _evidence(studies)
+    evidence = _evidence(studies, threshold)
     rows = _with_fronts([_row(study, evidence) for study in studies])
     confirmed = [row for row in rows if row.test_top1 is not None]
     if not confirmed:
@@ -56,7 +56,7 @@ def recommend_student(
         )
     best, *others = confirmed
     pairs = [evidence.contrast(best.student, other.student) for other in others]
-    tied = [best, *(row for row, pair in zip(others, pairs, strict=True) if not told_apart(pair, threshold))]
+    tied = [best, *(row for row in others if not evidence.better(best.student, row.student))]
     contrasts = [_contrast(pair) for pair in pairs if pair is not None]
     chosen = min(tied, key=_cheapness)
     verdict = "only_one" if len(rows) == 1 else "winner" if len(tied) == 1 else "no_clear_difference"
@@ -73,7 +73,7 @@ def recommend_student(
     )
 
 
-def _evidence(studies: Sequence[StudyRecord]) -> Evidence:
+def _evidence(studies: Sequence[StudyRecord], threshold: float) -> Evidence:
     """The students' recommended configurations as the finalists of one layout, each under its student's name."""
     stand_ins = []
     for study in studies:
@@ -81,7 +81,9 @@ def _evidence(studies: Sequence[StudyRecord]) -> Evidence:
         if chosen is not None:
             runs = next((one.runs for one in study.finalists if one.teacher == chosen.teacher), ())
             stand_ins.append(FinalistRecord(teacher=study.student.name, params=chosen.params, runs=runs))
-    return collect(studies[0].model_copy(update={"finalists": tuple(stand_ins)}))
+    first = studies[0]
+    plan = first.plan.model_copy(update={"race": None})  # students were not raced against each other
+    return collect(first.model_copy(update={"finalists": tuple(stand_ins), "plan": plan}), threshold=threshold)
 
 
 def _row(study: StudyRecord, evidence: Evidence) -> StudentRow:

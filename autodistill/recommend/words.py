@@ -1,13 +1,11 @@
-"""A verdict in plain English. Figures to 0.1 points."""
+"""Figures, names and costs as a reader meets them. Figures to 0.1 points."""
 
-import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
-from autodistill.recommend.evidence import Evidence, seed_noise, seeds_to_settle
-from autodistill.records import Contrast, CostKind, LeftOutRecord, StudentBudget, StudyRecord, TrialParams, costs_of
+from autodistill.records import Contrast, CostKind, LeftOutRecord, StudentBudget, TrialParams, costs_of
 
-MOST_PAIRS = 5
 LONGEST = 64
+TOO_FEW = "too few seeds for an interval"
 COSTS: dict[CostKind, str] = {"params": "params", "macs": "MACs", "size_bytes": "size", "latency_ms": "latency"}
 
 
@@ -18,6 +16,13 @@ def percent(fraction: float) -> str:
 def points(difference: float) -> str:
     """A signed difference in points of accuracy; never a minus zero."""
     return f"{round(100 * difference, 1) + 0.0:+.1f}"
+
+
+def probability(share: float | None) -> str:
+    """A share of random draws: never certain. None is a dash."""
+    if share is None:
+        return "\N{EN DASH}"
+    return "< 0.01" if share < 0.01 else "> 0.99" if share > 0.99 else f"{share:.2f}"
 
 
 def count(number: int | float) -> str:
@@ -73,7 +78,7 @@ def short(text: str, longest: int = LONGEST) -> str:
 
 def interval(low: float | None, high: float | None, text: Callable[[float], str] = points) -> str:
     """`+0.8 to +2.2`, or why there is none."""
-    return "no interval" if low is None or high is None else f"{text(low)} to {text(high)}"
+    return TOO_FEW if low is None or high is None else f"{text(low)} to {text(high)}"
 
 
 def recipe(params: TrialParams) -> str:
@@ -93,152 +98,9 @@ def contrast_words(contrast: Contrast) -> str:
     if contrast.versus is None:
         size += " over no teacher" if (contrast.low or 0) > 0 else " against no teacher"
     if contrast.low is None:
-        return f"{size} (interval unknown: fewer than two paired seeds)"
+        return f"{size} ({TOO_FEW})"
     return f"{size} (95 % interval {interval(contrast.low, contrast.high)})"
-
-
-def sentence(record: StudyRecord, evidence: Evidence, *, verdict: str, teacher: str, tied: list[str]) -> str:
-    """The recommendation, for a study with confirmed teachers; `teacher` is the one to talk about."""
-    of = f"{short(record.student.name)} on {record.data.name}"
-    best = evidence.of(teacher)
-    assert best is not None
-    recipe_words = f"teacher {short(teacher)} with {recipe(best.record.params)}"
-    if verdict == "no_teacher":
-        alone = f"train it without one, {_result(evidence, None)}"
-        return f"No teacher helps {of}: {alone}; {_no_gain(evidence, teacher)}."
-    result = f"{_result(evidence, teacher)}, {_gain(evidence, teacher)}"
-    if verdict == "winner":
-        return f"For {of}, take {recipe_words}: {result}."
-    if verdict == "only_one":
-        which = "the only one tried" if len(record.teachers) < 2 else "the only one confirmed"
-        return f"For {of}, take {recipe_words} ({which}): {result}."
-    names = " and ".join(short(name) for name in tied) if len(tied) < 4 else f"the {len(tied)} best"
-    take = f"take the cheaper one, {recipe_words}"
-    return f"No clear difference between teachers {names} for {of}: {take}: {result}."
-
-
-def reasons(
-    record: StudyRecord, evidence: Evidence, *, verdict: str, teacher: str, tied: list[str], threshold: float
-) -> Iterator[str]:
-    """What the sentence rests on, one short statement each."""
-    yield from _pair_reasons(evidence, tied, threshold)
-    if verdict == "no_clear_difference":
-        yield _cost_reason(record, teacher, tied)
-    yield from _settling(evidence, teacher, tied if verdict == "no_clear_difference" else [])
-    yield noise_words(evidence)
-    yield from _target_reason(evidence, teacher)
-    yield from _selection_reason(evidence, teacher)
-    yield from _failure_reasons(record, evidence)
-
-
-def noise_words(evidence: Evidence) -> str:
-    """Say whether the students differ by more than seed noise."""
-    noise = seed_noise(evidence)
-    if noise is None:
-        return "Seed noise is unknown: it takes two finalists that share two confirm seeds."
-    deviation, p = noise
-    finalists, seeds = evidence.table.shape
-    means = evidence.table.mean(axis=1)
-    gap = f"their means lie {100 * float(means.max() - means.min()):.1f} points apart"
-    test = f"F test over {finalists} finalists x {seeds} seeds, p = {p:.2g}"
-    claim = "The students differ" if p < 0.05 else "The students do not differ"
-    return (
-        f"{claim} by more than seed noise: {gap}, one run has a standard deviation of {100 * deviation:.1f} ({test})."
-    )
-
-
-def _result(evidence: Evidence, teacher: str | None) -> str:
-    one = evidence.of(teacher)
-    assert one is not None
-    return f"{percent(one.mean)} test accuracy ({plural(len(one.scores), 'seed')})"
-
-
-def _gain(evidence: Evidence, teacher: str) -> str:
-    contrast = evidence.contrast(teacher, None)
-    if contrast is None:
-        return "with no confirmed run without a teacher to compare it with"
-    told = contrast.low is not None and contrast.low > 0
-    return contrast_words(contrast) + ("" if told else ", so whether it helps cannot be told yet")
-
-
-def _no_gain(evidence: Evidence, teacher: str) -> str:
-    contrast, one = evidence.contrast(teacher, None), evidence.of(teacher)
-    assert contrast is not None
-    assert one is not None
-    return f"the best teacher, {short(teacher)} with {recipe(one.record.params)}, gave {contrast_words(contrast)}"
 
 
 def _number(value: float | str) -> str:
     return value if isinstance(value, str) else f"{value:.3g}"
-
-
-def _pair_reasons(evidence: Evidence, tied: list[str], threshold: float) -> Iterator[str]:
-    best, *others = evidence.teachers
-    for other in others[:MOST_PAIRS]:
-        contrast = evidence.contrast(best, other)
-        assert contrast is not None
-        told = "not told apart" if other in tied else "told apart"
-        if other in tied and (contrast.low or 0) > 0:
-            told = f"less than the {100 * threshold:.1f} points that count as a difference"
-        yield f"{short(best)} against {short(other)}: {contrast_words(contrast)}: {told}."
-
-
-def _cost_reason(record: StudyRecord, teacher: str, tied: list[str]) -> str:
-    macs = {one.name: count(one.cost.macs) for one in record.teachers}
-    costs = [f"{short(name)} {macs.get(name, 'unknown')}" for name in tied[: MOST_PAIRS + 1]]
-    return f"{short(teacher)} is the cheaper teacher to run (MACs per image: {', '.join(costs)})."
-
-
-def _settling(evidence: Evidence, teacher: str, tied: list[str]) -> Iterator[str]:
-    """How many confirm seeds would settle what is open, were difference and noise to stay as measured."""
-    if not evidence.layout:
-        yield "One confirm seed gives no interval: confirm over at least two seeds to settle it."
-        return
-    best = evidence.teachers[0]
-    open_pairs = [(best, other) for other in tied if other != best][:MOST_PAIRS]
-    for one, other in [*open_pairs, (teacher, None)]:
-        contrast = evidence.contrast(one, other)
-        if contrast is None or contrast.low is None or contrast.high is None or contrast.low > 0 or contrast.high < 0:
-            continue
-        seeds = seeds_to_settle(evidence, contrast.difference)
-        needed = f"about {seeds} seeds" if seeds else "more than 50 seeds"
-        pair = f"{short(one)} from {short(other or 'no teacher')}"
-        yield f"To tell {pair} would take {needed}, at the measured difference and noise."
-
-
-def _target_reason(evidence: Evidence, teacher: str) -> Iterator[str]:
-    one = evidence.of(teacher)
-    targets = next((run.targets for run in one.record.runs if run.targets), None) if one else None
-    if targets is None:
-        return
-    wrong = "" if targets.tau_wrong is None else f"; samples that the teacher gets wrong have {targets.tau_wrong:.2g}"
-    medians = f"tau target {targets.tau_target:.2g}, tau other {targets.tau_other:.2g}"
-    yield f"Temperatures in use with {short(teacher)}: {medians} (medians over the training samples{wrong})."
-
-
-def _selection_reason(evidence: Evidence, teacher: str) -> Iterator[str]:
-    one = evidence.of(teacher)
-    assert one is not None
-    scores = [run.val_top1 for run in one.record.runs if run.val_top1 is not None]
-    if not scores or one.record.search_val_top1 is None:
-        return
-    confirmed = math.fsum(scores) / len(scores)
-    searched = one.record.search_val_top1
-    cause = "from having been chosen, and from luck" if searched > confirmed else "luck: nothing was inflated"
-    yield (
-        f"On validation, {short(teacher)} had {percent(searched)} in the search and {percent(confirmed)} over the "
-        f"confirm seeds: {points(searched - confirmed)} points, {cause}."
-    )
-
-
-def _failure_reasons(record: StudyRecord, evidence: Evidence) -> Iterator[str]:
-    for finalist in record.finalists:
-        name = short(finalist.teacher or "no teacher")
-        failed = sum(run.state == "failed" for run in finalist.runs)
-        if failed:
-            yield f"{failed} of {plural(len(finalist.runs), 'confirm run')} of {name} failed."
-        found = evidence.of(finalist.teacher)
-        if found and evidence.layout and finalist.teacher not in evidence.layout:
-            yield f"{name} has a single confirm run and stands outside the intervals."
-    if evidence.of(None) is None:
-        yield "No run without a teacher was confirmed, so whether a teacher helps cannot be told."

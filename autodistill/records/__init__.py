@@ -51,12 +51,13 @@ from autodistill.records.study import (
     ImportanceRecord,
     InspectionRecord,
     PlanRecord,
+    RaceRecord,
     StudentRecord,
     StudyRecord,
     TeacherRecord,
     read_study,
 )
-from autodistill.records.verdict import Contrast, RankRow, Recommendation
+from autodistill.records.verdict import Contrast, RankRow, Recommendation, SeedsToSettle
 
 __all__ = [
     "SCHEMA_VERSION",
@@ -82,6 +83,7 @@ __all__ = [
     "PhaseStarted",
     "PlanRecord",
     "ProfileRecord",
+    "RaceRecord",
     "RankRow",
     "Recommendation",
     "Record",
@@ -89,6 +91,7 @@ __all__ = [
     "RunRecord",
     "RunRequest",
     "ScoresRecord",
+    "SeedsToSettle",
     "SpreadRecord",
     "StudentBudget",
     "StudentChoice",

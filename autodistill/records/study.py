@@ -61,6 +61,15 @@ class DataRecord(Record):
     fingerprint: str
 
 
+class RaceRecord(Record):
+    """Confirm runs that are given out one look at a time."""
+
+    first: int
+    """Seeds that every finalist is trained over before the first look."""
+    seeds: int
+    """Seeds for each finalist that the budget pays for; who is still in the race can have more."""
+
+
 class PlanRecord(Record):
     """The budget as a plan. Parts in full-training equivalents, printed before the start."""
 
@@ -76,6 +85,8 @@ class PlanRecord(Record):
     max_trials: int | None = None
     """Limit on searched trials, priors included."""
     wave: int
+    race: RaceRecord | None = None
+    """None: every finalist is trained over every confirm seed. With a single teacher among them there is no race."""
 
     @property
     def equivalents(self) -> float:

@@ -3,10 +3,10 @@
 import re
 import unicodedata
 
-from autodistill.recommend.words import count, interval, percent, plural, points, recipe, short
+from autodistill.recommend.words import count, interval, percent, plural, points, probability, recipe, short
 
 __all__ = ["EMPTY", "clean", "count", "duration", "interval", "markdown", "maybe", "percent", "plural", "points"]
-__all__ += ["recipe", "redact", "short"]
+__all__ += ["probability", "recipe", "redact", "short"]
 
 EMPTY = "\N{EN DASH}"
 

@@ -6,9 +6,11 @@ results takes the same way again and goes on where it was.
 """
 
 from autodistill.search.asking import Question, prior_params
+from autodistill.search.confirming import finalists_of
 from autodistill.search.importance import importance
+from autodistill.search.outcome import Outcome, Runner
 from autodistill.search.plan import Budget, make_plan, parse_budget, plan_epochs
-from autodistill.search.stages import Outcome, Runner, finalists_of, goes_on, search
+from autodistill.search.stages import goes_on, search
 
 __all__ = [
     "Budget",

@@ -4,8 +4,9 @@ import math
 import re
 from typing import Literal, NamedTuple
 
+from autodistill import layout
 from autodistill.errors import ConfigError
-from autodistill.records import PlanRecord
+from autodistill.records import PlanRecord, RaceRecord
 from autodistill.space import Space
 
 PROTECTED_PRIORS = 4
@@ -72,6 +73,7 @@ def make_plan(
         search=(total - sum(fixed.values())) / full,
         max_trials=max_trials,
         wave=space.search.wave,
+        race=_race(space, teachers),
         **{part: epochs / full for part, epochs in fixed.items()},
     )
 
@@ -87,6 +89,14 @@ def plan_epochs(space: Space, teachers: int) -> dict[str, int]:
         "priors": teachers * short + min(teachers, PROTECTED_PRIORS) * full,
         "confirm": runs * full,
     }
+
+
+def _race(space: Space, teachers: int) -> RaceRecord | None:
+    """Race the confirm seeds where there is something to win: measured, at 3 seeds there is not."""
+    spec = space.confirm
+    if spec.seeds < layout.SMALLEST or min(spec.teachers, teachers) < 2:
+        return None
+    return RaceRecord(first=layout.FIRST, seeds=spec.seeds)
 
 
 def _total_epochs(budget: Budget, full: int, epochs_per_s: float | None) -> int:

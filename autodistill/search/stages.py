@@ -1,53 +1,19 @@
 """The stages of a study: baselines and priors, waves of searched trials, confirm runs."""
 
 import math
-from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import optuna
 import sqlalchemy
 
 from autodistill.errors import StudyError
-from autodistill.records import (
-    Event,
-    FinalistRecord,
-    PhaseStarted,
-    RunEnded,
-    RunRecord,
-    RunRequest,
-    TrialEnded,
-    TrialParams,
-    TrialRecord,
-)
+from autodistill.records import Event, PhaseStarted, TrialEnded, TrialRecord
 from autodistill.search.asking import Question, ask, close_study, open_study, tell, unwritable
+from autodistill.search.confirming import confirm
+from autodistill.search.outcome import Desk, Outcome, Runner, drive, score
 from autodistill.search.plan import PROTECTED_PRIORS, wave_size
-from autodistill.search.requests import confirm_run, full_run, no_teacher_run, plain_kd_run, short_run
-
-Runner = Callable[[Sequence[RunRequest]], Iterator[Event]]
-
-
-@dataclass
-class Outcome:
-    """What a study has found so far."""
-
-    results: dict[str, RunRecord] = field(default_factory=dict)
-    no_teacher: RunRecord | None = None
-    plain_kd: RunRecord | None = None
-    trials: list[TrialRecord] = field(default_factory=list)
-    finalists: list[FinalistRecord] = field(default_factory=list)
-
-    @property
-    def spent_epochs(self) -> int:
-        return sum(run.spent_epochs for run in self.results.values())
-
-
-class _Desk(NamedTuple):
-    question: Question
-    outcome: Outcome
-    study: optuna.Study
-    run: Runner
+from autodistill.search.requests import full_run, no_teacher_run, plain_kd_run, short_run
 
 
 def search(question: Question, outcome: Outcome, *, run: Runner, database: Path) -> Iterator[Event]:
@@ -65,10 +31,10 @@ def search(question: Question, outcome: Outcome, *, run: Runner, database: Path)
     """
     study = open_study(question, database)
     try:
-        desk = _Desk(question, outcome, study, run)
+        desk = Desk(question, outcome, study, run)
         promoted = yield from _baselines_and_priors(desk)
         yield from _waves(desk, promoted)
-        yield from _confirm(desk)
+        yield from confirm(desk)
     except (optuna.exceptions.StorageInternalError, sqlalchemy.exc.OperationalError) as error:
         raise unwritable(database, error) from error
     finally:
@@ -90,16 +56,7 @@ def goes_on(score: float, rivals: Sequence[float], *, eta: float) -> bool:
     return better < math.ceil((len(rivals) + 1) / eta)
 
 
-def finalists_of(trials: Sequence[TrialRecord], *, count: int) -> list[TrialRecord]:
-    """The best full run of each teacher, best teachers first; earlier trials win ties."""
-    best: dict[str, TrialRecord] = {}
-    for trial in sorted(trials, key=lambda it: (-_score(it.full), it.number)):
-        if trial.state == "complete" and trial.params.teacher is not None:
-            best.setdefault(trial.params.teacher, trial)
-    return list(best.values())[:count]
-
-
-def _baselines_and_priors(desk: _Desk) -> Generator[Event, None, list[TrialRecord]]:
+def _baselines_and_priors(desk: Desk) -> Generator[Event, None, list[TrialRecord]]:
     """Train both baselines and every teacher's prior; returns the priors whose full run is still to come."""
     question, outcome = desk.question, desk.outcome
     priors = [_new_trial(desk, wave=0, prior_of=teacher.name) for teacher in question.teachers]
@@ -110,7 +67,7 @@ def _baselines_and_priors(desk: _Desk) -> Generator[Event, None, list[TrialRecor
     yield PhaseStarted(
         phase="baselines and priors", runs=len(requests), epochs=sum(request.epochs for request in requests)
     )
-    yield from _drive(desk, requests)
+    yield from drive(desk, requests)
     outcome.no_teacher, outcome.plain_kd = (outcome.results[request.run] for request in baselines)
     if all(outcome.results[request.run].state == "failed" for request in requests):
         raise StudyError(f"every run failed, the first with: {outcome.no_teacher.error}", "see the study's log")
@@ -120,9 +77,9 @@ def _baselines_and_priors(desk: _Desk) -> Generator[Event, None, list[TrialRecor
     return (yield from _best_priors(desk, priors))
 
 
-def _best_priors(desk: _Desk, priors: Sequence[TrialRecord]) -> Generator[Event, None, list[TrialRecord]]:
+def _best_priors(desk: Desk, priors: Sequence[TrialRecord]) -> Generator[Event, None, list[TrialRecord]]:
     priors = [_with_short(desk, prior) for prior in priors]
-    ranked = sorted(priors, key=lambda it: (-_score(it.short), it.number))
+    ranked = sorted(priors, key=lambda it: (-score(it.short), it.number))
     chosen = [it.number for it in ranked if it.state == "running"][:PROTECTED_PRIORS]
     promoted: list[TrialRecord] = []
     for prior in priors:
@@ -130,14 +87,14 @@ def _best_priors(desk: _Desk, priors: Sequence[TrialRecord]) -> Generator[Event,
             promoted.append(prior)
         elif prior.state == "running":
             reason = (
-                f"short run {_score(prior.short):.1%}: not among the best {PROTECTED_PRIORS} of {len(priors)} priors"
+                f"short run {score(prior.short):.1%}: not among the best {PROTECTED_PRIORS} of {len(priors)} priors"
             )
             prior = prior.model_copy(update={"state": "pruned", "reason": reason})
         yield from _settle(desk, prior)
     return promoted
 
 
-def _waves(desk: _Desk, promoted: list[TrialRecord]) -> Iterator[Event]:
+def _waves(desk: Desk, promoted: list[TrialRecord]) -> Iterator[Event]:
     """Ask in waves; the full runs of one wave are trained beside the short runs of the next."""
     plan, outcome = desk.question.plan, desk.outcome
     yield PhaseStarted(phase="search", runs=0, epochs=_left(desk, 0))
@@ -151,12 +108,12 @@ def _waves(desk: _Desk, promoted: list[TrialRecord]) -> Iterator[Event]:
         if not promoted and not asked:
             return
         fulls = [full_run(desk.question, trial) for trial in promoted]
-        yield from _drive(desk, [*fulls, *(short_run(desk.question, trial) for trial in asked)])
+        yield from drive(desk, [*fulls, *(short_run(desk.question, trial) for trial in asked)])
         yield from _finish(desk, promoted)
         promoted = yield from _judge(desk, asked)
 
 
-def _judge(desk: _Desk, asked: Sequence[TrialRecord]) -> Generator[Event, None, list[TrialRecord]]:
+def _judge(desk: Desk, asked: Sequence[TrialRecord]) -> Generator[Event, None, list[TrialRecord]]:
     """Prune or promote a wave's trials, in number order, on what is known when the whole wave has run."""
     trials = [_with_short(desk, trial) for trial in asked]
     for trial in trials:
@@ -166,7 +123,7 @@ def _judge(desk: _Desk, asked: Sequence[TrialRecord]) -> Generator[Event, None, 
         if trial.state == "running":
             reason = _prune_reason(desk, trial)
             if not reason and _left(desk, len(promoted)) < desk.question.plan.epochs_full:
-                reason = f"short run {_score(trial.short):.1%}: not promoted, the budget has no full run left"
+                reason = f"short run {score(trial.short):.1%}: not promoted, the budget has no full run left"
                 trial = trial.model_copy(update={"out_of_budget": True})
             if reason:
                 trial = trial.model_copy(update={"state": "pruned", "reason": reason})
@@ -176,7 +133,7 @@ def _judge(desk: _Desk, asked: Sequence[TrialRecord]) -> Generator[Event, None, 
     return promoted
 
 
-def _prune_reason(desk: _Desk, trial: TrialRecord) -> str:
+def _prune_reason(desk: Desk, trial: TrialRecord) -> str:
     """Which rivals did better, in words; empty where it may go on."""
     eta = desk.question.space.search.eta
     rivals = [
@@ -187,61 +144,25 @@ def _prune_reason(desk: _Desk, trial: TrialRecord) -> str:
         and other.short is not None
         and other.short.val_top1 is not None
     ]
-    score = _score(trial.short)
-    if not goes_on(score, rivals, eta=eta):
-        better = sum(rival > score for rival in rivals)
+    own = score(trial.short)
+    if not goes_on(own, rivals, eta=eta):
+        better = sum(rival > own for rival in rivals)
         places = math.ceil((len(rivals) + 1) / eta)
         return (
-            f"short run {score:.1%}: {better} of {trial.params.teacher}'s {len(rivals)} other short runs did better, "
+            f"short run {own:.1%}: {better} of {trial.params.teacher}'s {len(rivals)} other short runs did better, "
             f"the best {max(rivals):.1%}; {places} of {len(rivals) + 1} may go on"
         )
     return ""
 
 
-def _confirm(desk: _Desk) -> Iterator[Event]:
-    """Train the finalists over new seeds, the same for each.
-
-    Only they are evaluated on test: these runs, and the baseline without a teacher, a finalist from the start.
-    """
-    question, outcome = desk.question, desk.outcome
-    spec = question.space.confirm
-    chosen = finalists_of(outcome.trials, count=spec.teachers)
-    baseline = [no_teacher_run(question, index) for index in range(spec.seeds)]
-    runs = {trial.number: [confirm_run(question, trial, index) for index in range(spec.seeds)] for trial in chosen}
-    requests = [*baseline[1:], *(request for requests in runs.values() for request in requests)]
-    yield PhaseStarted(phase="confirm", runs=len(requests), epochs=sum(request.epochs for request in requests))
-    yield from _drive(desk, requests)
-    results = outcome.results
-    outcome.finalists = [
-        FinalistRecord(teacher=None, params=TrialParams(), runs=tuple(results[request.run] for request in baseline))
-    ] + [
-        FinalistRecord(
-            teacher=trial.params.teacher,
-            trial=trial.number,
-            params=trial.params,
-            search_val_top1=_score(trial.full),
-            runs=tuple(results[request.run] for request in runs[trial.number]),
-        )
-        for trial in chosen
-    ]
-
-
-def _drive(desk: _Desk, requests: Sequence[RunRequest]) -> Iterator[Event]:
-    """Train requests together and keep what comes out."""
-    for event in desk.run(requests):
-        if isinstance(event, RunEnded):
-            desk.outcome.results[event.record.run] = event.record
-        yield event
-
-
-def _left(desk: _Desk, promoted: int) -> int:
+def _left(desk: Desk, promoted: int) -> int:
     """Epochs that may still be committed: confirm runs and `promoted` full runs are spoken for."""
     plan = desk.question.plan
     confirm = round(plan.confirm * plan.epochs_full)
     return plan.total_epochs - desk.outcome.spent_epochs - confirm - promoted * plan.epochs_full
 
 
-def _new_trial(desk: _Desk, *, wave: int, prior_of: str | None = None) -> TrialRecord:
+def _new_trial(desk: Desk, *, wave: int, prior_of: str | None = None) -> TrialRecord:
     trials = desk.outcome.trials
     params = ask(desk.study, desk.question, len(trials), prior_of=prior_of)
     same = [trial.number for trial in trials if trial.params == params]
@@ -258,13 +179,13 @@ def _new_trial(desk: _Desk, *, wave: int, prior_of: str | None = None) -> TrialR
     return trial
 
 
-def _with_short(desk: _Desk, trial: TrialRecord) -> TrialRecord:
+def _with_short(desk: Desk, trial: TrialRecord) -> TrialRecord:
     run = desk.outcome.results[short_run(desk.question, trial).run]
     failed = {"state": "failed", "reason": f"short run: {run.error}"} if run.state == "failed" else {}
     return trial.model_copy(update={"short": run, **failed})
 
 
-def _finish(desk: _Desk, trials: Sequence[TrialRecord]) -> Iterator[Event]:
+def _finish(desk: Desk, trials: Sequence[TrialRecord]) -> Iterator[Event]:
     """End trials whose full run is over."""
     for trial in trials:
         trial = _with_short(desk, trial)
@@ -275,13 +196,9 @@ def _finish(desk: _Desk, trials: Sequence[TrialRecord]) -> Iterator[Event]:
         yield from _settle(desk, trial.model_copy(update={"full": full, **ended}))
 
 
-def _settle(desk: _Desk, trial: TrialRecord) -> Iterator[Event]:
+def _settle(desk: Desk, trial: TrialRecord) -> Iterator[Event]:
     """Put a trial into the record and tell Optuna."""
     desk.outcome.trials[trial.number] = trial
     tell(desk.study, trial)
     if trial.state != "running":
         yield TrialEnded(record=trial)
-
-
-def _score(run: RunRecord | None) -> float:
-    return run.val_top1 if run is not None and run.val_top1 is not None else -1.0

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from autodistill import console
-from autodistill.recommend.words import COSTS, count, quantity
+from autodistill.recommend.words import COSTS, count, interval, probability, quantity
 from autodistill.records import StudentRow, StudyRecord, TrialParams, TrialRecord
 
 Rows = Iterator[tuple[object, ...]]
@@ -24,12 +24,24 @@ class TeacherLine(NamedTuple):
     test: float | None = None
     low: float | None = None
     high: float | None = None
+    p_best: float | None = None
     seeds: int = 0
 
 
 TEACHER_KEYS = ("test", "val", "own", "params", "macs")
 STUDENT_KEYS = ("test", "params", "macs", "size", "latency")
-TEACHER_COLUMNS = ("teacher", "rule", ">soft", ">test %", "95 % interval", ">seeds", ">val %", ">own %", ">params")
+TEACHER_COLUMNS = (
+    "teacher",
+    "rule",
+    ">soft",
+    ">test %",
+    "95 % interval",
+    ">P(best)",
+    ">seeds",
+    ">val %",
+    ">own %",
+    ">params",
+)
 STUDENT_COLUMNS = (
     "student",
     "teacher",
@@ -52,7 +64,11 @@ def teacher_lines(record: StudyRecord) -> list[TeacherLine]:
     lines = []
     for row in ranking:
         line = _teacher_line(record, row.teacher or "no teacher", row.params, row.search_val_top1)
-        lines.append(line._replace(test=row.confirmed_test_top1, low=row.low, high=row.high, seeds=row.seeds))
+        lines.append(
+            line._replace(
+                test=row.confirmed_test_top1, low=row.low, high=row.high, p_best=row.p_best, seeds=row.seeds
+            )
+        )
     if record.plain_kd is not None:
         params = record.plain_kd.params
         lines.append(_teacher_line(record, f"plain KD, {params.teacher}", params, record.plain_kd.val_top1))
@@ -103,7 +119,8 @@ def teacher_rows(lines: Sequence[TeacherLine]) -> Rows:
             line.rule,
             None if line.soft_weight is None else f"{line.soft_weight:.2f}",
             console.percent(line.test),
-            None if line.low is None else f"{console.percent(line.low)} to {console.percent(line.high)}",
+            None if line.test is None else interval(line.low, line.high, _hundredths),
+            None if line.p_best is None else probability(line.p_best),
             line.seeds,
             console.percent(line.val),
             console.percent(line.own),
@@ -127,7 +144,7 @@ def student_rows(rows: Sequence[StudentRow]) -> Rows:
             row.teacher or "no teacher",
             row.params.rule,
             console.percent(row.test_top1),
-            None if row.low is None else f"{console.percent(row.low)} to {console.percent(row.high)}",
+            None if row.test_top1 is None else interval(row.low, row.high, _hundredths),
             row.seeds,
             *(quantity(kind, row.costs[kind]) if kind in row.costs else None for kind in COSTS),
             ", ".join(COSTS[kind] for kind in row.front) or "none",
@@ -228,6 +245,10 @@ def _teacher_line(record: StudyRecord, name: str, params: TrialParams, val: floa
 
 def _kind(trial: TrialRecord) -> str:
     return trial.kind if trial.replicate_of is None else f"replicate of {trial.replicate_of}"
+
+
+def _hundredths(share: float) -> str:
+    return f"{100 * share:.1f}"
 
 
 def _short(value: object) -> str:

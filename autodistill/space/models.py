@@ -190,6 +190,7 @@ class PlainKDSpec(Spec):
 class ConfirmSpec(Spec):
     teachers: Annotated[int, Field(ge=1)] = 2
     seeds: Annotated[int, Field(ge=1)] = 3
+    """For each finalist. From 5 on, with two teachers or more, all get 3 and the rest goes to who is undecided."""
     threshold: Fraction = 0.002
     """Smallest difference in test accuracy that would matter in practice."""
 

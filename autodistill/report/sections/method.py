@@ -1,12 +1,12 @@
 """How it was measured, what it cost, and how to do it again."""
 
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import tomli_w
 
+from autodistill.recommend.sampling import accuracy_error
 from autodistill.records import RunRecord, StudyRecord
 from autodistill.report.sections.parts import (
     MOST_ROWS,
@@ -185,19 +185,34 @@ def _method(record: StudyRecord) -> Iterator[tuple[str, str]]:
         f"of {plan.epochs_full} epochs unless its short score falls behind other short scores of the same teacher: "
         "teachers never prune each other.",
     )
+    yield from _inference(record)
+
+
+def _inference(record: StudyRecord) -> Iterator[tuple[str, str]]:
+    least = f"{100 * verdict_of(record).threshold:.1f}"
     yield (
         "Intervals",
-        "95 % Student-t intervals. Differences are paired over the confirm seeds; their noise is the residual pooled "
-        "over the finalists x seeds layout, no teacher included. An interval beside one accuracy uses that row's own "
-        "runs alone.",
+        "95 % Student-t intervals. Differences are paired over the confirm seeds that both have; their noise "
+        "variance is three quarters the pair's own and one quarter that of the rest of the finalists x seeds layout, "
+        "no teacher included, with Satterthwaite's degrees of freedom. An interval beside one accuracy uses that "
+        "row's own runs alone. P(best) is a Monte Carlo over the layout's Student-t posterior.",
     )
-    least = f"{100 * verdict_of(record).threshold:.1f}"
     yield (
         "Verdict",
         "A winner is named when its interval against every other teacher among the finalists excludes 0 and the "
-        f"difference is at least {least} points; otherwise the cheaper teacher (MACs) is taken. A teacher helps when "
-        f"its interval over no teacher lies above 0, and does not when that interval ends below {least}.",
+        f"lower end of a 92.5 % interval reaches {least} points: by simulation, under 5 % of studies then name one "
+        "that is worse, or better by less than that. Otherwise, of the teachers that are not told apart, the "
+        "cheapest (MACs) is taken whose students were not behind those without a teacher. A teacher helps when its "
+        f"interval over no teacher lies above 0, and does not when that interval ends below {least}.",
     )
+    race = record.plan.race
+    if race is not None and len(record.finalists) > 2:
+        yield (
+            "Racing",
+            f"Every finalist was trained over {race.first} confirm seeds; each further seed went to the best teacher "
+            "and its nearest rival while they were not told apart, and to no teacher while it was open whether a "
+            "teacher helps. All looks but the last share a tenth of the error probability.",
+        )
 
 
 def _limits(record: StudyRecord) -> Iterator[str]:
@@ -207,7 +222,7 @@ def _limits(record: StudyRecord) -> Iterator[str]:
     )
     ranking = [one.confirmed_test_top1 for one in verdict_of(record).ranking if one.confirmed_test_top1 is not None]
     if ranking:
-        error = math.sqrt(ranking[0] * (1 - ranking[0]) / record.data.test)
+        error = accuracy_error(ranking[0], images=record.data.test)
         yield (
             f"A test set of {record.data.test:,} images has a sampling error of its own: {100 * error:.1f} points "
             "(standard error of one accuracy), largely shared by the students, and in no interval."

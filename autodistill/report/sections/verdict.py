@@ -19,7 +19,18 @@ from autodistill.report.sections.parts import (
     teacher_names,
     verdict_of,
 )
-from autodistill.report.words import EMPTY, count, interval, maybe, percent, plural, points, recipe, short
+from autodistill.report.words import (
+    EMPTY,
+    count,
+    interval,
+    maybe,
+    percent,
+    plural,
+    points,
+    probability,
+    recipe,
+    short,
+)
 
 VERDICTS = {
     "winner": "A clear winner",
@@ -92,11 +103,12 @@ def leaderboard_info(record: StudyRecord) -> LeaderboardInfo:
     rows = [_teacher_row(record, verdict, name, ranked.get(name), best.get(name)) for name in names]
     note = (
         "Search scores are single runs on validation, inflated by having been chosen; confirmed values are means "
-        "over new seeds on test. Small figures are 95 % intervals."
+        "over new seeds on test. Small figures are 95 % intervals. P(best) is the probability of being the best "
+        "finalist; it decides nothing."
     )
     columns = (
         Column("Teacher"),
-        *number_columns("Its own accuracy", "Params", "Trials", "Best in search", "Confirmed on test"),
+        *number_columns("Its own accuracy", "Params", "Trials", "Best in search", "Confirmed on test", "P(best)"),
         *number_columns("Points over no teacher", "tau target / other"),
         Column("Settings", long=True),
     )
@@ -150,6 +162,7 @@ def _teacher_row(
         str(len(trials)),
         maybe(best.val_top1 if best else None),
         _confirmed_cell(ranked),
+        probability(ranked.p_best if ranked else None),
         _gain_cell(_contrast(verdict, name)),
         _target_cell(_targets(record, name, best)),
         recipe(params) if params else EMPTY,
@@ -167,14 +180,25 @@ def _baseline_rows(record: StudyRecord, verdict: Recommendation) -> Iterator[Row
             mark, below = "pick", "recommended"
         searched = maybe(record.no_teacher.val_top1 if record.no_teacher else None)
         confirmed = _confirmed_cell(ranked)
-        yield row(Cell("no teacher", below), *blank, searched, confirmed, EMPTY, EMPTY, "labels alone", mark=mark)
+        best = probability(ranked.p_best if ranked else None)
+        yield row(
+            Cell("no teacher", below), *blank, searched, confirmed, best, EMPTY, EMPTY, "labels alone", mark=mark
+        )
     if record.plain_kd is not None:
         kd = record.plain_kd
         name = Cell("plain KD", f"from {short(kd.params.teacher or EMPTY, 32)}")
         scored = maybe(kd.val_top1)
         unconfirmed = Cell(EMPTY, "unconfirmed, 1 run")
         yield row(
-            name, *blank, scored, unconfirmed, EMPTY, _target_cell(kd.targets), recipe(kd.params), mark="baseline"
+            name,
+            *blank,
+            scored,
+            unconfirmed,
+            EMPTY,
+            EMPTY,
+            _target_cell(kd.targets),
+            recipe(kd.params),
+            mark="baseline",
         )
 
 
@@ -191,7 +215,7 @@ def _gain_cell(contrast: Contrast | None) -> Cell:
 
 
 def _range(low: float | None, high: float | None) -> str:
-    return interval(low, high) if low is not None else "interval unknown"
+    return interval(low, high)
 
 
 def _contrast(verdict: Recommendation, teacher: str | None) -> Contrast | None:

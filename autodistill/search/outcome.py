@@ -1,0 +1,47 @@
+"""What a study has found so far, and the desk that its stages work at."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import optuna
+
+from autodistill.records import Event, FinalistRecord, RunEnded, RunRecord, RunRequest, TrialRecord
+from autodistill.search.asking import Question
+
+Runner = Callable[[Sequence[RunRequest]], Iterator[Event]]
+
+
+@dataclass
+class Outcome:
+    """What a study has found so far."""
+
+    results: dict[str, RunRecord] = field(default_factory=dict)
+    no_teacher: RunRecord | None = None
+    plain_kd: RunRecord | None = None
+    trials: list[TrialRecord] = field(default_factory=list)
+    finalists: list[FinalistRecord] = field(default_factory=list)
+
+    @property
+    def spent_epochs(self) -> int:
+        return sum(run.spent_epochs for run in self.results.values())
+
+
+class Desk(NamedTuple):
+    question: Question
+    outcome: Outcome
+    study: optuna.Study
+    run: Runner
+
+
+def drive(desk: Desk, requests: Sequence[RunRequest]) -> Iterator[Event]:
+    """Train requests together and keep what comes out."""
+    for event in desk.run(requests):
+        if isinstance(event, RunEnded):
+            desk.outcome.results[event.record.run] = event.record
+        yield event
+
+
+def score(run: RunRecord | None) -> float:
+    """Validation accuracy for ordering: below all others where there is none."""
+    return run.val_top1 if run is not None and run.val_top1 is not None else -1.0

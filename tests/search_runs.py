@@ -1,0 +1,97 @@
+"""Studies whose trainer computes its scores: nothing is trained."""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from autodistill.records import CostRecord, EpochRecord, Event, RunEnded, RunRecord, RunRequest, TeacherRecord
+from autodistill.search import Outcome, Question, make_plan, search
+from autodistill.space import Space
+from autodistill.store import seed_from
+
+GAIN = {"weak": -0.02, "mid": 0.03, "slow": 0.05, "strong": 0.02, "fifth": 0.0, "sixth": 0.01}
+TAU_STUDENT_FROM = {"isats": None, "ats": None, "ts": "tau"}
+
+
+def teacher(name: str) -> TeacherRecord:
+    return TeacherRecord(
+        name=name,
+        uri=f"file:{name}.safetensors",
+        architecture="resnet8",
+        fingerprint=name,
+        cost=CostRecord(params=1, macs=1, size_bytes=4),
+        normalisation="data",
+        val_top1=0.9 + GAIN[name] / 10,
+        val_nll=0.3,
+        val_ece=0.02,
+    )
+
+
+def score(request: RunRequest) -> float:
+    """Accuracy of a pretended run: the teacher's gain, the weight's, a shorter schedule's loss, seed noise."""
+    params, full = request.params, request.epochs >= 30
+    noise = (seed_from(request.seed, request.epochs, len(str(params))) % 1000 / 1000 - 0.5) * 0.002
+    if params.teacher is None:
+        return 0.75 + noise - (0 if full else 0.1)
+    late = 0.3 if params.teacher == "slow" else 0.1
+    return 0.75 + GAIN[params.teacher] - 0.04 * abs(params.soft_weight - 0.6) - (0 if full else late) + noise
+
+
+def ended(request: RunRequest, *, fail: bool = False, top1: float) -> RunEnded:
+    last = {"val_top1": top1, "test_top1": top1 if request.evaluate_on == "validation+test" else None}
+    curve = tuple(
+        EpochRecord(epoch=epoch, train_loss=1.0, hard_loss=1.0, **(last if epoch == request.epochs else {}))
+        for epoch in range(1, request.epochs + (not fail))
+    )
+    record = RunRecord(
+        run=request.run,
+        params=request.params,
+        seed=request.seed,
+        epochs=request.epochs,
+        state="failed" if fail else "complete",
+        error="the loss became nan" if fail else "",
+        curve=curve,
+    )
+    return RunEnded(record=record, wall_s=1.0)
+
+
+Fails = Callable[[RunRequest], bool]
+
+
+class Trainer:
+    """Remembers results, as the run folder does; notes what it was asked."""
+
+    def __init__(
+        self,
+        *,
+        fails: Fails = lambda _: False,
+        scores: Callable[[RunRequest], float] = score,
+        backwards: bool = False,
+        dies_after: float = math.inf,
+    ) -> None:
+        self.kept: dict[str, RunEnded] = {}
+        self.asked: list[RunRequest] = []
+        self.fails, self.scores, self.backwards, self.dies_after = fails, scores, backwards, dies_after
+
+    def __call__(self, requests: Sequence[RunRequest]) -> Iterator[Event]:
+        for request in reversed(requests) if self.backwards else requests:
+            if request.run not in self.kept:
+                if len(self.kept) >= self.dies_after:
+                    raise KeyboardInterrupt
+                self.asked.append(request)
+                self.kept[request.run] = ended(request, fail=self.fails(request), top1=self.scores(request))
+            yield self.kept[request.run]
+
+
+def question(*names: str, budget: str = "20", space: Space | None = None, max_trials: int | None = None) -> Question:
+    space = space or Space()
+    plan = make_plan(space, teachers=len(names), requested=budget, max_trials=max_trials)
+    return Question("a-study", space, plan, tuple(teacher(name) for name in names), TAU_STUDENT_FROM)
+
+
+FOUR = ("weak", "mid", "slow", "strong")
+
+
+def run(asked: Question, trainer: Trainer, database: Path) -> tuple[Outcome, list[Event]]:
+    outcome = Outcome()
+    return outcome, list(search(asked, outcome, run=trainer, database=database))

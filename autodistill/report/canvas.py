@@ -1,12 +1,12 @@
 """What all charts share: the canvas, its style, how teachers look and what they are called."""
 
 import io
-import re
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from autodistill.report.slim import slim
 from autodistill.report.words import clean, short
 
 if TYPE_CHECKING:
@@ -44,11 +44,6 @@ STYLE: Any = {
     "legend.frameon": False,
     "path.simplify": False,
 }
-FONTS = b"system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
-_FONT = re.compile(rb"font-family: 'DejaVu Sans'[^;\"]*; ?")
-_NEEDLESS = re.compile(rb' transform="rotate\(-0 [^)]*\)"|(?<=<g) id="[A-Za-z.0-9]+_\d+"|^ +', re.MULTILINE)
-_DECIMALS = re.compile(rb"(\.\d\d)\d+")
-_TAG = re.compile(rb"<[^>]*>")
 
 
 @contextmanager
@@ -73,17 +68,10 @@ def blank(*, height: float) -> Iterator[tuple["Figure", Callable[[], bytes]]]:
         written = io.BytesIO()
         yield figure, written.getvalue
         figure.savefig(written, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
-        svg = _slim(written.getvalue())
+        svg = slim(written.getvalue())
         written.seek(0)
         written.truncate()
         written.write(svg)
-
-
-def _slim(svg: bytes) -> bytes:
-    """Name the reader's own fonts, once, and drop what draws nothing: a page carries many charts."""
-    svg = _NEEDLESS.sub(b"", _FONT.sub(b"", svg)).replace(b"<g/>\n", b"")
-    svg = svg.replace(b'<style type="text/css">', b"<style>text{font-family:%s}" % FONTS)
-    return _TAG.sub(lambda tag: _DECIMALS.sub(rb"\1", tag.group()), svg)
 
 
 def look(teacher: str | None, teachers: tuple[str, ...]) -> tuple[str, str]:

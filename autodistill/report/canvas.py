@@ -57,6 +57,7 @@ def canvas(*, height: float) -> Iterator[tuple["Axes", Callable[[], bytes]]]:
 def blank(*, height: float) -> Iterator[tuple["Figure", Callable[[], bytes]]]:
     """A figure of 7.2 x `height` inches without axes, and what turns it into bytes once they are drawn."""
     import matplotlib as mpl
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
     with mpl.rc_context(), warnings.catch_warnings():
@@ -67,7 +68,9 @@ def blank(*, height: float) -> Iterator[tuple["Figure", Callable[[], bytes]]]:
         figure = Figure(figsize=(7.2, height), layout="constrained")
         written = io.BytesIO()
         yield figure, written.getvalue
-        figure.savefig(written, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
+        # `savefig` would draw everything once more to lay it out, which drawing does by itself.
+        metadata = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+        FigureCanvasSVG(figure).print_svg(written, metadata=metadata)
         svg = slim(written.getvalue())
         written.seek(0)
         written.truncate()

@@ -6,7 +6,8 @@ from xml.etree import ElementTree
 
 import pytest
 
-from autodistill.report.slim import slim
+from autodistill.report.canvas import COLOURS, INK, MUTED
+from autodistill.report.slim import DARK, SHADES, slim
 
 NAMESPACE = "{http://www.w3.org/2000/svg}"
 LINK = "{http://www.w3.org/1999/xlink}href"
@@ -27,7 +28,7 @@ z
    <use xlink:href="#m0123456789" x="1.26" y="3.0" style="fill: none; stroke: #ffffff"/>
   </g>
   <g id="text_1">
-   <text style="font-size: 9px; font-family: 'DejaVu Sans', sans-serif; fill: #000000" x="7.77" y="1"
+   <text style="font-size: 9px; font-family: 'DejaVu Sans', sans-serif; fill: #1f2328" x="7.77" y="1"
      transform="rotate(-0 7.77 1)">%s</text>
   </g>
  </g>
@@ -39,12 +40,13 @@ z
 """
 
 
-def styles(svg: bytes) -> Iterator[str]:
-    """Every element's own declarations, by its class or its style attribute, without spaces."""
+def styles(svg: bytes, *, dark: bool = False) -> Iterator[str]:
+    """Every element's own declarations, without spaces, for readers of a light or of a dark page."""
     root = ElementTree.fromstring(svg)
     sheet = root.findtext(f".//{NAMESPACE}style")
     assert sheet is not None
-    rules = dict(re.findall(r"\.(\w+)\{([^}]*)\}", sheet))
+    light, _, night = sheet.partition("@media(prefers-color-scheme:dark){")
+    rules = dict(re.findall(r"\.(\w+)\{([^}]*)\}", light + night if dark else light))
     for element in root.iter():
         style = rules.get(element.get("class", ""), element.get("style"))
         if style:
@@ -56,7 +58,12 @@ def test_what_is_drawn_stays() -> None:
     assert list(styles(after)) == [
         "fill:none;stroke:#ffffff",
         "fill:none;stroke:#ffffff",
-        "font-size:9px;fill:#000000",
+        "font-size:9px;fill:#1f2328",
+    ]
+    assert list(styles(after, dark=True)) == [
+        "fill:none;stroke:#1c2026",
+        "fill:none;stroke:#1c2026",
+        "font-size:9px;fill:#e9ecef",
     ]
     root = ElementTree.fromstring(after)
     assert [path.get("d") for path in root.iter(f"{NAMESPACE}path")] == ["M0 9L-1.2 0z", "M0 1.5L2.5 0"]
@@ -81,3 +88,23 @@ def test_references_lead_to_their_targets() -> None:
 def test_a_users_text_stays_to_the_letter(text: str) -> None:
     root = ElementTree.fromstring(slim((WRITTEN % text).encode()))
     assert root.findtext(f".//{NAMESPACE}text") == text
+
+
+def test_dark_ink_can_be_read() -> None:
+    """WCAG contrast on the dark ground: 4.5 for text, 3 for the teachers' colours and the strongest shade."""
+    ground = DARK[b"#ffffff"].decode()
+    for ink in (INK, MUTED):
+        assert contrast(DARK[ink.encode()].decode(), ground) >= 4.5
+    for colour in (*COLOURS, DARK[SHADES[0].encode()].decode()):
+        assert contrast(colour, ground) >= 3
+
+
+def contrast(one: str, other: str) -> float:
+    low, high = sorted(map(luminance, (one, other)))
+    return (high + 0.05) / (low + 0.05)
+
+
+def luminance(colour: str) -> float:
+    channels = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
+    linear = [value / 12.92 if value <= 0.04045 else ((value + 0.055) / 1.055) ** 2.4 for value in channels]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 INK, MUTED, LINE = "#1f2328", "#59636e", "#d8dee4"
+"""These, white and the grid's grey change in a dark page (`slim.DARK`)."""
+INK_ON_COLOUR, ALMOST_WHITE = "#1f2329", "#fefefe"
+"""These do not: they stand on, or are, colours of the data."""
 MOST_NAMED = 8
 MOST_BARS = 12
 

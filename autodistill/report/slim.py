@@ -1,11 +1,21 @@
 """Matplotlib's SVG in half of its bytes, drawing the same: a page embeds many charts."""
 
 import re
-from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from itertools import chain
 
 FONTS = b"system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
+SHADES = ("#08306b", "#1f6aa8", "#5b9ecb", "#a6cbe4", "#e8f1f9")
+"""From strong to weak on white: each lighter than the one before it, also without colour."""
+DARK = {
+    b"#ffffff": b"#1c2026",
+    b"#1f2328": b"#e9ecef",
+    b"#59636e": b"#a3adb8",
+    b"#d8dee4": b"#434b55",
+    b"#eaeef2": b"#2c323a",
+    **{one.encode(): other.encode() for one, other in zip(SHADES, reversed(SHADES), strict=True)},
+}
+"""What ground, ink, muted ink, lines, grid and shades turn into in a dark page; the teachers' colours stay."""
 _TAG = re.compile(rb"<[^>]*>")
 _PROLOGUE = re.compile(rb"^<\?xml.*?(?=<svg)", re.DOTALL)
 _INDENT = re.compile(rb"^ +", re.MULTILINE)
@@ -17,11 +27,12 @@ _SPACE = re.compile(rb"\s+(?=[A-Za-z\"])|(?<=[A-Za-z])\s+")
 _STYLE = re.compile(rb' style="([^"]*)"')
 _ID = re.compile(rb'(?<= id=")[^"]*')
 _REFERENCE = re.compile(rb'(?<=#)\w+(?=[")])')
+_COLOUR = re.compile(rb"#[0-9a-f]{6}")
 _GROUP = re.compile(rb"<g>\n?|<g [^>]*[^/]>|</g>\n?")
 
 
 def slim(svg: bytes) -> bytes:
-    """Text in the reader's own fonts, short ids, one decimal for places, repeated styles as classes, no bare groups.
+    """Text in the reader's own fonts, short ids, one decimal for places, styles as classes with a dark twin.
 
     Only tags are touched, never the text between them, which a user may have written.
     """
@@ -42,15 +53,23 @@ def _short_places(attribute: re.Match[bytes]) -> bytes:
 
 
 def _with_classes(svg: bytes) -> bytes:
-    """Styles that occur more than once, by a name each."""
-    found = Counter(chain.from_iterable(_STYLE.findall(tag) for tag in _TAG.findall(svg)))
-    names = {style: b"c%d" % place for place, style in enumerate(found) if found[style] > 1}
-    rules = b"".join(b".%s{%s}" % (name, style.replace(b": ", b":")) for style, name in names.items())
+    """Every style by a name, with a second one for readers who want it dark."""
+    found = dict.fromkeys(chain.from_iterable(_STYLE.findall(tag) for tag in _TAG.findall(svg)))
+    names = {style: b"c%d" % place for place, style in enumerate(found)}
+    light = {b".%s" % name: style.replace(b": ", b":").replace(b"; ", b";") for style, name in names.items()}
+    dark = {name: _dark(style) for name, style in {**light, b'rect[fill="#ffffff"]': b"fill:#ffffff"}.items()}
+    changed = {name: style for name, style in dark.items() if style != light.get(name)}
+    rules = _sheet(light) + b"@media(prefers-color-scheme:dark){%s}" % _sheet(changed)
+    svg = _in_tags(svg, lambda tag: _STYLE.sub(lambda style: b' class="%s"' % names[style[1]], tag))
+    return svg.replace(b"</style>", rules + b"</style>", 1)
 
-    def named(style: re.Match[bytes]) -> bytes:
-        return b' class="%s"' % names[style[1]] if style[1] in names else style[0]
 
-    return _in_tags(svg, lambda tag: _STYLE.sub(named, tag)).replace(b"</style>", rules + b"</style>", 1)
+def _dark(style: bytes) -> bytes:
+    return _COLOUR.sub(lambda colour: DARK.get(colour[0], colour[0]), style)
+
+
+def _sheet(rules: Mapping[bytes, bytes]) -> bytes:
+    return b"".join(b"%s{%s}" % rule for rule in rules.items())
 
 
 def _with_short_ids(svg: bytes) -> bytes:

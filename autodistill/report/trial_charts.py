@@ -5,14 +5,12 @@ from typing import TYPE_CHECKING
 
 from autodistill.report.canvas import MOST_NAMED, MUTED, blank, canvas, look, named
 from autodistill.report.sections.slices import FIFTHS, PairInfo, Point, Slice, SlicesInfo
+from autodistill.report.slim import SHADES
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.axis import Axis
     from matplotlib.lines import Line2D
-
-SHADES = ("#08306b", "#1f6aa8", "#5b9ecb", "#a6cbe4", "#e8f1f9")
-"""Of the fifths, best first: each lighter than the one before it, also without colour."""
 
 
 def slices_chart(info: SlicesInfo) -> bytes:
@@ -33,7 +31,7 @@ def slices_chart(info: SlicesInfo) -> bytes:
 
 
 def pair_chart(info: PairInfo) -> bytes:
-    """Two settings against each other, the better the darker."""
+    """Two settings against each other, the better the stronger."""
     with canvas(height=4.4) as (axes, done):
         for fifth, shade in reversed(list(zip(info.fifths, SHADES, strict=True))):
             for marker, points in _by_marker(fifth, info.teachers).items():

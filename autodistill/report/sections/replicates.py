@@ -36,7 +36,7 @@ def replicates_info(record: StudyRecord) -> ReplicatesInfo:
     std = math.sqrt(sum(float(((one - one.mean()) ** 2).sum()) for one in scores) / free)
     finding = (
         f"{plural(len(repeated), 'configuration')} ran again with another seed: between seeds a short run has a "
-        f"standard deviation of {100 * std:.1f} points ({free} degrees of freedom)."
+        f"standard deviation of {100 * std:.1f} points ({plural(free, 'degree')} of freedom)."
     )
     rows = tuple(_row(group) for group in repeated[:MOST_ROWS])
     columns = (*text_columns("Trials", "Teacher", "Settings"), *number_columns("Short runs", "Spread, points"))

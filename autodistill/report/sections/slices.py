@@ -236,7 +236,7 @@ def _pair_figure(rule: str, names: tuple[str, str], fifths: Sequence[Sequence[Tr
     return Figure(
         finding=f"The best fifth of {total} {rule.upper()} trials has {setting(names[0])} {ranges[0][0]} and "
         f"{setting(names[1])} {ranges[0][1]}.",
-        alt=f"Scatter of {setting(names[0])} and {setting(names[1])}: the darker a trial, the better its score.",
+        alt=f"Scatter of {setting(names[0])} and {setting(names[1])}: the stronger a shade, the better the score.",
         table=Table(
             f"{rule.upper()}: trials by fifths of their short-run score",
             columns,

@@ -57,10 +57,11 @@ class Browser:
         """A command of the DevTools protocol."""
         return self.post("/goog/cdp/execute", {"cmd": name, "params": params})
 
-    def show(self, page: Path, *, width: int = 1100, scheme: str = "light") -> None:
-        """Load a page at a width in CSS pixels and in a colour scheme."""
+    def show(self, page: Path, *, width: int = 1100, scheme: str = "light", medium: str = "screen") -> None:
+        """Load a page at a width in CSS pixels, in a colour scheme, on screen or as for print."""
         self.command("Emulation.setDeviceMetricsOverride", width=width, height=800, deviceScaleFactor=1, mobile=False)
-        self.command("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
+        features = [{"name": "prefers-color-scheme", "value": scheme}]
+        self.command("Emulation.setEmulatedMedia", media=medium, features=features)
         self.post("/url", {"url": page.as_uri()})
 
     def run(self, script: str) -> Any:

@@ -10,10 +10,13 @@ import pytest
 from chromium import Browser, browsing, find_axe, find_chromium
 from factories import STUDIES
 
-from autodistill.report import render
+from autodistill.records import InspectionRecord
+from autodistill.report import render, render_inspection
 
 PAGES = ("nothing", "all failed", "profiled", "profiled, 40 hostile teachers")
-NARROW = 360
+INSPECTION = "inspection"
+NARROW, A4 = 360, 718
+"""CSS pixels: a phone, and a sheet of A4 without its margins."""
 REPORTED = """
 axe.run(document, {resultTypes: ["violations"]}).then(found => done(found.violations
   .filter(one => ["serious", "critical"].includes(one.impact))
@@ -50,9 +53,15 @@ def axe(repository: Path) -> str:
     return found.read_text(encoding="utf-8")
 
 
-@pytest.fixture(scope="module", params=PAGES)
+@pytest.fixture(scope="module", params=[*PAGES, INSPECTION])
 def page(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return render(STUDIES[request.param](), tmp_path_factory.mktemp("page"))
+    folder = tmp_path_factory.mktemp("page")
+    if request.param != INSPECTION:
+        return render(STUDIES[request.param](), folder)
+    study = STUDIES["profiled"]()
+    return render_inspection(
+        InspectionRecord(data=study.data, teachers=study.teachers, agreement=study.agreement), folder
+    )
 
 
 def unfold(browser: Browser) -> None:
@@ -76,6 +85,18 @@ def test_axe_finds_nothing_serious(browser: Browser, axe: str, page: Path, schem
     unfold(browser)
     browser.run(axe)
     assert browser.run_async(REPORTED) == []
+
+
+def test_nothing_is_cut_on_paper(browser: Browser, page: Path) -> None:
+    browser.show(page, width=A4, medium="print")
+    assert browser.run("return document.scrollingElement.scrollWidth") <= A4
+    assert browser.run("return getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+
+
+def test_a_desk_shows_the_leaderboard_whole(browser: Browser, tmp_path: Path) -> None:
+    browser.show(render(STUDIES["profiled"](), tmp_path), width=1100)
+    wide = "[...document.querySelectorAll('.scroll')].filter(one => one.scrollWidth > one.clientWidth)"
+    assert browser.run(f"return {wide}.map(one => one.getAttribute('aria-label'))") == []
 
 
 def test_the_tests_see_faults(browser: Browser, axe: str, tmp_path: Path) -> None:

@@ -108,6 +108,7 @@ def train(
     evaluate_on: EvaluateOn = "validation",
     checkpoint: Path | None = None,
     checkpoint_every_s: float = CHECKPOINT_EVERY_S,
+    watch: Callable[[str], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext,
 ) -> Iterator[EpochRecord]:
     """Train `model` in place; when the iterator ends it holds the averaged weights.
 
@@ -117,20 +118,21 @@ def train(
         checkpoint: file to save to and resume from, bit-exactly on the CPU; None: neither. Epochs that it
             holds are yielded again. One that is damaged, or of another run, is as none.
         checkpoint_every_s: least seconds between two saves; 0: after every epoch.
+        watch: entered by the name of a part, `evaluation`, for as long as it takes.
 
     Raises:
         TrialError: the loss is not finite, or that of the averaged weights on a split.
     """
-    state = _begin(model, recipe.spec)
+    state, distils = _begin(model, recipe.spec), supervision is not None
     key = _key(state, data, recipe, supervision)
     if checkpoint is not None:
         _resume(state, checkpoint, key)
     yield from state.curve
     saved = time.monotonic()
     while len(state.curve) < recipe.epochs:
-        losses = _train_epoch(state, data, recipe, supervision)
-        distils = supervision is not None
-        state.curve.append(_record(state, data, losses, recipe, evaluate_on=evaluate_on, distils=distils))
+        losses = _train_epoch(state, data, recipe, supervision).tolist()
+        with watch("evaluation"):
+            state.curve.append(_record(state, data, losses, recipe, evaluate_on=evaluate_on, distils=distils))
         last = len(state.curve) == recipe.epochs
         if checkpoint is not None and not last and time.monotonic() - saved >= checkpoint_every_s:
             _save(state, checkpoint, key)
@@ -239,11 +241,11 @@ def _isolated(seed: int, device: torch.device) -> Iterator[None]:
 
 
 def _record(
-    state: _State, data: Data, losses: Tensor, recipe: Recipe, *, evaluate_on: EvaluateOn, distils: bool
+    state: _State, data: Data, losses: list[float], recipe: Recipe, *, evaluate_on: EvaluateOn, distils: bool
 ) -> EpochRecord:
     epoch = len(state.curve) + 1
     last = epoch == recipe.epochs
-    total, hard, soft = losses.tolist()
+    total, hard, soft = losses
     _demand_finite(total, "loss", epoch)
     scores: dict[str, float] = {}
     if last or epoch % recipe.spec.evaluate_every == 0:

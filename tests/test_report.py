@@ -315,6 +315,10 @@ def test_environment_renders_what_is_there() -> None:
         "confirm": "1 min 17 s",
         "all phases": "4 min 49 s",
         "2 training runs, summed over the workers": "41.0 s",
+        "of it: teachers over views that were not cached": "4.0 s",
+        "of it: cached logits, read or waited for": "0.5 s",
+        "of it: the student's training, soft targets included": "35.0 s",
+        "of it: evaluation of the student": "1.5 s",
         "teacher runs over a view of the data, all others cached": "48",
     }
     odd = bare({}).model_copy(update={"space": {"a": None, "b": [1, None]}, "environment": {"x": None, "ok": True}})

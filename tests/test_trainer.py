@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 from torch.utils._python_dispatch import TorchDispatchMode
-from toy_runs import dropping, linear, recipe, same, supervision, teacher, toy, watched
+from toy_runs import CLASSES, dropping, linear, recipe, same, supervision, teacher, toy, watched
 
 from autodistill import data as datasets
 from autodistill import views

@@ -23,6 +23,7 @@ from autodistill.records import EpochEvent, Note, RunEnded, RunRequest, TaskProg
 from autodistill.space import Space
 from autodistill.store import RunFolder, read_result
 from autodistill.workers import CheckTask, LadderTask, Message, Pool, Probe, ProbeTask, Setup, Workplace
+from autodistill.workers.stopwatch import Stopwatch
 
 SPACE = Space.model_validate(
     {
@@ -99,6 +100,32 @@ def test_the_messages_of_a_run_come_in_order_and_its_result_is_kept(home, pool):
     assert read_result(folder, "a") == last.model_copy(update={"reused": True})
     assert folder.weights("a").exists()
     assert not folder.checkpoint("a").exists()
+
+
+def test_the_parts_of_a_run_make_up_its_time(tmp_path):
+    """The teacher runs over each view once, for the first run; no teacher, no logits."""
+    place = Workplace(setup(tmp_path))
+    list(place.do(LadderTask(uri="ladder:resnet8:0.25")))
+    asked = [request("first", teacher="weak"), request("second", teacher="weak"), request("alone")]
+    first, second, alone = (ended(list(place.do(one))) for one in asked)
+    assert (set(first.parts_s) - {"cache"}) == {"teacher", "student", "evaluation"}
+    assert set(second.parts_s) == {"cache", "student", "evaluation"}
+    assert set(alone.parts_s) == {"student", "evaluation"}
+    for one in (first, second, alone):
+        assert sum(one.parts_s.values()) == pytest.approx(one.wall_s)
+        assert min(one.parts_s.values()) > 0
+
+
+def test_a_stopwatch_adds_up_what_each_part_took(monkeypatch):
+    now = iter([0.0, 1.0, 3.0, 5.0, 9.0, 20.0])
+    monkeypatch.setattr("autodistill.workers.stopwatch.time.monotonic", lambda: next(now))
+    watch = Stopwatch()
+    for _ in range(2):
+        with watch("evaluation"):
+            pass
+    watch.add("cache", 1.5)
+    assert watch.stop("student") == 20.0
+    assert watch.parts_s == {"evaluation": 6.0, "cache": 1.5, "student": 12.5}
 
 
 def test_a_process_and_this_one_agree_to_the_bit(pool, place):

@@ -20,6 +20,9 @@ class RunEnded(Record):
 
     record: RunRecord
     wall_s: float
+    parts_s: dict[str, float] = {}
+    """Of `wall_s`: `teacher` (run over views that nobody had), `cache` (logits read or waited for), `evaluation`, and
+    `student`, which is all else."""
     views_computed: int = 0
     """Times a teacher was run over the data for this run; the other views were in the cache."""
     reused: bool = False

@@ -3,7 +3,8 @@
 import contextlib
 import json
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections import Counter
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -47,6 +48,8 @@ class _Ledger:
     outcome: Outcome = field(default_factory=Outcome)
     teachers: tuple[TeacherRecord, ...] = ()
     run_s: dict[str, float] = field(default_factory=dict)
+    part_s: dict[str, dict[str, float]] = field(default_factory=dict)
+    """By run and part."""
     agreement: AgreementRecord | None = None
     views_computed: int = 0
     """By runs."""
@@ -88,6 +91,7 @@ def _recorded(prepared: Prepared, pool: Pool, ledger: _Ledger) -> Generator[Even
             ledger.phase_s[phase] = round(before + time.monotonic() - begun, 2)
             if isinstance(event, RunEnded):
                 ledger.run_s[event.record.run] = round(event.wall_s, 2)
+                ledger.part_s[event.record.run] = event.parts_s
                 ledger.views_computed += event.views_computed
                 ledger.fresh = ledger.fresh or not event.reused
             if ledger.fresh and isinstance(event, RunEnded | TrialEnded):
@@ -197,6 +201,14 @@ def _earlier_timing(folder: RunFolder) -> dict[str, Any]:
         return {}  # a damaged record is written anew from the finished runs
 
 
+def _summed(parts: Iterable[Mapping[str, float]]) -> dict[str, float]:
+    """Seconds by part, over all runs."""
+    total: Counter[str] = Counter()
+    for one in parts:
+        total.update(one)
+    return {part: round(seconds, 2) for part, seconds in sorted(total.items())}
+
+
 def _stopped(prepared: Prepared, ledger: _Ledger) -> StudyRecord:
     kept = prepared.folder.record
     return read_study(kept) if kept.exists() and not ledger.fresh else _write(prepared, ledger, "running")
@@ -224,6 +236,7 @@ def _write(prepared: Prepared, ledger: _Ledger, state: str) -> StudyRecord:
         timing={
             "phases_s": ledger.phase_s,
             "runs_s": ledger.run_s,
+            "parts_s": _summed(ledger.part_s.values()),
             "views_computed": ledger.views_computed + ledger.profile_views,
             "profile_views": ledger.profile_views,
         },

@@ -3,11 +3,11 @@
 import time
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from autodistill import data as datasets
 from autodistill.cache import LogitCache
@@ -36,6 +36,7 @@ from autodistill.store import RunFolder, write_result
 from autodistill.teachers import Teacher, check, load, save
 from autodistill.trainer import Recipe, Supervision, evaluate, supervise, train
 from autodistill.views import View
+from autodistill.workers.stopwatch import Stopwatch
 
 PROBE_STEPS = 6
 
@@ -119,6 +120,7 @@ class Workplace:
         self.view = View(spec.view_seed, spec.crop, spec.flip)
         self._notes: list[str] = []
         self._teachers: dict[str, Teacher] = {}
+        self._watch = Stopwatch()
 
     def do(self, task: Task) -> Iterator[Message]:
         """Do one task; the last message is its answer."""
@@ -191,13 +193,20 @@ class Workplace:
         teacher = self.teacher(params.teacher)
         return supervise(
             params,
-            logits=lambda number: self.cache.training(teacher, number),
+            logits=lambda number: self._timed_logits(teacher, number),
             labels=self.data.train.labels,
             loss=self.setup.space.search.loss,
         )
 
+    def _timed_logits(self, teacher: Teacher, number: int) -> Tensor:
+        """Logits of a view; the time counts as the teacher's where it was run, else as the cache's."""
+        begun, computed = time.monotonic(), self.cache.computed
+        found = self.cache.training(teacher, number)
+        self._watch.add("teacher" if self.cache.computed > computed else "cache", time.monotonic() - begun)
+        return found
+
     def _train(self, request: RunRequest) -> Iterator[Event]:
-        started, computed = time.monotonic(), self.cache.computed
+        self._watch, computed = Stopwatch(), self.cache.computed
         curve: list[EpochRecord] = []
         targets: TargetSummary | None = None
         error = ""
@@ -221,8 +230,8 @@ class Workplace:
             curve=tuple(curve),
             targets=targets,
         )
-        wall_s = time.monotonic() - started
-        ended = RunEnded(record=record, wall_s=wall_s, views_computed=self.cache.computed - computed)
+        wall_s, parts_s, views = self._watch.stop("student"), self._watch.parts_s, self.cache.computed - computed
+        ended = RunEnded(record=record, wall_s=wall_s, parts_s=parts_s, views_computed=views)
         write_result(self.folder, ended)
         self.folder.checkpoint(request.run).unlink(missing_ok=True)
         yield ended
@@ -238,9 +247,8 @@ class Workplace:
         """Train a student in place, an event an epoch."""
         recipe = Recipe(self.setup.space.training, self.view, self.setup.views, request.epochs, request.seed)
         begun = time.monotonic()
-        for record in train(
-            model, self.data, recipe, supervision=supervision, evaluate_on=request.evaluate_on, checkpoint=checkpoint
-        ):
+        taught = partial(train, model, self.data, recipe, supervision=supervision, watch=self._watch)
+        for record in taught(evaluate_on=request.evaluate_on, checkpoint=checkpoint):
             now = time.monotonic()
             yield EpochEvent(run=request.run, epochs=request.epochs, record=record, wall_s=now - begun)
             begun = now

@@ -45,6 +45,9 @@ def test_a_study_ends_with_every_part_of_its_record(reference):
     assert read_study(reference.place / "runs" / NAME / "study.json") == record
     assert set(record.timing["phases_s"]) == {"teachers", "baselines and priors", "search", "confirm"}
     assert set(record.timing["runs_s"]) == {run.run for run in record.runs()}
+    parts, runs = record.timing["parts_s"], record.timing["runs_s"]
+    assert set(parts) == {"teacher", "cache", "student", "evaluation"}
+    assert sum(parts.values()) == pytest.approx(sum(runs.values()), abs=0.01 * len(runs))
     assert record.environment["workers"] == "2"
     assert record.environment.keys() >= environment("cpu").keys()
 

@@ -331,6 +331,7 @@ def study(
         "timing": {
             "phases_s": {"teachers": 21.4, "search": 190.0, "confirm": 77.25},
             "runs_s": {"baselines/plain-kd": 30.0, "trials/0000/short": 11.0},
+            "parts_s": {"teacher": 4.0, "cache": 0.5, "student": 35.0, "evaluation": 1.5},
             "views_computed": 48,
         },
     }
@@ -367,9 +368,15 @@ def _finalists(quality: Mapping[str, float], seeds: int, noise: random.Random) -
 def _importance(trials: int) -> ImportanceRecord:
     if trials < 10:
         return ImportanceRecord(n=trials, note=f"{trials} scored trials: too few, importance takes 10")
-    shares = {"teacher": 0.61, "soft_weight": 0.24, "rule": 0.15}
-    within = {"isats": {"target_ratio": 1.0}}
-    return ImportanceRecord(n=trials, shares=shares, within_rule=within, within_rule_n={"isats": trials - 4})
+    return ImportanceRecord(
+        n=trials,
+        evaluator_seeds=5,
+        shares={"teacher": 0.61, "soft_weight": 0.24, "rule": 0.15},
+        shares_std={"teacher": 0.03, "soft_weight": 0.05, "rule": 0.04},
+        within_rule={"isats": {"target_ratio": 0.7, "soft_weight": 0.3}, "ts": {"tau": 0.6, "soft_weight": 0.4}},
+        within_rule_std={"isats": {"target_ratio": 0.1, "soft_weight": 0.1}, "ts": {"tau": 0.1, "soft_weight": 0.1}},
+        within_rule_n={"isats": trials - 4, "ts": 4},
+    )
 
 
 def hostile_names(count: int) -> dict[str, float]:

@@ -17,6 +17,7 @@ from factories import (
     finalist,
     hostile_names,
     isats,
+    profiled,
     run,
     study,
     targets,
@@ -75,7 +76,7 @@ def snapshot(folder: Path) -> dict[str, bytes]:
 
 def test_page_is_one_closed_accessible_file(rendered: tuple[StudyRecord, Path]) -> None:
     text = (rendered[1] / "report.html").read_text(encoding="utf-8")
-    assert len(text.encode()) < 500_000
+    assert len(text.encode()) < 400_000
     page = Page(text)
     assert page.open == []
     names = [tag for tag, _ in page.tags]
@@ -143,15 +144,15 @@ def test_hostile_names_stay_text(tmp_path: Path) -> None:
     everything = " ".join(HOSTILE)
     record = confirmed({**table, None: [0.70, 0.705, 0.71]})
     render(record.model_copy(update={"name": everything, "command": f"run {everything}"}), tmp_path)
-    html = (tmp_path / "report.html").read_text(encoding="utf-8")
-    page = Page(html)
+    written = (tmp_path / "report.html").read_text(encoding="utf-8")
+    page = Page(written)
     text = " ".join("".join(page.text).split())
     prose = re.sub(r"(?ms)^(`{3,})\n.*?\n\1$", "", (tmp_path / "report.md").read_text(encoding="utf-8"))
     for name in table:
         assert clean(short(name or "")) in text
         assert markdown(clean(short(name or ""))) in prose
     assert " ".join(clean(everything).split()) in text
-    assert "<script" not in html
+    assert "<script" not in written
     assert len([tag for tag, _ in page.tags if tag == "img"]) == len(list((tmp_path / "charts").glob("*.svg")))
     assert "<" not in prose
 
@@ -212,7 +213,9 @@ def test_leaderboard_by_hand() -> None:
     assert table.rows[0].cells[0].text == top.teacher
     assert [row.cells[0].text for row in table.rows if row.mark == "pick"] == [verdict.teacher]
     kd = table.rows[-1].cells
-    assert (kd[5].below, kd[9].text) == ("unconfirmed, 1 run", "TS (tau 4, tau student 4), soft weight 0.9")
+    in_use = table.rows[0].cells[8].below
+    assert in_use.startswith("in use: tau target ")
+    assert (kd[5].below, kd[8].text) == ("unconfirmed, 1 run", "TS (tau 4, tau student 4), soft weight 0.9")
 
 
 def test_too_few_seeds_for_an_interval_are_said_to_be() -> None:
@@ -332,6 +335,10 @@ def test_environment_renders_what_is_there() -> None:
         "confirm": "1 min 17 s",
         "all phases": "4 min 49 s",
         "2 training runs, summed over the workers": "41.0 s",
+        "of it: teachers over views that were not cached": "4.0 s",
+        "of it: cached logits, read or waited for": "0.5 s",
+        "of it: the student's training": "35.0 s",
+        "of it: evaluation of the student": "1.5 s",
         "teacher runs over a view of the data, all others cached": "48",
     }
     odd = bare({}).model_copy(update={"space": {"a": None, "b": [1, None]}, "environment": {"x": None, "ok": True}})
@@ -372,4 +379,14 @@ def test_contrast_is_at_least_four_and_a_half(scheme: int) -> None:
 
 
 def test_a_thousand_trials_of_forty_hostile_teachers_fit(tmp_path: Path) -> None:
-    assert render(study(1000, teachers=hostile_names(40)), tmp_path).stat().st_size < 500_000
+    """Far below the limit of 500 KB, with at most 60 curves and 100 rows, and a line that says where the rest is."""
+    written = render(profiled(study(1000, teachers=hostile_names(40))), tmp_path).read_text(encoding="utf-8")
+    assert len(written.encode()) < 400_000
+    assert max(body.count("<tr") for body in re.findall(r"(?s)<tbody>(.*?)</tbody>", written)) == 100
+    for cut in ("100 of 1,000 trials, those with the best scores,", "60 of 1,002 curves"):
+        assert f"{cut} shown; the rest is in study.json." in written
+    assert len(read_study(tmp_path / "study.json").trials) == 1000
+
+
+def test_what_is_not_cut_says_nothing_of_a_rest(tmp_path: Path) -> None:
+    assert "the rest is in study.json" not in render(study(20), tmp_path).read_text(encoding="utf-8")

@@ -252,13 +252,13 @@ def test_slim_charts_keep_a_users_decimals():
     svg = done().decode()
     assert "net-0.123456 &amp; &lt;b&gt;" in svg
     assert "DejaVu" not in svg
-    assert max(len(digits) for tag in re.findall(r"<[^>]*>", svg) for digits in re.findall(r"\.(\d+)", tag)) == 2
+    assert max(len(digits) for tag in re.findall(r"<[^>]*>", svg) for digits in re.findall(r"\.(\d+)", tag)) <= 2
 
 
 def test_markers_tell_lines_of_one_colour_apart():
     info = knowledge_info(profiled(study(8, teachers={f"t{place}": 0.8 for place in range(8)})))
     svg = CHARTS["knowledge"](info).decode()
-    assert len(set(re.findall(r'<path id="(m[0-9a-f]+)"', svg))) >= 7
+    assert len(set(re.findall(r'<path id="i\d+" d="([^"]*)"', svg))) >= 7
 
 
 def test_a_teacher_reads_back_without_a_profile():

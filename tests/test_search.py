@@ -1,6 +1,7 @@
 """The search against a trainer that computes its scores: decisions, budget, resuming, equality."""
 
 import math
+from statistics import fmean, stdev
 
 import optuna
 import pytest
@@ -264,14 +265,26 @@ def test_finalists_are_the_best_full_run_of_each_teacher(tmp_path):
         assert trial.full.val_top1 == max(rivals)
 
 
-def test_importance_finds_the_planted_cause(tmp_path):
-    asked = question("weak", "slow", budget="60")
-    outcome, _ = run(asked, Trainer(), tmp_path / "study.db")
-    found = importance(outcome.trials, asked.space, ["weak", "slow"])
-    assert found.n == len(outcome.trials) > 20
-    assert sum(found.shares.values()) == pytest.approx(1, abs=1e-3)
-    assert found.shares["teacher"] > 0.8
-    assert importance(outcome.trials, asked.space, ["weak", "slow"]) == found
+def test_importance_is_a_mean_over_forests_and_finds_the_planted_cause(tmp_path):
+    """One forest twice: no spread; two forests: their mean and standard deviation, from each grown alone."""
+    asked = question("weak", "slow", budget="40")
+    trials = run(asked, Trainer(), tmp_path / "study.db")[0].trials
+
+    def grown(*seeds):
+        return importance(trials, asked.space, ["weak", "slow"], seeds=seeds)
+
+    one, other, both = grown(3, 3), grown(4, 4), grown(3, 4)
+    assert one.n == len(trials) > 20
+    assert sum(both.shares.values()) == pytest.approx(1, abs=1e-3)
+    assert both.shares["teacher"] > 0.8
+    assert both.evaluator_seeds == 2
+    assert set(one.shares_std.values()) == {0.0}
+    assert max(both.shares_std.values()) > 0
+    assert list(both.shares.values()) == sorted(both.shares.values(), reverse=True)
+    for name, share in both.shares.items():
+        pair = [one.shares[name], other.shares[name]]
+        assert share == pytest.approx(fmean(pair), abs=2e-6)
+        assert both.shares_std[name] == pytest.approx(stdev(pair), abs=2e-6)
 
 
 def test_importance_of_few_trials_is_not_told(tmp_path):

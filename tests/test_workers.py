@@ -101,6 +101,20 @@ def test_the_messages_of_a_run_come_in_order_and_its_result_is_kept(home, pool):
     assert not folder.checkpoint("a").exists()
 
 
+def test_the_parts_of_a_run_make_up_its_time(tmp_path):
+    """The teacher runs over each view once, for the first run; no teacher, no logits."""
+    place = Workplace(setup(tmp_path))
+    list(place.do(LadderTask(uri="ladder:resnet8:0.25")))
+    asked = [request("first", teacher="weak"), request("second", teacher="weak"), request("alone")]
+    first, second, alone = (ended(list(place.do(one))) for one in asked)
+    assert set(first.parts_s) == {"cache", "teacher", "targets", "student", "evaluation"}
+    assert set(second.parts_s) == {"cache", "targets", "student", "evaluation"}
+    assert set(alone.parts_s) == {"student", "evaluation"}
+    for one in (first, second, alone):
+        assert sum(one.parts_s.values()) == pytest.approx(one.wall_s)
+        assert min(one.parts_s.values()) > 0
+
+
 def test_a_process_and_this_one_agree_to_the_bit(pool, place):
     ours, theirs = (
         ended(list(place.do(request("b", teacher="weak")))),

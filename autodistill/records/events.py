@@ -20,10 +20,11 @@ class RunEnded(Record):
 
     record: RunRecord
     wall_s: float
+    parts_s: dict[str, float] = {}
+    """Of `wall_s`: `teacher` (run over views that nobody had), `cache` (logits read or waited for), `targets` (what a
+    rule makes of them), `evaluation`, and `student`, which is all else."""
     views_computed: int = 0
     """Times a teacher was run over the data for this run; the other views were in the cache."""
-    parts_s: dict[str, float] = {}
-    """Seconds by part: teacher, cache, targets, student, evaluation."""
     reused: bool = False
 
 

@@ -108,9 +108,14 @@ class ImportanceRecord(Record):
     """fANOVA on the short-run scores. `n` scored trials; empty `shares` and a `note` where n is too small."""
 
     n: int
+    evaluator_seeds: int = 1
+    """Forests, each grown from a seed of its own, that the shares are means over."""
     shares: dict[str, float] = {}
+    shares_std: dict[str, float] = {}
+    """Standard deviation of a share over the evaluator's seeds; empty where there was one."""
     within_rule: dict[str, dict[str, float]] = {}
-    """Per rule: its own parameters, from that rule's trials alone."""
+    """Per rule: its own parameters and the soft weight, from that rule's trials alone."""
+    within_rule_std: dict[str, dict[str, float]] = {}
     within_rule_n: dict[str, int] = {}
     note: str = ""
 

@@ -1,12 +1,12 @@
 """What all charts share: the canvas, its style, how teachers look and what they are called."""
 
 import io
-import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from autodistill.report.slim import slim
 from autodistill.report.words import clean, count, short
 
 if TYPE_CHECKING:
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 INK, MUTED, LINE = "#1f2328", "#59636e", "#d8dee4"
+"""These, white and the grid's grey change in a dark page (`slim.DARK`)."""
+INK_ON_COLOUR, ALMOST_WHITE = "#1f2329", "#fefefe"
+"""These do not: they stand on, or are, colours of the data."""
 MOST_NAMED = 8
 MOST_BARS = 12
 MOST_TICKS = 5
@@ -45,11 +48,6 @@ STYLE: Any = {
     "legend.frameon": False,
     "path.simplify": False,
 }
-FONTS = b"system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
-_FONT = re.compile(rb"font-family: 'DejaVu Sans'[^;\"]*; ?")
-_NEEDLESS = re.compile(rb' transform="rotate\(-0 [^)]*\)"|(?<=<g) id="[A-Za-z.0-9]+_\d+"|^ +', re.MULTILINE)
-_DECIMALS = re.compile(rb"(\.\d\d)\d+")
-_TAG = re.compile(rb"<[^>]*>")
 
 
 @contextmanager
@@ -63,6 +61,7 @@ def canvas(*, height: float) -> Iterator[tuple["Axes", Callable[[], bytes]]]:
 def blank(*, height: float) -> Iterator[tuple["Figure", Callable[[], bytes]]]:
     """A figure of 7.2 x `height` inches without axes, and what turns it into bytes once they are drawn."""
     import matplotlib as mpl
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
     with mpl.rc_context(), warnings.catch_warnings():
@@ -73,18 +72,13 @@ def blank(*, height: float) -> Iterator[tuple["Figure", Callable[[], bytes]]]:
         figure = Figure(figsize=(7.2, height), layout="constrained")
         written = io.BytesIO()
         yield figure, written.getvalue
-        figure.savefig(written, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
-        svg = _slim(written.getvalue())
+        # `savefig` would draw everything once more to lay it out, which drawing does by itself.
+        metadata = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+        FigureCanvasSVG(figure).print_svg(written, metadata=metadata)
+        svg = slim(written.getvalue())
         written.seek(0)
         written.truncate()
         written.write(svg)
-
-
-def _slim(svg: bytes) -> bytes:
-    """Name the reader's own fonts, once, and drop what draws nothing: a page carries many charts."""
-    svg = _NEEDLESS.sub(b"", _FONT.sub(b"", svg)).replace(b"<g/>\n", b"")
-    svg = svg.replace(b'<style type="text/css">', b"<style>text{font-family:%s}" % FONTS)
-    return _TAG.sub(lambda tag: _DECIMALS.sub(rb"\1", tag.group()), svg)
 
 
 def look(teacher: str | None, teachers: tuple[str, ...]) -> tuple[str, str]:

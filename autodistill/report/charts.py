@@ -7,14 +7,16 @@ imported when the first chart is drawn.
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from autodistill.report.canvas import COLOURS, MOST_BARS, MOST_NAMED, MUTED
+from autodistill.report.canvas import COLOURS, INK, MOST_BARS, MOST_NAMED, MUTED
 from autodistill.report.canvas import canvas as _canvas
 from autodistill.report.canvas import look as _look
 from autodistill.report.canvas import named as _name
-from autodistill.report.sections.evidence import Curve, CurvesInfo, ImportanceInfo
+from autodistill.report.sections.evidence import Curve, CurvesInfo
+from autodistill.report.sections.importance import ImportanceInfo, setting
 from autodistill.report.sections.method import BudgetInfo
 from autodistill.report.sections.verdict import RecommendationInfo
 from autodistill.report.teacher_charts import agreement_chart, knowledge_chart, mismatch_chart, temperatures_chart
+from autodistill.report.trial_charts import pair_chart, slices_chart
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -57,20 +59,24 @@ def curves_chart(info: CurvesInfo) -> bytes:
 
 
 def importance_chart(info: ImportanceInfo) -> bytes:
-    """Shares of variance as bars."""
+    """Shares of variance as bars, with their spread over the forests."""
     shares = info.shares[:MOST_BARS]
     with _canvas(height=0.9 + 0.42 * len(shares)) as (axes, done):
-        axes.barh(range(len(shares)), [100 * share for _, share in shares], height=0.62, color=COLOURS[0])
-        for place, (_, share) in enumerate(shares):
+        axes.barh(range(len(shares)), [100 * one.mean for one in shares], height=0.62, color=COLOURS[0])
+        for place, one in enumerate(shares):
+            spread = 100 * (one.std or 0.0)
+            end = 100 * one.mean + spread
+            if spread:
+                axes.plot([end - 2 * spread, end], [place, place], color=INK, lw=1.6, solid_capstyle="butt")
             axes.annotate(
-                f"{100 * share:.0f}",
-                (100 * share, place),
+                f"{100 * one.mean:.0f}",
+                (end, place),
                 xytext=(5, 0),
                 textcoords="offset points",
                 va="center",
                 fontsize=9,
             )
-        axes.set_yticks(range(len(shares)), [_name(name.replace("_", " ")) for name, _ in shares])
+        axes.set_yticks(range(len(shares)), [_name(setting(one.setting)) for one in shares])
         axes.invert_yaxis()
         axes.grid(visible=False, axis="y")
         axes.set_xlim(0, 105)
@@ -114,6 +120,8 @@ CHARTS: dict[str, Callable[[Any], bytes]] = {
     "agreement": agreement_chart,
     "curves": curves_chart,
     "importance": importance_chart,
+    "slices": slices_chart,
+    "pair": pair_chart,
     "budget": budget_chart,
 }
 

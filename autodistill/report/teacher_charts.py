@@ -4,7 +4,20 @@ from collections.abc import Sequence
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
-from autodistill.report.canvas import COLOURS, INK, LINE, MOST_NAMED, MUTED, blank, canvas, log_sizes, look, named
+from autodistill.report.canvas import (
+    ALMOST_WHITE,
+    COLOURS,
+    INK,
+    INK_ON_COLOUR,
+    LINE,
+    MOST_NAMED,
+    MUTED,
+    blank,
+    canvas,
+    log_sizes,
+    look,
+    named,
+)
 from autodistill.report.sections.agreement import AgreementInfo
 from autodistill.report.sections.knowledge import QUANTITIES, KnowledgeInfo, Line
 from autodistill.report.sections.mismatch import MismatchInfo, MismatchPoint
@@ -128,12 +141,12 @@ def _draw_student(
 def _draw_cell(axes: "Axes", left: int, right: int, value: float | None) -> None:
     from matplotlib.colors import LinearSegmentedColormap
 
-    shade = LinearSegmentedColormap.from_list("agreement", [COLOURS[4], "white", COLOURS[5]])
+    shade = LinearSegmentedColormap.from_list("agreement", [COLOURS[4], ALMOST_WHITE, COLOURS[5]])
     shown = left != right and value is not None
     face: Any = shade((value + 1) / 2) if value is not None and shown else LINE
     axes.fill([right, right + 1, right + 1, right], [left, left, left + 1, left + 1], color=face, ec="white")
     if value is not None and shown:
-        axes.text(right + 0.5, left + 0.5, f"{value:.2f}", ha="center", va="center", color=INK, fontsize=9)
+        axes.text(right + 0.5, left + 0.5, f"{value:.2f}", ha="center", va="center", color=INK_ON_COLOUR, fontsize=9)
 
 
 def _draw_histogram(axes: "Axes", one: Histogram, info: TemperaturesInfo) -> None:

@@ -1,6 +1,7 @@
 """What mattered: fANOVA on the short-run scores, which every trial has."""
 
 from collections.abc import Sequence
+from statistics import fmean, stdev
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
@@ -10,12 +11,18 @@ from autodistill.records import ImportanceRecord, ParamValue, TrialRecord
 from autodistill.space import Dimension, Range, Space
 
 SMALLEST_N = 10
+EVALUATOR_SEEDS = range(5)
+Shares = dict[str, float]
 
 
-def importance(trials: Sequence[TrialRecord], space: Space, teachers: Sequence[str]) -> ImportanceRecord:
+def importance(
+    trials: Sequence[TrialRecord], space: Space, teachers: Sequence[str], *, seeds: Sequence[int] = EVALUATOR_SEEDS
+) -> ImportanceRecord:
     """Shares of the variance of short-run scores, over all trials and, for a rule's own parameters, within that rule.
 
-    Source: Hutter, Hoos and Leyton-Brown, ICML 2014, by Optuna's evaluator with a fixed seed.
+    A forest depends on its seed, so each share is the mean over two or more, their standard deviation beside it.
+
+    Source: Hutter, Hoos and Leyton-Brown, ICML 2014, by Optuna's evaluator.
     """
     scored = [trial for trial in trials if trial.short is not None and trial.short.val_top1 is not None]
     if len(scored) < SMALLEST_N:
@@ -25,29 +32,47 @@ def importance(trials: Sequence[TrialRecord], space: Space, teachers: Sequence[s
         "rule": tuple(space.search.rules),
         "soft_weight": space.search.soft_weight,
     }
-    within, counts = {}, {}
+    within: dict[str, tuple[Shares, Shares]] = {}
+    counts = {}
     for rule, dimensions in space.search.rules.items():
         own = [trial for trial in scored if trial.params.rule == rule]
         counts[rule] = len(own)
         if len(own) >= SMALLEST_N:
-            within[rule] = _shares(own, {**dimensions, "soft_weight": space.search.soft_weight})
-    shares = _shares(scored, shared)
-    note = "" if shares else "every trial scored the same, or nothing was searched"
-    return ImportanceRecord(n=len(scored), shares=shares, within_rule=within, within_rule_n=counts, note=note)
+            within[rule] = _shares(own, {**dimensions, "soft_weight": space.search.soft_weight}, seeds)
+    shares, spread = _shares(scored, shared, seeds)
+    return ImportanceRecord(
+        n=len(scored),
+        evaluator_seeds=len(seeds),
+        shares=shares,
+        shares_std=spread,
+        within_rule={rule: means for rule, (means, _) in within.items()},
+        within_rule_std={rule: spreads for rule, (_, spreads) in within.items()},
+        within_rule_n=counts,
+        note="" if shares else "every trial scored the same, or nothing was searched",
+    )
 
 
-def _shares(trials: Sequence[TrialRecord], dimensions: dict[str, Dimension]) -> dict[str, float]:
+def _shares(
+    trials: Sequence[TrialRecord], dimensions: dict[str, Dimension], seeds: Sequence[int]
+) -> tuple[Shares, Shares]:
+    """Means and standard deviations over the evaluator's seeds, largest mean first."""
     distributions = {name: kind for name, it in dimensions.items() if (kind := _distribution(it)) is not None}
     scores = {trial.short.val_top1 for trial in trials if trial.short is not None}
     if not distributions or len(scores) < 2:
-        return {}
+        return {}, {}
     study = optuna.create_study(direction="maximize")
     for trial in trials:
         assert trial.short is not None
         params = {name: _value(trial, name) for name in distributions}
         study.add_trial(optuna.create_trial(params=params, distributions=distributions, value=trial.short.val_top1))
-    found = optuna.importance.get_param_importances(study, evaluator=FanovaImportanceEvaluator(seed=0))
-    return {name: round(float(share), 6) for name, share in found.items()}
+    found = [
+        optuna.importance.get_param_importances(study, evaluator=FanovaImportanceEvaluator(seed=seed))
+        for seed in seeds
+    ]
+    means = {name: round(fmean(one[name] for one in found), 6) for name in distributions}
+    spread = {name: round(stdev(one[name] for one in found), 6) for name in distributions}
+    names = sorted(means, key=lambda name: -means[name])
+    return {name: means[name] for name in names}, {name: spread[name] for name in names}
 
 
 def _distribution(dimension: Dimension) -> BaseDistribution | None:

@@ -19,7 +19,6 @@ from autodistill.data import Data, Split, normalise
 from autodistill.errors import TrialError
 from autodistill.losses import LOSSES, hard_loss
 from autodistill.records import EpochRecord, EvaluateOn
-from autodistill.rules import Targets
 from autodistill.space import TrainingSpec
 from autodistill.stopwatch import Stopwatch
 from autodistill.store import seed_from
@@ -65,9 +64,7 @@ def train(
     yield from state.curve
     saved = time.monotonic()
     while len(state.curve) < recipe.epochs:
-        with watch.part("targets"):
-            targets = supervision.targets(_view(state, recipe), data.train.labels) if supervision else None
-        losses = _train_epoch(state, data, recipe, supervision, targets).tolist()
+        losses = _train_epoch(state, data, recipe, supervision, watch).tolist()
         with watch.part("evaluation"):
             scores = _scores(state, data, losses, recipe, evaluate_on=evaluate_on)
         total, hard, soft = losses
@@ -121,20 +118,18 @@ def _begin(model: nn.Module, spec: TrainingSpec) -> State:
     return State(model, optimiser, {key: value.detach().clone() for key, value in floats.items()})
 
 
-def _view(state: State, recipe: Recipe) -> int:
-    """Number of the next epoch's view."""
-    return len(state.curve) % recipe.views
-
-
 def _train_epoch(
-    state: State, data: Data, recipe: Recipe, supervision: Supervision | None, targets: Targets | None
+    state: State, data: Data, recipe: Recipe, supervision: Supervision | None, watch: Stopwatch
 ) -> Tensor:
     """One pass over the training split; returns the mean (total, hard, soft) losses over the steps."""
     images, labels = data.train
     spec, number = recipe.spec, len(state.curve)
-    view_number = _view(state, recipe)
+    view_number = number % recipe.views
     batches = _batches(len(labels), spec.batch_size, seed_from(recipe.seed, number, 1), images.device)
-    probs = targets.probs if targets else None
+    probs = None
+    if supervision:
+        with watch.part("targets"):
+            probs = supervision.targets(view_number, labels).probs
     live = dict(state.model.state_dict(keep_vars=True))
     current, average = [live[key].detach() for key in state.average], list(state.average.values())
     weight = 1 - math.exp(-1 / (spec.averaging * len(batches)))

@@ -169,8 +169,9 @@ class Workplace:
             targets=targets,
         )
         wall_s = time.monotonic() - started
-        parts = {name: round(took - before.get(name, 0.0), 4) for name, took in self.watch.seconds.items()}
-        parts["student"] = round(wall_s - sum(parts.values()), 4)
+        parts = {name: took - before.get(name, 0.0) for name, took in self.watch.seconds.items()}
+        parts = {name: took for name, took in parts.items() if took > 0}
+        parts["student"] = wall_s - sum(parts.values())
         ended = RunEnded(record=record, wall_s=wall_s, views_computed=self.cache.computed - computed, parts_s=parts)
         write_result(self.folder, ended)
         self.folder.checkpoint(request.run).unlink(missing_ok=True)

@@ -44,9 +44,10 @@ def test_a_study_ends_with_every_part_of_its_record(reference):
     assert record.spent_epochs == sum(run.spent_epochs for run in record.runs()) <= record.plan.total_epochs
     assert read_study(reference.place / "runs" / NAME / "study.json") == record
     assert set(record.timing["phases_s"]) == {"teachers", "baselines and priors", "search", "confirm"}
-    assert record.timing["parts_s"].keys() == {"cache", "evaluation", "student", "targets", "teacher"}
-    assert sum(record.timing["parts_s"].values()) == pytest.approx(sum(record.timing["runs_s"].values()), rel=0.02)
     assert set(record.timing["runs_s"]) == {run.run for run in record.runs()}
+    parts, runs = record.timing["parts_s"], record.timing["runs_s"]
+    assert set(parts) == {"teacher", "cache", "targets", "student", "evaluation"}
+    assert sum(parts.values()) == pytest.approx(sum(runs.values()), abs=0.01 * len(runs))
     assert record.environment["workers"] == "2"
     assert record.environment.keys() >= environment("cpu").keys()
 

@@ -5,11 +5,14 @@ from typing import Any
 
 from autodistill.records import InspectionRecord, StudyRecord
 from autodistill.report.sections.agreement import agreement_info
-from autodistill.report.sections.evidence import curves_info, failures_info, importance_info, trials_info
+from autodistill.report.sections.evidence import curves_info, failures_info, trials_info
+from autodistill.report.sections.importance import importance_info
 from autodistill.report.sections.knowledge import knowledge_info
 from autodistill.report.sections.method import budget_info, environment_info, method_info
 from autodistill.report.sections.mismatch import mismatch_info
+from autodistill.report.sections.replicates import replicates_info
 from autodistill.report.sections.scores import scores_info
+from autodistill.report.sections.slices import pair_info, slices_info
 from autodistill.report.sections.temperatures import temperatures_info
 from autodistill.report.sections.verdict import leaderboard_info, recommendation_info
 
@@ -29,6 +32,9 @@ SECTIONS: dict[str, Callable[[StudyRecord], Any]] = {
     "trials": trials_info,
     "curves": curves_info,
     "importance": importance_info,
+    "slices": slices_info,
+    "pair": pair_info,
+    "replicates": replicates_info,
     "failures": failures_info,
     "budget": budget_info,
     "method": method_info,

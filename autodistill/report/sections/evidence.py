@@ -1,4 +1,4 @@
-"""What was run: trials, learning curves, importance, failures."""
+"""What was run: trials, learning curves, failures."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -65,16 +65,6 @@ class CurvesInfo:
 
 
 @dataclass(frozen=True)
-class ImportanceInfo:
-    n: int
-    shares: tuple[tuple[str, float], ...]
-    """Largest first."""
-    within: tuple[Table, ...]
-    note: str
-    figure: Figure | None
-
-
-@dataclass(frozen=True)
 class FailuresInfo:
     total: int
     table: Table | None
@@ -115,28 +105,6 @@ def curves_info(record: StudyRecord) -> CurvesInfo:
         figure=_curves_figure(curves, pruned, len(record.trials)) if curves else None,
     )
     return info
-
-
-def importance_info(record: StudyRecord) -> ImportanceInfo:
-    """Which settings the short-run scores depended on."""
-    found = record.importance
-    if found is None:
-        return ImportanceInfo(0, (), (), "Importance was not computed.", None)
-    shares = tuple(sorted(found.shares.items(), key=lambda item: (-item[1], item[0])))
-    within = tuple(
-        _share_table(f"Within {rule.upper()} (n = {found.within_rule_n.get(rule, 0)})", tuple(sorted(inner.items())))
-        for rule, inner in sorted(found.within_rule.items())
-        if inner
-    )
-    figure = None
-    if shares:
-        name, share = _setting(shares[0][0]), 100 * shares[0][1]
-        figure = Figure(
-            finding=f"The largest share of variance, {share:.0f} %, goes to {name} (n = {found.n} short runs).",
-            alt=f"Bars: the share of variance that each of {plural(len(shares), 'setting')} explains.",
-            table=_share_table("Shares of the variance of the short-run scores", shares),
-        )
-    return ImportanceInfo(found.n, shares, within, found.note, figure)
 
 
 def failures_info(record: StudyRecord) -> FailuresInfo:
@@ -257,12 +225,3 @@ def _curves_figure(curves: Sequence[Curve], pruned: int, trials: int) -> Figure:
 def _quarters(curve: Curve) -> tuple[str, ...]:
     points = curve.points
     return (*(percent(points[at][1]) for at in (0, len(points) // 2, -1)), str(points[-1][0]))
-
-
-def _share_table(caption: str, shares: Sequence[tuple[str, float]]) -> Table:
-    rows = tuple(row(_setting(name), f"{share:.2f}") for name, share in shares[:MOST_ROWS])
-    return Table(caption, (*text_columns("Setting"), *number_columns("Share")), rows)
-
-
-def _setting(name: str) -> str:
-    return short(name.replace("_", " "))

@@ -21,6 +21,14 @@ from autodistill.report.sections.parts import (
 from autodistill.report.words import count, duration, plural, short
 
 PHASES = ("teachers", "baselines and priors", "search", "confirm")
+PARTS = {
+    "teacher": "teachers over views that were not cached",
+    "cache": "cached logits, read or waited for",
+    "targets": "soft targets made of them",
+    "student": "the student's training",
+    "evaluation": "evaluation of the student",
+}
+"""What the runs' time is made of."""
 LONGEST_SPACE = 12_000
 LONGEST_VALUE = 300
 
@@ -244,7 +252,7 @@ def _listing(caption: str, values: Mapping[str, Any]) -> Table | None:
 
 
 def _timing(timing: Mapping[str, Any]) -> Table | None:
-    """Wall time by phase; the runs' own times only as their sum, one by one they are in study.json."""
+    """Wall time by phase; the runs' own times only as sums, one by one they are in study.json."""
     phases, runs = timing.get("phases_s", {}), timing.get("runs_s", {})
     if not phases:
         return None
@@ -252,6 +260,8 @@ def _timing(timing: Mapping[str, Any]) -> Table | None:
     rows = [row(phase, duration(phases[phase])) for phase in order]
     rows.append(row("all phases", duration(sum(phases.values()))))
     rows.append(row(f"{plural(len(runs), 'training run')}, summed over the workers", duration(sum(runs.values()))))
+    parts = timing.get("parts_s", {})
+    rows += [row(f"of it: {words}", duration(parts[part])) for part, words in PARTS.items() if part in parts]
     rows.append(row("teacher runs over a view of the data, all others cached", f"{timing.get('views_computed', 0)}"))
     return Table("Time by phase", text_columns("What", "Wall time"), tuple(rows))
 

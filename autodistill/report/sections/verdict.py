@@ -109,7 +109,7 @@ def leaderboard_info(record: StudyRecord) -> LeaderboardInfo:
     columns = (
         Column("Teacher"),
         *number_columns("Its own accuracy", "Params", "Trials", "Best in search", "Confirmed on test", "P(best)"),
-        *number_columns("Points over no teacher", "tau target / other"),
+        *number_columns("Points over no teacher"),
         Column("Settings", long=True),
     )
     caption = "Teachers by what the student learned from them"
@@ -164,8 +164,7 @@ def _teacher_row(
         _confirmed_cell(ranked),
         probability(ranked.p_best if ranked else None),
         _gain_cell(_contrast(verdict, name)),
-        _target_cell(_targets(record, name, best)),
-        recipe(params) if params else EMPTY,
+        Cell(recipe(params) if params else EMPTY, _in_use(_targets(record, name, best))),
         mark="pick" if name == verdict.teacher else "",
     )
 
@@ -181,9 +180,7 @@ def _baseline_rows(record: StudyRecord, verdict: Recommendation) -> Iterator[Row
         searched = maybe(record.no_teacher.val_top1 if record.no_teacher else None)
         confirmed = _confirmed_cell(ranked)
         best = probability(ranked.p_best if ranked else None)
-        yield row(
-            Cell("no teacher", below), *blank, searched, confirmed, best, EMPTY, EMPTY, "labels alone", mark=mark
-        )
+        yield row(Cell("no teacher", below), *blank, searched, confirmed, best, EMPTY, "labels alone", mark=mark)
     if record.plain_kd is not None:
         kd = record.plain_kd
         name = Cell("plain KD", f"from {short(kd.params.teacher or EMPTY, 32)}")
@@ -196,8 +193,7 @@ def _baseline_rows(record: StudyRecord, verdict: Recommendation) -> Iterator[Row
             unconfirmed,
             EMPTY,
             EMPTY,
-            _target_cell(kd.targets),
-            recipe(kd.params),
+            Cell(recipe(kd.params), _in_use(kd.targets)),
             mark="baseline",
         )
 
@@ -227,8 +223,9 @@ def _targets(record: StudyRecord, name: str, best: RunRecord | None) -> TargetSu
     return next((run.targets for run in runs if run is not None and run.targets is not None), None)
 
 
-def _target_cell(targets: TargetSummary | None) -> Cell:
+def _in_use(targets: TargetSummary | None) -> str:
+    """The medians of the temperatures that a rule put to use."""
     if targets is None:
-        return Cell(EMPTY)
-    wrong = "" if targets.tau_wrong is None else f"{targets.tau_wrong:.2g} where wrong"
-    return Cell(f"{targets.tau_target:.2g} / {targets.tau_other:.2g}", wrong)
+        return ""
+    wrong = "" if targets.tau_wrong is None else f", {targets.tau_wrong:.2g} where the teacher is wrong"
+    return f"in use: tau target {targets.tau_target:.2g}, tau other {targets.tau_other:.2g}{wrong}"

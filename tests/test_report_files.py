@@ -1,0 +1,131 @@
+"""What lies in a report's folder: the same bytes twice, a published schema, older records, the committed examples."""
+
+import html
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import pytest
+from factories import STUDIES, profiled, study
+from json_schema import faults, study_schema
+from pydantic import BaseModel
+
+from autodistill.records import read_study, to_json
+from autodistill.report import render
+
+REPORTS = Path(__file__).parents[1] / "reports"
+EXAMPLES = sorted(path.parent.name for path in REPORTS.glob("*/study.json"))
+RENDER = """
+import sys
+from autodistill.__main__ import main
+sys.argv = ["autodistill", "report", "study", "--out", sys.argv[1]]
+try:
+    main()
+finally:
+    assert not {"torch", "optuna"} & set(sys.modules)
+"""
+
+
+def snapshot(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_two_processes_write_the_same_bytes_without_torch(tmp_path: Path) -> None:
+    (tmp_path / "study").mkdir()
+    (tmp_path / "study" / "study.json").write_text(to_json(profiled(study(40))), encoding="utf-8")
+    for seed in ("1", "2"):
+        environment = {**os.environ, "PYTHONHASHSEED": seed}
+        subprocess.run([sys.executable, "-c", RENDER, seed], cwd=tmp_path, env=environment, check=True)
+    written = snapshot(tmp_path / "1")
+    assert len(written) > 8
+    assert written == snapshot(tmp_path / "2")
+
+
+@pytest.fixture(scope="module")
+def schema() -> dict[str, Any]:
+    return json.loads(files("autodistill.records").joinpath("study.schema.json").read_text(encoding="utf-8"))
+
+
+def test_the_published_schema_is_the_models(repository: Path, update_golden: bool) -> None:
+    folder = repository / "autodistill" / "records"
+    made = study_schema(folder)
+    if update_golden:
+        (folder / "study.schema.json").write_text(made, encoding="utf-8")
+    kept = (folder / "study.schema.json").read_text(encoding="utf-8")
+    assert kept == made, "the records changed: `make golden` writes the schema anew"
+
+
+@pytest.mark.parametrize("name", ["nothing", "20 trials", "all failed", "profiled"])
+def test_records_follow_the_schema(name: str, schema: dict[str, Any]) -> None:
+    assert faults(json.loads(to_json(STUDIES[name]())), schema, schema) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        ({"schema_version": 99}, ".schema_version: 99"),
+        ({"state": "done"}, ".state: 'done'"),
+        ({"name": 3}, ".name: no string"),
+        ({"extra": 1}, ".extra: unknown"),
+        ({"trials": [{}]}, ".trials[0].number: missing"),
+    ],
+)
+def test_what_is_no_record_breaks_the_schema(change: dict[str, Any], fault: str, schema: dict[str, Any]) -> None:
+    assert fault in faults({**json.loads(to_json(study(1))), **change}, schema, schema)
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_an_example_is_what_its_record_gives(name: str, update_golden: bool, tmp_path: Path) -> None:
+    """Words and figures; the charts' bytes may differ with Matplotlib's version."""
+    render(read_study(REPORTS / name / "study.json"), tmp_path)
+    if update_golden:
+        shutil.rmtree(REPORTS / name / "charts")
+        shutil.copytree(tmp_path, REPORTS / name, dirs_exist_ok=True)
+    assert told(REPORTS / name) == told(tmp_path), "`make golden` renders the examples anew"
+    assert {path.name for path in (REPORTS / name / "charts").iterdir()} == {
+        path.name for path in (tmp_path / "charts").iterdir()
+    }
+
+
+def test_there_is_an_example() -> None:
+    assert EXAMPLES
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_an_example_follows_the_schema(name: str, schema: dict[str, Any]) -> None:
+    assert faults(json.loads((REPORTS / name / "study.json").read_text(encoding="utf-8")), schema, schema) == []
+
+
+@pytest.mark.parametrize("name", ["example", *STUDIES])
+def test_a_record_of_required_fields_alone_still_renders(name: str, tmp_path: Path) -> None:
+    """Older than any: what has a default was not there yet."""
+    record = read_study(REPORTS / EXAMPLES[0] / "study.json") if name == "example" else STUDIES[name]()
+    old = tmp_path / "study.json"
+    old.write_text(json.dumps({**oldest(record), "schema_version": 1}), encoding="utf-8")
+    page = render(read_study(old), tmp_path / "report").read_text(encoding="utf-8")
+    assert record.data.name in page
+
+
+def told(folder: Path) -> tuple[list[str], str]:
+    """The words and figures of the page, one item for each piece of text, and the markdown."""
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    body = re.sub(r"(?s)<style>.*?</style>", "", page)
+    words = (html.unescape(" ".join(one.split())) for one in re.split(r"<[^>]*>", body))
+    return [one for one in words if one], (folder / "report.md").read_text(encoding="utf-8")
+
+
+def oldest(value: Any) -> Any:
+    """A record, with all records in it, as a mapping of the fields that have no default."""
+    if isinstance(value, BaseModel):
+        fields = type(value).model_fields.items()
+        kept = [name for name, field in fields if field.is_required() or name in ("trials", "teachers", "finalists")]
+        return {name: oldest(getattr(value, name)) for name in kept}
+    if isinstance(value, dict):
+        return {name: oldest(one) for name, one in value.items()}
+    return [oldest(one) for one in value] if isinstance(value, tuple) else value

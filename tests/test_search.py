@@ -5,7 +5,7 @@ from statistics import fmean, stdev
 
 import optuna
 import pytest
-from search_runs import FOUR, GAIN, Trainer, question, run
+from search_runs import FOUR, GAIN, Trainer, question, run, score
 
 from autodistill.errors import ConfigError, StudyError
 from autodistill.records import TrialEnded
@@ -259,10 +259,24 @@ def test_goes_on(score, rivals, eta, expected):
 def test_finalists_are_the_best_full_run_of_each_teacher(tmp_path):
     outcome, _ = run(question(*FOUR, budget="40"), Trainer(), tmp_path / "study.db")
     chosen = finalists_of(outcome.trials, count=2)
-    assert [trial.params.teacher for trial in chosen] == ["slow", "mid"]
-    for trial in chosen:
-        rivals = [it.full.val_top1 for it in outcome.trials if it.full and it.params.teacher == trial.params.teacher]
-        assert trial.full.val_top1 == max(rivals)
+    assert [one.params.teacher for one in chosen] == ["slow", "mid"]
+    for one in chosen:
+        rivals = [it.full.val_top1 for it in outcome.trials if it.full and it.params.teacher == one.params.teacher]
+        assert one.val_top1 == max(rivals)
+        assert outcome.trials[one.trial].params == one.params
+
+
+def test_plain_kd_is_a_teacher_s_finalist_where_it_did_best(tmp_path):
+    def scores(request):
+        return 0.99 if request.params.rule == "ts" and request.params.soft_weight == 0.9 else score(request)
+
+    outcome, _ = run(question(*FOUR), Trainer(scores=scores), tmp_path / "study.db")
+    _, first, second = outcome.finalists
+    assert (first.teacher, first.trial, first.params) == ("slow", None, outcome.plain_kd.params)
+    assert [it.run for it in first.runs] == [f"confirm/plain-kd-{seed}" for seed in (1000, 1001, 1002)]
+    assert second.trial is not None
+    failed = outcome.plain_kd.model_copy(update={"state": "failed"})
+    assert finalists_of(outcome.trials, count=1, plain_kd=failed)[0].trial is not None
 
 
 def test_importance_is_a_mean_over_forests_and_finds_the_planted_cause(tmp_path):

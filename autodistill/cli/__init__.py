@@ -71,6 +71,10 @@ def search(
     max_size: Annotated[str, typer.Option(help="Limit on its float32 weights: 10MB.")] = "",
     max_latency: Annotated[str, typer.Option(help="Limit on one image's time on this device: 5ms.")] = "",
     max_trials: Annotated[int | None, typer.Option(min=1, help="Most searched trials, priors included.")] = None,
+    audit_pruning: Annotated[
+        bool,
+        typer.Option("--audit-pruning", help="Then train the best pruned trials to the end, outside the budget."),
+    ] = False,
     timeout: Annotated[str, typer.Option(help="Stop after this long (90s, 30m, 8h); the same command resumes.")] = "",
     cache_size: Annotated[str, typer.Option(help="Most disk for teacher logits.")] = "8GB",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, estimate, write nothing.")] = False,
@@ -97,6 +101,7 @@ def search(
         max_size=max_size,
         max_latency=max_latency,
         max_trials=max_trials,
+        audit_pruning=audit_pruning,
         timeout=timeout,
         cache_size=cache_size,
         offline=offline,

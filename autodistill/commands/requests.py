@@ -154,4 +154,4 @@ def _command(request: Request, students: Sequence[str]) -> str:
         ("--max-trials", [] if request.max_trials is None else [request.max_trials]),
     ]
     flags = [part for flag, values in options for value in values for part in (flag, str(value))]
-    return shlex.join(["autodistill", "search", *flags])
+    return shlex.join(["autodistill", "search", *flags, *(["--audit-pruning"] if request.audit_pruning else [])])

@@ -46,6 +46,7 @@ from autodistill.records.runs import (
 )
 from autodistill.records.study import (
     SCHEMA_VERSION,
+    ControlRecord,
     DataRecord,
     FinalistRecord,
     ImportanceRecord,
@@ -65,6 +66,7 @@ __all__ = [
     "BudgetLine",
     "ComparisonRecord",
     "Contrast",
+    "ControlRecord",
     "CostKind",
     "CostRecord",
     "Costs",

@@ -35,7 +35,7 @@ class TrialEnded(Record):
 class PhaseStarted(Record):
     """A phase of the study begins: `runs` training runs with `epochs` epochs in all, as far as they are known."""
 
-    phase: Literal["teachers", "baselines and priors", "search", "confirm"]
+    phase: Literal["teachers", "baselines and priors", "search", "confirm", "controls", "audit"]
     runs: int
     epochs: int
 

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -81,6 +82,8 @@ class PlanRecord(Record):
     plain_kd: float
     priors: float
     confirm: float
+    controls: float = 0.0
+    """At most: what the finalists have already is not trained again."""
     search: float
     max_trials: int | None = None
     """Limit on searched trials, priors included."""
@@ -102,6 +105,16 @@ class FinalistRecord(Record):
     search_val_top1: float | None = None
     """The full-run score that made it a finalist: inflated by having been chosen."""
     runs: tuple[RunRecord, ...] = ()
+
+
+class ControlRecord(Record):
+    """A teacher's student under one way of choosing temperatures and weight, over the first confirm seeds."""
+
+    regime: Literal["default", "shared", "own"]
+    """The prior; the best configuration of all, whosever teacher's it was; the teacher's own best."""
+    teacher: str
+    params: TrialParams
+    runs: tuple[RunRecord, ...]
 
 
 class ImportanceRecord(Record):
@@ -142,6 +155,10 @@ class StudyRecord(Record):
     plain_kd: RunRecord | None = None
     trials: tuple[TrialRecord, ...] = ()
     finalists: tuple[FinalistRecord, ...] = ()
+    controls: tuple[ControlRecord, ...] = ()
+    """From a budget of 40 on."""
+    audit: tuple[RunRecord, ...] = ()
+    """Pruned trials trained to the end, where asked for; outside the budget and the verdict."""
     importance: ImportanceRecord | None = None
     recommendation: Recommendation | None = None
     timing: dict[str, Any] = {}
@@ -151,8 +168,8 @@ class StudyRecord(Record):
         """Every training run that the study paid for, each once."""
         seen: set[str] = set()
         trial_runs = (run for trial in self.trials for run in (trial.short, trial.full))
-        finalist_runs = (run for finalist in self.finalists for run in finalist.runs)
-        for run in (self.no_teacher, self.plain_kd, *trial_runs, *finalist_runs):
+        later = [*(one.runs for one in self.finalists), *(one.runs for one in self.controls)]
+        for run in (self.no_teacher, self.plain_kd, *trial_runs, *chain.from_iterable(later)):
             if run is not None and run.run not in seen:
                 seen.add(run.run)
                 yield run

@@ -32,6 +32,8 @@ class Question(NamedTuple):
     teachers: tuple[TeacherRecord, ...]
     tau_student_from: Mapping[str, str | None]
     """Rule to the parameter that the student temperature follows; None: it is 1."""
+    audit: bool = False
+    """Whether the best-looking pruned trials are trained to the end."""
 
 
 def open_study(question: Question, database: Path) -> optuna.Study:

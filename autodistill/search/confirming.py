@@ -2,24 +2,55 @@
 
 import math
 from collections.abc import Generator, Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool
 
 from autodistill import layout
-from autodistill.records import Event, FinalistRecord, PhaseStarted, RaceRecord, RunRequest, TrialParams, TrialRecord
+from autodistill.records import (
+    Event,
+    FinalistRecord,
+    PhaseStarted,
+    RaceRecord,
+    RunRecord,
+    RunRequest,
+    TrialParams,
+    TrialRecord,
+)
 from autodistill.search.outcome import Desk, drive, score
 from autodistill.search.requests import confirm_run, no_teacher_run
 
 Asked = Bool[np.ndarray, "finalists seeds"]
 
 
-def finalists_of(trials: Sequence[TrialRecord], *, count: int) -> list[TrialRecord]:
-    """The best full run of each teacher, best teachers first; earlier trials win ties."""
-    best: dict[str, TrialRecord] = {}
-    for trial in sorted(trials, key=lambda it: (-score(it.full), it.number)):
-        if trial.state == "complete" and trial.params.teacher is not None:
-            best.setdefault(trial.params.teacher, trial)
+class Candidate(NamedTuple):
+    """A configuration with a full run: a searched trial's, or plain KD's (`trial` None)."""
+
+    trial: int | None
+    params: TrialParams
+    val_top1: float
+
+    @property
+    def name(self) -> str:
+        return "plain-kd" if self.trial is None else f"{self.trial:04d}"
+
+
+def finalists_of(trials: Sequence[TrialRecord], *, count: int, plain_kd: RunRecord | None = None) -> list[Candidate]:
+    """The best full run of each teacher, best teachers first; earlier trials win ties, and win against plain KD.
+
+    Plain KD is a point of the space like any other: leaving it out would hide a teacher's best student.
+    """
+    found = [
+        Candidate(trial.number, trial.params, score(trial.full))
+        for trial in sorted(trials, key=lambda it: it.number)
+        if trial.state == "complete" and trial.params.teacher is not None
+    ]
+    if plain_kd is not None and plain_kd.state == "complete":
+        found.append(Candidate(None, plain_kd.params, score(plain_kd)))
+    best: dict[str | None, Candidate] = {}
+    for one in sorted(found, key=lambda it: -it.val_top1):
+        best.setdefault(one.params.teacher, one)
     return list(best.values())[:count]
 
 
@@ -29,7 +60,7 @@ def confirm(desk: Desk) -> Iterator[Event]:
     Only they are evaluated on test: these runs, and the baseline without a teacher, a finalist from the start.
     """
     question, outcome = desk.question, desk.outcome
-    chosen = finalists_of(outcome.trials, count=question.space.confirm.teachers)
+    chosen = finalists_of(outcome.trials, count=question.space.confirm.teachers, plain_kd=outcome.plain_kd)
     rows, seeds = len(chosen) + 1, question.space.confirm.seeds
     race = question.plan.race if len(chosen) > 1 else None
     asked = np.ones((rows, race.first if race else seeds), dtype=bool)
@@ -40,17 +71,17 @@ def confirm(desk: Desk) -> Iterator[Event]:
         asked = yield from _race(desk, chosen, race)
     outcome.finalists = [
         FinalistRecord(
-            teacher=trial.params.teacher if trial else None,
-            trial=trial.number if trial else None,
-            params=trial.params if trial else TrialParams(),
-            search_val_top1=score(trial.full) if trial else None,
-            runs=tuple(outcome.results[_request(desk, trial, seed).run] for seed in np.flatnonzero(row).tolist()),
+            teacher=one.params.teacher if one else None,
+            trial=one.trial if one else None,
+            params=one.params if one else TrialParams(),
+            search_val_top1=one.val_top1 if one else None,
+            runs=tuple(outcome.results[_request(desk, one, seed).run] for seed in np.flatnonzero(row).tolist()),
         )
-        for trial, row in zip([None, *chosen], asked, strict=True)
+        for one, row in zip([None, *chosen], asked, strict=True)
     ]
 
 
-def _race(desk: Desk, chosen: Sequence[TrialRecord], race: RaceRecord) -> Generator[Event, None, Asked]:
+def _race(desk: Desk, chosen: Sequence[Candidate], race: RaceRecord) -> Generator[Event, None, Asked]:
     """Give out confirm runs look by look, until all is decided or no run is left."""
     rows, threshold = len(chosen) + 1, desk.question.space.confirm.threshold
     left = rows * (race.seeds - race.first)
@@ -70,23 +101,25 @@ def _race(desk: Desk, chosen: Sequence[TrialRecord], race: RaceRecord) -> Genera
     return asked
 
 
-def _scores(desk: Desk, chosen: Sequence[TrialRecord], asked: Asked) -> layout.Scores:
+def _scores(desk: Desk, chosen: Sequence[Candidate], asked: Asked) -> layout.Scores:
     """Test accuracies; NaN where a run failed or was not asked for."""
     scores = np.full(asked.shape, math.nan)
-    for row, trial in enumerate([None, *chosen]):
+    for row, one in enumerate([None, *chosen]):
         for seed in np.flatnonzero(asked[row]).tolist():
-            found = desk.outcome.results[_request(desk, trial, seed).run].test_top1
+            found = desk.outcome.results[_request(desk, one, seed).run].test_top1
             scores[row, seed] = math.nan if found is None else found
     return scores
 
 
-def _requests(desk: Desk, chosen: Sequence[TrialRecord], asked: Asked) -> list[RunRequest]:
+def _requests(desk: Desk, chosen: Sequence[Candidate], asked: Asked) -> list[RunRequest]:
     return [
-        _request(desk, trial, seed)
-        for trial, row in zip([None, *chosen], asked, strict=True)
+        _request(desk, one, seed)
+        for one, row in zip([None, *chosen], asked, strict=True)
         for seed in np.flatnonzero(row).tolist()
     ]
 
 
-def _request(desk: Desk, trial: TrialRecord | None, index: int) -> RunRequest:
-    return no_teacher_run(desk.question, index) if trial is None else confirm_run(desk.question, trial, index)
+def _request(desk: Desk, one: Candidate | None, index: int) -> RunRequest:
+    if one is None:
+        return no_teacher_run(desk.question, index)
+    return confirm_run(desk.question, f"confirm/{one.name}", one.params, index)

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import optuna
 
-from autodistill.records import Event, FinalistRecord, RunEnded, RunRecord, RunRequest, TrialRecord
+from autodistill.records import ControlRecord, Event, FinalistRecord, RunEnded, RunRecord, RunRequest, TrialRecord
 from autodistill.search.asking import Question
 
 Runner = Callable[[Sequence[RunRequest]], Iterator[Event]]
@@ -21,10 +21,13 @@ class Outcome:
     plain_kd: RunRecord | None = None
     trials: list[TrialRecord] = field(default_factory=list)
     finalists: list[FinalistRecord] = field(default_factory=list)
+    controls: list[ControlRecord] = field(default_factory=list)
+    audit: list[RunRecord] = field(default_factory=list)
 
     @property
     def spent_epochs(self) -> int:
-        return sum(run.spent_epochs for run in self.results.values())
+        """Of the budget, which an audit is no part of."""
+        return sum(run.spent_epochs for name, run in self.results.items() if not name.startswith("audit/"))
 
 
 class Desk(NamedTuple):

@@ -12,6 +12,9 @@ from autodistill.space import Space
 PROTECTED_PRIORS = 4
 """With up to this many teachers every prior gets a full run; with more, this many of the best do."""
 
+CONTROLLED_FROM = 40
+"""Full trainings from which the budget has room for fair controls; below, the report says that they are missing."""
+
 UNITS = {"ep": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}
 
 
@@ -54,6 +57,8 @@ def make_plan(
     full, short = space.training.epochs, space.training.short
     fixed = plan_epochs(space, teachers)
     total = _total_epochs(parse_budget(requested), full, epochs_per_s)
+    if total >= CONTROLLED_FROM * full:
+        fixed["controls"] = _control_runs(space, teachers) * full
     needed = sum(fixed.values()) + full
     if total < needed:
         raise ConfigError(
@@ -89,6 +94,12 @@ def plan_epochs(space: Space, teachers: int) -> dict[str, int]:
         "priors": teachers * short + min(teachers, PROTECTED_PRIORS) * full,
         "confirm": runs * full,
     }
+
+
+def _control_runs(space: Space, teachers: int) -> int:
+    """Full runs of the fair controls: the prior of each finalist, and the best configuration for all but its own."""
+    finalists, race = min(space.confirm.teachers, teachers), _race(space, teachers)
+    return (2 * finalists - 1) * (race.first if race else space.confirm.seeds)
 
 
 def _race(space: Space, teachers: int) -> RaceRecord | None:

@@ -18,14 +18,16 @@ def full_run(question: Question, trial: TrialRecord) -> RunRequest:
 
 
 def no_teacher_run(question: Question, index: int) -> RunRequest:
-    return _confirmed(question, "baselines/no-teacher", TrialParams(), index)
+    return confirm_run(question, "baselines/no-teacher", TrialParams(), index)
 
 
-def confirm_run(question: Question, trial: TrialRecord, index: int) -> RunRequest:
-    return _confirmed(question, f"confirm/{trial.number:04d}", trial.params, index)
+def audit_run(question: Question, trial: TrialRecord) -> RunRequest:
+    """The full run that pruning saved."""
+    return full_run(question, trial).model_copy(update={"run": f"audit/{trial.number:04d}"})
 
 
-def _confirmed(question: Question, folder: str, params: TrialParams, index: int) -> RunRequest:
+def confirm_run(question: Question, folder: str, params: TrialParams, index: int) -> RunRequest:
+    """One of the full runs over new seeds, which touch the test set."""
     seed = question.space.search.seed + CONFIRM_SEED + index
     epochs = question.plan.epochs_full
     return RunRequest(run=f"{folder}-{seed}", params=params, seed=seed, epochs=epochs, evaluate_on="validation+test")

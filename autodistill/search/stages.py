@@ -10,7 +10,9 @@ import sqlalchemy
 from autodistill.errors import StudyError
 from autodistill.records import Event, PhaseStarted, TrialEnded, TrialRecord
 from autodistill.search.asking import Question, ask, close_study, open_study, tell, unwritable
+from autodistill.search.auditing import audit
 from autodistill.search.confirming import confirm
+from autodistill.search.controlling import controls
 from autodistill.search.outcome import Desk, Outcome, Runner, drive, score
 from autodistill.search.plan import PROTECTED_PRIORS, wave_size
 from autodistill.search.requests import full_run, no_teacher_run, plain_kd_run, short_run
@@ -35,6 +37,9 @@ def search(question: Question, outcome: Outcome, *, run: Runner, database: Path)
         promoted = yield from _baselines_and_priors(desk)
         yield from _waves(desk, promoted)
         yield from confirm(desk)
+        yield from controls(desk)
+        if question.audit:
+            yield from audit(desk)
     except (optuna.exceptions.StorageInternalError, sqlalchemy.exc.OperationalError) as error:
         raise unwritable(database, error) from error
     finally:
@@ -158,8 +163,8 @@ def _prune_reason(desk: Desk, trial: TrialRecord) -> str:
 def _left(desk: Desk, promoted: int) -> int:
     """Epochs that may still be committed: confirm runs and `promoted` full runs are spoken for."""
     plan = desk.question.plan
-    confirm = round(plan.confirm * plan.epochs_full)
-    return plan.total_epochs - desk.outcome.spent_epochs - confirm - promoted * plan.epochs_full
+    kept = round((plan.confirm + plan.controls) * plan.epochs_full)
+    return plan.total_epochs - desk.outcome.spent_epochs - kept - promoted * plan.epochs_full
 
 
 def _new_trial(desk: Desk, *, wave: int, prior_of: str | None = None) -> TrialRecord:

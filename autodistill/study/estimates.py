@@ -61,6 +61,7 @@ def spelt(plan: PlanRecord) -> str:
         "plain KD": plan.plain_kd,
         "priors": plan.priors,
         "confirm": plan.confirm,
+        **({"controls": plan.controls} if plan.controls else {}),
         "search": plan.search,
     }
     return f"{plan.equivalents:.4g} full trainings = " + " + ".join(f"{name} {it:.3g}" for name, it in parts.items())

@@ -47,6 +47,7 @@ class Request(Record):
     workers: int = 2
     overrides: tuple[str, ...] = ()
     max_trials: int | None = None
+    audit_pruning: bool = False
     timeout_s: float | None = None
     cache_bytes: int = DEFAULT_CACHE_BYTES
     offline: bool = False

@@ -126,6 +126,7 @@ def _events(prepared: Prepared, pool: Pool, ledger: _Ledger) -> Generator[Event,
         ledger.plan,
         ledger.teachers,
         {name: rule.tau_student_from for name, rule in RULES.items()},
+        prepared.request.audit_pruning,
     )
 
     def run(requests: Sequence[RunRequest]) -> Iterator[Event]:
@@ -160,7 +161,9 @@ def _finished(prepared: Prepared) -> StudyRecord | None:
         return None
     asked = (prepared.budget, prepared.request.max_trials)
     same = (record.plan.requested, record.plan.max_trials) == asked
-    return record if record.state == "complete" and same else None
+    pruned = any(trial.state == "pruned" for trial in record.trials)
+    audited = bool(record.audit) or not pruned or not prepared.request.audit_pruning
+    return record if record.state == "complete" and same and audited else None
 
 
 def _plan(prepared: Prepared, pool: Pool) -> PlanRecord:
@@ -234,6 +237,8 @@ def _write(prepared: Prepared, ledger: _Ledger, state: str) -> StudyRecord:
         plain_kd=outcome.plain_kd,
         trials=tuple(outcome.trials),
         finalists=tuple(outcome.finalists),
+        controls=tuple(outcome.controls),
+        audit=tuple(outcome.audit),
         importance=importance(outcome.trials, space, names) if state == "complete" else None,
         timing={
             "phases_s": ledger.phase_s,

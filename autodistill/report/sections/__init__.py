@@ -5,6 +5,7 @@ from typing import Any
 
 from autodistill.records import InspectionRecord, StudyRecord
 from autodistill.report.sections.agreement import agreement_info
+from autodistill.report.sections.controls import controls_info
 from autodistill.report.sections.evidence import curves_info, failures_info, trials_info
 from autodistill.report.sections.importance import importance_info
 from autodistill.report.sections.knowledge import knowledge_info
@@ -27,6 +28,7 @@ TEACHER_SECTIONS: dict[str, Callable[[StudyRecord | InspectionRecord], Any]] = {
 SECTIONS: dict[str, Callable[[StudyRecord], Any]] = {
     "recommendation": recommendation_info,
     "leaderboard": leaderboard_info,
+    "controls": controls_info,
     "mismatch": mismatch_info,
     **TEACHER_SECTIONS,
     "trials": trials_info,

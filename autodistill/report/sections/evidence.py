@@ -12,6 +12,7 @@ from autodistill.report.sections.parts import (
     Figure,
     Row,
     Table,
+    best_full_runs,
     number_columns,
     row,
     score,
@@ -19,7 +20,7 @@ from autodistill.report.sections.parts import (
     teacher_names,
     text_columns,
 )
-from autodistill.report.words import EMPTY, maybe, percent, plural, recipe, short
+from autodistill.report.words import EMPTY, maybe, percent, plural, points, recipe, short
 
 MOST_CURVES = 60
 MOST_POINTS = 40
@@ -100,7 +101,7 @@ def curves_info(record: StudyRecord) -> CurvesInfo:
         pruned=pruned,
         saved_epochs=by_rivals * record.plan.epochs_full,
         short_epochs=sum(run.spent_epochs for run in short_runs),
-        saving=_saving(record, by_rivals, short_runs),
+        saving=f"{_saving(record, by_rivals, short_runs)} {_audited(record)}".strip(),
         note=f"{ANNEALED} {shown_of(curves, len(found), 'curves')}".strip(),
         figure=_curves_figure(curves, pruned, len(record.trials)) if curves else None,
     )
@@ -203,6 +204,21 @@ def _saving(record: StudyRecord, pruned: int, short_runs: Sequence[RunRecord]) -
     saved = f"{pruned * full:,} epochs ({pruned:.1f} full-training equivalents)"
     stopped = f"Pruning stopped {pruned} of {plural(len(record.trials), 'trial')} after the short run"
     return f"{stopped}: {saved} not spent; {cost}."
+
+
+def _audited(record: StudyRecord) -> str:
+    """What pruning cost, where pruned trials were trained to the end."""
+    ended = {run.run: run for run in record.audit if run.val_top1 is not None}
+    if not record.audit:
+        return ""
+    best = best_full_runs(record)
+    lost = {name: score(run) - score(best.get(run.params.teacher)) for name, run in ended.items()}
+    better = [name for name, points_lost in lost.items() if points_lost > 0]
+    trained = f"Audit: the {plural(len(record.audit), 'pruned trial')} with the best short runs"
+    spent = f"{sum(run.spent_epochs for run in record.audit):,} epochs outside the budget"
+    found = f"{trained} went on to the end ({spent}); {len(better)} of them beat the best full run of their teacher"
+    most = f", by up to {points(max(lost.values()))} points" if better else ""
+    return f"{found}{most}."
 
 
 def _curves_figure(curves: Sequence[Curve], pruned: int, trials: int) -> Figure:

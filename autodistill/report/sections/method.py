@@ -82,13 +82,14 @@ def budget_info(record: StudyRecord) -> BudgetInfo:
         "priors": plan.priors,
         "search": plan.search,
         "confirm": plan.confirm,
+        **({"controls": plan.controls} if plan.controls else {}),
     }
     parts = tuple(BudgetPart(name, size, spent[name] / plan.epochs_full) for name, size in planned.items())
     total = record.spent_epochs / plan.epochs_full
     summary = (
         f"Asked for {short(plan.requested)}: {plan.total_epochs:,} epochs, {plan.equivalents:.1f} full trainings of "
         f"{plan.epochs_full} epochs. Spent {record.spent_epochs:,} epochs, {total:.1f} full trainings. "
-        "Ladder training and teacher forwards are not counted."
+        f"Ladder training and teacher forwards are not counted{', nor is the audit' if record.audit else ''}."
     )
     return BudgetInfo(parts, summary, _budget_figure(parts, total, plan.equivalents))
 
@@ -126,6 +127,7 @@ def _spent(record: StudyRecord) -> dict[str, int]:
         "priors": [run for one in record.trials if one.kind == "prior" for run in (one.short, one.full)],
         "search": [run for one in record.trials if one.kind == "search" for run in (one.short, one.full)],
         "confirm": [run for one in record.finalists for run in one.runs],
+        "controls": [run for one in record.controls for run in one.runs],
     }
     seen: set[str] = set()
     spent = dict.fromkeys(parts, 0)

@@ -185,7 +185,8 @@ def _baseline_rows(record: StudyRecord, verdict: Recommendation) -> Iterator[Row
         kd = record.plain_kd
         name = Cell("plain KD", f"from {short(kd.params.teacher or EMPTY, 32)}")
         scored = maybe(kd.val_top1)
-        unconfirmed = Cell(EMPTY, "unconfirmed, 1 run")
+        its_best = any(one.trial is None and one.params == kd.params for one in record.finalists)
+        unconfirmed = Cell(EMPTY, "confirmed above: its teacher's best" if its_best else "unconfirmed, 1 run")
         yield row(
             name,
             *blank,

@@ -18,13 +18,10 @@ LITERAL = "literal"
 """How a space, which has no None, leaves tau_other as searched for the samples that the teacher gets wrong."""
 
 NUMBERS_IN_MEMORY = 2**19
-"""Logits and grid points searched at a time: a larger chunk leaves the cache, a smaller one costs more calls."""
+"""Logits searched at a time: a larger chunk leaves the cache, a smaller one costs more calls."""
 
 NUMBERS_ON_GPU = 2**24
 """Likewise on a GPU, which wants as many as its memory holds: about 50 bytes for each."""
-
-GRID_POINTS = 30
-"""About as many for each sample as the default bounds have."""
 
 
 def isats(
@@ -108,7 +105,7 @@ def isats_tau_other(
     ratio, fixed = _ratio_or_fixed(target_ratio, tau_target)
     wrong = literal_as_none(tau_wrong)
     low, high = _log_bounds(tau_min, tau_max)
-    rows = max(1, (NUMBERS_ON_GPU if logits.is_cuda else NUMBERS_IN_MEMORY) // (classes + GRID_POINTS))
+    rows = max(1, (NUMBERS_ON_GPU if logits.is_cuda else NUMBERS_IN_MEMORY) // classes)
     chunks = zip(logits.detach().split(rows), labels.split(rows), strict=True)
     curves = (dv_curve(z.double(), y, anchor, ratio=ratio, fixed=fixed) for z, y in chunks)
     found = torch.cat([argmax_dv(curve, low, high) for curve in curves]).exp().clamp(tau_min, tau_max)

@@ -108,7 +108,8 @@ def _grid(curve: Curve, low: float, high: float) -> tuple[Float[Tensor, " points
     steps = math.ceil((high - low) / math.log(2) * per_octave - 1e-9)
     places = [low + step * math.log(2) / per_octave for step in range(steps)] + [high]
     log_taus = torch.tensor(places, dtype=torch.float64, device=curve.pull.device)
-    return log_taus, _height(curve, log_taus.exp()[:, None], *_sums(curve.gaps.float(), places, per_octave))
+    sums = zip(log_taus.exp(), *_sums(curve.gaps.float(), places, per_octave), strict=True)
+    return log_taus, torch.stack([_height(curve, *at_tau) for at_tau in sums])
 
 
 def _sums(

@@ -8,6 +8,10 @@ that a busy machine slows both; the ratio is the median of the rounds' ratios.
 
 `--check` exits 1 where the plain search is not at least 3 times as slow with 100 classes and twice with 10, or where
 the search falls short of it by 1e-4 of the derived variance.
+
+2026-11-22, one thread of an AMD EPYC, torch 2.15, n 9 (median, p99): 50,000 x 100 plain 1163, 1231 ms, search 281,
+306 ms, ratio 4.1; 50,000 x 10 plain 211, 232 ms, search 70, 80 ms, ratio 3.2 (2.4 to 3.2 over busier runs).
+On a GPU: not yet measured.
 """
 
 import argparse

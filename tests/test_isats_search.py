@@ -125,6 +125,47 @@ def test_at_a_kink_the_search_stays_on_the_high_side():
     assert (found / kinks - 1).abs().max() < 1e-3
 
 
+@pytest.mark.parametrize("bounds", [(0.01, 0.02), (0.5, 0.51), (1.0, 1000.0), (2.0, 3.0)])
+@pytest.mark.parametrize("fixed", [None, 1.0])
+def test_other_bounds_of_the_temperature(bounds, fixed):
+    logits, labels = samples("normal", 100, 5, torch.Generator().manual_seed(0))
+    low, high = bounds
+    form = {"anchor": "other_max", "ratio": None if fixed else 5 / 3, "fixed": fixed}
+    log_grid = torch.linspace(math.log(low), math.log(high), 1024, dtype=torch.float64)
+    best = log_dv(logits, labels, log_grid.exp().expand(100, -1), **form).amax(dim=1)
+    found = isats_tau_other(logits, labels, tau_target=fixed, tau_min=low, tau_max=high)
+    assert ((found >= low) & (found <= high)).all()
+    varied = best > -torch.inf
+    assert (log_dv(logits, labels, found[:, None], **form)[:, 0] >= best + math.log1p(-1e-4))[varied].all()
+
+
+def test_gaps_whose_squares_float32_cannot_hold_are_searched_like_larger_ones():
+    """V is quadratic in 1 / tau_other and S is 4: the optimum is that of a loop, whatever the size of the gaps."""
+    gaps = torch.tensor([[0.0, 0.0, -1.0, -2.0, -4.0]], dtype=torch.float64)
+    logits = torch.cat([gaps * 1e-9, gaps * 1e-30, gaps * 1e-100])
+    logits[:, 0] = 3.0
+    label = torch.zeros(3, dtype=torch.long)
+    best = max(
+        (n / 1000 for n in range(500, 30001)),
+        key=lambda tau: -2 * math.log(tau) - 2 * math.log(4 + math.exp(3 / (5 / 3 * tau))),
+    )
+    assert isats_tau_other(logits, label).tolist() == pytest.approx([best] * 3, abs=1e-3)
+
+
+@pytest.mark.parametrize("family", ["normal", "groups", "ties", "huge"])
+def test_hard_rows_reach_the_same_variance_in_any_company(family):
+    """On a plateau that is flat to float64's last digit the temperature itself may differ."""
+    logits, labels = samples(family, 100, 10, torch.Generator().manual_seed(1))
+    together = isats_tau_other(logits, labels, tau_target=1.0)
+    alone = torch.cat(
+        [isats_tau_other(z[None], y[None], tau_target=1.0) for z, y in zip(logits, labels, strict=True)]
+    )
+    form = {"anchor": "other_max", "ratio": None, "fixed": 1.0}
+    reached, in_company = (log_dv(logits, labels, tau[:, None], **form) for tau in (alone, together))
+    torch.testing.assert_close(reached, in_company, rtol=1e-10, atol=1e-10)
+    assert torch.equal(isats_tau_other(logits, labels, tau_target=1.0), together)
+
+
 def test_flat_variance_gives_the_geometric_mean_of_the_bounds():
     logits = torch.tensor([[9.0, 1.0, 1.0, 1.0], [0.0, 0.0, 0.0, 0.0], [-3.0, 2.0, 2.0, 2.0]])
     targets = isats(logits, torch.tensor([0, 1, 0]), tau_min=1.0, tau_max=16.0)

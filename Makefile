@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install search test check golden clean
+.PHONY: install search test check bench golden clean
 
 install: .venv/installed
 
@@ -21,6 +21,9 @@ check: install
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+bench: install
+	for file in verdict rules step memory report; do $(BIN)/python tests/bench/$$file.py || exit 1; done
 
 golden: install
 	$(BIN)/python -m pytest --update-golden

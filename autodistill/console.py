@@ -85,6 +85,11 @@ def show_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[objec
     console.print()
 
 
+def clear() -> None:
+    """Make room for a table that replaces the last one, on a terminal."""
+    out().clear()
+
+
 def percent(share: float | None) -> str | None:
     return None if share is None else f"{100 * share:.1f}"
 

@@ -16,7 +16,7 @@ OPTIONS = {
     "--audit-pruning --max-params --max-macs --max-size --max-latency --timeout --cache-size --dry-run --offline "
     "--format --quiet",
     "report": "--out",
-    "show": "--format --all --sort --pareto",
+    "show": "--format --all --sort --pareto --watch",
     "train": "--from --student --teacher --data --space --set --seed --device --out --with-validation --offline",
     "export": "--weights --format --out",
     "env": "--format",

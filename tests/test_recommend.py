@@ -202,6 +202,14 @@ def test_a_single_teacher_never_races() -> None:
     assert not any("raced" in reason for reason in verdict.reasons)
 
 
+def test_of_tied_teachers_one_that_is_known_to_help_comes_before_a_cheaper_one() -> None:
+    found = recommend(
+        confirmed({"cheap": [0.976, 0.984, 0.972], "dear": [0.980, 0.983, 0.982], None: [0.958, 0.974, 0.970]})
+    )
+    assert (found.verdict, found.teacher, found.versus_no_teacher) == ("no_clear_difference", "dear", "helps")
+    assert "take the one that is known to help, teacher dear" in found.sentence
+
+
 def test_a_cheap_teacher_that_does_not_help_is_no_way_out() -> None:
     table = {"cheap": shifted(0.0004), "dear": shifted(0.0017), None: NOTHING}
     verdict = recommend(confirmed(table))

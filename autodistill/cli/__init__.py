@@ -132,11 +132,17 @@ def show(
         typer.Option(help="Teachers by test, val, own, params, macs; students by test, params, macs, size, latency."),
     ] = "test",
     pareto: Annotated[bool, typer.Option("--pareto", help="Only what nothing cheaper is as accurate as.")] = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Print again whenever a run ends, until the study does.")
+    ] = False,
     everything: Annotated[bool, typer.Option("--all", help="All trials, not the best twenty.")] = False,
 ) -> None:
     """Print a study, or students compared: what is recommended, and what it was chosen from."""
     from autodistill import showing
 
+    if watch:
+        showing.watch(run, pareto=pareto, sort=sort)
+        return
     showing.show(run, output=output.value, everything=everything, pareto=pareto, sort=sort)
 
 

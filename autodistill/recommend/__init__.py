@@ -61,9 +61,10 @@ def _decide(record: StudyRecord, evidence: Evidence, tied: list[str]) -> tuple[V
     if tied == [best]:
         return "winner", best
     # A teacher that is known not to help is no alternative, however cheap; nor, while there is a better one, is a
-    # teacher whose students did worse than those without any.
+    # teacher whose students did worse than those without any, or one of which it is open whether it helps.
     able = [name for name in tied if name not in hopeless]
     able = [name for name in able if not evidence.behind(name)] or able
+    able = [name for name in able if evidence.answer(name) == "helps"] or able
     return "no_clear_difference", min(able, key=lambda name: _cost(record, name))
 
 

@@ -29,7 +29,7 @@ def sentence(record: StudyRecord, evidence: Evidence, *, verdict: str, teacher: 
         which = "the only one tried" if len(record.teachers) < 2 else "the only one confirmed"
         return f"For {of}, take {recipe_words} ({which}): {result}."
     names = " and ".join(short(name) for name in tied) if len(tied) < 4 else f"the {len(tied)} best"
-    take = f"take {_cheap_words(record, teacher, tied)}, {recipe_words}"
+    take = f"take {_cheap_words(record, evidence, teacher, tied)}, {recipe_words}"
     return f"No clear difference between teachers {names} for {of}: {take}: {result}."
 
 
@@ -45,7 +45,7 @@ def reasons(
     """What the sentence rests on, one short statement each."""
     yield from _pair_reasons(evidence, tied)
     if verdict == "no_clear_difference":
-        yield _cost_reason(record, teacher, tied)
+        yield _cost_reason(record, evidence, teacher, tied)
     yield from _settling(evidence, settle)
     yield noise_words(evidence)
     yield from _race_reason(evidence)
@@ -111,18 +111,21 @@ def _pair_reasons(evidence: Evidence, tied: list[str]) -> Iterator[str]:
         yield f"{short(best)} against {short(other)}: {contrast_words(contrast)}: {told}."
 
 
-def _cheap_words(record: StudyRecord, teacher: str, tied: list[str]) -> str:
+def _cheap_words(record: StudyRecord, evidence: Evidence, teacher: str, tied: list[str]) -> str:
     """Which of the tied teachers is taken: not always the cheapest."""
     macs = {one.name: one.cost.macs for one in record.teachers}
     if all(macs.get(teacher, math.inf) <= macs.get(name, math.inf) for name in tied):
         return "the cheaper one" if len(tied) == 2 else "the cheapest one"
+    helping = [name for name in tied if evidence.answer(name) == "helps"]
+    if teacher in helping:
+        return "the one that is known to help" if len(helping) == 1 else "the cheapest one that is known to help"
     return "the cheapest one that is not behind training without a teacher"
 
 
-def _cost_reason(record: StudyRecord, teacher: str, tied: list[str]) -> str:
+def _cost_reason(record: StudyRecord, evidence: Evidence, teacher: str, tied: list[str]) -> str:
     macs = {one.name: count(one.cost.macs) for one in record.teachers}
     costs = [f"{short(name)} {macs.get(name, 'unknown')}" for name in tied[: MOST_PAIRS + 1]]
-    which = _cheap_words(record, teacher, tied)
+    which = _cheap_words(record, evidence, teacher, tied)
     return f"{short(teacher)} is {which} (MACs per image: {', '.join(costs)})."
 
 

@@ -2,6 +2,7 @@
 
 import csv
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -29,7 +30,7 @@ from autodistill.showing.tables import (
 from autodistill.store import RunFolder
 
 __all__ = ["copy_space", "folder_of", "list_spaces", "rendered", "show", "show_record", "show_space", "study_of"]
-__all__ += ["write_report"]
+__all__ += ["watch", "write_report"]
 
 RUNS = Path("runs")
 REPORTS = Path("reports")
@@ -95,6 +96,22 @@ def show(run: str, *, output: str, everything: bool = False, pareto: bool = Fals
         show_record(record, pareto=pareto, sort=sort)
         if isinstance(record, StudyRecord):
             show_trials(record, everything=everything)
+
+
+def watch(run: str, *, every_s: float = 2.0, pareto: bool = False, sort: str = "test") -> None:
+    """Print a study again whenever its record was written, until it is complete."""
+    folder, seen = folder_of(run), 0
+    while True:
+        written = folder.record.stat().st_mtime_ns
+        if written != seen:
+            seen, record = written, read_record(folder.record)
+            console.clear()
+            show_record(record, pareto=pareto, sort=sort)
+            if isinstance(record, StudyRecord):
+                show_trials(record, everything=False)
+            if record.state == "complete":
+                return
+        time.sleep(every_s)
 
 
 def show_record(record: StudyRecord | ComparisonRecord, *, pareto: bool = False, sort: str = "test") -> None:

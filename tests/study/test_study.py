@@ -1,6 +1,7 @@
 """A study, whole: every part of its record, equal however it was run, each teacher run once."""
 
 import hashlib
+import os
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 from factories import bare
 from small_studies import NAME, NEEDED_VIEWS, Here, core, drive, everything, kept, request, stamps
 
-from autodistill import cache
+from autodistill import cache, showing
 from autodistill.commands import search_request
 from autodistill.errors import StoreError
 from autodistill.records import (
@@ -24,6 +25,7 @@ from autodistill.records import (
     TrialEnded,
     TrialParams,
     read_study,
+    to_json,
 )
 from autodistill.store import cache_root
 from autodistill.study import environment, estimate, prepare, run_study, spelt
@@ -179,6 +181,26 @@ def test_more_workers_make_larger_waves_which_the_command_says_and_the_study_kee
     resumed = prepare(request("search.wave=1", workers=1))
     assert resumed.space.search.wave == 3
     assert resumed.request.command == asked.request.command
+
+
+def test_a_study_is_watched_until_it_is_complete(finished, monkeypatch, capsys):
+    path = Path("runs", NAME, "study.json")
+    running = finished.model_copy(update={"state": "running", "recommendation": None, "trials": finished.trials[:1]})
+    path.write_text(to_json(running))
+    pauses = []
+
+    def ended(seconds):
+        pauses.append(seconds)
+        if len(pauses) == 2:
+            path.write_text(to_json(finished))
+            os.utime(path, ns=(0, 1))
+
+    monkeypatch.setattr(showing.time, "sleep", ended)
+    showing.watch(NAME)
+    assert pauses == [2.0, 2.0]
+    before, after = capsys.readouterr().out.split("Trials\n")[:2]
+    assert finished.recommendation.sentence not in before
+    assert finished.recommendation.sentence in after
 
 
 def test_preparing_and_estimating_write_nothing(reference, monkeypatch):

@@ -212,8 +212,8 @@ def _inference(record: StudyRecord) -> Iterator[tuple[str, str]]:
         "A winner is named when its interval against every other teacher among the finalists excludes 0 and the "
         f"lower end of a 92.5 % interval reaches {least} points: by simulation, under 5 % of studies then name one "
         "that is worse, or better by less than that. Otherwise, of the teachers that are not told apart, the "
-        "cheapest (MACs) is taken whose students were not behind those without a teacher. A teacher helps when its "
-        f"interval over no teacher lies above 0, and does not when that interval ends below {least}.",
+        "cheapest (MACs) is taken of those that help, or else of those not behind no teacher. A teacher helps "
+        f"when its interval over no teacher lies above 0, and does not when that interval ends below {least}.",
     )
     race = record.plan.race
     if race is not None and len(record.finalists) > 2:

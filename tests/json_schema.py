@@ -1,14 +1,26 @@
-"""The JSON schema of a study's record, and a small validator that knows the words which that schema uses."""
+"""The JSON schemas of a study and of students compared, and a small validator that knows the words they use."""
 
 import ast
 import json
 from pathlib import Path
 from typing import Any
 
-from autodistill.records import SCHEMA_VERSION, StudyRecord
+from autodistill.records import SCHEMA_VERSION, ComparisonRecord, Record, StudyRecord
 
 KNOWN = {"additionalProperties", "anyOf", "const", "default", "description", "enum", "items", "maxItems", "maximum"}
-KNOWN |= {"minItems", "minimum", "prefixItems", "properties", "required", "title", "type", "$defs", "$ref", "$schema"}
+KNOWN |= {
+    "propertyNames",
+    "minItems",
+    "minimum",
+    "prefixItems",
+    "properties",
+    "required",
+    "title",
+    "type",
+    "$defs",
+    "$ref",
+    "$schema",
+}
 TYPES: dict[str, Any] = {
     "object": dict,
     "array": list,
@@ -20,13 +32,16 @@ TYPES: dict[str, Any] = {
 }
 
 
-def study_schema(records: Path) -> str:
+SCHEMAS: dict[str, type[Record]] = {"study": StudyRecord, "comparison": ComparisonRecord}
+
+
+def schema_of(model: type[Record], records: Path) -> str:
     """The models' schema with the fields' own docstrings, which pydantic leaves out; `records` is their folder."""
-    schema = StudyRecord.model_json_schema()
+    schema = model.model_json_schema()
     schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
     version = schema["properties"]["schema_version"]
     version |= {"minimum": 1, "maximum": SCHEMA_VERSION}
-    models = {"StudyRecord": schema, **schema["$defs"]}
+    models = {model.__name__: schema, **schema["$defs"]}
     for name, field, text in _field_docstrings(records):
         if name in models:
             models[name]["properties"][field]["description"] = text

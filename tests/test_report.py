@@ -237,7 +237,8 @@ def test_mismatch_by_hand() -> None:
     trials = [
         trial(number, isats(name), state="complete", score=val) for number, (name, val) in enumerate(scores.items())
     ]
-    info = mismatch_info(study(0).model_copy(update={"trials": tuple(trials)}))
+    record = study(0).model_copy(update={"trials": tuple(trials), "plain_kd": None})
+    info = mismatch_info(record)
     # Teacher ranks 1 2 3 4, student ranks 2 4 3 1: 1 - 6 (1 + 4 + 0 + 9) / (4 x 15) = -0.4.
     assert info.spearman == pytest.approx(-0.4)
     assert info.regret == pytest.approx(0.03)
@@ -245,6 +246,17 @@ def test_mismatch_by_hand() -> None:
         "The most accurate teacher, ladder-xl (91.1 %), made student 4 of 4, 3.0 points below the best "
         "(Spearman -0.40 over 4 teachers)."
     )
+
+
+def test_plain_kd_is_a_full_run_of_its_teacher() -> None:
+    record = study(20)
+    teacher = record.plain_kd.params.teacher
+    best = record.plain_kd.model_copy(update={"curve": run("kd", record.plain_kd.params, val=0.95).curve})
+    cells = {
+        row.cells[0].text: row.cells
+        for row in leaderboard_info(record.model_copy(update={"plain_kd": best})).table.rows
+    }
+    assert cells[teacher][4].text == "95.0 %"
 
 
 def test_rank_correlation_is_scipys() -> None:

@@ -13,14 +13,16 @@ from typing import Any
 
 import pytest
 from factories import STUDIES, profiled, study
-from json_schema import faults, study_schema
+from json_schema import SCHEMAS, faults, schema_of
 from pydantic import BaseModel
 
-from autodistill.records import read_study, to_json
+from autodistill.records import read_record, read_study, to_json
 from autodistill.report import render
+from autodistill.showing import rendered
 
 REPORTS = Path(__file__).parents[1] / "reports"
 EXAMPLES = sorted(path.parent.name for path in REPORTS.glob("*/study.json"))
+EXAMPLE = "fashion-mnist-mobilenetv2"
 RENDER = """
 import sys
 from autodistill.__main__ import main
@@ -47,17 +49,22 @@ def test_two_processes_write_the_same_bytes_without_torch(tmp_path: Path) -> Non
     assert written == snapshot(tmp_path / "2")
 
 
+def published(name: str) -> dict[str, Any]:
+    return json.loads(files("autodistill.records").joinpath(f"{name}.schema.json").read_text(encoding="utf-8"))
+
+
 @pytest.fixture(scope="module")
 def schema() -> dict[str, Any]:
-    return json.loads(files("autodistill.records").joinpath("study.schema.json").read_text(encoding="utf-8"))
+    return published("study")
 
 
-def test_the_published_schema_is_the_models(repository: Path, update_golden: bool) -> None:
+@pytest.mark.parametrize("name", SCHEMAS)
+def test_the_published_schema_is_the_models(name: str, repository: Path, update_golden: bool) -> None:
     folder = repository / "autodistill" / "records"
-    made = study_schema(folder)
+    made = schema_of(SCHEMAS[name], folder)
     if update_golden:
-        (folder / "study.schema.json").write_text(made, encoding="utf-8")
-    kept = (folder / "study.schema.json").read_text(encoding="utf-8")
+        (folder / f"{name}.schema.json").write_text(made, encoding="utf-8")
+    kept = (folder / f"{name}.schema.json").read_text(encoding="utf-8")
     assert kept == made, "the records changed: `make golden` writes the schema anew"
 
 
@@ -83,29 +90,32 @@ def test_what_is_no_record_breaks_the_schema(change: dict[str, Any], fault: str,
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_an_example_is_what_its_record_gives(name: str, update_golden: bool, tmp_path: Path) -> None:
     """Words and figures; the charts' bytes may differ with Matplotlib's version."""
-    render(read_study(REPORTS / name / "study.json"), tmp_path)
+    rendered(read_record(REPORTS / name / "study.json"), tmp_path)
     if update_golden:
-        shutil.rmtree(REPORTS / name / "charts")
-        shutil.copytree(tmp_path, REPORTS / name, dirs_exist_ok=True)
-    assert told(REPORTS / name) == told(tmp_path), "`make golden` renders the examples anew"
-    assert {path.name for path in (REPORTS / name / "charts").iterdir()} == {
-        path.name for path in (tmp_path / "charts").iterdir()
-    }
+        shutil.rmtree(REPORTS / name)
+        shutil.copytree(tmp_path, REPORTS / name)
+    kept, made = snapshot(REPORTS / name), snapshot(tmp_path)
+    assert kept.keys() == made.keys()
+    for page in sorted(tmp_path.rglob("report.html")):
+        folder = page.parent.relative_to(tmp_path)
+        assert told(REPORTS / name / folder) == told(page.parent), "`make golden` renders the examples anew"
 
 
-def test_there_is_an_example() -> None:
-    assert EXAMPLES
+def test_there_is_an_example_of_one_student_and_of_several() -> None:
+    assert {type(read_record(REPORTS / name / "study.json")) for name in EXAMPLES} == set(SCHEMAS.values())
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
-def test_an_example_follows_the_schema(name: str, schema: dict[str, Any]) -> None:
-    assert faults(json.loads((REPORTS / name / "study.json").read_text(encoding="utf-8")), schema, schema) == []
+def test_an_example_follows_the_schema(name: str) -> None:
+    record = json.loads((REPORTS / name / "study.json").read_text(encoding="utf-8"))
+    schema = published(record.get("kind", "study"))
+    assert faults(record, schema, schema) == []
 
 
 @pytest.mark.parametrize("name", ["example", *STUDIES])
 def test_a_record_of_required_fields_alone_still_renders(name: str, tmp_path: Path) -> None:
     """Older than any: what has a default was not there yet."""
-    record = read_study(REPORTS / EXAMPLES[0] / "study.json") if name == "example" else STUDIES[name]()
+    record = read_study(REPORTS / EXAMPLE / "study.json") if name == "example" else STUDIES[name]()
     old = tmp_path / "study.json"
     old.write_text(json.dumps({**oldest(record), "schema_version": 1}), encoding="utf-8")
     page = render(read_study(old), tmp_path / "report").read_text(encoding="utf-8")

@@ -71,8 +71,9 @@ def verdict_of(record: StudyRecord) -> Recommendation:
 
 
 def full_runs(record: StudyRecord) -> Iterator[RunRecord]:
-    """The searched trials' full runs that ended with a score."""
-    return (trial.full for trial in record.trials if trial.full is not None and trial.full.val_top1 is not None)
+    """The full runs with a teacher that ended with a score: the searched trials', then plain KD's."""
+    runs = (*(trial.full for trial in record.trials), record.plain_kd)
+    return (run for run in runs if run is not None and run.val_top1 is not None)
 
 
 def best_full_runs(record: StudyRecord) -> dict[str | None, RunRecord]:

@@ -51,6 +51,12 @@ def recommend(record: StudyRecord, *, threshold: float = THRESHOLD) -> Recommend
     )
 
 
+def judged(record: StudyRecord) -> StudyRecord:
+    """The record with its verdict drawn anew: what people read follows today's rule, whoever wrote the record."""
+    threshold = record.recommendation.threshold if record.recommendation else THRESHOLD
+    return record.model_copy(update={"recommendation": recommend(record, threshold=threshold)})
+
+
 def _decide(record: StudyRecord, evidence: Evidence, tied: list[str]) -> tuple[Verdict, str | None]:
     best = evidence.teachers[0]
     hopeless = {name for name in tied if evidence.answer(name) == "does_not_help"}

@@ -6,11 +6,12 @@ students x seeds layout, judged by the same rule as the teachers of one study.
 
 from collections.abc import Iterator, Sequence
 
-from autodistill.recommend import THRESHOLD
+from autodistill.recommend import THRESHOLD, judged
 from autodistill.recommend.evidence import Evidence, collect
 from autodistill.recommend.words import COSTS, count, interval, limits_words, listed, percent, points, recipe, short
 from autodistill.records import (
     BudgetLine,
+    ComparisonRecord,
     Contrast,
     CostKind,
     FinalistRecord,
@@ -71,6 +72,14 @@ def recommend_student(
         lines=tuple(_lines(confirmed)),
         threshold=threshold,
     )
+
+
+def judged_students(record: ComparisonRecord) -> ComparisonRecord:
+    """The record with its studies' verdicts and its own drawn anew."""
+    studies = tuple(judged(study) for study in record.studies)
+    threshold = record.choice.threshold if record.choice else THRESHOLD
+    choice = recommend_student(studies, limits=record.limits, threshold=threshold)
+    return record.model_copy(update={"studies": studies, "choice": choice})
 
 
 def _evidence(studies: Sequence[StudyRecord], threshold: float) -> Evidence:

@@ -10,8 +10,8 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from autodistill.recommend import THRESHOLD, recommend
-from autodistill.recommend.students import recommend_student
+from autodistill.recommend import judged
+from autodistill.recommend.students import judged_students
 from autodistill.records import ComparisonRecord, InspectionRecord, StudyRecord, to_json
 from autodistill.report.charts import CHARTS
 from autodistill.report.sections import SECTIONS, TEACHER_SECTIONS
@@ -53,11 +53,9 @@ def render_comparison(record: ComparisonRecord, out_dir: Path) -> Path:
     Raises:
         StoreError: the folder cannot be written.
     """
-    studies = tuple(judged(study) for study in record.studies)
-    choice = recommend_student(
-        studies, limits=record.limits, threshold=record.choice.threshold if record.choice else THRESHOLD
-    )
-    record = record.model_copy(update={"studies": studies, "choice": choice})
+    record = judged_students(record)
+    studies, choice = record.studies, record.choice
+    assert choice is not None
     for study in studies:
         render(study, (out_dir / page_of(study.name)).parent)
     info = students_info(record, choice)
@@ -69,12 +67,6 @@ def render_comparison(record: ComparisonRecord, out_dir: Path) -> Path:
     write_text(out_dir / "report.md", as_markdown(record, infos, charts, template="comparison.md.j2"))
     write_text(out_dir / "report.html", as_html(record, infos, charts, template="comparison.html.j2"))
     return out_dir / "report.html"
-
-
-def judged(record: StudyRecord) -> StudyRecord:
-    """The record with its verdict drawn anew: a report is by today's rule, whoever wrote the record."""
-    threshold = record.recommendation.threshold if record.recommendation else THRESHOLD
-    return record.model_copy(update={"recommendation": recommend(record, threshold=threshold)})
 
 
 def render_inspection(record: InspectionRecord, out_dir: Path) -> Path:

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from autodistill import console
 from autodistill.errors import ConfigError, StoreError, near
+from autodistill.recommend import judged
+from autodistill.recommend.students import judged_students
 from autodistill.recommend.words import amount, count, excess_words
 from autodistill.records import ComparisonRecord, StudyRecord, read_record, read_study
 from autodistill.showing.spaces import copy_space, list_spaces, show_space
@@ -74,18 +76,20 @@ def study_of(run: str) -> tuple[RunFolder, StudyRecord]:
         ConfigError, StoreError: there is none, or it is damaged.
     """
     folder = folder_of(run)
-    record = read_record(folder.record)
+    record = _judged(read_record(folder.record))
     if isinstance(record, StudyRecord):
         return folder, record
     if record.choice is None or record.state != "complete":
         raise StoreError(f"{run}: not all students are searched yet", f"finish it first: {record.command}")
     own = folder_of(str(folder.path.parent / record.choice.study))
-    return own, read_study(own.record)
+    found = _judged(read_study(own.record))
+    assert isinstance(found, StudyRecord)
+    return own, found
 
 
 def show(run: str, *, output: str, everything: bool = False, pareto: bool = False, sort: str = "test") -> None:
     """Print a study, or students compared, as tables, JSON or CSV."""
-    record = read_record(folder_of(run).record)
+    record = _judged(read_record(folder_of(run).record))
     if output == "json":
         console.show_json(record.model_dump(mode="json"))
     elif output == "csv":
@@ -114,8 +118,16 @@ def watch(run: str, *, every_s: float = 2.0, pareto: bool = False, sort: str = "
         time.sleep(every_s)
 
 
+def _judged(record: StudyRecord | ComparisonRecord) -> StudyRecord | ComparisonRecord:
+    """By today's rule, as a report is; what has no verdict yet is left alone."""
+    if isinstance(record, StudyRecord):
+        return judged(record) if record.recommendation is not None else record
+    return judged_students(record) if record.choice is not None else record
+
+
 def show_record(record: StudyRecord | ComparisonRecord, *, pareto: bool = False, sort: str = "test") -> None:
     """Print what is recommended, and the teachers or students that it was chosen from."""
+    record = _judged(record)
     if isinstance(record, StudyRecord):
         show_study(record, pareto=pareto, sort=sort)
     else:

@@ -40,7 +40,7 @@ def run_students(
         claim(folder, IDENTITY)
         for number, one in enumerate(students, 1):
             left_s = None if request.timeout_s is None else request.timeout_s - (time.monotonic() - started)
-            if left_s is not None and left_s <= 0:
+            if left_s is not None and left_s <= 0 and studies:
                 break
             yield Note(text=f"student {number} of {len(students)}: {one.student.name}, study {one.folder.path.name}")
             timed = one._replace(request=one.request.model_copy(update={"timeout_s": left_s}))

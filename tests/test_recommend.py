@@ -11,6 +11,7 @@ from autodistill.recommend.evidence import collect, seed_noise
 from autodistill.recommend.sampling import accuracy_error, difference_error
 from autodistill.recommend.words import points
 from autodistill.records import Contrast, RaceRecord, Recommendation, StudyRecord, TrialParams
+from autodistill.report.sections.verdict import recommendation_info
 
 NOTHING = [0.770, 0.772, 0.774]
 
@@ -95,11 +96,10 @@ def test_teachers_that_are_all_behind_no_teacher_are_said_to_be() -> None:
     wide = (0.004, 0.0, -0.004)
     table = {"small": shifted(-0.0007, wide), "large": shifted(-0.0005, wide[::-1]), None: NOTHING}
     verdict = recommend(confirmed(table))
-    assert (verdict.verdict, verdict.teacher) == ("no_clear_difference", "small")
-    assert verdict.sentence.endswith(
-        " and below training without a teacher in the mean, as are all that are not told apart, so whether it helps "
-        "cannot be told yet."
-    )
+    assert (verdict.verdict, verdict.teacher, verdict.versus_no_teacher) == ("no_teacher", None, "cannot_tell")
+    assert verdict.sentence.startswith("No teacher is ahead of none for ")
+    assert verdict.sentence.endswith("so whether one helps cannot be told yet.")
+    assert recommendation_info(confirmed(table)).headline == "No teacher is ahead of none"
 
 
 def test_at_least_is_the_lower_end_at_the_level_of_naming() -> None:

@@ -96,11 +96,18 @@ def test_a_line_for_each_limit_at_which_the_answer_changes():
     assert all(one.test_top1 < other.test_top1 for one, other in pairwise(lines))
 
 
+def test_at_equal_cost_a_line_names_the_better_student_alone():
+    studies = [searched("a", SMALL, params=10), searched("b", LARGE, params=10)]
+    lines = [line for line in recommend_student(studies, limits=FREE).lines if line.kind == "params"]
+    assert [line.student for line in lines] == ["b"]
+
+
 def test_students_without_a_confirm_run_come_last_and_alone_are_unconfirmed():
     bad = bare({"t": 0.9})
     choice = recommend_student([bad, searched("a", SMALL)], limits=FREE)
     assert [row.student for row in choice.rows] == ["a", bad.student.name]
-    assert (choice.verdict, choice.student, choice.rows[1].front) == ("winner", "a", ())
+    assert (choice.verdict, choice.student, choice.rows[1].front) == ("unconfirmed", "a", ())
+    assert "no other student is confirmed yet" in choice.sentence
     assert f"{bad.student.name} was not confirmed on test." in choice.reasons
     alone = recommend_student([bad], limits=FREE)
     assert (alone.verdict, alone.lines, alone.contrasts) == ("unconfirmed", (), ())

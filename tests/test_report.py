@@ -221,8 +221,8 @@ def test_leaderboard_by_hand() -> None:
 def test_too_few_seeds_for_an_interval_are_said_to_be() -> None:
     record = confirmed({"a": [0.76, 0.82], None: [0.70, 0.70]})
     cells = leaderboard_info(record).table.rows[0].cells
-    assert (cells[5].text, cells[5].below) == ("79.0 %", "too few seeds for an interval, 2 seeds")
-    assert cells[7].below == "too few seeds for an interval"
+    assert (cells[5].text, cells[5].below) == ("79.0 %", "too few seeds, 2 seeds")
+    assert cells[7].below == "too few seeds"
 
 
 def test_a_race_is_explained_where_there_was_one() -> None:

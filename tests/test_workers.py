@@ -329,6 +329,7 @@ def test_a_ladder_that_diverges_ends_the_study(tmp_path):
 
 
 def test_a_mended_cache_file_is_said(place):
+    list(place.do(request("filled", teacher="weak")))
     (file, *_) = sorted(Path(place.setup.cache).glob("logits/*/*.safetensors"))
     file.write_bytes(b"damaged")
     notes = [it for it in place.do(request("n", teacher="weak")) if isinstance(it, Note)]

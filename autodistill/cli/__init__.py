@@ -141,7 +141,7 @@ def show(
     from autodistill import showing
 
     if watch:
-        showing.watch(run, pareto=pareto, sort=sort)
+        showing.watch(run, output=output.value, everything=everything, pareto=pareto, sort=sort)
         return
     showing.show(run, output=output.value, everything=everything, pareto=pareto, sort=sort)
 

@@ -122,7 +122,12 @@ def _device(asked: str) -> str:
 
 
 def _whole(text: str, units: Mapping[str, int | float], flag: str) -> int | None:
-    return int(_number(text, units, flag)) if text else None
+    if not text:
+        return None
+    number = round(_number(text, units, flag))
+    if number < 1:
+        raise ConfigError(f"{flag} {text}: must be at least 1")
+    return number
 
 
 def _number(text: str, units: Mapping[str, int | float], flag: str) -> float:

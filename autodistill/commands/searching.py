@@ -14,6 +14,7 @@ from autodistill.study import (
     Prepared,
     cache_size,
     estimate,
+    pinned,
     prepare_all,
     run_students,
     run_study,
@@ -27,12 +28,12 @@ AnyRecord = TypeVar("AnyRecord", bound=StudyRecord | ComparisonRecord)
 def search(family: Family, *, output: str, quiet: bool) -> None:
     """Run one study for each student with a live view, render the report, print what was found."""
     students, left_out = within(prepare_all(family.requests), family.limits)
-    several = len(family.requests) > 1
+    several, command = len(family.requests) > 1, command_of(family, students)
     quiet = quiet or output != "table"
     if not quiet:
         _introduce(students, left_out, family)
     events = (
-        run_students(students, name=family.name, command=family.command, left_out=left_out)
+        run_students(students, name=family.name, command=command, left_out=left_out)
         if several
         else run_study(students[0])
     )
@@ -40,7 +41,6 @@ def search(family: Family, *, output: str, quiet: bool) -> None:
         with console.Watch(quiet=quiet) as watch:
             record = _driven(events, watch)
     except KeyboardInterrupt:
-        command = family.command if several else students[0].request.command
         console.show_note(f"\ninterrupted; every finished run is kept. Resume with: {command}")
         sys.exit(130)
     page = showing.rendered(record, showing.REPORTS / record.name)
@@ -57,7 +57,7 @@ def dry_run(family: Family, *, as_json: bool) -> None:
     """Check everything, measure a few steps, print each student's plan; write nothing."""
     students, left_out = within(prepare_all(family.requests), family.limits)
     estimates = [(prepared, estimate(prepared)) for prepared in students]
-    command = family.command if len(family.requests) > 1 else students[0].request.command
+    command = command_of(family, students)
     if as_json:
         plans = [{**_facts(prepared, found), **_numbers(found)} for prepared, found in estimates]
         broken = [one.model_dump(mode="json") for one in left_out]
@@ -69,6 +69,14 @@ def dry_run(family: Family, *, as_json: bool) -> None:
         console.show_table("Dry run: nothing was written", ("", ""), _facts(prepared, found).items())
     _name_left_out(left_out, family.limits)
     console.show_note(f"Next: {command}")
+
+
+def command_of(family: Family, students: Sequence[Prepared]) -> str:
+    """What reproduces the search elsewhere: with what followed from this machine for all students alike."""
+    first, *others = (one.pins for one in students)
+    return pinned(
+        family.command, {key: first[key] for key in first if all(it.get(key) == first[key] for it in others)}
+    )
 
 
 def _facts(prepared: Prepared, found: Estimate) -> dict[str, object]:

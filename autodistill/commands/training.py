@@ -26,6 +26,8 @@ from autodistill.workers import LadderTask, Workplace
 
 def train(request: Request, *, run: str, seed: int, to: Path, with_validation: bool = False) -> None:
     """Train one student in full and write it, with how it was made in the file's metadata."""
+    if to.exists():
+        raise StoreError(f"{to}: exists already; nothing was trained", "name another file with --out, or remove it")
     params: TrialParams | None = None
     if run and (request.student or request.teachers or request.overrides):
         raise ConfigError(

@@ -58,7 +58,7 @@ def helps_not(found: Ends, *, threshold: float) -> Verdicts:
 
 
 def seeds_to_settle(
-    difference: float, error: float, freedom: float, seeds: int, *, threshold: float, gain: bool
+    difference: float, error: float, freedom: float, seeds: int, *, threshold: float, gain: bool, share: float = 1.0
 ) -> int | None:
     """Seeds at which a pair would be decided, were difference and noise to stay as measured.
 
@@ -66,6 +66,7 @@ def seeds_to_settle(
         difference: of the two means.
         error: its standard error over `seeds` shared seeds, with `freedom` degrees of freedom.
         gain: the question is whether it helps; otherwise who is better.
+        share: of the error probability that the deciding look may spend.
 
     Returns:
         None: more than 50, or no number at all, because the difference lies within the threshold.
@@ -76,6 +77,6 @@ def seeds_to_settle(
         error * np.sqrt(seeds / numbers),
         freedom * (numbers - 1) / (seeds - 1),
     )
-    found = ends(asked)
+    found = ends(asked, share=share)
     settled = helps(found) | helps_not(found, threshold=threshold) if gain else better(found, threshold=threshold)
     return int(numbers[settled.argmax(axis=0)[0, 0], 0, 0]) if settled.any() else None

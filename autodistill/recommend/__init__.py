@@ -53,15 +53,21 @@ def recommend(record: StudyRecord, *, threshold: float = THRESHOLD) -> Recommend
 
 def judged(record: StudyRecord) -> StudyRecord:
     """The record with its verdict drawn anew: what people read follows today's rule, whoever wrote the record."""
-    threshold = record.recommendation.threshold if record.recommendation else THRESHOLD
-    return record.model_copy(update={"recommendation": recommend(record, threshold=threshold)})
+    return record.model_copy(update={"recommendation": recommend(record, threshold=threshold_of(record))})
+
+
+def threshold_of(record: StudyRecord) -> float:
+    """The smallest difference that matters to a study: its verdict's, or where there is none yet its space's."""
+    if record.recommendation is not None:
+        return record.recommendation.threshold
+    return float(record.space.get("confirm", {}).get("threshold", THRESHOLD))
 
 
 def _decide(record: StudyRecord, evidence: Evidence, tied: list[str]) -> tuple[Verdict, str | None]:
     best = evidence.teachers[0]
     hopeless = {name for name in tied if evidence.answer(name) == "does_not_help"}
-    if best in hopeless:
-        return "no_teacher", None
+    if best in hopeless or evidence.behind(best):
+        return "no_teacher", None  # behind: training without one is ahead of them all, and costs nothing
     if len(evidence.teachers) == 1:
         return "only_one", best
     if tied == [best]:

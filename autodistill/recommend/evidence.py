@@ -138,7 +138,13 @@ class Evidence:
         difference, error, freedom = (float(part[at]) for part in self._pairs)
         shared = int((~np.isnan(self.table[list(at)])).all(axis=0).sum())
         seeds = layout.seeds_to_settle(
-            difference, error, freedom, shared, threshold=self.threshold, gain=versus is None
+            difference,
+            error,
+            freedom,
+            shared,
+            threshold=self.threshold,
+            gain=versus is None,
+            share=self.race.share if self.race else 1.0,
         )
         return SeedsToSettle(teacher=teacher, versus=versus, seeds=seeds)
 

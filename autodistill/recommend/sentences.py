@@ -20,9 +20,11 @@ def sentence(record: StudyRecord, evidence: Evidence, *, verdict: str, teacher: 
     assert best is not None
     recipe_words = f"teacher {short(teacher)} with {recipe(best.record.params)}"
     if verdict == "no_teacher":
-        alone = f"train it without one, {_result(evidence, None)}"
-        return f"No teacher helps {of}: {alone}; {_no_gain(evidence, teacher)}."
-    result = f"{_result(evidence, teacher)}, {_gain(evidence, teacher, tied)}"
+        alone = f"train it without one, {_result(evidence, None)}; {_no_gain(evidence, teacher)}"
+        if evidence.answer(teacher) == "does_not_help":
+            return f"No teacher helps {of}: {alone}."
+        return f"No teacher is ahead of none for {of}: {alone}, so whether one helps cannot be told yet."
+    result = f"{_result(evidence, teacher)}, {_gain(evidence, teacher)}"
     if verdict == "winner":
         return f"For {of}, take {recipe_words}: {result}."
     if verdict == "only_one":
@@ -79,17 +81,13 @@ def _result(evidence: Evidence, teacher: str | None) -> str:
     return f"{percent(one.mean)} test accuracy ({plural(len(one.scores), 'seed')})"
 
 
-def _gain(evidence: Evidence, teacher: str, tied: Sequence[str]) -> str:
+def _gain(evidence: Evidence, teacher: str) -> str:
     contrast = evidence.contrast(teacher, None)
     if contrast is None:
         return "with no confirmed run without a teacher to compare it with"
     if evidence.answer(teacher) == "helps":
         return contrast_words(contrast)
-    behind = ""
-    if evidence.behind(teacher):
-        alike = ", as are all that are not told apart" if len(tied) > 1 and all(map(evidence.behind, tied)) else ""
-        behind = f" and below training without a teacher in the mean{alike}"
-    return f"{contrast_words(contrast)}{behind}, so whether it helps cannot be told yet"
+    return f"{contrast_words(contrast)}, so whether it helps cannot be told yet"
 
 
 def _no_gain(evidence: Evidence, teacher: str) -> str:
@@ -119,7 +117,9 @@ def _cheap_words(record: StudyRecord, evidence: Evidence, teacher: str, tied: li
     helping = [name for name in tied if evidence.answer(name) == "helps"]
     if teacher in helping:
         return "the one that is known to help" if len(helping) == 1 else "the cheapest one that is known to help"
-    return "the cheapest one that is not behind training without a teacher"
+    if any(evidence.behind(name) for name in tied) and not evidence.behind(teacher):
+        return "the cheapest one that is not behind training without a teacher"
+    return "the cheapest one that may help"
 
 
 def _cost_reason(record: StudyRecord, evidence: Evidence, teacher: str, tied: list[str]) -> str:

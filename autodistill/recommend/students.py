@@ -6,9 +6,20 @@ students x seeds layout, judged by the same rule as the teachers of one study.
 
 from collections.abc import Iterator, Sequence
 
-from autodistill.recommend import THRESHOLD, judged
+from autodistill.recommend import THRESHOLD, judged, threshold_of
 from autodistill.recommend.evidence import Evidence, collect
-from autodistill.recommend.words import COSTS, count, interval, limits_words, listed, percent, points, recipe, short
+from autodistill.recommend.words import (
+    COSTS,
+    count,
+    interval,
+    limits_words,
+    listed,
+    percent,
+    points,
+    recipe,
+    short,
+    sure,
+)
 from autodistill.records import (
     BudgetLine,
     ComparisonRecord,
@@ -60,12 +71,14 @@ def recommend_student(
     tied = [best, *(row for row in others if not evidence.better(best.student, row.student))]
     contrasts = [_contrast(pair) for pair in pairs if pair is not None]
     chosen = min(tied, key=_cheapness)
-    verdict = "only_one" if len(rows) == 1 else "winner" if len(tied) == 1 else "no_clear_difference"
+    missing = len(confirmed) < len(rows)
+    verdict = "only_one" if len(confirmed) == 1 else "winner" if len(tied) == 1 else "no_clear_difference"
+    verdict = "unconfirmed" if missing and len(confirmed) == 1 else verdict
     return StudentChoice(
         verdict=verdict,
         student=chosen.student,
         study=chosen.study,
-        sentence=_sentence(studies[0].data.name, chosen, tied, limits),
+        sentence=_sentence(studies[0].data.name, chosen, tied, limits, alone=verdict == "unconfirmed"),
         reasons=tuple(_reasons(chosen, tied, rows, contrasts)),
         rows=tuple(rows),
         contrasts=tuple(contrasts),
@@ -77,7 +90,7 @@ def recommend_student(
 def judged_students(record: ComparisonRecord) -> ComparisonRecord:
     """The record with its studies' verdicts and its own drawn anew."""
     studies = tuple(judged(study) for study in record.studies)
-    threshold = record.choice.threshold if record.choice else THRESHOLD
+    threshold = record.choice.threshold if record.choice else threshold_of(studies[0])
     choice = recommend_student(studies, limits=record.limits, threshold=threshold)
     return record.model_copy(update={"studies": studies, "choice": choice})
 
@@ -130,10 +143,10 @@ def _lines(rows: Sequence[StudentRow]) -> Iterator[BudgetLine]:
     """Cost by cost, each limit from which on another student is the most accurate, the tightest first."""
     for kind in COSTS:
         best = -1.0
-        for row in sorted((row for row in rows if kind in row.costs), key=lambda row: (row.costs[kind], row.student)):
+        known = [(row.costs[kind], -_accuracy(row), row.student, row) for row in rows if kind in row.costs]
+        for limit, _, _, row in sorted(known, key=lambda it: it[:3]):
             if _accuracy(row) > best:
                 best = _accuracy(row)
-                limit = row.costs[kind]
                 yield BudgetLine(kind=kind, limit=limit, student=row.student, teacher=row.teacher, test_top1=best)
 
 
@@ -152,12 +165,16 @@ def _contrast(pair: Contrast) -> StudentContrast:
     )
 
 
-def _sentence(data: str, chosen: StudentRow, tied: Sequence[StudentRow], limits: StudentBudget) -> str:
+def _sentence(
+    data: str, chosen: StudentRow, tied: Sequence[StudentRow], limits: StudentBudget, *, alone: bool
+) -> str:
     within = f" within {limits_words(limits)}" if limits.given else ""
     result = (
         f"{percent(_accuracy(chosen))} test accuracy (95 % interval {interval(chosen.low, chosen.high, percent)})"
     )
     how = f"{short(chosen.student)}, {_taught(chosen)}: {result}"
+    if alone:
+        return f"On {data}{within}, only {how}; no other student is confirmed yet, so none can be preferred."
     if len(tied) == 1:
         return f"On {data}{within}, ship {how}."
     names = listed([short(row.student) for row in tied]) if len(tied) < 4 else f"the {len(tied)} best students"
@@ -177,7 +194,7 @@ def _reasons(
     apart = {one.versus for one in contrasts} - {row.student for row in tied}
     for one in contrasts:
         end = "told apart" if one.versus in apart else "not told apart"
-        size = f"{points(one.difference)} points (95 % interval {interval(one.low, one.high)})"
+        size = f"{points(one.difference)} points ({sure(one.low, one.high)})"
         yield f"{short(one.student)} against {short(one.versus)}: {size}: {end}."
     if len(tied) > 1:
         spelt = ", ".join(f"{short(row.student)} {count(row.costs['macs'])}" for row in tied)

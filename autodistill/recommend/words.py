@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from autodistill.records import Contrast, CostKind, LeftOutRecord, StudentBudget, TrialParams, costs_of
 
 LONGEST = 64
-TOO_FEW = "too few seeds for an interval"
+TOO_FEW = "too few seeds"
 COSTS: dict[CostKind, str] = {"params": "params", "macs": "MACs", "size_bytes": "size", "latency_ms": "latency"}
 
 
@@ -81,6 +81,12 @@ def interval(low: float | None, high: float | None, text: Callable[[float], str]
     return TOO_FEW if low is None or high is None else f"{text(low)} to {text(high)}"
 
 
+def sure(low: float | None, high: float | None, text: Callable[[float], str] = points) -> str:
+    """`95 % interval +0.8 to +2.2`, or why there is none."""
+    found = interval(low, high, text)
+    return f"{found} for an interval" if found == TOO_FEW else f"95 % interval {found}"
+
+
 def recipe(params: TrialParams) -> str:
     """A configuration in words: `ISATS (target ratio 1.67), soft weight 0.5`."""
     if params.teacher is None:
@@ -98,7 +104,7 @@ def contrast_words(contrast: Contrast) -> str:
     if contrast.versus is None:
         size += " over no teacher" if (contrast.low or 0) > 0 else " against no teacher"
     if contrast.low is None:
-        return f"{size} ({TOO_FEW})"
+        return f"{size} ({TOO_FEW} for an interval)"
     return f"{size} (95 % interval {interval(contrast.low, contrast.high)})"
 
 

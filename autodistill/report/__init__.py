@@ -10,12 +10,13 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
+from autodistill.errors import StoreError
 from autodistill.recommend import judged
 from autodistill.recommend.students import judged_students
 from autodistill.records import ComparisonRecord, InspectionRecord, StudyRecord, to_json
 from autodistill.report.charts import CHARTS
 from autodistill.report.sections import SECTIONS, TEACHER_SECTIONS
-from autodistill.report.sections.students import page_of, students_info
+from autodistill.report.sections.students import students_info
 from autodistill.report.student_charts import pareto_chart
 from autodistill.report.words import clean, markdown, redact
 from autodistill.store import write_text
@@ -55,9 +56,11 @@ def render_comparison(record: ComparisonRecord, out_dir: Path) -> Path:
     """
     record = judged_students(record)
     studies, choice = record.studies, record.choice
+    if wrong := [study.name for study in studies if Path(study.name).name != study.name]:
+        raise StoreError(f"study {wrong[0]!r}: the name is no plain name of a folder", "give it the name that it had")
     assert choice is not None
     for study in studies:
-        render(study, (out_dir / page_of(study.name)).parent)
+        render(study, out_dir / "students" / study.name)
     info = students_info(record, choice)
     charts = {"students": pareto_chart(info)} if info.figure else {}
     for name, svg in charts.items():

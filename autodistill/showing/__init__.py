@@ -5,6 +5,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from autodistill import console
 from autodistill.errors import ConfigError, StoreError, near
@@ -12,6 +13,7 @@ from autodistill.recommend import judged
 from autodistill.recommend.students import judged_students
 from autodistill.recommend.words import amount, count, excess_words
 from autodistill.records import ComparisonRecord, StudyRecord, read_record, read_study
+from autodistill.report.sections.evidence import curves_info
 from autodistill.showing.spaces import copy_space, list_spaces, show_space
 from autodistill.showing.tables import (
     STUDENT_COLUMNS,
@@ -48,6 +50,11 @@ def folder_of(run: str) -> RunFolder:
     for path in (Path(run), RUNS / run):
         if (path / "study.json").exists():
             return RunFolder(path)
+    for path in (Path(run), RUNS / run):
+        if (path / "identity.json").exists():
+            raise StoreError(
+                f"study {run!r}: no run has ended yet", "wait, or resume it with the command that started it"
+            )
     known = sorted(path.parent.name for path in RUNS.glob("*/study.json")) or ["(none yet)"]
     raise ConfigError(
         f"no study {run!r} here ({near(run, known)})", "name a study, or its folder with study.json in it"
@@ -88,7 +95,13 @@ def study_of(run: str) -> tuple[RunFolder, StudyRecord]:
 
 
 def show(run: str, *, output: str, everything: bool = False, pareto: bool = False, sort: str = "test") -> None:
-    """Print a study, or students compared, as tables, JSON or CSV."""
+    """Print a study, or students compared, as tables, JSON or CSV.
+
+    Raises:
+        ConfigError: no such study; an order or a filter for what is printed whole.
+    """
+    if output != "table" and (pareto or sort != "test"):
+        raise ConfigError(f"--pareto and --sort are for tables; --format {output} prints everything")
     record = _judged(read_record(folder_of(run).record))
     if output == "json":
         console.show_json(record.model_dump(mode="json"))
@@ -102,18 +115,22 @@ def show(run: str, *, output: str, everything: bool = False, pareto: bool = Fals
             show_trials(record, everything=everything)
 
 
-def watch(run: str, *, every_s: float = 2.0, pareto: bool = False, sort: str = "test") -> None:
-    """Print a study again whenever its record was written, until it is complete."""
+def watch(run: str, *, output: str = "table", every_s: float = 2.0, **how: Any) -> None:
+    """Print a study again whenever its record was written, until it is complete; `how` as for `show`."""
+    if output != "table":
+        raise ConfigError(f"--watch --format {output}: only tables are printed again", "leave one of them out")
+    while not any((path / "study.json").exists() for path in (Path(run), RUNS / run)):
+        if not (RUNS / run / "identity.json").exists():
+            folder_of(run)
+        time.sleep(every_s)
     folder, seen = folder_of(run), 0
     while True:
         written = folder.record.stat().st_mtime_ns
         if written != seen:
-            seen, record = written, read_record(folder.record)
+            seen = written
             console.clear()
-            show_record(record, pareto=pareto, sort=sort)
-            if isinstance(record, StudyRecord):
-                show_trials(record, everything=False)
-            if record.state == "complete":
+            show(run, output=output, **how)
+            if read_record(folder.record).state == "complete":
                 return
         time.sleep(every_s)
 
@@ -136,23 +153,27 @@ def show_record(record: StudyRecord | ComparisonRecord, *, pareto: bool = False,
 
 def show_study(record: StudyRecord, *, pareto: bool = False, sort: str = "test") -> None:
     """Print the recommendation and the leaderboard."""
+    key = _key(sort, TEACHER_KEYS)
     student, found = record.student, record.recommendation
     cost = f"{count(student.cost.params)} params, {count(student.cost.macs)} MACs"
     console.show_text(f"{student.architecture} width {student.width:g} ({cost}) on {record.data.name}")
     if found is not None:
         _show_answer(found.sentence, found.reasons)
-    lines = chosen_teachers(teacher_lines(record), pareto=pareto, sort=_key(sort, TEACHER_KEYS))
+    lines = chosen_teachers(teacher_lines(record), pareto=pareto, sort=key)
     title = "Teachers (test: confirm runs; val: the search's value, inflated by choice; own: the teacher's)"
     console.show_table(title, TEACHER_COLUMNS, teacher_rows(lines))
+    if record.audit:
+        console.show_text(curves_info(record).saving)
 
 
 def show_comparison(record: ComparisonRecord, *, pareto: bool = False, sort: str = "test") -> None:
     """Print which student to ship, the students, and the answer under each limit."""
+    key = _key(sort, STUDENT_KEYS)
     choice = record.choice
     if choice is None:
         raise StoreError(f"{record.name}: no student is compared yet", f"finish it first: {record.command}")
     _show_answer(choice.sentence, choice.reasons)
-    rows = chosen_students(choice.rows, pareto=pareto, sort=_key(sort, STUDENT_KEYS))
+    rows = chosen_students(choice.rows, pareto=pareto, sort=key)
     console.show_table("Students, each with its recommended teacher", STUDENT_COLUMNS, student_rows(rows))
     lines = [
         (amount(line.kind, line.limit), line.student, line.teacher or "no teacher", console.percent(line.test_top1))

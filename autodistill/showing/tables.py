@@ -7,6 +7,7 @@ from typing import NamedTuple
 from autodistill import console
 from autodistill.recommend.words import COSTS, count, interval, probability, quantity
 from autodistill.records import StudentRow, StudyRecord, TrialParams, TrialRecord
+from autodistill.report.sections.parts import plain_kd_confirmed
 
 Rows = Iterator[tuple[object, ...]]
 
@@ -69,7 +70,7 @@ def teacher_lines(record: StudyRecord) -> list[TeacherLine]:
                 test=row.confirmed_test_top1, low=row.low, high=row.high, p_best=row.p_best, seeds=row.seeds
             )
         )
-    if record.plain_kd is not None:
+    if record.plain_kd is not None and not plain_kd_confirmed(record):
         params = record.plain_kd.params
         lines.append(_teacher_line(record, f"plain KD, {params.teacher}", params, record.plain_kd.val_top1))
     ranked = {row.teacher for row in ranking}

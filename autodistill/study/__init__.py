@@ -3,6 +3,7 @@
 from autodistill.study.comparing import run_students
 from autodistill.study.environment import environment
 from autodistill.study.estimates import Estimate, cache_size, estimate, spelt
+from autodistill.study.fitting import pinned
 from autodistill.study.known import KNOWN
 from autodistill.study.limits import within
 from autodistill.study.preparing import Prepared, Request, prepare, prepare_all, study_name
@@ -17,6 +18,7 @@ __all__ = [
     "cache_size",
     "environment",
     "estimate",
+    "pinned",
     "prepare",
     "prepare_all",
     "profiled",

@@ -4,6 +4,7 @@ import time
 from collections.abc import Generator, Sequence
 from pathlib import Path
 
+from autodistill.errors import StoreError
 from autodistill.recommend.students import recommend_student
 from autodistill.records import (
     ComparisonRecord,
@@ -12,6 +13,7 @@ from autodistill.records import (
     Note,
     StudentBudget,
     StudyRecord,
+    read_study,
     to_json,
 )
 from autodistill.store import RunFolder, claim, locked, write_text
@@ -35,16 +37,19 @@ def run_students(
     """
     request = students[0].request
     folder = RunFolder(Path(request.runs) / name)
-    started, studies = time.monotonic(), list[StudyRecord]()
+    started, done = time.monotonic(), 0
+    found = {one.folder.path.name: _kept(one) for one in students}
     with locked(folder.lock, timeout_s=0):
         claim(folder, IDENTITY)
         for number, one in enumerate(students, 1):
             left_s = None if request.timeout_s is None else request.timeout_s - (time.monotonic() - started)
-            if left_s is not None and left_s <= 0 and studies:
+            if left_s is not None and left_s <= 0 and done:
                 break
             yield Note(text=f"student {number} of {len(students)}: {one.student.name}, study {one.folder.path.name}")
             timed = one._replace(request=one.request.model_copy(update={"timeout_s": left_s}))
-            studies.append((yield from run_study(timed)))
+            found[one.folder.path.name] = yield from run_study(timed)
+            done += 1
+            studies = [study for study in found.values() if study is not None]
             whole = len(studies) == len(students) and all(study.state == "complete" for study in studies)
             record = compared(
                 studies, name=name, command=command, limits=request.limits, left_out=left_out, whole=whole
@@ -72,3 +77,11 @@ def compared(
         studies=tuple(studies),
         choice=recommend_student(studies, limits=limits, threshold=float(studies[0].space["confirm"]["threshold"])),
     )
+
+
+def _kept(one: Prepared) -> StudyRecord | None:
+    """What an earlier process found for a student: a comparison that is resumed never knows less than before."""
+    try:
+        return read_study(one.folder.record)
+    except StoreError:
+        return None

@@ -1,7 +1,7 @@
 """A space made to fit: the data's classes and size, the cache, the study that is already there."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from torch import nn
 
@@ -113,18 +113,25 @@ def student_model(name: str, data: Data, space: Space) -> nn.Module:
 
 
 def with_kept_wave(space: Space, folder: RunFolder, workers: int) -> Space:
-    """The wave is the study's, not the workers': as many as started it, and the same ever after."""
-    wave = max(space.search.wave, workers)
+    """The wave is the study's, not the workers': as asked, or as many as started it, and the same ever after."""
+    wave = space.search.wave if "wave" in space.search.model_fields_set else max(space.search.wave, workers)
     if folder.space.exists():
         wave = load(str(folder.space), known=KNOWN).search.wave
     return space.model_copy(update={"search": space.search.model_copy(update={"wave": wave})})
 
 
-def pinned(command: str, asked: Space, space: Space) -> str:
-    """The command with what followed from workers, cache and processor, which it leaves out."""
-    followed = {
-        "search.wave": (asked.search.wave, space.search.wave),
-        "training.precision": (asked.training.precision, space.training.precision),
-        "data.views": (asked.data.views, space.data.views),
-    }
-    return command + "".join(f" --set {key}={new}" for key, (old, new) in followed.items() if new != old)
+def pins(asked: Space, space: Space) -> dict[str, object]:
+    """What followed from workers, cache and processor: a command without them could be another study elsewhere."""
+    found: dict[str, object] = {}
+    if "wave" not in asked.search.model_fields_set:
+        found["search.wave"] = space.search.wave
+    if space.training.precision != asked.training.precision:
+        found["training.precision"] = space.training.precision
+    if space.data.views != asked.data.views:
+        found["data.views"] = space.data.views
+    return found
+
+
+def pinned(command: str, found: Mapping[str, object]) -> str:
+    """A command with what followed."""
+    return command + "".join(f" --set {key}={value}" for key, value in found.items())

@@ -28,7 +28,7 @@ def within(
         if excess:
             left_out.append(LeftOutRecord(student=one.student, latency=latency, excess=excess))
         else:
-            kept.append(one)
+            kept.append(one._replace(latency=latency))
     if not kept:
         raise ConfigError(_all_break(left_out, limits), "raise the limit, or name a smaller student or width")
     return tuple(kept), tuple(left_out)

@@ -11,7 +11,7 @@ from autodistill import ladder, teachers
 from autodistill.cost import student_record
 from autodistill.data import Data
 from autodistill.errors import ConfigError
-from autodistill.records import Record, StudentBudget, StudentRecord
+from autodistill.records import LatencyRecord, Record, StudentBudget, StudentRecord
 from autodistill.search import make_plan, parse_budget
 from autodistill.space import Space, load
 from autodistill.store import RunFolder, cache_root
@@ -21,6 +21,7 @@ from autodistill.study.fitting import (
     fit_to_cache,
     fit_to_classes,
     pinned,
+    pins,
     teacher_names,
     view_count,
     with_kept_wave,
@@ -71,6 +72,10 @@ class Prepared(NamedTuple):
     budget: str
     notes: tuple[str, ...]
     """What was chosen in the person's stead, and they should know."""
+    pins: dict[str, object]
+    """What followed from this machine, as keys of the space."""
+    latency: LatencyRecord | None = None
+    """Measured where a limit needs it."""
 
     @property
     def views(self) -> int:
@@ -189,8 +194,9 @@ def _prepared(request: Request, common: _Common, student: StudentRecord, *, plan
     budget = request.budget or space.search.budget
     if planned and parse_budget(budget).unit != "seconds":
         make_plan(space, teachers=len(common.names), requested=budget, max_trials=request.max_trials)
+    found = pins(common.asked, space)
     return Prepared(
-        request=request.model_copy(update={"command": pinned(request.command, common.asked, space)}),
+        request=request.model_copy(update={"command": pinned(request.command, found)}),
         space=space,
         data=common.data,
         student=student,
@@ -199,6 +205,7 @@ def _prepared(request: Request, common: _Common, student: StudentRecord, *, plan
         folder=folder,
         budget=budget,
         notes=common.notes,
+        pins=found,
     )
 
 

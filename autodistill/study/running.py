@@ -76,7 +76,7 @@ def run_study(prepared: Prepared) -> Generator[Event, None, StudyRecord]:
         write_text(folder.space, dump(prepared.runnable_space))
         write_text(folder.environment, json.dumps(found, indent=1) + "\n")
         earlier = _earlier_timing(folder)
-        latency = student_latency(prepared)
+        latency = prepared.latency or student_latency(prepared)
         with Pool(request.workers, prepared.setup) as pool:
             ledger = _Ledger(_plan(prepared, pool), found, dict(earlier.get("phases_s", {})))
             ledger.latency = latency

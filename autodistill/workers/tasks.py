@@ -151,7 +151,9 @@ class Workplace:
         try:
             model = self.student(request.seed)
             supervision = self.supervision(request)
-            targets = supervision.summary(self.data.train.labels) if supervision else None
+            if supervision is not None:
+                with self.watch.part("targets"):
+                    targets = supervision.summary(self.data.train.labels)
             for event in self.epochs(request, model, supervision, checkpoint=self.folder.checkpoint(request.run)):
                 curve.append(event.record)
                 yield event

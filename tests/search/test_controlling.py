@@ -7,6 +7,7 @@ from search_runs import FOUR, Trainer, question, run, score
 from autodistill.records import ControlRecord, PhaseStarted
 from autodistill.report.sections.controls import controls_info
 from autodistill.report.sections.evidence import curves_info
+from autodistill.report.words import EMPTY
 from autodistill.search import make_plan
 from autodistill.search.asking import prior_params
 from autodistill.search.auditing import MOST_AUDITED
@@ -72,7 +73,7 @@ def test_the_report_tells_tuning_from_teacher():
     record = confirmed_controls(scores)
     info = controls_info(record)
     cells = {row.cells[0].text: [cell.text for cell in row.cells[1:]] for row in info.table.rows}
-    assert cells == {"a": ["71.0 %", "81.0 %", "81.0 %", "+0.0"], "b": ["72.0 %", "79.0 %", "80.0 %", "+1.0"]}
+    assert cells == {"a": ["71.0 %", "81.0 %", "81.0 %", EMPTY], "b": ["72.0 %", "79.0 %", "80.0 %", "+1.0"]}
     assert any(it.startswith("With the prior for all, b gives +1.0 points over a") for it in info.findings)
     assert any(it.startswith("With one configuration for all, a gives +2.0 points over b") for it in info.findings)
     assert [it for it in info.findings if it.startswith("Tuning")] == [
@@ -105,7 +106,8 @@ def test_an_audit_trains_the_best_looking_pruned_trials_outside_the_budget(tmp_p
     assert outcome.trials == plain.trials
     assert outcome.finalists == plain.finalists
     assert outcome.spent_epochs == plain.spent_epochs
-    pruned = sorted((it for it in outcome.trials if it.state == "pruned"), key=lambda it: -it.short.val_top1)
+    stopped = [it for it in outcome.trials if it.state == "pruned" and not it.out_of_budget]
+    pruned = sorted(stopped, key=lambda it: -it.short.val_top1)
     assert {it.run for it in outcome.audit} == {f"audit/{it.number:04d}" for it in pruned[:MOST_AUDITED]}
     assert {it.epochs for it in outcome.audit} == {asked.plan.epochs_full}
     assert [it.phase for it in events if isinstance(it, PhaseStarted)][-1] == "audit"

@@ -1,5 +1,6 @@
 """Several students: checked together, limited before training, each with a study of its own, then compared."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from autodistill.records import (
     latency_of,
     read_record,
     read_study,
+    to_json,
 )
 from autodistill.study import limits as limits_module
 from autodistill.study import prepare_all, run_students, within
@@ -91,6 +93,31 @@ def _shown_and_rendered(record: ComparisonRecord, capsys: pytest.CaptureFixture[
     assert read_record(Path("page", "study.json")).studies[0].name == record.studies[0].name
 
 
+def test_a_resumed_comparison_never_knows_less_than_before(finished):
+    whole = run(family())
+    shutil.rmtree(Path("runs", "smoke-resnet8-0.5", "confirm"))
+    path = Path("runs", "smoke-resnet8-0.5", "study.json")
+    path.write_text(to_json(whole.studies[1].model_copy(update={"state": "running"})))
+    record = run(family(timeout="0.01"))
+    assert [study.name for study in record.studies] == [study.name for study in whole.studies]
+
+
+def test_the_command_holds_what_followed_from_this_machine(finished):
+    asked = family(workers=3)
+    students = prepare_all(asked.requests)
+    assert [one.pins["search.wave"] for one in students] == [2, 3], "the first is kept from two workers"
+    assert "search.wave" not in commands.searching.command_of(asked, students)
+    assert commands.searching.command_of(asked, students[1:]).endswith("--set search.wave=3")
+
+
+def test_a_record_cannot_name_a_folder_elsewhere(finished, tmp_path):
+    record = run(family())
+    study = record.studies[0].model_copy(update={"name": "../../elsewhere"})
+    with pytest.raises(StoreError, match="no plain name"):
+        showing.rendered(record.model_copy(update={"studies": (study,)}), tmp_path / "page")
+    assert not (tmp_path / "page").exists()
+
+
 def test_a_timeout_leaves_the_comparison_running(finished):
     record = run(family(timeout="0.01"))
     assert record.state == "running"
@@ -125,7 +152,8 @@ def test_latency_is_measured_once_and_kept(monkeypatch, finished):
     assert kept is not None
     (prepared,) = prepare_all([request()])
     assert limits_module.student_latency(prepared) == kept
-    assert within([prepared], StudentBudget(latency_ms=kept.median_ms * 1.01)) == ((prepared,), ())
+    kept_within = within([prepared], StudentBudget(latency_ms=kept.median_ms * 1.01))
+    assert kept_within == ((prepared._replace(latency=kept),), ())
     with pytest.raises(ConfigError, match=r"ms \(limit"):
         within([prepared], StudentBudget(latency_ms=kept.median_ms / 2))
 
@@ -150,6 +178,12 @@ def test_what_is_wrong_with_several_students_is_said_at_once():
 def test_limits_that_are_none(flag, text):
     with pytest.raises(ConfigError, match=f"--{flag.replace('_', '-')} {text}: must be a number above 0"):
         family(**{flag: text})
+
+
+def test_a_limit_is_the_number_that_was_written():
+    assert family(max_params="2.01M").limits.params == 2_010_000
+    with pytest.raises(ConfigError, match="must be at least 1"):
+        family(max_params="0.4")
 
 
 def test_limits_are_read_with_their_units_and_are_in_the_command():

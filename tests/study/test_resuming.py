@@ -17,7 +17,8 @@ from processes import alive, children_of
 from small_studies import NAME, TINY, Here, core, drive, kept, request, results, stamps
 
 from autodistill import __main__ as entry
-from autodistill.errors import ConfigError
+from autodistill import commands, showing
+from autodistill.errors import ConfigError, StoreError
 from autodistill.records import (
     Note,
     RunEnded,
@@ -181,3 +182,16 @@ def test_a_result_of_other_parameters_under_a_run_s_name_is_not_taken(finished):
     path.write_text(json.dumps(found))
     unfinish()
     assert core(drive(request())) == core(finished)
+
+
+def test_a_study_whose_first_run_is_still_going_is_said_to_be_there(finished):
+    Path("runs", NAME, "study.json").unlink()
+    with pytest.raises(StoreError, match="no run has ended yet"):
+        showing.folder_of(NAME)
+
+
+def test_a_student_s_file_is_not_overwritten(finished):
+    Path("student.safetensors").write_text("mine")
+    with pytest.raises(StoreError, match="exists already; nothing was trained"):
+        commands.train(request(), run=NAME, seed=0, to=Path("student.safetensors"))
+    assert Path("student.safetensors").read_text() == "mine"

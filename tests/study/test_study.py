@@ -172,13 +172,14 @@ def test_a_small_cache_gives_a_pool_of_views(reference, here):
 
 
 def test_more_workers_make_larger_waves_which_the_command_says_and_the_study_keeps(here):
-    asked = prepare(request("search.wave=1", workers=3))
+    asked = prepare(request(workers=3))
     assert asked.space.search.wave == 3
     assert asked.request.command.endswith("--set search.wave=3")
     events = run_study(asked)
     next(events)
     events.close()
-    resumed = prepare(request("search.wave=1", workers=1))
+    assert prepare(request("search.wave=1", workers=3, study="asked")).space.search.wave == 1
+    resumed = prepare(request(workers=1))
     assert resumed.space.search.wave == 3
     assert resumed.request.command == asked.request.command
 

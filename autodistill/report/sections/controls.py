@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from autodistill import layout
+from autodistill.recommend.words import sure
 from autodistill.records import ControlRecord, StudyRecord
 from autodistill.report.sections.parts import Cell, Column, Row, Table, number_columns, row
 from autodistill.report.words import EMPTY, interval, percent, points, recipe, short
@@ -49,7 +50,7 @@ def _missing(record: StudyRecord) -> str:
 def _row(controls: Sequence[ControlRecord], teacher: str) -> Row:
     found = {one.regime: one for one in controls if one.teacher == teacher}
     cells = (_cell(found[regime]) if regime in found else Cell(EMPTY) for regime in REGIMES)
-    gain = _difference(found["own"], found["shared"])
+    gain = _difference(found["own"], found["shared"]) if found["own"].params != found["shared"].params else None
     return row(short(teacher), *cells, Cell(points(gain[0]), interval(*gain[1:])) if gain else EMPTY)
 
 
@@ -65,14 +66,13 @@ def _findings(controls: Sequence[ControlRecord], teachers: Sequence[str]) -> Ite
         for other in others:
             gain = _difference(best, other)
             if gain is not None:
-                sure = interval(*gain[1:])
                 pair = f"{short(best.teacher)} gives {points(gain[0])} points over {short(other.teacher)}"
-                yield f"{words}, {pair} (95 % interval {sure})."
+                yield f"{words}, {pair} ({sure(*gain[1:])})."
     for teacher in teachers:
         own, shared = ({one.teacher: one for one in by_regime[regime]}[teacher] for regime in ("own", "shared"))
         gain = _difference(own, shared) if own.params != shared.params else None
         if gain is not None:
-            size = f"{points(gain[0])} points (95 % interval {interval(*gain[1:])})"
+            size = f"{points(gain[0])} points ({sure(*gain[1:])})"
             yield f"Tuning for {short(teacher)} alone changes its student by {size} against the shared configuration."
 
 

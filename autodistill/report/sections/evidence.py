@@ -200,7 +200,9 @@ def _saving(record: StudyRecord, pruned: int, short_runs: Sequence[RunRecord]) -
     spent = sum(run.spent_epochs for run in short_runs)
     cost = f"all short runs together cost {spent:,} epochs ({spent / full:.1f} equivalents)"
     if not pruned:
-        return f"Nothing was pruned; {cost}." if short_runs else "Nothing was pruned."
+        unpaid = sum(trial.out_of_budget for trial in record.trials)
+        stopped = f"; {plural(unpaid, 'trial')} stopped because the budget had no full run left" if unpaid else ""
+        return f"Nothing was pruned by a rival{stopped}; {cost}." if short_runs else "Nothing was pruned."
     saved = f"{pruned * full:,} epochs ({pruned:.1f} full-training equivalents)"
     stopped = f"Pruning stopped {pruned} of {plural(len(record.trials), 'trial')} after the short run"
     return f"{stopped}: {saved} not spent; {cost}."
@@ -208,16 +210,15 @@ def _saving(record: StudyRecord, pruned: int, short_runs: Sequence[RunRecord]) -
 
 def _audited(record: StudyRecord) -> str:
     """What pruning cost, where pruned trials were trained to the end."""
-    ended = {run.run: run for run in record.audit if run.val_top1 is not None}
     if not record.audit:
         return ""
     best = best_full_runs(record)
-    lost = {name: score(run) - score(best.get(run.params.teacher)) for name, run in ended.items()}
-    better = [name for name, points_lost in lost.items() if points_lost > 0]
+    rivals = ((run, best[run.params.teacher]) for run in record.audit if run.params.teacher in best)
+    better = [score(run) - score(rival) for run, rival in rivals if score(run) > score(rival)]
     trained = f"Audit: the {plural(len(record.audit), 'pruned trial')} with the best short runs"
     spent = f"{sum(run.spent_epochs for run in record.audit):,} epochs outside the budget"
     found = f"{trained} went on to the end ({spent}); {len(better)} of them beat the best full run of their teacher"
-    most = f", by up to {points(max(lost.values()))} points" if better else ""
+    most = f", by up to {points(max(better))} points" if better else ""
     return f"{found}{most}."
 
 

@@ -13,6 +13,7 @@ from autodistill.report.sections.parts import (
     Figure,
     Table,
     number_columns,
+    plain_kd_confirmed,
     row,
     shown_of,
     text_columns,
@@ -189,11 +190,17 @@ def _method(record: StudyRecord) -> Iterator[tuple[str, str]]:
         f"{plural(data.views, 'view')} that the epochs cycle through: every trial sees the same images, and teacher "
         "logits are computed once for each view.",
     )
+    many = any(trial.kind == "prior" and trial.state == "pruned" for trial in record.trials)
     yield (
         "Pruning",
         f"Each trial first trains a complete short schedule of {plan.epochs_short} epochs. It goes on to a full run "
         f"of {plan.epochs_full} epochs unless its short score falls behind other short scores of the same teacher: "
-        "teachers never prune each other.",
+        "teachers never prune each other"
+        + (
+            f", but that of the {len(record.teachers)} priors only those with the best short runs go on."
+            if many
+            else "."
+        ),
     )
     yield from _inference(record)
 
@@ -241,7 +248,8 @@ def _limits(record: StudyRecord) -> Iterator[str]:
         "Each comparison has its own 95 % interval; they are not corrected for being several. The settings of the "
         "finalists were chosen among many looks at validation, which is why search scores stand in their own column."
     )
-    yield "Plain KD is one run and unconfirmed."
+    if record.plain_kd is not None and not plain_kd_confirmed(record):
+        yield "Plain KD is one run and unconfirmed."
     yield "Another student, data set or length of training may rank the teachers otherwise."
 
 

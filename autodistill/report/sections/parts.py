@@ -84,6 +84,12 @@ def best_full_runs(record: StudyRecord) -> dict[str | None, RunRecord]:
     return best
 
 
+def plain_kd_confirmed(record: StudyRecord) -> bool:
+    """Whether plain KD is its teacher's finalist."""
+    kd = record.plain_kd
+    return kd is not None and any(one.trial is None and one.params == kd.params for one in record.finalists)
+
+
 def score(run: RunRecord | None) -> float:
     """Validation accuracy for ordering: below all others where there is none."""
     return -1.0 if run is None or run.val_top1 is None else run.val_top1

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from urllib.parse import quote
 
 from autodistill.recommend.words import COSTS, amount, excess_words, limits_words, quantity
 from autodistill.records import ComparisonRecord, Costs, StudentChoice, StudentRow, latency_of
@@ -50,7 +51,7 @@ class StudentsInfo:
 
 def page_of(study: str) -> str:
     """Where a student's whole report lies, as seen from the comparison's page."""
-    return f"students/{study}/report.html"
+    return f"students/{quote(study)}/report.html"
 
 
 def students_info(record: ComparisonRecord, choice: StudentChoice) -> StudentsInfo:

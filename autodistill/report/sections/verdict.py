@@ -14,6 +14,7 @@ from autodistill.report.sections.parts import (
     Table,
     best_full_runs,
     number_columns,
+    plain_kd_confirmed,
     row,
     score,
     teacher_names,
@@ -77,7 +78,7 @@ def recommendation_info(record: StudyRecord) -> RecommendationInfo:
     against_none = tuple(contrast for contrast in verdict.contrasts if contrast.versus is None)
     return RecommendationInfo(
         verdict=verdict.verdict,
-        headline=VERDICTS[verdict.verdict],
+        headline=_headline(verdict),
         sentence=verdict.sentence,
         running=record.state == "running",
         facts=tuple(_facts(record, verdict)),
@@ -114,6 +115,11 @@ def leaderboard_info(record: StudyRecord) -> LeaderboardInfo:
     )
     caption = "Teachers by what the student learned from them"
     return LeaderboardInfo(Table(caption, columns, (*rows, *_baseline_rows(record, verdict)), note))
+
+
+def _headline(verdict: Recommendation) -> str:
+    ahead = verdict.verdict == "no_teacher" and verdict.versus_no_teacher == "cannot_tell"
+    return "No teacher is ahead of none" if ahead else VERDICTS[verdict.verdict]
 
 
 def _facts(record: StudyRecord, verdict: Recommendation) -> Iterator[Fact]:
@@ -185,7 +191,7 @@ def _baseline_rows(record: StudyRecord, verdict: Recommendation) -> Iterator[Row
         kd = record.plain_kd
         name = Cell("plain KD", f"from {short(kd.params.teacher or EMPTY, 32)}")
         scored = maybe(kd.val_top1)
-        its_best = any(one.trial is None and one.params == kd.params for one in record.finalists)
+        its_best = plain_kd_confirmed(record)
         unconfirmed = Cell(EMPTY, "confirmed above: its teacher's best" if its_best else "unconfirmed, 1 run")
         yield row(
             name,

@@ -1,5 +1,7 @@
 """Importance with its spread, slices, the pair and replicates: the words and figures by hand."""
 
+from dataclasses import replace
+
 import pytest
 from factories import bare, isats, kd, study, trial
 
@@ -8,6 +10,7 @@ from autodistill.report.charts import CHARTS
 from autodistill.report.sections.importance import importance_info
 from autodistill.report.sections.replicates import replicates_info
 from autodistill.report.sections.slices import MOST_DRAWN, pair_info, slices_info
+from autodistill.report.trial_charts import pair_chart
 
 
 def searched(count: int, **importance: dict[str, float] | dict[str, dict[str, float]]) -> StudyRecord:
@@ -173,3 +176,10 @@ def test_replicates_by_hand() -> None:
 
 def test_nothing_repeated_is_no_section() -> None:
     assert replicates_info(searched(30)).table is None
+
+
+def test_contours_are_drawn_through_the_pair_where_there_is_a_plane() -> None:
+    info = pair_info(searched(60, within_rule={"isats": {"target_ratio": 0.8, "soft_weight": 0.2}}))
+    drawn, line = pair_chart(info), tuple(tuple(replace(it, y=it.x) for it in fifth) for fifth in info.fifths)
+    flat = pair_chart(replace(info, fifths=line, logs=(False, False)))
+    assert drawn.count(b"<path") > flat.count(b"<path")

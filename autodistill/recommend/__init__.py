@@ -52,7 +52,13 @@ def recommend(record: StudyRecord, *, threshold: float = THRESHOLD) -> Recommend
 
 
 def judged(record: StudyRecord) -> StudyRecord:
-    """The record with its verdict drawn anew: what people read follows today's rule, whoever wrote the record."""
+    """The record with its verdict drawn anew: what people read follows today's rule, whoever wrote the record.
+
+    While a study runs, its confirm runs so far decide nothing.
+    """
+    if record.state == "running":
+        guess = unconfirmed(record, threshold=threshold_of(record))
+        return record.model_copy(update={"recommendation": guess})
     return record.model_copy(update={"recommendation": recommend(record, threshold=threshold_of(record))})
 
 

@@ -100,7 +100,7 @@ def _evidence(studies: Sequence[StudyRecord], threshold: float) -> Evidence:
     stand_ins = []
     for study in studies:
         chosen = study.recommendation
-        if chosen is not None:
+        if chosen is not None and study.state == "complete":
             runs = next((one.runs for one in study.finalists if one.teacher == chosen.teacher), ())
             stand_ins.append(FinalistRecord(teacher=study.student.name, params=chosen.params, runs=runs))
     first = studies[0]

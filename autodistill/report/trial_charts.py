@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from autodistill.report.canvas import MOST_NAMED, MUTED, blank, canvas, look, named
 from autodistill.report.sections.slices import FIFTHS, PairInfo, Point, Slice, SlicesInfo
 from autodistill.report.slim import SHADES
@@ -11,6 +13,12 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.axis import Axis
     from matplotlib.lines import Line2D
+
+
+NEIGHBOURS = 5
+LEAST_CONTOURED = 20
+CONTOURS = (1.0, 2.0, 3.0)
+"""Mean ranks of fifths, from the best, 0, to the worst, 4."""
 
 
 def slices_chart(info: SlicesInfo) -> bytes:
@@ -31,8 +39,9 @@ def slices_chart(info: SlicesInfo) -> bytes:
 
 
 def pair_chart(info: PairInfo) -> bytes:
-    """Two settings against each other, the better the stronger."""
+    """Two settings against each other, the better the stronger; contours join places of equal fifths."""
     with canvas(height=4.4) as (axes, done):
+        _draw_contours(axes, info)
         for fifth, shade in reversed(list(zip(info.fifths, SHADES, strict=True))):
             for marker, points in _by_marker(fifth, info.teachers).items():
                 places = [point.x for point in points], [point.y for point in points]
@@ -51,6 +60,23 @@ def pair_chart(info: PairInfo) -> bytes:
         assert figure is not None
         figure.legend(handles=keys, loc="outside upper left", ncols=len(keys), fontsize=9)
     return done()
+
+
+def _draw_contours(axes: "Axes", info: PairInfo) -> None:
+    """Lines of equal score, each point's taken as the mean of its neighbourhood's: single runs are noisy."""
+    from matplotlib.tri import Triangulation
+
+    places = [(point.x, point.y, rank) for rank, fifth in enumerate(info.fifths) for point in fifth]
+    found = np.array(places, dtype=float).reshape(-1, 3)
+    spread = np.where(info.logs, np.log(np.where(info.logs, found[:, :2], 1.0)), found[:, :2])
+    spread = (spread - spread.mean(axis=0)) / np.maximum(spread.std(axis=0), 1e-12)
+    if len(found) < LEAST_CONTOURED or np.linalg.matrix_rank(spread, tol=1e-6) < 2:
+        return
+    distances = np.square(spread[:, None] - spread[None]).sum(axis=-1)
+    nearest = np.argsort(distances, axis=1, kind="stable")[:, :NEIGHBOURS]
+    triangles = Triangulation(*spread.T).triangles
+    grid = Triangulation(found[:, 0], found[:, 1], triangles)
+    axes.tricontour(grid, found[nearest, 2].mean(axis=1), levels=CONTOURS, colors=MUTED, linewidths=0.9)
 
 
 def _draw_slice(axes: "Axes", one: Slice, info: SlicesInfo) -> None:

@@ -1,7 +1,7 @@
 """The last stage: the finalists over new seeds, all at once or raced."""
 
 import math
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -66,22 +66,39 @@ def confirm(desk: Desk) -> Iterator[Event]:
     asked = np.ones((rows, race.first if race else seeds), dtype=bool)
     runs = rows * seeds - 1
     yield PhaseStarted(phase="confirm", runs=runs, epochs=runs * question.plan.epochs_full)
-    yield from drive(desk, _requests(desk, chosen, asked)[1:])
+    yield from _trained(desk, chosen, asked, asked)
     if race is not None:
-        asked = yield from _race(desk, chosen, race)
-    outcome.finalists = [
+        yield from _race(desk, chosen, race)
+
+
+def _trained(desk: Desk, chosen: Sequence[Candidate], new: Asked, asked: Asked) -> Iterator[Event]:
+    """Train the new runs; the finalists are on record with what has ended, after every run."""
+    requests = [request for request in _requests(desk, chosen, new) if request.run not in desk.outcome.results]
+    for event in drive(desk, requests):
+        desk.outcome.finalists = _finalists(desk, chosen, asked)
+        yield event
+    desk.outcome.finalists = _finalists(desk, chosen, asked)
+
+
+def _finalists(desk: Desk, chosen: Sequence[Candidate], asked: Asked) -> list[FinalistRecord]:
+    results = desk.outcome.results
+    return [
         FinalistRecord(
             teacher=one.params.teacher if one else None,
             trial=one.trial if one else None,
             params=one.params if one else TrialParams(),
             search_val_top1=one.val_top1 if one else None,
-            runs=tuple(outcome.results[_request(desk, one, seed).run] for seed in np.flatnonzero(row).tolist()),
+            runs=tuple(
+                results[run]
+                for seed in np.flatnonzero(row).tolist()
+                if (run := _request(desk, one, seed).run) in results
+            ),
         )
         for one, row in zip([None, *chosen], asked, strict=True)
     ]
 
 
-def _race(desk: Desk, chosen: Sequence[Candidate], race: RaceRecord) -> Generator[Event, None, Asked]:
+def _race(desk: Desk, chosen: Sequence[Candidate], race: RaceRecord) -> Iterator[Event]:
     """Give out confirm runs look by look, until all is decided or no run is left."""
     rows, threshold = len(chosen) + 1, desk.question.space.confirm.threshold
     left = rows * (race.seeds - race.first)
@@ -95,10 +112,9 @@ def _race(desk: Desk, chosen: Sequence[Candidate], race: RaceRecord) -> Generato
         new = layout.next_runs(asked, named, left=left)
         if not new.any():
             break
-        yield from drive(desk, _requests(desk, chosen, new))
         asked |= new
+        yield from _trained(desk, chosen, new, asked)
         left -= int(new.sum())
-    return asked
 
 
 def _scores(desk: Desk, chosen: Sequence[Candidate], asked: Asked) -> layout.Scores:

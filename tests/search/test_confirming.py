@@ -3,12 +3,12 @@
 import math
 
 import pytest
-from factories import bare
+from factories import bare, confirmed
 from search_runs import FOUR, Trainer, question, run
 
-from autodistill.recommend import recommend
-from autodistill.records import PhaseStarted, RaceRecord, RunRequest, StudyRecord
-from autodistill.search import Outcome, make_plan
+from autodistill.recommend import judged, recommend
+from autodistill.records import PhaseStarted, RaceRecord, RunEnded, RunRequest, StudyRecord
+from autodistill.search import Outcome, make_plan, search
 from autodistill.space import Space
 from autodistill.store import seed_from
 
@@ -28,6 +28,24 @@ def close_race(request: RunRequest) -> float:
 def record_of(outcome: Outcome) -> StudyRecord:
     plan = make_plan(RACED, teachers=4, requested="33")
     return bare(dict.fromkeys(FOUR, 0.9)).model_copy(update={"finalists": tuple(outcome.finalists), "plan": plan})
+
+
+def test_confirm_runs_are_on_record_as_they_end(tmp_path):
+    outcome, seen = Outcome(), []
+    for event in search(question(*FOUR), outcome, run=Trainer(), database=tmp_path / "study.db"):
+        if isinstance(event, RunEnded) and event.record.run.startswith("confirm/"):
+            seen.append([len(one.runs) for one in outcome.finalists])
+            assert event.record in [it for one in outcome.finalists for it in one.runs]
+    assert [sum(counts) for counts in seen] == [4, 5, 6, 7, 8, 9]
+    assert seen[-1] == [3, 3, 3]
+
+
+def test_a_running_study_is_judged_by_its_search_alone():
+    record = bare({"a": 0.9, "b": 0.9}).model_copy(
+        update={"finalists": confirmed({None: [0.7, 0.7], "a": [0.8, 0.81], "b": [0.75, 0.76]}).finalists}
+    )
+    assert judged(record).recommendation.verdict == "unconfirmed"
+    assert judged(record.model_copy(update={"state": "complete"})).recommendation.verdict != "unconfirmed"
 
 
 def test_racing_needs_five_seeds_and_two_teachers():

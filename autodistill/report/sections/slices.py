@@ -250,7 +250,8 @@ def _pair_figure(rule: str, names: tuple[str, str], fifths: Sequence[Sequence[Tr
 def _pair_note(drawn: int, total: int) -> str:
     cut = "" if drawn == total else f" {drawn} of {total:,} trials drawn, evenly by rank; all count."
     return (
-        f"Fifths of the trials by the score of their short run; each teacher has its marker of the charts above.{cut}"
+        "Fifths of the trials by the score of their short run; each teacher has its marker of the charts above. "
+        f"Lines are contours of the neighbourhoods' mean fifth.{cut}"
     )
 
 

@@ -41,7 +41,6 @@ def slices_chart(info: SlicesInfo) -> bytes:
 def pair_chart(info: PairInfo) -> bytes:
     """Two settings against each other, the better the stronger; contours join places of equal fifths."""
     with canvas(height=4.4) as (axes, done):
-        _draw_contours(axes, info)
         for fifth, shade in reversed(list(zip(info.fifths, SHADES, strict=True))):
             for marker, points in _by_marker(fifth, info.teachers).items():
                 places = [point.x for point in points], [point.y for point in points]
@@ -50,6 +49,9 @@ def pair_chart(info: PairInfo) -> bytes:
         for place, log in enumerate(info.logs):
             axes.set(**{f"{'xy'[place]}scale": "log" if log else "linear"})
             _plain_numbers((axes.xaxis, axes.yaxis)[place], log=log)
+        limits = axes.get_xlim(), axes.get_ylim()
+        _draw_contours(axes, info)
+        axes.set(xlim=limits[0], ylim=limits[1])  # contours pull the axes tight, and markers would be cut
         keys = [
             axes.plot([], [], marker="o", ms=7.5, ls="none", color=shade, mec=MUTED, mew=0.7, label=f"{name} fifth")[
                 0
@@ -76,7 +78,7 @@ def _draw_contours(axes: "Axes", info: PairInfo) -> None:
     nearest = np.argsort(distances, axis=1, kind="stable")[:, :NEIGHBOURS]
     triangles = Triangulation(*spread.T).triangles
     grid = Triangulation(found[:, 0], found[:, 1], triangles)
-    axes.tricontour(grid, found[nearest, 2].mean(axis=1), levels=CONTOURS, colors=MUTED, linewidths=0.9)
+    axes.tricontour(grid, found[nearest, 2].mean(axis=1), levels=CONTOURS, colors=MUTED, linewidths=0.9, zorder=0.5)
 
 
 def _draw_slice(axes: "Axes", one: Slice, info: SlicesInfo) -> None:

@@ -3,8 +3,9 @@
 import json
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from types import TracebackType
+from typing import TypeVar
 
 from rich.console import Console
 from rich.progress import (
@@ -32,6 +33,8 @@ from autodistill.records import (
     TrialEnded,
     TrialParams,
 )
+
+T = TypeVar("T")
 
 PLAIN_LINE_EVERY_S = 30.0
 
@@ -130,6 +133,16 @@ class Watch:
     ) -> None:
         if self._live is not None:
             self._live.stop()
+
+    def follow(self, events: Generator[Event, None, T]) -> T:
+        """Draw events to their end; returns what they return."""
+        while True:
+            try:
+                event = next(events)
+            except StopIteration as end:
+                found: T = end.value
+                return found
+            self.show(event)
 
     def show(self, event: Event) -> None:
         """Draw one event."""

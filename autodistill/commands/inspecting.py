@@ -22,7 +22,7 @@ def inspect_teachers(request: Request, *, as_json: bool, to: Path | None) -> Non
     prepared = prepared_for(request)
     names = _trained(prepared)
     with console.Watch(quiet=False) as watch, Pool(min(request.workers, len(names)), prepared.setup) as pool:
-        record = _driven(_inspected(prepared, names, pool), watch)
+        record = watch.follow(_inspected(prepared, names, pool))
     if as_json:
         console.show_json(record.model_dump(mode="json"))
     else:
@@ -58,15 +58,6 @@ def _inspected(prepared: Prepared, names: list[str], pool: Pool) -> Generator[Ev
     teachers, agreement, _ = yield from profiled([found[name] for name in names], run=pool.run)
     data = datasets.record(prepared.data, spec=prepared.space.data, views=prepared.views)
     return InspectionRecord(data=data, teachers=teachers, agreement=agreement)
-
-
-def _driven(events: Generator[Event, None, InspectionRecord], watch: console.Watch) -> InspectionRecord:
-    while True:
-        try:
-            watch.show(next(events))
-        except StopIteration as end:
-            record: InspectionRecord = end.value
-            return record
 
 
 def show_inspection(record: InspectionRecord) -> None:

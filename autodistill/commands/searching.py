@@ -2,7 +2,6 @@
 
 import sys
 from collections.abc import Generator, Sequence
-from typing import TypeVar
 
 from autodistill import console, showing
 from autodistill.commands.requests import Family
@@ -22,8 +21,6 @@ from autodistill.study import (
     within,
 )
 
-AnyRecord = TypeVar("AnyRecord", bound=StudyRecord | ComparisonRecord)
-
 
 def search(family: Family, *, output: str, quiet: bool) -> None:
     """Run one study for each student with a live view, render the report, print what was found."""
@@ -32,14 +29,14 @@ def search(family: Family, *, output: str, quiet: bool) -> None:
     quiet = quiet or output != "table"
     if not quiet:
         _introduce(students, left_out, family)
-    events = (
+    events: Generator[Event, None, StudyRecord | ComparisonRecord] = (
         run_students(students, name=family.name, command=command, left_out=left_out)
         if several
         else run_study(students[0])
     )
     try:
         with console.Watch(quiet=quiet) as watch:
-            record = _driven(events, watch)
+            record = watch.follow(events)
     except KeyboardInterrupt:
         console.show_note(f"\ninterrupted; every finished run is kept. Resume with: {command}")
         sys.exit(130)
@@ -96,16 +93,6 @@ def _facts(prepared: Prepared, found: Estimate) -> dict[str, object]:
 def _numbers(found: Estimate) -> dict[str, object]:
     numbers = {"wall_s": found.wall_s, "ladder_s": found.ladder_s, "cache_bytes": found.cache_bytes}
     return {"estimate": numbers, "plan": found.plan.model_dump(mode="json")}
-
-
-def _driven(events: Generator[Event, None, AnyRecord], watch: console.Watch) -> AnyRecord:
-    while True:
-        try:
-            event = next(events)
-        except StopIteration as end:
-            record: AnyRecord = end.value
-            return record
-        watch.show(event)
 
 
 def _introduce(students: Sequence[Prepared], left_out: Sequence[LeftOutRecord], family: Family) -> None:

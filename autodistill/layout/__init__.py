@@ -5,7 +5,7 @@ noise. Runs may be missing (NaN), because they failed or because a race left the
 batches of layouts: the simulation that checks them (`tests/bench/verdict.py`) runs those that decide a study.
 """
 
-from autodistill.layout.deciding import Ends, better, ends, helps, helps_not, seeds_to_settle
+from autodistill.layout.deciding import STATED, Ends, better, ends, helps, helps_not, seeds_to_settle
 from autodistill.layout.fitting import Fit, Pairs, Scores, compare, fit
 from autodistill.layout.posterior import probability_best
 from autodistill.layout.racing import FIRST, SMALLEST, most_looks, next_runs, share, undecided
@@ -13,6 +13,7 @@ from autodistill.layout.racing import FIRST, SMALLEST, most_looks, next_runs, sh
 __all__ = [
     "FIRST",
     "SMALLEST",
+    "STATED",
     "Ends",
     "Fit",
     "Pairs",

@@ -6,6 +6,7 @@ results takes the same way again and goes on where it was.
 """
 
 from autodistill.search.asking import Question, prior_params
+from autodistill.search.auditing import audited_trials
 from autodistill.search.confirming import finalists_of
 from autodistill.search.importance import importance
 from autodistill.search.outcome import Outcome, Runner
@@ -17,6 +18,7 @@ __all__ = [
     "Outcome",
     "Question",
     "Runner",
+    "audited_trials",
     "finalists_of",
     "goes_on",
     "importance",

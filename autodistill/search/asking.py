@@ -124,9 +124,7 @@ def tell(study: optuna.Study, record: TrialRecord) -> None:
 
 def prior_params(space: Space, teacher: str, tau_student_from: Mapping[str, str | None]) -> TrialParams:
     """A teacher's prior as a trial would have it."""
-    prior = space.prior
-    wanted: dict[str, ParamValue] = {"teacher": teacher, "rule": prior.rule, "soft_weight": prior.soft_weight}
-    wanted |= {f"{prior.rule}.{name}": value for name, value in prior.params.items()}
+    wanted = _prior(space, teacher)
 
     def suggest(name: str, dimension: Dimension) -> ParamValue:
         return wanted[name] if name in wanted else _fixed(dimension)
@@ -136,9 +134,7 @@ def prior_params(space: Space, teacher: str, tau_student_from: Mapping[str, str 
 
 def prior_values(question: Question, teacher: str) -> dict[str, ParamValue]:
     """A teacher's prior as Optuna parameters: the searched ones only, fixed ones are not Optuna's."""
-    prior, search = question.space.prior, question.space.search
-    wanted: dict[str, ParamValue] = {"teacher": teacher, "rule": prior.rule, "soft_weight": prior.soft_weight}
-    wanted |= {f"{prior.rule}.{name}": value for name, value in prior.params.items()}
+    prior, search, wanted = question.space.prior, question.space.search, _prior(question.space, teacher)
     dimensions: dict[str, Dimension] = {
         "teacher": tuple(it.name for it in question.teachers),
         "rule": tuple(search.rules),
@@ -146,6 +142,12 @@ def prior_values(question: Question, teacher: str) -> dict[str, ParamValue]:
     }
     dimensions |= {f"{prior.rule}.{name}": dimension for name, dimension in search.rules[prior.rule].items()}
     return {name: wanted[name] for name, dimension in dimensions.items() if _is_searched(dimension)}
+
+
+def _prior(space: Space, teacher: str) -> dict[str, ParamValue]:
+    prior = space.prior
+    wanted: dict[str, ParamValue] = {"teacher": teacher, "rule": prior.rule, "soft_weight": prior.soft_weight}
+    return wanted | {f"{prior.rule}.{name}": value for name, value in prior.params.items()}
 
 
 def _sampler(space: Space, seed: int) -> optuna.samplers.BaseSampler:

@@ -24,13 +24,16 @@ def controls(desk: Desk) -> Iterator[Event]:
         return
     seeds = plan.race.first if plan.race else desk.question.space.confirm.seeds
     wanted = list(_wanted(desk, finalists))
-    requests = {one[:2]: _requests(desk, one, seeds) for one in wanted if _known(finalists, one[2]) is None}
-    missing = [request for group in requests.values() for request in group]
+    groups: list[tuple[TrialParams, list[RunRequest]]] = []
+    for one in wanted:  # two regimes can be one configuration
+        if _known(finalists, one[2]) is None and all(params != one[2] for params, _ in groups):
+            groups.append((one[2], _requests(desk, one, seeds)))
+    missing = [request for _, group in groups for request in group]
     yield PhaseStarted(phase="controls", runs=len(missing), epochs=len(missing) * plan.epochs_full)
     yield from drive(desk, missing)
     for regime, teacher, params in wanted:
         same = _known(finalists, params)
-        runs = same.runs[:seeds] if same else _results(desk, requests[regime, teacher])
+        runs = same.runs[:seeds] if same else _results(desk, next(group for it, group in groups if it == params))
         outcome.controls.append(ControlRecord(regime=regime, teacher=teacher, params=params, runs=runs))
 
 

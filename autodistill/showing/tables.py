@@ -120,7 +120,7 @@ def teacher_rows(lines: Sequence[TeacherLine]) -> Rows:
             line.rule,
             None if line.soft_weight is None else f"{line.soft_weight:.2f}",
             console.percent(line.test),
-            None if line.test is None else interval(line.low, line.high, _hundredths),
+            None if line.test is None else interval(line.low, line.high, _percent),
             None if line.p_best is None else probability(line.p_best),
             line.seeds,
             console.percent(line.val),
@@ -145,7 +145,7 @@ def student_rows(rows: Sequence[StudentRow]) -> Rows:
             row.teacher or "no teacher",
             row.params.rule,
             console.percent(row.test_top1),
-            None if row.test_top1 is None else interval(row.low, row.high, _hundredths),
+            None if row.test_top1 is None else interval(row.low, row.high, _percent),
             row.seeds,
             *(quantity(kind, row.costs[kind]) if kind in row.costs else None for kind in COSTS),
             ", ".join(COSTS[kind] for kind in row.front) or "none",
@@ -248,7 +248,7 @@ def _kind(trial: TrialRecord) -> str:
     return trial.kind if trial.replicate_of is None else f"replicate of {trial.replicate_of}"
 
 
-def _hundredths(share: float) -> str:
+def _percent(share: float) -> str:
     return f"{100 * share:.1f}"
 
 

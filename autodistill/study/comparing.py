@@ -4,7 +4,7 @@ import time
 from collections.abc import Generator, Sequence
 from pathlib import Path
 
-from autodistill.errors import StoreError
+from autodistill.recommend import threshold_of
 from autodistill.recommend.students import recommend_student
 from autodistill.records import (
     ComparisonRecord,
@@ -13,7 +13,6 @@ from autodistill.records import (
     Note,
     StudentBudget,
     StudyRecord,
-    read_study,
     to_json,
 )
 from autodistill.store import RunFolder, claim, locked, write_text
@@ -38,7 +37,7 @@ def run_students(
     request = students[0].request
     folder = RunFolder(Path(request.runs) / name)
     started, done = time.monotonic(), 0
-    found = {one.folder.path.name: _kept(one) for one in students}
+    found = {one.folder.path.name: one.kept for one in students}  # what is resumed never knows less than before
     with locked(folder.lock, timeout_s=0):
         claim(folder, IDENTITY)
         for number, one in enumerate(students, 1):
@@ -75,13 +74,5 @@ def compared(
         limits=limits,
         left_out=tuple(left_out),
         studies=tuple(studies),
-        choice=recommend_student(studies, limits=limits, threshold=float(studies[0].space["confirm"]["threshold"])),
+        choice=recommend_student(studies, limits=limits, threshold=threshold_of(studies[0])),
     )
-
-
-def _kept(one: Prepared) -> StudyRecord | None:
-    """What an earlier process found for a student: a comparison that is resumed never knows less than before."""
-    try:
-        return read_study(one.folder.record)
-    except StoreError:
-        return None

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import torch
 
 from autodistill.cost import latency_ms
-from autodistill.errors import ConfigError, StoreError
+from autodistill.errors import ConfigError
 from autodistill.recommend.words import COSTS, excess_words
-from autodistill.records import LatencyRecord, LeftOutRecord, StudentBudget, costs_of, latency_of, read_study
+from autodistill.records import LatencyRecord, LeftOutRecord, StudentBudget, costs_of, latency_of
 from autodistill.study.environment import environment
 from autodistill.study.fitting import student_model
 from autodistill.study.preparing import Prepared
@@ -39,7 +39,8 @@ def student_latency(prepared: Prepared) -> LatencyRecord:
     device = prepared.request.device
     facts = environment(device)
     name = facts["device"] if device.startswith("cuda") else f"{facts['processor']}, one thread"
-    kept = _kept(prepared)
+    record = prepared.kept
+    kept = latency_of(record) if record else None
     if kept is not None and kept.device == name:
         return kept
     data = prepared.data
@@ -57,10 +58,3 @@ def _all_break(left_out: Sequence[LeftOutRecord], limits: StudentBudget) -> str:
     times = f"{nearest.excess[kind]:.2f} times the limit on {COSTS[kind]}"
     listed = "\n  ".join(lines)
     return f"no student keeps within the limits; {nearest.student.name} comes nearest ({times}):\n  {listed}"
-
-
-def _kept(prepared: Prepared) -> LatencyRecord | None:
-    try:
-        return latency_of(read_study(prepared.folder.record))
-    except StoreError:
-        return None

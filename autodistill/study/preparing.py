@@ -10,8 +10,8 @@ from autodistill import data as datasets
 from autodistill import ladder, teachers
 from autodistill.cost import student_record
 from autodistill.data import Data
-from autodistill.errors import ConfigError
-from autodistill.records import LatencyRecord, Record, StudentBudget, StudentRecord
+from autodistill.errors import ConfigError, StoreError
+from autodistill.records import LatencyRecord, Record, StudentBudget, StudentRecord, StudyRecord, read_study
 from autodistill.search import make_plan, parse_budget
 from autodistill.space import Space, load
 from autodistill.store import RunFolder, cache_root
@@ -76,6 +76,14 @@ class Prepared(NamedTuple):
     """What followed from this machine, as keys of the space."""
     latency: LatencyRecord | None = None
     """Measured where a limit needs it."""
+
+    @property
+    def kept(self) -> StudyRecord | None:
+        """The record as an earlier process left it; None where there is none, or only a damaged one."""
+        try:
+            return read_study(self.folder.record)
+        except StoreError:
+            return None
 
     @property
     def views(self) -> int:

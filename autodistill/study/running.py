@@ -5,11 +5,9 @@ import json
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from autodistill import data as datasets
 from autodistill import ladder
-from autodistill.errors import StoreError
 from autodistill.recommend import recommend
 from autodistill.records import (
     AgreementRecord,
@@ -27,7 +25,7 @@ from autodistill.records import (
     to_json,
 )
 from autodistill.rules import RULES
-from autodistill.search import Outcome, Question, importance, make_plan, parse_budget, search
+from autodistill.search import Outcome, Question, audited_trials, importance, make_plan, parse_budget, search
 from autodistill.space import dump
 from autodistill.store import RunFolder, claim, locked, read_result, write_text
 from autodistill.study.environment import environment
@@ -75,7 +73,7 @@ def run_study(prepared: Prepared) -> Generator[Event, None, StudyRecord]:
         found = {**environment(request.device), "workers": str(request.workers)}
         write_text(folder.space, dump(prepared.runnable_space))
         write_text(folder.environment, json.dumps(found, indent=1) + "\n")
-        earlier = _earlier_timing(folder)
+        earlier = prepared.kept.timing if prepared.kept else {}
         latency = prepared.latency or student_latency(prepared)
         with Pool(request.workers, prepared.setup) as pool:
             ledger = _Ledger(_plan(prepared, pool), found, dict(earlier.get("phases_s", {})))
@@ -155,14 +153,12 @@ def _teachers(prepared: Prepared, pool: Pool) -> Generator[Event, None, tuple[Te
 
 def _finished(prepared: Prepared) -> StudyRecord | None:
     """The kept record of a study that has spent this very budget; None where there is something left to do."""
-    try:
-        record = read_study(prepared.folder.record)
-    except StoreError:
+    record = prepared.kept
+    if record is None:
         return None
     asked = (prepared.budget, prepared.request.max_trials)
     same = (record.plan.requested, record.plan.max_trials) == asked
-    pruned = any(trial.state == "pruned" for trial in record.trials)
-    audited = bool(record.audit) or not pruned or not prepared.request.audit_pruning
+    audited = bool(record.audit) or not prepared.request.audit_pruning or not audited_trials(record.trials)
     return record if record.state == "complete" and same and audited else None
 
 
@@ -204,13 +200,6 @@ def _kept(folder: RunFolder, request: RunRequest) -> RunEnded | None:
         return None
     asked, found = ((it.params, it.seed, it.epochs) for it in (request, ended.record))
     return ended if asked == found else None
-
-
-def _earlier_timing(folder: RunFolder) -> dict[str, Any]:
-    try:
-        return read_study(folder.record).timing if folder.record.exists() else {}
-    except StoreError:
-        return {}  # a damaged record is written anew from the finished runs
 
 
 def _stopped(prepared: Prepared, ledger: _Ledger) -> StudyRecord:

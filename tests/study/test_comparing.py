@@ -160,7 +160,7 @@ def test_latency_is_measured_once_and_kept(monkeypatch, finished):
 
 def test_latency_of_another_device_is_measured_anew(monkeypatch, finished):
     other = LatencyRecord(median_ms=1.0, iqr_ms=0.1, device="another")
-    monkeypatch.setattr(limits_module, "_kept", lambda _: other)
+    monkeypatch.setattr(limits_module, "latency_of", lambda _: other)
     (prepared,) = prepare_all([request()])
     assert limits_module.student_latency(prepared).device != "another"
 

@@ -13,7 +13,6 @@ from autodistill.report.sections.parts import Cell, Column, Row, Table, number_c
 from autodistill.report.words import EMPTY, interval, percent, points, recipe, short
 
 REGIMES = {"default": "Prior", "shared": "One for all", "own": "Its own best"}
-STATED = 0.95
 
 
 @dataclass(frozen=True)
@@ -55,8 +54,8 @@ def _row(controls: Sequence[ControlRecord], teacher: str) -> Row:
 
 
 def _cell(one: ControlRecord) -> Cell:
-    scores = [run.test_top1 for run in one.runs if run.test_top1 is not None]
-    return Cell(percent(math.fsum(scores) / len(scores)) if scores else EMPTY, recipe(one.params))
+    mean = _mean(one)
+    return Cell(percent(mean) if math.isfinite(mean) else EMPTY, recipe(one.params))
 
 
 def _findings(controls: Sequence[ControlRecord], teachers: Sequence[str]) -> Iterator[str]:
@@ -92,5 +91,5 @@ def _difference(one: ControlRecord, other: ControlRecord) -> tuple[float, float 
     difference = float((scores[0] - scores[1]).mean())
     if len(seeds) < 2 or np.ptp(scores[0] - scores[1]) == 0:
         return difference, None, None
-    width = float(layout.compare(scores).half_width(STATED)[0, 1])
+    width = float(layout.compare(scores).half_width(layout.STATED)[0, 1])
     return difference, difference - width, difference + width

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from autodistill.models.parts import PreActivationBlock, Shape, classifier, initialise, scaled
+from autodistill.models.parts import GlobalAverage, PreActivationBlock, Shape, classifier, initialise, scaled
 
 
 def mobilenetv2(shape: Shape) -> nn.Module:
@@ -35,6 +35,7 @@ def mobilenetv2(shape: Shape) -> nn.Module:
     if (shape.in_channels, stem) != (old.in_channels, old.stride[0]):
         net.features[0][0] = nn.Conv2d(shape.in_channels, old.out_channels, 3, stem, 1, bias=False)
         nn.init.kaiming_normal_(net.features[0][0].weight, mode="fan_out")
+    net.features.append(GlobalAverage())
     module: nn.Module = net
     return module
 

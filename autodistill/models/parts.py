@@ -35,6 +35,17 @@ def classifier(channels: int, num_classes: int) -> "OrderedDict[str, nn.Module]"
     return OrderedDict(avgpool=nn.AdaptiveAvgPool2d(1), flatten=nn.Flatten(), fc=nn.Linear(channels, num_classes))
 
 
+class GlobalAverage(nn.Module):
+    """Average over the map, in the memory format of the map.
+
+    The gradient of `mean`, and so of `adaptive_avg_pool2d`, is not in channels_last; behind 1280 channels that slows
+    the last block's backward pass down by so much that a MobileNetV2 step takes 8 to 16 % longer on a CPU.
+    """
+
+    def forward(self, maps: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch channels 1 1"]:
+        return F.avg_pool2d(maps, maps.shape[-2:])
+
+
 class PreActivationBlock(nn.Module):
     """Residual block with BatchNorm and ReLU before each 3x3 convolution (He et al. 2016, arXiv:1603.05027).
 

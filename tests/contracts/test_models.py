@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from autodistill.models import MODELS, build, lay_out
+from autodistill.models.parts import GlobalAverage
 
 LARGEST_STRIDE = {4: 2, 8: 4, 14: 8, 28: 16, 32: 16, 64: 32, 224: 32}
 """Image size to the most that leaves 2x2, rounding up, or 32, the most that any network has."""
@@ -28,7 +29,7 @@ def final_map(model: nn.Module, *, image_size: int) -> tuple[int, int]:
             maps.append((output.shape[2], output.shape[3]))
 
     for module in model.modules():
-        if not isinstance(module, nn.AdaptiveAvgPool2d | nn.Sequential):
+        if not isinstance(module, nn.AdaptiveAvgPool2d | nn.Sequential | GlobalAverage):
             module.register_forward_hook(look)
     model(torch.empty(2, 3, image_size, image_size, device="meta"))
     return maps[-1]

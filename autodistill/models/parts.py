@@ -36,14 +36,14 @@ def classifier(channels: int, num_classes: int) -> "OrderedDict[str, nn.Module]"
 
 
 class GlobalAverage(nn.Module):
-    """Average over the map, in the memory format of the map.
+    """Average over the map, such that the gradient comes in channels_last.
 
-    The gradient of `mean`, and so of `adaptive_avg_pool2d`, is not in channels_last; behind 1280 channels that slows
-    the last block's backward pass down by so much that a MobileNetV2 step takes 8 to 16 % longer on a CPU.
+    That of `adaptive_avg_pool2d` does not, and `avg_pool2d` copies; behind 1280 channels a MobileNetV2 step on small
+    images takes 12 to 14 % longer for it on a CPU.
     """
 
     def forward(self, maps: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch channels 1 1"]:
-        return F.avg_pool2d(maps, maps.shape[-2:])
+        return maps.permute(0, 2, 3, 1).flatten(1, 2).mean(1)[:, :, None, None]
 
 
 class PreActivationBlock(nn.Module):

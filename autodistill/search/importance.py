@@ -5,7 +5,6 @@ from statistics import fmean, stdev
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
-from optuna.importance import FanovaImportanceEvaluator
 
 from autodistill.records import ImportanceRecord, ParamValue, TrialRecord
 from autodistill.space import Dimension, Range, Space
@@ -60,13 +59,15 @@ def _shares(
     scores = {trial.short.val_top1 for trial in trials if trial.short is not None}
     if not distributions or len(scores) < 2:
         return {}, {}
+    from optuna.importance import FanovaImportanceEvaluator, get_param_importances  # brings all of scikit-learn
+
     study = optuna.create_study(direction="maximize")
     for trial in trials:
         assert trial.short is not None
         params = {name: _value(trial, name) for name in distributions}
         study.add_trial(optuna.create_trial(params=params, distributions=distributions, value=trial.short.val_top1))
     found = [
-        optuna.importance.get_param_importances(study, evaluator=FanovaImportanceEvaluator(seed=seed))
+        get_param_importances(study, evaluator=FanovaImportanceEvaluator(seed=seed))
         for seed in seeds
     ]
     means = {name: round(fmean(one[name] for one in found), 6) for name in distributions}

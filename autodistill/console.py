@@ -1,5 +1,6 @@
 """The only place that prints. Results go to stdout, everything else to stderr."""
 
+import itertools
 import json
 import sys
 import time
@@ -7,7 +8,8 @@ from collections.abc import Generator, Iterable, Sequence
 from types import TracebackType
 from typing import TypeVar
 
-from rich.console import Console
+from rich.console import Console, JustifyMethod
+from rich.padding import Padding
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -74,18 +76,44 @@ def show_text(text: str) -> None:
 
 
 def show_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Print a table to stdout; columns that start with `>` are right-aligned."""
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=any(columns))
-    for column in columns:
-        table.add_column(
-            Text(column.removeprefix(">")), justify="right" if column.startswith(">") else "left", overflow="fold"
-        )
-    for row in rows:
-        table.add_row(*(Text("-" if cell is None else " ".join(str(cell).split())) for cell in row))
+    """Print a table to stdout; columns that start with `>` are right-aligned.
+
+    On a terminal that is too narrow for it, a row's last cells stand below the row, with their columns' names.
+    """
     console = out()
+    names = [Text(column.removeprefix(">")) for column in columns]
+    cells = [[Text("-" if cell is None else " ".join(str(cell).split())) for cell in row] for row in rows]
+    widths = [max(cell.cell_len for cell in column) for column in zip(names, *cells, strict=True)]
+    beside = _fitting(widths, console.width) if console.is_terminal else len(columns)
     console.print(Text(title, style="bold"))
-    console.print(table)
+    if beside == len(columns):
+        console.print(_table(columns, names, cells))
+    else:
+        for row in (names, *cells):
+            console.print(_table(columns[:beside], row, (), widths=widths))
+            rest = [(name, cell) for name, cell in zip(names[beside:], row[beside:], strict=True) if cell.plain != "-"]
+            if rest and row is not names:
+                below = Text("; ".join(f"{name} {cell}" for name, cell in rest))
+                console.print(Padding(below, (0, 0, 0, widths[0] + 2)))
     console.print()
+
+
+def _fitting(widths: Sequence[int], room: int) -> int:
+    """How many of the first columns fit beside each other, two spaces between them; at least one."""
+    ends = itertools.accumulate(width + 2 for width in widths)
+    return max(1, sum(end - 2 <= room for end in ends))
+
+
+def _table(
+    columns: Sequence[str], names: Sequence[Text], rows: Iterable[Sequence[Text]], *, widths: Sequence[int] = ()
+) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=any(columns))
+    for column, name, width in itertools.zip_longest(columns, names[: len(columns)], widths[: len(columns)]):
+        justify: JustifyMethod = "right" if column.startswith(">") else "left"
+        table.add_column(name, justify=justify, overflow="fold", min_width=width)
+    for row in rows:
+        table.add_row(*row)
+    return table
 
 
 def clear() -> None:

@@ -102,3 +102,18 @@ def test_a_table_keeps_hostile_cells_on_one_line(capsys):
     assert lines[:2] == ["Title", "name             n"]
     assert lines[2].startswith("[red]a b[/red]   1")
     assert lines[3].startswith("-               22")
+
+
+def test_on_a_narrow_terminal_the_last_cells_stand_below_their_row(monkeypatch):
+    shown = io.StringIO()
+    monkeypatch.setattr(console, "out", lambda: Console(file=shown, force_terminal=True, width=25, color_system=None))
+    rows = [(8, "resnet8", "pruned", "two did better"), (11, "resnet8:0.5", "complete", None)]
+    console.show_table("Title", (">#", "teacher", "state", "reason"), rows)
+    assert [line.rstrip() for line in shown.getvalue().splitlines()] == [
+        "Title",
+        " #  teacher      state",
+        " 8  resnet8      pruned",
+        "    reason two did better",
+        "11  resnet8:0.5  complete",
+        "",
+    ]

@@ -56,7 +56,7 @@ STUDENT_COLUMNS = (
     ">latency",
     "on the front by",
 )
-TRIAL_COLUMNS = (">#", "kind", "teacher", "rule", "params", ">soft", ">short val %", ">full val %", "state", "reason")
+TRIAL_COLUMNS = (">#", "kind", "teacher", "rule", ">soft", ">short val %", ">full val %", "state", "params", "reason")
 
 
 def teacher_lines(record: StudyRecord) -> list[TeacherLine]:
@@ -160,12 +160,12 @@ def trial_rows(trials: Sequence[TrialRecord]) -> Rows:
             _kind(trial),
             trial.params.teacher,
             trial.params.rule,
-            own,
             f"{trial.params.soft_weight:.2f}",
             console.percent(trial.short.val_top1 if trial.short else None),
             console.percent(trial.full.val_top1 if trial.full else None),
             trial.state,
-            trial.reason,
+            own,
+            trial.reason or None,
         )
 
 

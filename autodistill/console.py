@@ -91,7 +91,9 @@ def show_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[objec
     else:
         for row in (names, *cells):
             console.print(_table(columns[:beside], row, (), widths=widths))
-            rest = [(name, cell) for name, cell in zip(names[beside:], row[beside:], strict=True) if cell.plain != "-"]
+            rest = [
+                (name, cell) for name, cell in zip(names[beside:], row[beside:], strict=True) if cell.plain != "-"
+            ]
             if rest and row is not names:
                 below = Text("; ".join(f"{name} {cell}" for name, cell in rest))
                 console.print(Padding(below, (0, 0, 0, widths[0] + 2)))

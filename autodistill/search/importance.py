@@ -66,10 +66,7 @@ def _shares(
         assert trial.short is not None
         params = {name: _value(trial, name) for name in distributions}
         study.add_trial(optuna.create_trial(params=params, distributions=distributions, value=trial.short.val_top1))
-    found = [
-        get_param_importances(study, evaluator=FanovaImportanceEvaluator(seed=seed))
-        for seed in seeds
-    ]
+    found = [get_param_importances(study, evaluator=FanovaImportanceEvaluator(seed=seed)) for seed in seeds]
     means = {name: round(fmean(one[name] for one in found), 6) for name in distributions}
     spread = {name: round(stdev(one[name] for one in found), 6) for name in distributions}
     names = sorted(means, key=lambda name: -means[name])

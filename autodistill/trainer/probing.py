@@ -1,10 +1,12 @@
 """Which way of executing a student's steps takes the least time here: only trying tells."""
 
+import contextlib
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import NamedTuple
 
+import torch
 from torch import nn
 
 from autodistill.data import Data, Split
@@ -63,6 +65,23 @@ def measured(build: Callable[[], nn.Module], data: Data, recipe: Recipe, *, mode
     epochs = train(build(), part, recipe._replace(spec=spec, epochs=3), execution=Execution(mode, fell_back.append))
     first_s, later_s = _next_s(epochs), _next_s(epochs)
     return None if fell_back else Timing(max(0.0, first_s - later_s), later_s / steps)
+
+
+def images_that_fit(build: Callable[[], nn.Module], data: Data, recipe: Recipe) -> int:
+    """How many images at a time a training step has memory for: tried downwards from a quarter of a batch.
+
+    Returns:
+        0 where two do not fit; BatchNorm needs that many.
+    """
+    size = recipe.spec.batch_size // 4
+    while size >= 2:
+        part = replace(data, train=Split(data.train.images[:size], data.train.labels[:size]))
+        spec = recipe.spec.model_copy(update={"batch_size": size, "evaluate_every": 2})
+        with contextlib.suppress(torch.OutOfMemoryError):
+            next(train(build(), part, recipe._replace(spec=spec, epochs=2, micro_batches=1)))
+            return size
+        size //= 2
+    return 0
 
 
 def _next_s(epochs: Iterator[EpochRecord]) -> float:

@@ -10,7 +10,8 @@ from autodistill.records import TaskProgress
 from autodistill.space import Space
 from autodistill.store import digest, locked
 from autodistill.teachers import save
-from autodistill.trainer import Recipe, train
+from autodistill.trainer import Execution, Recipe, train
+from autodistill.trainer.execution import EAGER
 from autodistill.views import View
 
 SCHEME = "ladder:"
@@ -46,7 +47,9 @@ def file_uri(uri: str, *, root: Path, data: Data, space: Space) -> str:
     return f"file:{path_of(uri, root=root, data=data, space=space)}" if uri.startswith(SCHEME) else uri
 
 
-def train_teacher(uri: str, *, root: Path, data: Data, space: Space) -> Iterator[TaskProgress]:
+def train_teacher(
+    uri: str, *, root: Path, data: Data, space: Space, execution: Execution = EAGER
+) -> Iterator[TaskProgress]:
     """Train one ladder teacher unless it is kept already; whoever comes second waits and finds it.
 
     Raises:
@@ -76,7 +79,8 @@ def train_teacher(uri: str, *, root: Path, data: Data, space: Space) -> Iterator
             seed=seed,
         ).to(data.train.images.device)
         checkpoint = path.with_suffix(".checkpoint")
-        for record in train(model, data, Recipe(spec, view, epochs, epochs, seed), checkpoint=checkpoint):
+        recipe = Recipe(spec, view, epochs, epochs, seed)
+        for record in train(model, data, recipe, checkpoint=checkpoint, execution=execution):
             yield TaskProgress(task=f"teacher {architecture}", done=record.epoch, total=epochs)
         save(path, model, architecture=architecture, data=data)
         checkpoint.unlink(missing_ok=True)

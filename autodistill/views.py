@@ -42,13 +42,28 @@ def take_view(
     Raises:
         ValueError: `view.crop` is negative.
     """
-    if view.crop < 0:
-        raise ValueError(f"crop {view.crop} must be at least 0")
+    return take_drawn(images, examples, draw(examples, view=view, epoch=epoch), crop=view.crop)
+
+
+def take_drawn(
+    images: UInt8[Tensor, "examples channels height width"],
+    examples: Int[Tensor, " batch"],
+    draws: Int[Tensor, "batch 3"],
+    *,
+    crop: int,
+) -> UInt8[Tensor, "batch channels height width"]:
+    """`take_view` where the draws of `examples` are known.
+
+    Raises:
+        ValueError: `crop` is negative.
+    """
+    if crop < 0:
+        raise ValueError(f"crop {crop} must be at least 0")
     channels, height, width = images.shape[1:]
-    top, left, mirror = draw(examples, view=view, epoch=epoch).unbind(1)
-    rows = top[:, None] - view.crop + torch.arange(height, device=images.device)
+    top, left, mirror = draws.unbind(1)
+    rows = top[:, None] - crop + torch.arange(height, device=images.device)
     across = torch.arange(width, device=images.device)
-    cols = left[:, None] - view.crop + torch.where(mirror[:, None] == 1, width - 1 - across, across)
+    cols = left[:, None] - crop + torch.where(mirror[:, None] == 1, width - 1 - across, across)
     inside_rows, inside_cols = rows.clamp(0, height - 1), cols.clamp(0, width - 1)
     pixels = (examples[:, None] * height + inside_rows)[:, :, None] * width + inside_cols[:, None, :]
     found = images.permute(0, 2, 3, 1).flatten(0, 2).index_select(0, pixels.flatten())

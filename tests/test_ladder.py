@@ -3,7 +3,6 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,7 +11,7 @@ from ladder_race import ARCHITECTURE, ladder_space
 from teacher_files import digits
 from torch import Tensor
 
-from autodistill import ladder, trainer
+from autodistill import trainer
 from autodistill.cache import LogitCache
 from autodistill.errors import TeacherError, TrialError
 from autodistill.ladder import expand, file_uri, path_of, train_teacher
@@ -42,9 +41,9 @@ def trained_epochs(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     epochs: list[int] = []
     train_epoch = trainer._train_epoch
 
-    def count(state: trainer.State, *others: object) -> Tensor:
-        epochs.append(len(state.curve) + 1)
-        return train_epoch(state, *others)
+    def count(step: object, execute: object, number: int, *others: object) -> Tensor:
+        epochs.append(number + 1)
+        return train_epoch(step, execute, number, *others)
 
     monkeypatch.setattr(trainer, "_train_epoch", count)
     return epochs
@@ -150,7 +149,7 @@ def test_it_loads_as_a_file_and_passes_its_check(tmp_path: Path) -> None:
 def test_an_interrupted_training_goes_on_and_ends_the_same(
     tmp_path: Path, trained_epochs: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ladder, "train", partial(trainer.train, checkpoint_every_s=0.0))
+    monkeypatch.setattr(trainer, "CHECKPOINT_EVERY_S", 0.0)
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     list(training(whole))
     progress = training(broken)

@@ -10,6 +10,7 @@ import pytest
 from torch import nn
 from toy_runs import dropping, recipe, same, supervision, toy, watched
 
+from autodistill import trainer
 from autodistill.errors import StoreError
 from autodistill.records import EpochRecord
 from autodistill.trainer import train
@@ -27,11 +28,13 @@ def resumable(checkpoint: Path, **changes: Any) -> tuple[nn.Module, Run]:
 
 
 def stopped(checkpoint: Path, after: int, **changes: Any) -> list[EpochRecord]:
-    """Train some epochs of a run and drop it."""
+    """Train some epochs of a run, saved after each, and drop it."""
     _, run = resumable(checkpoint, **changes)
-    epochs = run(checkpoint_every_s=0.0)
-    curve = list(itertools.islice(epochs, after))
-    epochs.close()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trainer, "CHECKPOINT_EVERY_S", 0.0)
+        epochs = run()
+        curve = list(itertools.islice(epochs, after))
+        epochs.close()
     return curve
 
 
@@ -84,8 +87,9 @@ def test_a_checkpoint_of_another_run_is_not_gone_on_with(tmp_path, whole, change
     assert same(model, whole[0])
 
 
-def test_a_full_disk_is_no_failure_of_the_run(tmp_path):
+def test_a_full_disk_is_no_failure_of_the_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(trainer, "CHECKPOINT_EVERY_S", 0.0)
     (tmp_path / "a file").touch()
     _, run = resumable(tmp_path / "a file" / "checkpoint.pt")
     with pytest.raises(StoreError, match=r"checkpoint\.pt: cannot be written"):
-        list(run(checkpoint_every_s=0.0))
+        list(run())

@@ -34,6 +34,8 @@ Overrides = Annotated[
 ]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:0, or auto.")]
 Offline = Annotated[bool, typer.Option("--offline", help="Download nothing.")]
-Workers = Annotated[int | None, typer.Option(min=1, help="Processes; default: one per core, one for a GPU.")]
+Workers = Annotated[
+    int | None, typer.Option(min=1, help="Processes; default: one per core; on a GPU, 1 to 8 by its memory.")
+]
 OutputFormat = Annotated[Format, typer.Option("--format", help="What stdout carries.")]
 Run = Annotated[str, typer.Argument(help="A study's name, or its folder.")]

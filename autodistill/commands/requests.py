@@ -95,6 +95,7 @@ def search_request(
         space=space or _space_for(data),
         device=device,
         workers=workers or (1 if device.startswith("cuda") else _cores()),
+        fill_gpu=workers is None and device.startswith("cuda"),
         timeout_s=_number(timeout, SECONDS, "--timeout") if timeout else None,
         cache_bytes=int(_number(cache_size, SIZES, "--cache-size")),
         **rest,

@@ -55,10 +55,11 @@ def train(request: Request, *, run: str, seed: int, to: Path, with_validation: b
             epochs=prepared.space.training.epochs,
             evaluate_on="test" if with_validation else "validation+test",
         )
-        model, supervision = place.student(seed), place.supervision(asked)
-        for event in place.epochs(asked, model, supervision):
-            watch.show(event)
-    trained = _trained(asked, event.record, place, supervision, study=study)
+        supervision = place.supervision(asked)
+        curve: list[EpochRecord] = []
+        model, parts = watch.follow(place.fitted(asked, supervision, curve=curve))
+    trained = _trained(asked, curve[-1], place, supervision, study=study)
+    trained = trained.model_copy(update={"micro_batches": parts})
     place.keep(model, to, trained=trained)
     console.show_table(
         "Trained", ("", ""), [("student", describe_student(prepared)), *_rows(trained), ("weights", to)]

@@ -76,6 +76,8 @@ class RunRecord(Record):
     error: str = ""
     curve: tuple[EpochRecord, ...] = ()
     targets: TargetSummary | None = None
+    micro_batches: int = 1
+    """2: a batch did not fit into memory and passed in halves, gradients added up; BatchNorm saw one at a time."""
 
     @property
     def spent_epochs(self) -> int:
@@ -109,6 +111,8 @@ class TrainedRecord(Record):
     """None where the validation split was trained on."""
     test_top1: float | None = None
     targets: TargetSummary | None = None
+    micro_batches: int = 1
+    """Parts that a batch passed in, for want of memory."""
 
 
 class TrialRecord(Record):

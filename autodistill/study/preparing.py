@@ -28,6 +28,7 @@ from autodistill.study.fitting import (
     with_precision,
 )
 from autodistill.study.known import KNOWN
+from autodistill.study.sharing import Sharing, fit_to_device
 from autodistill.study.trying import try_rules
 from autodistill.workers import Setup
 
@@ -46,6 +47,8 @@ class Request(Record):
     seed: int | None = None
     device: str = "cpu"
     workers: int = 2
+    fill_gpu: bool = False
+    """As many workers on each GPU as its memory holds, instead of one."""
     overrides: tuple[str, ...] = ()
     max_trials: int | None = None
     audit_pruning: bool = False
@@ -76,6 +79,7 @@ class Prepared(NamedTuple):
     """What followed from this machine, as keys of the space."""
     latency: LatencyRecord | None = None
     """Measured where a limit needs it."""
+    sharing: Sharing = Sharing()
 
     @property
     def kept(self) -> StudyRecord | None:
@@ -106,6 +110,8 @@ class Prepared(NamedTuple):
             runs=str(self.folder.path.absolute()),
             cache=str(cache_root().absolute()),
             offline=self.request.offline,
+            mode=self.sharing.mode,
+            memory_share=self.sharing.memory_share,
         )
 
     @property
@@ -196,8 +202,14 @@ def _students(requests: Sequence[Request], common: _Common) -> list[StudentRecor
 
 def _prepared(request: Request, common: _Common, student: StudentRecord, *, planned: bool) -> Prepared:
     folder = _folder(request)
-    space = with_kept_wave(common.space, folder, request.workers)
-    space = with_precision(space, folder, common.data, student=student.name, device=request.device)
+    space = with_precision(common.space, folder, common.data, student=student.name, device=request.device)
+    sharing = Sharing()
+    if planned:
+        each = None if request.fill_gpu else request.workers
+        sharing = fit_to_device(space, common.data, student=student.name, device=request.device, workers=each)
+        workers = request.workers * sharing.workers if request.fill_gpu else request.workers
+        request = request.model_copy(update={"workers": workers})
+    space = with_kept_wave(space, folder, request.workers)
     space = fit_to_cache(space, common.data, len(common.names), request.cache_bytes)
     budget = request.budget or space.search.budget
     if planned and parse_budget(budget).unit != "seconds":
@@ -214,6 +226,7 @@ def _prepared(request: Request, common: _Common, student: StudentRecord, *, plan
         budget=budget,
         notes=common.notes,
         pins=found,
+        sharing=sharing,
     )
 
 

@@ -15,22 +15,23 @@ import torch
 from torch import Tensor, nn
 
 from autodistill import metrics
-from autodistill.data import Data, Split, normalise
+from autodistill.data import Data, Split
 from autodistill.errors import TrialError
-from autodistill.losses import LOSSES, hard_loss
 from autodistill.records import EpochRecord, EvaluateOn
 from autodistill.space import TrainingSpec
 from autodistill.stopwatch import Stopwatch
 from autodistill.store import seed_from
 from autodistill.trainer.checkpoints import Recipe, State, key_of, resume, save
-from autodistill.trainer.precision import Precision, autocast
+from autodistill.trainer.execution import EAGER, Execution, Executor
+from autodistill.trainer.precision import Precision
+from autodistill.trainer.step import Step, inputs_of, learning_rate, predict
 from autodistill.trainer.supervision import Supervision, supervise
-from autodistill.views import take_view
 
-__all__ = ["Recipe", "Supervision", "evaluate", "learning_rate", "supervise", "train"]
+__all__ = ["Execution", "Recipe", "Supervision", "evaluate", "learning_rate", "supervise", "train"]
 
 EVALUATION_BATCH = 512
 CHECKPOINT_EVERY_S = 5.0
+"""Least seconds between two saves."""
 
 
 def train(
@@ -41,8 +42,8 @@ def train(
     supervision: Supervision | None = None,
     evaluate_on: EvaluateOn = "validation",
     checkpoint: Path | None = None,
-    checkpoint_every_s: float = CHECKPOINT_EVERY_S,
     watch: Stopwatch | None = None,
+    execution: Execution = EAGER,
 ) -> Iterator[EpochRecord]:
     """Train `model` in place; when the iterator ends it holds the averaged weights.
 
@@ -51,20 +52,23 @@ def train(
         supervision: what a teacher gives; None: labels alone.
         checkpoint: file to save to and resume from, bit-exactly on the CPU; None: neither. Epochs that it
             holds are yielded again. One that is damaged, or of another run, is as none.
-        checkpoint_every_s: least seconds between two saves; 0: after every epoch.
         watch: told what soft targets and evaluations take.
+        execution: how the steps are executed. On a CPU none but `compiled` changes a bit.
 
     Raises:
         TrialError: the loss is not finite, or that of the averaged weights on a split.
+        torch.OutOfMemoryError: try again with `recipe.micro_batches`.
     """
     state, watch = _begin(model, recipe.spec), watch or Stopwatch()
     key = key_of(state, data, recipe, supervision)
     if checkpoint is not None:
         resume(state, checkpoint, key)
     yield from state.curve
+    step = Step(state, data, recipe, supervision)
+    execute = Executor(step, execution)
     saved = time.monotonic()
     while len(state.curve) < recipe.epochs:
-        losses = _train_epoch(state, data, recipe, supervision, watch).tolist()
+        losses = _train_epoch(step, execute, len(state.curve), watch).tolist()
         with watch.part("evaluation"):
             scores = _scores(state, data, losses, recipe, evaluate_on=evaluate_on)
         total, hard, soft = losses
@@ -72,7 +76,7 @@ def train(
         epoch = len(state.curve) + 1
         state.curve.append(EpochRecord(epoch=epoch, train_loss=total, hard_loss=hard, **taught, **scores))
         last = len(state.curve) == recipe.epochs
-        if checkpoint is not None and not last and time.monotonic() - saved >= checkpoint_every_s:
+        if checkpoint is not None and not last and time.monotonic() - saved >= CHECKPOINT_EVERY_S:
             save(state, checkpoint, key)
             saved = time.monotonic()
         if last:
@@ -80,28 +84,13 @@ def train(
         yield state.curve[-1]
 
 
-def learning_rate(step: int, steps: int, *, peak: float, warmup: float) -> float:
-    """Rate of a step: linear from near zero over the first `warmup` of the steps, then a half cosine to zero."""
-    rise = max(1, round(warmup * steps))
-    if step < rise:
-        return peak * (step + 1) / rise
-    return peak * 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, steps - rise)))
-
-
 def evaluate(model: nn.Module, split: Split, data: Data, *, precision: Precision = "auto") -> tuple[float, float]:
     """Accuracy and mean negative log-likelihood of a model on a split."""
     model.eval()
     batches = split.images.split(EVALUATION_BATCH)
     with torch.inference_mode():
-        logits = torch.cat([_predict(model, images, data, precision) for images in batches])
+        logits = torch.cat([predict(model, images, data, precision) for images in batches])
         return float(metrics.top1(logits, split.labels)), float(metrics.nll(logits, split.labels))
-
-
-def _predict(model: nn.Module, images: Tensor, data: Data, precision: Precision) -> Tensor:
-    inputs = normalise(images, mean=data.mean, std=data.std).contiguous(memory_format=torch.channels_last)
-    with autocast(inputs.device, precision):
-        output: Tensor = model(inputs)
-    return output.float()
 
 
 def _begin(model: nn.Module, spec: TrainingSpec) -> State:
@@ -118,54 +107,19 @@ def _begin(model: nn.Module, spec: TrainingSpec) -> State:
     return State(model, optimiser, {key: value.detach().clone() for key, value in floats.items()})
 
 
-def _train_epoch(
-    state: State, data: Data, recipe: Recipe, supervision: Supervision | None, watch: Stopwatch
-) -> Tensor:
+def _train_epoch(step: Step, execute: Executor, number: int, watch: Stopwatch) -> Tensor:
     """One pass over the training split; returns the mean (total, hard, soft) losses over the steps."""
-    images, labels = data.train
-    spec, number = recipe.spec, len(state.curve)
-    view_number = number % recipe.views
-    batches = _batches(len(labels), spec.batch_size, seed_from(recipe.seed, number, 1), images.device)
+    data, recipe = step.data, step.recipe
     probs = None
-    if supervision:
+    if step.supervision:
         with watch.part("targets"):
-            probs = supervision.targets(view_number, labels).probs
-    live = dict(state.model.state_dict(keep_vars=True))
-    current, average = [live[key].detach() for key in state.average], list(state.average.values())
-    weight = 1 - math.exp(-1 / (spec.averaging * len(batches)))
-    sums = torch.zeros(3, device=images.device)
-    steps = recipe.epochs * len(batches)
-    state.model.train()
-    with _isolated(seed_from(recipe.seed, number, 2), images.device):
-        for step, batch in enumerate(batches, start=number * len(batches)):
-            state.optimiser.param_groups[0]["lr"] = learning_rate(step, steps, peak=spec.lr, warmup=spec.warmup)
-            seen = take_view(images, batch, view=recipe.view, epoch=view_number)
-            logits = _predict(state.model, seen, data, spec.precision)
-            loss = _loss(logits, labels[batch], probs[batch] if probs is not None else None, supervision)
-            state.optimiser.zero_grad(set_to_none=True)
-            loss[0].backward()
-            state.optimiser.step()
-            torch._foreach_lerp_(average, current, weight)
-            sums += loss.detach()
-    return sums / len(batches)
-
-
-def _batches(examples: int, size: int, seed: int, device: torch.device) -> list[Tensor]:
-    """Whole batches in random order; what is left over waits for another epoch's order."""
-    order = torch.randperm(examples, generator=torch.Generator().manual_seed(seed)).to(device)
-    return list(order[: max(size, examples - examples % size)].split(size))
-
-
-def _loss(logits: Tensor, labels: Tensor, probs: Tensor | None, supervision: Supervision | None) -> Tensor:
-    """Total, hard and soft loss as one tensor of three."""
-    if supervision is None or probs is None:
-        loss = hard_loss(logits, labels)
-    else:
-        params = supervision.params
-        weights = {"soft_weight": params.soft_weight, "tau_student": params.tau_student}
-        loss = LOSSES[supervision.loss](logits, labels, probs, **weights)
-    soft = loss.soft if loss.soft is not None else torch.zeros_like(loss.hard)
-    return torch.stack([loss.total, loss.hard, soft])
+            probs = step.supervision.targets(number % recipe.views, data.train.labels).probs
+    inputs = inputs_of(data, recipe, number, probs)
+    step.begin(inputs)
+    step.model.train()
+    with _isolated(seed_from(recipe.seed, number, 2), step.device):
+        execute(len(inputs.order))
+    return step.sums / len(inputs.order)
 
 
 @contextlib.contextmanager

@@ -30,6 +30,9 @@ class Recipe(NamedTuple):
     """Length of the schedule, which is complete: the rate ends at zero."""
     seed: int
     """Decides the batch order and the noise of dropout; initialisation is the caller's."""
+    micro_batches: int = 1
+    """Parts of a batch that pass through the network one after the other, their gradients added up: less memory, but
+    BatchNorm sees a part at a time."""
 
 
 @dataclass

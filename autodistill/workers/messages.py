@@ -2,6 +2,7 @@
 
 from autodistill.records import AgreementRecord, Event, ProfileRecord, Record, RunRequest, TeacherRecord
 from autodistill.space import Space
+from autodistill.trainer.execution import Mode
 
 
 class Setup(Record):
@@ -17,6 +18,10 @@ class Setup(Record):
     """The study's run folder."""
     cache: str
     offline: bool = False
+    mode: Mode = "eager"
+    """How training steps are executed."""
+    memory_share: float = 1.0
+    """Of the GPU, for each worker."""
     with_validation: bool = False
     """Students are trained on the training and the validation split together."""
 

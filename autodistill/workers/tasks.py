@@ -1,7 +1,7 @@
 """What a worker does: train a run, train a ladder teacher, check and profile teachers, measure an epoch."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -31,8 +31,10 @@ from autodistill.records import (
 from autodistill.stopwatch import Stopwatch
 from autodistill.store import RunFolder, write_result
 from autodistill.teachers import Teacher, check, load, save
-from autodistill.trainer import Recipe, Supervision, evaluate, supervise, train
+from autodistill.trainer import Execution, Recipe, Supervision, evaluate, supervise, train
+from autodistill.trainer.probing import images_that_fit
 from autodistill.views import View
+from autodistill.workers.memory import within_memory
 from autodistill.workers.messages import (
     AgreementTask,
     CheckTask,
@@ -58,11 +60,15 @@ class Workplace:
             # Two threads in one process lose up to half of both cores to barrier stalls on shared machines; and what
             # is kept (teachers, logits) must not depend on who computed it: threads change the last bits.
             torch.set_num_threads(1)
+        elif setup.memory_share < 1:
+            # A process that wants more runs out of its own share, and takes no memory from the others' runs.
+            torch.cuda.set_per_process_memory_fraction(setup.memory_share, self.device.index)
         self.folder = RunFolder(Path(setup.runs))
         spec = setup.space.data
         self.view = View(spec.view_seed, spec.crop, spec.flip)
         self.watch = Stopwatch()
         self._notes: list[str] = []
+        self._noted: set[str] = set()
         self._teachers: dict[str, Teacher] = {}
 
     def do(self, task: Task) -> Iterator[Message]:
@@ -71,7 +77,11 @@ class Workplace:
             yield from self._train(task)
         elif isinstance(task, LadderTask):
             yield from train_teacher(
-                task.uri, root=Path(self.setup.cache), data=self.study_data, space=self.setup.space
+                task.uri,
+                root=Path(self.setup.cache),
+                data=self.study_data,
+                space=self.setup.space,
+                execution=self.execution,
             )
         elif isinstance(task, CheckTask):
             teacher = self.teacher(task.name)
@@ -89,6 +99,16 @@ class Workplace:
     def device(self) -> torch.device:
         return torch.device(self.setup.device)
 
+    @property
+    def execution(self) -> Execution:
+        return Execution(self.setup.mode, self._note)
+
+    def _note(self, text: str) -> None:
+        """Have it said once, after the task."""
+        if text not in self._noted:
+            self._noted.add(text)
+            self._notes.append(text)
+
     @cached_property
     def study_data(self) -> Data:
         """The splits of the study, which its teachers belong to."""
@@ -101,9 +121,7 @@ class Workplace:
 
     @cached_property
     def cache(self) -> LogitCache:
-        return LogitCache(
-            Path(self.setup.cache), data=self.data, view=self.view, say=self._notes.append, watch=self.watch
-        )
+        return LogitCache(Path(self.setup.cache), data=self.data, view=self.view, say=self._note, watch=self.watch)
 
     def teacher(self, name: str) -> Teacher:
         """A teacher by name, loaded at its first use."""
@@ -147,16 +165,14 @@ class Workplace:
         started, computed, before = time.monotonic(), self.cache.computed, dict(self.watch.seconds)
         curve: list[EpochRecord] = []
         targets: TargetSummary | None = None
-        error = ""
+        error, micro_batches = "", 1
         try:
-            model = self.student(request.seed)
             supervision = self.supervision(request)
             if supervision is not None:
                 with self.watch.part("targets"):
                     targets = supervision.summary(self.data.train.labels)
-            for event in self.epochs(request, model, supervision, checkpoint=self.folder.checkpoint(request.run)):
-                curve.append(event.record)
-                yield event
+            epochs = self.fitted(request, supervision, checkpoint=self.folder.checkpoint(request.run), curve=curve)
+            model, micro_batches = yield from epochs
             if request.epochs == self.setup.space.training.epochs:
                 self.keep(model, self.folder.weights(request.run))
         except (TrialError, CacheError, RuntimeError) as found:
@@ -169,6 +185,7 @@ class Workplace:
             error=error,
             curve=tuple(curve),
             targets=targets,
+            micro_batches=micro_batches,
         )
         wall_s = time.monotonic() - started
         parts = {name: took - before.get(name, 0.0) for name, took in self.watch.seconds.items()}
@@ -179,6 +196,43 @@ class Workplace:
         self.folder.checkpoint(request.run).unlink(missing_ok=True)
         yield ended
 
+    def fitted(
+        self,
+        request: RunRequest,
+        supervision: Supervision | None,
+        *,
+        curve: list[EpochRecord],
+        checkpoint: Path | None = None,
+    ) -> Generator[EpochEvent, None, tuple[nn.Module, int]]:
+        """Train a new student, in halves of a batch where a whole one does not fit into memory.
+
+        Args:
+            curve: filled while it trains; begun again where the run is.
+
+        Returns:
+            The student, and the parts that a batch passed in.
+        """
+        model: nn.Module
+
+        def attempt(parts: int) -> Generator[EpochEvent, None, None]:
+            nonlocal model
+            model = self.student(request.seed)
+            curve.clear()
+            for event in self.epochs(request, model, supervision, checkpoint=checkpoint, micro_batches=parts):
+                curve.append(event.record)
+                yield event
+
+        parts = yield from within_memory(
+            attempt,
+            batch_size=self.setup.space.training.batch_size,
+            images_that_fit=lambda: images_that_fit(lambda: self.student(0), self.data, self._recipe(request)),
+            say=self._note,
+        )
+        return model, parts
+
+    def _recipe(self, request: RunRequest) -> Recipe:
+        return Recipe(self.setup.space.training, self.view, self.setup.views, request.epochs, request.seed)
+
     def epochs(
         self,
         request: RunRequest,
@@ -186,9 +240,10 @@ class Workplace:
         supervision: Supervision | None,
         *,
         checkpoint: Path | None = None,
+        micro_batches: int = 1,
     ) -> Iterator[EpochEvent]:
         """Train a student in place, an event an epoch."""
-        recipe = Recipe(self.setup.space.training, self.view, self.setup.views, request.epochs, request.seed)
+        recipe = self._recipe(request)._replace(micro_batches=micro_batches)
         begun = time.monotonic()
         for record in train(
             model,
@@ -198,6 +253,7 @@ class Workplace:
             evaluate_on=request.evaluate_on,
             checkpoint=checkpoint,
             watch=self.watch,
+            execution=self.execution,
         ):
             now = time.monotonic()
             yield EpochEvent(run=request.run, epochs=request.epochs, record=record, wall_s=now - begun)
@@ -243,7 +299,7 @@ class Workplace:
         evaluate(model, data.validation, data, precision=spec.precision)
         validation_s = time.monotonic() - begun
         recipe = Recipe(spec.model_copy(update={"evaluate_every": 3}), self.view, 1, 3, 0)
-        epochs = train(model, part, recipe)
+        epochs = train(model, part, recipe, execution=self.execution)
         next(epochs)
         begun = time.monotonic()
         next(epochs)

@@ -1,0 +1,85 @@
+"""A GPU and the processes of a study: how many share it, and how each executes its steps."""
+
+import os
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from autodistill.data import Data
+from autodistill.space import Space
+from autodistill.study.fitting import student_model
+from autodistill.trainer import Recipe
+from autodistill.trainer.execution import Mode
+from autodistill.trainer.probing import faster_step, measured
+from autodistill.views import View
+
+MOST = 8
+"""Workers on one GPU. Kernels of several processes take turns on it, unless NVIDIA's MPS runs them side by side."""
+
+CONTEXT_BYTES = 700 * 2**20
+"""What a process takes beside torch's own memory: CUDA context, loaded kernels. An estimate; drivers differ."""
+
+HEADROOM = 2.0
+"""A worker's need in units of a training step's peak: evaluation, a teacher's pass, targets of a view."""
+
+USED = 0.9
+"""Share of the free memory that is given out."""
+
+
+class Sharing(NamedTuple):
+    """How a study's workers execute their steps, and how many of them one device is for."""
+
+    workers: int = 1
+    mode: Mode = "eager"
+    memory_share: float = 1.0
+    """Of the device's whole memory, for each worker."""
+
+
+def fit_to_device(space: Space, data: Data, *, student: str, device: str, workers: int | None) -> Sharing:
+    """Try the student's steps on the study's device.
+
+    Args:
+        workers: for the device; None: as many as its free memory holds.
+    """
+    if not device.startswith("cuda"):
+        return Sharing(workers or 1)
+    try:
+        mode, peak = _tried(space, data.to(device), student=student, device=torch.device(device))
+    except torch.OutOfMemoryError:
+        return Sharing(workers or 1)
+    torch.cuda.empty_cache()
+    free, total = torch.cuda.mem_get_info(device)
+    workers = workers or workers_that_fit(free, peak=peak, cores=os.cpu_count() or 1)
+    return Sharing(workers, mode, memory_share(free, total, workers=workers))
+
+
+def workers_that_fit(free: int, *, peak: int, cores: int) -> int:
+    """How many processes one GPU holds, each with a core to itself.
+
+    Args:
+        free: bytes of the GPU that nobody uses.
+        peak: bytes that torch reserves for a training step.
+        cores: of the processor.
+    """
+    need = CONTEXT_BYTES + int(HEADROOM * peak)
+    return max(1, min(MOST, cores, int(USED * free) // need))
+
+
+def memory_share(free: int, total: int, *, workers: int) -> float:
+    """The part of a GPU's memory that each process may reserve; 1 where one has it for itself."""
+    return 1.0 if workers == 1 else max(0.0, USED * free / workers - CONTEXT_BYTES) / total
+
+
+def _tried(space: Space, data: Data, *, student: str, device: torch.device) -> tuple[Mode, int]:
+    """The fastest way to execute steps, and the bytes that torch reserved while trying."""
+
+    def build() -> nn.Module:
+        return student_model(student, data, space).to(device)
+
+    spec = space.training
+    recipe = Recipe(spec, View(space.data.view_seed, space.data.crop, space.data.flip), 1, spec.epochs, 0)
+    steps = spec.epochs * max(1, len(data.train.labels) // spec.batch_size)
+    torch.cuda.reset_peak_memory_stats(device)
+    mode = faster_step(lambda mode: measured(build, data, recipe, mode=mode), steps=steps)
+    return mode, torch.cuda.max_memory_reserved(device)

@@ -1,0 +1,92 @@
+"""How a step is executed: eagerly, recorded in a CUDA graph, or compiled; eagerly wherever the other fails."""
+
+from collections.abc import Callable
+from typing import Literal, NamedTuple
+
+import torch
+
+from autodistill.trainer.step import Step
+
+Mode = Literal["eager", "graph", "compiled"]
+
+WARM_UP = 3
+"""Steps before a recording: the optimiser makes its buffers in the first, cuDNN and cuBLAS choose their kernels."""
+
+
+class Execution(NamedTuple):
+    """How a run's steps are executed, and who is told where that did not work."""
+
+    mode: Mode = "eager"
+    """`graph` records the whole step in a CUDA graph; `compiled` compiles the network, and records that on a GPU."""
+    say: Callable[[str], None] = lambda _: None
+
+
+EAGER = Execution()
+
+
+class Executor:
+    """Executes a run's steps. The first ones, before a recording, are real steps of the run too."""
+
+    def __init__(self, step: Step, execution: Execution) -> None:
+        self._step, self._say, self._mode = step, execution.say, execution.mode
+        self._take: Callable[[], None] = step
+        self._on_gpu = step.device.type == "cuda"
+        self._first = 0 if self._mode == "eager" else WARM_UP if self._on_gpu else 1
+        if self._mode == "graph" and not self._on_gpu:
+            self._fall_back("no CUDA device")
+        if self._mode == "compiled":
+            step.forward = torch.compile(step.model, dynamic=False)
+
+    def __call__(self, steps: int) -> None:
+        """Take some steps."""
+        for _ in range(steps):
+            if self._first:
+                self._warm_up()
+            else:
+                self._take()
+
+    def _warm_up(self) -> None:
+        self._first -= 1
+        try:
+            _on_side_stream(self._step) if self._on_gpu else self._step()
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            if self._mode != "compiled":
+                raise
+            # The compiler fails before anything is computed, so the step is still to be taken.
+            self._fall_back(error)
+            self._step()
+        if self._on_gpu and self._first == 0 and self._mode != "eager":
+            self._record()
+
+    def _record(self) -> None:
+        try:
+            self._take = _recorded(self._step)
+        except RuntimeError as error:  # out of memory too: a recording keeps a pool of its own
+            self._step.optimiser.zero_grad(set_to_none=True)
+            self._fall_back(error)
+
+    def _fall_back(self, reason: object) -> None:
+        why = next(iter(str(reason).splitlines()), "") or type(reason).__name__
+        self._say(f"training steps are executed eagerly, not by {self._mode}: {why}")
+        self._mode, self._first, self._step.forward = "eager", 0, self._step.model
+
+
+def _on_side_stream(step: Step) -> None:
+    """Autograd remembers the streams of its first passes; on the default stream they could not be recorded later."""
+    side = torch.cuda.Stream(step.device)
+    side.wait_stream(torch.cuda.current_stream(step.device))
+    with torch.cuda.stream(side):
+        step()
+    torch.cuda.current_stream(step.device).wait_stream(side)
+
+
+def _recorded(step: Step) -> Callable[[], None]:
+    """Record a step without executing it; what is returned replays it."""
+    graph = torch.cuda.CUDAGraph()
+    # Its own gradients must come from the recording's memory: `step` frees those of the step before first of all.
+    with torch.cuda.device(step.device), torch.cuda.graph(graph, capture_error_mode="thread_local"):
+        step()
+    replay: Callable[[], None] = graph.replay
+    return replay

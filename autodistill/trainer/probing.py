@@ -1,0 +1,90 @@
+"""Which way of executing a student's steps takes the least time here: only trying tells."""
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from autodistill.data import Data, Split
+from autodistill.records import EpochRecord
+from autodistill.trainer import Execution, Recipe, train
+from autodistill.trainer.execution import WARM_UP, Mode
+
+STEPS = 2 * WARM_UP + 2
+"""In an epoch of a probe: the first one holds the warm-up and the recording, the second is timed."""
+
+COMPILED_FROM_S = 60.0
+"""Compiling takes tens of seconds: it is not tried for runs that are shorter without."""
+
+
+class Timing(NamedTuple):
+    """What a way of executing steps takes."""
+
+    setup_s: float
+    """Once a run: recording, compiling."""
+    step_s: float
+
+    def run_s(self, steps: int) -> float:
+        return self.setup_s + steps * self.step_s
+
+
+def faster_step(measure: Callable[[Mode], Timing | None], *, steps: int) -> Mode:
+    """The way that a run of so many steps is fastest with, its own setup counted in.
+
+    Args:
+        measure: times a way; None where it does not work here.
+        steps: of one full run.
+    """
+    found: dict[Mode, float] = {}
+    modes: list[Mode] = ["eager", "graph", "compiled"]
+    for mode in modes:
+        if mode == "compiled" and min(found.values(), default=0.0) < COMPILED_FROM_S:
+            continue
+        timing = measure(mode)
+        if timing is not None:
+            found[mode] = timing.run_s(steps)
+    return min(found, key=found.__getitem__, default="eager")
+
+
+def measured(build: Callable[[], nn.Module], data: Data, recipe: Recipe, *, mode: Mode) -> Timing | None:
+    """Train a few steps of a new model; None where they fell back to another way.
+
+    Args:
+        build: makes the model, on the device of `data`.
+        recipe: of the run that is to come.
+    """
+    size = min(len(data.train.labels), STEPS * recipe.spec.batch_size)
+    part = replace(data, train=Split(data.train.images[:size], data.train.labels[:size]))
+    steps = max(1, size // recipe.spec.batch_size)
+    fell_back: list[str] = []
+    spec = recipe.spec.model_copy(update={"evaluate_every": 3})
+    epochs = train(build(), part, recipe._replace(spec=spec, epochs=3), execution=Execution(mode, fell_back.append))
+    first_s, later_s = _next_s(epochs), _next_s(epochs)
+    return None if fell_back else Timing(max(0.0, first_s - later_s), later_s / steps)
+
+
+def images_that_fit(build: Callable[[], nn.Module], data: Data, recipe: Recipe) -> int:
+    """How many images at a time a training step has memory for: tried downwards from a quarter of a batch.
+
+    Returns:
+        0 where two do not fit; BatchNorm needs that many.
+    """
+    size = recipe.spec.batch_size // 4
+    while size >= 2:
+        part = replace(data, train=Split(data.train.images[:size], data.train.labels[:size]))
+        spec = recipe.spec.model_copy(update={"batch_size": size, "evaluate_every": 2})
+        with contextlib.suppress(torch.OutOfMemoryError):
+            next(train(build(), part, recipe._replace(spec=spec, epochs=2, micro_batches=1)))
+            return size
+        size //= 2
+    return 0
+
+
+def _next_s(epochs: Iterator[EpochRecord]) -> float:
+    begun = time.perf_counter()
+    next(epochs)
+    return time.perf_counter() - begun

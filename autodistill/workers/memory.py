@@ -1,0 +1,57 @@
+"""What becomes of a run that does not fit into a GPU's memory."""
+
+import gc
+from collections.abc import Callable, Generator
+
+import torch
+
+from autodistill.errors import TrialError
+from autodistill.records import EpochEvent
+
+
+def within_memory(
+    attempt: Callable[[int], Generator[EpochEvent, None, None]],
+    *,
+    batch_size: int,
+    images_that_fit: Callable[[], int],
+    say: Callable[[str], None],
+) -> Generator[EpochEvent, None, int]:
+    """Train; where the memory is not enough, start again with half a batch at a time.
+
+    Args:
+        attempt: trains from the start, or from its own checkpoint, a batch passing in so many parts.
+        images_that_fit: tries, once both attempts failed, how many images at a time would fit.
+        say: told of the fall-back.
+
+    Returns:
+        The parts that a batch passed in.
+
+    Raises:
+        TrialError: not even half a batch fits; with the number that would.
+    """
+    halves = f"2 x {(batch_size + 1) // 2}"
+    for parts in (1, 2):
+        try:
+            yield from attempt(parts)
+            return parts
+        except torch.OutOfMemoryError:
+            pass
+        release()
+        if parts == 1:
+            say(
+                f"batches of {batch_size} do not fit into memory: trained with {halves} images, gradients added up; "
+                "BatchNorm sees half a batch at a time, so such runs differ a little from others"
+            )
+    fits = images_that_fit()
+    way = f"--set training.batch_size={fits} would fit" if fits else "not even 2 images fit"
+    raise TrialError(
+        f"out of memory with batches of {batch_size} and with {halves} images; {way}, "
+        "or fewer processes on the device (--workers)"
+    )
+
+
+def release() -> None:
+    """Give back what a failed run held: its frames keep their tensors until they are collected."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

@@ -1,0 +1,92 @@
+"""How many workers share a GPU, and what a CPU makes of the same code."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from small_studies import request
+
+from autodistill.commands import requests, search_request
+from autodistill.study import Request, prepare, preparing, sharing
+from autodistill.study.sharing import CONTEXT_BYTES, MOST, Sharing, fit_to_device, memory_share, workers_that_fit
+from autodistill.workers import Workplace
+
+GB = 2**30
+
+
+@pytest.mark.parametrize(
+    ("free", "peak", "cores", "workers"),
+    [
+        (140 * GB, 1 * GB, 16, MOST),
+        (140 * GB, 1 * GB, 4, 4),
+        (140 * GB, 20 * GB, 16, 3),  # 126 GB for 40.7 each
+        (8 * GB, 1 * GB, 16, 2),  # 7.2 GB for 2.7 each
+        (2 * GB, 8 * GB, 16, 1),
+    ],
+)
+def test_as_many_workers_as_memory_and_cores_allow(free, peak, cores, workers):
+    assert workers_that_fit(free, peak=peak, cores=cores) == workers
+
+
+def test_the_shares_leave_room_for_the_contexts_and_for_others():
+    share = memory_share(100 * GB, 140 * GB, workers=4)
+    assert 4 * (share * 140 * GB + CONTEXT_BYTES) == pytest.approx(90 * GB)
+    assert memory_share(100 * GB, 140 * GB, workers=1) == 1.0
+    assert memory_share(1 * GB, 140 * GB, workers=8) == 0.0
+
+
+def test_a_cpu_is_tried_nothing_on_and_is_eager():
+    prepared = prepare(request())
+    assert prepared.sharing == Sharing(workers=1, mode="eager", memory_share=1.0)
+    assert (prepared.setup.mode, prepared.setup.memory_share) == ("eager", 1.0)
+    assert fit_to_device(prepared.space, prepared.data, student="none", device="cpu", workers=3).workers == 3
+
+
+def on_gpu(monkeypatch: pytest.MonkeyPatch, *, free: int) -> None:
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, 140 * GB))
+    monkeypatch.setattr(sharing.os, "cpu_count", lambda: 16)
+    monkeypatch.setattr(sharing, "_tried", lambda *_, **__: ("graph", GB))
+    monkeypatch.setattr(preparing, "with_precision", lambda space, *_, **__: space)
+    monkeypatch.setattr(type(prepare(request()).data), "to", lambda self, device: self)
+
+
+def on_cuda(**changes: object) -> Request:
+    asked: Request = request().model_copy(update={"device": "cuda", **changes})
+    return asked
+
+
+def test_a_gpu_gets_as_many_workers_as_fit_unless_their_number_is_named(monkeypatch):
+    on_gpu(monkeypatch, free=8 * GB)
+    found = prepare(on_cuda(fill_gpu=True))
+    assert (found.request.workers, found.setup.mode) == (2, "graph")
+    assert found.setup.memory_share == pytest.approx((0.45 * 8 * GB - CONTEXT_BYTES) / (140 * GB))
+    named = prepare(on_cuda(workers=3))
+    assert (named.request.workers, named.setup.mode) == (3, "graph")
+    assert named.setup.memory_share < found.setup.memory_share
+
+
+def test_a_gpu_without_memory_for_a_try_gets_one_eager_worker(monkeypatch):
+    def full(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    on_gpu(monkeypatch, free=GB)
+    monkeypatch.setattr(sharing, "_tried", full)
+    assert prepare(on_cuda(fill_gpu=True)).sharing == Sharing()
+
+
+def test_a_worker_keeps_to_its_share(monkeypatch, tmp_path: Path):
+    asked = []
+    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", lambda *share: asked.append(share))
+    setup = prepare(request()).setup
+    Workplace(setup.model_copy(update={"device": "cuda:1", "memory_share": 0.25}))
+    Workplace(setup.model_copy(update={"device": "cuda", "memory_share": 1.0}))
+    Workplace(setup)
+    assert asked == [(0.25, 1)]
+
+
+def test_only_a_gpu_without_a_number_of_workers_is_filled(monkeypatch):
+    assert not search_request(student="resnet8").fill_gpu
+    monkeypatch.setattr(requests.torch.cuda, "is_available", lambda: True)
+    assert search_request(student="resnet8", device="cuda").fill_gpu
+    assert not search_request(student="resnet8", device="cuda", workers=2).fill_gpu

@@ -1,0 +1,196 @@
+"""How a step is executed: what each way computes, when it gives up, and which one is chosen."""
+
+import copy
+import time
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+from toy_runs import dropping, linear, recipe, same, supervision, toy
+
+from autodistill.trainer import Execution, execution, train
+from autodistill.trainer.execution import Mode
+from autodistill.trainer.probing import Timing, faster_step, measured
+from autodistill.trainer.step import Step, batches
+from autodistill.views import View
+
+GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+
+
+def test_a_recording_that_no_device_can_make_is_an_eager_run_and_said_once():
+    plain, other, said = dropping(), dropping(), []
+    first = list(train(plain, toy(), recipe(), supervision=supervision()))
+    again = list(train(other, toy(), recipe(), supervision=supervision(), execution=Execution("graph", said.append)))
+    assert said == ["training steps are executed eagerly, not by graph: no CUDA device"]
+    assert first == again
+    assert same(plain, other)
+
+
+@pytest.fixture
+def compiler(monkeypatch: pytest.MonkeyPatch) -> list[nn.Module]:
+    """The real compiler's front half, with a back end that takes no seconds; what it was given."""
+    given: list[nn.Module] = []
+    plain = torch.compile
+
+    def quick(model: nn.Module, *, dynamic: bool) -> Callable[[Tensor], Tensor]:
+        given.append(model)
+        return plain(model, dynamic=dynamic, backend="eager")
+
+    monkeypatch.setattr(torch, "compile", quick)
+    return given
+
+
+def test_a_compiled_run_is_the_eager_one(compiler):
+    plain, other, said = linear(), linear(), []
+    first = list(train(plain, toy(), recipe(), supervision=supervision()))
+    again = list(
+        train(other, toy(), recipe(), supervision=supervision(), execution=Execution("compiled", said.append))
+    )
+    assert compiler == [other]
+    assert said == []
+    for one, two in zip(first, again, strict=True):
+        assert one.train_loss == pytest.approx(two.train_loss, rel=1e-5)
+    for one, two in zip(plain.parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-5, atol=1e-6)
+
+
+def test_a_compiler_that_fails_is_an_eager_run_and_said_once(monkeypatch):
+    def broken(model: nn.Module, *, dynamic: bool) -> Callable[[Tensor], Tensor]:
+        def fail(inputs: Tensor) -> Tensor:
+            raise RuntimeError("no working compiler\nand more")
+
+        return fail
+
+    monkeypatch.setattr(torch, "compile", broken)
+    plain, other, said = dropping(), dropping(), []
+    first = list(train(plain, toy(), recipe()))
+    again = list(train(other, toy(), recipe(), execution=Execution("compiled", said.append)))
+    assert said == ["training steps are executed eagerly, not by compiled: no working compiler"]
+    assert [record.train_loss for record in again] == [record.train_loss for record in first]
+
+
+class Recordings:
+    """Stands in for CUDA's: the recorded step is called at every replay."""
+
+    def __init__(self) -> None:
+        self.recorded = self.replayed = 0
+
+    def record(self, step: Callable[[], None]) -> Callable[[], None]:
+        self.recorded += 1
+
+        def replay() -> None:
+            self.replayed += 1
+            step()
+
+        return replay
+
+
+class OnGpu(Step):
+    """A step that says it is on a GPU and counts."""
+
+    def __init__(self) -> None:
+        self.device = torch.device("cuda")
+        self.model, self.taken, self.optimiser = nn.Identity(), 0, torch.optim.SGD([torch.zeros(1)])
+        self.forward = self.model
+
+    def __call__(self) -> None:
+        self.taken += 1
+
+
+def test_a_run_is_recorded_once_after_its_warm_up_and_every_step_is_taken_once(monkeypatch):
+    recordings, step = Recordings(), OnGpu()
+    monkeypatch.setattr(execution, "_on_side_stream", lambda it: it())
+    monkeypatch.setattr(execution, "_recorded", recordings.record)
+    execute = execution.Executor(step, Execution("graph"))
+    for steps in (2, 5, 4):
+        execute(steps)
+    assert (recordings.recorded, recordings.replayed, step.taken) == (1, 11 - execution.WARM_UP, 11)
+
+
+def test_a_recording_that_fails_is_an_eager_run_without_a_lost_or_a_doubled_step(monkeypatch):
+    def fail(step: object) -> Callable[[], None]:
+        raise RuntimeError("operation not permitted when stream is capturing\nand more")
+
+    step, said = OnGpu(), []
+    monkeypatch.setattr(execution, "_on_side_stream", lambda it: it())
+    monkeypatch.setattr(execution, "_recorded", fail)
+    execution.Executor(step, Execution("graph", said.append))(7)
+    assert step.taken == 7
+    assert said == [
+        "training steps are executed eagerly, not by graph: operation not permitted when stream is capturing"
+    ]
+
+
+TRIED = ["eager", "graph", "compiled"]
+
+
+@pytest.mark.parametrize(
+    ("timings", "steps", "tried", "best"),
+    [
+        ([(0.0, 0.1), (1.0, 0.01)], 10, TRIED[:2], "eager"),  # 1.0 against 1.1
+        ([(0.0, 0.1), (1.0, 0.01)], 1000, TRIED[:2], "graph"),  # 100, 11: no time to win by a compiler
+        ([(0.0, 0.1), (1.0, 0.01), (50.0, 0.001)], 10000, TRIED, "compiled"),  # 1000, 101, 60
+        ([(0.0, 0.1), (1.0, 0.01), (50.0, 0.006)], 10000, TRIED, "graph"),  # 1000, 101, 110
+        ([(0.0, 0.1), None, (50.0, 0.001)], 1000, TRIED, "compiled"),  # 100, 51
+        ([(0.0, 0.1), None, None], 1000, TRIED, "eager"),
+        ([None, None], 1000, TRIED[:2], "eager"),
+    ],
+)
+def test_the_fastest_way_counts_its_own_setup(timings, steps, tried, best):
+    asked: list[Mode] = []
+
+    def measure(mode: Mode) -> Timing | None:
+        asked.append(mode)
+        found = timings[len(asked) - 1]
+        return Timing(*found) if found else None
+
+    assert faster_step(measure, steps=steps) == best
+    assert asked == tried
+
+
+def test_a_way_is_timed_on_real_steps(monkeypatch):
+    model = linear()
+    monkeypatch.setattr(time, "perf_counter", iter([0.0, 9.0, 10.0, 13.0]).__next__)
+    found = measured(lambda: model, toy(), recipe(batch_size=8), mode="eager")
+    assert found == Timing(setup_s=6.0, step_s=1.0)  # 3 steps an epoch: 9 s, then 3
+    assert not same(model, linear())
+
+
+def test_a_way_that_falls_back_has_no_time():
+    assert measured(linear, toy(), recipe(), mode="graph") is None
+
+
+def test_an_epoch_smaller_than_a_batch_is_one_batch():
+    assert batches(5, 8, 0).shape == (1, 5)
+    assert batches(17, 8, 0).shape == (2, 8)
+    assert batches(16, 8, 3).flatten().sort().values.tolist() == list(range(16))
+
+
+def accumulated(parts: int) -> nn.Module:
+    model = linear()
+    list(train(model, toy(), recipe(epochs=2)._replace(micro_batches=parts), supervision=supervision()))
+    return model
+
+
+@pytest.mark.parametrize("parts", [2, 3])
+def test_micro_batches_add_up_to_the_batch(parts):
+    """Without batch statistics, halves and thirds (3, 3 and 2 of 8 images) give the gradient of the whole."""
+    for one, two in zip(accumulated(parts).parameters(), accumulated(1).parameters(), strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.gpu
+@GPU
+@pytest.mark.parametrize("mode", ["graph", "compiled"])
+def test_a_gpu_takes_the_same_steps_recorded_as_eagerly(mode):
+    """In float32; the tolerance is that of another order of additions over 36 steps."""
+    plan, said = recipe(epochs=12, precision="float32", view=View(3, 1, True)), []
+    data, first = toy().to("cuda"), nn.Sequential(*list(dropping())[:5], nn.Linear(20, 4)).to("cuda")
+    second = copy.deepcopy(first)
+    plain = list(train(first, data, plan, supervision=supervision()))
+    other = list(train(second, data, plan, supervision=supervision(), execution=Execution(mode, said.append)))
+    assert said == []
+    assert [it.train_loss for it in other] == pytest.approx([it.train_loss for it in plain], rel=1e-3)
+    for one, two in zip(first.parameters(), second.parameters(), strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-2, atol=1e-3)

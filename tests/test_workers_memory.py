@@ -1,0 +1,117 @@
+"""A run that does not fit into memory: once more in halves, on record; after that a number that would fit."""
+
+from collections.abc import Generator
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from autodistill.errors import TrialError
+from autodistill.models import build
+from autodistill.records import EpochEvent, EpochRecord, Note, RunEnded, RunRequest, TrialParams
+from autodistill.space import Space
+from autodistill.space.models import DataSpec, TrainingSpec
+from autodistill.workers import Setup, Workplace
+from autodistill.workers.memory import within_memory
+
+BATCH = 40
+
+
+class Limited(nn.Module):
+    """A student that has memory for so many images while it trains."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__()
+        self.inner = build("resnet8:0.25", num_classes=10, in_channels=1, image_size=8, seed=0)
+        self.most = most
+
+    def forward(self, images: Tensor) -> Tensor:
+        if self.training and len(images) > self.most:
+            raise torch.OutOfMemoryError(f"CUDA out of memory: {len(images)} images")
+        found: Tensor = self.inner(images)
+        return found
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Workplace:
+    space = Space(
+        data=DataSpec(train=80, validation=100, test=100),
+        training=TrainingSpec(epochs=6, short_epochs=2, batch_size=BATCH),
+    )
+    return Workplace(
+        Setup(
+            space=space,
+            student="resnet8:0.25",
+            teachers={},
+            views=6,
+            device="cpu",
+            runs=str(tmp_path / "runs"),
+            cache=str(tmp_path / "cache"),
+        )
+    )
+
+
+def ran(place: Workplace, monkeypatch: pytest.MonkeyPatch, most: int) -> tuple[list[object], RunEnded]:
+    monkeypatch.setattr(place, "student", lambda seed: Limited(most))
+    messages = list(place.do(RunRequest(run="r", params=TrialParams(), seed=0, epochs=2)))
+    (ended,) = (it for it in messages if isinstance(it, RunEnded))
+    return messages, ended
+
+
+def test_a_run_that_fits_says_nothing(place, monkeypatch):
+    messages, ended = ran(place, monkeypatch, BATCH)
+    assert (ended.record.state, ended.record.micro_batches) == ("complete", 1)
+    assert not any(isinstance(it, Note) for it in messages)
+
+
+def test_a_run_that_does_not_fit_trains_in_halves_and_says_so(place, monkeypatch):
+    messages, ended = ran(place, monkeypatch, BATCH // 2)
+    assert (ended.record.state, ended.record.micro_batches) == ("complete", 2)
+    assert [it.epoch for it in ended.record.curve] == [1, 2]
+    (note,) = (it.text for it in messages if isinstance(it, Note))
+    assert "batches of 40 do not fit into memory: trained with 2 x 20 images" in note
+    assert "BatchNorm" in note
+    second, again = ran(place, monkeypatch, BATCH // 2)
+    assert again.record.curve == ended.record.curve
+    assert not any(isinstance(it, Note) for it in second), "said twice"
+
+
+@pytest.mark.parametrize(
+    ("most", "way"),
+    [(12, "--set training.batch_size=10 would fit"), (2, "=2 would fit"), (1, "not even 2 images fit")],
+)
+def test_a_run_that_fits_in_no_half_fails_with_the_number_that_would(place, monkeypatch, most, way):
+    _, ended = ran(place, monkeypatch, most)
+    assert ended.record.state == "failed"
+    assert "out of memory with batches of 40 and with 2 x 20 images" in ended.record.error
+    assert way in ended.record.error
+    assert "--workers" in ended.record.error
+    _, next_one = ran(place, monkeypatch, BATCH)
+    assert next_one.record.state == "complete"
+
+
+def test_a_run_that_runs_out_late_starts_again():
+    asked: list[int] = []
+
+    def attempt(parts: int) -> Generator[EpochEvent, None, None]:
+        asked.append(parts)
+        record = EpochRecord(epoch=1, train_loss=1.0, hard_loss=1.0)
+        yield EpochEvent(run="r", epochs=2, record=record, wall_s=1.0)
+        if parts == 1:
+            raise torch.OutOfMemoryError("late")
+
+    said: list[str] = []
+    events = within_memory(attempt, batch_size=8, images_that_fit=lambda: 4, say=said.append)
+    assert len(list(events)) == 2
+    assert asked == [1, 2]
+    assert len(said) == 1
+
+
+def test_another_error_is_no_want_of_memory():
+    def attempt(parts: int) -> Generator[EpochEvent, None, None]:
+        raise TrialError(f"the loss became nan ({parts})")
+        yield
+
+    with pytest.raises(TrialError, match=r"nan \(1\)"):
+        list(within_memory(attempt, batch_size=8, images_that_fit=lambda: 4, say=print))

@@ -4,10 +4,10 @@
 
 Six ladder teachers, eight configurations each (a grid inside the shipped space: the prior and plain KD are points of
 it), four seeds, and no teacher. Every cell is trained on the full schedule; seeds 0 and 1, which a replayed search
-may use, on the complete short one too; seed 0 also on the schedule of variant (b) of `replay.py`, at both lengths:
-warm-up, constant rate, linear decay over the last quarter. Its first epochs are then those of its short run, as in a
-decay branch off a trunk. One line a run is appended as it ends; started again, the script goes on after the last
-whole line. A file that was recorded with another space or another torch is refused.
+may use, on the complete short one too; seed 0 also on that of variant (b) of `replay.py`: warm-up as in the full run,
+constant rate, linear decay over the last quarter, which is a decay branch off a constant-rate trunk. One line a run is
+appended as it ends; started again, the script goes on after the last whole line. A file that was recorded with another
+space or another torch is refused.
 
 The file's first line says what it was recorded with.
 """
@@ -77,8 +77,7 @@ def cells(full: int, short: int) -> Iterator[Cell]:
             yield Cell(params, seed, "cosine", full)
             if seed < SEARCH_SEEDS and params.teacher:
                 yield Cell(params, seed, "cosine", short)
-    for params, epochs in product(configurations(), (full, short)):
-        yield Cell(params, 0, "decay", epochs)
+    yield from (Cell(params, 0, "decay", short) for params in configurations())
 
 
 def decay_rate(step: int, steps: int, *, peak: float, warmup: float, full_steps: int) -> float:
@@ -101,7 +100,9 @@ def train(place: Workplace, cell: Cell) -> dict[str, Any]:
     def rate(step: int, steps: int, *, peak: float, warmup: float) -> float:
         return decay_rate(step, steps, peak=peak, warmup=warmup, full_steps=steps * full // cell.epochs)
 
-    patched = mock.patch("autodistill.trainer.learning_rate", rate) if cell.schedule == "decay" else mock.MagicMock()
+    patched = (
+        mock.patch("autodistill.trainer.step.learning_rate", rate) if cell.schedule == "decay" else mock.MagicMock()
+    )
     with patched:
         ended = next(message for message in place.do(request) if isinstance(message, RunEnded))
     assert ended.record.state == "complete", ended.record.error

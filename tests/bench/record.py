@@ -5,9 +5,9 @@
 Six ladder teachers, eight configurations each (a grid inside the shipped space: the prior and plain KD are points of
 it), four seeds, and no teacher. Every cell is trained on the full schedule; seeds 0 and 1, which a replayed search
 may use, on the complete short one too; seed 0 also on that of variant (b) of `replay.py`: warm-up as in the full run,
-constant rate, linear decay over the last quarter, which is a decay branch off a constant-rate trunk. One line a run is
-appended as it ends; started again, the script goes on after the last whole line. A file that was recorded with another
-space or another torch is refused.
+constant rate, linear decay over the last quarter, which is a decay branch off a constant-rate trunk. One line a run
+is appended as it ends; started again, the script goes on after the last whole line. A file that was recorded with
+another space or another torch is refused.
 
 The file's first line says what it was recorded with.
 """

@@ -77,7 +77,8 @@ def cells(full: int, short: int) -> Iterator[Cell]:
             yield Cell(params, seed, "cosine", full)
             if seed < SEARCH_SEEDS and params.teacher:
                 yield Cell(params, seed, "cosine", short)
-    yield from (Cell(params, 0, "decay", short) for params in configurations())
+        if seed == SEARCH_SEEDS:
+            yield from (Cell(it, 0, "decay", short) for it in configurations())
 
 
 def decay_rate(step: int, steps: int, *, peak: float, warmup: float, full_steps: int) -> float:

@@ -7,8 +7,10 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
+from unittest import mock
 
 import numpy as np
+import optuna
 
 from autodistill.records import (
     EpochRecord,
@@ -150,9 +152,9 @@ class Player:
     def __call__(self, requests: Sequence[RunRequest]) -> Iterator[Event]:
         for request in requests:
             self.asked.append(request)
-            yield RunEnded(record=self._record(request), wall_s=1.0)
+            yield RunEnded(record=self.record(request), wall_s=1.0)
 
-    def _record(self, request: RunRequest) -> RunRecord:
+    def record(self, request: RunRequest) -> RunRecord:
         recording, params, full = self.recording, request.params, self.recording.full
         confirm = request.evaluate_on != "validation"
         others = [seed for seed in recording.seeds if seed != self.first]
@@ -167,10 +169,10 @@ class Player:
             scores = recording.runs[key_of(params, seed, "cosine", full)]
             val, test = scores.val[full], scores.test if confirm else None
             epochs = self.rung.rest if request.run.startswith("trials/") else full
-        return _record(request, val=val, test=test, epochs=epochs)
+        return _ended(request, val=val, test=test, epochs=epochs)
 
 
-def _record(request: RunRequest, *, val: float, test: float | None, epochs: int) -> RunRecord:
+def _ended(request: RunRequest, *, val: float, test: float | None, epochs: int) -> RunRecord:
     curve = [EpochRecord(epoch=number, train_loss=1.0, hard_loss=1.0) for number in range(1, epochs)]
     last: dict[str, Any] = {"epoch": epochs, "train_loss": 1.0, "hard_loss": 1.0, "val_top1": val, "test_top1": test}
     fields = request.model_dump(exclude={"evaluate_on", "params"})
@@ -201,9 +203,15 @@ def question(
     return Question("a-study", held, plan, teachers, follows)
 
 
-def replay(asked: Question, player: Player, database: Path) -> Outcome:
-    """Run a study to its end."""
+def play(asked: Question, player: Player) -> Outcome:
+    """Run a study to its end, Optuna's part in memory."""
     outcome = Outcome()
-    for _ in search(asked, outcome, run=player, database=database):
-        pass
+    with mock.patch("autodistill.search.stages.open_study", in_memory):
+        for _ in search(asked, outcome, run=player, database=Path("in memory")):
+            pass
     return outcome
+
+
+def in_memory(*_: object) -> optuna.Study:
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    return optuna.create_study(direction="maximize")

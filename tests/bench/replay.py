@@ -30,10 +30,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
-from unittest import mock
 
 import numpy as np
-import optuna
 from scipy import stats
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -42,7 +40,7 @@ import replays
 from replays import Player, Recording, Rung
 
 from autodistill.records import TrialParams, TrialRecord
-from autodistill.search import Outcome, Question
+from autodistill.search import Question
 from autodistill.search.asking import ask, tell
 from autodistill.search.requests import full_run
 
@@ -63,12 +61,6 @@ class Found(NamedTuple):
     epochs: int
 
 
-def in_memory(*_: object) -> optuna.Study:
-    """Optuna's part without a file, which only a resume would need."""
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    return optuna.create_study(direction="maximize")
-
-
 def run(recording: Recording, study: Study) -> Found:
     """Replay one study."""
     draw = np.random.default_rng([study.teachers, study.number])
@@ -85,19 +77,14 @@ def run(recording: Recording, study: Study) -> Found:
     rung = rungs.get(study.way, rungs["complete short run"])
     first = 0 if study.way == "decay branch" else first
     handicap = dict(zip(names, shifts, strict=True)) if study.way == "slow and fast" else {}
-    outcome = play(asked, Player(recording, rung, first=first, base=seed, handicap=handicap))
+    outcome = replays.play(asked, Player(recording, rung, first=first, base=seed, handicap=handicap))
     means = [(np.mean([it.test_top1 for it in one.runs]), one.params) for one in outcome.finalists if one.teacher]
     return judged(recording, names, max(means, key=lambda it: it[0])[1], outcome.spent_epochs)
 
 
-def play(asked: Question, player: Player) -> Outcome:
-    with mock.patch("autodistill.search.stages.open_study", in_memory):
-        return replays.replay(asked, player, Path("in memory"))
-
-
 def plain(recording: Recording, asked: Question, first: int) -> tuple[TrialParams, int]:
     """Full-length trials one after another, as many as the budget pays for; the best on validation."""
-    study, best = in_memory(), (-1.0, TrialParams())
+    study, best = replays.in_memory(), (-1.0, TrialParams())
     count = asked.plan.total_epochs // recording.full
     player = Player(recording, Rung(replays.short_run, recording.full), first=first, base=asked.space.search.seed)
     for number in range(count):

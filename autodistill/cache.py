@@ -18,7 +18,7 @@ from autodistill.data import Data
 from autodistill.errors import CacheError
 from autodistill.stopwatch import Stopwatch
 from autodistill.store import digest, locked, write_bytes
-from autodistill.teachers import Teacher, check_logits, logits_of
+from autodistill.teachers import Teacher, check_logits, computed_as, logits_of
 from autodistill.views import View, take_view
 
 FORMAT = 1
@@ -89,7 +89,8 @@ class LogitCache:
         return found
 
     def _path(self, teacher: Teacher, part: tuple[object, ...]) -> Path:
-        key = digest(FORMAT, teacher.fingerprint, self._data.fingerprint, part, str(DTYPE), torch.__version__)
+        how = computed_as(self._data.train.images.device)
+        key = digest(FORMAT, teacher.fingerprint, self._data.fingerprint, part, str(DTYPE), how, torch.__version__)
         return self._root / teacher.fingerprint[:16] / f"{key}.safetensors"
 
     def _compute(self, teacher: Teacher, images: Tensor) -> Logits:

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import torch
 
+from autodistill.teachers import computed_as
+
 
 def environment(device: str) -> dict[str, str]:
     """Versions and machine, as far as they could change a result."""
@@ -15,6 +17,7 @@ def environment(device: str) -> dict[str, str]:
     found |= {name: _version(name) for name in packages}
     found |= {"platform": platform.platform(), "processor": _processor(), "cores": str(os.cpu_count())}
     found["device"] = torch.cuda.get_device_name(device) if device.startswith("cuda") else "cpu"
+    found["teacher logits"] = computed_as(torch.device(device))
     return found
 
 

@@ -9,6 +9,17 @@ Only tensors are read: safetensors, or torch files with `weights_only=True`. No 
 from autodistill.teachers.checkpoints import save
 from autodistill.teachers.checks import check, check_logits
 from autodistill.teachers.sources import SOURCES, load, name_of
-from autodistill.teachers.teacher import Normalisation, Teacher, logits_of
+from autodistill.teachers.teacher import Normalisation, Teacher, computed_as, logits_of
 
-__all__ = ["SOURCES", "Normalisation", "Teacher", "check", "check_logits", "load", "logits_of", "name_of", "save"]
+__all__ = [
+    "SOURCES",
+    "Normalisation",
+    "Teacher",
+    "check",
+    "check_logits",
+    "computed_as",
+    "load",
+    "logits_of",
+    "name_of",
+    "save",
+]

@@ -69,6 +69,7 @@ class Workplace:
         self.watch = Stopwatch()
         self._notes: list[str] = []
         self._noted: set[str] = set()
+        self.execution = Execution(setup.mode, self._note)
         self._teachers: dict[str, Teacher] = {}
 
     def do(self, task: Task) -> Iterator[Message]:
@@ -76,13 +77,8 @@ class Workplace:
         if isinstance(task, RunRequest):
             yield from self._train(task)
         elif isinstance(task, LadderTask):
-            yield from train_teacher(
-                task.uri,
-                root=Path(self.setup.cache),
-                data=self.study_data,
-                space=self.setup.space,
-                execution=self.execution,
-            )
+            root, space = Path(self.setup.cache), self.setup.space
+            yield from train_teacher(task.uri, root=root, data=self.study_data, space=space, execution=self.execution)
         elif isinstance(task, CheckTask):
             teacher = self.teacher(task.name)
             yield check(teacher, self.data, self.cache.validation(teacher).float().to(self.device))
@@ -98,10 +94,6 @@ class Workplace:
     @property
     def device(self) -> torch.device:
         return torch.device(self.setup.device)
-
-    @property
-    def execution(self) -> Execution:
-        return Execution(self.setup.mode, self._note)
 
     def _note(self, text: str) -> None:
         """Have it said once, after the task."""
@@ -204,10 +196,7 @@ class Workplace:
         curve: list[EpochRecord],
         checkpoint: Path | None = None,
     ) -> Generator[EpochEvent, None, tuple[nn.Module, int]]:
-        """Train a new student, in halves of a batch where a whole one does not fit into memory.
-
-        Args:
-            curve: filled while it trains; begun again where the run is.
+        """Train a new student, in halves of a batch where a whole one does not fit into memory; fills `curve`.
 
         Returns:
             The student, and the parts that a batch passed in.

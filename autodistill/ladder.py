@@ -3,6 +3,8 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+from torch import nn
+
 from autodistill.data import Data
 from autodistill.errors import ConfigError, TeacherError
 from autodistill.models import build, parse_name
@@ -71,19 +73,19 @@ def train_teacher(
         )
         view = View(space.data.view_seed, space.data.crop, space.data.flip)
         epochs, seed = space.ladder.epochs, space.ladder.seed
-        model = build(
-            architecture,
-            num_classes=data.num_classes,
-            in_channels=data.image_shape[0],
-            image_size=data.image_shape[1],
-            seed=seed,
-        ).to(data.train.images.device)
+        model = network(architecture, data, seed=seed).to(data.train.images.device)
         checkpoint = path.with_suffix(".checkpoint")
         recipe = Recipe(spec, view, epochs, epochs, seed)
         for record in train(model, data, recipe, checkpoint=checkpoint, execution=execution):
             yield TaskProgress(task=f"teacher {architecture}", done=record.epoch, total=epochs)
         save(path, model, architecture=architecture, data=data)
         checkpoint.unlink(missing_ok=True)
+
+
+def network(architecture: str, data: Data, *, seed: int) -> nn.Module:
+    """A ladder teacher, freshly initialised."""
+    channels, image_size = data.image_shape[:2]
+    return build(architecture, num_classes=data.num_classes, in_channels=channels, image_size=image_size, seed=seed)
 
 
 def _check_architecture(uri: str) -> None:

@@ -8,12 +8,14 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
+from autodistill.data import Data
 from autodistill.errors import ConfigError, lookup
 from autodistill.models.layout import fit
 from autodistill.models.networks import mobilenetv2, resnet_cifar, resnet_imagenet, vgg, wide_resnet
 from autodistill.models.parts import Shape
+from autodistill.space import StudentSpec
 
-__all__ = ["MODELS", "Architecture", "Layout", "build", "lay_out", "parse_name"]
+__all__ = ["MODELS", "Architecture", "Layout", "build", "lay_out", "parse_name", "student_network"]
 
 LARGEST_WIDTH = 16.0
 _SMALL_IMAGE = 32
@@ -145,3 +147,16 @@ def build(
         # Not torch.manual_seed, which would seed the GPUs' generators too, and those are not forked here.
         torch.default_generator.manual_seed(seed)
         return MODELS[layout.architecture].build(shape)
+
+
+def student_network(name: str, data: Data, spec: StudentSpec, *, seed: int = 0) -> nn.Module:
+    """A student as a study builds it, freshly initialised."""
+    return build(
+        name,
+        num_classes=data.num_classes,
+        in_channels=data.image_shape[0],
+        image_size=data.image_shape[1],
+        seed=seed,
+        default_width=spec.width,
+        stem_stride=spec.stem_stride,
+    )

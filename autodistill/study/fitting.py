@@ -3,13 +3,11 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from torch import nn
-
 from autodistill import ladder, teachers
 from autodistill.cache import estimated_bytes
 from autodistill.data import Data, normalise
 from autodistill.errors import ConfigError
-from autodistill.models import build
+from autodistill.models import student_network
 from autodistill.rules import RULES
 from autodistill.space import PlainKDSpec, Space, load
 from autodistill.store import RunFolder
@@ -95,21 +93,8 @@ def with_precision(space: Space, folder: RunFolder, data: Data, *, student: str,
         precision = load(str(folder.space), known=KNOWN).training.precision
     else:
         images = normalise(data.train.images[: space.training.batch_size].to(device), mean=data.mean, std=data.std)
-        precision = faster_precision(lambda: student_model(student, data, space), images)
+        precision = faster_precision(lambda: student_network(student, data, space.student), images)
     return space.model_copy(update={"training": space.training.model_copy(update={"precision": precision})})
-
-
-def student_model(name: str, data: Data, space: Space) -> nn.Module:
-    """The student as a study builds it, freshly initialised."""
-    return build(
-        name,
-        num_classes=data.num_classes,
-        in_channels=data.image_shape[0],
-        image_size=data.image_shape[1],
-        seed=0,
-        default_width=space.student.width,
-        stem_stride=space.student.stem_stride,
-    )
 
 
 def with_kept_wave(space: Space, folder: RunFolder, workers: int) -> Space:

@@ -6,10 +6,10 @@ import torch
 
 from autodistill.cost import latency_ms
 from autodistill.errors import ConfigError
+from autodistill.models import student_network
 from autodistill.recommend.words import COSTS, excess_words
 from autodistill.records import LatencyRecord, LeftOutRecord, StudentBudget, costs_of, latency_of
 from autodistill.study.environment import environment
-from autodistill.study.fitting import student_model
 from autodistill.study.preparing import Prepared
 
 
@@ -44,7 +44,7 @@ def student_latency(prepared: Prepared) -> LatencyRecord:
     if kept is not None and kept.device == name:
         return kept
     data = prepared.data
-    model = student_model(prepared.student.name, data, prepared.space)
+    model = student_network(prepared.student.name, data, prepared.space.student)
     found = latency_ms(model, image_shape=data.image_shape, device=torch.device(device))
     return LatencyRecord(median_ms=round(found.median_ms, 4), iqr_ms=round(found.iqr_ms, 4), device=name)
 

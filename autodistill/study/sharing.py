@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from autodistill.data import Data
+from autodistill.models import student_network
 from autodistill.space import Space
-from autodistill.study.fitting import student_model
 from autodistill.trainer import Recipe
 from autodistill.trainer.execution import Mode
 from autodistill.trainer.probing import faster_step, measured
@@ -75,7 +75,7 @@ def _tried(space: Space, data: Data, *, student: str, device: torch.device) -> t
     """The fastest way to execute steps, and the bytes that torch reserved while trying."""
 
     def build() -> nn.Module:
-        return student_model(student, data, space).to(device)
+        return student_network(student, data, space.student).to(device)
 
     spec = space.training
     recipe = Recipe(spec, View(space.data.view_seed, space.data.crop, space.data.flip), 1, spec.epochs, 0)

@@ -91,7 +91,7 @@ class OnGpu(Step):
 
     def __init__(self) -> None:
         self.device = torch.device("cuda")
-        self.model, self.taken, self.optimiser = nn.Identity(), 0, torch.optim.SGD([torch.zeros(1)])
+        self.model, self.taken = nn.Identity(), 0
         self.forward = self.model
 
     def __call__(self) -> None:

@@ -64,7 +64,7 @@ class Executor:
         try:
             self._take = _recorded(self._step)
         except RuntimeError as error:  # out of memory too: a recording keeps a pool of its own
-            self._step.optimiser.zero_grad(set_to_none=True)
+            self._step.model.zero_grad(set_to_none=True)
             self._fall_back(error)
 
     def _fall_back(self, reason: object) -> None:

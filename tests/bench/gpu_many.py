@@ -5,7 +5,7 @@
 
 Data and settings are those of `gpu_step.py`. Seconds of an epoch per student: what all took together, divided by
 their number. `alone` is one student, recorded in a CUDA graph; `processes` are K of those at the same time (what a
-study does; start NVIDIA's MPS with `nvidia-cuda-mps-control -d` to let their kernels run side by side instead of by turns);
+study does; start NVIDIA's MPS with `nvidia-cuda-mps-control -d` to let their kernels run side by side, not by turns);
 `streams` are K recordings replayed in turns on K streams of one process; `fused` is one network of grouped
 convolutions (`fused.py`), recorded. Fusing is for the package where it is over 1.5 times as fast as the others.
 

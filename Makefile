@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install search test check bench golden clean
+.PHONY: install search test check bench bench-gpu golden clean
 
 install: .venv/installed
 
@@ -24,6 +24,9 @@ check: install
 
 bench: install
 	for file in verdict rules step memory report; do $(BIN)/python tests/bench/$$file.py || exit 1; done
+
+bench-gpu: install
+	for file in gpu_step gpu_many gpu_targets; do $(BIN)/python tests/bench/$$file.py || exit; done
 
 golden: install
 	$(BIN)/python -m pytest --update-golden

@@ -91,7 +91,7 @@ class OnGpu(Step):
 
     def __init__(self) -> None:
         self.device = torch.device("cuda")
-        self.model, self.taken, self.optimiser = nn.Identity(), 0, torch.optim.SGD([torch.zeros(1)])
+        self.model, self.taken = nn.Identity(), 0
         self.forward = self.model
 
     def __call__(self) -> None:
@@ -100,7 +100,7 @@ class OnGpu(Step):
 
 def test_a_run_is_recorded_once_after_its_warm_up_and_every_step_is_taken_once(monkeypatch):
     recordings, step = Recordings(), OnGpu()
-    monkeypatch.setattr(execution, "_on_side_stream", lambda it: it())
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: None)
     monkeypatch.setattr(execution, "_recorded", recordings.record)
     execute = execution.Executor(step, Execution("graph"))
     for steps in (2, 5, 4):
@@ -113,7 +113,7 @@ def test_a_recording_that_fails_is_an_eager_run_without_a_lost_or_a_doubled_step
         raise RuntimeError("operation not permitted when stream is capturing\nand more")
 
     step, said = OnGpu(), []
-    monkeypatch.setattr(execution, "_on_side_stream", lambda it: it())
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: None)
     monkeypatch.setattr(execution, "_recorded", fail)
     execution.Executor(step, Execution("graph", said.append))(7)
     assert step.taken == 7

@@ -31,6 +31,7 @@ class Executor:
         self._step, self._say, self._mode = step, execution.say, execution.mode
         self._take: Callable[[], None] = step
         self._on_gpu = step.device.type == "cuda"
+        self._side = torch.cuda.Stream(step.device) if self._on_gpu and self._mode != "eager" else None
         self._first = 0 if self._mode == "eager" else WARM_UP if self._on_gpu else 1
         if self._mode == "graph" and not self._on_gpu:
             self._fall_back("no CUDA device")
@@ -48,7 +49,7 @@ class Executor:
     def _warm_up(self) -> None:
         self._first -= 1
         try:
-            _on_side_stream(self._step) if self._on_gpu else self._step()
+            _beside(self._step, self._side)
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
@@ -64,7 +65,7 @@ class Executor:
         try:
             self._take = _recorded(self._step)
         except RuntimeError as error:  # out of memory too: a recording keeps a pool of its own
-            self._step.optimiser.zero_grad(set_to_none=True)
+            self._step.model.zero_grad(set_to_none=True)
             self._fall_back(error)
 
     def _fall_back(self, reason: object) -> None:
@@ -73,9 +74,11 @@ class Executor:
         self._mode, self._first, self._step.forward = "eager", 0, self._step.model
 
 
-def _on_side_stream(step: Step) -> None:
+def _beside(step: Step, side: "torch.cuda.Stream | None") -> None:
     """Autograd remembers the streams of its first passes; on the default stream they could not be recorded later."""
-    side = torch.cuda.Stream(step.device)
+    if side is None:
+        step()
+        return
     side.wait_stream(torch.cuda.current_stream(step.device))
     with torch.cuda.stream(side):
         step()

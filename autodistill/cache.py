@@ -65,6 +65,11 @@ class LogitCache:
         """Logits on the validation split as it is."""
         return self._get(teacher, ("validation",), lambda: self._data.validation.images)
 
+    def missing(self, teacher: Teacher, views: int) -> tuple[int, ...]:
+        """Those of the first views whose logits nobody has computed."""
+        paths = (self._path(teacher, ("train", *self._view, number)) for number in range(views))
+        return tuple(number for number, path in enumerate(paths) if not path.exists())
+
     def _viewed(self, number: int) -> Tensor:
         images = self._data.train.images
         everything: Int[Tensor, " examples"] = torch.arange(len(images), device=images.device)

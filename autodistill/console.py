@@ -15,13 +15,12 @@ from rich.progress import (
     TaskID,
     TextColumn,
     TimeElapsedColumn,
-    TimeRemainingColumn,
 )
 from rich.table import Table
 from rich.text import Text
 
 from autodistill.errors import AutodistillError
-from autodistill.recommend.words import recipe
+from autodistill.recommend.words import about, recipe
 from autodistill.records import (
     EpochEvent,
     Event,
@@ -30,6 +29,7 @@ from autodistill.records import (
     RunEnded,
     RunRecord,
     TaskProgress,
+    TimeLeft,
     TrialEnded,
     TrialParams,
 )
@@ -112,6 +112,7 @@ class Watch:
         self._bars: dict[str, TaskID] = {}
         self._phase: TaskID | None = None
         self._last_line = time.monotonic()
+        self._left = ""
 
     def __enter__(self) -> "Watch":
         if self._console.is_terminal and not self._quiet:
@@ -120,7 +121,6 @@ class Watch:
                 BarColumn(bar_width=24),
                 MofNCompleteColumn(),
                 TimeElapsedColumn(),
-                TimeRemainingColumn(compact=True),
                 TextColumn("{task.fields[note]}", markup=False),
                 console=self._console,
                 transient=True,
@@ -156,22 +156,27 @@ class Watch:
             self._advance(event.run, event.record.epoch, event.epochs, note)
         elif isinstance(event, TaskProgress):
             self._advance(event.task, event.done, event.total, event.text or None)
+        elif isinstance(event, TimeLeft):
+            self._tell_left(event)
         elif isinstance(event, RunEnded):
             self._end_run(event)
-        elif isinstance(event, TrialEnded):
-            trial = event.record
-            how = f"{trial.state}: {trial.reason}" if trial.reason else trial.state
-            self._line(f"#{trial.number} {described(trial.params)}  {how}")
-        elif isinstance(event, Note):
-            self._line(f"warning: {event.text}" if event.warning else event.text)
+        elif isinstance(event, TrialEnded | Note):
+            self._line(_told(event))
 
     def _start_phase(self, event: PhaseStarted) -> None:
         if event.runs:
-            self._line(f"{event.phase}: {event.runs} runs, {event.epochs} epochs")
+            self._line(f"{event.phase}: {event.runs} runs, {event.epochs} epochs{self._left}")
         if self._live is not None:
             if self._phase is not None:
                 self._live.remove_task(self._phase)
-            self._phase = self._live.add_task(f"{event.phase} (epochs)", total=event.epochs, note="")
+            self._phase = self._live.add_task(
+                f"{event.phase} (epochs)", total=event.epochs, note=self._left.removeprefix(", ")
+            )
+
+    def _tell_left(self, event: TimeLeft) -> None:
+        self._left = f", about {about(event.wall_s)} left"
+        if self._live is not None and self._phase is not None:
+            self._live.update(self._phase, note=self._left.removeprefix(", "))
 
     def _advance(self, name: str, done: int, total: int, note: str | None) -> None:
         if self._live is not None:
@@ -184,7 +189,7 @@ class Watch:
             if done == total:
                 self._live.remove_task(self._bars.pop(name))
         elif time.monotonic() - self._last_line > PLAIN_LINE_EVERY_S:
-            self._line(f"{name}: epoch {done} of {total}" + (f", {note}" if note else ""))
+            self._line(f"{name}: epoch {done} of {total}" + (f", {note}" if note else "") + self._left)
 
     def _end_run(self, event: RunEnded) -> None:
         run = event.record
@@ -208,3 +213,11 @@ def _run_line(run: RunRecord, event: RunEnded) -> str:
         return f"{run.run}: failed: {run.error}"
     kept = "kept" if event.reused else f"{event.wall_s:.1f} s"
     return f"{run.run}: {run.epochs} epochs, val {percent(run.val_top1)} %, {kept}"
+
+
+def _told(event: TrialEnded | Note) -> str:
+    if isinstance(event, Note):
+        return f"warning: {event.text}" if event.warning else event.text
+    trial = event.record
+    how = f"{trial.state}: {trial.reason}" if trial.reason else trial.state
+    return f"#{trial.number} {described(trial.params)}  {how}"

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import multiprocessing
 import os
+import shutil
 import signal
 import struct
 import subprocess
@@ -22,7 +23,18 @@ from autodistill.errors import StoreError, StudyError, TeacherError, TrialError
 from autodistill.records import EpochEvent, Note, RunEnded, RunRequest, TaskProgress, TeacherRecord, TrialParams
 from autodistill.space import Space
 from autodistill.store import RunFolder, read_result
-from autodistill.workers import CheckTask, LadderTask, Message, Pool, Probe, ProbeTask, Setup, Workplace
+from autodistill.workers import (
+    CheckTask,
+    LadderTask,
+    Message,
+    Pool,
+    Probe,
+    ProbeTask,
+    Setup,
+    TeacherProbe,
+    TeacherProbeTask,
+    Workplace,
+)
 
 SPACE = Space.model_validate(
     {
@@ -31,6 +43,8 @@ SPACE = Space.model_validate(
         "ladder": {"architectures": ("resnet8:0.25",), "epochs": 10},
     }
 )
+
+PARAMS = TrialParams(teacher="weak", rule="isats", rule_params={"target_ratio": 5 / 3}, soft_weight=0.5)
 
 
 @pytest.fixture(scope="module")
@@ -55,10 +69,7 @@ def diverging() -> Space:
 
 
 def request(run: str, *, teacher: str | None = None, epochs: int = 4) -> RunRequest:
-    params = TrialParams(teacher=teacher)
-    if teacher is not None:
-        own = {"target_ratio": 5 / 3}
-        params = TrialParams(teacher=teacher, rule="isats", rule_params=own, soft_weight=0.5)
+    params = PARAMS.model_copy(update={"teacher": teacher}) if teacher else TrialParams()
     return RunRequest(run=run, params=params, seed=3, epochs=epochs)
 
 
@@ -131,7 +142,7 @@ def test_weights_are_kept_of_full_runs_only(place):
 
 
 def test_two_workers_share_tasks_and_the_longest_start_first(pool):
-    assert len(list(pool.run([ProbeTask(), ProbeTask()]))) == 2, "now both have started"
+    assert len(list(pool.run([ProbeTask(params=PARAMS, seconds=0)] * 2))) == 2, "now both have started"
     messages = list(pool.run([request(f"c/{epochs}", epochs=epochs) for epochs in (1, 2, 9, 10)]))
     assert len(children()) == 2
     assert {message.record.run for message in messages if isinstance(message, RunEnded)} == {
@@ -340,9 +351,28 @@ def test_a_mended_cache_file_is_said(place):
 
 
 def test_a_probe_measures_and_writes_nothing(tmp_path):
-    (student,) = Workplace(setup(tmp_path)).do(ProbeTask())
-    (teacher,) = Workplace(setup(tmp_path)).do(ProbeTask(architecture="resnet20"))
+    place = Workplace(setup(tmp_path))
+    (student,) = place.do(ProbeTask(params=PARAMS, seconds=0))
+    (weak,) = place.do(TeacherProbeTask(name="weak", untrained=True, seconds=0))
     assert isinstance(student, Probe)
-    assert 0 < student.epoch_s < teacher.epoch_s
-    assert student.validation_s > 0
+    assert isinstance(weak, TeacherProbe)
+    assert min(student.model_dump().values()) > 0
+    assert min(weak.training_s, weak.view_s) > 0
+    assert weak.views == tuple(range(place.setup.views))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_probe_of_a_kept_teacher_knows_which_of_its_views_are_missing(home, place, tmp_path):
+    shutil.copytree(home / "cache" / "ladder", tmp_path / "cache" / "ladder")
+    elsewhere = Workplace(setup(tmp_path))
+    list(elsewhere.do(request("seen", teacher="weak", epochs=2)))
+    (weak,) = elsewhere.do(TeacherProbeTask(name="weak", seconds=0))
+    assert weak.training_s == 0
+    assert weak.views == (2, 3)
+
+
+def test_a_probe_that_fails_says_so_and_ends_nothing(tmp_path):
+    (note,) = Workplace(setup(tmp_path, space=diverging())).do(ProbeTask(params=PARAMS, seconds=0))
+    assert isinstance(note, Note)
+    assert note.warning
+    assert note.text.startswith("how long it will take is not known: the loss became")

@@ -19,6 +19,7 @@ from autodistill.study import (
     run_study,
     spelt,
     within,
+    words,
 )
 
 
@@ -83,15 +84,15 @@ def _facts(prepared: Prepared, found: Estimate) -> dict[str, object]:
         "data": describe_data(prepared),
         "teachers": ", ".join(prepared.teachers),
         "ladder to train": ", ".join(prepared.untrained) or "none",
-        "wall time": f"about {found.wall_s / 60:.1f} min on {prepared.request.workers} workers",
-        "of which ladder": f"{found.ladder_s / 60:.1f} min",
+        "wall time": f"{words(found.time)}, on {prepared.request.workers} workers" if found.time else "not known",
         "teacher logits": f"{found.cache_bytes / 1e6:.1f} MB, {prepared.views} views",
         "run folder": str(prepared.folder.path),
     }
 
 
 def _numbers(found: Estimate) -> dict[str, object]:
-    numbers = {"wall_s": found.wall_s, "ladder_s": found.ladder_s, "cache_bytes": found.cache_bytes}
+    time = {"wall_s": found.time.wall_s, **found.time.model_dump()} if found.time else {}
+    numbers = {**time, "cache_bytes": found.cache_bytes}
     return {"estimate": numbers, "plan": found.plan.model_dump(mode="json")}
 
 

@@ -40,6 +40,15 @@ def amount(kind: CostKind, number: int | float) -> str:
     return f"{number:.3g} ms" if kind == "latency_ms" else f"{count(number)} {COSTS[kind]}"
 
 
+def about(seconds: float) -> str:
+    """A time that is not known to the second: `8 s`, `45 s`, `12 min`, `2.5 h`."""
+    if seconds < 10:
+        return f"{seconds:.0f} s"
+    if seconds < 97.5:
+        return f"{5 * round(seconds / 5)} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
 def limits_words(limits: StudentBudget) -> str:
     """Limits as one phrase: `2.5 M params and 5 ms`."""
     return " and ".join(amount(kind, limit) for kind, limit in limits.given.items())

@@ -5,6 +5,8 @@ from typing import Literal
 from autodistill.records.base import Record
 from autodistill.records.runs import EpochRecord, RunRecord, TrialRecord
 
+Phase = Literal["teachers", "profiles", "baselines and priors", "search", "confirm", "controls", "audit"]
+
 
 class EpochEvent(Record):
     """A worker finished one epoch. `wall_s`: seconds for that epoch."""
@@ -35,7 +37,7 @@ class TrialEnded(Record):
 class PhaseStarted(Record):
     """A phase of the study begins: `runs` training runs with `epochs` epochs in all, as far as they are known."""
 
-    phase: Literal["teachers", "baselines and priors", "search", "confirm", "controls", "audit"]
+    phase: Phase
     runs: int
     epochs: int
 
@@ -47,6 +49,24 @@ class Note(Record):
     warning: bool = False
 
 
+class TimePlanned(Record):
+    """What is left of the study will take this long, by what a few steps took; phases in their order."""
+
+    phases_s: dict[str, float]
+    logits_s: float
+    """Teacher logits that nobody has computed yet, summed over the workers; they are part of the phases."""
+
+    @property
+    def wall_s(self) -> float:
+        return sum(self.phases_s.values())
+
+
+class TimeLeft(Record):
+    """What is left of the study, by what it has taken so far."""
+
+    wall_s: float
+
+
 class TaskProgress(Record):
     """Progress of something that is no training run of the study, such as a ladder teacher."""
 
@@ -56,4 +76,4 @@ class TaskProgress(Record):
     text: str = ""
 
 
-Event = EpochEvent | RunEnded | TrialEnded | PhaseStarted | Note | TaskProgress
+Event = EpochEvent | RunEnded | TrialEnded | PhaseStarted | Note | TaskProgress | TimePlanned | TimeLeft

@@ -36,8 +36,8 @@ class Question(NamedTuple):
     """Whether the best-looking pruned trials are trained to the end."""
 
 
-def open_study(question: Question, database: Path) -> optuna.Study:
-    """Create or open the study's SQLite file, readable by `optuna-dashboard`.
+def open_study(question: Question, database: Path | None) -> optuna.Study:
+    """Create or open the study's SQLite file, readable by `optuna-dashboard`; None: it lives in memory.
 
     A damaged file is set aside: the search asks again from the kept results and ends up with an equal one.
 
@@ -45,6 +45,8 @@ def open_study(question: Question, database: Path) -> optuna.Study:
         StoreError: the file cannot be written.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
+    if database is None:
+        return optuna.create_study(direction="maximize")
     try:
         return _opened(question, database)
     except sqlalchemy.exc.OperationalError as error:
@@ -54,7 +56,7 @@ def open_study(question: Question, database: Path) -> optuna.Study:
         return _opened(question, database)
 
 
-def unwritable(database: Path, error: Exception) -> StoreError:
+def unwritable(database: Path | None, error: Exception) -> StoreError:
     """What a database that fails amidst a study means for its owner."""
     reason = str(error).splitlines()[0]
     return StoreError(f"{database}: cannot be written ({reason})", "free space; the same command goes on from here")

@@ -18,14 +18,14 @@ from autodistill.search.plan import PROTECTED_PRIORS, wave_size
 from autodistill.search.requests import full_run, no_teacher_run, plain_kd_run, short_run
 
 
-def search(question: Question, outcome: Outcome, *, run: Runner, database: Path) -> Iterator[Event]:
+def search(question: Question, outcome: Outcome, *, run: Runner, database: Path | None) -> Iterator[Event]:
     """Run a study to its end, or on from where it was.
 
     Args:
         question: what is searched, over which teachers, with which plan.
         outcome: filled on the way.
         run: trains requests and yields their events, `RunEnded` for each.
-        database: Optuna's SQLite file.
+        database: Optuna's SQLite file; None: nothing is kept.
 
     Raises:
         StudyError: every run of the first stage failed.

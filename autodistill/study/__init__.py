@@ -6,6 +6,7 @@ from autodistill.study.estimates import Estimate, cache_size, estimate, spelt
 from autodistill.study.fitting import pinned
 from autodistill.study.known import KNOWN
 from autodistill.study.limits import within
+from autodistill.study.pace import words
 from autodistill.study.preparing import Prepared, Request, prepare, prepare_all, study_name
 from autodistill.study.profiling import profiled
 from autodistill.study.running import run_study
@@ -27,4 +28,5 @@ __all__ = [
     "spelt",
     "study_name",
     "within",
+    "words",
 ]

@@ -1,47 +1,116 @@
-"""What a study will take, from a few measured steps."""
+"""What a study will take: a few steps measured on its workers, and a simulated study made of them."""
 
+import shutil
+import statistics
+from collections.abc import Callable, Generator, Iterator, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
-from autodistill import ladder
 from autodistill.cache import estimated_bytes
-from autodistill.records import PlanRecord
-from autodistill.search import make_plan
-from autodistill.space import Space
+from autodistill.errors import StudyError
+from autodistill.records import CostRecord, Event, PlanRecord, TeacherRecord, TimePlanned
+from autodistill.rules import RULES
+from autodistill.search import Question, make_plan, parse_budget, prior_params
+from autodistill.store import read_result
 from autodistill.study.preparing import Prepared
-from autodistill.workers import Probe, ProbeTask, Workplace
+from autodistill.study.simulating import Costs, TeacherCosts, simulate
+from autodistill.workers import Message, Pool, Probe, ProbeTask, Task, TeacherProbe, TeacherProbeTask
+
+TAU_STUDENT_FROM = {name: rule.tau_student_from for name, rule in RULES.items()}
+PROBE_S = 0.4
+"""For each thing that is measured."""
+
+Run = Callable[[Sequence[Task]], Iterator[Message]]
 
 
 class Estimate(NamedTuple):
     plan: PlanRecord
-    wall_s: float
-    """Of the whole study, ladder included."""
-    ladder_s: float
+    time: TimePlanned | None
+    """Of what is left; None: a worker could not tell."""
     cache_bytes: int
 
 
 def estimate(prepared: Prepared) -> Estimate:
-    """Measure a few steps of the student and of each missing ladder teacher; writes nothing."""
-    place = Workplace(prepared.setup)
-    student = _probe(place, ProbeTask())
-    rungs = [_probe(place, ProbeTask(architecture=it.removeprefix(ladder.SCHEME))) for it in prepared.untrained]
-    workers, per_epoch = prepared.request.workers, epoch_s(student, prepared.space)
-    plan = make_plan(
+    """Measure a few steps of the student and its teachers, on workers as a study has them; writes nothing."""
+    with Pool(prepared.request.workers, prepared.setup) as pool:
+        costs = _returned(measure(prepared, pool.run))
+    plan = plan_for(prepared, costs)
+    return Estimate(plan, time_left(prepared, plan, costs), cache_size(prepared))
+
+
+def measure(prepared: Prepared, run: Run) -> Generator[Event, None, Costs | None]:
+    """What the parts of a study take on its workers while all of them are at work; yields what they have to say.
+
+    Args:
+        run: does tasks and yields their messages, as `Pool.run`.
+
+    Returns:
+        None where a worker could not tell.
+    """
+    names, workers, untrained = tuple(prepared.teachers), prepared.request.workers, prepared.untrained
+    params = prior_params(prepared.space, names[0], TAU_STUDENT_FROM)
+    # Workers do not start at the same moment: the first round wakes them, in the second they work side by side.
+    yield from _answers(run, [ProbeTask(params=params, seconds=0.0)] * workers)
+    found = yield from _answers(run, [ProbeTask(params=params, seconds=PROBE_S)] * workers)
+    tasks = [
+        TeacherProbeTask(name=name, untrained=prepared.teachers[name] in untrained, seconds=PROBE_S)
+        for name in reversed(names)
+    ]
+    found += yield from _answers(run, tasks)
+    students = [it for it in found if isinstance(it, Probe)]
+    teachers = {it.name: it for it in found if isinstance(it, TeacherProbe)}
+    if len(students) < workers or len(teachers) < len(names):
+        return None
+    return _costs(prepared, students, [teachers[name] for name in names])
+
+
+def plan_for(prepared: Prepared, costs: Costs | None) -> PlanRecord:
+    """The plan; a budget of time becomes the epochs that the workers train in it.
+
+    Raises:
+        ConfigError: the budget does not hold it.
+        StudyError: a budget of time, and no worker could tell how long an epoch takes.
+    """
+    if costs is None and parse_budget(prepared.budget).unit == "seconds":
+        raise StudyError(
+            f"--budget {prepared.budget}: how long an epoch takes could not be measured",
+            "see the warning above; --budget 20 is the cost of 20 full trainings",
+        )
+    return make_plan(
         prepared.space,
         teachers=len(prepared.teachers),
         requested=prepared.budget,
-        epochs_per_s=workers / per_epoch,
+        epochs_per_s=prepared.request.workers / epoch_s(costs) if costs else None,
         max_trials=prepared.request.max_trials,
     )
-    # A teacher is trained by one worker: the strongest alone may take longer than the others together.
-    shared = max(sum(it.epoch_s for it in rungs) / workers, max((it.epoch_s for it in rungs), default=0.0))
-    ladder_s = shared * prepared.space.ladder.epochs
-    size = cache_size(prepared)
-    return Estimate(plan, ladder_s + plan.total_epochs * per_epoch / workers, ladder_s, size)
 
 
-def epoch_s(probe: Probe, space: Space) -> float:
+def epoch_s(costs: Costs) -> float:
     """Seconds of a student epoch on one worker, its share of the validations included."""
-    return probe.epoch_s + probe.validation_s / space.training.evaluate_every
+    return costs.epoch_s + costs.targets_s + costs.validation_s / costs.evaluate_every
+
+
+def time_left(prepared: Prepared, plan: PlanRecord, costs: Costs | None) -> TimePlanned | None:
+    """Seconds of what is left of the study, by phase."""
+    if costs is None:
+        return None
+    names = tuple(prepared.teachers)
+    # A ladder grows, and its last is likely to be the most accurate.
+    teachers = tuple(_stand_in(name, place / len(names)) for place, name in enumerate(names))
+    question = Question("", prepared.space, plan, teachers, TAU_STUDENT_FROM, prepared.request.audit_pruning)
+    folder = prepared.folder
+    with TemporaryDirectory() as place:
+        for path in folder.database.parent.glob(f"{folder.database.name}*"):
+            shutil.copy(path, place)
+        database = Path(place) / folder.database.name
+        return simulate(
+            question._replace(name=folder.path.name),
+            costs,
+            prepared.request.workers,
+            kept=lambda request: read_result(folder, request.run),
+            database=database if database.exists() else None,
+        )
 
 
 def cache_size(prepared: Prepared) -> int:
@@ -67,6 +136,44 @@ def spelt(plan: PlanRecord) -> str:
     return f"{plan.equivalents:.4g} full trainings = " + " + ".join(f"{name} {it:.3g}" for name, it in parts.items())
 
 
-def _probe(place: Workplace, task: ProbeTask) -> Probe:
-    (probe,) = (it for it in place.do(task) if isinstance(it, Probe))
-    return probe
+def _costs(prepared: Prepared, students: Sequence[Probe], teachers: Sequence[TeacherProbe]) -> Costs:
+    data, space = prepared.data, prepared.space
+    mean = {name: statistics.fmean(getattr(it, name) for it in students) for name in Probe.model_fields}
+    held_out, tested = (len(it.labels) for it in (data.validation, data.test))
+    return Costs(
+        **mean,
+        test_s=mean["validation_s"] * tested / held_out,
+        teachers={
+            it.name: TeacherCosts(it.training_s * space.ladder.epochs, it.view_s, frozenset(it.views))
+            for it in teachers
+        },
+        held_out=held_out / len(data.train.labels),
+        views=prepared.views,
+        evaluate_every=space.training.evaluate_every,
+    )
+
+
+def _stand_in(name: str, val_top1: float) -> TeacherRecord:
+    """A teacher as far as a simulated search looks at it."""
+    cost = CostRecord(params=0, macs=0, size_bytes=0)
+    facts = dict.fromkeys(("uri", "architecture", "fingerprint", "normalisation"), "")
+    return TeacherRecord(name=name, cost=cost, val_top1=val_top1, val_nll=0.0, val_ece=0.0, **facts)
+
+
+def _answers(run: Run, tasks: Sequence[Task]) -> Generator[Event, None, list[Message]]:
+    found: list[Message] = []
+    for message in run(tasks):
+        if isinstance(message, Event):
+            yield message
+        else:
+            found.append(message)
+    return found
+
+
+def _returned(events: Generator[Event, None, Costs | None]) -> Costs | None:
+    while True:
+        try:
+            next(events)
+        except StopIteration as end:
+            found: Costs | None = end.value
+            return found

@@ -20,20 +20,23 @@ from autodistill.records import (
     RunRequest,
     StudyRecord,
     TeacherRecord,
+    TimePlanned,
     TrialEnded,
     read_study,
     to_json,
 )
 from autodistill.rules import RULES
-from autodistill.search import Outcome, Question, audited_trials, importance, make_plan, parse_budget, search
+from autodistill.search import Outcome, Question, audited_trials, importance, search
 from autodistill.space import dump
 from autodistill.store import RunFolder, claim, locked, read_result, write_text
 from autodistill.study.environment import environment
-from autodistill.study.estimates import epoch_s, spelt
+from autodistill.study.estimates import measure, plan_for, spelt, time_left
 from autodistill.study.limits import student_latency
+from autodistill.study.pace import paced, words
 from autodistill.study.preparing import Prepared, identity
 from autodistill.study.profiling import profiled
-from autodistill.workers import CheckTask, LadderTask, Pool, Probe, ProbeTask
+from autodistill.study.simulating import Costs
+from autodistill.workers import CheckTask, LadderTask, Pool
 
 
 @dataclass
@@ -44,6 +47,10 @@ class _Ledger:
     environment: dict[str, str]
     phase_s: dict[str, float]
     """Seconds by phase, those of earlier processes included."""
+    planned: TimePlanned | None
+    """Of what was left when this process began."""
+    planned_s: dict[str, float]
+    """Seconds by phase as they were planned before this plan's first run."""
     outcome: Outcome = field(default_factory=Outcome)
     teachers: tuple[TeacherRecord, ...] = ()
     run_s: dict[str, float] = field(default_factory=dict)
@@ -61,7 +68,7 @@ class _Ledger:
 
 def run_study(prepared: Prepared) -> Generator[Event, None, StudyRecord]:
     """Run or resume a study; yields what happens, returns the record, which is also in `study.json`."""
-    folder, request = prepared.folder, prepared.request
+    folder, request, begun = prepared.folder, prepared.request, time.monotonic()
     with locked(folder.lock, timeout_s=0):
         claim(folder, identity(prepared))
         finished = _finished(prepared)
@@ -73,13 +80,27 @@ def run_study(prepared: Prepared) -> Generator[Event, None, StudyRecord]:
         found = {**environment(request.device), "workers": str(request.workers)}
         write_text(folder.space, dump(prepared.runnable_space))
         write_text(folder.environment, json.dumps(found, indent=1) + "\n")
-        earlier = prepared.kept.timing if prepared.kept else {}
         latency = prepared.latency or student_latency(prepared)
         with Pool(request.workers, prepared.setup) as pool:
-            ledger = _Ledger(_plan(prepared, pool), found, dict(earlier.get("phases_s", {})))
+            costs = yield from measure(prepared, pool.run)
+            ledger = _ledger(prepared, costs, found)
+            ledger.phase_s["start-up"] = round(ledger.phase_s.get("start-up", 0.0) + time.monotonic() - begun, 2)
             ledger.latency = latency
-            ledger.profile_views = int(earlier.get("profile_views", 0))
-            return (yield from _recorded(prepared, pool, ledger))
+            return (yield from paced(_recorded(prepared, pool, ledger), ledger.planned))
+
+
+def _ledger(prepared: Prepared, costs: Costs | None, found: dict[str, str]) -> _Ledger:
+    """The books as an earlier process left them, and what is planned for this one."""
+    plan, kept = _plan(prepared, costs), prepared.kept
+    earlier = kept.timing if kept else {}
+    planned, before = time_left(prepared, plan, costs), dict(earlier.get("phases_s", {}))
+    planned_s = dict(earlier.get("planned_s", {})) if kept and kept.plan == plan else {}
+    if not planned_s and planned is not None:
+        phases = dict.fromkeys([*before, *planned.phases_s])
+        planned_s = {it: round(before.get(it, 0.0) + planned.phases_s.get(it, 0.0), 2) for it in phases}
+    ledger = _Ledger(plan, found, before, planned, planned_s)
+    ledger.profile_views = int(earlier.get("profile_views", 0))
+    return ledger
 
 
 def _recorded(prepared: Prepared, pool: Pool, ledger: _Ledger) -> Generator[Event, None, StudyRecord]:
@@ -115,7 +136,10 @@ def _add(total: dict[str, float], more: Mapping[str, float]) -> None:
 def _events(prepared: Prepared, pool: Pool, ledger: _Ledger) -> Generator[Event, None, None]:
     yield from (Note(text=note, warning=True) for note in prepared.notes)
     yield Note(text=f"plan: {spelt(ledger.plan)}")
+    if ledger.planned is not None:
+        yield Note(text=f"time: {words(ledger.planned)}")
     ledger.teachers = yield from _teachers(prepared, pool)
+    yield PhaseStarted(phase="profiles", runs=0, epochs=0)
     ledger.teachers, ledger.agreement, computed = yield from profiled(ledger.teachers, run=pool.run)
     ledger.profile_views = max(ledger.profile_views, computed)
     question = Question(
@@ -162,24 +186,14 @@ def _finished(prepared: Prepared) -> StudyRecord | None:
     return record if record.state == "complete" and same and audited else None
 
 
-def _plan(prepared: Prepared, pool: Pool) -> PlanRecord:
+def _plan(prepared: Prepared, costs: Costs | None) -> PlanRecord:
     """The plan; a budget of time is turned into epochs once, and kept."""
     kept = prepared.folder.path / "plan.json"
     if kept.exists():
         plan = PlanRecord.model_validate_json(kept.read_text(encoding="utf-8"))
         if plan.requested == prepared.budget and plan.max_trials == prepared.request.max_trials:
             return plan
-    epochs_per_s = None
-    if parse_budget(prepared.budget).unit == "seconds":
-        (probe,) = (it for it in pool.run([ProbeTask()]) if isinstance(it, Probe))
-        epochs_per_s = prepared.request.workers / epoch_s(probe, prepared.space)
-    plan = make_plan(
-        prepared.space,
-        teachers=len(prepared.teachers),
-        requested=prepared.budget,
-        epochs_per_s=epochs_per_s,
-        max_trials=prepared.request.max_trials,
-    )
+    plan = plan_for(prepared, costs)
     write_text(kept, to_json(plan))
     return plan
 
@@ -231,6 +245,7 @@ def _write(prepared: Prepared, ledger: _Ledger, state: str) -> StudyRecord:
         importance=importance(outcome.trials, space, names) if state == "complete" else None,
         timing={
             "phases_s": ledger.phase_s,
+            "planned_s": ledger.planned_s,
             "runs_s": ledger.run_s,
             "parts_s": {name: round(seconds, 2) for name, seconds in sorted(ledger.parts_s.items())},
             "views_computed": ledger.views_computed + ledger.profile_views,

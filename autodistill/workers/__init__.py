@@ -11,6 +11,8 @@ from autodistill.workers.messages import (
     ProfileTask,
     Setup,
     Task,
+    TeacherProbe,
+    TeacherProbeTask,
 )
 from autodistill.workers.pool import Pool
 from autodistill.workers.tasks import Workplace
@@ -27,5 +29,7 @@ __all__ = [
     "Profiled",
     "Setup",
     "Task",
+    "TeacherProbe",
+    "TeacherProbeTask",
     "Workplace",
 ]

@@ -1,6 +1,6 @@
 """What workers are told and what they answer: plain data, so that it can travel."""
 
-from autodistill.records import AgreementRecord, Event, ProfileRecord, Record, RunRequest, TeacherRecord
+from autodistill.records import AgreementRecord, Event, ProfileRecord, Record, RunRequest, TeacherRecord, TrialParams
 from autodistill.space import Space
 
 
@@ -53,17 +53,48 @@ class AgreementTask(Record):
 
 
 class ProbeTask(Record):
-    """Measure an epoch; answered by a `Probe`. `architecture` None: the student."""
+    """Measure what the student's runs are made of; answered by a `Probe`."""
 
-    architecture: str | None = None
+    params: TrialParams
+    """A configuration with a teacher, whose logits are made up."""
+    seconds: float
+    """For each thing measured; it is done twice at least."""
 
 
 class Probe(Record):
-    """Seconds of one epoch on one worker, its validation not counted, and of one validation."""
+    """Seconds on one worker."""
 
     epoch_s: float
+    """Of training on labels alone."""
+    targets_s: float
+    """Of an epoch: what a teacher's soft targets add."""
     validation_s: float
+    run_s: float
+    """Of a run, apart from its epochs."""
+    profile_s: float
+    """Of a teacher's profile, apart from its logits."""
 
 
-Task = RunRequest | LadderTask | CheckTask | ProfileTask | AgreementTask | ProbeTask
-Message = Event | TeacherRecord | Profiled | AgreementRecord | Probe
+class TeacherProbeTask(Record):
+    """Measure a teacher; answered by a `TeacherProbe`."""
+
+    name: str
+    untrained: bool = False
+    """A teacher of the ladder that is still to be trained."""
+    seconds: float
+
+
+class TeacherProbe(Record):
+    """Seconds on one worker."""
+
+    name: str
+    training_s: float
+    """Of an epoch of its own training; 0 where it is trained."""
+    view_s: float
+    """Of its logits on a view of the training split."""
+    views: tuple[int, ...]
+    """Those whose logits nobody has computed yet."""
+
+
+Task = RunRequest | LadderTask | CheckTask | ProfileTask | AgreementTask | ProbeTask | TeacherProbeTask
+Message = Event | TeacherRecord | Profiled | AgreementRecord | Probe | TeacherProbe

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
@@ -11,9 +10,9 @@ from torch import nn
 
 from autodistill import data as datasets
 from autodistill.cache import LogitCache
-from autodistill.data import Data, Split
+from autodistill.data import Data
 from autodistill.errors import CacheError, TrialError
-from autodistill.ladder import file_uri, train_teacher
+from autodistill.ladder import SCHEME, file_uri, train_teacher
 from autodistill.models import build
 from autodistill.profile import agreement, profile
 from autodistill.records import (
@@ -31,22 +30,22 @@ from autodistill.records import (
 from autodistill.stopwatch import Stopwatch
 from autodistill.store import RunFolder, write_result
 from autodistill.teachers import Teacher, check, load, save
-from autodistill.trainer import Recipe, Supervision, evaluate, supervise, train
+from autodistill.trainer import Recipe, Supervision, supervise, train
 from autodistill.views import View
 from autodistill.workers.messages import (
     AgreementTask,
     CheckTask,
     LadderTask,
     Message,
-    Probe,
     ProbeTask,
     Profiled,
     ProfileTask,
     Setup,
     Task,
+    TeacherProbe,
+    TeacherProbeTask,
 )
-
-PROBE_STEPS = 6
+from autodistill.workers.probing import probe_student, probe_untrained, view_s
 
 
 class Workplace:
@@ -81,7 +80,7 @@ class Workplace:
         elif isinstance(task, AgreementTask):
             yield from self._agreement(task.names)
         else:
-            yield self._probe(task)
+            yield from self._probe(task)
         while self._notes:
             yield Note(text=self._notes.pop(), warning=True)
 
@@ -233,18 +232,23 @@ class Workplace:
         if found is not None:
             yield found
 
-    def _probe(self, task: ProbeTask) -> Probe:
-        data, spec = self.data, self.setup.space.training
-        size = min(len(data.train.labels), PROBE_STEPS * spec.batch_size)
-        part = replace(data, train=Split(data.train.images[:size], data.train.labels[:size]))
-        model = self._build(task.architecture or self.setup.student, 0)
-        steps, all_steps = max(1, size // spec.batch_size), max(1, len(data.train.labels) // spec.batch_size)
-        begun = time.monotonic()
-        evaluate(model, data.validation, data, precision=spec.precision)
-        validation_s = time.monotonic() - begun
-        recipe = Recipe(spec.model_copy(update={"evaluate_every": 3}), self.view, 1, 3, 0)
-        epochs = train(model, part, recipe)
-        next(epochs)
-        begun = time.monotonic()
-        next(epochs)
-        return Probe(epoch_s=(time.monotonic() - begun) / steps * all_steps, validation_s=validation_s)
+    def _probe(self, task: ProbeTask | TeacherProbeTask) -> Iterator[Message]:
+        try:
+            yield self._measured(task)
+        except (TrialError, RuntimeError) as error:
+            # Out of memory, say: where a run would fail and be recorded, what is told beforehand ends nothing.
+            self._notes.append(f"how long it will take is not known: {next(iter(str(error).splitlines()), error)}")
+
+    def _measured(self, task: ProbeTask | TeacherProbeTask) -> Message:
+        data, space, seconds = self.data, self.setup.space, task.seconds
+        if isinstance(task, ProbeTask):
+            return probe_student(lambda: self.student(0), data, space, task.params, seconds=seconds)
+        if not task.untrained:
+            teacher = self.teacher(task.name)
+            missing = self.cache.missing(teacher, self.setup.views)
+            return TeacherProbe(
+                name=task.name, training_s=0.0, view_s=view_s(teacher, data, seconds=seconds), views=missing
+            )
+        architecture = self.setup.teachers[task.name].removeprefix(SCHEME)
+        training_s, found = probe_untrained(lambda: self._build(architecture, 0), data, space, seconds=seconds)
+        return TeacherProbe(name=task.name, training_s=training_s, view_s=found, views=tuple(range(self.setup.views)))

@@ -8,7 +8,7 @@ import signal
 import sys
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -20,6 +20,7 @@ from autodistill import __main__ as entry
 from autodistill import commands, showing
 from autodistill.errors import ConfigError, StoreError
 from autodistill.records import (
+    Event,
     Note,
     RunEnded,
     StudyRecord,
@@ -28,7 +29,7 @@ from autodistill.records import (
 )
 from autodistill.study import prepare, run_study
 from autodistill.study import running as running_module
-from autodistill.workers import Probe
+from autodistill.study.simulating import Costs
 
 KILLS: dict[str, Callable[[Path, int], bool]] = {
     "the ladder is trained": lambda place, runs: any(place.glob("cache/ladder/*/*.lock")),
@@ -143,8 +144,29 @@ def test_a_timeout_before_anything_new_leaves_a_finished_record_as_it_is(finishe
 
 
 def test_a_budget_of_time_becomes_epochs_once(here, monkeypatch):
-    speeds = iter([Probe(epoch_s=0.9, validation_s=0.2), Probe(epoch_s=0.1, validation_s=0.1)])
-    monkeypatch.setattr(Here, "run", lambda self, tasks: (next(speeds) for _ in tasks))
+    slow, fast = (
+        Costs(
+            epoch_s=epoch_s,
+            targets_s=0.1,
+            validation_s=validation_s,
+            test_s=1.0,
+            run_s=1.0,
+            profile_s=1.0,
+            teachers={},
+            held_out=1.0,
+            views=3,
+            evaluate_every=2,
+        )
+        for epoch_s, validation_s in ((0.8, 0.2), (0.1, 0.1))
+    )
+    measured = iter([slow, fast, fast])
+
+    def measure(*_: object) -> Iterator[Event]:
+        yield from ()
+        return next(measured)
+
+    monkeypatch.setattr(running_module, "measure", measure)
+    monkeypatch.setattr(running_module, "time_left", lambda *_: None)
 
     def planned(budget: str) -> str:
         events = run_study(prepare(request(budget=budget, workers=2)))

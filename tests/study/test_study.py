@@ -45,7 +45,9 @@ def test_a_study_ends_with_every_part_of_its_record(reference):
     assert all(run.test_top1 is not None for finalist in record.finalists for run in finalist.runs)
     assert record.spent_epochs == sum(run.spent_epochs for run in record.runs()) <= record.plan.total_epochs
     assert read_study(reference.place / "runs" / NAME / "study.json") == record
-    assert set(record.timing["phases_s"]) == {"teachers", "baselines and priors", "search", "confirm"}
+    phases = {"teachers", "profiles", "baselines and priors", "search", "confirm"}
+    assert set(record.timing["phases_s"]) == {"start-up", *phases}
+    assert set(record.timing["planned_s"]) == phases
     assert set(record.timing["runs_s"]) == {run.run for run in record.runs()}
     parts, runs = record.timing["parts_s"], record.timing["runs_s"]
     assert set(parts) == {"teacher", "cache", "targets", "student", "evaluation"}
@@ -131,7 +133,10 @@ def test_events_tell_the_plan_first_and_the_phases_in_order(cold):
     assert first.text == f"plan: {spelt(cold.record.plan)}"
     assert first.text.startswith("plan: 11 full trainings = no teacher 1 + plain KD 1 + priors 2.67 + confirm 5")
     phases = [event.phase for event in cold.events if isinstance(event, PhaseStarted)]
-    assert phases == ["teachers", "baselines and priors", "search", "confirm"]
+    assert phases == ["teachers", "profiles", "baselines and priors", "search", "confirm"]
+    second = cold.events[1]
+    assert isinstance(second, Note)
+    assert second.text.startswith("time: about ")
     ladder = Counter(event.task for event in cold.events if isinstance(event, TaskProgress))
     assert ladder == {"teacher resnet8:0.25": 10, "teacher resnet8:0.5": 10}
     trials = [event.record.number for event in cold.events if isinstance(event, TrialEnded)]
@@ -210,11 +215,13 @@ def test_preparing_and_estimating_write_nothing(reference, monkeypatch):
     assert prepared.untrained == ["ladder:resnet8:0.5", "ladder:resnet8:0.25"]
     assert found.plan.total_epochs == 33
     assert found.cache_bytes == 2 * 3 * 100 * 10 * 2
-    assert 0 < found.ladder_s < found.wall_s
+    assert list(found.time.phases_s) == ["teachers", "profiles", "baselines and priors", "search", "confirm"]
+    assert 0 < found.time.phases_s["teachers"] < found.time.wall_s
+    assert 0 < found.time.logits_s < found.time.wall_s
     assert not everything(Path(), cache_root())
     monkeypatch.setenv("AUTODISTILL_CACHE", str(reference.cache))
     warm = estimate(prepare(request(workers=2)))
-    assert warm.ladder_s == 0
+    assert (warm.time.phases_s["teachers"], warm.time.logits_s) == (0, 0)
     assert prepare(request()).untrained == []
 
 

@@ -1,0 +1,139 @@
+"""A study in virtual time: the search decides on scores that are made up, and its runs take what they are said to."""
+
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+from autodistill.records import EpochRecord, Event, PhaseStarted, RunEnded, RunRecord, RunRequest, TimePlanned
+from autodistill.search import Outcome, Question, search
+
+RANDOM_TRIALS = 10**6
+"""The sampler's model would not know more about made-up scores than its draws at random, and takes its time."""
+SCORE, SCORE_STD = 0.5, 0.005
+DRAWS = 3
+"""Simulated studies whose mean is told: which trials go on is luck."""
+
+Kept = Callable[[RunRequest], RunEnded | None]
+
+
+class TeacherCosts(NamedTuple):
+    """Seconds on one worker, and what is still to be computed."""
+
+    training_s: float
+    """Of its whole training; 0 where it is trained."""
+    view_s: float
+    views: frozenset[int]
+    """Those whose logits nobody has computed yet."""
+
+
+class Costs(NamedTuple):
+    """Seconds on one worker."""
+
+    epoch_s: float
+    """Of training on labels alone."""
+    targets_s: float
+    """Of an epoch: what a teacher's soft targets add."""
+    validation_s: float
+    test_s: float
+    run_s: float
+    """Of a run, apart from its epochs."""
+    profile_s: float
+    teachers: Mapping[str, TeacherCosts]
+    held_out: float
+    """Validation images for each training image."""
+    views: int
+    evaluate_every: int
+
+
+def makespan(durations: Sequence[float], workers: int) -> float:
+    """When the last of some tasks is done, each given to the first worker that is free."""
+    free = [0.0] * workers
+    for seconds in durations:
+        free[free.index(min(free))] += seconds
+    return max(free)
+
+
+def preparing_s(costs: Costs, workers: int) -> dict[str, float]:
+    """Seconds of the phases before the first run; whatever teacher must be trained is trained by one worker."""
+    teachers = list(costs.teachers.values())
+    trained = makespan([it.training_s for it in teachers if it.training_s][::-1], workers)
+    checks = [it.view_s * costs.held_out for it in teachers if it.views]
+    profiles = [costs.profile_s + (it.view_s if 0 in it.views else 0.0) for it in teachers]
+    return {"teachers": trained + makespan(checks, workers), "profiles": makespan(profiles, workers)}
+
+
+@dataclass
+class Clock:
+    """A runner that trains nothing: it adds up what its runs would take, phase by phase."""
+
+    costs: Costs
+    workers: int
+    draw: random.Random
+    kept: Kept = lambda _: None
+    phase: str = ""
+    phases_s: dict[str, float] = field(default_factory=dict)
+    logits_s: float = 0.0
+    computed: set[tuple[str, int]] = field(default_factory=set)
+
+    def __call__(self, requests: Sequence[RunRequest]) -> Iterator[Event]:
+        known = {it.run: self.kept(it) for it in requests}
+        missing = sorted((it for it in requests if known[it.run] is None), key=lambda it: -it.epochs)
+        took = makespan([self.run_s(it) for it in missing], self.workers) if missing else 0.0
+        self.phases_s[self.phase] = self.phases_s.get(self.phase, 0.0) + took
+        for request in requests:
+            yield known[request.run] or RunEnded(record=self._made_up(request), wall_s=0.0)
+
+    def run_s(self, request: RunRequest) -> float:
+        """Seconds of a run, with the logits that it is the first to need."""
+        costs, epochs = self.costs, request.epochs
+        evaluations = -(-epochs // costs.evaluate_every)
+        total = costs.run_s + epochs * costs.epoch_s + evaluations * costs.validation_s
+        total += costs.test_s if request.evaluate_on != "validation" else 0.0
+        if request.params.teacher is not None:
+            total += epochs * costs.targets_s + self._logits_s(request.params.teacher, min(epochs, costs.views))
+        return total
+
+    def _logits_s(self, name: str, views: int) -> float:
+        teacher = self.costs.teachers[name]
+        new = {(name, view) for view in teacher.views if view < views} - self.computed
+        self.computed |= new
+        self.logits_s += len(new) * teacher.view_s
+        return len(new) * teacher.view_s
+
+    def _made_up(self, request: RunRequest) -> RunRecord:
+        top1 = min(1.0, max(0.0, self.draw.gauss(SCORE, SCORE_STD)))
+        curve = [EpochRecord(epoch=number, train_loss=1.0, hard_loss=1.0) for number in range(1, request.epochs)]
+        last = EpochRecord(epoch=request.epochs, train_loss=1.0, hard_loss=1.0, val_top1=top1, test_top1=top1)
+        fields = request.model_dump(exclude={"evaluate_on", "params"})
+        return RunRecord(**fields, params=request.params, state="complete", curve=(*curve, last))
+
+
+def simulate(
+    question: Question, costs: Costs, workers: int, *, kept: Kept = lambda _: None, database: Path | None = None
+) -> TimePlanned:
+    """What is left of a study.
+
+    Args:
+        question: what it wants to know; of its teachers the names count, and which is the most accurate.
+        kept: the result of a run where there is one.
+        database: a copy of a resumed study's, which is written to.
+    """
+    prepared = preparing_s(costs, workers)
+    profiled = {(name, 0) for name in costs.teachers}
+    spec = question.space.search.model_copy(update={"startup": RANDOM_TRIALS})
+    asked = question._replace(space=question.space.model_copy(update={"search": spec}))
+    clocks = [
+        Clock(costs, workers, random.Random(number), kept, computed=set(profiled))
+        for number in range(1 if database else DRAWS)
+    ]
+    for clock in clocks:
+        for event in search(asked, Outcome(), run=clock, database=database):
+            if isinstance(event, PhaseStarted):
+                clock.phase = event.phase
+    order = dict.fromkeys(phase for clock in clocks for phase in clock.phases_s)
+    means = {phase: sum(it.phases_s.get(phase, 0.0) for it in clocks) / len(clocks) for phase in order}
+    logits_s = sum(it.logits_s for it in clocks) / len(clocks)
+    logits_s += sum(it.view_s for it in costs.teachers.values() if 0 in it.views)
+    return TimePlanned(phases_s=prepared | means, logits_s=logits_s)

@@ -1,0 +1,168 @@
+"""Measuring what the parts of a study take, by doing a little of each on the worker that will do them."""
+
+import copy
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from autodistill.data import Data, Split
+from autodistill.profile import MOST_ROWS, agreement, profile
+from autodistill.records import TrialParams
+from autodistill.space import Space
+from autodistill.stopwatch import Stopwatch
+from autodistill.teachers import Normalisation, Teacher, logits_of
+from autodistill.teachers.teacher import BATCH, ready
+from autodistill.trainer import Recipe, Supervision, evaluate, supervise, train
+from autodistill.views import View
+from autodistill.workers.messages import Probe
+
+STEPS = 8
+"""Of a measured epoch, at most: more tell no more about one."""
+EXAMPLES = 256
+"""At most, where all examples are worked on at once."""
+FIRST_IMAGES = 4
+ENDLESS = 10**6
+"""Epochs of a run that is never over, nor evaluated."""
+
+
+def probe_student(
+    build: Callable[[], nn.Module], data: Data, space: Space, params: TrialParams, *, seconds: float
+) -> Probe:
+    """Measure what the runs of a student are made of.
+
+    Args:
+        build: makes the student.
+        params: a configuration with a teacher, whose logits are made up.
+        seconds: for each thing measured; it is done at least once after a first time that does not count.
+    """
+    begun = time.monotonic()
+    model = build()
+    build_s = time.monotonic() - begun
+    some = Split(data.train.images[:EXAMPLES], data.train.labels[:EXAMPLES])
+    many = len(data.train.labels) / len(some.labels)
+    taught = _taught(params, some.labels, data, space)
+    epoch_s, targets_s = _epoch_s(model, data, space, lambda labels: _taught(params, labels, data, space), seconds)
+    held = Split(data.validation.images[:EXAMPLES], data.validation.labels[:EXAMPLES])
+    share = len(data.validation.labels) / len(held.labels)
+    precision = space.training.precision
+    evaluation_s = _mean_s(lambda: evaluate(copy.deepcopy(model), held, data, precision=precision), seconds / 2)
+    fit_s = _mean_s(lambda: _taught(params, some.labels, data, space), 0.0) + _mean_s(
+        lambda: taught.summary(some.labels), 0.0
+    )
+    return Probe(
+        epoch_s=epoch_s - targets_s,
+        targets_s=targets_s,
+        validation_s=evaluation_s * share,
+        run_s=build_s + fit_s * many,
+        profile_s=_profile_s(some.labels.cpu(), data, space) * min(many, MOST_ROWS / len(some.labels)),
+    )
+
+
+def probe_untrained(
+    build: Callable[[], nn.Module], data: Data, space: Space, *, seconds: float
+) -> tuple[float, float]:
+    """Seconds of an epoch of a ladder teacher's training, and of its logits on a view."""
+    model = build()
+    # The ladder is trained in the format that `auto` is, whatever suits the student.
+    training = space.training.model_copy(update={"precision": "auto"})
+    training_s, _ = _epoch_s(model, data, space.model_copy(update={"training": training}), lambda _: None, seconds)
+    known = ready(
+        model,
+        name="",
+        uri="",
+        architecture="",
+        normalisation=Normalisation("data", data.mean, data.std),
+        channels=data.image_shape[0],
+    )
+    return training_s, view_s(known, data, seconds=seconds)
+
+
+def view_s(teacher: Teacher, data: Data, *, seconds: float) -> float:
+    """Seconds of a teacher's logits on a view: those of ever more images until they take long enough to tell."""
+    everything = len(data.train.labels)
+    size, took = min(FIRST_IMAGES, everything), 0.0
+    while True:
+        images = data.train.images[:size]
+        took = _mean_s(lambda images=images: logits_of(teacher, images).cpu(), 0.0)  # type: ignore[misc]
+        if took >= seconds / 4 or size >= min(BATCH, everything):
+            return took / size * everything
+        size = min(4 * size, BATCH, everything)
+
+
+def _epoch_s(
+    model: nn.Module,
+    data: Data,
+    space: Space,
+    supervise_for: Callable[[Tensor], Supervision | None],
+    seconds: float,
+) -> tuple[float, float]:
+    """Seconds of an epoch without its validation, and its soft targets' part of them."""
+    one_s, _ = _steps_s(model, data, space, supervise_for, steps=1, seconds=0.0)
+    steps = max(1, min(STEPS, int(seconds / one_s), _step_count(data, space)))
+    step_s, targets_s = _steps_s(model, data, space, supervise_for, steps=steps, seconds=seconds)
+    count = _step_count(data, space) / steps
+    return step_s * count, targets_s * count
+
+
+def _step_count(data: Data, space: Space) -> int:
+    return max(1, len(data.train.labels) // space.training.batch_size)
+
+
+def _steps_s(
+    model: nn.Module,
+    data: Data,
+    space: Space,
+    supervise_for: Callable[[Tensor], Supervision | None],
+    *,
+    steps: int,
+    seconds: float,
+) -> tuple[float, float]:
+    """Seconds of an epoch of that many steps, and of its soft targets."""
+    size = steps * space.training.batch_size
+    part = Split(data.train.images[:size], data.train.labels[:size])
+    spec = space.training.model_copy(update={"evaluate_every": ENDLESS})
+    view, watch = View(space.data.view_seed, space.data.crop, space.data.flip), Stopwatch()
+    recipe = Recipe(spec, view, 1, ENDLESS, 0)
+    epochs = train(model, replace(data, train=part), recipe, supervision=supervise_for(part.labels), watch=watch)
+    next(epochs)
+    watch.seconds.clear()
+    begun, done = time.monotonic(), 0
+    while not done or time.monotonic() - begun < seconds:
+        next(epochs)
+        done += 1
+    return (time.monotonic() - begun) / done, watch.seconds["targets"] / done
+
+
+def _taught(params: TrialParams, labels: Tensor, data: Data, space: Space) -> Supervision:
+    logits = _made_up(labels, data)
+    return supervise(params, logits=lambda _: logits, labels=labels, loss=space.search.loss)
+
+
+def _made_up(labels: Tensor, data: Data) -> Tensor:
+    """Logits as the cache holds them: half of them with the label on top."""
+    noise = torch.randn(len(labels), data.num_classes, generator=torch.Generator().manual_seed(0))
+    noise[torch.arange(len(labels)), labels.cpu()] += 3
+    return noise.half()
+
+
+def _profile_s(labels: Tensor, data: Data, space: Space) -> float:
+    """Seconds of a profile, with a share of the teachers' agreement."""
+    logits, prior = _made_up(labels, data), space.prior
+    params = prior.params if prior.rule == "isats" else None
+    begun = time.monotonic()
+    profile(logits, labels, logits, labels, isats_params=params)
+    agreement({"one": logits, "other": logits}, labels)
+    return time.monotonic() - begun
+
+
+def _mean_s(work: Callable[[], object], seconds: float) -> float:
+    """Mean seconds of something that ends with a value on the host, after a first time."""
+    work()
+    begun, done = time.monotonic(), 0
+    while not done or time.monotonic() - begun < seconds:
+        work()
+        done += 1
+    return (time.monotonic() - begun) / done

@@ -1,0 +1,144 @@
+"""Does a study take what its plan says? Ten small ones, each by the command, against the clock.
+
+    python tests/bench/eta.py [--check] [--studies 10]
+
+The studies differ in student, budget, epochs, images, teachers and workers. Each is a process of its own; every other
+one finds the ladder of the one before it, and its logits. `planned`: what the command says before the first run, as
+`study.json` keeps it. `took`: seconds from that line to the end of the process, its report included. `start-up` is
+what passes before that line: imports, checks, workers, and the measuring itself.
+
+`--check` exits 1 where a plan is off by more than a quarter of what was taken, in any of the studies.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import NamedTuple
+
+import numpy as np
+
+MOST_OFF = 0.25
+
+
+class Study(NamedTuple):
+    student: str
+    budget: int
+    epochs: int
+    images: int
+    ladder: str
+    """Architectures, with their widths."""
+    workers: int = 2
+    more: tuple[str, ...] = ()
+
+
+class Took(NamedTuple):
+    start_up_s: float
+    planned_s: float
+    took_s: float
+    phases: dict[str, tuple[float, float]]
+    """Seconds planned and taken."""
+
+
+TWO, THREE, FOUR = (
+    '["resnet8:0.25", "resnet8"]',
+    '["resnet8:0.25", "resnet8:0.5", "resnet8"]',
+    '["resnet8:0.25", "resnet8:0.5", "resnet8", "resnet8:2"]',
+)
+STUDIES = (
+    Study("mobilenetv2", 14, 6, 200, TWO),
+    Study("mobilenetv2", 20, 6, 200, TWO),
+    Study("resnet8:0.5", 24, 15, 600, FOUR),
+    Study("resnet8:0.5", 20, 12, 600, FOUR),
+    Study("vgg8:0.25", 16, 9, 400, THREE),
+    Study("vgg8:0.25", 24, 9, 400, THREE, workers=1),
+    Study("resnet8", 14, 12, 300, TWO, more=("confirm.seeds=3",)),
+    Study("resnet8", 18, 9, 300, TWO),
+    Study("mobilenetv2:0.5", 15, 4, 300, THREE),
+    Study("mobilenetv2:0.5", 16, 5, 300, THREE, workers=1),
+)
+
+
+def command(study: Study, number: int) -> list[str]:
+    short = max(1, study.epochs // 3)
+    overrides = (
+        f"data.train={study.images}",
+        f"training.epochs={study.epochs}",
+        f"training.short_epochs={short}",
+        f"ladder.architectures={study.ladder}",
+        *study.more,
+    )
+    flags = [it for override in overrides for it in ("--set", override)]
+    asked = ["--student", study.student, "--budget", str(study.budget), "--workers", str(study.workers)]
+    program = [sys.executable, "-m", "autodistill", "search", "--space", "smoke"]
+    return [*program, *asked, "--study", f"eta-{number}", *flags]
+
+
+def run(study: Study, number: int, place: Path, cache: Path) -> Took:
+    """Run a study in a folder of its own."""
+    environment = {**os.environ, "AUTODISTILL_CACHE": str(cache), "OMP_NUM_THREADS": "1"}
+    begun, planned_at, lines = time.monotonic(), 0.0, []
+    with subprocess.Popen(
+        command(study, number),
+        cwd=place,
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            lines.append(line)
+            if " time: about " in line:
+                planned_at = time.monotonic()
+    ended = time.monotonic()
+    if process.returncode:
+        sys.exit(f"study {number} failed:\n{''.join(lines[-5:])}")
+    timing = json.loads((place / "runs" / f"eta-{number}" / "study.json").read_text(encoding="utf-8"))["timing"]
+    planned, taken = timing["planned_s"], timing["phases_s"]
+    phases = {name: (planned[name], taken.get(name, 0.0)) for name in planned}
+    return Took(planned_at - begun, sum(planned.values()), ended - planned_at, phases)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="exit 1 where a plan is off by more than a quarter")
+    parser.add_argument("--studies", type=int, default=len(STUDIES), help="how many of the ten")
+    parser.add_argument("--first", type=int, default=0, help="which of them comes first")
+    args = parser.parse_args()
+    print(f"{len(os.sched_getaffinity(0))} cores, load {os.getloadavg()[0]:.1f}; seconds")
+    print(f"{'study':36} {'ladder':6} {'start-up':>8} {'planned':>7} {'took':>6} {'ratio':>5}  phases: planned/took")
+    ratios = []
+    with TemporaryDirectory() as folder:
+        for number, study in list(enumerate(STUDIES))[args.first : args.first + args.studies]:
+            cache = Path(folder) / f"cache-{number // 2}"
+            cold = not cache.exists()
+            found = run(study, number, Path(folder), cache)
+            ratios.append(found.planned_s / found.took_s)
+            show(study, found, cold=cold)
+    judge(ratios, check=args.check)
+
+
+def show(study: Study, found: Took, *, cold: bool) -> None:
+    name = f"{study.student}, {study.budget} x {study.epochs} epochs, {study.workers} w"
+    phases = ", ".join(f"{it} {planned:.0f}/{took:.0f}" for it, (planned, took) in found.phases.items())
+    ratio = found.planned_s / found.took_s
+    ladder = "cold" if cold else "kept"
+    figures = f"{found.start_up_s:8.1f} {found.planned_s:7.1f} {found.took_s:6.1f} {ratio:5.2f}"
+    print(f"{name:36} {ladder:6} {figures}  {phases}", flush=True)
+
+
+def judge(ratios: Sequence[float], *, check: bool) -> None:
+    off = [ratio for ratio in ratios if abs(ratio - 1) > MOST_OFF]
+    print(f"n = {len(ratios)}: median {np.median(ratios):.2f}, {len(off)} off by more than {MOST_OFF:.0%}")
+    if check and off:
+        sys.exit(f"{len(off)} of {len(ratios)} plans are off by more than {MOST_OFF:.0%}")
+
+
+if __name__ == "__main__":
+    main()

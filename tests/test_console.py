@@ -1,6 +1,7 @@
 """What is printed where: plain lines off a terminal, nothing when quiet, user text as it is."""
 
 import io
+import sys
 
 import pytest
 from rich.console import Console
@@ -15,6 +16,7 @@ from autodistill.records import (
     RunEnded,
     RunRecord,
     TaskProgress,
+    TimeLeft,
     TrialEnded,
     TrialParams,
     TrialRecord,
@@ -82,6 +84,19 @@ def test_off_a_terminal_a_long_run_is_heard_of_now_and_then(monkeypatch):
     text = watched(monkeypatch, terminal=False)
     assert "trials/0003/short: epoch 2 of 2, val 50.0 %" in text
     assert "teacher resnet8: epoch 1 of 2" in text
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_what_is_left_stands_beside_the_work(monkeypatch, terminal):
+    monkeypatch.setattr(console, "PLAIN_LINE_EVERY_S", 0.0)
+    start, epoch = EVENTS[0], EVENTS[2]
+    monkeypatch.setattr(sys.modules[__name__], "EVENTS", [start, epoch])
+    assert "left" not in watched(monkeypatch, terminal=terminal)
+    left = TimeLeft(wall_s=200.0)
+    monkeypatch.setattr(sys.modules[__name__], "EVENTS", [left, start, left, epoch])
+    lines = watched(monkeypatch, terminal=terminal)
+    assert "confirm: 2 runs, 4 epochs, about 3 min left" in lines
+    assert lines.count("about 3 min left") >= 2
 
 
 @pytest.mark.parametrize("terminal", [True, False])

@@ -4,8 +4,8 @@
 
 The studies differ in student, budget, epochs, images, teachers and workers. Each is a process of its own; every other
 one finds the ladder of the one before it, and its logits. `planned`: what the command says before the first run, as
-`study.json` keeps it. `took`: seconds from that line to the end of the process, its report included. `start-up`, in
-front of both, is what passes before that line: imports, checks, workers, and the measuring itself.
+`study.json` keeps it. `took`: seconds from that line to the end of the process, its report included. `start-up` is
+what passes before that line: imports, checks, workers, and the measuring itself.
 
 `--check` exits 1 where a plan is off by more than a quarter of what was taken, in any of the studies.
 """

@@ -21,7 +21,7 @@ from autodistill.report.sections.parts import (
 )
 from autodistill.report.words import count, duration, plural, short
 
-PHASES = ("teachers", "baselines and priors", "search", "confirm")
+PHASES = ("start-up", "teachers", "profiles", "baselines and priors", "search", "confirm", "controls", "audit")
 PARTS = {
     "teacher": "teachers over views that were not cached",
     "cache": "cached logits, read or waited for",
@@ -269,6 +269,10 @@ def _timing(timing: Mapping[str, Any]) -> Table | None:
     order = [*(phase for phase in PHASES if phase in phases), *sorted(set(phases) - set(PHASES))]
     rows = [row(phase, duration(phases[phase])) for phase in order]
     rows.append(row("all phases", duration(sum(phases.values()))))
+    planned = timing.get("planned_s")
+    if planned:
+        took = sum(seconds for phase, seconds in phases.items() if phase != "start-up")
+        rows.append(row("planned before the first run", f"{duration(sum(planned.values()))}; took {duration(took)}"))
     rows.append(row(f"{plural(len(runs), 'training run')}, summed over the workers", duration(sum(runs.values()))))
     parts = timing.get("parts_s", {})
     rows += [row(f"of it: {words}", duration(parts[part])) for part, words in PARTS.items() if part in parts]

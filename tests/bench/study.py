@@ -1,0 +1,277 @@
+"""A whole study, against the way it is done by hand: full-length trials one after another, the teacher in every step.
+
+    python tests/bench/study.py [--check] [--student mobilenetv2:0.5] [--sides resnet110 wrn]
+
+Both sides choose among the same two teachers for the same student on the same slice of CIFAR-shaped images (3x32x32,
+10 classes, batches of 128, random crops and flips) and spend the same epochs: 20 full trainings.
+
+The plain side is `optuna`'s loop over full-length trials: TPE over teacher, temperature and weight, PIL transforms in
+a DataLoader, the teacher under `no_grad` in every step, a validation after every epoch, torch's default threads or
+one, whichever makes the faster step here. 20 trials of it would take too long: the median of `n` is taken times 20.
+Our side is the command, `autodistill search --budget 20`, with two workers and a cache that is empty. `took` is all
+of the process; `start-up` is what of it does not grow with the study (imports, checks, workers, measuring, the
+report), and `times` leaves it out, because the slice is small and a study is not. `all` counts it in.
+
+The teachers are networks at random whose last layer is fitted to their features by least squares: a step with them
+costs what it does with trained ones. There is no WRN-28-8 among the known networks; the wide one is a WRN-16-2 of 5.8
+times the width, with as many multiplications (3.4 G for an image).
+
+`--check` exits 1 where a study takes over 1/5 (teachers like a ResNet-110) or 1/12 (like a WRN-28-8) of the plain
+side's time.
+
+Not yet measured on free cores.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import NamedTuple
+
+import numpy as np
+import optuna
+import torch
+from PIL import Image
+from step import Pictures, settle
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.data import DataLoader
+
+from autodistill import data as datasets
+from autodistill.data import Data, normalise
+from autodistill.models import build
+from autodistill.space import DataSpec
+from autodistill.teachers import save
+
+BATCH, CLASSES, BUDGET = 128, 10, 20
+
+
+class Slice(NamedTuple):
+    architecture: str
+    images: int
+    epochs: int
+    trials: int
+    """Plain ones that are timed, before and after ours by turns."""
+    least: float
+
+
+SLICES = {
+    "resnet110": Slice("resnet110", 512, 6, 3, 5.0),
+    "wrn": Slice("wrn_16_2:5.8", 256, 3, 2, 12.0),
+}
+HELD_OUT = 128
+
+
+class Ours(NamedTuple):
+    took_s: float
+    start_up_s: float
+    phases_s: Mapping[str, float]
+
+
+def write_images(place: Path, images: int) -> None:
+    """Classes are patterns of 4x4 colours under noise."""
+    draw = np.random.default_rng(0)
+    patterns = draw.integers(64, 192, (CLASSES, 4, 4, 3)).repeat(8, axis=1).repeat(8, axis=2)
+    for part, count in (("train", images + HELD_OUT), ("test", HELD_OUT)):
+        for number in range(count):
+            label = number % CLASSES
+            pixels = patterns[label] + draw.normal(0, 40, (32, 32, 3))
+            folder = place / part / f"class {label}"
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder / f"{number}.png")
+
+
+def write_teachers(place: Path, data: Data, architecture: str) -> dict[str, nn.Module]:
+    """Two networks of one kind, in files that a search may name."""
+    found = {}
+    for name, seed in (("one", 1), ("other", 2)):
+        module = build(architecture, num_classes=CLASSES, in_channels=3, image_size=32, seed=seed)
+        settle(module, data)
+        _fit_last_layer(module, data)
+        save(place / f"{name}.safetensors", module, architecture=architecture, data=data)
+        found[name] = module.eval()
+    return found
+
+
+def _fit_last_layer(module: nn.Module, data: Data) -> None:
+    """Least squares from the features of some images to their labels."""
+    last = [it for it in module.modules() if isinstance(it, nn.Linear)][-1]
+    seen: list[Tensor] = []
+    hook = last.register_forward_hook(lambda _, inputs, __: seen.append(inputs[0]))
+    with torch.no_grad():
+        module(normalise(data.train.images[:BATCH], mean=data.mean, std=data.std))
+        hook.remove()
+        features = torch.cat([seen[0], torch.ones(len(seen[0]), 1)], dim=1)
+        wanted = 8 * functional.one_hot(data.train.labels[: len(features)], CLASSES).float()
+        gram = features.T @ features + 0.1 * torch.eye(features.shape[1])
+        weights = torch.linalg.solve(gram, features.T @ wanted)
+        last.weight.copy_(weights[:-1].T)
+        last.bias.copy_(weights[-1])
+
+
+def plain_step(
+    model: nn.Module, teacher: nn.Module, optimiser: torch.optim.Optimizer, batch: Sequence[Tensor]
+) -> None:
+    images, labels, tau, weight = batch
+    with torch.no_grad():
+        taught = teacher(images)
+    output = model(images)
+    soft = functional.kl_div((output / tau).log_softmax(1), (taught / tau).softmax(1), reduction="batchmean")
+    loss = (1 - weight) * functional.cross_entropy(output, labels) + weight * tau**2 * soft
+    optimiser.zero_grad()
+    loss.backward()
+    optimiser.step()
+
+
+def student(name: str) -> nn.Module:
+    stem = 2 if name.startswith("mobilenetv2") else None
+    return build(name, num_classes=CLASSES, in_channels=3, image_size=32, seed=0, stem_stride=stem)
+
+
+class Plain:
+    """The loop that people write."""
+
+    def __init__(self, name: str, teachers: Mapping[str, nn.Module], data: Data, epochs: int) -> None:
+        self.name, self.teachers, self.epochs = name, teachers, epochs
+        self.train = DataLoader(Pictures(data.train), BATCH, shuffle=True, drop_last=True)
+        held_out = Pictures(data.validation)
+        held_out.transform.transforms = held_out.transform.transforms[-2:]  # nothing random
+        self.held_out = DataLoader(held_out, BATCH)
+        self.seconds: list[float] = []
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self.study = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=0))
+
+    def trial(self, trial: optuna.Trial) -> float:
+        """Train in full; returns the validation accuracy."""
+        teacher = self.teachers[trial.suggest_categorical("teacher", list(self.teachers))]
+        tau, weight = trial.suggest_float("tau", 1, 16, log=True), trial.suggest_float("soft_weight", 0.1, 0.9)
+        model = student(self.name)
+        optimiser = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9, weight_decay=5e-4)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, self.epochs)
+        right = 0.0
+        for _ in range(self.epochs):
+            model.train()
+            for images, labels in self.train:
+                plain_step(model, teacher, optimiser, (images, labels, torch.tensor(tau), torch.tensor(weight)))
+            schedule.step()
+            right = self.validate(model)
+        return right
+
+    def validate(self, model: nn.Module) -> float:
+        model.eval()
+        with torch.no_grad():
+            right = sum(int((model(images).argmax(1) == labels).sum()) for images, labels in self.held_out)
+        return right / HELD_OUT
+
+    def run(self) -> None:
+        """One trial more."""
+        begun = time.perf_counter()
+        self.study.optimize(self.trial, n_trials=1)
+        self.seconds.append(time.perf_counter() - begun)
+
+    def best_threads(self, most: int) -> int:
+        """One thread or torch's own choice: whichever makes the faster step."""
+        model, teacher = student(self.name), next(iter(self.teachers.values()))
+        optimiser = torch.optim.SGD(model.parameters(), lr=0.05)
+        images, labels = next(iter(self.train))
+        took = {}
+        for threads in (1, most):
+            torch.set_num_threads(threads)
+            for _ in range(2):
+                begun = time.perf_counter()
+                plain_step(model, teacher, optimiser, (images, labels, torch.tensor(4.0), torch.tensor(0.5)))
+                took[threads] = time.perf_counter() - begun
+        return min(took, key=lambda it: took[it])
+
+
+def ours(name: str, place: Path, chosen: Slice, *, workers: int) -> Ours:
+    """Time the command."""
+    settings = {
+        "data.name": f"folder:{place / 'images'}",
+        "data.validation": HELD_OUT,
+        "data.train": chosen.images,
+        "data.crop": 4,
+        "data.flip": True,
+        "training.epochs": chosen.epochs,
+        "training.batch_size": BATCH,
+        "training.lr": 0.05,
+    }
+    if name.startswith("mobilenetv2"):
+        settings["student.stem_stride"] = 2
+    flags = [it for key, value in settings.items() for it in ("--set", f"{key}={json.dumps(value)}")]
+    flags += [it for teacher in ("one", "other") for it in ("--teacher", f"file:{place / teacher}.safetensors")]
+    program = [sys.executable, "-m", "autodistill", "search", "--space", "cifar100", "--device", "cpu"]
+    asked = ["--student", name, "--budget", str(BUDGET), "--workers", str(workers), "--study", "ours"]
+    environment = {**os.environ, "AUTODISTILL_CACHE": str(place / "cache")}
+    begun = time.perf_counter()
+    done = subprocess.run([*program, *asked, *flags], cwd=place, env=environment, capture_output=True, text=True)
+    took = time.perf_counter() - begun
+    if done.returncode:
+        sys.exit(f"the search failed:\n{done.stderr[-2000:]}")
+    record = json.loads((place / "runs" / "ours" / "study.json").read_text(encoding="utf-8"))
+    phases = {it: seconds for it, seconds in record["timing"]["phases_s"].items() if it != "start-up"}
+    return Ours(took, took - sum(phases.values()), phases)
+
+
+def compared(name: str, chosen: Slice, place: Path, *, workers: int, threads: int) -> tuple[Plain, Ours, int]:
+    """Both sides in turns: half of the plain trials, our study, the other half."""
+    write_images(place / "images", chosen.images)
+    spec = DataSpec(name=f"folder:{place / 'images'}", train=chosen.images, validation=HELD_OUT)
+    data = datasets.load(spec)
+    plain = Plain(name, write_teachers(place, data, chosen.architecture), data, chosen.epochs)
+    best = plain.best_threads(threads)
+    torch.set_num_threads(best)
+    for _ in range((chosen.trials + 1) // 2):
+        plain.run()
+    found = ours(name, place, chosen, workers=workers)
+    for _ in range(chosen.trials // 2):
+        plain.run()
+    return plain, found, best
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="exit 1 where our side is too slow")
+    parser.add_argument("--student", default="mobilenetv2:0.5")
+    parser.add_argument("--sides", nargs="+", choices=SLICES, default=list(SLICES))
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--images", type=int, help="fewer or more than the stated slice")
+    parser.add_argument("--epochs", type=int)
+    args = parser.parse_args()
+    threads, short = torch.get_num_threads(), []
+    load = f"load {os.getloadavg()[0]:.1f} before"
+    print(f"torch {torch.__version__}, {len(os.sched_getaffinity(0))} cores, {load}, {args.workers} workers; seconds")
+    heads = ("teachers", "images x epochs", "plain trial", "n", "x 20", "took", "start-up", "times", "all")
+    print("{:10} {:>15} {:>12} {:>2} {:>7} {:>6} {:>8} {:>6} {:>5}".format(*heads))
+    for side in args.sides:
+        given = {name: value for name in ("images", "epochs") if (value := getattr(args, name)) is not None}
+        chosen = SLICES[side]._replace(**given)
+        with TemporaryDirectory() as folder:
+            plain, found, best = compared(args.student, chosen, Path(folder), workers=args.workers, threads=threads)
+        times = show(side, chosen, plain.seconds, found)
+        phases = ", ".join(f"{phase} {seconds:.1f}" for phase, seconds in found.phases_s.items())
+        print(f"{'':10} plain on {best} threads; ours: {phases}", flush=True)
+        if times < chosen.least:
+            short.append(f"{side}: {times:.1f} times, {chosen.least:g} wanted")
+    if args.check and short:
+        sys.exit("short of the list: " + "; ".join(short))
+
+
+def show(side: str, chosen: Slice, plain_s: Sequence[float], found: Ours) -> float:
+    """Print a row; returns how many times longer the plain side takes."""
+    trial = statistics.median(plain_s)
+    times, everything = (BUDGET * trial / it for it in (found.took_s - found.start_up_s, found.took_s))
+    size = f"{chosen.images} x {chosen.epochs}"
+    plain = f"{trial:12.1f} {len(plain_s):2} {BUDGET * trial:7.0f}"
+    print(f"{side:10} {size:>15} {plain} {found.took_s:6.1f} {found.start_up_s:8.1f} {times:6.1f} {everything:5.1f}")
+    return times
+
+
+if __name__ == "__main__":
+    main()

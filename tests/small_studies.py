@@ -45,7 +45,9 @@ class Here(Pool):
             yield from self.places[number % len(self.places)].do(task)
 
 
-def request(*more: str, student: str = "resnet8:0.25", budget: str = "11", workers: int = 1, **flags: Any) -> Any:
+def request(
+    *more: str, student: str = "resnet8:0.25", budget: str = "11", workers: int | str = 1, **flags: Any
+) -> Any:
     overrides = (*TINY, *more)
     return search_request(
         student=student, space="smoke", budget=budget, workers=workers, overrides=overrides, **flags

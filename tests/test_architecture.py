@@ -12,13 +12,16 @@ PACKAGE = Path(__file__).parents[1] / "autodistill"
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 
 OPTIONS = {
-    "search": "--student --teacher --data --space --budget --study --seed --device --workers --set --max-trials "
-    "--audit-pruning --max-params --max-macs --max-size --max-latency --timeout --cache-size --dry-run --offline "
-    "--format --quiet",
+    "search": "--student --teacher --data --space --budget --study --seed --device --workers --storage --set "
+    "--max-trials --audit-pruning --max-params --max-macs --max-size --max-latency --timeout --cache-size "
+    "--dry-run --offline --format --quiet",
     "report": "--out",
     "show": "--format --all --sort --pareto --watch",
     "train": "--from --student --teacher --data --space --set --seed --device --out --with-validation --offline",
     "export": "--weights --format --out",
+    "worker": "--study --storage --device --runs --wait",
+    "launch slurm": "--study --workers --gpus --cpus --time --sbatch --submit --storage",
+    "launch ray": "--study --workers --gpus --cpus --address --storage",
     "env": "--format",
     "spaces list": "",
     "spaces ls": "",

@@ -8,7 +8,10 @@ from typing import Annotated
 
 import typer
 
+from autodistill.cli.clusters import launch_app, worker
 from autodistill.cli.options import (
+    AuditPruning,
+    Budget,
     DataName,
     Device,
     Format,
@@ -17,6 +20,7 @@ from autodistill.cli.options import (
     Overrides,
     Run,
     SpaceName,
+    Storage,
     Students,
     Teachers,
     Workers,
@@ -36,6 +40,7 @@ app = typer.Typer(
 )
 app.add_typer(spaces_app, name="spaces")
 app.add_typer(teachers_app, name="teachers")
+app.add_typer(launch_app, name="launch")
 
 
 @app.callback(invoke_without_command=True)
@@ -56,25 +61,21 @@ def search(
     teacher: Teachers = None,
     data: DataName = "",
     space: SpaceName = "",
-    budget: Annotated[
-        str, typer.Option(help="Total cost: 20 full trainings of the student, 600ep, 8h. Default: the space's.")
-    ] = "",
+    budget: Budget = "",
     study: Annotated[
         str, typer.Option(help="Name of the study; default: SPACE-STUDENT. The same name resumes.")
     ] = "",
     seed: Annotated[int | None, typer.Option(help="Seed of the search and of its training runs.")] = None,
     device: Device = "auto",
-    workers: Workers = None,
+    workers: Workers = "auto",
+    storage: Storage = "",
     overrides: Overrides = None,
     max_params: Annotated[str, typer.Option(help="Limit on the student's parameters: 2.5M.")] = "",
     max_macs: Annotated[str, typer.Option(help="Limit on its MACs for one image: 100M.")] = "",
     max_size: Annotated[str, typer.Option(help="Limit on its float32 weights: 10MB.")] = "",
     max_latency: Annotated[str, typer.Option(help="Limit on one image's time on this device: 5ms.")] = "",
     max_trials: Annotated[int | None, typer.Option(min=1, help="Most searched trials, priors included.")] = None,
-    audit_pruning: Annotated[
-        bool,
-        typer.Option("--audit-pruning", help="Then train the best pruned trials to the end, outside the budget."),
-    ] = False,
+    audit_pruning: AuditPruning = False,
     timeout: Annotated[str, typer.Option(help="Stop after this long (90s, 30m, 8h); the same command resumes.")] = "",
     cache_size: Annotated[str, typer.Option(help="Most disk for teacher logits.")] = "8GB",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, estimate, write nothing.")] = False,
@@ -95,6 +96,7 @@ def search(
         seed=seed,
         device=device,
         workers=workers,
+        storage=storage,
         overrides=overrides or (),
         max_params=max_params,
         max_macs=max_macs,
@@ -110,6 +112,9 @@ def search(
         commands.dry_run(family, as_json=output is Format.JSON)
     else:
         commands.search(family, output=output.value, quiet=quiet)
+
+
+app.command()(worker)
 
 
 @app.command()

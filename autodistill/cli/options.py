@@ -35,7 +35,26 @@ Overrides = Annotated[
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:0, or auto.")]
 Offline = Annotated[bool, typer.Option("--offline", help="Download nothing.")]
 Workers = Annotated[
-    int | None, typer.Option(min=1, help="Processes; default: one per core; on a GPU, 1 to 8 by its memory.")
+    str,
+    typer.Option(
+        help="Processes here; auto: one per core that has a gigabyte of memory, on each GPU 1 to 8 by its memory."
+    ),
+]
+Storage = Annotated[
+    str,
+    typer.Option(
+        "--storage",
+        envvar="AUTODISTILL_STORAGE",
+        show_envvar=True,
+        help="Database: postgresql://USER@HOST/DATABASE, sqlite:///FILE, journal:FILE on a shared folder. "
+        "Default: a SQLite file in the run folder.",
+    ),
 ]
 OutputFormat = Annotated[Format, typer.Option("--format", help="What stdout carries.")]
 Run = Annotated[str, typer.Argument(help="A study's name, or its folder.")]
+Budget = Annotated[
+    str, typer.Option(help="Total cost: 20 full trainings of the student, 600ep, 8h. Default: the space's.")
+]
+AuditPruning = Annotated[
+    bool, typer.Option("--audit-pruning", help="Then train the best pruned trials to the end, outside the budget.")
+]

@@ -44,7 +44,7 @@ def teachers_train(
     space: SpaceName = "",
     overrides: Overrides = None,
     device: Device = "auto",
-    workers: Workers = None,
+    workers: Workers = "auto",
 ) -> None:
     """Train the ladder of a space and keep it for every later study."""
     from autodistill import commands
@@ -82,7 +82,7 @@ def teachers_inspect(
     space: SpaceName = "",
     overrides: Overrides = None,
     device: Device = "auto",
-    workers: Workers = None,
+    workers: Workers = "auto",
     offline: Offline = False,
     output: OutputFormat = Format.TABLE,
     to: Annotated[Path | None, typer.Option("--out", help="Folder for an HTML page of the same.")] = None,

@@ -3,10 +3,11 @@
 from autodistill.commands.checking import check_space, env
 from autodistill.commands.exporting import export
 from autodistill.commands.inspecting import inspect_teachers
-from autodistill.commands.requests import search_family, search_request
+from autodistill.commands.requests import search_family, search_request, seconds
 from autodistill.commands.searching import dry_run, search
 from autodistill.commands.teaching import check_teachers, list_teachers, train_teachers
 from autodistill.commands.training import train
+from autodistill.commands.working import work
 
 __all__ = [
     "check_space",
@@ -19,6 +20,8 @@ __all__ = [
     "search",
     "search_family",
     "search_request",
+    "seconds",
     "train",
     "train_teachers",
+    "work",
 ]

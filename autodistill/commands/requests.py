@@ -82,29 +82,54 @@ def search_request(
     data: str = "",
     space: str = "",
     device: str = "auto",
-    workers: int | None = None,
+    workers: int | str = "auto",
     timeout: str = "",
     cache_size: str = "8GB",
     **rest: Any,
 ) -> Request:
     """A request from flags, with their defaults filled in."""
-    device = _device(device)
+    device = device_for(device)
     request = Request(
         student=student,
         data=data,
         space=space or _space_for(data),
         device=device,
-        workers=workers or (1 if device.startswith("cuda") else _cores()),
-        fill_gpu=workers is None and device.startswith("cuda"),
-        timeout_s=_number(timeout, SECONDS, "--timeout") if timeout else None,
+        workers=_workers(workers, device=device, storage=str(rest.get("storage", ""))),
+        fill_gpu=workers == "auto" and device.startswith("cuda"),
+        timeout_s=seconds(timeout, "--timeout") if timeout else None,
         cache_bytes=int(_number(cache_size, SIZES, "--cache-size")),
         **rest,
     )
     return request.model_copy(update={"command": _command(request, (request.student,))})
 
 
+def _workers(asked: int | str, *, device: str, storage: str) -> int:
+    """How many processes to start here."""
+    if asked == "auto":
+        return _gpus(device) if device.startswith("cuda") else min(_cores(), _gigabytes())
+    if not str(asked).isdecimal():
+        raise ConfigError(f"--workers {asked}: must be a number or auto")
+    if int(asked) == 0 and not storage:
+        raise ConfigError(
+            "--workers 0: nobody would train",
+            "0 only coordinates workers elsewhere: name the database that they share, --storage postgresql://...",
+        )
+    return int(asked)
+
+
+def _gpus(device: str) -> int:
+    return torch.cuda.device_count() if device == "cuda" else 1
+
+
 def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _gigabytes() -> int:
+    """Memory of the machine; where it does not say, as if there were enough."""
+    if not hasattr(os, "sysconf") or "SC_PHYS_PAGES" not in os.sysconf_names:
+        return _cores()
+    return max(1, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**30)
 
 
 def _space_for(data: str) -> str:
@@ -112,7 +137,12 @@ def _space_for(data: str) -> str:
     return name if name in shipped() else NEAREST_SPACE.get(name, "digits")
 
 
-def _device(asked: str) -> str:
+def device_for(asked: str) -> str:
+    """The device that a flag means.
+
+    Raises:
+        ConfigError: it is not here, or unknown.
+    """
     if asked == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     if asked.startswith("cuda") and not torch.cuda.is_available():
@@ -129,6 +159,10 @@ def _whole(text: str, units: Mapping[str, int | float], flag: str) -> int | None
     if number < 1:
         raise ConfigError(f"{flag} {text}: must be at least 1")
     return number
+
+
+def seconds(text: str, flag: str) -> float:
+    return _number(text, SECONDS, flag)
 
 
 def _number(text: str, units: Mapping[str, int | float], flag: str) -> float:

@@ -1,5 +1,6 @@
 """`search`: run a study with a live view, or say what it would take."""
 
+import shlex
 import sys
 from collections.abc import Generator, Sequence
 
@@ -7,6 +8,7 @@ from autodistill import console, showing
 from autodistill.commands.requests import Family
 from autodistill.recommend.words import count, excess_words
 from autodistill.records import ComparisonRecord, Event, LeftOutRecord, StudentBudget, StudyRecord
+from autodistill.storage import SQLITE, redacted
 from autodistill.store import cache_root
 from autodistill.study import (
     Estimate,
@@ -39,7 +41,7 @@ def search(family: Family, *, output: str, quiet: bool) -> None:
         with console.Watch(quiet=quiet) as watch:
             record = watch.follow(events)
     except KeyboardInterrupt:
-        console.show_note(f"\ninterrupted; every finished run is kept. Resume with: {command}")
+        console.show_note(f"\ninterrupted; every finished run is kept. Resume with: {command}{_with_storage(family)}")
         sys.exit(130)
     page = showing.rendered(record, showing.REPORTS / record.name)
     if output == "table":
@@ -77,6 +79,11 @@ def command_of(family: Family, students: Sequence[Prepared]) -> str:
     )
 
 
+def _with_storage(family: Family) -> str:
+    storage = family.requests[0].storage
+    return f" --storage {shlex.quote(redacted(storage))}" if storage else ""
+
+
 def _facts(prepared: Prepared, found: Estimate) -> dict[str, object]:
     return {
         "plan": spelt(found.plan),
@@ -103,7 +110,8 @@ def _introduce(students: Sequence[Prepared], left_out: Sequence[LeftOutRecord], 
         resuming = "resuming " if one.folder.record.exists() else ""
         console.show_note(f"study: {resuming}{one.folder.path}   teachers: {', '.join(one.teachers)}")
     _name_left_out(left_out, family.limits)
-    watched = " or ".join(f"optuna-dashboard sqlite:///{one.folder.database}" for one in students)
+    places = [redacted(one.request.storage or f"{SQLITE}{one.folder.database}") for one in students]
+    watched = " or ".join(f"optuna-dashboard {place}" for place in dict.fromkeys(places))
     console.show_note(f"watch: {watched}")
     console.show_note(f"teacher logits: up to {cache_size(first) / 1e6:.1f} MB in {cache_root()}")
 

@@ -39,6 +39,7 @@ from autodistill.records.profile import (
 from autodistill.records.runs import (
     EpochRecord,
     EvaluateOn,
+    Mode,
     ParamValue,
     RunRecord,
     RunRequest,
@@ -83,6 +84,7 @@ __all__ = [
     "InspectionRecord",
     "LatencyRecord",
     "LeftOutRecord",
+    "Mode",
     "Note",
     "ParamValue",
     "Phase",

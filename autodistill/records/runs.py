@@ -49,6 +49,9 @@ class EpochRecord(Record):
     """Set in the last epoch of a run that was asked to evaluate on test, and nowhere else."""
 
 
+Mode = Literal["eager", "graph", "compiled"]
+"""How training steps are executed: `graph` as a recorded CUDA graph."""
+
 EvaluateOn = Literal["validation", "validation+test", "test"]
 """`test`: the validation split is trained on, so it is not scored."""
 

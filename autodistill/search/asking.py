@@ -4,7 +4,6 @@ Optuna holds the searched trials only. Baselines live in the record: one complet
 parameters empties the intersection space and turns multivariate TPE into independent sampling.
 """
 
-import sqlite3
 import warnings
 import zlib
 from collections.abc import Callable, Mapping
@@ -18,9 +17,13 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from autodistill.errors import StoreError
 from autodistill.records import ParamValue, PlanRecord, TeacherRecord, TrialParams, TrialRecord
 from autodistill.space import Dimension, Range, Space
+from autodistill.storage import SQLITE, close_storage, open_storage, patience_of, patiently, redacted, unreachable
 from autodistill.store import seed_from
 
 Suggest = Callable[[str, "Dimension"], ParamValue]
+Say = Callable[[str], object]
+
+IDENTITY = "autodistill:identity"
 
 
 class Question(NamedTuple):
@@ -34,57 +37,71 @@ class Question(NamedTuple):
     """Rule to the parameter that the student temperature follows; None: it is 1."""
     audit: bool = False
     """Whether the best-looking pruned trials are trained to the end."""
+    identity: str = ""
+    """Tells studies of one name in one database apart; empty: the database is this study's alone."""
 
 
-def open_study(question: Question, database: Path | None) -> optuna.Study:
-    """Create or open the study's SQLite file, readable by `optuna-dashboard`; None: it lives in memory.
+def open_study(question: Question, database: Path | str | None) -> optuna.Study:
+    """Create or open the study in a database, readable by `optuna-dashboard`; None: it lives in memory.
 
     A damaged file is set aside: the search asks again from the kept results and ends up with an equal one.
 
+    Args:
+        database: a SQLite file, or the address of any storage.
+
     Raises:
-        StoreError: the file cannot be written.
+        StoreError: it cannot be reached or written, or holds another study of this name.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     if database is None:
         return optuna.create_study(direction="maximize")
+    if isinstance(database, str):
+        return _opened(question, database)
     try:
-        return _opened(question, database)
-    except sqlalchemy.exc.OperationalError as error:
-        raise unwritable(database, error) from error
-    except sqlalchemy.exc.DatabaseError:
+        return _opened(question, f"{SQLITE}{database}")
+    except StoreError as error:
+        if isinstance(error.__cause__, sqlalchemy.exc.OperationalError):
+            raise unwritable(database, error.__cause__) from error
         database.replace(database.with_suffix(".damaged"))
-        return _opened(question, database)
+        return _opened(question, f"{SQLITE}{database}")
 
 
-def unwritable(database: Path | None, error: Exception) -> StoreError:
+def unwritable(database: Path | str | None, error: Exception) -> StoreError:
     """What a database that fails amidst a study means for its owner."""
+    if isinstance(database, str):
+        return unreachable(database, error)
     reason = str(error).splitlines()[0]
     return StoreError(f"{database}: cannot be written ({reason})", "free space; the same command goes on from here")
 
 
-def _opened(question: Question, database: Path) -> optuna.Study:
-    storage = optuna.storages.RDBStorage(f"sqlite:///{database}", engine_kwargs={"connect_args": {"timeout": 60}})
-    sqlalchemy.event.listen(storage.engine, "connect", _write_ahead)
-    storage.engine.dispose()
-    return optuna.create_study(storage=storage, study_name=question.name, direction="maximize", load_if_exists=True)
-
-
-def _write_ahead(connection: sqlite3.Connection, _: object) -> None:
-    # Readers (a dashboard) and the study do not lock each other out, and a commit need not wait for the disk:
-    # what a power cut could take here is asked again from the results, which are flushed.
-    connection.execute("PRAGMA journal_mode=WAL")
-    connection.execute("PRAGMA synchronous=NORMAL")
+def _opened(question: Question, url: str) -> optuna.Study:
+    storage = open_storage(url)
+    study = optuna.create_study(storage=storage, study_name=question.name, direction="maximize", load_if_exists=True)
+    kept = study.user_attrs.get(IDENTITY, question.identity)
+    if question.identity and kept != question.identity:
+        close_study(study)
+        raise StoreError(
+            f"--storage {redacted(url)}: holds another study by the name of {question.name}",
+            "give this one its own name with --study",
+        )
+    if IDENTITY not in study.user_attrs and question.identity:
+        study.set_user_attr(IDENTITY, question.identity)
+    return study
 
 
 def close_study(study: optuna.Study) -> None:
-    """Give the database back: SQLite keeps the file open otherwise."""
-    study._storage.remove_session()
-    engine = getattr(getattr(study._storage, "_backend", study._storage), "engine", None)
-    if engine is not None:
-        engine.dispose()
+    """Give the database back."""
+    close_storage(study._storage)
 
 
-def ask(study: optuna.Study, question: Question, number: int, *, prior_of: str | None = None) -> TrialParams:
+def ask(
+    study: optuna.Study,
+    question: Question,
+    number: int,
+    *,
+    prior_of: str | None = None,
+    say: Say = lambda _: None,
+) -> TrialParams:
     """The parameters of trial `number`: those in the storage, or new ones.
 
     The sampler is seeded from (study seed, trial number), so a resumed study suggests what an
@@ -92,7 +109,13 @@ def ask(study: optuna.Study, question: Question, number: int, *, prior_of: str |
 
     Args:
         prior_of: the teacher whose prior this trial is; None: the sampler chooses.
+        say: told when the database is away; it is waited for.
     """
+    patience_s = patience_of(study._storage)
+    return patiently(lambda: _ask(study, question, number, prior_of), say=say, patience_s=patience_s)
+
+
+def _ask(study: optuna.Study, question: Question, number: int, prior_of: str | None) -> TrialParams:
     kept = study.get_trials(deepcopy=False)
     study.sampler = _sampler(question.space, seed_from(question.space.search.seed, number))
     if number < len(kept) and kept[number].state.is_finished():
@@ -107,8 +130,12 @@ def ask(study: optuna.Study, question: Question, number: int, *, prior_of: str |
     return _choose(_suggest(trial, question.space), question)
 
 
-def tell(study: optuna.Study, record: TrialRecord) -> None:
+def tell(study: optuna.Study, record: TrialRecord, *, say: Say = lambda _: None) -> None:
     """Report a trial's scores and, where it has ended, its state. Telling again changes nothing."""
+    patiently(lambda: _tell(study, record), say=say, patience_s=patience_of(study._storage))
+
+
+def _tell(study: optuna.Study, record: TrialRecord) -> None:
     frozen = study.get_trials(deepcopy=False)[record.number]
     if frozen.state.is_finished():
         return

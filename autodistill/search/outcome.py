@@ -35,6 +35,8 @@ class Desk(NamedTuple):
     outcome: Outcome
     study: optuna.Study
     run: Runner
+    notes: list[str]
+    """What the database made wait for; said with the next event."""
 
 
 def drive(desk: Desk, requests: Sequence[RunRequest]) -> Iterator[Event]:

@@ -8,7 +8,7 @@ import optuna
 import sqlalchemy
 
 from autodistill.errors import StudyError
-from autodistill.records import Event, PhaseStarted, TrialEnded, TrialRecord
+from autodistill.records import Event, Note, PhaseStarted, TrialEnded, TrialRecord
 from autodistill.search.asking import Question, ask, close_study, open_study, tell, unwritable
 from autodistill.search.auditing import audit
 from autodistill.search.confirming import confirm
@@ -18,22 +18,22 @@ from autodistill.search.plan import PROTECTED_PRIORS, wave_size
 from autodistill.search.requests import full_run, no_teacher_run, plain_kd_run, short_run
 
 
-def search(question: Question, outcome: Outcome, *, run: Runner, database: Path | None) -> Iterator[Event]:
+def search(question: Question, outcome: Outcome, *, run: Runner, database: Path | str | None) -> Iterator[Event]:
     """Run a study to its end, or on from where it was.
 
     Args:
         question: what is searched, over which teachers, with which plan.
         outcome: filled on the way.
         run: trains requests and yields their events, `RunEnded` for each.
-        database: Optuna's SQLite file; None: nothing is kept.
+        database: Optuna's SQLite file, or the address of another storage; None: nothing is kept.
 
     Raises:
         StudyError: every run of the first stage failed.
-        StoreError: the database cannot be written.
+        StoreError: the database cannot be reached or written.
     """
     study = open_study(question, database)
     try:
-        desk = Desk(question, outcome, study, run)
+        desk = Desk(question, outcome, study, run, [])
         promoted = yield from _baselines_and_priors(desk)
         yield from _waves(desk, promoted)
         yield from confirm(desk)
@@ -169,7 +169,7 @@ def _left(desk: Desk, promoted: int) -> int:
 
 def _new_trial(desk: Desk, *, wave: int, prior_of: str | None = None) -> TrialRecord:
     trials = desk.outcome.trials
-    params = ask(desk.study, desk.question, len(trials), prior_of=prior_of)
+    params = ask(desk.study, desk.question, len(trials), prior_of=prior_of, say=desk.notes.append)
     same = [trial.number for trial in trials if trial.params == params]
     trial = TrialRecord(
         number=len(trials),
@@ -204,6 +204,8 @@ def _finish(desk: Desk, trials: Sequence[TrialRecord]) -> Iterator[Event]:
 def _settle(desk: Desk, trial: TrialRecord) -> Iterator[Event]:
     """Put a trial into the record and tell Optuna."""
     desk.outcome.trials[trial.number] = trial
-    tell(desk.study, trial)
+    tell(desk.study, trial, say=desk.notes.append)
+    while desk.notes:
+        yield Note(text=desk.notes.pop(0), warning=True)
     if trial.state != "running":
         yield TrialEnded(record=trial)

@@ -33,7 +33,7 @@ class Estimate(NamedTuple):
 
 def estimate(prepared: Prepared) -> Estimate:
     """Measure a few steps of the student and its teachers, on workers as a study has them; writes nothing."""
-    with Pool(prepared.request.workers, prepared.setup) as pool:
+    with Pool(prepared.expected_workers, prepared.setup) as pool:
         costs = _returned(measure(prepared, pool.run))
     plan = plan_for(prepared, costs)
     return Estimate(plan, time_left(prepared, plan, costs), cache_size(prepared))
@@ -48,7 +48,7 @@ def measure(prepared: Prepared, run: Run) -> Generator[Event, None, Costs | None
     Returns:
         None where a worker could not tell.
     """
-    names, workers, untrained = tuple(prepared.teachers), prepared.request.workers, prepared.untrained
+    names, workers, untrained = tuple(prepared.teachers), prepared.expected_workers, prepared.untrained
     params = prior_params(prepared.space, names[0], TAU_STUDENT_FROM)
     # Workers do not start at the same moment: the first round wakes them, in the second they work side by side.
     yield from _answers(run, [ProbeTask(params=params, seconds=0.0)] * workers)
@@ -81,7 +81,7 @@ def plan_for(prepared: Prepared, costs: Costs | None) -> PlanRecord:
         prepared.space,
         teachers=len(prepared.teachers),
         requested=prepared.budget,
-        epochs_per_s=prepared.request.workers / epoch_s(costs) if costs else None,
+        epochs_per_s=prepared.expected_workers / epoch_s(costs) if costs else None,
         max_trials=prepared.request.max_trials,
     )
 
@@ -107,7 +107,7 @@ def time_left(prepared: Prepared, plan: PlanRecord, costs: Costs | None) -> Time
         return simulate(
             question._replace(name=folder.path.name),
             costs,
-            prepared.request.workers,
+            prepared.expected_workers,
             kept=lambda request: read_result(folder, request.run),
             database=database if database.exists() else None,
         )

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from pydantic import Field
+
 from autodistill import data as datasets
 from autodistill import ladder, teachers
 from autodistill.cost import student_record
@@ -14,6 +16,7 @@ from autodistill.errors import ConfigError, StoreError
 from autodistill.records import LatencyRecord, Record, StudentBudget, StudentRecord, StudyRecord, read_study
 from autodistill.search import make_plan, parse_budget
 from autodistill.space import Space, load
+from autodistill.storage import holds_study
 from autodistill.store import RunFolder, cache_root
 from autodistill.study.fitting import (
     check_batch,
@@ -57,6 +60,8 @@ class Request(Record):
     offline: bool = False
     limits: StudentBudget = StudentBudget()
     runs: str = "runs"
+    storage: str = Field(default="", repr=False)
+    """Address of the database; empty: a SQLite file in the run folder. No part of what a study is."""
     command: str = ""
 
 
@@ -88,6 +93,16 @@ class Prepared(NamedTuple):
             return read_study(self.folder.record)
         except StoreError:
             return None
+
+    @property
+    def database(self) -> Path | str:
+        """Where Optuna keeps the study: a file, or an address."""
+        return self.request.storage or self.folder.database
+
+    @property
+    def expected_workers(self) -> int:
+        """One at least, where all of them are to come from elsewhere."""
+        return max(1, self.request.workers)
 
     @property
     def views(self) -> int:
@@ -202,6 +217,8 @@ def _students(requests: Sequence[Request], common: _Common) -> list[StudentRecor
 
 def _prepared(request: Request, common: _Common, student: StudentRecord, *, planned: bool) -> Prepared:
     folder = _folder(request)
+    if request.storage:
+        holds_study(request.storage, folder.path.name)  # a database that cannot be reached is said before any work
     space = with_precision(common.space, folder, common.data, student=student.name, device=request.device)
     sharing = Sharing()
     if planned:

@@ -28,7 +28,7 @@ from autodistill.records import (
 from autodistill.rules import RULES
 from autodistill.search import Outcome, Question, audited_trials, importance, search
 from autodistill.space import dump
-from autodistill.store import RunFolder, claim, locked, read_result, write_text
+from autodistill.store import RunFolder, claim, digest, kept_result, locked, write_text
 from autodistill.study.environment import environment
 from autodistill.study.estimates import measure, plan_for, spelt, time_left
 from autodistill.study.limits import student_latency
@@ -37,6 +37,7 @@ from autodistill.study.preparing import Prepared, identity
 from autodistill.study.profiling import profiled
 from autodistill.study.simulating import Costs
 from autodistill.workers import CheckTask, LadderTask, Pool
+from autodistill.workers.crew import Crew, declare_complete
 
 
 @dataclass
@@ -74,19 +75,25 @@ def run_study(prepared: Prepared) -> Generator[Event, None, StudyRecord]:
         finished = _finished(prepared)
         if finished is not None:
             yield Note(text="this study is finished: nothing is left to train")
+            if request.storage:
+                declare_complete(request.storage, folder.path.name)
             return finished
-        for left in folder.path.rglob(".*.tmp"):
+        # Workers elsewhere go on while nobody coordinates: what they are writing is theirs.
+        for left in () if request.storage else folder.path.rglob(".*.tmp"):
             left.unlink(missing_ok=True)
         found = {**environment(request.device), "workers": str(request.workers)}
         write_text(folder.space, dump(prepared.runnable_space))
         write_text(folder.environment, json.dumps(found, indent=1) + "\n")
         latency = prepared.latency or student_latency(prepared)
-        with Pool(request.workers, prepared.setup) as pool:
+        with _hired(prepared) as pool:
             costs = yield from measure(prepared, pool.run)
             ledger = _ledger(prepared, costs, found)
             ledger.phase_s["start-up"] = round(ledger.phase_s.get("start-up", 0.0) + time.monotonic() - begun, 2)
             ledger.latency = latency
-            return (yield from paced(_recorded(prepared, pool, ledger), ledger.planned))
+            record = yield from paced(_recorded(prepared, pool, ledger), ledger.planned)
+            if record.state == "complete" and isinstance(pool, Crew):
+                pool.complete()
+            return record
 
 
 def _ledger(prepared: Prepared, costs: Costs | None, found: dict[str, str]) -> _Ledger:
@@ -103,7 +110,15 @@ def _ledger(prepared: Prepared, costs: Costs | None, found: dict[str, str]) -> _
     return ledger
 
 
-def _recorded(prepared: Prepared, pool: Pool, ledger: _Ledger) -> Generator[Event, None, StudyRecord]:
+def _hired(prepared: Prepared) -> Pool | Crew:
+    """Who does the study's tasks: processes of its own, or whoever shares its database."""
+    request = prepared.request
+    if not request.storage:
+        return Pool(request.workers, prepared.setup)
+    return Crew(request.workers, prepared.setup, url=request.storage, study=prepared.folder.path.name)
+
+
+def _recorded(prepared: Prepared, pool: Pool | Crew, ledger: _Ledger) -> Generator[Event, None, StudyRecord]:
     """Pass a study's events on, keep its record up to date, and stop when its time is up."""
     started, timeout = time.monotonic(), prepared.request.timeout_s
     phase, begun, before = "teachers", started, ledger.phase_s.get("teachers", 0.0)
@@ -133,7 +148,7 @@ def _add(total: dict[str, float], more: Mapping[str, float]) -> None:
         total[name] = total.get(name, 0.0) + seconds
 
 
-def _events(prepared: Prepared, pool: Pool, ledger: _Ledger) -> Generator[Event, None, None]:
+def _events(prepared: Prepared, pool: Pool | Crew, ledger: _Ledger) -> Generator[Event, None, None]:
     yield from (Note(text=note, warning=True) for note in prepared.notes)
     yield Note(text=f"plan: {spelt(ledger.plan)}")
     if ledger.planned is not None:
@@ -149,15 +164,16 @@ def _events(prepared: Prepared, pool: Pool, ledger: _Ledger) -> Generator[Event,
         ledger.teachers,
         {name: rule.tau_student_from for name, rule in RULES.items()},
         prepared.request.audit_pruning,
+        digest(identity(prepared)) if prepared.request.storage else "",
     )
 
     def run(requests: Sequence[RunRequest]) -> Iterator[Event]:
         yield from _remembered(prepared.folder, requests, pool)
 
-    yield from search(question, ledger.outcome, run=run, database=prepared.folder.database)
+    yield from search(question, ledger.outcome, run=run, database=prepared.database)
 
 
-def _teachers(prepared: Prepared, pool: Pool) -> Generator[Event, None, tuple[TeacherRecord, ...]]:
+def _teachers(prepared: Prepared, pool: Pool | Crew) -> Generator[Event, None, tuple[TeacherRecord, ...]]:
     """Check the given teachers, train the ladder's that are missing, check those."""
     names = prepared.teachers
     given = [CheckTask(name=name) for name, uri in names.items() if not uri.startswith(ladder.SCHEME)]
@@ -198,22 +214,13 @@ def _plan(prepared: Prepared, costs: Costs | None) -> PlanRecord:
     return plan
 
 
-def _remembered(folder: RunFolder, requests: Sequence[RunRequest], pool: Pool) -> Iterator[Event]:
+def _remembered(folder: RunFolder, requests: Sequence[RunRequest], pool: Pool | Crew) -> Iterator[Event]:
     """Results that are kept are not trained again."""
-    kept = {request.run: _kept(folder, request) for request in requests}
+    kept = {request.run: kept_result(folder, request) for request in requests}
     yield from (ended for ended in kept.values() if ended is not None)
     for message in pool.run([request for request in requests if kept[request.run] is None]):
         if isinstance(message, Event):
             yield message
-
-
-def _kept(folder: RunFolder, request: RunRequest) -> RunEnded | None:
-    """The kept result of this very run; one of a run with other parameters under the same name is none."""
-    ended = read_result(folder, request.run)
-    if ended is None:
-        return None
-    asked, found = ((it.params, it.seed, it.epochs) for it in (request, ended.record))
-    return ended if asked == found else None
 
 
 def _stopped(prepared: Prepared, ledger: _Ledger) -> StudyRecord:

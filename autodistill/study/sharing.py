@@ -8,9 +8,9 @@ from torch import nn
 
 from autodistill.data import Data
 from autodistill.models import student_network
+from autodistill.records import Mode
 from autodistill.space import Space
 from autodistill.trainer import Recipe
-from autodistill.trainer.execution import Mode
 from autodistill.trainer.probing import faster_step, measured
 from autodistill.views import View
 

@@ -8,7 +8,7 @@ import contextlib
 import copy
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -34,7 +34,7 @@ CHECKPOINT_EVERY_S = 5.0
 """Least seconds between two saves."""
 
 
-def train(
+def train(  # noqa: PLR0913
     model: nn.Module,
     data: Data,
     recipe: Recipe,
@@ -44,6 +44,7 @@ def train(
     checkpoint: Path | None = None,
     watch: Stopwatch | None = None,
     execution: Execution = EAGER,
+    urgent: Callable[[], bool] = lambda: False,
 ) -> Iterator[EpochRecord]:
     """Train `model` in place; when the iterator ends it holds the averaged weights.
 
@@ -54,6 +55,7 @@ def train(
             holds are yielded again. One that is damaged, or of another run, is as none.
         watch: told what soft targets and evaluations take.
         execution: how the steps are executed. On a CPU none but `compiled` changes a bit.
+        urgent: whether to save at this epoch's end, however soon after the last time.
 
     Raises:
         TrialError: the loss is not finite, or that of the averaged weights on a split.
@@ -76,7 +78,8 @@ def train(
         epoch = len(state.curve) + 1
         state.curve.append(EpochRecord(epoch=epoch, train_loss=total, hard_loss=hard, **taught, **scores))
         last = len(state.curve) == recipe.epochs
-        if checkpoint is not None and not last and time.monotonic() - saved >= CHECKPOINT_EVERY_S:
+        due = urgent() or time.monotonic() - saved >= CHECKPOINT_EVERY_S
+        if checkpoint is not None and not last and due:
             save(state, checkpoint, key)
             saved = time.monotonic()
         if last:

@@ -1,13 +1,12 @@
 """How a step is executed: eagerly, recorded in a CUDA graph, or compiled; eagerly wherever the other fails."""
 
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 
+from autodistill.records import Mode
 from autodistill.trainer.step import Step
-
-Mode = Literal["eager", "graph", "compiled"]
 
 WARM_UP = 3
 """Steps before a recording: the optimiser makes its buffers in the first, cuDNN and cuBLAS choose their kernels."""

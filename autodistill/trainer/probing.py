@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 from autodistill.data import Data, Split
-from autodistill.records import EpochRecord
+from autodistill.records import EpochRecord, Mode
 from autodistill.trainer import Execution, Recipe, train
-from autodistill.trainer.execution import WARM_UP, Mode
+from autodistill.trainer.execution import WARM_UP
 
 STEPS = 2 * WARM_UP + 2
 """In an epoch of a probe: the first one holds the warm-up and the recording, the second is timed."""

@@ -1,6 +1,9 @@
-"""Processes that run trials: started once, one thread each on a CPU, given tasks over a pipe."""
+"""Processes that run trials: started once, one thread each on a CPU, given tasks over a pipe or a database.
 
-from autodistill.workers.messages import (
+`crew`, the second way, is imported by whoever needs it: it brings Optuna along.
+"""
+
+from autodistill.queue.messages import (
     AgreementTask,
     CheckTask,
     LadderTask,

@@ -15,15 +15,14 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import TracebackType
 
+import torch
+
 from autodistill.errors import AutodistillError, StudyError
-from autodistill.records import RunEnded, RunRecord, RunRequest
+from autodistill.queue.messages import Message, Setup, Task
+from autodistill.queue.terms import MOST_DEATHS, given_up, length
+from autodistill.records import RunRequest
 from autodistill.store import RunFolder, write_result
-from autodistill.workers.messages import LadderTask, Message, Setup, Task
 from autodistill.workers.tasks import Workplace
-
-MOST_DEATHS = 3
-"""A task whose worker died this often is given up."""
-
 
 ALLOCATOR = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**32), "MALLOC_TOP_PAD_": str(2**28)}
 """glibc: keep freed memory instead of giving it back after every step; 10-15 % of a small student's step on a CPU.
@@ -47,7 +46,7 @@ class Pool:
     def __init__(self, size: int, setup: Setup) -> None:
         self._setup = setup
         self._context = multiprocessing.get_context("spawn")
-        self._workers = [self._start() for _ in range(size)]
+        self._workers = [self._start(number) for number in range(size)]
         self._deaths: dict[str, int] = {}
 
     def __enter__(self) -> "Pool":
@@ -71,7 +70,7 @@ class Pool:
             AutodistillError: a task met one that is no run's own failure.
             StudyError: workers keep dying on a task that is no run.
         """
-        waiting = deque(sorted(tasks, key=_length, reverse=True))
+        waiting = deque(sorted(tasks, key=length, reverse=True))
         self._feed(waiting)
         while any(worker.task is not None for worker in self._workers):
             pipes = {worker.pipe: worker for worker in self._workers if worker.task is not None}
@@ -80,10 +79,11 @@ class Pool:
                 yield from self._receive(worker, waiting)
             self._feed(waiting)
 
-    def _start(self) -> _Worker:
+    def _start(self, number: int) -> _Worker:
         ours, theirs = self._context.Pipe()
-        process = self._context.Process(target=work, args=(self._setup, theirs, os.getpid()), daemon=True)
-        with _in_environment(ALLOCATOR), _uninterrupted():
+        setup = self._setup.model_copy(update={"device": device_of(self._setup.device, number)})
+        process = self._context.Process(target=work, args=(setup, theirs, os.getpid()), daemon=True)
+        with in_environment(ALLOCATOR), uninterrupted():
             process.start()
         theirs.close()
         return _Worker(process, ours)
@@ -116,29 +116,34 @@ class Pool:
         assert task is not None
         worker.pipe.close()
         worker.process.join(5)
-        self._workers[self._workers.index(worker)] = self._start()
+        number = self._workers.index(worker)
+        self._workers[number] = self._start(number)
         name = task.run if isinstance(task, RunRequest) else repr(task)
         self._deaths[name] = self._deaths.get(name, 0) + 1
         if self._deaths[name] < MOST_DEATHS:
             waiting.appendleft(task)
             return
-        error = f"the worker process died {MOST_DEATHS} times ({_cause(worker.process.exitcode)})"
+        error = f"the worker process died {MOST_DEATHS} times ({cause(worker.process.exitcode)})"
         if not isinstance(task, RunRequest):
             raise StudyError(f"{error} on {name}", "see its traceback above; try --workers 1")
-        fields = task.model_dump(exclude={"evaluate_on", "params"})
-        record = RunRecord(**fields, params=task.params, state="failed", error=error)
-        ended = RunEnded(record=record, wall_s=0.0)
+        ended = given_up(task, error)
         # Kept like any other failure: what the search decides next rests on it, and must after a resume.
         write_result(RunFolder(Path(self._setup.runs)), ended)
         yield ended
 
 
-def _cause(code: int | None) -> str:
+def device_of(device: str, number: int) -> str:
+    """The device of a study's worker: several GPUs are dealt out, where none is named."""
+    count = torch.cuda.device_count() if device == "cuda" else 0
+    return f"cuda:{number % count}" if count > 1 else device
+
+
+def cause(code: int | None) -> str:
     return f"signal {-code}: out of memory?" if code is not None and code < 0 else f"exit code {code}"
 
 
 @contextlib.contextmanager
-def _uninterrupted() -> Iterator[None]:
+def uninterrupted() -> Iterator[None]:
     """Ctrl-C reaches every process of a terminal; a worker started in here never sees it, its parent ends it."""
     # The tracker unblocks the signal when it is started: start it first.
     resource_tracker.ensure_running()
@@ -150,7 +155,7 @@ def _uninterrupted() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _in_environment(variables: Mapping[str, str]) -> Iterator[None]:
+def in_environment(variables: Mapping[str, str]) -> Iterator[None]:
     kept = {name: os.environ.get(name) for name in variables}
     os.environ.update(variables)
     try:
@@ -166,7 +171,7 @@ def _in_environment(variables: Mapping[str, str]) -> Iterator[None]:
 def work(setup: Setup, pipe: Connection, parent: int) -> None:
     """A worker process: take tasks from the pipe until it closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_follow, args=(parent,), daemon=True).start()
+    threading.Thread(target=follow, args=(parent,), daemon=True).start()
     place = Workplace(setup)
     while True:
         try:
@@ -186,13 +191,8 @@ def _answer(place: Workplace, task: Task, pipe: Connection) -> None:
         pipe.send(error)
 
 
-def _follow(parent: int) -> None:
+def follow(parent: int) -> None:
     """End with the parent, however it ended: an orphan would write into a study that another one resumes."""
     while os.getppid() == parent:
         time.sleep(0.2)
     os._exit(1)
-
-
-def _length(task: Task) -> int:
-    # Ladder tasks come in order of capacity: the last is the longest. Sorting is stable, so give them no order.
-    return task.epochs if isinstance(task, RunRequest) else int(isinstance(task, LadderTask))

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from autodistill.data import Data, Split
 from autodistill.profile import MOST_ROWS, agreement, profile
+from autodistill.queue.messages import Probe
 from autodistill.records import TrialParams
 from autodistill.space import Space
 from autodistill.stopwatch import Stopwatch
@@ -17,7 +18,6 @@ from autodistill.teachers import Normalisation, Teacher, logits_of
 from autodistill.teachers.teacher import BATCH, ready
 from autodistill.trainer import Recipe, Supervision, evaluate, supervise, train
 from autodistill.views import View
-from autodistill.workers.messages import Probe
 
 STEPS = 8
 """Of a measured epoch, at most: more tell no more about one."""

@@ -15,6 +15,20 @@ from autodistill.errors import CacheError, TrialError
 from autodistill.ladder import SCHEME, file_uri, network, train_teacher
 from autodistill.models import student_network
 from autodistill.profile import agreement, profile
+from autodistill.queue.messages import (
+    AgreementTask,
+    CheckTask,
+    LadderTask,
+    Message,
+    ProbeTask,
+    Profiled,
+    ProfileTask,
+    Setup,
+    Task,
+    TeacherProbe,
+    TeacherProbeTask,
+)
+from autodistill.queue.terms import AT_HOME, Terms
 from autodistill.records import (
     AgreementRecord,
     EpochEvent,
@@ -34,19 +48,6 @@ from autodistill.trainer import Execution, Recipe, Supervision, supervise, train
 from autodistill.trainer.probing import images_that_fit
 from autodistill.views import View
 from autodistill.workers.memory import within_memory
-from autodistill.workers.messages import (
-    AgreementTask,
-    CheckTask,
-    LadderTask,
-    Message,
-    ProbeTask,
-    Profiled,
-    ProfileTask,
-    Setup,
-    Task,
-    TeacherProbe,
-    TeacherProbeTask,
-)
 from autodistill.workers.probing import probe_student, probe_untrained, view_s
 
 
@@ -63,6 +64,7 @@ class Workplace:
             # A process that wants more runs out of its own share, and takes no memory from the others' runs.
             torch.cuda.set_per_process_memory_fraction(setup.memory_share, self.device.index)
         self.folder = RunFolder(Path(setup.runs))
+        self.terms: Terms = AT_HOME
         spec = setup.space.data
         self.view = View(spec.view_seed, spec.crop, spec.flip)
         self.watch = Stopwatch()
@@ -153,6 +155,7 @@ class Workplace:
             epochs = self.fitted(request, supervision, checkpoint=self.folder.checkpoint(request.run), curve=curve)
             model, micro_batches = yield from epochs
             if request.epochs == self.setup.space.training.epochs:
+                self.terms.hold()
                 self.keep(model, self.folder.weights(request.run))
         except (TrialError, CacheError, RuntimeError) as found:
             # torch raises RuntimeError, out of memory included: one run's failure, recorded; the study goes on.
@@ -171,7 +174,7 @@ class Workplace:
         parts = {name: took for name, took in parts.items() if took > 0}
         parts["student"] = wall_s - sum(parts.values())
         ended = RunEnded(record=record, wall_s=wall_s, views_computed=self.cache.computed - computed, parts_s=parts)
-        write_result(self.folder, ended)
+        write_result(self.folder, ended, hold=self.terms.hold)
         self.folder.checkpoint(request.run).unlink(missing_ok=True)
         yield ended
 
@@ -230,6 +233,7 @@ class Workplace:
             checkpoint=checkpoint,
             watch=self.watch,
             execution=self.execution,
+            urgent=self.terms.urgent,
         ):
             now = time.monotonic()
             yield EpochEvent(run=request.run, epochs=request.epochs, record=record, wall_s=now - begun)

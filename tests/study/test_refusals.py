@@ -35,6 +35,10 @@ REFUSED = {
     "above": ({"study": ".."}, r"--study \.\.: must be a plain name"),
     "stride": ({"more": ["student.stem_stride=3"]}, r"student\.stem_stride"),
     "teacher": ({"teachers": ("file:gone.safetensors?arch=resnet8",)}, r"no such file: gone\.safetensors"),
+    "nobody": ({"workers": 0}, r"--workers 0: nobody would train"),
+    "count": ({"workers": "many"}, r"--workers many: must be a number or auto"),
+    "storage": ({"storage": "mysql://me:pass@host/kd"}, r"--storage \*\*\*: is no address of a database"),
+    "away": ({"storage": "postgresql://me:pass@/kd?host=/nowhere"}, r"--storage postgresql://me:\*\*\*@/kd\?\*\*\*"),
     "sizes": ({"more": ["data.train=5000"]}, r"data\.train"),
 }
 
@@ -46,6 +50,7 @@ def test_what_cannot_be_is_refused_before_any_work(case):
     before = everything(Path(), cache_root())
     with pytest.raises(AutodistillError, match=message) as found:
         prepare(request(*flags.pop("more", ()), **flags))
+    assert "pass@" not in str(found.value)
     assert found.value.exit_code == 2
     assert everything(Path(), cache_root()) == before
 

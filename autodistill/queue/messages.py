@@ -1,8 +1,16 @@
 """What workers are told and what they answer: plain data, so that it can travel."""
 
-from autodistill.records import AgreementRecord, Event, ProfileRecord, Record, RunRequest, TeacherRecord, TrialParams
+from autodistill.records import (
+    AgreementRecord,
+    Event,
+    Mode,
+    ProfileRecord,
+    Record,
+    RunRequest,
+    TeacherRecord,
+    TrialParams,
+)
 from autodistill.space import Space
-from autodistill.trainer.execution import Mode
 
 
 class Setup(Record):

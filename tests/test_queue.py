@@ -1,0 +1,385 @@
+"""The queue: a task is claimed once, goes on after a death, is answered by who holds it alone, and counts once."""
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from optuna.trial import TrialState
+from simulated import Simulated, epoch_of
+
+from autodistill import errors
+from autodistill.errors import AutodistillError, StoreError, StudyError, TeacherError
+from autodistill.queue.board import Board, Entry, board_name, open_board
+from autodistill.queue.lease import Lease, take_chair
+from autodistill.queue.messages import CheckTask, ProfileTask, Setup
+from autodistill.queue.serving import Tools, serve
+from autodistill.queue.terms import LeaseLost, Pace
+from autodistill.queue.wire import from_wire, to_wire
+from autodistill.records import EpochEvent, Note, RunEnded, RunRequest, TeacherRecord, TrialParams
+from autodistill.space import Space
+from autodistill.storage import close_storage
+from autodistill.store import RunFolder, read_result, write_result, write_text
+from autodistill.workers import crew as crew_module
+from autodistill.workers.crew import Crew
+
+QUICK = Pace(beat_s=0.05, lease_s=0.5, look_s=0.01, idle_s=0.05)
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch):
+    monkeypatch.setattr(crew_module, "PACE", QUICK)
+
+
+@pytest.fixture(params=["sqlite", "journal", "server"])
+def url(request, tmp_path) -> str:
+    if request.param == "server":
+        return request.getfixturevalue("postgres").url
+    return {"sqlite": f"sqlite:///{tmp_path}/kd.db", "journal": f"journal:{tmp_path}/kd.log"}[request.param]
+
+
+@pytest.fixture
+def file(tmp_path) -> str:
+    return f"sqlite:///{tmp_path}/kd.db"
+
+
+def setup(place: Path) -> Setup:
+    runs = place / "runs" / "s"
+    write_text(RunFolder(runs).identity, "{}")
+    teachers = {"a": "file:a", "b": "file:b"}
+    return Setup(
+        space=Space(), student="x", teachers=teachers, views=1, device="cpu", runs=str(runs), cache=str(place)
+    )
+
+
+def request(run: str, *, epochs: int = 3) -> RunRequest:
+    return RunRequest(run=run, params=TrialParams(), seed=1, epochs=epochs)
+
+
+class Hand:
+    """A worker in a thread of this process."""
+
+    def __init__(self, url: str, study: str, *, furnish=Simulated, wait_s: float = 20.0) -> None:
+        self.said: list[str] = []
+        self.end: str | BaseException = ""
+        self.stop = threading.Event()
+        self.places: list[Simulated] = []
+
+        def furnished(setup: Setup) -> Simulated:
+            self.places.append(furnish(setup))
+            return self.places[-1]
+
+        tools = Tools(furnished, lambda setup: setup, self.said.append, self.stop, wait_s)
+        self._thread = threading.Thread(target=self._work, args=(url, study, tools))
+        self._thread.start()
+
+    def _work(self, url: str, study: str, tools: Tools) -> None:
+        try:
+            self.end = serve(url, study, tools)
+        except BaseException as error:  # noqa: BLE001
+            self.end = error
+
+    def join(self) -> str | BaseException:
+        self._thread.join(20)
+        assert not self._thread.is_alive()
+        return self.end
+
+    @property
+    def trained(self) -> list[tuple[str, int]]:
+        return [epoch for place in self.places for epoch in place.trained]
+
+
+@contextmanager
+def hands(url: str, study: str, count: int, **options) -> Iterator[list[Hand]]:
+    found = [Hand(url, study, **options) for _ in range(count)]
+    try:
+        yield found
+    finally:
+        for one in found:
+            one.stop.set()
+            one.join()
+
+
+def ended(messages) -> dict[str, RunEnded]:
+    found = [it for it in messages if isinstance(it, RunEnded)]
+    assert len({it.record.run for it in found}) == len(found), "counted twice"
+    return {it.record.run: it for it in found}
+
+
+def name_of(url: str, tmp_path: Path) -> str:
+    return f"study-{tmp_path.name}"
+
+
+def test_many_workers_do_each_task_once_and_leave_when_the_study_is_complete(url, tmp_path):
+    name = name_of(url, tmp_path)
+    with hands(url, name, 4) as many, Crew(0, setup(tmp_path), url=url, study=name) as crew:
+        messages = list(crew.run([request(f"r{n}", epochs=n) for n in range(1, 13)]))
+        teachers = list(crew.run([CheckTask(name="a"), CheckTask(name="b")]))
+        crew.complete()
+        ends = [one.join() for one in many]
+    results = ended(messages)
+    assert set(results) == {f"r{n}" for n in range(1, 13)}
+    for run, result in results.items():
+        own = [it.record for it in messages if isinstance(it, EpochEvent) and it.run == run]
+        assert tuple(own) == result.record.curve
+        assert read_result(RunFolder(tmp_path / "runs" / "s"), run).record == result.record
+    assert sorted(it.name for it in teachers if isinstance(it, TeacherRecord)) == ["a", "b"]
+    trained = [epoch for one in many for epoch in one.trained]
+    assert len(trained) == len(set(trained)) == sum(range(1, 13))
+    assert all(str(end).startswith(f"study {name} is complete; ") for end in ends)
+    board = open_board(url, name)
+    assert not [it for it in board.everything() if it.state == TrialState.RUNNING]
+    close_storage(board.storage)
+
+
+def test_a_claim_is_won_by_one(url, tmp_path):
+    board = open_board(url, name_of(url, tmp_path))
+    ids = [board.put(to_wire(request(f"r{n}")), setup="") for n in range(8)]
+    assert board.put(to_wire(request("r3")), setup="") == ids[3], "it hangs there already"
+    start, taken = threading.Barrier(4), []
+
+    def take() -> None:
+        own = open_board(url, name_of(url, tmp_path))
+        start.wait()
+        while (entry := own.take()) is not None:
+            taken.append(entry.id)
+        close_storage(own.storage)
+
+    threads = [threading.Thread(target=take) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(taken) == sorted(ids)
+    close_storage(board.storage)
+
+
+def orphaned(url: str, name: str, place: Path, run: RunRequest) -> tuple[Board, Entry, Lease]:
+    """A task whose worker is silent: it was claimed and gave one sign of life."""
+    board = open_board(url, name)
+    key = crew_module.digest(setup(place).model_dump(mode="json"))
+    board.put(to_wire(run), setup=key)
+    entry = board.take()
+    assert entry is not None
+    lease = Lease(board, entry, worker="gone:1", pace=QUICK)
+    lease._live()
+    return board, entry, lease
+
+
+def test_a_silent_worker_s_task_goes_on_from_its_checkpoint_and_counts_once(url, tmp_path):
+    name, run = name_of(url, tmp_path), request("r", epochs=6)
+    board, _, lease = orphaned(url, name, tmp_path, run)
+    write_text(RunFolder(tmp_path / "runs" / "s").checkpoint("r"), "4")
+    with Crew(0, setup(tmp_path), url=url, study=name) as crew, hands(url, name, 1) as (one,):
+        messages = list(crew.run([run]))
+        assert one.trained == [("r", 5), ("r", 6)]
+    assert ended(messages)["r"].record.curve == tuple(epoch_of(run, n) for n in range(1, 7))
+    (note,) = [it.text for it in messages if isinstance(it, Note)]
+    assert note == "lost the worker gone:1 r (no sign of life for 0.5 s): another goes on"
+    for late in (lease.demand, lambda: lease.finish([to_wire(Note(text="late"))]), lease.hand_back, lease._live):
+        with pytest.raises(LeaseLost):
+            late()
+    close_storage(board.storage)
+
+
+def test_a_worker_that_lost_its_lease_writes_nothing(file, tmp_path):
+    """It wakes up with a finished run in its hands; somebody else has the task by then."""
+    folder, run = RunFolder(tmp_path / "runs" / "s"), request("r")
+    board, entry, lease = orphaned(file, "s", tmp_path, run)
+    board.reopen(entry, died=True)
+    mine = RunEnded(record=Simulated(setup(tmp_path)) and _record(run), wall_s=1.0)
+    with pytest.raises(LeaseLost):
+        write_result(folder, mine, hold=lease.demand)
+    assert not folder.result("r").exists()
+    assert not list(folder.path.rglob(".*.tmp"))
+    close_storage(board.storage)
+
+
+def _record(run: RunRequest):
+    from simulated import record_of
+
+    return record_of(run, tuple(epoch_of(run, n) for n in range(1, run.epochs + 1)))
+
+
+def test_an_answer_of_an_older_generation_is_not_taken(file, tmp_path):
+    """It answers in the very moment in which the task is given to somebody else."""
+    run = request("r")
+    board, entry, _ = orphaned(file, "s", tmp_path, run)
+    board.reopen(entry, died=True)
+    board.finish(entry, [to_wire(Note(text="from the past"))])
+    with Crew(0, setup(tmp_path), url=file, study="s") as crew, hands(file, "s", 1):
+        messages = list(crew.run([run]))
+    assert "from the past" not in [it.text for it in messages if isinstance(it, Note)]
+    assert set(ended(messages)) == {"r"}
+    close_storage(board.storage)
+
+
+def test_a_run_whose_worker_died_after_keeping_it_is_not_trained_again(file, tmp_path):
+    run = request("r")
+    board, *_ = orphaned(file, "s", tmp_path, run)
+    list(Simulated(setup(tmp_path)).do(run))
+    with Crew(0, setup(tmp_path), url=file, study="s") as crew, hands(file, "s", 1) as (one,):
+        (result,) = ended(crew.run([run])).values()
+        assert one.trained == []
+    assert not result.reused, "nobody has counted it yet"
+    close_storage(board.storage)
+
+
+class Deadly(Simulated):
+    """Kills its worker's heart: what a crash looks like from elsewhere."""
+
+    def do(self, task):
+        raise MemoryError
+
+
+def test_a_task_that_kills_its_worker_again_and_again_is_given_up(file, tmp_path, monkeypatch):
+    monkeypatch.setattr(crew_module, "PACE", QUICK.model_copy(update={"lease_s": 0.2}))
+    with Crew(0, setup(tmp_path), url=file, study="s") as crew, hands(file, "s", 6, furnish=Deadly) as many:
+        (result,) = ended(crew.run([request("r")])).values()
+        with pytest.raises(StudyError, match=r"died 3 times \(no sign of life for 0\.2 s\) on CheckTask"):
+            list(crew.run([CheckTask(name="a")]))
+        assert [type(one.join()) for one in many] == [MemoryError] * 6
+    assert result.record.state == "failed"
+    assert result.record.error == "the worker process died 3 times (no sign of life for 0.2 s)"
+    assert read_result(RunFolder(tmp_path / "runs" / "s"), "r").record == result.record
+
+
+class Refusing(Simulated):
+    def do(self, task):
+        raise TeacherError("no such file", "look for it")
+
+
+def test_an_error_that_is_no_run_s_own_reaches_the_coordinator_whole(file, tmp_path):
+    with Crew(0, setup(tmp_path), url=file, study="s") as crew, hands(file, "s", 1, furnish=Refusing):
+        with pytest.raises(TeacherError) as found:
+            list(crew.run([CheckTask(name="a")]))
+        assert (found.value.message, found.value.hint) == ("no such file", "look for it")
+
+
+class Slow(Simulated):
+    def __init__(self, setup: Setup) -> None:
+        super().__init__(setup, epoch_s=0.03)
+
+
+def test_who_is_told_to_leave_hands_back_and_another_goes_on_at_once(url, tmp_path):
+    name, run = name_of(url, tmp_path), request("r", epochs=30)
+    with hands(url, name, 2, furnish=Slow) as (first, second), Crew(0, setup(tmp_path), url=url, study=name) as crew:
+        messages, left = [], None
+        for message in crew.run([run]):
+            messages.append(message)
+            if left is None and isinstance(message, EpochEvent):
+                left = first if first.trained else second
+                left.stop.set()
+        assert left.join() == f"left study {name} after 0 tasks"
+    assert not [it for it in messages if isinstance(it, Note)], "no death"
+    trained = [*first.trained, *second.trained]
+    assert sorted(trained) == [("r", n) for n in range(1, 31)], "from the checkpoint, no epoch twice"
+    assert min(len(first.trained), len(second.trained)) >= 1
+    assert ended(messages)["r"].record == _record(run)
+
+
+def test_a_second_coordinator_is_refused_and_a_dead_one_replaced(url, tmp_path):
+    name = name_of(url, tmp_path)
+    board = open_board(url, name)
+    lease = take_chair(board, place="here:/runs/s", pace=QUICK)
+    with lease.beating(), pytest.raises(StoreError, match=r"another autodistill coordinates .* \(here:/runs/s\)"):
+        take_chair(board, place="there:/runs/s", pace=QUICK)
+    begun = time.monotonic()
+    next_one = take_chair(board, place="there:/runs/s", pace=QUICK)
+    assert time.monotonic() - begun > QUICK.lease_s / 2, "it could have been alive"
+    with pytest.raises(LeaseLost):
+        lease.demand()
+    next_one._live()
+    begun = time.monotonic()
+    take_chair(board, place="there:/runs/s", pace=QUICK)
+    assert time.monotonic() - begun < QUICK.lease_s / 2, "who holds the folder's lock knows that it is dead"
+    close_storage(board.storage)
+
+
+def test_a_coordinator_that_was_replaced_stops(file, tmp_path):
+    with Crew(0, setup(tmp_path), url=file, study="s") as crew:
+        board = open_board(file, "s")
+        board.reopen(board.chair(), died=False)
+        with pytest.raises(StudyError, match="took this study over"):
+            list(crew.run([request("r")]))
+        close_storage(board.storage)
+
+
+def test_what_waits_is_taken_down_when_the_coordinator_leaves(file, tmp_path):
+    with Crew(0, setup(tmp_path), url=file, study="s") as crew:
+        crew._put(request("r"))
+    board = open_board(file, "s")
+    assert [it.state for it in board.everything()] == [TrialState.FAIL]
+    assert board.chair().state == TrialState.WAITING
+    close_storage(board.storage)
+
+
+def test_tasks_of_another_setup_are_taken_down(file, tmp_path):
+    board = open_board(file, "s")
+    board.put(to_wire(CheckTask(name="a")), setup="another")
+    with Crew(0, setup(tmp_path), url=file, study="s"):
+        assert [it.state for it in board.everything()] == [TrialState.FAIL]
+    close_storage(board.storage)
+
+
+def test_a_worker_waits_for_its_study_up_to_a_limit(file):
+    one = Hand(file, "never", wait_s=0.5)
+    end = one.join()
+    assert isinstance(end, StudyError)
+    assert "study never was not there within 0.5 s" in end.message
+    assert one.said == ["waiting up to 0.5 s for study never"]
+    assert not Path(file.removeprefix("sqlite:///")).exists()
+
+
+def test_a_restart_of_the_database_loses_nothing(postgres, tmp_path, monkeypatch):
+    monkeypatch.setattr(crew_module, "PACE", QUICK.model_copy(update={"lease_s": 10.0}))
+    name, runs = f"study-{tmp_path.name}", [request(f"r{n}", epochs=12) for n in range(6)]
+    setup_ = setup(tmp_path)
+    with Crew(0, setup_, url=postgres.url, study=name) as crew, hands(postgres.url, name, 2, furnish=Slow) as many:
+        messages = []
+        for message in crew.run(runs):
+            messages.append(message)
+            if len(messages) == 8:
+                postgres.stop()
+                time.sleep(1)
+                postgres.start()
+        trained = [epoch for one in many for epoch in one.trained]
+    assert {run: it.record for run, it in ended(messages).items()} == {it.run: _record(it) for it in runs}
+    assert len(trained) == len(set(trained)), "an outage that is shorter than a lease is no death"
+    assert any("the database does not answer" in it.text for it in messages if isinstance(it, Note))
+
+
+words = st.text(max_size=20)
+
+
+@given(words, words, st.sampled_from([kind for kind in vars(errors).values() if isinstance(kind, type)]))
+def test_errors_travel_whole(message, hint, kind):
+    if not issubclass(kind, AutodistillError):
+        return
+    found = from_wire(to_wire(kind(message, hint)))
+    assert (type(found), found.message, found.hint) == (kind, message, hint)
+
+
+@given(words, st.floats())
+def test_records_travel_whole(text, number):
+    same = (CheckTask(name=text), ProfileTask(name=text), request(text), Note(text=text, warning=True))
+    for sent in same:
+        assert from_wire(to_wire(sent)) == sent
+        assert type(from_wire(to_wire(sent))) is type(sent)
+    epoch = epoch_of(request("r"), 1).model_copy(update={"train_loss": number})
+    sent = EpochEvent(run=text, epochs=1, record=epoch, wall_s=number)
+    assert repr(from_wire(to_wire(sent))) == repr(sent), "not a number and infinity too"
+
+
+@pytest.mark.parametrize("text", ["", "Nobody {}", 'CheckTask {"name": 1}', "CheckTask [", "Setup {}"])
+def test_what_another_version_sent_is_refused(text):
+    with pytest.raises(StoreError, match="does not know"):
+        from_wire(text)
+
+
+def test_the_board_s_study_is_another_one_than_the_search_s():
+    assert board_name("s") != "s"

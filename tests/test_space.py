@@ -64,7 +64,10 @@ def test_every_mistake_is_named_at_once_with_file_key_value_and_what_is_allowed(
         ({"search": {"rules": {"ts": {"tau": 4}}}}, "prior.rule: 'isats' is not searched (search.rules has ts)"),
         ({"search": {"rules": {"ts": {"tua": 4}}}}, "search.rules.ts.tua: unknown parameter (did you mean 'tau'?"),
         ({"search": {"rules": {"ts": {"tau": -4.0}}}}, "search.rules.ts.tau: must be above 0 (got -4)"),
-        ({"training": {"epochs": 3, "short_epochs": 3}}, "training: short_epochs 3 must be below epochs 3"),
+        (
+            {"training": {"epochs": 3, "short_epochs": 3}},
+            "training: epochs = 3 leaves no room for a short run of 3: at least 4 epochs, or at most 2 short_epochs",
+        ),
         ({"search": {"soft_weight": []}}, "search.soft_weight: a list of choices needs at least one"),
         ({"teachers": []}, "teachers: needs at least one URI"),
         ({"confirm": {"seeds": 0}}, "confirm.seeds: "),

@@ -133,7 +133,9 @@ class TrainingSpec(Spec):
     @model_validator(mode="after")
     def _short_is_shorter(self) -> "TrainingSpec":
         if self.short >= self.epochs:
-            raise ValueError(f"short_epochs {self.short} must be below epochs {self.epochs}")
+            least = f"at least {self.short + 1} epochs"
+            fits = f"{least}, or at most {self.epochs - 1} short_epochs" if self.epochs > 1 else least
+            raise ValueError(f"epochs = {self.epochs} leaves no room for a short run of {self.short}: {fits}")
         return self
 
 

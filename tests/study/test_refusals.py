@@ -1,13 +1,15 @@
 """What cannot be is refused before any work, with its reason."""
 
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from dataset_files import write_images
-from small_studies import NAME, everything, request
+from small_studies import NAME, TINY, everything, request
 
+from autodistill import __main__ as entry
 from autodistill.errors import AutodistillError, ConfigError, StoreError
 from autodistill.space import shipped
 from autodistill.store import cache_root, locked
@@ -28,6 +30,14 @@ REFUSED = {
     "batch": (
         {"more": ["training.batch_size=101"]},
         r"training\.batch_size: 101 is more than the 100 training images",
+    ),
+    "rungs": (
+        {"more": ["training.short_epochs=3"]},
+        r"training: epochs = 3 leaves no room for a short run of 3: at least 4 epochs, or at most 2 short_epochs",
+    ),
+    "one epoch": (
+        {"more": ["training.epochs=1"]},
+        r"training: epochs = 1 leaves no room for a short run of 1: at least 2 epochs$",
     ),
     "cache": ({"cache_size": "3999"}, r"--cache-size 3999: one view of 2 teachers takes 4000 bytes"),
     "trials": ({"max_trials": 1}, r"--max-trials 1"),
@@ -53,6 +63,27 @@ def test_what_cannot_be_is_refused_before_any_work(case):
     assert "pass@" not in str(found.value)
     assert found.value.exit_code == 2
     assert everything(Path(), cache_root()) == before
+
+
+@pytest.mark.parametrize(
+    ("flags", "hint"),
+    [
+        (("--set", "training.batch_size=101"), "hint: --set training.batch_size=64"),
+        (("--set", "training.epochs=1", "--set", "training.short_epochs=1"), "at least 2 epochs"),
+        (("--cache-size", "3999"), "hint: --cache-size 4000 holds one, 12000 all 3"),
+    ],
+)
+def test_a_refusal_names_a_number_that_fits(monkeypatch, capsys, flags, hint):
+    sizes = [it for override in TINY for it in ("--set", override)]
+    monkeypatch.setattr(
+        sys, "argv", ["autodistill", "search", "--student", "resnet8:0.25", "--space", "smoke", *sizes]
+    )
+    sys.argv.extend(flags)
+    with pytest.raises(SystemExit) as ended:
+        entry.main()
+    assert ended.value.code == 2
+    assert hint in capsys.readouterr().err
+    assert not Path("runs").exists()
 
 
 RULES = {

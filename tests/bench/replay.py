@@ -41,7 +41,7 @@ from replays import Player, Recording, Rung
 
 from autodistill.records import TrialParams, TrialRecord
 from autodistill.search import Question
-from autodistill.search.asking import ask, tell
+from autodistill.search.asking import ask, open_study, tell
 from autodistill.search.requests import full_run
 
 THRESHOLD = 0.002
@@ -84,7 +84,7 @@ def run(recording: Recording, study: Study) -> Found:
 
 def plain(recording: Recording, asked: Question, first: int) -> tuple[TrialParams, int]:
     """Full-length trials one after another, as many as the budget pays for; the best on validation."""
-    study, best = replays.in_memory(), (-1.0, TrialParams())
+    study, best = open_study(asked, None), (-1.0, TrialParams())
     count = asked.plan.total_epochs // recording.full
     player = Player(recording, Rung(replays.short_run, recording.full), first=first, base=asked.space.search.seed)
     for number in range(count):

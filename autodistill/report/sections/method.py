@@ -30,8 +30,7 @@ PARTS = {
     "evaluation": "evaluation of the student",
 }
 """What the runs' time is made of."""
-LONGEST_SPACE = 12_000
-LONGEST_VALUE = 300
+LONGEST_SPACE, LONGEST_VALUE = 12_000, 300
 
 CITATIONS = (
     "ISATS: Fan, Li, Zhan. Frontiers of Computer Science, 2026. doi:10.1007/s11704-025-41434-w, arXiv:2405.13078.",
@@ -263,18 +262,15 @@ def _listing(caption: str, values: Mapping[str, Any]) -> Table | None:
 
 def _timing(timing: Mapping[str, Any]) -> Table | None:
     """Wall time by phase; the runs' own times only as sums, one by one they are in study.json."""
-    phases, runs = timing.get("phases_s", {}), timing.get("runs_s", {})
+    phases, runs, parts, planned = (timing.get(it, {}) for it in ("phases_s", "runs_s", "parts_s", "planned_s"))
     if not phases:
         return None
-    order = [*(phase for phase in PHASES if phase in phases), *sorted(set(phases) - set(PHASES))]
-    rows = [row(phase, duration(phases[phase])) for phase in order]
+    rows = [row(phase, duration(phases[phase])) for phase in PHASES if phase in phases]
     rows.append(row("all phases", duration(sum(phases.values()))))
-    planned = timing.get("planned_s")
     if planned:
-        took = sum(seconds for phase, seconds in phases.items() if phase != "start-up")
-        rows.append(row("planned before the first run", f"{duration(sum(planned.values()))}; took {duration(took)}"))
+        took = duration(sum(phases.values()) - phases.get("start-up", 0.0))
+        rows.append(row("planned before the first run", f"{duration(sum(planned.values()))}; took {took}"))
     rows.append(row(f"{plural(len(runs), 'training run')}, summed over the workers", duration(sum(runs.values()))))
-    parts = timing.get("parts_s", {})
     rows += [row(f"of it: {words}", duration(parts[part])) for part, words in PARTS.items() if part in parts]
     rows.append(row("teacher runs over a view of the data, all others cached", f"{timing.get('views_computed', 0)}"))
     return Table("Time by phase", text_columns("What", "Wall time"), tuple(rows))

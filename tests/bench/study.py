@@ -1,8 +1,8 @@
 """A whole study, against the way it is done by hand: full-length trials one after another, the teacher in every step.
 
-    python tests/bench/study.py [--check] [--student mobilenetv2:0.5] [--sides resnet110 wrn]
+    python tests/bench/study.py [--check] [--student mobilenetv2:0.5] [--sides resnet110 wrn] [--teachers 1]
 
-Both sides choose among the same two teachers for the same student on the same slice of CIFAR-shaped images (3x32x32,
+Both sides choose temperatures and weight (and among `--teachers`) for the same student on the same slice of CIFAR-shaped images (3x32x32,
 10 classes, batches of 128, random crops and flips) and spend the same epochs: 20 full trainings.
 
 The plain side is `optuna`'s loop over full-length trials: TPE over teacher, temperature and weight, PIL transforms in
@@ -87,10 +87,11 @@ def write_images(place: Path, images: int) -> None:
             Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder / f"{number}.png")
 
 
-def write_teachers(place: Path, data: Data, architecture: str) -> dict[str, nn.Module]:
-    """Two networks of one kind, in files that a search may name."""
+def write_teachers(place: Path, data: Data, architecture: str, *, count: int) -> dict[str, nn.Module]:
+    """Networks of one kind, in files that a search may name."""
     found = {}
-    for name, seed in (("one", 1), ("other", 2)):
+    for seed in range(count):
+        name = f"teacher{seed}"
         module = build(architecture, num_classes=CLASSES, in_channels=3, image_size=32, seed=seed)
         settle(module, data)
         _fit_last_layer(module, data)
@@ -190,7 +191,7 @@ class Plain:
         return min(took, key=lambda it: took[it])
 
 
-def ours(name: str, place: Path, chosen: Slice, *, workers: int) -> Ours:
+def ours(name: str, place: Path, chosen: Slice, *, workers: int, teachers: Sequence[str]) -> Ours:
     """Time the command."""
     settings = {
         "data.name": f"folder:{place / 'images'}",
@@ -205,7 +206,7 @@ def ours(name: str, place: Path, chosen: Slice, *, workers: int) -> Ours:
     if name.startswith("mobilenetv2"):
         settings["student.stem_stride"] = 2
     flags = [it for key, value in settings.items() for it in ("--set", f"{key}={json.dumps(value)}")]
-    flags += [it for teacher in ("one", "other") for it in ("--teacher", f"file:{place / teacher}.safetensors")]
+    flags += [it for teacher in teachers for it in ("--teacher", f"file:{place / teacher}.safetensors")]
     program = [sys.executable, "-m", "autodistill", "search", "--space", "cifar100", "--device", "cpu"]
     asked = ["--student", name, "--budget", str(BUDGET), "--workers", str(workers), "--study", "ours"]
     environment = {**os.environ, "AUTODISTILL_CACHE": str(place / "cache")}
@@ -219,17 +220,20 @@ def ours(name: str, place: Path, chosen: Slice, *, workers: int) -> Ours:
     return Ours(took, took - sum(phases.values()), phases)
 
 
-def compared(name: str, chosen: Slice, place: Path, *, workers: int, threads: int) -> tuple[Plain, Ours, int]:
+def compared(
+    name: str, chosen: Slice, place: Path, *, workers: int, threads: int, teachers: int
+) -> tuple[Plain, Ours, int]:
     """Both sides in turns: half of the plain trials, our study, the other half."""
     write_images(place / "images", chosen.images)
     spec = DataSpec(name=f"folder:{place / 'images'}", train=chosen.images, validation=HELD_OUT)
     data = datasets.load(spec)
-    plain = Plain(name, write_teachers(place, data, chosen.architecture), data, chosen.epochs)
+    made = write_teachers(place, data, chosen.architecture, count=teachers)
+    plain = Plain(name, made, data, chosen.epochs)
     best = plain.best_threads(threads)
     torch.set_num_threads(best)
     for _ in range((chosen.trials + 1) // 2):
         plain.run()
-    found = ours(name, place, chosen, workers=workers)
+    found = ours(name, place, chosen, workers=workers, teachers=list(made))
     for _ in range(chosen.trials // 2):
         plain.run()
     return plain, found, best
@@ -241,6 +245,7 @@ def main() -> None:
     parser.add_argument("--student", default="mobilenetv2:0.5")
     parser.add_argument("--sides", nargs="+", choices=SLICES, default=list(SLICES))
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--teachers", type=int, default=1)
     parser.add_argument("--images", type=int, help="fewer or more than the stated slice")
     parser.add_argument("--epochs", type=int)
     args = parser.parse_args()
@@ -253,7 +258,8 @@ def main() -> None:
         given = {name: value for name in ("images", "epochs") if (value := getattr(args, name)) is not None}
         chosen = SLICES[side]._replace(**given)
         with TemporaryDirectory() as folder:
-            plain, found, best = compared(args.student, chosen, Path(folder), workers=args.workers, threads=threads)
+            how = {"workers": args.workers, "threads": threads, "teachers": args.teachers}
+            plain, found, best = compared(args.student, chosen, Path(folder), **how)
         times = show(side, chosen, plain.seconds, found)
         phases = ", ".join(f"{phase} {seconds:.1f}" for phase, seconds in found.phases_s.items())
         print(f"{'':10} plain on {best} threads; ours: {phases}", flush=True)

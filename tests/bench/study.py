@@ -2,8 +2,9 @@
 
     python tests/bench/study.py [--check] [--student mobilenetv2:0.5] [--sides resnet110 wrn] [--teachers 1]
 
-Both sides choose temperatures and weight (and among `--teachers`) for the same student on the same slice of CIFAR-shaped images (3x32x32,
-10 classes, batches of 128, random crops and flips) and spend the same epochs: 20 full trainings.
+Both sides choose temperatures and weight (and among `--teachers`) for the same student on the same slice of
+CIFAR-shaped images (3x32x32, 10 classes, batches of 128, random crops and flips) and spend the same epochs: 20 full
+trainings.
 
 The plain side is `optuna`'s loop over full-length trials: TPE over teacher, temperature and weight, PIL transforms in
 a DataLoader, the teacher under `no_grad` in every step, a validation after every epoch, torch's default threads or

@@ -13,6 +13,7 @@ from autodistill.trainer import Recipe
 from autodistill.trainer.execution import Mode
 from autodistill.trainer.probing import faster_step, measured
 from autodistill.views import View
+from autodistill.workers.memory import release
 
 MOST = 8
 """Workers on one GPU. Kernels of several processes take turns on it, unless NVIDIA's MPS runs them side by side."""
@@ -48,7 +49,7 @@ def fit_to_device(space: Space, data: Data, *, student: str, device: str, worker
         mode, peak = _tried(space, data.to(device), student=student, device=torch.device(device))
     except torch.OutOfMemoryError:
         return Sharing(workers or 1)
-    torch.cuda.empty_cache()
+    release()
     free, total = torch.cuda.mem_get_info(device)
     workers = workers or workers_that_fit(free, peak=peak, cores=os.cpu_count() or 1)
     return Sharing(workers, mode, memory_share(free, total, workers=workers))

@@ -7,6 +7,7 @@ import torch
 from small_studies import request
 
 from autodistill.commands import requests, search_request
+from autodistill.records import Note, RunEnded, RunRequest, TrialParams
 from autodistill.study import Request, prepare, preparing, sharing
 from autodistill.study.sharing import CONTEXT_BYTES, MOST, Sharing, fit_to_device, memory_share, workers_that_fit
 from autodistill.workers import Workplace
@@ -43,7 +44,6 @@ def test_a_cpu_is_tried_nothing_on_and_is_eager():
 
 
 def on_gpu(monkeypatch: pytest.MonkeyPatch, *, free: int) -> None:
-    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, 140 * GB))
     monkeypatch.setattr(sharing.os, "cpu_count", lambda: 16)
     monkeypatch.setattr(sharing, "_tried", lambda *_, **__: ("graph", GB))
@@ -90,3 +90,16 @@ def test_only_a_gpu_without_a_number_of_workers_is_filled(monkeypatch):
     monkeypatch.setattr(requests.torch.cuda, "is_available", lambda: True)
     assert search_request(student="resnet8", device="cuda").fill_gpu
     assert not search_request(student="resnet8", device="cuda", workers=2).fill_gpu
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_real_gpu_is_shared_by_what_fits():
+    prepared = prepare(request(workers=None, device="cuda"))
+    assert 1 <= prepared.request.workers <= MOST
+    assert 0 < prepared.setup.memory_share <= 1
+    place = Workplace(prepared.setup)
+    messages = list(place.do(RunRequest(run="r", params=TrialParams(), seed=0, epochs=3)))
+    (ended,) = (it for it in messages if isinstance(it, RunEnded))
+    assert ended.record.state == "complete"
+    assert not any(isinstance(it, Note) for it in messages), "the step fell back"

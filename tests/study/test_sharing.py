@@ -66,6 +66,16 @@ def test_a_gpu_gets_as_many_workers_as_fit_unless_their_number_is_named(monkeypa
     assert named.setup.memory_share < found.setup.memory_share
 
 
+def test_workers_on_several_gpus_share_but_their_own(monkeypatch):
+    on_gpu(monkeypatch, free=8 * GB)
+    alone, shared = (prepare(on_cuda(workers=count)).sharing for count in (1, 4))
+    assert (alone.memory_share, shared.workers) == (1.0, 4)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    assert prepare(on_cuda(workers=4)).sharing == alone
+    assert prepare(on_cuda(workers=5)).sharing.workers == 2
+    assert prepare(on_cuda(workers=4, device="cuda:1")).sharing == shared
+
+
 def test_a_gpu_without_memory_for_a_try_gets_one_eager_worker(monkeypatch):
     def full(*_: object, **__: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")

@@ -106,3 +106,13 @@ def test_each_device_says_how_it_computes(monkeypatch):
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     assert with_tf32 == "float32, TF32 convolutions, BatchNorm folded, on cuda"
     assert computed_as(torch.device("cuda")) == "float32, BatchNorm folded, on cuda"
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_gpu_gives_about_the_logits_of_a_cpu():
+    """TF32 keeps the ten bits that float16 keeps, through 8 layers."""
+    images = load(DataSpec(train=80, validation=100, test=100)).train.images
+    here = logits_of(teacher_of(settled("resnet8")), images)
+    there = logits_of(teacher_of(settled("resnet8").to("cuda")), images.to("cuda"))
+    torch.testing.assert_close(there.cpu(), here, rtol=0.02, atol=0.02)

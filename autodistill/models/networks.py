@@ -38,7 +38,7 @@ def mobilenetv2(shape: Shape) -> nn.Module:
     net.features.append(GlobalAverage())
     for part in net.modules():
         if isinstance(part, nn.ReLU6):
-            # In place it is not: autograd keeps a copy of its input, a tenth of a step on a CPU.
+            # In place it saves nothing: autograd keeps a copy of the input, made first.
             part.inplace = False
     module: nn.Module = net
     return module

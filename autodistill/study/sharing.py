@@ -1,5 +1,6 @@
 """A GPU and the processes of a study: how many share it, and how each executes its steps."""
 
+import math
 import os
 from typing import NamedTuple
 
@@ -13,6 +14,7 @@ from autodistill.space import Space
 from autodistill.trainer import Recipe
 from autodistill.trainer.probing import faster_step, measured
 from autodistill.views import View
+from autodistill.workers.memory import release
 
 MOST = 8
 """Workers on one GPU. Kernels of several processes take turns on it, unless NVIDIA's MPS runs them side by side."""
@@ -40,7 +42,10 @@ def fit_to_device(space: Space, data: Data, *, student: str, device: str, worker
     """Try the student's steps on the study's device.
 
     Args:
-        workers: for the device; None: as many as its free memory holds.
+        workers: of the study, given out to the GPUs in turns; None: as many on each as its free memory holds.
+
+    Returns:
+        With the workers of one device.
     """
     if not device.startswith("cuda"):
         return Sharing(workers or 1)
@@ -48,10 +53,12 @@ def fit_to_device(space: Space, data: Data, *, student: str, device: str, worker
         mode, peak = _tried(space, data.to(device), student=student, device=torch.device(device))
     except torch.OutOfMemoryError:
         return Sharing(workers or 1)
-    torch.cuda.empty_cache()
+    release()
     free, total = torch.cuda.mem_get_info(device)
-    workers = workers or workers_that_fit(free, peak=peak, cores=os.cpu_count() or 1)
-    return Sharing(workers, mode, memory_share(free, total, workers=workers))
+    gpus = 1 if ":" in device else max(1, torch.cuda.device_count())
+    fitting = workers_that_fit(free, peak=peak, cores=(os.cpu_count() or 1) // gpus)
+    here = math.ceil(workers / gpus) if workers else fitting
+    return Sharing(here, mode, memory_share(free, total, workers=here))
 
 
 def workers_that_fit(free: int, *, peak: int, cores: int) -> int:

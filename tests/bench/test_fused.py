@@ -9,7 +9,8 @@ from autodistill.data import Data, Split
 from autodistill.models import build
 from autodistill.records import TrialParams
 from autodistill.space.models import TrainingSpec
-from autodistill.trainer import Recipe, supervise, train
+from autodistill.trainer import Execution, Recipe, supervise, train
+from autodistill.trainer.execution import Executor
 from autodistill.views import View
 
 CLASSES, SIZE, EPOCHS = 5, 8, 2
@@ -106,3 +107,21 @@ def test_taken_apart_is_what_was_put_in():
     like = models[0].state_dict()
     for state, model in zip(taken_apart(dict(fuse(models).state_dict()), like, 2), models, strict=True):
         assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_gpu_records_the_fused_step():
+    said: list[str] = []
+    data, curves = pictures().to("cuda"), []
+    for mode in ("eager", "graph"):
+        trials = [trial("resnet8:0.5", k, 3) for k in range(3)]
+        fused = Fused([one._replace(model=one.model.to("cuda")) for one in trials], data)
+        execute = Executor(fused, Execution(mode, said.append))
+        curve = []
+        for number in range(3):
+            execute(fused.begin_epoch(number))
+            curve += fused.sums.tolist()
+        curves.append(curve)
+    assert said == []
+    assert curves[0] == pytest.approx(curves[1], rel=1e-3)

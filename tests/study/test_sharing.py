@@ -7,6 +7,7 @@ import torch
 from small_studies import request
 
 from autodistill.commands import requests, search_request
+from autodistill.records import Note, RunEnded, RunRequest, TrialParams
 from autodistill.study import Request, prepare, preparing, sharing
 from autodistill.study.sharing import CONTEXT_BYTES, MOST, Sharing, fit_to_device, memory_share, workers_that_fit
 from autodistill.workers import Workplace
@@ -43,7 +44,6 @@ def test_a_cpu_is_tried_nothing_on_and_is_eager():
 
 
 def on_gpu(monkeypatch: pytest.MonkeyPatch, *, free: int) -> None:
-    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, 140 * GB))
     monkeypatch.setattr(sharing.os, "cpu_count", lambda: 16)
     monkeypatch.setattr(sharing, "_tried", lambda *_, **__: ("graph", GB))
@@ -64,6 +64,16 @@ def test_a_gpu_gets_as_many_workers_as_fit_unless_their_number_is_named(monkeypa
     named = prepare(on_cuda(workers=3))
     assert (named.request.workers, named.setup.mode) == (3, "graph")
     assert named.setup.memory_share < found.setup.memory_share
+
+
+def test_workers_on_several_gpus_share_but_their_own(monkeypatch):
+    on_gpu(monkeypatch, free=8 * GB)
+    alone, shared = (prepare(on_cuda(workers=count)).sharing for count in (1, 4))
+    assert (alone.memory_share, shared.workers) == (1.0, 4)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    assert prepare(on_cuda(workers=4)).sharing == alone
+    assert prepare(on_cuda(workers=5)).sharing.workers == 2
+    assert prepare(on_cuda(workers=4, device="cuda:1")).sharing == shared
 
 
 def test_a_gpu_without_memory_for_a_try_gets_one_eager_worker(monkeypatch):
@@ -90,3 +100,16 @@ def test_only_a_gpu_without_a_number_of_workers_is_filled(monkeypatch):
     monkeypatch.setattr(requests.torch.cuda, "is_available", lambda: True)
     assert search_request(student="resnet8", device="cuda").fill_gpu
     assert not search_request(student="resnet8", device="cuda", workers=2).fill_gpu
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_real_gpu_is_shared_by_what_fits():
+    prepared = prepare(request(workers=None, device="cuda"))
+    assert 1 <= prepared.request.workers <= MOST
+    assert 0 < prepared.setup.memory_share <= 1
+    place = Workplace(prepared.setup)
+    messages = list(place.do(RunRequest(run="r", params=TrialParams(), seed=0, epochs=3)))
+    (ended,) = (it for it in messages if isinstance(it, RunEnded))
+    assert ended.record.state == "complete"
+    assert not any(isinstance(it, Note) for it in messages), "the step fell back"

@@ -22,6 +22,8 @@ from autodistill.errors import ConfigError, StoreError, StudyError
 
 PATIENCE_S = 180.0
 """A database that stays away for longer ends the command; the same command goes on when it is back."""
+START_S = 5.0
+"""Patience with a server that is just starting; one that was never there should be said soon."""
 LONGEST_PAUSE_S = 5.0
 CONNECT_S = 10
 """Most seconds for a connection; a packet that is dropped would otherwise cost minutes."""
@@ -97,13 +99,19 @@ def open_storage(url: str) -> BaseStorage:
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     checked(url)
+    return _reached(url, lambda: _opened(url))
+
+
+def _reached(url: str, call: Callable[[], T]) -> T:
+    """What a first call of a database gives."""
     try:
-        return _opened(url)
-    except (*AWAY, sqlalchemy.exc.SQLAlchemyError, OSError) as error:
-        raise unreachable(url, error) from error
+        return patiently(call, patience_s=START_S if _is_server(url) else 0.0)
+    except (StudyError, *AWAY, sqlalchemy.exc.SQLAlchemyError, OSError) as error:
+        cause = error.__cause__ if isinstance(error, StudyError) and error.__cause__ else error
+        raise unreachable(url, cause) from cause
 
 
-def unreachable(url: str, error: Exception) -> StoreError:
+def unreachable(url: str, error: BaseException) -> StoreError:
     return StoreError(
         f"--storage {redacted(url)}: cannot be used ({reason_of(error, url)})",
         "start the database, or mend the address; the same command then goes on",
@@ -133,23 +141,20 @@ def holds_study(url: str, name: str) -> bool:
         StoreError: nobody answers there.
     """
     checked(url)
-    try:
-        if url.startswith(JOURNAL):
-            return Path(url.removeprefix(JOURNAL)).exists() and _named(_opened(url), name)
-        if url.startswith(SQLITE) and not Path(url.removeprefix(SQLITE)).exists():
+    if url.startswith((SQLITE, JOURNAL)) and not Path(url.partition(":")[2].removeprefix("///")).exists():
+        return False
+    return _reached(url, lambda: _named(url, name))
+
+
+def _named(url: str, name: str) -> bool:
+    if url.startswith(JOURNAL):
+        return any(study.study_name == name for study in _opened(url).get_all_studies())
+    engine = sqlalchemy.create_engine(_with_driver(url), poolclass=sqlalchemy.pool.NullPool)
+    with engine.connect() as connection:
+        if not sqlalchemy.inspect(connection).has_table("studies"):
             return False
-        engine = sqlalchemy.create_engine(_with_driver(url), poolclass=sqlalchemy.pool.NullPool)
-        with engine.connect() as connection:
-            if not sqlalchemy.inspect(connection).has_table("studies"):
-                return False
-            asked = sqlalchemy.text("SELECT count(*) FROM studies WHERE study_name = :name")
-            return bool(connection.execute(asked, {"name": name}).scalar())
-    except (sqlalchemy.exc.SQLAlchemyError, OSError) as error:
-        raise unreachable(url, error) from error
-
-
-def _named(storage: BaseStorage, name: str) -> bool:
-    return any(study.study_name == name for study in storage.get_all_studies())
+        asked = sqlalchemy.text("SELECT count(*) FROM studies WHERE study_name = :name")
+        return bool(connection.execute(asked, {"name": name}).scalar())
 
 
 def close_storage(storage: BaseStorage) -> None:

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import sqlalchemy
 from hypothesis import given
 from hypothesis import strategies as st
 from optuna.trial import TrialState
@@ -350,7 +351,22 @@ def test_a_restart_of_the_database_loses_nothing(postgres, tmp_path, monkeypatch
         trained = [epoch for one in many for epoch in one.trained]
     assert {run: it.record for run, it in ended(messages).items()} == {it.run: _record(it) for it in runs}
     assert len(trained) == len(set(trained)), "an outage that is shorter than a lease is no death"
-    assert any("the database does not answer" in it.text for it in messages if isinstance(it, Note))
+
+
+def test_a_database_that_is_away_is_said_before_it_is_waited_for(file, tmp_path, monkeypatch):
+    with Crew(0, setup(tmp_path), url=file, study="s") as crew, hands(file, "s", 1):
+        answers = iter([sqlalchemy.exc.OperationalError("q", {}, Exception("gone"))] * 2)
+        everything = crew._board.everything
+
+        def look() -> list[Entry]:
+            if (error := next(answers, None)) is not None:
+                raise error
+            return everything()
+
+        monkeypatch.setattr(crew._board, "everything", look)
+        messages = crew.run([request("r")])
+        assert next(messages) == Note(text="the database does not answer (gone): waiting for it", warning=True)
+        assert set(ended(messages)) == {"r"}
 
 
 words = st.text(max_size=20)

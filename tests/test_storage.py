@@ -87,7 +87,8 @@ def test_a_missing_driver_is_named_with_its_extra(monkeypatch):
     assert "kd-autodistill[postgres]" in found.value.hint
 
 
-def test_a_server_that_is_not_there_is_said_before_any_work(tmp_path):
+def test_a_server_that_is_not_there_is_said_before_any_work(tmp_path, monkeypatch):
+    monkeypatch.setattr(storage_module, "START_S", 0.2)
     pytest.importorskip("psycopg")
     url = f"postgresql://me:hidden@/kd?host={tmp_path}"
     for ask in (open_storage, lambda it: holds_study(it, "x")):

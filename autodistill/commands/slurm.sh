@@ -10,17 +10,22 @@ export AUTODISTILL_CACHE=@CACHE@
 cd @FOLDER@ || exit 2
 
 leaving=0
-leave() { leaving=1; kill -USR1 "$worker" 2>/dev/null; }
+worker=
+leave() {
+  leaving=1
+  [ -z "$worker" ] || kill -USR1 "$worker" 2>/dev/null
+}
 trap leave USR1 TERM
 
 @WORKER@ &
 worker=$!
-wait "$worker"
-ended=$?
+[ "$leaving" = 0 ] || leave
+# A signal ends `wait` early, so it is asked until the worker is gone; then it gives the same answer again.
 while kill -0 "$worker" 2>/dev/null; do
   wait "$worker"
-  ended=$?
 done
+wait "$worker"
+ended=$?
 if [ "$leaving" = 1 ] && [ "$ended" = 0 ]; then
   scontrol requeue "${SLURM_ARRAY_JOB_ID:?}_${SLURM_ARRAY_TASK_ID:?}"
 fi

@@ -11,7 +11,7 @@ from optuna.storages import BaseStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from autodistill.storage import open_storage
+from autodistill.storage import open_storage, patiently
 
 _TASK, _LEASE, _SETUP, _CHAIR = "task", "lease", "setup", "chair"
 _OPEN = (TrialState.WAITING, TrialState.RUNNING)
@@ -135,7 +135,10 @@ def open_board(url: str, study: str, *, cached: bool = False) -> Board:
     storage = open_storage(url)
     if cached:
         storage = optuna.storages.get_storage(storage)
-    name = board_name(study)
+    return patiently(lambda: _made(storage, board_name(study)))
+
+
+def _made(storage: BaseStorage, name: str) -> Board:
     with contextlib.suppress(optuna.exceptions.DuplicatedStudyError):
         storage.create_new_study([StudyDirection.MAXIMIZE], name)
     return Board(storage, storage.get_study_id_from_name(name))

@@ -76,6 +76,10 @@ def unwritable(database: Path | str | None, error: Exception) -> StoreError:
 
 def _opened(question: Question, url: str) -> optuna.Study:
     storage = open_storage(url)
+    return patiently(lambda: _joined(question, storage, url), patience_s=patience_of(storage))
+
+
+def _joined(question: Question, storage: optuna.storages.BaseStorage, url: str) -> optuna.Study:
     study = optuna.create_study(storage=storage, study_name=question.name, direction="maximize", load_if_exists=True)
     kept = study.user_attrs.get(IDENTITY, question.identity)
     if question.identity and kept != question.identity:

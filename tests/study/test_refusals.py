@@ -10,6 +10,7 @@ from dataset_files import write_images
 from small_studies import NAME, TINY, everything, request
 
 from autodistill import __main__ as entry
+from autodistill import storage
 from autodistill.errors import AutodistillError, ConfigError, StoreError
 from autodistill.space import shipped
 from autodistill.store import cache_root, locked
@@ -54,7 +55,8 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_what_cannot_be_is_refused_before_any_work(case):
+def test_what_cannot_be_is_refused_before_any_work(case, monkeypatch):
+    monkeypatch.setattr(storage, "START_S", 0.2)
     flags, message = REFUSED[case]
     flags = dict(flags)
     before = everything(Path(), cache_root())

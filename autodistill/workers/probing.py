@@ -16,7 +16,8 @@ from autodistill.space import Space
 from autodistill.stopwatch import Stopwatch
 from autodistill.teachers import Normalisation, Teacher, logits_of
 from autodistill.teachers.teacher import BATCH, ready
-from autodistill.trainer import Recipe, Supervision, evaluate, supervise, train
+from autodistill.trainer import Execution, Recipe, Supervision, evaluate, supervise, train
+from autodistill.trainer.execution import EAGER
 from autodistill.views import View
 
 STEPS = 8
@@ -29,7 +30,13 @@ ENDLESS = 10**6
 
 
 def probe_student(
-    build: Callable[[], nn.Module], data: Data, space: Space, params: TrialParams, *, seconds: float
+    build: Callable[[], nn.Module],
+    data: Data,
+    space: Space,
+    params: TrialParams,
+    *,
+    seconds: float,
+    execution: Execution = EAGER,
 ) -> Probe:
     """Measure what the runs of a student are made of.
 
@@ -37,6 +44,7 @@ def probe_student(
         build: makes the student.
         params: a configuration with a teacher, whose logits are made up.
         seconds: for each thing measured; it is done at least once after a first time that does not count.
+        execution: of the training steps.
     """
     begun = time.monotonic()
     model = build()
@@ -44,7 +52,9 @@ def probe_student(
     some = Split(data.train.images[:EXAMPLES], data.train.labels[:EXAMPLES])
     many = len(data.train.labels) / len(some.labels)
     taught = _taught(params, some.labels, data, space)
-    epoch_s, targets_s = _epoch_s(model, data, space, lambda labels: _taught(params, labels, data, space), seconds)
+    epoch_s, targets_s = _epoch_s(
+        model, data, space, lambda labels: _taught(params, labels, data, space), seconds, execution
+    )
     held = Split(data.validation.images[:EXAMPLES], data.validation.labels[:EXAMPLES])
     share = len(data.validation.labels) / len(held.labels)
     precision = space.training.precision
@@ -62,13 +72,14 @@ def probe_student(
 
 
 def probe_untrained(
-    build: Callable[[], nn.Module], data: Data, space: Space, *, seconds: float
+    build: Callable[[], nn.Module], data: Data, space: Space, *, seconds: float, execution: Execution = EAGER
 ) -> tuple[float, float]:
     """Seconds of an epoch of a ladder teacher's training, and of its logits on a view."""
     model = build()
     # The ladder is trained in the format that `auto` is, whatever suits the student.
     training = space.training.model_copy(update={"precision": "auto"})
-    training_s, _ = _epoch_s(model, data, space.model_copy(update={"training": training}), lambda _: None, seconds)
+    space = space.model_copy(update={"training": training})
+    training_s, _ = _epoch_s(model, data, space, lambda _: None, seconds, execution)
     known = ready(
         model,
         name="",
@@ -98,11 +109,12 @@ def _epoch_s(
     space: Space,
     supervise_for: Callable[[Tensor], Supervision | None],
     seconds: float,
+    execution: Execution,
 ) -> tuple[float, float]:
     """Seconds of an epoch without its validation, and its soft targets' part of them."""
-    one_s, _ = _steps_s(model, data, space, supervise_for, steps=1, seconds=0.0)
+    one_s, _ = _steps_s(model, data, space, supervise_for, steps=1, seconds=0.0, execution=execution)
     steps = max(1, min(STEPS, int(seconds / one_s), _step_count(data, space)))
-    step_s, targets_s = _steps_s(model, data, space, supervise_for, steps=steps, seconds=seconds)
+    step_s, targets_s = _steps_s(model, data, space, supervise_for, steps=steps, seconds=seconds, execution=execution)
     count = _step_count(data, space) / steps
     return step_s * count, targets_s * count
 
@@ -119,6 +131,7 @@ def _steps_s(
     *,
     steps: int,
     seconds: float,
+    execution: Execution,
 ) -> tuple[float, float]:
     """Seconds of an epoch of that many steps, and of its soft targets."""
     size = steps * space.training.batch_size
@@ -126,7 +139,9 @@ def _steps_s(
     spec = space.training.model_copy(update={"evaluate_every": ENDLESS})
     view, watch = View(space.data.view_seed, space.data.crop, space.data.flip), Stopwatch()
     recipe = Recipe(spec, view, 1, ENDLESS, 0)
-    epochs = train(model, replace(data, train=part), recipe, supervision=supervise_for(part.labels), watch=watch)
+    part_of = replace(data, train=part)
+    taught = supervise_for(part.labels)
+    epochs = train(model, part_of, recipe, supervision=taught, watch=watch, execution=execution)
     next(epochs)
     watch.seconds.clear()
     begun, done = time.monotonic(), 0

@@ -279,7 +279,9 @@ class Workplace:
     def _measured(self, task: ProbeTask | TeacherProbeTask) -> Message:
         data, space, seconds = self.data, self.setup.space, task.seconds
         if isinstance(task, ProbeTask):
-            return probe_student(lambda: self.student(0), data, space, task.params, seconds=seconds)
+            return probe_student(
+                lambda: self.student(0), data, space, task.params, seconds=seconds, execution=self.execution
+            )
         if not task.untrained:
             teacher = self.teacher(task.name)
             missing = self.cache.missing(teacher, self.setup.views)
@@ -287,7 +289,9 @@ class Workplace:
                 name=task.name, training_s=0.0, view_s=view_s(teacher, data, seconds=seconds), views=missing
             )
         architecture = self.setup.teachers[task.name].removeprefix(SCHEME)
-        training_s, found = probe_untrained(
-            lambda: network(architecture, data, seed=0).to(self.device), data, space, seconds=seconds
-        )
+
+        def built() -> nn.Module:
+            return network(architecture, data, seed=0).to(self.device)
+
+        training_s, found = probe_untrained(built, data, space, seconds=seconds, execution=self.execution)
         return TeacherProbe(name=task.name, training_s=training_s, view_s=found, views=tuple(range(self.setup.views)))

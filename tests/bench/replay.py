@@ -1,8 +1,8 @@
 """Does the search name the right teacher? Replayed studies over recorded runs, by kind of rung.
 
-    python tests/bench/replay.py [--check] [--studies 200] [--recorded tests/bench/recorded/fashion-mnist.jsonl]
+    python tests/bench/replay.py [--check] [--studies 200] [--budget 20] [--recorded FILE]
 
-Every study is the real search at budget 20 over 4, 5 or 6 of the recorded teachers (`record.py`), with its own
+Every study is the real search at a budget of 20 over 4, 5 or 6 of the recorded teachers (`record.py`), with its own
 sampler seed and its own choice of which recorded seed the search sees; confirm runs have the other three. Nothing is
 trained.
 At equal epochs are compared: (a) complete short runs, restarted longer for survivors; (b) short decay branches off a
@@ -46,6 +46,7 @@ from autodistill.search.requests import full_run
 
 THRESHOLD = 0.002
 STARTERS_STD = 0.05
+WAYS = ("complete short run", "decay branch", "averaged weights", "slow and fast", "plain", "noise")
 LEAST_RIGHT, MOST_REGRET = 0.95, 0.005
 
 
@@ -53,6 +54,7 @@ class Study(NamedTuple):
     way: str
     teachers: int
     number: int
+    budget: str
 
 
 class Found(NamedTuple):
@@ -68,7 +70,7 @@ def run(recording: Recording, study: Study) -> Found:
     names = subsets[draw.integers(len(subsets))]
     seed, first = int(draw.integers(2**31)), int(draw.integers(replays.SEARCH_SEEDS))
     shifts = draw.normal(0, STARTERS_STD, len(names))
-    asked = replays.question(recording, names, seed=seed)
+    asked = replays.question(recording, names, seed=seed, budget=study.budget)
     if study.way == "plain":
         return judged(recording, names, *plain(recording, asked, first))
     if study.way == "noise":
@@ -162,6 +164,8 @@ def failures(found: dict[Study, Found]) -> list[str]:
     lines = []
     for way, teachers in itertools.product(("complete short run", "slow and fast"), (4, 5, 6)):
         own = [it for study, it in found.items() if (study.way, study.teachers) == (way, teachers)]
+        if not own:
+            continue
         right, regret = float(np.mean([it.right for it in own])), float(np.mean([it.regret for it in own]))
         if right < LEAST_RIGHT or regret > MOST_REGRET:
             lines.append(f"{way}, {teachers} teachers: {right:.1%} right, mean regret {100 * regret:.2f} points")
@@ -182,11 +186,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--check", action="store_true")
     parser.add_argument("--studies", type=int, default=200)
+    parser.add_argument("--budget", default="20")
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS)
     parser.add_argument("--recorded", type=Path, default=replays.RECORDED)
     args = parser.parse_args()
     print("\n".join(correlations(_loaded(args.recorded))), flush=True)
-    ways = [*replays.rungs(_loaded(args.recorded)), "slow and fast", "plain", "noise"]
-    studies = [Study(*it) for it in itertools.product(ways, (4, 5, 6), range(args.studies))]
+    studies = [Study(*it, args.budget) for it in itertools.product(args.ways, (4, 5, 6), range(args.studies))]
     with multiprocessing.get_context("spawn").Pool(2) as pool:
         found = pool.map(_one, [(args.recorded, study) for study in studies], chunksize=20)
     by_study = dict(zip(studies, found, strict=True))

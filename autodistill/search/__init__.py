@@ -5,12 +5,13 @@ events. Every decision follows from (study, results of runs), so re-running `sea
 results takes the same way again and goes on where it was.
 """
 
-from autodistill.search.asking import Question, prior_params
+from autodistill.search.asking import prior_params
 from autodistill.search.auditing import audited_trials
 from autodistill.search.confirming import finalists_of
 from autodistill.search.importance import importance
 from autodistill.search.outcome import Outcome, Runner
 from autodistill.search.plan import Budget, make_plan, parse_budget, plan_epochs
+from autodistill.search.question import Question
 from autodistill.search.stages import goes_on, search
 
 __all__ = [

@@ -8,14 +8,15 @@ import warnings
 import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NamedTuple
 
 import optuna
 import sqlalchemy
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from autodistill.errors import StoreError
-from autodistill.records import ParamValue, PlanRecord, TeacherRecord, TrialParams, TrialRecord
+from autodistill.records import ParamValue, TrialParams, TrialRecord
+from autodistill.search.carrying import carry, study_name
+from autodistill.search.question import Question
 from autodistill.space import Dimension, Range, Space
 from autodistill.storage import SQLITE, close_storage, open_storage, patience_of, patiently, redacted, unreachable
 from autodistill.store import seed_from
@@ -24,21 +25,6 @@ Suggest = Callable[[str, "Dimension"], ParamValue]
 Say = Callable[[str], object]
 
 IDENTITY = "autodistill:identity"
-
-
-class Question(NamedTuple):
-    """What a study wants to know."""
-
-    name: str
-    space: Space
-    plan: PlanRecord
-    teachers: tuple[TeacherRecord, ...]
-    tau_student_from: Mapping[str, str | None]
-    """Rule to the parameter that the student temperature follows; None: it is 1."""
-    audit: bool = False
-    """Whether the best-looking pruned trials are trained to the end."""
-    identity: str = ""
-    """Tells studies of one name in one database apart; empty: the database is this study's alone."""
 
 
 def open_study(question: Question, database: Path | str | None) -> optuna.Study:
@@ -80,7 +66,9 @@ def _opened(question: Question, url: str) -> optuna.Study:
 
 
 def _joined(question: Question, storage: optuna.storages.BaseStorage, url: str) -> optuna.Study:
-    study = optuna.create_study(storage=storage, study_name=question.name, direction="maximize", load_if_exists=True)
+    study = optuna.create_study(
+        storage=storage, study_name=study_name(question), direction="maximize", load_if_exists=True
+    )
     kept = study.user_attrs.get(IDENTITY, question.identity)
     if question.identity and kept != question.identity:
         close_study(study)
@@ -90,6 +78,7 @@ def _joined(question: Question, storage: optuna.storages.BaseStorage, url: str) 
         )
     if IDENTITY not in study.user_attrs and question.identity:
         study.set_user_attr(IDENTITY, question.identity)
+    carry(study, question)
     return study
 
 

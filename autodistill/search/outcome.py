@@ -7,7 +7,7 @@ from typing import NamedTuple
 import optuna
 
 from autodistill.records import ControlRecord, Event, FinalistRecord, RunEnded, RunRecord, RunRequest, TrialRecord
-from autodistill.search.asking import Question
+from autodistill.search.question import Question
 
 Runner = Callable[[Sequence[RunRequest]], Iterator[Event]]
 

@@ -1,7 +1,7 @@
 """The training runs a study is made of: what decides each outcome, and the folder that keeps it."""
 
 from autodistill.records import RunRequest, TrialParams, TrialRecord
-from autodistill.search.asking import Question
+from autodistill.search.question import Question
 
 CONFIRM_SEED = 1000
 """Confirm runs train with the study's seed plus this, plus 0, 1, 2, ..."""

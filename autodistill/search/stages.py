@@ -7,14 +7,15 @@ from pathlib import Path
 import optuna
 import sqlalchemy
 
-from autodistill.errors import StudyError
-from autodistill.records import Event, Note, PhaseStarted, TrialEnded, TrialRecord
-from autodistill.search.asking import Question, ask, close_study, open_study, tell, unwritable
+from autodistill.errors import ConfigError, StudyError
+from autodistill.records import Event, Note, PhaseStarted, RunRequest, TrialEnded, TrialRecord
+from autodistill.search.asking import ask, close_study, open_study, tell, unwritable
 from autodistill.search.auditing import audit
 from autodistill.search.confirming import confirm
 from autodistill.search.controlling import controls
 from autodistill.search.outcome import Desk, Outcome, Runner, drive, score
 from autodistill.search.plan import PROTECTED_PRIORS, wave_size
+from autodistill.search.question import Question
 from autodistill.search.requests import full_run, no_teacher_run, plain_kd_run, short_run
 
 
@@ -64,11 +65,14 @@ def goes_on(score: float, rivals: Sequence[float], *, eta: float) -> bool:
 def _baselines_and_priors(desk: Desk) -> Generator[Event, None, list[TrialRecord]]:
     """Train both baselines and every teacher's prior; returns the priors whose full run is still to come."""
     question, outcome = desk.question, desk.outcome
-    priors = [_new_trial(desk, wave=0, prior_of=teacher.name) for teacher in question.teachers]
+    known = _carried(desk)
+    priors = [_new_trial(desk, wave=0, prior_of=it.name) for it in question.teachers if it.name not in known]
     baselines = [no_teacher_run(question, 0), plain_kd_run(question)]
     all_go_on = len(priors) <= PROTECTED_PRIORS
     fulls = [full_run(question, prior) for prior in priors] if all_go_on else []
     requests = [*baselines, *fulls, *(short_run(question, prior) for prior in priors)]
+    if known:
+        _demand_room(desk, requests)
     yield PhaseStarted(
         phase="baselines and priors", runs=len(requests), epochs=sum(request.epochs for request in requests)
     )
@@ -80,6 +84,26 @@ def _baselines_and_priors(desk: Desk) -> Generator[Event, None, list[TrialRecord
         yield from _finish(desk, priors)
         return []
     return (yield from _best_priors(desk, priors))
+
+
+def _carried(desk: Desk) -> set[str]:
+    """Put the trials of before a teacher joined on record; returns the teachers that have had their prior."""
+    carried = desk.question.carried
+    desk.outcome.trials.extend(carried)
+    runs = [run for trial in carried for run in (trial.short, trial.full) if run is not None]
+    desk.outcome.results.update({run.run: run for run in runs})
+    return {str(trial.params.teacher) for trial in carried if trial.kind == "prior"}
+
+
+def _demand_room(desk: Desk, requests: Sequence[RunRequest]) -> None:
+    """Refuse a teacher that the budget cannot pay any more, before anything is trained."""
+    missing = sum(request.epochs for request in requests) - _left(desk, 0)
+    if missing > 0:
+        plan = desk.question.plan
+        raise ConfigError(
+            f"--budget {plan.requested}: with what is spent, nothing is left for the teacher that joins",
+            f"raise it to {math.ceil(100 * (plan.total_epochs + missing) / plan.epochs_full) / 100:g} or more",
+        )
 
 
 def _best_priors(desk: Desk, priors: Sequence[TrialRecord]) -> Generator[Event, None, list[TrialRecord]]:
@@ -103,7 +127,7 @@ def _waves(desk: Desk, promoted: list[TrialRecord]) -> Iterator[Event]:
     """Ask in waves; the full runs of one wave are trained beside the short runs of the next."""
     plan, outcome = desk.question.plan, desk.outcome
     yield PhaseStarted(phase="search", runs=0, epochs=_left(desk, 0))
-    wave = 0
+    wave = max((trial.wave for trial in outcome.trials), default=0)
     while True:
         room = wave_size(plan, left=_left(desk, len(promoted)), eta=desk.question.space.search.eta)
         if plan.max_trials is not None:

@@ -29,6 +29,7 @@ from autodistill.rules import RULES
 from autodistill.search import Outcome, Question, audited_trials, importance, search
 from autodistill.space import dump
 from autodistill.store import RunFolder, claim, digest, kept_result, locked, write_text
+from autodistill.study.changing import carried, join_teachers
 from autodistill.study.environment import environment
 from autodistill.study.estimates import measure, plan_for, spelt, time_left
 from autodistill.study.limits import student_latency
@@ -71,6 +72,7 @@ def run_study(prepared: Prepared) -> Generator[Event, None, StudyRecord]:
     """Run or resume a study; yields what happens, returns the record, which is also in `study.json`."""
     folder, request, begun = prepared.folder, prepared.request, time.monotonic()
     with locked(folder.lock, timeout_s=0):
+        joining = join_teachers(prepared)
         claim(folder, identity(prepared))
         finished = _finished(prepared)
         if finished is not None:
@@ -79,6 +81,8 @@ def run_study(prepared: Prepared) -> Generator[Event, None, StudyRecord]:
                 declare_complete(request.storage, folder.path.name)
             return finished
         # Workers elsewhere go on while nobody coordinates: what they are writing is theirs.
+        if joining:
+            yield Note(text=f"joins the study: {', '.join(joining)}; what was tried before carries over")
         for left in () if request.storage else folder.path.rglob(".*.tmp"):
             left.unlink(missing_ok=True)
         found = {**environment(request.device), "workers": str(request.workers)}
@@ -157,6 +161,7 @@ def _events(prepared: Prepared, pool: Pool | Crew, ledger: _Ledger) -> Generator
     yield PhaseStarted(phase="profiles", runs=0, epochs=0)
     ledger.teachers, ledger.agreement, computed = yield from profiled(ledger.teachers, run=pool.run)
     ledger.profile_views = max(ledger.profile_views, computed)
+    before = carried(prepared.folder)
     question = Question(
         prepared.folder.path.name,
         prepared.space,
@@ -165,6 +170,8 @@ def _events(prepared: Prepared, pool: Pool | Crew, ledger: _Ledger) -> Generator
         {name: rule.tau_student_from for name, rule in RULES.items()},
         prepared.request.audit_pruning,
         digest(identity(prepared)) if prepared.request.storage else "",
+        before.joined,
+        before.trials,
     )
 
     def run(requests: Sequence[RunRequest]) -> Iterator[Event]:
@@ -198,6 +205,7 @@ def _finished(prepared: Prepared) -> StudyRecord | None:
         return None
     asked = (prepared.budget, prepared.request.max_trials)
     same = (record.plan.requested, record.plan.max_trials) == asked
+    same = same and {it.name for it in record.teachers} == set(prepared.teachers)
     audited = bool(record.audit) or not prepared.request.audit_pruning or not audited_trials(record.trials)
     return record if record.state == "complete" and same and audited else None
 

@@ -12,8 +12,9 @@ from autodistill.errors import StudyError
 from autodistill.records import CostRecord, Event, PlanRecord, TeacherRecord, TimePlanned
 from autodistill.rules import RULES
 from autodistill.search import Question, make_plan, parse_budget, prior_params
-from autodistill.store import read_result
-from autodistill.study.preparing import Prepared
+from autodistill.store import digest, read_result
+from autodistill.study.changing import carried
+from autodistill.study.preparing import Prepared, identity
 from autodistill.study.simulating import Costs, TeacherCosts, simulate
 from autodistill.workers import Message, Pool, Probe, ProbeTask, Task, TeacherProbe, TeacherProbeTask
 
@@ -98,19 +99,34 @@ def time_left(prepared: Prepared, plan: PlanRecord, costs: Costs | None) -> Time
     names = tuple(prepared.teachers)
     # A ladder grows, and its last is likely to be the most accurate.
     teachers = tuple(_stand_in(name, place / len(names)) for place, name in enumerate(names))
-    question = Question("", prepared.space, plan, teachers, TAU_STUDENT_FROM, prepared.request.audit_pruning)
-    folder = prepared.folder
+    question, folder = question_of(prepared, plan, teachers), prepared.folder
     with TemporaryDirectory() as place:
         for path in folder.database.parent.glob(f"{folder.database.name}*"):
             shutil.copy(path, place)
         database = Path(place) / folder.database.name
         return simulate(
-            question._replace(name=folder.path.name),
+            question,
             costs,
             prepared.expected_workers,
             kept=lambda request: read_result(folder, request.run),
             database=database if database.exists() else None,
         )
+
+
+def question_of(prepared: Prepared, plan: PlanRecord, teachers: tuple[TeacherRecord, ...]) -> Question:
+    """What the study wants to know, with what it knew before a teacher joined it."""
+    before = carried(prepared.folder)
+    return Question(
+        prepared.folder.path.name,
+        prepared.space,
+        plan,
+        teachers,
+        TAU_STUDENT_FROM,
+        prepared.request.audit_pruning,
+        digest(identity(prepared)) if prepared.request.storage else "",
+        before.joined,
+        before.trials,
+    )
 
 
 def cache_size(prepared: Prepared) -> int:

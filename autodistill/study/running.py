@@ -25,13 +25,12 @@ from autodistill.records import (
     read_study,
     to_json,
 )
-from autodistill.rules import RULES
-from autodistill.search import Outcome, Question, audited_trials, importance, search
+from autodistill.search import Outcome, audited_trials, importance, search
 from autodistill.space import dump
-from autodistill.store import RunFolder, claim, digest, kept_result, locked, write_text
-from autodistill.study.changing import carried, join_teachers
+from autodistill.store import RunFolder, claim, kept_result, locked, write_text
+from autodistill.study.changing import join_teachers
 from autodistill.study.environment import environment
-from autodistill.study.estimates import measure, plan_for, spelt, time_left
+from autodistill.study.estimates import measure, plan_for, question_of, spelt, time_left
 from autodistill.study.limits import student_latency
 from autodistill.study.pace import paced, words
 from autodistill.study.preparing import Prepared, identity
@@ -161,18 +160,7 @@ def _events(prepared: Prepared, pool: Pool | Crew, ledger: _Ledger) -> Generator
     yield PhaseStarted(phase="profiles", runs=0, epochs=0)
     ledger.teachers, ledger.agreement, computed = yield from profiled(ledger.teachers, run=pool.run)
     ledger.profile_views = max(ledger.profile_views, computed)
-    before = carried(prepared.folder)
-    question = Question(
-        prepared.folder.path.name,
-        prepared.space,
-        ledger.plan,
-        ledger.teachers,
-        {name: rule.tau_student_from for name, rule in RULES.items()},
-        prepared.request.audit_pruning,
-        digest(identity(prepared)) if prepared.request.storage else "",
-        before.joined,
-        before.trials,
-    )
+    question = question_of(prepared, ledger.plan, ledger.teachers)
 
     def run(requests: Sequence[RunRequest]) -> Iterator[Event]:
         yield from _remembered(prepared.folder, requests, pool)

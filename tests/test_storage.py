@@ -9,7 +9,7 @@ from urllib.parse import quote
 import optuna
 import pytest
 import sqlalchemy
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from search_runs import FOUR, Trainer, question, run
 
@@ -27,6 +27,7 @@ SHOWN = {
 nasty = st.text(st.sampled_from("@:/?#%&=[]+ \n\\'\"$aZ0é"), max_size=8) | st.text(max_size=12)
 
 
+@settings(deadline=None)
 @given(nasty)
 @example("p@evil.example/x?")
 @example("123?x@h")
@@ -43,6 +44,7 @@ def test_no_password_is_ever_shown(password):
             assert shown in SHOWN or (password[:1] == "@" and shown.startswith("postgresql://me:***@")), shown
 
 
+@settings(deadline=None)
 @given(nasty.filter(lambda it: len(it) > 2))
 def test_no_password_gets_through_in_what_a_driver_says(password):
     """A driver is only ever given an address that was found whole."""
@@ -54,6 +56,7 @@ def test_no_password_gets_through_in_what_a_driver_says(password):
         assert quoted not in said.replace("***", "")
 
 
+@settings(deadline=None)
 @given(nasty)
 def test_no_error_names_a_password(password):
     for url in (f"postgresql://me:{password}@db.example:1/kd", f"mysql://me:{password}@db/kd"):

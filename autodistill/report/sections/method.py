@@ -1,5 +1,6 @@
 """How it was measured, what it cost, and how to do it again."""
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -265,23 +266,21 @@ def _timing(timing: Mapping[str, Any]) -> Table | None:
     phases, runs, parts, planned = (timing.get(it, {}) for it in ("phases_s", "runs_s", "parts_s", "planned_s"))
     if not phases:
         return None
-    rows = [row(phase, duration(phases[phase])) for phase in PHASES if phase in phases]
-    rows.append(row("all phases", duration(sum(phases.values()))))
+    total, planned_s, runs_s = (math.fsum(it.values()) for it in (phases, planned, runs))
+    rows = [*(row(it, duration(phases[it])) for it in PHASES if it in phases), row("all phases", duration(total))]
     if planned:
-        took = duration(sum(phases.values()) - phases.get("start-up", 0.0))
-        rows.append(row("planned before the first run", f"{duration(sum(planned.values()))}; took {took}"))
-    rows.append(row(f"{plural(len(runs), 'training run')}, summed over the workers", duration(sum(runs.values()))))
+        took_s = total - phases.get("start-up", 0.0)
+        rows.append(row("planned before the first run", f"{duration(planned_s)}; took {duration(took_s)}"))
+    rows.append(row(f"{plural(len(runs), 'training run')}, summed over the workers", duration(runs_s)))
     rows += [row(f"of it: {words}", duration(parts[part])) for part, words in PARTS.items() if part in parts]
-    rows.append(row("teacher runs over a view of the data, all others cached", f"{timing.get('views_computed', 0)}"))
-    return Table("Time by phase", text_columns("What", "Wall time"), tuple(rows))
+    views = row("teacher runs over a view of the data, all others cached", f"{timing.get('views_computed', 0)}")
+    return Table("Time by phase", text_columns("What", "Wall time"), (*rows, views))
 
 
 def _value(value: Any) -> str:
     if isinstance(value, float | int) and not isinstance(value, bool):
         return f"{value:g}"
-    if isinstance(value, list | tuple):
-        return short(", ".join(str(one) for one in value), LONGEST_VALUE)
-    return short(str(value), LONGEST_VALUE)
+    return short(", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value), LONGEST_VALUE)
 
 
 def _toml(space: Mapping[str, Any]) -> str:

@@ -6,9 +6,10 @@ import time
 from collections.abc import Callable, Iterator
 
 import optuna
+import sqlalchemy
 from optuna.trial import TrialState
 
-from autodistill.errors import StoreError
+from autodistill.errors import AutodistillError, StoreError
 from autodistill.queue.board import Board, Entry
 from autodistill.queue.terms import LeaseLost, Pace
 from autodistill.queue.wire import to_wire
@@ -17,6 +18,9 @@ from autodistill.storage import PATIENCE_S, patiently
 
 MOST_SAID = 20
 """Progress messages that are kept until they are seen: who trains an epoch in milliseconds need not report each."""
+
+ENDING = (LeaseLost, AutodistillError, optuna.exceptions.OptunaError, sqlalchemy.exc.SQLAlchemyError, KeyError)
+"""What ends a lease, to be told to the thread that works; Optuna says KeyError of an entry that was removed."""
 
 
 class Lease:
@@ -83,7 +87,7 @@ class Lease:
         while not self._over.wait(self._pace.beat_s):
             try:
                 patiently(self._live, sleep=self._over.wait)
-            except Exception as error:  # noqa: BLE001  (the thread that works is told, whatever it was)
+            except ENDING as error:
                 self.lost = error
                 return
 

@@ -59,13 +59,16 @@ class Crew:
 
     def __enter__(self) -> "Crew":
         self._board = open_board(self._url, self._study, cached=True)
-        self._left.callback(close_storage, self._board.storage)
         place = f"{socket.gethostname()}:{self._setup.runs}"
-        with self._closing_on_error():
+        with contextlib.ExitStack() as left:
+            left.callback(close_storage, self._board.storage)
+            left.callback(self._dismiss)
             self._chair = take_chair(self._board, place=place, pace=self._pace)
-            self._left.enter_context(self._chair.beating())
+            left.enter_context(self._chair.beating())
             self._open()
-            self._local = [self._start(number) for number in range(self._size)]
+            for number in range(self._size):
+                self._local.append(self._start(number))
+            self._left = left.pop_all()
         return self
 
     def __exit__(
@@ -196,15 +199,6 @@ class Crew:
         for entry in self._board.unfinished():
             if entry.state == TrialState.WAITING or entry.worker in ours:
                 self._board.withdraw(entry)
-
-    @contextlib.contextmanager
-    def _closing_on_error(self) -> Iterator[None]:
-        try:
-            yield
-        except BaseException:
-            self._dismiss()
-            self._left.close()
-            raise
 
     def _start(self, number: int) -> BaseProcess:
         threads = max(1, (os.cpu_count() or 1) // max(1, self._size))

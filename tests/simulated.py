@@ -14,8 +14,13 @@ from autodistill.records import (
     RunRecord,
     RunRequest,
     TeacherRecord,
+    TrialParams,
 )
 from autodistill.store import RunFolder, digest, seed_from, write_result, write_text
+
+
+def request(run: str, *, epochs: int = 3) -> RunRequest:
+    return RunRequest(run=run, params=TrialParams(), seed=1, epochs=epochs)
 
 
 class Simulated:

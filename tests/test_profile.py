@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from factories import teacher
+from record_parts import teacher
 from rule_oracles import log_dv, softmax_loop, variance_loop
 from scipy import stats
 from scipy.optimize import minimize_scalar

@@ -8,20 +8,17 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from optuna.trial import TrialState
-from simulated import Simulated, epoch_of
+from simulated import Simulated, epoch_of, request
 
-from autodistill import errors
-from autodistill.errors import AutodistillError, StoreError, StudyError, TeacherError
+from autodistill.errors import StoreError, StudyError, TeacherError
 from autodistill.queue.board import Board, Entry, board_name, open_board
 from autodistill.queue.lease import Lease, take_chair
-from autodistill.queue.messages import CheckTask, ProfileTask, Setup
+from autodistill.queue.messages import CheckTask, Setup
 from autodistill.queue.serving import Tools, serve
 from autodistill.queue.terms import LeaseLost, Pace
-from autodistill.queue.wire import from_wire, to_wire
-from autodistill.records import EpochEvent, Note, RunEnded, RunRequest, TeacherRecord, TrialParams
+from autodistill.queue.wire import to_wire
+from autodistill.records import EpochEvent, Note, RunEnded, RunRequest, TeacherRecord
 from autodistill.space import Space
 from autodistill.storage import close_storage
 from autodistill.store import RunFolder, read_result, write_result, write_text
@@ -57,10 +54,6 @@ def setup(place: Path) -> Setup:
     return Setup(
         space=Space(), student="x", teachers=teachers, views=1, device="cpu", runs=str(runs), cache=str(place)
     )
-
-
-def request(run: str, *, epochs: int = 3) -> RunRequest:
-    return RunRequest(run=run, params=TrialParams(), seed=1, epochs=epochs)
 
 
 class Hand:
@@ -370,36 +363,6 @@ def test_a_database_that_is_away_is_said_before_it_is_waited_for(file, tmp_path,
         messages = crew.run([request("r")])
         assert next(messages) == Note(text="the database does not answer (gone): waiting for it", warning=True)
         assert set(ended(messages)) == {"r"}
-
-
-words = st.text(max_size=20)
-
-
-@settings(deadline=None)
-@given(words, words, st.sampled_from([kind for kind in vars(errors).values() if isinstance(kind, type)]))
-def test_errors_travel_whole(message, hint, kind):
-    if not issubclass(kind, AutodistillError):
-        return
-    found = from_wire(to_wire(kind(message, hint)))
-    assert (type(found), found.message, found.hint) == (kind, message, hint)
-
-
-@settings(deadline=None)
-@given(words, st.floats())
-def test_records_travel_whole(text, number):
-    same = (CheckTask(name=text), ProfileTask(name=text), request(text), Note(text=text, warning=True))
-    for sent in same:
-        assert from_wire(to_wire(sent)) == sent
-        assert type(from_wire(to_wire(sent))) is type(sent)
-    epoch = epoch_of(request("r"), 1).model_copy(update={"train_loss": number})
-    sent = EpochEvent(run=text, epochs=1, record=epoch, wall_s=number)
-    assert repr(from_wire(to_wire(sent))) == repr(sent), "not a number and infinity too"
-
-
-@pytest.mark.parametrize("text", ["", "Nobody {}", 'CheckTask {"name": 1}', "CheckTask [", "Setup {}"])
-def test_what_another_version_sent_is_refused(text):
-    with pytest.raises(StoreError, match="does not know"):
-        from_wire(text)
 
 
 def test_the_board_s_study_is_another_one_than_the_search_s():

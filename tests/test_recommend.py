@@ -2,7 +2,8 @@ import math
 
 import numpy as np
 import pytest
-from factories import STUDIES, bare, confirmed, finalist, run, study
+from factories import STUDIES, bare, confirmed, study
+from record_parts import finalist, run
 from scipy import stats
 
 from autodistill.layout import compare

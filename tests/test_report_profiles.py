@@ -6,7 +6,8 @@ import re
 from pathlib import Path
 
 import pytest
-from factories import bare, hostile_names, isats, profile, profiled, study, teacher, trial
+from factories import bare, hostile_names, profiled, study
+from record_parts import isats, profile, teacher, trial
 
 from autodistill.records import AgreementRecord, InspectionRecord, ProfileRecord, StudyRecord, TeacherRecord
 from autodistill.report import render, render_inspection

@@ -3,7 +3,8 @@
 from dataclasses import replace
 
 import pytest
-from factories import bare, isats, kd, study, trial
+from factories import bare, study
+from record_parts import isats, kd, trial
 
 from autodistill.records import ImportanceRecord, StudyRecord, TrialRecord
 from autodistill.report.charts import CHARTS

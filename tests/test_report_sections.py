@@ -1,0 +1,185 @@
+"""What the sections say, against figures worked out by hand."""
+
+import pytest
+from factories import bare, confirmed, study
+from record_parts import failed_run, finalist, isats, run, targets, trial
+from scipy.stats import spearmanr
+
+from autodistill.recommend import recommend
+from autodistill.records import RaceRecord, TrialParams
+from autodistill.report.sections.evidence import MOST_CURVES, MOST_POINTS, curves_info, failures_info, trials_info
+from autodistill.report.sections.method import budget_info, environment_info, method_info
+from autodistill.report.sections.mismatch import mismatch_info, rank_correlation
+from autodistill.report.sections.verdict import leaderboard_info
+from autodistill.report.words import EMPTY
+
+
+def test_leaderboard_by_hand() -> None:
+    record = study(20)
+    table = leaderboard_info(record).table
+    rows = {row.cells[0].text: [cell.text for cell in row.cells] for row in table.rows}
+    assert list(rows)[-2:] == ["no teacher", "plain KD"]
+    best = max(one.full.val_top1 for one in record.trials if one.full and one.params.teacher == "ladder-m")
+    assert rows["ladder-m"][1:5] == ["85.8 %", "24 k", "5", f"{100 * best:.1f} %"]
+    verdict = recommend(record)
+    top = verdict.ranking[0]
+    assert rows[top.teacher][5] == f"{100 * top.confirmed_test_top1:.1f} %"
+    assert [column.label for column in table.columns][6] == "P(best)"
+    assert rows[top.teacher][6] == f"{top.p_best:.2f}"
+    assert rows["no teacher"][6] == "< 0.01"
+    assert rows["plain KD"][6] == EMPTY
+    assert table.rows[0].cells[0].text == top.teacher
+    assert [row.cells[0].text for row in table.rows if row.mark == "pick"] == [verdict.teacher]
+    kd = table.rows[-1].cells
+    in_use = table.rows[0].cells[8].below
+    assert in_use.startswith("in use: tau target ")
+    assert (kd[5].below, kd[8].text) == ("unconfirmed, 1 run", "TS (tau 4, tau student 4), soft weight 0.9")
+
+
+def test_too_few_seeds_for_an_interval_are_said_to_be() -> None:
+    record = confirmed({"a": [0.76, 0.82], None: [0.70, 0.70]})
+    cells = leaderboard_info(record).table.rows[0].cells
+    assert (cells[5].text, cells[5].below) == ("79.0 %", "too few seeds, 2 seeds")
+    assert cells[7].below == "too few seeds"
+
+
+def test_a_race_is_explained_where_there_was_one() -> None:
+    record = confirmed({None: [0.7, 0.71, 0.72], "a": [0.8, 0.81, 0.82], "b": [0.75, 0.76, 0.77]})
+    plan = record.plan.model_copy(update={"race": RaceRecord(first=3, seeds=5)})
+    assert "Racing" not in dict(method_info(record).points)
+    assert "over 3 confirm seeds" in dict(method_info(record.model_copy(update={"plan": plan})).points)["Racing"]
+
+
+def test_mismatch_by_hand() -> None:
+    scores = {"ladder-s": 0.77, "ladder-m": 0.79, "ladder-l": 0.78, "ladder-xl": 0.76}
+    trials = [
+        trial(number, isats(name), state="complete", score=val) for number, (name, val) in enumerate(scores.items())
+    ]
+    record = study(0).model_copy(update={"trials": tuple(trials), "plain_kd": None})
+    info = mismatch_info(record)
+    # Teacher ranks 1 2 3 4, student ranks 2 4 3 1: 1 - 6 (1 + 4 + 0 + 9) / (4 x 15) = -0.4.
+    assert info.spearman == pytest.approx(-0.4)
+    assert info.regret == pytest.approx(0.03)
+    assert info.figure.finding == (
+        "The most accurate teacher, ladder-xl (91.1 %), made student 4 of 4, 3.0 points below the best "
+        "(Spearman -0.40 over 4 teachers)."
+    )
+
+
+def test_plain_kd_is_a_full_run_of_its_teacher() -> None:
+    record = study(20)
+    teacher = record.plain_kd.params.teacher
+    best = record.plain_kd.model_copy(update={"curve": run("kd", record.plain_kd.params, val=0.95).curve})
+    cells = {
+        row.cells[0].text: row.cells
+        for row in leaderboard_info(record.model_copy(update={"plain_kd": best})).table.rows
+    }
+    assert cells[teacher][4].text == "95.0 %"
+
+
+def test_rank_correlation_is_scipys() -> None:
+    x, y = [0.1, 0.5, 0.5, 0.7, 0.9, 0.2], [3.0, 1.0, 2.0, 2.0, 2.0, 9.0]
+    assert rank_correlation(x, y) == pytest.approx(spearmanr(x, y).statistic)
+    assert rank_correlation([1.0, 1.0, 1.0], [1.0, 2.0, 3.0]) is None
+    assert rank_correlation([1.0, 2.0], [1.0, 2.0]) is None
+
+
+def test_trial_notes_warn_about_bounds_displacement_and_replicates() -> None:
+    record = study(12)
+    odd = record.trials[11]
+    summary = targets(at_lower=0.7, displaced=0.12)
+    odd = odd.model_copy(update={"short": odd.short.model_copy(update={"targets": summary}), "full": None})
+    notes = trials_info(record.model_copy(update={"trials": (odd,)})).table.rows[0].cells[-1].text
+    assert "replicate of trial 5" in notes
+    assert "at a bound for 70 % of the samples that the teacher gets right" in notes
+    assert "lost its first place in 12 %" in notes
+    plain = record.trials[0].model_copy(update={"reason": ""})
+    assert "bound" not in trials_info(record.model_copy(update={"trials": (plain,)})).table.rows[0].cells[-1].text
+
+
+def test_long_studies_are_cut_and_say_so() -> None:
+    record = study(1000)
+    table = trials_info(record).table
+    curves = curves_info(record)
+    assert len(table.rows) == 100
+    assert "100 of 1,000 trials" in table.note
+    assert len(curves.curves) == MOST_CURVES
+    assert "60 of 1,002 curves shown" in curves.note
+    shown = {row.cells[0].text for row in table.rows}
+    best = max((one for one in record.trials if one.full), key=lambda one: one.full.val_top1)
+    assert str(best.number) in shown
+
+
+def test_long_curves_are_thinned_and_keep_their_ends() -> None:
+    long = run("long", TrialParams(), val=0.7, epochs=240)
+    curve = curves_info(bare({}).model_copy(update={"no_teacher": long})).curves[0]
+    assert len(curve.points) == MOST_POINTS
+    assert (curve.points[0][0], curve.points[-1]) == (1, (240, 0.7))
+    epochs = [epoch for epoch, _ in curve.points]
+    assert sorted(set(epochs)) == epochs
+
+
+def test_saving_by_hand() -> None:
+    """Twenty trials pruned after 4 of 12 epochs: 240 epochs not spent, 80 spent on short runs."""
+    info = curves_info(study(20, state="pruned"))
+    assert (info.pruned, info.saved_epochs, info.short_epochs) == (20, 240, 80)
+    assert "240 epochs (20.0 full-training equivalents) not spent" in info.saving
+    assert {curve.mark for curve in info.curves[2:]} == {"pruned"}
+
+
+def test_budget_counts_a_shared_run_once() -> None:
+    baseline = run("baselines/none", TrialParams(), val=0.77, test=0.77, seed=1000)
+    one = finalist(None, {1001: 0.77})
+    record = bare({}).model_copy(
+        update={"no_teacher": baseline, "finalists": (one.model_copy(update={"runs": (baseline, *one.runs)}),)}
+    )
+    spent = {part.name: part.spent for part in budget_info(record).parts}
+    assert spent == {"no teacher": 1.0, "plain KD": 0.0, "priors": 0.0, "search": 0.0, "confirm": 1.0}
+
+
+def test_failures_are_listed_with_reasons() -> None:
+    record = bare({}).model_copy(update={"no_teacher": failed_run("baselines/none", TrialParams())})
+    info = failures_info(record)
+    assert info.total == 1
+    assert "non-finite in epoch 2" in info.table.rows[0].cells[-1].text
+    assert failures_info(bare({})).table is None
+
+
+def test_method_names_what_the_intervals_leave_out() -> None:
+    info = method_info(study(20))
+    words = " ".join(info.limits)
+    assert "Split and view noise are not in the intervals" in words
+    accuracy = recommend(study(20)).ranking[0].confirmed_test_top1
+    assert f"{100 * (accuracy * (1 - accuracy) / 10000) ** 0.5:.1f} points (standard error" in words
+    terms = dict(info.points)
+    assert "4,000 train, 4,000 validation and 10,000 test" in terms["Data"]
+    assert "averaged over the batch" in terms["Loss"]
+
+
+def test_environment_renders_what_is_there() -> None:
+    info = environment_info(study(20))
+    timing = {row.cells[0].text: row.cells[1].text for row in info.timing.rows}
+    assert timing == {
+        "teachers": "21.4 s",
+        "search": "3 min 10 s",
+        "confirm": "1 min 17 s",
+        "all phases": "4 min 49 s",
+        "2 training runs, summed over the workers": "41.0 s",
+        "of it: teachers over views that were not cached": "4.0 s",
+        "of it: cached logits, read or waited for": "0.5 s",
+        "of it: the student's training": "35.0 s",
+        "of it: evaluation of the student": "1.5 s",
+        "teacher runs over a view of the data, all others cached": "48",
+    }
+    record = study(20)
+    phases = {"start-up": 5.0, "teachers": 20.0, "search": 45.0}
+    times = {"phases_s": phases, "planned_s": {"teachers": 18.0, "search": 42.5}}
+    timing = environment_info(record.model_copy(update={"timing": times})).timing
+    found = {row.cells[0].text: row.cells[1].text for row in timing.rows}
+    assert list(found)[:5] == ["start-up", "teachers", "search", "all phases", "planned before the first run"]
+    assert found["planned before the first run"] == "1 min 00 s; took 1 min 05 s"
+    odd = bare({}).model_copy(update={"space": {"a": None, "b": [1, None]}, "environment": {"x": None, "ok": True}})
+    assert environment_info(odd).space == "b = [\n    1,\n]"
+    assert environment_info(odd).timing is None
+    for paper in ("10.1007/s11704-025-41434-w", "arXiv:2405.13078", "NeurIPS 2022", "1503.02531", "Akiba"):
+        assert paper in " ".join(info.citations)

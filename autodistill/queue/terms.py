@@ -1,6 +1,7 @@
 """What a worker and whoever gives it tasks agree on."""
 
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from autodistill.queue.messages import LadderTask, Task
@@ -43,6 +44,16 @@ def length(task: Task) -> int:
     """For starting the longest first."""
     # Ladder tasks come in order of capacity: the last is the longest. Sorting is stable, so give them no order.
     return task.epochs if isinstance(task, RunRequest) else int(isinstance(task, LadderTask))
+
+
+Source = Callable[[], Task | RunEnded | None]
+"""Gives the task for whoever is free, or its answer where that is known; None: nothing for now, and nothing ever
+again where no task is under way."""
+
+
+def longest_first(tasks: Sequence[Task]) -> Source:
+    waiting = deque(sorted(tasks, key=length, reverse=True))
+    return lambda: waiting.popleft() if waiting else None
 
 
 def given_up(request: RunRequest, error: str) -> RunEnded:

@@ -110,7 +110,7 @@ def ask(
 
 def _ask(study: optuna.Study, question: Question, number: int, prior_of: str | None) -> TrialParams:
     kept = study.get_trials(deepcopy=False)
-    study.sampler = _sampler(question.space, seed_from(question.space.search.seed, number))
+    study.sampler = _sampler(question.space, sampler_seed(question, number))
     if number < len(kept) and kept[number].state.is_finished():
         return _choose(_recall(kept[number]), question)
     if number < len(kept) and kept[number].state == TrialState.RUNNING:
@@ -121,6 +121,11 @@ def _ask(study: optuna.Study, question: Question, number: int, prior_of: str | N
         trial = study.ask()
     assert trial.number == number
     return _choose(_suggest(trial, question.space), question)
+
+
+def sampler_seed(question: Question, number: int) -> int:
+    """From which the sampler draws a trial."""
+    return seed_from(question.space.search.seed, number)
 
 
 def tell(study: optuna.Study, record: TrialRecord, *, say: Say = lambda _: None) -> None:

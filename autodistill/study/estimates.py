@@ -12,7 +12,7 @@ from autodistill.errors import StudyError
 from autodistill.records import CostRecord, Event, PlanRecord, TeacherRecord, TimePlanned
 from autodistill.rules import RULES
 from autodistill.search import Question, make_plan, parse_budget, prior_params
-from autodistill.store import digest, read_result
+from autodistill.store import RunFolder, digest, read_result
 from autodistill.study.changing import carried
 from autodistill.study.preparing import Prepared, identity
 from autodistill.study.simulating import Costs, TeacherCosts, simulate
@@ -84,6 +84,7 @@ def plan_for(prepared: Prepared, costs: Costs | None) -> PlanRecord:
         requested=prepared.budget,
         epochs_per_s=prepared.expected_workers / epoch_s(costs) if costs else None,
         max_trials=prepared.request.max_trials,
+        asynchronous=prepared.request.asynchronous,
     )
 
 
@@ -101,7 +102,8 @@ def time_left(prepared: Prepared, plan: PlanRecord, costs: Costs | None) -> Time
     teachers = tuple(_stand_in(name, place / len(names)) for place, name in enumerate(names))
     question, folder = question_of(prepared, plan, teachers), prepared.folder
     with TemporaryDirectory() as place:
-        for path in folder.database.parent.glob(f"{folder.database.name}*"):
+        order = order_file(folder, joined=question.joined)
+        for path in (*folder.database.parent.glob(f"{folder.database.name}*"), *filter(Path.exists, [order])):
             shutil.copy(path, place)
         database = Path(place) / folder.database.name
         return simulate(
@@ -110,7 +112,13 @@ def time_left(prepared: Prepared, plan: PlanRecord, costs: Costs | None) -> Time
             prepared.expected_workers,
             kept=lambda request: read_result(folder, request.run),
             database=database if database.exists() else None,
+            order=Path(place) / order.name,
         )
+
+
+def order_file(folder: RunFolder, *, joined: int) -> Path:
+    """Where a study keeps what it did in which order, since teachers joined for the last time."""
+    return folder.path / f"order{f'+{joined}' if joined else ''}.jsonl"
 
 
 def question_of(prepared: Prepared, plan: PlanRecord, teachers: tuple[TeacherRecord, ...]) -> Question:

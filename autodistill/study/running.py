@@ -25,18 +25,18 @@ from autodistill.records import (
     read_study,
     to_json,
 )
-from autodistill.search import Outcome, audited_trials, importance, search
+from autodistill.search import Outcome, Source, audited_trials, importance, search
 from autodistill.space import dump
 from autodistill.store import RunFolder, claim, kept_result, locked, write_text
 from autodistill.study.changing import join_teachers
 from autodistill.study.environment import environment
-from autodistill.study.estimates import measure, plan_for, question_of, spelt, time_left
+from autodistill.study.estimates import measure, order_file, plan_for, question_of, spelt, time_left
 from autodistill.study.limits import student_latency
 from autodistill.study.pace import paced, words
 from autodistill.study.preparing import Prepared, identity
 from autodistill.study.profiling import profiled
 from autodistill.study.simulating import Costs
-from autodistill.workers import CheckTask, LadderTask, Pool
+from autodistill.workers import CheckTask, LadderTask, Message, Pool
 from autodistill.workers.crew import Crew, declare_complete
 
 
@@ -162,10 +162,11 @@ def _events(prepared: Prepared, pool: Pool | Crew, ledger: _Ledger) -> Generator
     ledger.profile_views = max(ledger.profile_views, computed)
     question = question_of(prepared, ledger.plan, ledger.teachers)
 
-    def run(requests: Sequence[RunRequest]) -> Iterator[Event]:
+    def run(requests: Sequence[RunRequest] | Source) -> Iterator[Event]:
         yield from _remembered(prepared.folder, requests, pool)
 
-    yield from search(question, ledger.outcome, run=run, database=prepared.database)
+    order = order_file(prepared.folder, joined=question.joined)
+    yield from search(question, ledger.outcome, run=run, database=prepared.database, order=order)
 
 
 def _teachers(prepared: Prepared, pool: Pool | Crew) -> Generator[Event, None, tuple[TeacherRecord, ...]]:
@@ -210,13 +211,22 @@ def _plan(prepared: Prepared, costs: Costs | None) -> PlanRecord:
     return plan
 
 
-def _remembered(folder: RunFolder, requests: Sequence[RunRequest], pool: Pool | Crew) -> Iterator[Event]:
+def _remembered(folder: RunFolder, requests: Sequence[RunRequest] | Source, pool: Pool | Crew) -> Iterator[Event]:
     """Results that are kept are not trained again."""
+    if callable(requests):
+        yield from _events_of(pool.run(lambda: _known(folder, requests())))
+        return
     kept = {request.run: kept_result(folder, request) for request in requests}
     yield from (ended for ended in kept.values() if ended is not None)
-    for message in pool.run([request for request in requests if kept[request.run] is None]):
-        if isinstance(message, Event):
-            yield message
+    yield from _events_of(pool.run([request for request in requests if kept[request.run] is None]))
+
+
+def _known(folder: RunFolder, request: RunRequest | None) -> RunRequest | RunEnded | None:
+    return (kept_result(folder, request) or request) if request is not None else None
+
+
+def _events_of(messages: Iterator[Message]) -> Iterator[Event]:
+    return (message for message in messages if isinstance(message, Event))
 
 
 def _stopped(prepared: Prepared, ledger: _Ledger) -> StudyRecord:

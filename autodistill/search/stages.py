@@ -8,7 +8,7 @@ import optuna
 import sqlalchemy
 
 from autodistill.errors import ConfigError, StudyError
-from autodistill.records import Event, PhaseStarted, RunRequest, TrialRecord
+from autodistill.records import Event, PhaseStarted, TrialRecord
 from autodistill.search.asking import close_study, open_study, unwritable
 from autodistill.search.auditing import audit
 from autodistill.search.confirming import confirm
@@ -54,26 +54,20 @@ def search(
 
 
 def _baselines_and_priors(desk: Desk) -> Generator[Event, None, list[TrialRecord]]:
-    """Train both baselines and every teacher's prior; returns the priors whose full run is still to come."""
+    """Train both baselines and every teacher's prior up to its rung; returns the priors that go on."""
     question, outcome = desk.question, desk.outcome
     known = _carried(desk)
     priors = [new_trial(desk, wave=0, prior_of=it.name) for it in question.teachers if it.name not in known]
     baselines = [no_teacher_run(question, 0), plain_kd_run(question)]
-    all_go_on = len(priors) <= PROTECTED_PRIORS
-    fulls = [full_run(question, prior) for prior in priors] if all_go_on else []
-    requests = [*baselines, *fulls, *(short_run(question, prior) for prior in priors)]
+    requests = [*baselines, *(short_run(question, prior) for prior in priors)]
+    epochs = sum(request.new_epochs for request in requests)
     if known:
-        _demand_room(desk, requests)
-    yield PhaseStarted(
-        phase="baselines and priors", runs=len(requests), epochs=sum(request.epochs for request in requests)
-    )
+        _demand_room(desk, epochs + min(len(priors), PROTECTED_PRIORS) * question.plan.epochs_rest)
+    yield PhaseStarted(phase="baselines and priors", runs=len(requests), epochs=epochs)
     yield from drive(desk, requests)
     outcome.no_teacher, outcome.plain_kd = (outcome.results[request.run] for request in baselines)
     if all(outcome.results[request.run].state == "failed" for request in requests):
         raise StudyError(f"every run failed, the first with: {outcome.no_teacher.error}", "see the study's log")
-    if all_go_on:
-        yield from finish(desk, priors)
-        return []
     return (yield from _best_priors(desk, priors))
 
 
@@ -86,9 +80,9 @@ def _carried(desk: Desk) -> set[str]:
     return {str(trial.params.teacher) for trial in carried if trial.kind == "prior"}
 
 
-def _demand_room(desk: Desk, requests: Sequence[RunRequest]) -> None:
+def _demand_room(desk: Desk, epochs: int) -> None:
     """Refuse a teacher that the budget cannot pay any more, before anything is trained."""
-    missing = sum(request.epochs for request in requests) - left(desk, 0)
+    missing = epochs - left(desk, 0)
     if missing > 0:
         plan = desk.question.plan
         raise ConfigError(

@@ -13,7 +13,7 @@ from autodistill.search.asking import sampler_seed
 from autodistill.search.order import Order, Step
 from autodistill.search.outcome import Desk, drive
 from autodistill.search.requests import full_run, short_run
-from autodistill.search.trials import epochs_rest, finish, judged, left, new_trial, rivals_of, settle, with_short
+from autodistill.search.trials import finish, judged, left, new_trial, rivals_of, settle, with_short
 
 ASKED = 1
 """The wave of all that is asked here: there is only one."""
@@ -49,9 +49,8 @@ def pays(plan: PlanRecord, *, free: int, judging: int, eta: float) -> bool:
     """
     if free < plan.epochs_short:
         return False
-    rest = epochs_rest(plan)
-    won = math.ceil((judging + 1) / eta) * rest
-    return free >= plan.epochs_short + won or not judging or free < rest
+    won = math.ceil((judging + 1) / eta) * plan.epochs_rest
+    return free >= plan.epochs_short + won or not judging or free < plan.epochs_rest
 
 
 class _Stream:
@@ -74,7 +73,7 @@ class _Stream:
             elif step.ended in self._open:
                 yield from drive(self._desk, [self._request(step.ended)])
                 yield from self._decided(step.ended)
-        self._waiting = deque(sorted(self._waiting, key=lambda it: -it.epochs))
+        self._waiting = deque(sorted(self._waiting, key=lambda it: -it.last_epoch))
 
     def following(self) -> RunRequest | None:
         """The run for whoever is free: the rest of a trial before a new one; None: nothing for now."""
@@ -109,7 +108,7 @@ class _Stream:
         """Epochs that are not spoken for."""
         plan, trials = self._desk.question.plan, self._desk.outcome.trials
         running = (
-            plan.epochs_short if trials[number].short is None else epochs_rest(plan) for number in self._open.values()
+            plan.epochs_short if trials[number].short is None else plan.epochs_rest for number in self._open.values()
         )
         return left(self._desk, 0) - sum(running) - self._ahead.epochs(plan)
 
@@ -158,7 +157,7 @@ class _Ahead:
         self._full.discard(run)
 
     def epochs(self, plan: PlanRecord) -> int:
-        return self._asked * plan.epochs_short + len(self._full) * epochs_rest(plan)
+        return self._asked * plan.epochs_short + len(self._full) * plan.epochs_rest
 
 
 def _spans(numbers: Sequence[int]) -> tuple[tuple[int, int], ...]:

@@ -3,15 +3,10 @@
 import math
 from collections.abc import Iterator, Mapping, Sequence
 
-from autodistill.records import Event, Note, PlanRecord, TrialEnded, TrialRecord
+from autodistill.records import Event, Note, TrialEnded, TrialRecord
 from autodistill.search.asking import ask, tell
 from autodistill.search.outcome import Desk, score
 from autodistill.search.requests import full_run, short_run
-
-
-def epochs_rest(plan: PlanRecord) -> int:
-    """What a trial that has had its short run still costs to be trained in full."""
-    return plan.epochs_full
 
 
 def goes_on(score: float, rivals: Sequence[float], *, eta: float) -> bool:
@@ -51,7 +46,7 @@ def judged(desk: Desk, trial: TrialRecord, rivals: Mapping[int, float], *, left:
     reason = _prune_reason(desk, trial, tuple(rivals.values()))
     if reason:
         return trial.model_copy(update={"state": "pruned", "reason": reason})
-    if left < epochs_rest(desk.question.plan):
+    if left < desk.question.plan.epochs_rest:
         reason = f"short run {score(trial.short):.1%}: not promoted, the budget has no full run left"
         return trial.model_copy(update={"state": "pruned", "reason": reason, "out_of_budget": True})
     return trial
@@ -72,10 +67,10 @@ def _prune_reason(desk: Desk, trial: TrialRecord, rivals: Sequence[float]) -> st
 
 
 def left(desk: Desk, promoted: int) -> int:
-    """Epochs that may still be committed: confirm runs and `promoted` full runs are spoken for."""
+    """Epochs that may still be committed: confirm runs and what `promoted` trials still cost are spoken for."""
     plan = desk.question.plan
     kept = round((plan.confirm + plan.controls) * plan.epochs_full)
-    return plan.total_epochs - desk.outcome.spent_epochs - kept - promoted * plan.epochs_full
+    return plan.total_epochs - desk.outcome.spent_epochs - kept - promoted * plan.epochs_rest
 
 
 def new_trial(desk: Desk, *, wave: int, prior_of: str | None = None) -> TrialRecord:
@@ -107,8 +102,6 @@ def finish(desk: Desk, trials: Sequence[TrialRecord]) -> Iterator[Event]:
         trial = with_short(desk, trial)
         full = desk.outcome.results[full_run(desk.question, trial).run]
         ended = {"state": "complete"} if full.state == "complete" else {"state": "failed", "reason": full.error}
-        if trial.state == "failed" and full.state == "complete":
-            ended["reason"] = trial.reason
         yield from settle(desk, trial.model_copy(update={"full": full, **ended}))
 
 

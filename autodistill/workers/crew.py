@@ -23,7 +23,7 @@ from autodistill.queue.lease import take_chair
 from autodistill.queue.messages import Message, Setup, Task
 from autodistill.queue.reserve import Reserve
 from autodistill.queue.serving import Tools, serve
-from autodistill.queue.terms import MOST_DEATHS, LeaseLost, Pace, Source, given_up, length, longest_first
+from autodistill.queue.terms import MOST_DEATHS, LeaseLost, Pace, Source, given_up, longest_first, rank
 from autodistill.queue.wire import from_wire, to_wire
 from autodistill.records import Note, RunEnded, RunRequest
 from autodistill.storage import AWAY, close_storage, patiently, reason_of
@@ -140,7 +140,7 @@ class Crew:
 
     def _put(self, task: Task, *, deaths: int = 0) -> int:
         return patiently(
-            lambda: self._board.put(to_wire(task), setup=self._key, rank=length(task), deaths=deaths),
+            lambda: self._board.put(to_wire(task), setup=self._key, rank=rank(task), deaths=deaths),
             say=self._notes.append,
         )
 

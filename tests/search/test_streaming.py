@@ -67,11 +67,11 @@ def test_the_budget_is_kept_and_used_up_however_many_ask(teachers, budget, worke
     names = list(GAIN)[:teachers]
     trainer, wanted = Trainer(workers=workers, draw=workers), asked(*names, budget=budget)
     outcome, events = searched(wanted, trainer)
-    spent = sum(request.epochs for request in trainer.asked)
+    spent = sum(request.new_epochs for request in trainer.asked)
     assert outcome.spent_epochs == spent
     confirmed = [it.run for one in (*outcome.finalists, *outcome.controls) for it in one.runs]
     planned = round((wanted.plan.confirm + wanted.plan.controls) * wanted.plan.epochs_full)
-    unused = planned - sum(it.epochs for it in trainer.asked if it.run in confirmed[1:])
+    unused = planned - sum(it.new_epochs for it in trainer.asked if it.run in confirmed[1:])
     assert unused >= 0
     assert 0 <= wanted.plan.total_epochs - unused - spent < wanted.plan.epochs_short
     assert {trial.state for trial in outcome.trials} <= {"complete", "pruned"}
@@ -183,7 +183,7 @@ def test_more_budget_is_kept_too(tmp_path, budget):
     count, wanted = len(trainer.asked), asked(budget=budget)
     more, _ = run(wanted, trainer, tmp_path / "study.db")
     assert len({it.run for it in trainer.asked}) == len(trainer.asked) > count
-    paid = sum(it.epochs for it in trainer.asked)
+    paid = sum(it.new_epochs for it in trainer.asked)
     assert paid <= wanted.plan.total_epochs + 2 * wanted.plan.confirm * 30, "finalists may be others now"
     assert more.spent_epochs <= wanted.plan.total_epochs
     check_trails(more, wanted.plan)
@@ -216,20 +216,20 @@ def test_an_order_that_cannot_be_written_says_so(tmp_path):
     [
         (9, 0, False),
         (10, 0, True),  # a last short run
-        (10, 5, True),  # no full run can be won any more: the rest buys short runs
-        (29, 5, True),
-        (30, 1, False),  # one under way may win the 30 that are left
-        (39, 1, False),
-        (40, 1, True),  # two short runs win one full run between them
-        (40, 2, True),
-        (40, 3, False),  # four win two
-        (69, 3, False),
-        (70, 3, True),
+        (10, 5, True),  # no trial can be gone on with any more: the rest buys short runs
+        (19, 5, True),
+        (20, 1, False),  # one under way may win the 20 that are left
+        (29, 1, False),
+        (30, 1, True),  # of two short runs one goes on
+        (30, 2, True),
+        (30, 3, False),  # of four two do
+        (49, 3, False),
+        (50, 3, True),
     ],
 )
 def test_who_is_under_way_keeps_what_it_may_win(free, judging, expected):
     plan = asked().plan
-    assert (plan.epochs_short, plan.epochs_full) == (10, 30)
+    assert (plan.epochs_short, plan.epochs_rest) == (10, 20)
     assert pays(plan, free=free, judging=judging, eta=3.0) is expected
 
 

@@ -134,7 +134,9 @@ def tell(study: optuna.Study, record: TrialRecord, *, say: Say = lambda _: None)
 
 
 def _tell(study: optuna.Study, record: TrialRecord) -> None:
-    frozen = study.get_trials(deepcopy=False)[record.number]
+    # All trials would come with all that are running, which a wide study has many of.
+    storage = study._storage
+    frozen = storage.get_trial(storage.get_trial_id_from_study_id_trial_number(study._study_id, record.number))
     if frozen.state.is_finished():
         return
     trial = Trial(study, frozen._trial_id)

@@ -1,4 +1,4 @@
-"""Running a study: teachers, search, confirm runs, and the record that is rewritten after every run."""
+"""Running a study: teachers, search, confirm runs, and the record that is rewritten as runs end."""
 
 import contextlib
 import json
@@ -39,6 +39,11 @@ from autodistill.study.simulating import Costs
 from autodistill.workers import CheckTask, LadderTask, Message, Pool
 from autodistill.workers.crew import Crew, declare_complete
 
+QUICK_S = 0.05
+"""A write of the record that takes no longer follows every run."""
+WRITING = 20
+"""Times as long as it took, a longer one is followed by none: results are kept beside the record, one by one."""
+
 
 @dataclass
 class _Ledger:
@@ -63,6 +68,8 @@ class _Ledger:
     profile_views: int = 0
     """By profiles, which come first: in whichever process of this study computed them."""
     latency: LatencyRecord | None = None
+    next_write: float = 0.0
+    """Before this time the record is not rewritten."""
     fresh: bool = False
     """Whether this process has finished a run: until then the kept record says more than this ledger."""
 
@@ -138,7 +145,7 @@ def _recorded(prepared: Prepared, pool: Pool | Crew, ledger: _Ledger) -> Generat
             if isinstance(event, TrialEnded):
                 forget_checkpoint(prepared.folder, event.record)
             if ledger.fresh and isinstance(event, RunEnded | TrialEnded):
-                _write(prepared, ledger, "running")
+                _write_now_and_then(prepared, ledger)
             yield event
             if timeout is not None and time.monotonic() - started > timeout:
                 yield Note(
@@ -234,6 +241,16 @@ def _events_of(messages: Iterator[Message]) -> Iterator[Event]:
 def _stopped(prepared: Prepared, ledger: _Ledger) -> StudyRecord:
     kept = prepared.folder.record
     return read_study(kept) if kept.exists() and not ledger.fresh else _write(prepared, ledger, "running")
+
+
+def _write_now_and_then(prepared: Prepared, ledger: _Ledger) -> None:
+    """Rewrite the record after every run; one that takes its time, for a small part of the time only."""
+    begun = time.monotonic()
+    if begun < ledger.next_write:
+        return
+    _write(prepared, ledger, "running")
+    ended = time.monotonic()
+    ledger.next_write = ended + WRITING * (ended - begun) if ended - begun > QUICK_S else 0.0
 
 
 def _write(prepared: Prepared, ledger: _Ledger, state: str) -> StudyRecord:

@@ -100,6 +100,24 @@ def test_real_runs_whose_place_in_the_order_is_lost_are_taken_as_they_are(warm, 
     assert not trained
 
 
+def test_what_ended_after_a_trial_without_result_carries_over_when_a_teacher_joins(warm, here):
+    one, both = ("ladder:resnet8:0.25",), ("ladder:resnet8:0.25", "ladder:resnet8:0.5")
+    before = drive(request(teachers=one, budget="9", asynchronous=True))
+    assert len(before.trials) > 3
+    unknown = {"state": "running", "reason": "", "short": None, "full": None}
+    trials = tuple(
+        it.model_copy(update=unknown) if it.number in (1, len(before.trials) - 1) else it for it in before.trials
+    )
+    Path("runs", NAME, "study.json").write_text(before.model_copy(update={"trials": trials}).model_dump_json())
+    after = drive(request(teachers=both, budget="18", asynchronous=True))
+    assert after.state == "complete"
+    assert after.trials[1].reason == "it had no result yet when a teacher joined the study"
+    assert [it for it in after.trials[:-1] if it.number != 1][: len(trials) - 2] == [trials[0], *trials[2:-1]]
+    assert after.trials[len(trials) - 1].params.teacher == "resnet8:0.5", "the last one's number is the new prior's"
+    assert Path("runs", NAME, "order+1.jsonl").exists()
+    assert rendered(after, Path("reports")).exists()
+
+
 def test_a_study_in_waves_is_not_gone_on_with_otherwise(finished):
     with pytest.raises(StoreError, match=r"asynchronous: there None, asked for True"):
         drive(request(asynchronous=True))

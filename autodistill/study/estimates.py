@@ -16,7 +16,7 @@ from autodistill.store import digest, read_result
 from autodistill.study.changing import carried
 from autodistill.study.preparing import Prepared, identity
 from autodistill.study.simulating import Costs, TeacherCosts, simulate
-from autodistill.workers import Message, Pool, Probe, ProbeTask, Task, TeacherProbe, TeacherProbeTask
+from autodistill.workers import Message, Pool, Probe, ProbeTask, StandBy, Task, TeacherProbe, TeacherProbeTask
 
 TAU_STUDENT_FROM = {name: rule.tau_student_from for name, rule in RULES.items()}
 PROBE_S = 0.4
@@ -32,9 +32,9 @@ class Estimate(NamedTuple):
     cache_bytes: int
 
 
-def estimate(prepared: Prepared) -> Estimate:
+def estimate(prepared: Prepared, *, standby: StandBy | None = None) -> Estimate:
     """Measure a few steps of the student and its teachers, on workers as a study has them; writes nothing."""
-    with Pool(prepared.expected_workers, prepared.setup) as pool:
+    with Pool(prepared.expected_workers, prepared.setup, data=prepared.data, standby=standby) as pool:
         costs = _returned(measure(prepared, pool.run))
     plan = plan_for(prepared, costs)
     return Estimate(plan, time_left(prepared, plan, costs), cache_size(prepared))
@@ -51,14 +51,12 @@ def measure(prepared: Prepared, run: Run) -> Generator[Event, None, Costs | None
     """
     names, workers, untrained = tuple(prepared.teachers), prepared.expected_workers, prepared.untrained
     params = prior_params(prepared.space, names[0], TAU_STUDENT_FROM)
-    # Workers do not start at the same moment: the first round wakes them, in the second they work side by side.
-    yield from _answers(run, [ProbeTask(params=params, seconds=0.0)] * workers)
-    found = yield from _answers(run, [ProbeTask(params=params, seconds=PROBE_S)] * workers)
-    tasks = [
+    tasks: list[Task] = [ProbeTask(params=params, seconds=PROBE_S)] * workers
+    tasks += [
         TeacherProbeTask(name=name, untrained=prepared.teachers[name] in untrained, seconds=PROBE_S)
         for name in reversed(names)
     ]
-    found += yield from _answers(run, tasks)
+    found = yield from _answers(run, tasks)
     students = [it for it in found if isinstance(it, Probe)]
     teachers = {it.name: it for it in found if isinstance(it, TeacherProbe)}
     if len(students) < workers or len(teachers) < len(names):

@@ -36,7 +36,7 @@ from autodistill.study.pace import paced, words
 from autodistill.study.preparing import Prepared, identity
 from autodistill.study.profiling import profiled
 from autodistill.study.simulating import Costs
-from autodistill.workers import CheckTask, LadderTask, Pool
+from autodistill.workers import CheckTask, LadderTask, Pool, StandBy
 from autodistill.workers.crew import Crew, declare_complete
 
 
@@ -67,8 +67,12 @@ class _Ledger:
     """Whether this process has finished a run: until then the kept record says more than this ledger."""
 
 
-def run_study(prepared: Prepared) -> Generator[Event, None, StudyRecord]:
-    """Run or resume a study; yields what happens, returns the record, which is also in `study.json`."""
+def run_study(prepared: Prepared, *, standby: StandBy | None = None) -> Generator[Event, None, StudyRecord]:
+    """Run or resume a study; yields what happens, returns the record, which is also in `study.json`.
+
+    Args:
+        standby: processes that wait to become its workers.
+    """
     folder, request, begun = prepared.folder, prepared.request, time.monotonic()
     with locked(folder.lock, timeout_s=0):
         joining = join_teachers(prepared)
@@ -88,7 +92,7 @@ def run_study(prepared: Prepared) -> Generator[Event, None, StudyRecord]:
         write_text(folder.space, dump(prepared.runnable_space))
         write_text(folder.environment, json.dumps(found, indent=1) + "\n")
         latency = prepared.latency or student_latency(prepared)
-        with _hired(prepared) as pool:
+        with _hired(prepared, standby) as pool:
             costs = yield from measure(prepared, pool.run)
             ledger = _ledger(prepared, costs, found)
             ledger.phase_s["start-up"] = round(ledger.phase_s.get("start-up", 0.0) + time.monotonic() - begun, 2)
@@ -113,12 +117,13 @@ def _ledger(prepared: Prepared, costs: Costs | None, found: dict[str, str]) -> _
     return ledger
 
 
-def _hired(prepared: Prepared) -> Pool | Crew:
+def _hired(prepared: Prepared, standby: StandBy | None) -> Pool | Crew:
     """Who does the study's tasks: processes of its own, or whoever shares its database."""
     request = prepared.request
     if not request.storage:
-        return Pool(request.workers, prepared.setup)
-    return Crew(request.workers, prepared.setup, url=request.storage, study=prepared.folder.path.name)
+        return Pool(request.workers, prepared.setup, data=prepared.data, standby=standby)
+    study = prepared.folder.path.name
+    return Crew(request.workers, prepared.setup, url=request.storage, study=study, standby=standby)
 
 
 def _recorded(prepared: Prepared, pool: Pool | Crew, ledger: _Ledger) -> Generator[Event, None, StudyRecord]:

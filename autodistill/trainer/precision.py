@@ -3,7 +3,7 @@
 import contextlib
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -15,6 +15,8 @@ Precision = Literal["auto", "float32", "bfloat16"]
 STEPS = 3
 GAIN = 1.25
 """By how much bfloat16 must be faster: float32 is exact to more digits, and timings are noisy."""
+CLEAR = 1.5
+"""So far from that, either way, one step each tells."""
 
 
 def autocast(device: torch.device, precision: Precision) -> contextlib.AbstractContextManager[Any]:
@@ -41,11 +43,18 @@ def faster_precision(
     model = build().to(batch.device).to(memory_format=torch.channels_last).train()
     taken: dict[Precision, list[float]] = {"float32": [], "bfloat16": []}
     with _one_thread(batch.device):
-        for _ in range(STEPS):
+        for step in range(STEPS):
             for precision, seconds in taken.items():
                 seconds.append(_step_s(model, batch, precision))
+            if step and not 1 / CLEAR < _gain(taken) / GAIN < CLEAR:
+                break
+    return "bfloat16" if _gain(taken) >= GAIN else "float32"
+
+
+def _gain(taken: Mapping[Precision, Sequence[float]]) -> float:
+    """How many times faster bfloat16 is, apart from the first steps."""
     plain, half = (statistics.median(seconds[1:]) for seconds in taken.values())
-    return "bfloat16" if plain / half >= GAIN else "float32"
+    return plain / half
 
 
 def _step_s(model: nn.Module, batch: Tensor, precision: Precision) -> float:

@@ -52,10 +52,15 @@ from autodistill.workers.probing import probe_student, probe_untrained, view_s
 
 
 class Workplace:
-    """A worker's own copy of the data, its loaded teachers, and the logit cache."""
+    """A worker's own copy of the data, its loaded teachers, and the logit cache.
 
-    def __init__(self, setup: Setup) -> None:
+    Args:
+        data: the study's splits; None: they are loaded when they are needed.
+    """
+
+    def __init__(self, setup: Setup, *, data: Data | None = None) -> None:
         self.setup = setup
+        self._given = data
         if setup.device == "cpu":
             # Two threads in one process lose up to half of both cores to barrier stalls on shared machines; and what
             # is kept (teachers, logits) must not depend on who computed it: threads change the last bits.
@@ -105,7 +110,7 @@ class Workplace:
     @cached_property
     def study_data(self) -> Data:
         """The splits of the study, which its teachers belong to."""
-        return datasets.load(self.setup.space.data).to(self.device)
+        return (self._given or datasets.load(self.setup.space.data)).to(self.device)
 
     @cached_property
     def data(self) -> Data:
@@ -134,10 +139,10 @@ class Workplace:
         params = request.params
         if params.teacher is None:
             return None
-        teacher = self.teacher(params.teacher)
+        teacher, needed = self.teacher(params.teacher), min(request.epochs, self.setup.views)
         return supervise(
             params,
-            logits=lambda number: self.cache.training(teacher, number),
+            logits=lambda number: self.cache.training(teacher, number, later=range(number + 1, needed)),
             labels=self.data.train.labels,
             loss=self.setup.space.search.loss,
         )

@@ -21,6 +21,12 @@ def no_teacher_run(question: Question, index: int) -> RunRequest:
     return confirm_run(question, "baselines/no-teacher", TrialParams(), index)
 
 
+def certain_runs(question: Question) -> list[RunRequest]:
+    """Runs that every study of this plan needs, whatever its trials turn out to be."""
+    race = question.plan.race
+    return [no_teacher_run(question, index) for index in range(race.first if race else question.space.confirm.seeds)]
+
+
 def audit_run(question: Question, trial: TrialRecord) -> RunRequest:
     """The full run that pruning saved."""
     return full_run(question, trial).model_copy(update={"run": f"audit/{trial.number:04d}"})

@@ -4,13 +4,15 @@ import copy
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from autodistill.data import Data, Split
+from autodistill.ladder import SCHEME, network
 from autodistill.profile import MOST_ROWS, agreement, profile
-from autodistill.queue.messages import Probe
+from autodistill.queue.messages import Probe, ProbeTask, TeacherProbe, TeacherProbeTask
 from autodistill.records import EpochRecord, TrialParams
 from autodistill.space import Space
 from autodistill.stopwatch import Stopwatch
@@ -19,6 +21,9 @@ from autodistill.teachers.teacher import BATCH, ready
 from autodistill.trainer import Execution, Recipe, Supervision, evaluate, supervise, train
 from autodistill.trainer.execution import EAGER
 from autodistill.views import View
+
+if TYPE_CHECKING:
+    from autodistill.workers.tasks import Workplace
 
 STEPS = 8
 """Of a measured epoch, at most: more tell no more about one."""
@@ -29,6 +34,28 @@ EXAMPLES = 256
 FIRST_IMAGES = 4
 ENDLESS = 10**6
 """Epochs of a run that is never over, nor evaluated."""
+
+
+def measured(place: "Workplace", task: ProbeTask | TeacherProbeTask) -> Probe | TeacherProbe:
+    """What a worker's task of measuring finds."""
+    data, space, seconds = place.data, place.setup.space, task.seconds
+    if isinstance(task, ProbeTask):
+        return probe_student(
+            lambda: place.student(0), data, space, task.params, seconds=seconds, execution=place.execution
+        )
+    if not task.untrained:
+        teacher = place.teacher(task.name)
+        missing = place.cache.missing(teacher, place.setup.views)
+        return TeacherProbe(
+            name=task.name, training_s=0.0, view_s=view_s(teacher, data, seconds=seconds), views=missing
+        )
+    architecture = place.setup.teachers[task.name].removeprefix(SCHEME)
+
+    def built() -> nn.Module:
+        return network(architecture, data, seed=0).to(place.device)
+
+    training_s, found = probe_untrained(built, data, space, seconds=seconds, execution=place.execution)
+    return TeacherProbe(name=task.name, training_s=training_s, view_s=found, views=tuple(range(place.setup.views)))
 
 
 def probe_student(

@@ -207,7 +207,7 @@ class Crew:
         threads = max(1, (os.cpu_count() or 1) // max(1, self._size))
         device = device_of(self._setup.device, number)
         hand = self._standby.take()
-        with contextlib.suppress(BrokenPipeError):  # it died meanwhile, and is replaced like any other
+        with contextlib.suppress(OSError):  # it died meanwhile, and is replaced like any other
             hand.pipe.send((work_here, (self._url, self._study, device, threads)))
         return hand.process
 

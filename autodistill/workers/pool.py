@@ -86,7 +86,7 @@ class Pool:
     def _hired(self, hand: Hand, number: int) -> _Worker:
         setup = self._setup.model_copy(update={"device": device_of(self._setup.device, number)})
         # One that died meanwhile is noticed when its first answer is waited for.
-        with contextlib.suppress(BrokenPipeError):
+        with contextlib.suppress(OSError):
             hand.pipe.send((work, (setup,)))
             hand.pipe.send_bytes(self._data)
         return _Worker(hand.process, hand.pipe)
@@ -96,7 +96,7 @@ class Pool:
             if worker.task is None and waiting:
                 worker.task = waiting.popleft()
                 # A worker that died while idle is noticed when its answer is waited for.
-                with contextlib.suppress(BrokenPipeError):
+                with contextlib.suppress(OSError):
                     worker.pipe.send(worker.task)
 
     def _receive(self, worker: _Worker, waiting: deque[Task]) -> Iterator[Message]:

@@ -97,7 +97,7 @@ class Clock:
     def __call__(self, requests: Sequence[RunRequest]) -> Iterator[Event]:
         known = {it.run: self.kept(it) for it in requests}
         missing = [it for it in requests if known[it.run] is None and it.run not in self.beside]
-        missing.sort(key=lambda it: -it.epochs)
+        missing.sort(key=lambda it: -it.new_epochs)
         took = makespan([self.run_s(it) for it in missing], self.workers) if missing else 0.0
         taught = [it for it in missing if it.params.teacher is not None]
         # Workers that need a teacher's views share them out.
@@ -108,7 +108,7 @@ class Clock:
 
     def run_s(self, request: RunRequest) -> float:
         """Seconds of a run whose logits are there."""
-        costs, epochs = self.costs, request.epochs
+        costs, epochs = self.costs, request.new_epochs
         evaluations = -(-epochs // costs.evaluate_every)
         total = costs.run_s + epochs * costs.epoch_s + evaluations * costs.validation_s
         total += costs.test_s if request.evaluate_on != "validation" else 0.0
@@ -118,7 +118,7 @@ class Clock:
 
     def _logits_s(self, request: RunRequest) -> float:
         """Seconds of the logits that a run is the first to need."""
-        name, views = str(request.params.teacher), min(request.epochs, self.costs.views)
+        name, views = str(request.params.teacher), min(request.last_epoch, self.costs.views)
         teacher = self.costs.teachers[name]
         new = {(name, view) for view in teacher.views if view < views} - self.computed
         self.computed |= new
@@ -127,10 +127,9 @@ class Clock:
 
     def _made_up(self, request: RunRequest) -> RunRecord:
         top1 = min(1.0, max(0.0, self.draw.gauss(SCORE, SCORE_STD)))
-        curve = [EpochRecord(epoch=number, train_loss=1.0, hard_loss=1.0) for number in range(1, request.epochs)]
-        last = EpochRecord(epoch=request.epochs, train_loss=1.0, hard_loss=1.0, val_top1=top1, test_top1=top1)
-        fields = request.model_dump(exclude={"evaluate_on", "params"})
-        return RunRecord(**fields, params=request.params, state="complete", curve=(*curve, last))
+        curve = [EpochRecord(epoch=number, train_loss=1.0, hard_loss=1.0) for number in range(1, request.last_epoch)]
+        last = EpochRecord(epoch=request.last_epoch, train_loss=1.0, hard_loss=1.0, val_top1=top1, test_top1=top1)
+        return RunRecord(**request.kept(), state="complete", curve=(*curve, last))
 
 
 def simulate(

@@ -1,6 +1,7 @@
 """Processes on stand-by: started while a command still checks its input, they import what they will need."""
 
 import contextlib
+import importlib
 import multiprocessing
 import os
 import signal
@@ -64,9 +65,10 @@ def _started() -> Hand:
 
 
 def stand_by(pipe: Connection, parent: int) -> None:
-    """A process: do what comes over the pipe first. That this module could be imported has imported all the rest."""
+    """A process: do what comes over the pipe first. That this module could be imported has imported nearly all."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=follow, args=(parent,), daemon=True).start()
+    importlib.import_module("torchvision")  # a second; whoever builds a network needs it
     try:
         work, told = pipe.recv()
     except (EOFError, OSError):

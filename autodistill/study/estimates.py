@@ -11,7 +11,7 @@ from autodistill.cache import estimated_bytes
 from autodistill.errors import StudyError
 from autodistill.records import CostRecord, Event, PlanRecord, TeacherRecord, TimePlanned
 from autodistill.rules import RULES
-from autodistill.search import Question, make_plan, parse_budget, prior_params
+from autodistill.search import Question, copy_study, make_plan, parse_budget, prior_params
 from autodistill.store import digest, read_result
 from autodistill.study.changing import carried
 from autodistill.study.preparing import Prepared, identity
@@ -101,9 +101,11 @@ def time_left(prepared: Prepared, plan: PlanRecord, costs: Costs | None) -> Time
     teachers = tuple(_stand_in(name, place / len(names)) for place, name in enumerate(names))
     question, folder = question_of(prepared, plan, teachers), prepared.folder
     with TemporaryDirectory() as place:
-        for path in folder.database.parent.glob(f"{folder.database.name}*"):
-            shutil.copy(path, place)
         database = Path(place) / folder.database.name
+        if prepared.request.storage:
+            copy_study(question, prepared.request.storage, database)
+        for path in () if prepared.request.storage else folder.database.parent.glob(f"{folder.database.name}*"):
+            shutil.copy(path, place)
         return simulate(
             question,
             costs,

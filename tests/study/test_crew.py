@@ -17,6 +17,7 @@ from autodistill.queue.terms import Pace
 from autodistill.records import Note, RunEnded
 from autodistill.space import Space
 from autodistill.workers import crew
+from autodistill.workers.joining import adapted
 
 
 @pytest.fixture(autouse=True)
@@ -74,13 +75,13 @@ def setup(place: Path) -> Setup:
 def test_a_worker_uses_its_own_device_and_paths(tmp_path, monkeypatch):
     (tmp_path / "here" / "s").mkdir(parents=True)
     (tmp_path / "here" / "s" / "identity.json").write_text("{}")
-    adapted = commands.adapted(setup(tmp_path), device="cpu", runs=tmp_path / "here")
-    assert (adapted.device, adapted.runs) == ("cpu", str(tmp_path / "here" / "s"))
-    assert adapted.cache == os.environ["AUTODISTILL_CACHE"]
+    found = adapted(setup(tmp_path), device="cpu", runs=tmp_path / "here")
+    assert (found.device, found.runs) == ("cpu", str(tmp_path / "here" / "s"))
+    assert found.cache == os.environ["AUTODISTILL_CACHE"]
     monkeypatch.delenv("AUTODISTILL_CACHE")
-    assert commands.adapted(setup(tmp_path), device="cpu", runs=tmp_path / "here").cache == "theirs"
+    assert adapted(setup(tmp_path), device="cpu", runs=tmp_path / "here").cache == "theirs"
     with pytest.raises(StoreError, match="run folder is not on this machine"):
-        commands.adapted(setup(tmp_path), device="cpu", runs=None)
+        adapted(setup(tmp_path), device="cpu", runs=None)
 
 
 def test_a_worker_needs_a_database():

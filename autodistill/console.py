@@ -242,7 +242,7 @@ def _run_line(run: RunRecord, event: RunEnded) -> str:
     if run.state == "failed":
         return f"{run.run}: failed: {run.error}"
     kept = "kept" if event.reused else f"{event.wall_s:.1f} s"
-    return f"{run.run}: {run.epochs} epochs, val {percent(run.val_top1)} %, {kept}"
+    return f"{run.run}: {run.last_epoch} epochs, val {percent(run.val_top1)} %, {kept}"
 
 
 def _told(event: TrialEnded | Note) -> str:

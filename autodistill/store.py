@@ -14,7 +14,7 @@ from filelock import FileLock, Timeout
 from pydantic import ValidationError
 
 from autodistill.errors import StoreError
-from autodistill.records import RunEnded, RunRequest, to_json
+from autodistill.records import RunEnded, RunRequest, TrialRecord, to_json
 
 _SHOWN = 12
 """Differences between two studies that an error lists."""
@@ -179,8 +179,14 @@ def kept_result(folder: RunFolder, request: RunRequest) -> RunEnded | None:
     ended = read_result(folder, request.run)
     if ended is None:
         return None
-    asked, found = ((it.params, it.seed, it.epochs) for it in (request, ended.record))
+    asked, found = ((it.params, it.seed, it.epochs, it.until, it.begun_epochs) for it in (request, ended.record))
     return ended if asked == found else None
+
+
+def forget_checkpoint(folder: RunFolder, trial: TrialRecord) -> None:
+    """Remove what an ended trial's short run kept to be gone on with."""
+    if trial.short is not None:
+        folder.checkpoint(trial.short.run).unlink(missing_ok=True)
 
 
 def claim(folder: RunFolder, identity: Mapping[str, Any]) -> None:

@@ -14,6 +14,7 @@ from autodistill.records import (
     EpochRecord,
     Event,
     RunEnded,
+    Rungs,
     RunRecord,
     RunRequest,
     TeacherRecord,
@@ -100,9 +101,11 @@ def load(path: Path = RECORDED) -> Recording:
 
 
 class Rung(NamedTuple):
-    """How a trial is judged part-way: what its short run scores, and what epochs it and the rest of a trial cost."""
+    """How a trial is judged part-way."""
 
     score: Callable[[Recording, TrialParams, int], float]
+    """What its short run scores."""
+    rungs: Rungs
     rest: int
     """Epochs that a survivor's full run costs on top of the short ones."""
 
@@ -127,9 +130,9 @@ def rungs(recording: Recording) -> dict[str, Rung]:
     """The three variants: a decay branch repeats its decay, a quarter of the short run; averaged weights nothing."""
     full, short = recording.full, recording.short
     return {
-        "complete short run": Rung(short_run, full),
-        "decay branch": Rung(decay_branch, full - short + short // 4),
-        "averaged weights": Rung(averaged_weights, full - short),
+        "complete short run": Rung(short_run, "short runs", full),
+        "decay branch": Rung(decay_branch, "short runs", full - short + short // 4),
+        "averaged weights": Rung(averaged_weights, "part-way", full - short),
     }
 
 
@@ -159,22 +162,21 @@ class Player:
         searching = [self.first, *(seed for seed in range(SEARCH_SEEDS) if seed != self.first)]
         place = request.seed - self.base - (CONFIRM_SEED if confirm else 0)
         seed = (others if confirm else searching)[place % len(others if confirm else searching)]
-        epochs = request.epochs
-        if request.epochs == recording.short:
+        epochs = request.last_epoch
+        if epochs == recording.short:
             val = self.rung.score(recording, params, seed) + self.handicap.get(params.teacher or "", 0.0)
             test = None
         else:
             scores = recording.runs[key_of(params, seed, "cosine", full)]
             val, test = scores.val[full], scores.test if confirm else None
-            epochs = self.rung.rest if request.run.startswith("trials/") else full
+            epochs = request.begun_epochs + self.rung.rest if request.run.startswith("trials/") else full
         return _ended(request, val=val, test=test, epochs=epochs)
 
 
 def _ended(request: RunRequest, *, val: float, test: float | None, epochs: int) -> RunRecord:
     curve = [EpochRecord(epoch=number, train_loss=1.0, hard_loss=1.0) for number in range(1, epochs)]
     last: dict[str, Any] = {"epoch": epochs, "train_loss": 1.0, "hard_loss": 1.0, "val_top1": val, "test_top1": test}
-    fields = request.model_dump(exclude={"evaluate_on", "params"})
-    return RunRecord(**fields, params=request.params, state="complete", curve=(*curve, EpochRecord(**last)))
+    return RunRecord(**request.kept(), state="complete", curve=(*curve, EpochRecord(**last)))
 
 
 def space(recording: Recording) -> Space:
@@ -190,11 +192,19 @@ def space(recording: Recording) -> Space:
 
 
 def question(
-    recording: Recording, names: Sequence[str], *, seed: int = 0, budget: str = "20", wave: int = 2
+    recording: Recording,
+    names: Sequence[str],
+    *,
+    seed: int = 0,
+    budget: str = "20",
+    wave: int = 2,
+    rungs: Rungs = "part-way",
 ) -> Question:
     """A study of some of the recorded teachers."""
     held = space(recording)
-    held = held.model_copy(update={"search": held.search.model_copy(update={"seed": seed, "wave": wave})})
+    held = held.model_copy(
+        update={"search": held.search.model_copy(update={"seed": seed, "wave": wave, "rungs": rungs})}
+    )
     teachers = tuple(it for it in recording.teachers if it.name in names)
     plan = make_plan(held, teachers=len(teachers), requested=budget)
     follows = {name: rule.tau_student_from for name, rule in RULES.items()}

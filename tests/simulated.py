@@ -41,18 +41,21 @@ class Simulated:
 
     def _run(self, request: RunRequest) -> Iterator[Message]:
         checkpoint = self.folder.checkpoint(request.run)
-        done = int(checkpoint.read_text()) if checkpoint.exists() else 0
+        begun = self.folder.checkpoint(request.begun_by) if request.begun_by else checkpoint
+        done = max(int(it.read_text()) if it.exists() else 0 for it in (checkpoint, begun))
         curve = [epoch_of(request, number) for number in range(1, done + 1)]
-        for number in range(done + 1, request.epochs + 1):
+        for number in range(done + 1, request.last_epoch + 1):
             time.sleep(self.epoch_s)
             self.trained.append((request.run, number))
             curve.append(epoch_of(request, number))
-            if number < request.epochs:
+            if number < request.epochs or request.until:
                 write_text(checkpoint, str(number))
-            yield EpochEvent(run=request.run, epochs=request.epochs, record=curve[-1], wall_s=self.epoch_s)
+            yield EpochEvent(run=request.run, epochs=request.last_epoch, record=curve[-1], wall_s=self.epoch_s)
         ended = RunEnded(record=record_of(request, tuple(curve)), wall_s=1.0)
         write_result(self.folder, ended, hold=self.terms.hold)
-        checkpoint.unlink(missing_ok=True)
+        if request.until is None:
+            checkpoint.unlink(missing_ok=True)
+            begun.unlink(missing_ok=True)
         yield ended
 
 
@@ -81,11 +84,4 @@ def epoch_of(request: RunRequest, number: int) -> EpochRecord:
 
 
 def record_of(request: RunRequest, curve: tuple[EpochRecord, ...]) -> RunRecord:
-    return RunRecord(
-        run=request.run,
-        params=request.params,
-        seed=request.seed,
-        epochs=request.epochs,
-        state="complete",
-        curve=curve,
-    )
+    return RunRecord(**request.kept(), state="complete", curve=curve)

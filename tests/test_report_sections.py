@@ -7,8 +7,9 @@ from scipy.stats import spearmanr
 
 from autodistill.recommend import recommend
 from autodistill.records import RaceRecord, TrialParams
+from autodistill.report.sections.environment import environment_info
 from autodistill.report.sections.evidence import MOST_CURVES, MOST_POINTS, curves_info, failures_info, trials_info
-from autodistill.report.sections.method import budget_info, environment_info, method_info
+from autodistill.report.sections.method import budget_info, method_info
 from autodistill.report.sections.mismatch import mismatch_info, rank_correlation
 from autodistill.report.sections.verdict import leaderboard_info
 from autodistill.report.words import EMPTY

@@ -93,3 +93,32 @@ def test_a_full_disk_is_no_failure_of_the_run(tmp_path, monkeypatch):
     _, run = resumable(tmp_path / "a file" / "checkpoint.pt")
     with pytest.raises(StoreError, match=r"checkpoint\.pt: cannot be written"):
         list(run())
+
+
+def test_a_run_in_two_parts_ends_as_the_whole_one_to_the_bit(tmp_path, whole):
+    short, full = tmp_path / "short.pt", tmp_path / "full.pt"
+    first, run = resumable(short)
+    assert list(run(until=2)) == whole[1][:2]
+    assert not same(first, whole[0])
+    model, run = resumable(full)
+    seen = watched(model)
+    assert list(run(begun=short)) == whole[1]
+    assert same(model, whole[0])
+    assert len(seen) == 3 * 2
+    assert short.exists(), "it is its owner's to remove"
+
+
+@pytest.mark.parametrize("how", ["missing", "foreign"])
+def test_where_the_first_part_is_lost_all_is_trained(tmp_path, whole, how):
+    short = tmp_path / "short.pt"
+    if how == "foreign":
+        stopped(short, 2, seed=1)
+    model, run = resumable(tmp_path / "full.pt")
+    assert list(run(begun=short)) == whole[1]
+    assert same(model, whole[0])
+
+
+def test_the_rung_is_scored_whenever_it_comes():
+    plan = recipe(epochs=4, evaluate_every=3)._replace(rung=2)
+    curve = list(train(dropping(), toy(), plan))
+    assert [record.epoch for record in curve if record.val_top1 is not None] == [2, 3, 4]

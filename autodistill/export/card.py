@@ -11,7 +11,8 @@ from markupsafe import Markup
 
 from autodistill.recommend.words import contrast_words
 from autodistill.records import Contrast, RankRow, Record, StudyRecord, TeacherRecord, TrainedRecord, TrialParams
-from autodistill.report.sections.method import CITATIONS, method_info
+from autodistill.report.sections.environment import CITATIONS
+from autodistill.report.sections.method import method_info
 from autodistill.report.words import (
     EMPTY,
     clean,

@@ -42,11 +42,10 @@ AT_HOME = Terms(hold=lambda: None, urgent=lambda: False)
 def length(task: Task) -> int:
     """For starting the longest first."""
     # Ladder tasks come in order of capacity: the last is the longest. Sorting is stable, so give them no order.
-    return task.epochs if isinstance(task, RunRequest) else int(isinstance(task, LadderTask))
+    return task.new_epochs if isinstance(task, RunRequest) else int(isinstance(task, LadderTask))
 
 
 def given_up(request: RunRequest, error: str) -> RunEnded:
     """What is kept of a run that no worker survived."""
-    fields = request.model_dump(exclude={"evaluate_on", "params"})
-    record = RunRecord(**fields, params=request.params, state="failed", error=error)
+    record = RunRecord(**request.kept(), state="failed", error=error)
     return RunEnded(record=record, wall_s=0.0)

@@ -80,7 +80,9 @@ def _from_short(record: StudyRecord) -> Guess | None:
     if not ranked:
         return None
     best = ranked[0]
-    scored = f"{percent(_score(best))} validation accuracy after {best.epochs} of {record.plan.epochs_full} epochs"
+    scored = (
+        f"{percent(_score(best))} validation accuracy after {best.last_epoch} of {record.plan.epochs_full} epochs"
+    )
     take = f"take {_named(best)}, which looked best in the short runs ({scored})"
     return Guess(best.params.teacher, best.params, f"Unconfirmed for {_of(record)}: {take}; {AGAIN}.")
 

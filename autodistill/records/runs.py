@@ -1,6 +1,6 @@
 """What a training run and a trial were."""
 
-from typing import Literal
+from typing import Any, Literal
 
 from autodistill.records.base import Record
 
@@ -52,6 +52,9 @@ class EpochRecord(Record):
 Mode = Literal["eager", "graph", "compiled"]
 """How training steps are executed: `graph` as a recorded CUDA graph."""
 
+Rungs = Literal["part-way", "short runs"]
+"""What a trial has behind it when it is compared: the first epochs of its full run, or a schedule of their length."""
+
 EvaluateOn = Literal["validation", "validation+test", "test"]
 """`test`: the validation split is trained on, so it is not scored."""
 
@@ -64,7 +67,26 @@ class RunRequest(Record):
     params: TrialParams
     seed: int
     epochs: int
+    """Length of the schedule."""
+    until: int | None = None
+    """Stop after this epoch and keep what it takes to go on; None: the last epoch of the schedule."""
+    begun_by: str | None = None
+    """The run whose first `begun_epochs` epochs this one goes on from; it trains them itself where they are lost."""
+    begun_epochs: int = 0
     evaluate_on: EvaluateOn = "validation"
+
+    @property
+    def last_epoch(self) -> int:
+        return self.until or self.epochs
+
+    @property
+    def new_epochs(self) -> int:
+        """Epochs that it costs."""
+        return self.last_epoch - self.begun_epochs
+
+    def kept(self) -> dict[str, Any]:
+        """What its record repeats of it."""
+        return self.model_dump(exclude={"evaluate_on", "begun_by"})
 
 
 class RunRecord(Record):
@@ -75,6 +97,10 @@ class RunRecord(Record):
     seed: int
     epochs: int
     """Length of the schedule."""
+    until: int | None = None
+    """The epoch of the schedule that it was to stop after; None: the last one."""
+    begun_epochs: int = 0
+    """The first epochs of the curve, which another run of the study paid for."""
     state: Literal["complete", "failed"]
     error: str = ""
     curve: tuple[EpochRecord, ...] = ()
@@ -85,7 +111,12 @@ class RunRecord(Record):
     @property
     def spent_epochs(self) -> int:
         """Epochs that count towards the budget; the one that a run failed in counts too."""
-        return min(self.epochs, len(self.curve) + (self.state == "failed"))
+        trained = min(self.last_epoch, len(self.curve) + (self.state == "failed"))
+        return max(0, trained - self.begun_epochs)
+
+    @property
+    def last_epoch(self) -> int:
+        return self.until or self.epochs
 
     @property
     def val_top1(self) -> float | None:
@@ -119,7 +150,7 @@ class TrainedRecord(Record):
 
 
 class TrialRecord(Record):
-    """One searched configuration: a complete short run, then, if it was not pruned, a complete full one."""
+    """One searched configuration: a short run, then, if it was not pruned, a complete full one."""
 
     number: int
     kind: Literal["prior", "search"]

@@ -12,7 +12,7 @@ from autodistill.errors import StoreError
 from autodistill.records.base import Record
 from autodistill.records.cost import CostRecord, StudentBudget
 from autodistill.records.profile import AgreementRecord, ProfileRecord
-from autodistill.records.runs import RunRecord, TrialParams, TrialRecord
+from autodistill.records.runs import Rungs, RunRecord, TrialParams, TrialRecord
 from autodistill.records.verdict import Recommendation
 
 SCHEMA_VERSION = 1
@@ -88,12 +88,18 @@ class PlanRecord(Record):
     max_trials: int | None = None
     """Limit on searched trials, priors included."""
     wave: int
+    rungs: Rungs = "short runs"
     race: RaceRecord | None = None
     """None: every finalist is trained over every confirm seed. With a single teacher among them there is no race."""
 
     @property
     def equivalents(self) -> float:
         return self.total_epochs / self.epochs_full
+
+    @property
+    def epochs_rest(self) -> int:
+        """What a trial that has had its short run still costs to be trained in full."""
+        return self.epochs_full - self.epochs_short if self.rungs == "part-way" else self.epochs_full
 
 
 class FinalistRecord(Record):

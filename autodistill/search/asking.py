@@ -143,8 +143,8 @@ def _tell(study: optuna.Study, record: TrialRecord) -> None:
         return
     trial = Trial(study, frozen._trial_id)
     for run in (record.short, record.full):
-        if run is not None and run.val_top1 is not None and run.epochs not in frozen.intermediate_values:
-            trial.report(run.val_top1, run.epochs)
+        if run is not None and run.val_top1 is not None and run.last_epoch not in frozen.intermediate_values:
+            trial.report(run.val_top1, run.last_epoch)
     if record.state == "complete":
         assert record.full is not None
         study.tell(record.number, record.full.val_top1)

@@ -32,7 +32,7 @@ def _frozen(trial: TrialRecord, question: Question) -> FrozenTrial:
         value=trial.full.val_top1 if trial.state == "complete" and trial.full is not None else None,
         params={name: values[name] for name in searched},
         distributions=searched,
-        intermediate_values={run.epochs: run.val_top1 for run in runs if run.val_top1 is not None},
+        intermediate_values={run.last_epoch: run.val_top1 for run in runs if run.val_top1 is not None},
         user_attrs={"reason": trial.reason} if trial.reason else {},
     )
 

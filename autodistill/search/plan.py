@@ -10,7 +10,7 @@ from autodistill.records import PlanRecord, RaceRecord
 from autodistill.space import Space
 
 PROTECTED_PRIORS = 4
-"""With up to this many teachers every prior gets a full run; with more, this many of the best do."""
+"""With up to this many teachers every prior goes on to a full run; with more, this many of the best do."""
 
 CONTROLLED_FROM = 40
 """Full trainings from which the budget has room for fair controls; below, the report says that they are missing."""
@@ -78,6 +78,7 @@ def make_plan(
         search=(total - sum(fixed.values())) / full,
         max_trials=max_trials,
         wave=space.search.wave,
+        rungs=space.search.rungs,
         race=_race(space, teachers),
         **{part: epochs / full for part, epochs in fixed.items()},
     )
@@ -88,10 +89,12 @@ def plan_epochs(space: Space, teachers: int) -> dict[str, int]:
     full, short = space.training.epochs, space.training.short
     confirm = space.confirm
     runs = min(confirm.teachers, teachers) * confirm.seeds + confirm.seeds - 1
+    going_on = min(teachers, PROTECTED_PRIORS)
+    repeated = 0 if space.search.rungs == "part-way" else going_on
     return {
         "no_teacher": full,
         "plain_kd": full,
-        "priors": teachers * short + min(teachers, PROTECTED_PRIORS) * full,
+        "priors": (teachers - going_on + repeated) * short + going_on * full,
         "confirm": runs * full,
     }
 
@@ -135,7 +138,7 @@ def wave_size(plan: PlanRecord, *, left: int, eta: float) -> int:
     """
 
     def cost(count: int) -> int:
-        return count * plan.epochs_short + math.ceil(count / eta) * plan.epochs_full
+        return count * plan.epochs_short + math.ceil(count / eta) * plan.epochs_rest
 
     paid = max(count for count in range(plan.wave + 1) if cost(count) <= max(left, 0))
     return paid or min(plan.wave, max(left, 0) // plan.epochs_short)

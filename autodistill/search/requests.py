@@ -8,13 +8,19 @@ CONFIRM_SEED = 1000
 
 
 def short_run(question: Question, trial: TrialRecord) -> RunRequest:
-    run = f"trials/{trial.number:04d}/short"
-    return RunRequest(run=run, params=trial.params, seed=trial.seed, epochs=question.plan.epochs_short)
+    run, plan = f"trials/{trial.number:04d}/short", question.plan
+    if plan.rungs == "short runs":
+        return RunRequest(run=run, params=trial.params, seed=trial.seed, epochs=plan.epochs_short)
+    return RunRequest(run=run, params=trial.params, seed=trial.seed, epochs=plan.epochs_full, until=plan.epochs_short)
 
 
 def full_run(question: Question, trial: TrialRecord) -> RunRequest:
-    run = f"trials/{trial.number:04d}/full"
-    return RunRequest(run=run, params=trial.params, seed=trial.seed, epochs=question.plan.epochs_full)
+    run, plan = f"trials/{trial.number:04d}/full", question.plan
+    whole = RunRequest(run=run, params=trial.params, seed=trial.seed, epochs=plan.epochs_full)
+    if plan.rungs == "short runs":
+        return whole
+    begun = {"begun_by": short_run(question, trial).run, "begun_epochs": plan.epochs_short}
+    return whole.model_copy(update=begun)
 
 
 def no_teacher_run(question: Question, index: int) -> RunRequest:
@@ -23,7 +29,8 @@ def no_teacher_run(question: Question, index: int) -> RunRequest:
 
 def audit_run(question: Question, trial: TrialRecord) -> RunRequest:
     """The full run that pruning saved."""
-    return full_run(question, trial).model_copy(update={"run": f"audit/{trial.number:04d}"})
+    anew = {"run": f"audit/{trial.number:04d}", "begun_by": None, "begun_epochs": 0}
+    return full_run(question, trial).model_copy(update=anew)
 
 
 def confirm_run(question: Question, folder: str, params: TrialParams, index: int) -> RunRequest:

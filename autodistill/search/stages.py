@@ -8,7 +8,7 @@ import optuna
 import sqlalchemy
 
 from autodistill.errors import ConfigError, StudyError
-from autodistill.records import Event, Note, PhaseStarted, RunRequest, TrialEnded, TrialRecord
+from autodistill.records import Event, Note, PhaseStarted, TrialEnded, TrialRecord
 from autodistill.search.asking import ask, close_study, open_study, tell, unwritable
 from autodistill.search.auditing import audit
 from autodistill.search.confirming import confirm
@@ -63,26 +63,20 @@ def goes_on(score: float, rivals: Sequence[float], *, eta: float) -> bool:
 
 
 def _baselines_and_priors(desk: Desk) -> Generator[Event, None, list[TrialRecord]]:
-    """Train both baselines and every teacher's prior; returns the priors whose full run is still to come."""
+    """Train both baselines and every teacher's prior up to its rung; returns the priors that go on."""
     question, outcome = desk.question, desk.outcome
     known = _carried(desk)
     priors = [_new_trial(desk, wave=0, prior_of=it.name) for it in question.teachers if it.name not in known]
     baselines = [no_teacher_run(question, 0), plain_kd_run(question)]
-    all_go_on = len(priors) <= PROTECTED_PRIORS
-    fulls = [full_run(question, prior) for prior in priors] if all_go_on else []
-    requests = [*baselines, *fulls, *(short_run(question, prior) for prior in priors)]
+    requests = [*baselines, *(short_run(question, prior) for prior in priors)]
+    epochs = sum(request.new_epochs for request in requests)
     if known:
-        _demand_room(desk, requests)
-    yield PhaseStarted(
-        phase="baselines and priors", runs=len(requests), epochs=sum(request.epochs for request in requests)
-    )
+        _demand_room(desk, epochs + min(len(priors), PROTECTED_PRIORS) * question.plan.epochs_rest)
+    yield PhaseStarted(phase="baselines and priors", runs=len(requests), epochs=epochs)
     yield from drive(desk, requests)
     outcome.no_teacher, outcome.plain_kd = (outcome.results[request.run] for request in baselines)
     if all(outcome.results[request.run].state == "failed" for request in requests):
         raise StudyError(f"every run failed, the first with: {outcome.no_teacher.error}", "see the study's log")
-    if all_go_on:
-        yield from _finish(desk, priors)
-        return []
     return (yield from _best_priors(desk, priors))
 
 
@@ -95,9 +89,9 @@ def _carried(desk: Desk) -> set[str]:
     return {str(trial.params.teacher) for trial in carried if trial.kind == "prior"}
 
 
-def _demand_room(desk: Desk, requests: Sequence[RunRequest]) -> None:
+def _demand_room(desk: Desk, epochs: int) -> None:
     """Refuse a teacher that the budget cannot pay any more, before anything is trained."""
-    missing = sum(request.epochs for request in requests) - _left(desk, 0)
+    missing = epochs - _left(desk, 0)
     if missing > 0:
         plan = desk.question.plan
         raise ConfigError(
@@ -151,7 +145,7 @@ def _judge(desk: Desk, asked: Sequence[TrialRecord]) -> Generator[Event, None, l
     for trial in trials:
         if trial.state == "running":
             reason = _prune_reason(desk, trial)
-            if not reason and _left(desk, len(promoted)) < desk.question.plan.epochs_full:
+            if not reason and _left(desk, len(promoted)) < desk.question.plan.epochs_rest:
                 reason = f"short run {score(trial.short):.1%}: not promoted, the budget has no full run left"
                 trial = trial.model_copy(update={"out_of_budget": True})
             if reason:
@@ -185,10 +179,10 @@ def _prune_reason(desk: Desk, trial: TrialRecord) -> str:
 
 
 def _left(desk: Desk, promoted: int) -> int:
-    """Epochs that may still be committed: confirm runs and `promoted` full runs are spoken for."""
+    """Epochs that may still be committed: confirm runs and what `promoted` trials still cost are spoken for."""
     plan = desk.question.plan
     kept = round((plan.confirm + plan.controls) * plan.epochs_full)
-    return plan.total_epochs - desk.outcome.spent_epochs - kept - promoted * plan.epochs_full
+    return plan.total_epochs - desk.outcome.spent_epochs - kept - promoted * plan.epochs_rest
 
 
 def _new_trial(desk: Desk, *, wave: int, prior_of: str | None = None) -> TrialRecord:
@@ -220,8 +214,6 @@ def _finish(desk: Desk, trials: Sequence[TrialRecord]) -> Iterator[Event]:
         trial = _with_short(desk, trial)
         full = desk.outcome.results[full_run(desk.question, trial).run]
         ended = {"state": "complete"} if full.state == "complete" else {"state": "failed", "reason": full.error}
-        if trial.state == "failed" and full.state == "complete":
-            ended["reason"] = trial.reason
         yield from _settle(desk, trial.model_copy(update={"full": full, **ended}))
 
 

@@ -4,6 +4,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
+from autodistill.records import Rungs
+
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
@@ -112,7 +114,7 @@ class TrainingSpec(Spec):
 
     epochs: Count = 30
     short_epochs: Count | None = None
-    """Length of the short run, itself a complete schedule; None: a third of `epochs`."""
+    """Length of a trial's short run, after which it is compared; None: a third of `epochs`."""
     batch_size: Count = 64
     lr: Positive = 0.1
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
@@ -153,6 +155,9 @@ class SearchSpec(Spec):
     seed: Seed = 0
     wave: Count = 2
     """Trials asked for at once: part of the study, whatever the number of workers."""
+    rungs: Rungs = "part-way"
+    """What a short run is: the first epochs of the full run, scored by the averaged weights and gone on with, or a
+    complete schedule of its own, after which the full run starts anew."""
     eta: Annotated[float, Field(gt=1, allow_inf_nan=False)] = 3.0
     """One in eta short runs of a teacher goes on to a full run."""
     startup: Annotated[int, Field(ge=0)] = 6

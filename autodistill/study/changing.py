@@ -5,7 +5,7 @@ from typing import Any
 
 from autodistill.errors import StoreError
 from autodistill.records import Record, TrialRecord, to_json
-from autodistill.store import RunFolder, write_text
+from autodistill.store import RunFolder, forget_checkpoint, write_text
 from autodistill.study.preparing import Prepared, identity
 
 
@@ -68,6 +68,7 @@ def _ended(prepared: Prepared, before: Carried) -> list[TrialRecord]:
                 break
             reason = "it had no full run yet when a teacher joined the study"
             trial = trial.model_copy(update={"state": "pruned", "reason": reason, "out_of_budget": True})
+            forget_checkpoint(prepared.folder, trial)
         found.append(trial)
     return found
 

@@ -28,7 +28,7 @@ from autodistill.records import (
 )
 from autodistill.search import Outcome, audited_trials, importance, search
 from autodistill.space import dump
-from autodistill.store import RunFolder, claim, kept_result, locked, write_text
+from autodistill.store import RunFolder, claim, forget_checkpoint, kept_result, locked, write_text
 from autodistill.study.changing import join_teachers
 from autodistill.study.environment import environment
 from autodistill.study.estimates import measure, plan_for, question_of, spelt, time_left
@@ -136,6 +136,8 @@ def _recorded(prepared: Prepared, pool: Pool | Crew, ledger: _Ledger) -> Generat
                 _add(ledger.parts_s, event.parts_s)
                 ledger.views_computed += event.views_computed
                 ledger.fresh = ledger.fresh or not event.reused
+            if isinstance(event, TrialEnded):
+                forget_checkpoint(prepared.folder, event.record)
             if ledger.fresh and isinstance(event, RunEnded | TrialEnded):
                 _write(prepared, ledger, "running")
             yield event

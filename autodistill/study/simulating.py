@@ -79,7 +79,7 @@ class Clock:
 
     def __call__(self, requests: Sequence[RunRequest]) -> Iterator[Event]:
         known = {it.run: self.kept(it) for it in requests}
-        missing = sorted((it for it in requests if known[it.run] is None), key=lambda it: -it.epochs)
+        missing = sorted((it for it in requests if known[it.run] is None), key=lambda it: -it.new_epochs)
         took = makespan([self.run_s(it) for it in missing], self.workers) if missing else 0.0
         self.phases_s[self.phase] = self.phases_s.get(self.phase, 0.0) + took
         for request in requests:
@@ -87,12 +87,13 @@ class Clock:
 
     def run_s(self, request: RunRequest) -> float:
         """Seconds of a run, with the logits that it is the first to need."""
-        costs, epochs = self.costs, request.epochs
+        costs, epochs = self.costs, request.new_epochs
         evaluations = -(-epochs // costs.evaluate_every)
         total = costs.run_s + epochs * costs.epoch_s + evaluations * costs.validation_s
         total += costs.test_s if request.evaluate_on != "validation" else 0.0
         if request.params.teacher is not None:
-            total += epochs * costs.targets_s + self._logits_s(request.params.teacher, min(epochs, costs.views))
+            views = min(request.last_epoch, costs.views)
+            total += epochs * costs.targets_s + self._logits_s(request.params.teacher, views)
         return total
 
     def _logits_s(self, name: str, views: int) -> float:
@@ -104,10 +105,9 @@ class Clock:
 
     def _made_up(self, request: RunRequest) -> RunRecord:
         top1 = min(1.0, max(0.0, self.draw.gauss(SCORE, SCORE_STD)))
-        curve = [EpochRecord(epoch=number, train_loss=1.0, hard_loss=1.0) for number in range(1, request.epochs)]
-        last = EpochRecord(epoch=request.epochs, train_loss=1.0, hard_loss=1.0, val_top1=top1, test_top1=top1)
-        fields = request.model_dump(exclude={"evaluate_on", "params"})
-        return RunRecord(**fields, params=request.params, state="complete", curve=(*curve, last))
+        curve = [EpochRecord(epoch=number, train_loss=1.0, hard_loss=1.0) for number in range(1, request.last_epoch)]
+        last = EpochRecord(epoch=request.last_epoch, train_loss=1.0, hard_loss=1.0, val_top1=top1, test_top1=top1)
+        return RunRecord(**request.kept(), state="complete", curve=(*curve, last))
 
 
 def simulate(

@@ -42,6 +42,8 @@ def train(  # noqa: PLR0913
     supervision: Supervision | None = None,
     evaluate_on: EvaluateOn = "validation",
     checkpoint: Path | None = None,
+    begun: Path | None = None,
+    until: int | None = None,
     watch: Stopwatch | None = None,
     execution: Execution = EAGER,
     urgent: Callable[[], bool] = lambda: False,
@@ -53,6 +55,8 @@ def train(  # noqa: PLR0913
         supervision: what a teacher gives; None: labels alone.
         checkpoint: file to save to and resume from, bit-exactly on the CPU; None: neither. Epochs that it
             holds are yielded again. One that is damaged, or of another run, is as none.
+        begun: a checkpoint of this very recipe to go on from where `checkpoint` holds none; it is left as it is.
+        until: stop after this epoch, with a checkpoint; the model is then in the midst of its training.
         watch: told what soft targets and evaluations take.
         execution: how the steps are executed. On a CPU none but `compiled` changes a bit.
         urgent: whether to save at this epoch's end, however soon after the last time.
@@ -65,11 +69,13 @@ def train(  # noqa: PLR0913
     key = key_of(state, data, recipe, supervision)
     if checkpoint is not None:
         resume(state, checkpoint, key)
+    if begun is not None and not state.curve:
+        resume(state, begun, key)
     yield from state.curve
     step = Step(state, data, recipe, supervision)
     execute = Executor(step, execution)
-    saved = time.monotonic()
-    while len(state.curve) < recipe.epochs:
+    saved, end = time.monotonic(), until or recipe.epochs
+    while len(state.curve) < end:
         losses = _train_epoch(step, execute, len(state.curve), watch).tolist()
         with watch.part("evaluation"):
             scores = _scores(state, data, losses, recipe, evaluate_on=evaluate_on)
@@ -78,7 +84,7 @@ def train(  # noqa: PLR0913
         epoch = len(state.curve) + 1
         state.curve.append(EpochRecord(epoch=epoch, train_loss=total, hard_loss=hard, **taught, **scores))
         last = len(state.curve) == recipe.epochs
-        due = urgent() or time.monotonic() - saved >= CHECKPOINT_EVERY_S
+        due = epoch == end or urgent() or time.monotonic() - saved >= CHECKPOINT_EVERY_S
         if checkpoint is not None and not last and due:
             save(state, checkpoint, key)
             saved = time.monotonic()
@@ -146,7 +152,7 @@ def _scores(
     _demand_finite(losses[0], "loss", epoch)
     scores: dict[str, float] = {}
     precision = recipe.spec.precision
-    if last or epoch % recipe.spec.evaluate_every == 0:
+    if last or epoch == recipe.rung or epoch % recipe.spec.evaluate_every == 0:
         averaged = copy.deepcopy(state.model)
         averaged.load_state_dict(state.average, strict=False)
         if evaluate_on != "test":

@@ -33,6 +33,8 @@ class Recipe(NamedTuple):
     micro_batches: int = 1
     """Parts of a batch that pass through the network one after the other, their gradients added up: less memory, but
     BatchNorm sees a part at a time."""
+    rung: int | None = None
+    """An epoch that is scored whether or not its turn has come."""
 
 
 @dataclass

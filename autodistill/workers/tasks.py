@@ -154,15 +154,14 @@ class Workplace:
                     targets = supervision.summary(self.data.train.labels)
             epochs = self.fitted(request, supervision, checkpoint=self.folder.checkpoint(request.run), curve=curve)
             model, micro_batches = yield from epochs
-            if request.epochs == self.setup.space.training.epochs:
+            if request.last_epoch == self.setup.space.training.epochs:
                 self.terms.hold()
                 self.keep(model, self.folder.weights(request.run))
         except (TrialError, CacheError, RuntimeError) as found:
             # torch raises RuntimeError, out of memory included: one run's failure, recorded; the study goes on.
             error = next(iter(str(found).splitlines()), type(found).__name__)
         record = RunRecord(
-            **request.model_dump(exclude={"evaluate_on", "params"}),
-            params=request.params,
+            **request.kept(),
             state="failed" if error else "complete",
             error=error,
             curve=tuple(curve),
@@ -175,8 +174,16 @@ class Workplace:
         parts["student"] = wall_s - sum(parts.values())
         ended = RunEnded(record=record, wall_s=wall_s, views_computed=self.cache.computed - computed, parts_s=parts)
         write_result(self.folder, ended, hold=self.terms.hold)
-        self.folder.checkpoint(request.run).unlink(missing_ok=True)
+        self._clear(request, record)
         yield ended
+
+    def _clear(self, request: RunRequest, record: RunRecord) -> None:
+        """Remove the checkpoints that nobody goes on from."""
+        over = [request.begun_by] if request.begun_by else []
+        if request.until is None or record.state == "failed":
+            over.append(request.run)
+        for run in over:
+            self.folder.checkpoint(run).unlink(missing_ok=True)
 
     def fitted(
         self,
@@ -199,7 +206,8 @@ class Workplace:
             curve.clear()
             for event in self.epochs(request, model, supervision, checkpoint=checkpoint, micro_batches=parts):
                 curve.append(event.record)
-                yield event
+                if event.record.epoch > request.begun_epochs:
+                    yield event
 
         parts = yield from within_memory(
             attempt,
@@ -210,7 +218,8 @@ class Workplace:
         return model, parts
 
     def _recipe(self, request: RunRequest) -> Recipe:
-        return Recipe(self.setup.space.training, self.view, self.setup.views, request.epochs, request.seed)
+        spec, rung = self.setup.space.training, request.until or request.begun_epochs or None
+        return Recipe(spec, self.view, self.setup.views, request.epochs, request.seed, rung=rung)
 
     def epochs(
         self,
@@ -231,12 +240,14 @@ class Workplace:
             supervision=supervision,
             evaluate_on=request.evaluate_on,
             checkpoint=checkpoint,
+            begun=self.folder.checkpoint(request.begun_by) if request.begun_by else None,
+            until=request.until,
             watch=self.watch,
             execution=self.execution,
             urgent=self.terms.urgent,
         ):
             now = time.monotonic()
-            yield EpochEvent(run=request.run, epochs=request.epochs, record=record, wall_s=now - begun)
+            yield EpochEvent(run=request.run, epochs=request.last_epoch, record=record, wall_s=now - begun)
             begun = now
 
     def keep(self, model: nn.Module, path: Path, *, trained: TrainedRecord | None = None) -> None:

@@ -19,7 +19,7 @@ def recording() -> Recording:
 
 
 def replayed(recording: Recording, *names: str, seed: int = 0, **how: object) -> tuple[Outcome, Player]:
-    player = Player(recording, rungs(recording)["complete short run"], base=seed)
+    player = Player(recording, rungs(recording)["averaged weights"], base=seed)
     player = replace(player, **how)
     return play(question(recording, names or FOUR, seed=seed), player), player
 
@@ -43,6 +43,14 @@ def test_a_study_spends_its_budget_and_not_an_epoch_more(recording, seed):
     asked = question(recording, FOUR, seed=seed)
     assert 0 <= asked.plan.total_epochs - outcome.spent_epochs < recording.short
     assert len({request.run for request in player.asked}) == len(player.asked)
+
+
+def test_short_runs_that_are_repeated_spend_the_budget_too(recording):
+    rung = rungs(recording)["complete short run"]
+    asked = question(recording, FOUR, rungs=rung.rungs)
+    outcome = play(asked, Player(recording, rung))
+    assert 0 <= asked.plan.total_epochs - outcome.spent_epochs < recording.short
+    assert all(run.spent_epochs == run.epochs for run in outcome.results.values())
 
 
 def test_confirm_runs_see_no_seed_of_the_search(recording):

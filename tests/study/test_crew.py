@@ -39,7 +39,9 @@ def test_local_workers_over_a_database_end_in_the_same_study_though_one_is_kille
     record = drive(request(workers=2, storage=f"sqlite:///{tmp_path}/kd.db"), watch)
     assert core(record) == core(reference.record)
     assert killed
-    assert [it for it in notes if "lost the worker" in it] == [it for it in notes if "signal 9" in it]
+    lost = [it for it in notes if "lost the worker" in it]
+    # One that died between claiming a task and its first sign of life is missed when the lease ends.
+    assert all("signal 9" in it or "no sign of life" in it for it in lost)
     assert not crew.multiprocessing.active_children()
 
 

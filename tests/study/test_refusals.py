@@ -25,8 +25,8 @@ REFUSED = {
         r"search\.rules\.isatz: unknown rule 'isatz' \(did you mean 'isats'",
     ),
     "budget": (
-        {"budget": "10"},
-        r"--budget 10: 10 full trainings are too few for 2 teachers: the smallest is 10\.67",
+        {"budget": "9.5"},
+        r"--budget 9\.5: 9\.333 full trainings are too few for 2 teachers: the smallest is 10 ",
     ),
     "unit": ({"budget": "10 parsecs"}, r"--budget 10 parsecs: must be a number"),
     "batch": (

@@ -20,6 +20,7 @@ from autodistill import __main__ as entry
 from autodistill import commands, showing
 from autodistill.errors import ConfigError, StoreError
 from autodistill.records import (
+    EpochEvent,
     Event,
     Note,
     RunEnded,
@@ -177,7 +178,7 @@ def test_a_budget_of_time_becomes_epochs_once(here, monkeypatch):
     first = planned("0.3m")
     assert first.startswith("plan: 12 full trainings"), "2 workers for 18 s, 0.9 s an epoch, 0.2 every other"
     assert planned("0.3m") == first
-    with pytest.raises(ConfigError, match=r"--budget 0\.01m: .* the smallest is 10\.67"):
+    with pytest.raises(ConfigError, match=r"--budget 0\.01m: .* the smallest is 10 "):
         planned("0.01m")
 
 
@@ -241,3 +242,13 @@ def test_a_student_s_file_is_not_overwritten(finished):
     with pytest.raises(StoreError, match="exists already; nothing was trained"):
         commands.train(request(), run=NAME, seed=0, to=Path("student.safetensors"))
     assert Path("student.safetensors").read_text() == "mine"
+
+
+def test_a_full_run_whose_short_run_left_nothing_to_go_on_with_ends_the_same(finished):
+    trial = next(trial for trial in finished.trials if trial.full)
+    Path("runs", NAME, trial.full.run, "result.json").unlink()
+    unfinish()
+    epochs: list[int] = []
+    again = drive(request(), lambda it: epochs.append(it.record.epoch) if isinstance(it, EpochEvent) else None)
+    assert core(again) == core(finished)
+    assert epochs == [2, 3], "what the short run has paid for is not told again"

@@ -109,7 +109,7 @@ def test_one_worker_takes_the_whole_budget_one_epoch_after_another(budget):
     found = simulate(question(*FOUR, budget=budget, space=space), costs, 1)
     spent = found.wall_s / costs.epoch_s / 30
     assert float(budget) - 1 <= spent <= float(budget)
-    assert found.phases_s["baselines and priors"] == pytest.approx(2 * (2 * 30 + 4 * 40))
+    assert found.phases_s["baselines and priors"] == pytest.approx(2 * (2 * 30 + 4 * 10))
     assert found.phases_s["confirm"] == pytest.approx(2 * 8 * 30)
     assert ("controls" in found.phases_s) == (budget == "50")
     assert found.logits_s == 0
@@ -120,5 +120,5 @@ def test_two_workers_take_over_half_as_long_and_logits_are_counted_once():
     alone, both = (simulate(question(*FOUR), cold, workers) for workers in (1, 2))
     assert alone.logits_s == both.logits_s == 4 * 8 * 3
     assert alone.phases_s["profiles"] == 4 * 3
-    assert alone.phases_s["baselines and priors"] == pytest.approx(2 * (2 * 30 + 4 * 40) + 4 * 7 * 3)
+    assert alone.phases_s["baselines and priors"] == pytest.approx(2 * (2 * 30 + 4 * 10) + 4 * 7 * 3)
     assert alone.wall_s / 2 < both.wall_s < 0.75 * alone.wall_s

@@ -39,7 +39,12 @@ def test_a_study_ends_with_every_part_of_its_record(reference):
     assert record.recommendation is not None
     assert {teacher.name for teacher in record.teachers} == {"resnet8:0.25", "resnet8:0.5"}
     assert [trial.kind for trial in record.trials[:2]] == ["prior", "prior"]
-    assert len(record.trials) > 4
+    assert len(record.trials) >= 4
+    fulls = [trial for trial in record.trials if trial.full]
+    assert fulls
+    assert all(trial.full.curve[:1] == trial.short.curve for trial in fulls), "gone on with, not begun again"
+    assert all(trial.full.spent_epochs == 2 for trial in fulls)
+    assert not list(reference.place.rglob("checkpoint.pt"))
     assert all(trial.state != "running" for trial in record.trials)
     assert [finalist.teacher for finalist in record.finalists].count(None) == 1
     assert all(run.test_top1 is not None for finalist in record.finalists for run in finalist.runs)
@@ -131,7 +136,7 @@ def test_events_tell_the_plan_first_and_the_phases_in_order(cold):
     first = cold.events[0]
     assert isinstance(first, Note)
     assert first.text == f"plan: {spelt(cold.record.plan)}"
-    assert first.text.startswith("plan: 11 full trainings = no teacher 1 + plain KD 1 + priors 2.67 + confirm 5")
+    assert first.text.startswith("plan: 11 full trainings = no teacher 1 + plain KD 1 + priors 2 + confirm 5")
     phases = [event.phase for event in cold.events if isinstance(event, PhaseStarted)]
     assert phases == ["teachers", "profiles", "baselines and priors", "search", "confirm"]
     second = cold.events[1]

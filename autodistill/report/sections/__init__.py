@@ -6,10 +6,11 @@ from typing import Any
 from autodistill.records import InspectionRecord, StudyRecord
 from autodistill.report.sections.agreement import agreement_info
 from autodistill.report.sections.controls import controls_info
+from autodistill.report.sections.environment import environment_info
 from autodistill.report.sections.evidence import curves_info, failures_info, trials_info
 from autodistill.report.sections.importance import importance_info
 from autodistill.report.sections.knowledge import knowledge_info
-from autodistill.report.sections.method import budget_info, environment_info, method_info
+from autodistill.report.sections.method import budget_info, method_info
 from autodistill.report.sections.mismatch import mismatch_info
 from autodistill.report.sections.replicates import replicates_info
 from autodistill.report.sections.scores import scores_info

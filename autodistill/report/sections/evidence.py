@@ -26,10 +26,11 @@ MOST_CURVES = 60
 MOST_POINTS = 40
 LONGEST_REASON = 160
 AT_BOUND, DISPLACED = 0.5, 0.05
-ANNEALED = (
-    "One curve for each trial: its full run, or its short run where it was pruned or failed. A short run is a whole "
-    "annealed schedule of its own, so it rises faster than a full run does."
-)
+ONE_EACH = "One curve for each trial: its full run, or its short run where it was pruned or failed."
+SHORT_RUNS = {
+    "part-way": "A short run is the first part of a full run, scored by its averaged weights.",
+    "short runs": "A short run is a whole annealed schedule of its own, so it rises faster than a full run does.",
+}
 
 Mark = Literal["finished", "pruned", "failed"]
 
@@ -99,10 +100,10 @@ def curves_info(record: StudyRecord) -> CurvesInfo:
         curves=curves,
         teachers=teacher_names(record),
         pruned=pruned,
-        saved_epochs=by_rivals * record.plan.epochs_full,
+        saved_epochs=by_rivals * record.plan.epochs_rest,
         short_epochs=sum(run.spent_epochs for run in short_runs),
         saving=f"{_saving(record, by_rivals, short_runs)} {_audited(record)}".strip(),
-        note=f"{ANNEALED} {shown_of(curves, len(found), 'curves')}".strip(),
+        note=f"{ONE_EACH} {SHORT_RUNS[record.plan.rungs]} {shown_of(curves, len(found), 'curves')}".strip(),
         figure=_curves_figure(curves, pruned, len(record.trials)) if curves else None,
     )
     return info
@@ -118,7 +119,7 @@ def failures_info(record: StudyRecord) -> FailuresInfo:
             short(run.run),
             short(run.params.teacher or "no teacher"),
             recipe(run.params),
-            f"{len(run.curve)} of {run.epochs}",
+            f"{len(run.curve)} of {run.last_epoch}",
             short(run.error or "no reason recorded", LONGEST_REASON),
         )
         for run in failed[:MOST_ROWS]
@@ -196,14 +197,14 @@ def _curve(label: str, run: RunRecord, mark: Mark) -> Iterator[Curve]:
 
 
 def _saving(record: StudyRecord, pruned: int, short_runs: Sequence[RunRecord]) -> str:
-    full = record.plan.epochs_full
+    full, rest = record.plan.epochs_full, record.plan.epochs_rest
     spent = sum(run.spent_epochs for run in short_runs)
     cost = f"all short runs together cost {spent:,} epochs ({spent / full:.1f} equivalents)"
     if not pruned:
         unpaid = sum(trial.out_of_budget for trial in record.trials)
         stopped = f"; {plural(unpaid, 'trial')} stopped because the budget had no full run left" if unpaid else ""
         return f"Nothing was pruned by a rival{stopped}; {cost}." if short_runs else "Nothing was pruned."
-    saved = f"{pruned * full:,} epochs ({pruned:.1f} full-training equivalents)"
+    saved = f"{pruned * rest:,} epochs ({pruned * rest / full:.1f} full-training equivalents)"
     stopped = f"Pruning stopped {pruned} of {plural(len(record.trials), 'trial')} after the short run"
     return f"{stopped}: {saved} not spent; {cost}."
 

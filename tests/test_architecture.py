@@ -19,9 +19,9 @@ OPTIONS = {
     "show": "--format --all --sort --pareto --watch",
     "train": "--from --student --teacher --data --space --set --seed --device --out --with-validation --offline",
     "export": "--weights --format --out",
-    "worker": "--study --storage --device --runs --wait",
+    "worker": "--study --storage --device --per-gpu --runs --wait",
     "launch slurm": "--study --workers --gpus --cpus --time --sbatch --submit --storage",
-    "launch ray": "--study --workers --gpus --cpus --address --storage",
+    "launch ray": "--study --workers --gpus --cpus --per-gpu --address --storage",
     "env": "--format",
     "spaces list": "",
     "spaces ls": "",
@@ -59,7 +59,7 @@ def test_files_and_functions_stay_small(path):
 
 
 def test_help_imports_nothing_heavy():
-    code = "import sys; sys.argv = ['autodistill', '--help']\ntry:\n    import autodistill.__main__ as m; m.main()\n"
+    code = "import sys; sys.argv = ['autodistill', '--help']\ntry:\n    import autodistill.__main__ as m; m.run()\n"
     heavy = {"torch", "optuna", "matplotlib", "sklearn", "scipy"}
     code += f"except SystemExit: pass\nprint(sorted({heavy} & set(sys.modules)))"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

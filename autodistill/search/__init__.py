@@ -9,10 +9,12 @@ free, it also follows from the order in which runs ended; that is kept too.
 from autodistill.search.asking import prior_params
 from autodistill.search.auditing import audited_trials
 from autodistill.search.confirming import finalists_of
+from autodistill.search.copying import copy_study
 from autodistill.search.importance import importance
 from autodistill.search.outcome import Outcome, Runner, Source
 from autodistill.search.plan import Budget, make_plan, parse_budget, plan_epochs
 from autodistill.search.question import Question
+from autodistill.search.requests import certain_runs
 from autodistill.search.stages import search
 from autodistill.search.trials import goes_on
 
@@ -23,6 +25,8 @@ __all__ = [
     "Runner",
     "Source",
     "audited_trials",
+    "certain_runs",
+    "copy_study",
     "finalists_of",
     "goes_on",
     "importance",

@@ -21,6 +21,15 @@ class Postgres:
     def url(self) -> str:
         return str(self._server.get_uri())
 
+    def fresh(self, name: str) -> str:
+        """The address of a new, empty database."""
+        import psycopg
+
+        with psycopg.connect(self.url, autocommit=True) as connection:
+            connection.execute(f"CREATE DATABASE {name}")  # type: ignore[arg-type]
+        head, _, query = self.url.partition("?")
+        return f"{head.rpartition('/')[0]}/{name}?{query}"
+
     def stop(self) -> None:
         """As a kill of the server: nothing is written on the way."""
         self._control("-m", "immediate", "stop")

@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import textwrap
 from pathlib import Path
 
 import pytest
@@ -15,7 +14,6 @@ from typer.testing import CliRunner
 from autodistill.cli import app
 from autodistill.commands import launching
 from autodistill.errors import ConfigError, StudyError
-from autodistill.workers import remote
 
 JOB = launching.Job("digits-x", 8, 1, 4, "04:00:00", ("partition=gpu",))
 SECRET = "postgresql://me:hidden@db/kd"
@@ -141,91 +139,3 @@ def test_launchers_need_a_database_and_what_they_launch_with(monkeypatch):
     found = invoke("ray", "--study", "s", "--workers", "1", "--storage", SECRET).exception
     assert isinstance(found, ConfigError)
     assert "kd-autodistill[ray]" in found.hint
-
-
-class FakeRay:
-    """Runs tasks at once; keeps what crossed."""
-
-    def __init__(self) -> None:
-        self.crossed: list[object] = []
-
-    def init(self, **options) -> None:
-        self.crossed.append(options)
-
-    def remote(self, **options):
-        self.crossed.append(options)
-
-        def of(function):
-            self.crossed.append(f"{function.__module__}.{function.__qualname__}")
-            return type("Task", (), {"remote": staticmethod(lambda *given: self.crossed.append(given) or given)})
-
-        return of
-
-    def wait(self, left):
-        return left[:1], left[1:]
-
-    def get(self, done):
-        return [f"done {given[1]}" for given in done]
-
-
-def test_only_names_and_paths_cross_to_ray(monkeypatch):
-    fake = FakeRay()
-    monkeypatch.setitem(sys.modules, "ray", fake)
-    ends = list(remote.run(SECRET, "s", workers=2, gpus=1, cpus=3, address="auto", cache=Path("/shared")))
-    assert ends == ["done s", "done s"]
-    assert fake.crossed == [
-        {"address": "auto", "log_to_driver": False, "ignore_reinit_error": True},
-        {"num_gpus": 1, "num_cpus": 3, "max_retries": -1},
-        "autodistill.workers.remote.work",
-        *[(SECRET, "s", True, "/shared")] * 2,
-    ]
-
-
-@pytest.mark.slow
-def test_a_ray_cluster_runs_workers(tmp_path):
-    """A cluster of this machine alone, which nobody else can reach; the study's only task is a check that fails."""
-    pytest.importorskip("ray")
-    code = f"""
-        import sys, threading, time
-        sys.path.insert(0, {str(Path(__file__).parent)!r})
-        from pathlib import Path
-        from autodistill.queue.board import open_board
-        from autodistill.queue.messages import Setup
-        from autodistill.space import Space
-        from autodistill.workers import CheckTask, remote
-        from autodistill.workers.crew import Crew
-        from autodistill.errors import AutodistillError
-
-        url = "sqlite:///{tmp_path}/kd.db"
-        setup = Setup(space=Space(), student="x", teachers={{"a": "file:gone.safetensors?arch=resnet8"}}, views=1,
-                      device="cpu", runs="{tmp_path}/runs/s", cache="{tmp_path}")
-        ends = []
-
-        def launch():
-            ends.extend(remote.run(url, "s", workers=2, gpus=0, cpus=1, address="local", cache=Path("{tmp_path}")))
-
-        with Crew(0, setup, url=url, study="s") as crew:
-            thread = threading.Thread(target=launch)
-            thread.start()
-            try:
-                list(crew.run([CheckTask(name="a")]))
-            except AutodistillError as error:
-                print("met", error.message)
-            crew.complete()
-            thread.join(120)
-        print(*ends, sep="\\n")
-        """
-    environment = {**os.environ, "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0", "RAY_USAGE_STATS_ENABLED": "0"}
-    try:
-        found = subprocess.run(
-            [sys.executable, "-W", "ignore", "-c", textwrap.dedent(code)],
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=150,
-        )
-    except subprocess.TimeoutExpired:
-        pytest.skip("Ray's local cluster does not start here within 150 s")
-    lines = found.stdout.splitlines()
-    assert any(line.startswith("met") and "gone.safetensors" in line for line in lines), found.stderr[-3000:]
-    assert sum(line.startswith("study s is complete; ") for line in lines) == 2

@@ -1,5 +1,6 @@
 """The queue: a task is claimed once, goes on after a death, is answered by who holds it alone, and counts once."""
 
+import itertools
 import threading
 import time
 from collections.abc import Iterator
@@ -363,6 +364,40 @@ def test_a_database_that_is_away_is_said_before_it_is_waited_for(file, tmp_path,
         messages = crew.run([request("r")])
         assert next(messages) == Note(text="the database does not answer (gone): waiting for it", warning=True)
         assert set(ended(messages)) == {"r"}
+
+
+def test_a_worker_says_once_that_the_database_is_away_while_it_works(file, tmp_path, monkeypatch):
+    board, entry, _ = orphaned(file, "s", tmp_path, request("r"))
+    said: list[str] = []
+    lease = Lease(board, entry, worker="here:1", pace=QUICK, say=said.append)
+    answers = iter([None, *[sqlalchemy.exc.OperationalError("q", {}, Exception("gone"))] * 3])
+    live, over = board.live, threading.Event()
+
+    def away(*given, **named) -> None:
+        if (error := next(answers, None)) is not None:
+            raise error
+        live(*given, **named)
+        if said:
+            over.set()
+
+    monkeypatch.setattr(board, "live", away)
+    with lease.beating():
+        assert over.wait(20)
+    assert said == ["the database does not answer (gone): trying again for up to 180 s"]
+    close_storage(board.storage)
+
+
+def test_a_clock_that_is_set_ends_no_lease(file, tmp_path, monkeypatch):
+    jumps = itertools.cycle([-3600.0, 3600.0, 0.0])
+    real = time.time
+    monkeypatch.setattr(time, "time", lambda: real() + next(jumps))
+    monkeypatch.setattr(crew_module, "PACE", HASTY)
+    runs = [request(f"r{n}", epochs=8) for n in range(6)]
+    with Crew(0, setup(tmp_path), url=file, study="s") as crew, hands(file, "s", 3, furnish=Slow) as many:
+        messages = list(crew.run(runs))
+    assert {run: it.record for run, it in ended(messages).items()} == {it.run: _record(it) for it in runs}
+    assert not [it for it in messages if isinstance(it, Note)]
+    assert len([epoch for one in many for epoch in one.trained]) == 6 * 8
 
 
 def test_the_board_s_study_is_another_one_than_the_search_s():

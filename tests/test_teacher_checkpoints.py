@@ -72,6 +72,18 @@ def test_a_truncated_file(share: float, good: Path, good_pt: Path) -> None:
         assert "must be copied again" in error.hint
 
 
+def test_a_bit_that_flipped_in_a_file_of_ours_is_found(good: Path) -> None:
+    """Wherever it did among weights and statistics; what others wrote carries no seal and is taken as it is."""
+    content = good.read_bytes()
+    header = 8 + int.from_bytes(content[:8], "little")
+    for where in (header, header + 1000, len(content) - 1, content.index(b"0.", 8) + 2):
+        good.write_bytes(content[:where] + bytes([content[where] ^ 1]) + content[where + 1 :])
+        assert "other checksum" in refused(f"file:{good}").message, where
+    good.write_bytes(content)
+    assert isinstance(load(f"file:{good}", data=digits()), Teacher)
+    assert isinstance(load(with_facts(good.with_name("theirs.safetensors")), data=digits()), Teacher)
+
+
 def test_random_damage_gives_a_teacher_or_an_error_of_ours(good: Path, good_pt: Path, tmp_path: Path) -> None:
     legacy, draw = tmp_path / "legacy.pt", random.Random(0)
     torch.save(network().state_dict(), legacy, _use_new_zipfile_serialization=False)

@@ -1,5 +1,9 @@
 """A run that does not fit into memory: once more in halves, on record; after that a number that would fit."""
 
+import ctypes
+import subprocess
+import sys
+import textwrap
 from collections.abc import Generator
 from pathlib import Path
 
@@ -12,7 +16,7 @@ from autodistill.models import build
 from autodistill.records import EpochEvent, EpochRecord, Note, RunEnded, RunRequest, TrialParams
 from autodistill.space import Space
 from autodistill.space.models import DataSpec, TrainingSpec
-from autodistill.workers import Setup, Workplace
+from autodistill.workers import Setup, Workplace, memory
 from autodistill.workers.memory import within_memory
 
 BATCH = 40
@@ -115,3 +119,31 @@ def test_another_error_is_no_want_of_memory():
 
     with pytest.raises(TrialError, match=r"nan \(1\)"):
         list(within_memory(attempt, batch_size=8, images_that_fit=lambda: 4, say=print))
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="not glibc")
+def test_freed_memory_is_kept():
+    """In a process of its own, without torch: blocks that come and go fault in their pages once, not every time."""
+    code = f"""
+        import resource, sys, types
+        from importlib.util import module_from_spec, spec_from_file_location
+        sys.modules["torch"] = types.ModuleType("torch")
+        spec = spec_from_file_location("memory", {memory.__file__!r})
+        memory = module_from_spec(spec)
+        spec.loader.exec_module(memory)
+
+        def faults():
+            before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+            for _ in range(20):
+                bytearray(2**25)
+            return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+        given_back = faults()
+        assert memory.keep_freed_memory()
+        bytearray(2**25)
+        print(faults(), given_back)
+        """
+    command = [sys.executable, "-c", textwrap.dedent(code)]
+    found = subprocess.run(command, capture_output=True, text=True)
+    kept, given_back = map(int, found.stdout.split()) if found.stdout else pytest.fail(found.stderr)
+    assert kept < given_back / 100

@@ -5,15 +5,17 @@ from typing import Annotated
 
 import typer
 
-from autodistill.cli.options import Device, Storage
+from autodistill.cli.options import Device, SharedStorage
 
+PerGpu = Annotated[int, typer.Option(min=1, help="Workers that share a GPU: each keeps to its part of the memory.")]
 Studies = Annotated[list[str], typer.Option("--study", help="Name of the study, repeatable: one after another.")]
 
 
 def worker(
     study: Studies,
-    storage: Storage = "",
+    storage: SharedStorage = "",
     device: Device = "auto",
+    per_gpu: PerGpu = 1,
     runs: Annotated[
         Path | None, typer.Option(help="Where `runs` of the search lies on this machine, if not under the same path.")
     ] = None,
@@ -27,7 +29,8 @@ def worker(
     """
     from autodistill import commands
 
-    commands.work(study, storage=storage, device=device, runs=runs, wait_s=commands.seconds(wait, "--wait"))
+    wait_s = commands.seconds(wait, "--wait")
+    commands.work(study, storage=storage, device=device, runs=runs, wait_s=wait_s, per_gpu=per_gpu)
 
 
 launch_app = typer.Typer(no_args_is_help=True, help="Have a cluster start workers for a study.")
@@ -48,7 +51,7 @@ def launch_slurm(
         list[str] | None, typer.Option("--sbatch", help="Another option of sbatch, repeatable: partition=gpu.")
     ] = None,
     submit: Annotated[bool, typer.Option("--submit", help="Submit the script instead of printing it.")] = False,
-    storage: Storage = "",
+    storage: SharedStorage = "",
 ) -> None:
     """Print a SLURM array script that starts workers in this folder, or submit it."""
     from autodistill.commands import launching
@@ -63,10 +66,16 @@ def launch_ray(
     workers: Count,
     gpus: Gpus = 1,
     cpus: Cpus = 1,
+    per_gpu: PerGpu = 1,
     address: Annotated[str, typer.Option(help="The cluster; auto: this machine's; local: one of its own.")] = "auto",
-    storage: Storage = "",
+    storage: SharedStorage = "",
 ) -> None:
-    """Run workers as tasks of a Ray cluster until the study is complete."""
+    """Run workers as tasks of a Ray cluster until the study is complete.
+
+    A worker whose node goes away is started again on another. The run folder, the cache folder and the data must be
+    reachable from every node under the same paths, and this package installed there.
+    """
     from autodistill.commands import launching
 
-    launching.ray(launching.Job(study, workers, gpus, cpus, "", ()), storage=storage, address=address)
+    job = launching.Job(study, workers, gpus, cpus, "", ())
+    launching.ray(job, storage=storage, address=address, per_gpu=per_gpu)

@@ -50,6 +50,15 @@ Storage = Annotated[
         "Default: a SQLite file in the run folder.",
     ),
 ]
+SharedStorage = Annotated[
+    str,
+    typer.Option(
+        "--storage",
+        envvar="AUTODISTILL_STORAGE",
+        show_envvar=True,
+        help="The database that the search was given: postgresql://USER@HOST/DATABASE, sqlite:///FILE, journal:FILE.",
+    ),
+]
 OutputFormat = Annotated[Format, typer.Option("--format", help="What stdout carries.")]
 Run = Annotated[str, typer.Argument(help="A study's name, or its folder.")]
 Budget = Annotated[

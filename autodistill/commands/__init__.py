@@ -7,10 +7,9 @@ from autodistill.commands.requests import search_family, search_request, seconds
 from autodistill.commands.searching import dry_run, search
 from autodistill.commands.teaching import check_teachers, list_teachers, train_teachers
 from autodistill.commands.training import train
-from autodistill.commands.working import adapted, work
+from autodistill.commands.working import work
 
 __all__ = [
-    "adapted",
     "check_space",
     "check_teachers",
     "dry_run",

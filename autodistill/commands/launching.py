@@ -84,24 +84,32 @@ def slurm_script(job: Job, *, folder: Path, cache: Path) -> str:
     return template
 
 
-def ray(job: Job, *, storage: str, address: str) -> None:
+def ray(job: Job, *, storage: str, address: str, per_gpu: int) -> None:
     """Have a Ray cluster run workers; returns when the study is complete.
 
     Raises:
-        ConfigError: Ray is not installed, or no database is named.
+        ConfigError: Ray is not installed, no database is named, or there is no GPU to share.
+        AutodistillError: what ended every worker.
     """
     from autodistill.workers import remote
 
     if not storage:
         raise ConfigError("launch ray: which database? --storage is missing", "or set AUTODISTILL_STORAGE")
+    if per_gpu > 1 and job.gpus != 1:
+        raise ConfigError(f"launch ray: --per-gpu {per_gpu} shares one GPU, --gpus is {job.gpus}", "leave one out")
     ends = remote.run(
         checked(storage),
         job.study,
         workers=job.workers,
         gpus=job.gpus,
         cpus=job.cpus,
+        per_gpu=per_gpu,
         address=address,
         cache=cache_root().absolute(),
     )
-    for line in ends:
-        console.show_note(line)
+    try:
+        for line in ends:
+            console.show_note(line)
+    except KeyboardInterrupt:
+        console.show_note("interrupted: the workers end; what they were at goes on with whoever works for the study")
+        sys.exit(130)

@@ -1,6 +1,5 @@
 """`worker`: joins a study from anywhere."""
 
-import os
 import signal
 import threading
 from collections.abc import Sequence
@@ -8,15 +7,17 @@ from pathlib import Path
 
 from autodistill import console
 from autodistill.commands.requests import device_for
-from autodistill.errors import ConfigError, StoreError
-from autodistill.queue.messages import Setup
+from autodistill.errors import ConfigError
 from autodistill.queue.serving import Tools, serve
-from autodistill.store import RunFolder
 from autodistill.workers import Workplace
 from autodistill.workers.crew import leave_on_signals
+from autodistill.workers.joining import adapted
+from autodistill.workers.memory import keep_freed_memory
 
 
-def work(studies: Sequence[str], *, storage: str, device: str, runs: Path | None, wait_s: float) -> None:
+def work(
+    studies: Sequence[str], *, storage: str, device: str, runs: Path | None, wait_s: float, per_gpu: int = 1
+) -> None:
     """Work for studies, one after another, until each is complete or a signal says to leave.
 
     Raises:
@@ -24,7 +25,8 @@ def work(studies: Sequence[str], *, storage: str, device: str, runs: Path | None
         StoreError: the database or the run folder cannot be reached.
         StudyError: a study did not begin in time.
     """
-    tools = worker_tools(storage, device=device, runs=runs, wait_s=wait_s)
+    tools = worker_tools(storage, device=device, runs=runs, wait_s=wait_s, per_gpu=per_gpu)
+    keep_freed_memory()
     leave_on_signals(tools.stop)
     _leave_on_interrupt(tools.stop)
     for study in studies:
@@ -33,7 +35,7 @@ def work(studies: Sequence[str], *, storage: str, device: str, runs: Path | None
             return
 
 
-def worker_tools(storage: str, *, device: str, runs: Path | None, wait_s: float) -> Tools:
+def worker_tools(storage: str, *, device: str, runs: Path | None, wait_s: float, per_gpu: int) -> Tools:
     if not storage:
         raise ConfigError(
             "autodistill worker: which database? --storage is missing",
@@ -42,29 +44,11 @@ def worker_tools(storage: str, *, device: str, runs: Path | None, wait_s: float)
     found = device_for(device)
     return Tools(
         furnish=Workplace,
-        adapt=lambda setup: adapted(setup, device=found, runs=runs),
+        adapt=lambda setup: adapted(setup, device=found, runs=runs, per_gpu=per_gpu),
         say=console.show_note,
         stop=threading.Event(),
         wait_s=wait_s,
     )
-
-
-def adapted(setup: Setup, *, device: str, runs: Path | None) -> Setup:
-    """A study's setup as it is on this machine.
-
-    Raises:
-        StoreError: the study's run folder is not here.
-    """
-    folder = Path(setup.runs)
-    if runs is not None:
-        folder = (runs / folder.name).absolute()
-    if not RunFolder(folder).identity.exists():
-        raise StoreError(
-            f"{folder}: the study's run folder is not on this machine",
-            "mount it here under the same path, or say with --runs where its `runs` folder lies",
-        )
-    cache = os.environ.get("AUTODISTILL_CACHE") or setup.cache
-    return setup.model_copy(update={"device": device, "runs": str(folder), "cache": cache})
 
 
 def _leave_on_interrupt(stop: threading.Event) -> None:

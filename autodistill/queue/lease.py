@@ -14,7 +14,7 @@ from autodistill.queue.board import Board, Entry
 from autodistill.queue.terms import LeaseLost, Pace
 from autodistill.queue.wire import to_wire
 from autodistill.records import EpochEvent, TaskProgress
-from autodistill.storage import PATIENCE_S, patiently
+from autodistill.storage import patiently
 
 MOST_SAID = 20
 """Progress messages that are kept until they are seen: who trains an epoch in milliseconds need not report each."""
@@ -24,10 +24,16 @@ ENDING = (LeaseLost, AutodistillError, optuna.exceptions.OptunaError, sqlalchemy
 
 
 class Lease:
-    """One generation of one entry, held by this process."""
+    """One generation of one entry, held by this process.
 
-    def __init__(self, board: Board, entry: Entry, *, worker: str, pace: Pace) -> None:
-        self._board, self._entry, self._worker, self._pace = board, entry, worker, pace
+    Args:
+        say: told when the database is away.
+    """
+
+    def __init__(
+        self, board: Board, entry: Entry, *, worker: str, pace: Pace, say: Callable[[str], object] = lambda _: None
+    ) -> None:
+        self._board, self._entry, self._worker, self._pace, self._say = board, entry, worker, pace, say
         self._beat = 0
         self._said: list[str] = []
         self._told = 0
@@ -42,7 +48,7 @@ class Lease:
             self._said = [*self._said, to_wire(message)][-MOST_SAID:]
             self._told += 1
 
-    def demand(self, *, patience_s: float = PATIENCE_S) -> None:
+    def demand(self, *, patience_s: float | None = None) -> None:
         """Return if the task is this process's own; waits for a database that is away.
 
         Raises:
@@ -86,7 +92,7 @@ class Lease:
     def _keep_beating(self) -> None:
         while not self._over.wait(self._pace.beat_s):
             try:
-                patiently(self._live, sleep=self._over.wait)
+                patiently(self._live, sleep=self._over.wait, say=self._say)
             except ENDING as error:
                 self.lost = error
                 return

@@ -109,7 +109,7 @@ class _Worker:
         except AutodistillError:
             patiently(lambda: self._board.reopen(entry, died=False))
             raise
-        lease = Lease(self._board, entry, worker=self._name, pace=pace)
+        lease = Lease(self._board, entry, worker=self._name, pace=pace, say=self._tools.say)
         try:
             with lease.beating():
                 self._answer(lease, cast(Task, from_wire(entry.task)))

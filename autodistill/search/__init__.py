@@ -8,6 +8,7 @@ results takes the same way again and goes on where it was.
 from autodistill.search.asking import prior_params
 from autodistill.search.auditing import audited_trials
 from autodistill.search.confirming import finalists_of
+from autodistill.search.copying import copy_study
 from autodistill.search.importance import importance
 from autodistill.search.outcome import Outcome, Runner
 from autodistill.search.plan import Budget, make_plan, parse_budget, plan_epochs
@@ -22,6 +23,7 @@ __all__ = [
     "Runner",
     "audited_trials",
     "certain_runs",
+    "copy_study",
     "finalists_of",
     "goes_on",
     "importance",

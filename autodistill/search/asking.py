@@ -18,7 +18,16 @@ from autodistill.records import ParamValue, TrialParams, TrialRecord
 from autodistill.search.carrying import carry, study_name
 from autodistill.search.question import Question
 from autodistill.space import Dimension, Range, Space
-from autodistill.storage import SQLITE, close_storage, open_storage, patience_of, patiently, redacted, unreachable
+from autodistill.storage import (
+    SQLITE,
+    close_storage,
+    open_storage,
+    patience_of,
+    patiently,
+    reason_of,
+    redacted,
+    unreachable,
+)
 from autodistill.store import seed_from
 
 Suggest = Callable[[str, "Dimension"], ParamValue]
@@ -38,7 +47,7 @@ def open_study(question: Question, database: Path | str | None) -> optuna.Study:
     Raises:
         StoreError: it cannot be reached or written, or holds another study of this name.
     """
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
     if database is None:
         return optuna.create_study(direction="maximize")
     if isinstance(database, str):
@@ -56,7 +65,7 @@ def unwritable(database: Path | str | None, error: Exception) -> StoreError:
     """What a database that fails amidst a study means for its owner."""
     if isinstance(database, str):
         return unreachable(database, error)
-    reason = str(error).splitlines()[0]
+    reason = reason_of(error)
     return StoreError(f"{database}: cannot be written ({reason})", "free space; the same command goes on from here")
 
 

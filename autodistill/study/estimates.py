@@ -12,7 +12,7 @@ from autodistill.cache import estimated_bytes
 from autodistill.errors import StudyError
 from autodistill.records import CostRecord, Event, PlanRecord, RunRequest, TeacherRecord, TimePlanned
 from autodistill.rules import RULES
-from autodistill.search import Question, certain_runs, make_plan, parse_budget, prior_params
+from autodistill.search import Question, certain_runs, copy_study, make_plan, parse_budget, prior_params
 from autodistill.store import digest, read_result
 from autodistill.study.changing import carried
 from autodistill.study.preparing import Prepared, identity
@@ -97,9 +97,11 @@ def time_left(prepared: Prepared, plan: PlanRecord, costs: Costs | None) -> Time
         return None
     question, folder = question_of(prepared, plan, _stand_ins(prepared)), prepared.folder
     with TemporaryDirectory() as place:
-        for path in folder.database.parent.glob(f"{folder.database.name}*"):
-            shutil.copy(path, place)
         database = Path(place) / folder.database.name
+        if prepared.request.storage:
+            copy_study(question, prepared.request.storage, database)
+        for path in () if prepared.request.storage else folder.database.parent.glob(f"{folder.database.name}*"):
+            shutil.copy(path, place)
         return simulate(
             question,
             costs,

@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from autodistill import ladder, teachers
 from autodistill.cache import estimated_bytes
 from autodistill.data import Data, normalise
-from autodistill.errors import ConfigError
+from autodistill.errors import ConfigError, StoreError
 from autodistill.models import student_network
+from autodistill.records import read_study
 from autodistill.rules import RULES
 from autodistill.space import PlainKDSpec, Space, load
 from autodistill.store import RunFolder
@@ -89,19 +90,40 @@ def with_precision(space: Space, folder: RunFolder, data: Data, *, student: str,
     """The number format that is faster for this student here, where the space leaves it open; kept ever after."""
     if space.training.precision != "auto":
         return space
-    if folder.space.exists():
-        precision = load(str(folder.space), known=KNOWN).training.precision
+    kept = _kept_space(folder)
+    if kept is not None:
+        precision = kept.training.precision
     else:
         images = normalise(data.train.images[: space.training.batch_size].to(device), mean=data.mean, std=data.std)
         precision = faster_precision(lambda: student_network(student, data, space.student), images)
     return space.model_copy(update={"training": space.training.model_copy(update={"precision": precision})})
 
 
+def _kept_space(folder: RunFolder) -> Space | None:
+    """The space of a study that is there; where its file is damaged, as its record has it.
+
+    Raises:
+        StoreError: both are damaged: nobody knows any more what followed from the machine that began the study.
+    """
+    if not folder.space.exists():
+        return None
+    try:
+        return load(str(folder.space), known=KNOWN)
+    except ConfigError as error:
+        try:
+            return Space.model_validate(read_study(folder.record).space)
+        except (StoreError, ValueError):
+            pass
+        raise StoreError(
+            f"{folder.space}: damaged ({error.message})", "give this study its own name with --study"
+        ) from error
+
+
 def with_kept_wave(space: Space, folder: RunFolder, workers: int) -> Space:
     """The wave is the study's, not the workers': as asked, or as many as started it, and the same ever after."""
     wave = space.search.wave if "wave" in space.search.model_fields_set else max(space.search.wave, workers)
-    if folder.space.exists():
-        wave = load(str(folder.space), known=KNOWN).search.wave
+    kept = _kept_space(folder)
+    wave = kept.search.wave if kept is not None else wave
     return space.model_copy(update={"search": space.search.model_copy(update={"wave": wave})})
 
 

@@ -5,6 +5,7 @@ import json
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from autodistill import data as datasets
 from autodistill import ladder
@@ -208,14 +209,21 @@ def _finished(prepared: Prepared) -> StudyRecord | None:
 
 def _plan(prepared: Prepared, costs: Costs | None) -> PlanRecord:
     """The plan; a budget of time is turned into epochs once, and kept."""
-    kept = prepared.folder.path / "plan.json"
-    if kept.exists():
-        plan = PlanRecord.model_validate_json(kept.read_text(encoding="utf-8"))
-        if plan.requested == prepared.budget and plan.max_trials == prepared.request.max_trials:
-            return plan
+    path = prepared.folder.path / "plan.json"
+    kept = _kept_plan(path, prepared.kept) if path.exists() else None
+    if kept and (kept.requested, kept.max_trials) == (prepared.budget, prepared.request.max_trials):
+        return kept
     plan = plan_for(prepared, costs)
-    write_text(kept, to_json(plan))
+    write_text(path, to_json(plan))
     return plan
+
+
+def _kept_plan(path: Path, record: StudyRecord | None) -> PlanRecord | None:
+    """The plan of an earlier process; where it is damaged, the record's, if that is there."""
+    try:
+        return PlanRecord.model_validate_json(path.read_bytes())
+    except ValueError:
+        return record.plan if record else None
 
 
 def _remembered(folder: RunFolder, requests: Sequence[RunRequest], pool: Pool | Crew) -> Iterator[Event]:

@@ -14,19 +14,13 @@ from autodistill.space import Space
 from autodistill.trainer import Recipe
 from autodistill.trainer.probing import faster_step, measured
 from autodistill.views import View
-from autodistill.workers.memory import release
+from autodistill.workers.memory import CONTEXT_BYTES, USED, memory_share, release
 
 MOST = 8
 """Workers on one GPU. Kernels of several processes take turns on it, unless NVIDIA's MPS runs them side by side."""
 
-CONTEXT_BYTES = 700 * 2**20
-"""What a process takes beside torch's own memory: CUDA context, loaded kernels. An estimate; drivers differ."""
-
 HEADROOM = 2.0
 """A worker's need in units of a training step's peak: evaluation, a teacher's pass, targets of a view."""
-
-USED = 0.9
-"""Share of the free memory that is given out."""
 
 
 class Sharing(NamedTuple):
@@ -71,11 +65,6 @@ def workers_that_fit(free: int, *, peak: int, cores: int) -> int:
     """
     need = CONTEXT_BYTES + int(HEADROOM * peak)
     return max(1, min(MOST, cores, int(USED * free) // need))
-
-
-def memory_share(free: int, total: int, *, workers: int) -> float:
-    """The part of a GPU's memory that each process may reserve; 1 where one has it for itself."""
-    return 1.0 if workers == 1 else max(0.0, USED * free / workers - CONTEXT_BYTES) / total
 
 
 def _tried(space: Space, data: Data, *, student: str, device: torch.device) -> tuple[Mode, int]:

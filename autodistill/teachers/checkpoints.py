@@ -1,5 +1,6 @@
 """Checkpoint files: only tensors are read. No checkpoint runs code."""
 
+import hashlib
 import json
 import pickle
 import re
@@ -21,6 +22,7 @@ from autodistill.errors import TeacherError
 from autodistill.models import MODELS
 from autodistill.store import write_bytes
 
+_SEAL = "autodistill:sha256"
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "net")
 _DAMAGE = (
     safetensors.SafetensorError,
@@ -76,7 +78,8 @@ def save(
     facts |= {"mean": data.mean, "std": data.std, "classes": data.classes, "image_size": data.image_shape[1]}
     facts |= more or {}
     state = {key: value.detach().cpu().contiguous() for key, value in module.state_dict().items()}
-    write_bytes(path, safetensors.torch.save(state, {key: json.dumps(value) for key, value in facts.items()}))
+    held = {key: json.dumps(value) for key, value in facts.items()}
+    write_bytes(path, safetensors.torch.save(state, {**held, _SEAL: _sealed(state, held)}))
 
 
 def read(path: Path, uri: str) -> Checkpoint:
@@ -156,8 +159,21 @@ def other_classes(uri: str, found: int, data: Data) -> TeacherError:
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     with safetensors.safe_open(path, framework="pt") as file:
-        facts = {key: _maybe_json(value) for key, value in (file.metadata() or {}).items()}
-        return {key: file.get_tensor(key) for key in file.keys()}, facts  # noqa: SIM118
+        held = dict(file.metadata() or {})
+        state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    seal = held.pop(_SEAL, None)
+    if seal is not None and seal != _sealed(state, held):
+        raise ValueError("it was damaged since it was written (other checksum)")
+    return state, {key: _maybe_json(value) for key, value in held.items()}
+
+
+def _sealed(state: Mapping[str, Tensor], held: Mapping[str, str]) -> str:
+    """SHA-256 over what a file holds: safetensors itself has no checksum, and a flipped bit is another teacher."""
+    found = hashlib.sha256(json.dumps(dict(held), sort_keys=True).encode())
+    for key, value in sorted(state.items()):
+        found.update(f"{key}{value.dtype}{tuple(value.shape)}".encode())
+        found.update(value.contiguous().view(-1).view(torch.uint8).numpy().data)
+    return found.hexdigest()
 
 
 def _maybe_json(value: str) -> Any:

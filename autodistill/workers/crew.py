@@ -119,7 +119,9 @@ class Crew:
         """All tasks. Says at once that the database is away; stops where somebody else coordinates by now."""
         if self._chair.lost is not None:
             raise StudyError("another autodistill took this study over", "this one stops; every finished run is kept")
-        try:
+        with contextlib.suppress(*AWAY):
+            return self._board.everything()
+        try:  # the first may only have met a lost connection
             return self._board.everything()
         except AWAY as error:
             yield Note(text=f"the database does not answer ({reason_of(error)}): waiting for it", warning=True)

@@ -1,5 +1,6 @@
-"""What becomes of a run that does not fit into a GPU's memory."""
+"""Memory: a worker's share of a GPU's, what becomes of a run that does not fit, what is kept of what was freed."""
 
+import ctypes
 import gc
 from collections.abc import Callable, Generator
 
@@ -7,6 +8,15 @@ import torch
 
 from autodistill.errors import TrialError
 from autodistill.records import EpochEvent
+
+CONTEXT_BYTES = 700 * 2**20
+"""What a process takes beside torch's own memory: CUDA context, loaded kernels. An estimate; drivers differ."""
+
+USED = 0.9
+"""Share of the free memory that is given out."""
+
+MALLOPT = {-4: 0, -1: 2**31 - 1, -2: 2**28}
+"""glibc's M_MMAP_MAX, M_TRIM_THRESHOLD, M_TOP_PAD: what the environment tells processes that the search starts."""
 
 
 def within_memory(
@@ -48,6 +58,17 @@ def within_memory(
         f"out of memory with batches of {batch_size} and with {halves} images; {way}, "
         "or fewer processes on the device (--workers)"
     )
+
+
+def memory_share(free: int, total: int, *, workers: int) -> float:
+    """The part of a GPU's memory that each process may reserve; 1 where one has it for itself."""
+    return 1.0 if workers == 1 else max(0.0, USED * free / workers - CONTEXT_BYTES) / total
+
+
+def keep_freed_memory() -> bool:
+    """Have this process keep freed memory instead of giving it back after every step; False where it cannot."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    return mallopt is not None and all(mallopt(name, value) for name, value in MALLOPT.items())
 
 
 def release() -> None:

@@ -7,13 +7,15 @@ from pathlib import Path
 
 import pytest
 
+KILLS = ("--kills", "3", "--seed", "5")
+
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
 def test_a_few_kills_lose_nothing():
     """In a process of its own: it forks, and a process with threads should not."""
     script = Path(__file__).with_name("faults.py")
     found = subprocess.run(
-        [sys.executable, "-W", "ignore", script, "--kills", "3", "--seed", "5", "--sqlite", "--check"],
+        [sys.executable, "-W", "ignore", script, "--scenario", "kills", *KILLS, "--sqlite", "--check"],
         capture_output=True,
         text=True,
         timeout=300,

@@ -18,6 +18,7 @@ from autodistill.queue.terms import Pace
 from autodistill.records import Note, RunEnded
 from autodistill.space import Space
 from autodistill.workers import crew
+from autodistill.workers.joining import adapted
 
 
 @pytest.fixture(autouse=True)
@@ -71,19 +72,21 @@ def test_a_worker_told_to_leave_ends_with_0_and_another_command_goes_on(referenc
 
 def setup(place: Path) -> Setup:
     runs = str(place / "runs" / "s")
-    return Setup(space=Space(), student="x", teachers={}, views=1, device="cuda", runs=runs, cache="theirs")
+    paths = {"runs": runs, "cache": "theirs"}
+    return Setup(space=Space(), student="x", teachers={}, views=1, device="cuda", memory_share=0.25, **paths)
 
 
 def test_a_worker_uses_its_own_device_and_paths(tmp_path, monkeypatch):
     (tmp_path / "here" / "s").mkdir(parents=True)
     (tmp_path / "here" / "s" / "identity.json").write_text("{}")
-    adapted = commands.adapted(setup(tmp_path), device="cpu", runs=tmp_path / "here")
-    assert (adapted.device, adapted.runs) == ("cpu", str(tmp_path / "here" / "s"))
-    assert adapted.cache == os.environ["AUTODISTILL_CACHE"]
+    found = adapted(setup(tmp_path), device="cpu", runs=tmp_path / "here")
+    assert (found.device, found.runs) == ("cpu", str(tmp_path / "here" / "s"))
+    assert found.cache == os.environ["AUTODISTILL_CACHE"]
+    assert found.memory_share == 1.0, "the search's share is its own workers'"
     monkeypatch.delenv("AUTODISTILL_CACHE")
-    assert commands.adapted(setup(tmp_path), device="cpu", runs=tmp_path / "here").cache == "theirs"
+    assert adapted(setup(tmp_path), device="cpu", runs=tmp_path / "here").cache == "theirs"
     with pytest.raises(StoreError, match="run folder is not on this machine"):
-        commands.adapted(setup(tmp_path), device="cpu", runs=None)
+        adapted(setup(tmp_path), device="cpu", runs=None)
 
 
 def test_a_worker_needs_a_database():

@@ -1,13 +1,14 @@
 """What cannot be is refused before any work, with its reason."""
 
 import os
+import resource
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from dataset_files import write_images
-from small_studies import NAME, TINY, everything, request
+from small_studies import NAME, TINY, core, drive, everything, request
 
 from autodistill import __main__ as entry
 from autodistill import storage
@@ -205,6 +206,26 @@ def test_a_runs_folder_that_cannot_be_written_is_refused(here):
     with pytest.raises(StoreError, match="cannot be written") as found:
         next(run_study(prepare(request())))
     assert found.value.exit_code == 2
+
+
+def test_a_disk_that_fills_up_stops_the_study_and_the_same_command_goes_on(here, warm, reference):
+    """A limit on the size of files refuses by the same calls as a full disk does: here the study's database."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
+    try:
+        with pytest.raises(StoreError, match=r"study\.db: cannot be written \(disk I/O error\)") as found:
+            drive(request())
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert found.value.exit_code == 2
+    assert core(drive(request())) == core(reference.record)
+
+
+def test_a_cache_that_cannot_be_written_is_said_by_its_path(here, monkeypatch):
+    Path("mine").touch()
+    monkeypatch.setenv("AUTODISTILL_CACHE", str(Path("mine").absolute()))
+    with pytest.raises(StoreError, match=r"mine/ladder/.*: cannot be written \(Not a directory\)"):
+        drive(request())
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")

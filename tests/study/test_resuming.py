@@ -198,6 +198,30 @@ def test_a_higher_budget_goes_on_and_trains_no_finished_run_again(finished):
     assert [it.params for it in second.trials[:known]] == [it.params for it in finished.trials]
 
 
+def test_a_damaged_space_is_taken_from_the_record(finished):
+    unfinish()
+    path = Path("runs", NAME, "run.toml")
+    whole = path.read_text()
+    path.write_text("\0garbage")
+    assert core(drive(request(workers=7))) == core(finished), "with the wave that it was begun with"
+    assert path.read_text() == whole
+    path.write_text("wave = ")
+    Path("runs", NAME, "study.json").write_text("{")
+    with pytest.raises(StoreError, match=r"run\.toml: damaged"):
+        drive(request())
+
+
+def test_a_damaged_plan_is_taken_from_the_record(finished):
+    path = Path("runs", NAME, "plan.json")
+    path.write_text("\0garbage")
+    unfinish()
+    assert core(drive(request())) == core(finished)
+    Path("runs", NAME, "study.json").unlink()
+    path.write_text("{}")
+    assert core(drive(request())) == core(finished)
+    assert len(path.read_text()) > 2, "made anew"
+
+
 def test_a_result_of_other_parameters_under_a_run_s_name_is_not_taken(finished):
     path = Path("runs", NAME, "baselines", "plain-kd", "result.json")
     found = json.loads(path.read_text())

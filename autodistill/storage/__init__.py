@@ -4,7 +4,6 @@ An address can hold a password, so it is shown `redacted` and what drivers say i
 """
 
 import importlib.util
-import os
 import re
 import sqlite3
 import time
@@ -16,17 +15,21 @@ from urllib.parse import unquote
 import optuna
 import sqlalchemy
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
-from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
+from optuna.storages.journal import JournalFileBackend
 
 from autodistill.errors import ConfigError, StoreError, StudyError
+from autodistill.storage.journal import Journal, MendingLock
 
 PATIENCE_S = 180.0
 """A database that stays away for longer ends the command; the same command goes on when it is back."""
 START_S = 5.0
 """Patience with a server that is just starting; one that was never there should be said soon."""
-LONGEST_PAUSE_S = 5.0
+SHORTEST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 5.0
 CONNECT_S = 10
 """Most seconds for a connection; a packet that is dropped would otherwise cost minutes."""
+
+CREATIONS = 5
+"""Tries to create what a database needs while others do the same."""
 
 SQLITE, JOURNAL = "sqlite:///", "journal:"
 _SERVER = re.compile(
@@ -97,7 +100,7 @@ def open_storage(url: str) -> BaseStorage:
         ConfigError: the address is of an unknown kind, or its driver is missing.
         StoreError: nobody answers there, or nothing can be written.
     """
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
     checked(url)
     return _reached(url, lambda: _opened(url))
 
@@ -121,16 +124,28 @@ def unreachable(url: str, error: BaseException) -> StoreError:
 def _opened(url: str) -> BaseStorage:
     if url.startswith(JOURNAL):
         path = url.removeprefix(JOURNAL)
-        return JournalStorage(JournalFileBackend(path, lock_obj=cast(Any, _MendingLock(path))))
+        return JournalStorage(cast(Any, Journal(JournalFileBackend(path, lock_obj=cast(Any, MendingLock(path))))))
     if url.startswith(SQLITE):
-        storage = RDBStorage(url, engine_kwargs={"connect_args": {"timeout": 60}})
+        storage = _tables(url, {"connect_args": {"timeout": 60}})
         sqlalchemy.event.listen(storage.engine, "connect", _write_ahead)
         sqlalchemy.event.listen(storage.engine, "begin", _begin_at_once)
         storage.engine.dispose()
         return storage
     # Mostly one connection a process: servers allow about a hundred.
     kept = {"pool_size": 1, "max_overflow": 2, "connect_args": {"connect_timeout": CONNECT_S}}
-    return RDBStorage(_with_driver(url), engine_kwargs=kept)
+    return _tables(_with_driver(url), kept)
+
+
+def _tables(url: str, kept: dict[str, Any]) -> RDBStorage:
+    """Optuna's storage. Of two who create its tables at once, the second meets them half made: it looks again."""
+    for _ in range(CREATIONS):
+        try:
+            return RDBStorage(url, engine_kwargs=kept)
+        except sqlalchemy.exc.DatabaseError as error:
+            if isinstance(error, sqlalchemy.exc.OperationalError) and "already exists" not in str(error):
+                raise
+            time.sleep(0.3)
+    return RDBStorage(url, engine_kwargs=kept)
 
 
 def holds_study(url: str, name: str) -> bool:
@@ -169,20 +184,21 @@ def patiently(
     call: Callable[[], T],
     *,
     say: Callable[[str], object] = lambda _: None,
-    patience_s: float = PATIENCE_S,
+    patience_s: float | None = None,
     sleep: Callable[[float], object] = time.sleep,
 ) -> T:
     """Call again, at growing intervals, while the database is away; what is called must bear being called twice.
 
     Args:
-        say: told once, when it went away.
-        patience_s: 0: an error is raised as it comes.
+        say: told once, when it is away at the second call too: the first may only have met a lost connection.
+        patience_s: None: the usual minutes; 0: an error is raised as it comes.
         sleep: waits between two calls.
 
     Raises:
         StudyError: it stayed away.
     """
-    begun, pause = time.monotonic(), 0.1
+    begun, pause = time.monotonic(), SHORTEST_PAUSE_S
+    patience_s = PATIENCE_S if patience_s is None else patience_s
     while True:
         try:
             return call()
@@ -195,7 +211,7 @@ def patiently(
                     f"the database stayed away for {patience_s:g} s ({reason})",
                     "every finished run is kept: when it is back, the same command goes on",
                 ) from error
-            if pause == 0.1:
+            if pause == 2 * SHORTEST_PAUSE_S:
                 say(f"the database does not answer ({reason}): trying again for up to {patience_s:g} s")
         sleep(pause)
         pause = min(2 * pause, LONGEST_PAUSE_S)
@@ -211,6 +227,8 @@ def reason_of(error: BaseException, url: str = "") -> str:
     """The driver's own words: Optuna's wrapper names no cause."""
     while isinstance(error, optuna.exceptions.StorageInternalError) and error.__cause__ is not None:
         error = error.__cause__
+    if isinstance(error, sqlalchemy.exc.PendingRollbackError):
+        return "the connection was lost"
     lines = str(getattr(error, "orig", None) or error).splitlines()
     return scrubbed(lines[0] if lines else type(error).__name__, url)
 
@@ -234,36 +252,3 @@ def _write_ahead(connection: sqlite3.Connection, _: object) -> None:
     # what a power cut could take here is asked again from the results, which are flushed.
     connection.execute("PRAGMA journal_mode=WAL")
     connection.execute("PRAGMA synchronous=NORMAL")
-
-
-class _MendingLock:
-    """The journal's lock, whose holder first cuts off a line that a killed process left unfinished.
-
-    The next line would be joined to it, and nobody could read either.
-    """
-
-    def __init__(self, path: str) -> None:
-        self._path = path
-        self._lock: Any = JournalFileSymlinkLock(path)
-
-    def acquire(self) -> bool:
-        taken = bool(self._lock.acquire())
-        _cut_torn_line(self._path)
-        return taken
-
-    def release(self) -> None:
-        self._lock.release()
-
-
-def _cut_torn_line(path: str) -> None:
-    with open(path, "r+b") as file:
-        end = whole = file.seek(0, os.SEEK_END)
-        while whole:
-            start = max(0, whole - 4096)
-            file.seek(start)
-            last = file.read(whole - start).rfind(b"\n")
-            whole = start + last + 1 if last >= 0 else start
-            if last >= 0:
-                break
-        if whole != end:
-            file.truncate(whole)

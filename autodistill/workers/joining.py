@@ -1,0 +1,43 @@
+"""What a study's setup is on a machine that joins it."""
+
+import os
+from pathlib import Path
+
+import torch
+
+from autodistill.errors import StoreError
+from autodistill.queue.messages import Setup
+from autodistill.store import RunFolder
+from autodistill.workers.memory import memory_share
+
+
+def adapted(setup: Setup, *, device: str, runs: Path | None = None, per_gpu: int = 1) -> Setup:
+    """A study's setup as it is on this machine.
+
+    Args:
+        runs: where the folder of all run folders lies here; None: where it lies for the search.
+        per_gpu: workers that share the device.
+
+    Raises:
+        StoreError: the study's run folder is not here.
+    """
+    folder = Path(setup.runs)
+    if runs is not None:
+        folder = (runs / folder.name).absolute()
+    if not RunFolder(folder).identity.exists():
+        raise StoreError(
+            f"{folder}: the study's run folder is not on this machine",
+            "mount it here under the same path, or say with --runs where its `runs` folder lies",
+        )
+    cache = os.environ.get("AUTODISTILL_CACHE") or setup.cache
+    # The setup's own share is that of the workers that the search started beside it.
+    here = {"device": device, "memory_share": share_of(device, per_gpu)}
+    return setup.model_copy(update={"runs": str(folder), "cache": cache, **here})
+
+
+def share_of(device: str, per_gpu: int) -> float:
+    """The part of a GPU's memory that each of its workers keeps to: of all of it, as they start one after another."""
+    if per_gpu == 1 or not device.startswith("cuda"):
+        return 1.0
+    total = torch.cuda.mem_get_info(device)[1]
+    return memory_share(total, total, workers=per_gpu)

@@ -136,6 +136,7 @@ def _recorded(prepared: Prepared, pool: Pool | Crew, ledger: _Ledger) -> Generat
     with contextlib.closing(_events(prepared, pool, ledger)) as events:
         for event in events:
             if isinstance(event, PhaseStarted):
+                ledger.phase_s[phase] = round(before + time.monotonic() - begun, 2)
                 phase, begun, before = event.phase, time.monotonic(), ledger.phase_s.get(event.phase, 0.0)
             ledger.phase_s[phase] = round(before + time.monotonic() - begun, 2)
             if isinstance(event, RunEnded):

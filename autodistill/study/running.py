@@ -38,7 +38,7 @@ from autodistill.study.preparing import Prepared, identity
 from autodistill.study.profiling import checked, compared_teachers
 from autodistill.study.remembering import remembered
 from autodistill.study.simulating import Costs
-from autodistill.workers import LadderTask, Pool, StandBy
+from autodistill.workers import LadderTask, Pool, StandBy, Task
 from autodistill.workers.crew import Crew, declare_complete
 
 QUICK_S = 0.05
@@ -144,6 +144,7 @@ def _recorded(prepared: Prepared, pool: Pool | Crew, ledger: _Ledger) -> Generat
     with contextlib.closing(_events(prepared, pool, ledger)) as events:
         for event in events:
             if isinstance(event, PhaseStarted):
+                ledger.phase_s[phase] = round(before + time.monotonic() - begun, 2)
                 phase, begun, before = event.phase, time.monotonic(), ledger.phase_s.get(event.phase, 0.0)
             ledger.phase_s[phase] = round(before + time.monotonic() - begun, 2)
             if isinstance(event, RunEnded):
@@ -197,9 +198,12 @@ def _teachers(
     yield PhaseStarted(phase="teachers", runs=len(missing) + len(beside), epochs=epochs)
     given_first = sorted(prepared.teachers, key=lambda name: prepared.teachers[name].startswith(ladder.SCHEME))
     untrained = {name for name, uri in prepared.teachers.items() if uri in uris}
-    teachers, computed = yield from checked(
-        given_first, run=pool.run, before=[*missing, *beside], untrained=untrained
-    )
+    before: list[Task] = [*missing, *beside]
+    if isinstance(pool, Crew):
+        # Machines that share no folder cannot wait for each other's files.
+        yield from (it for it in pool.run(before) if isinstance(it, Event) and not isinstance(it, RunEnded))
+        before, untrained = [], set()
+    teachers, computed = yield from checked(given_first, run=pool.run, before=before, untrained=untrained)
     order = list(prepared.teachers)
     return tuple(sorted(teachers, key=lambda teacher: order.index(teacher.name))), computed
 

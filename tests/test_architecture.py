@@ -13,7 +13,7 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 
 OPTIONS = {
     "search": "--student --teacher --data --space --budget --study --seed --device --workers --storage --set "
-    "--max-trials --audit-pruning --max-params --max-macs --max-size --max-latency --timeout --cache-size "
+    "--max-trials --async --audit-pruning --max-params --max-macs --max-size --max-latency --timeout --cache-size "
     "--dry-run --offline --format --quiet",
     "report": "--out",
     "show": "--format --all --sort --pareto --watch",

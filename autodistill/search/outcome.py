@@ -9,7 +9,10 @@ import optuna
 from autodistill.records import ControlRecord, Event, FinalistRecord, RunEnded, RunRecord, RunRequest, TrialRecord
 from autodistill.search.question import Question
 
-Runner = Callable[[Sequence[RunRequest]], Iterator[Event]]
+Source = Callable[[], RunRequest | None]
+"""Gives the run for whoever is free; None: nothing for now, and nothing ever again where no run is under way."""
+
+Runner = Callable[[Sequence[RunRequest] | Source], Iterator[Event]]
 
 
 @dataclass
@@ -39,8 +42,8 @@ class Desk(NamedTuple):
     """What the database made wait for; said with the next event."""
 
 
-def drive(desk: Desk, requests: Sequence[RunRequest]) -> Iterator[Event]:
-    """Train requests together and keep what comes out."""
+def drive(desk: Desk, requests: Sequence[RunRequest] | Source) -> Iterator[Event]:
+    """Train requests together, or as workers get free, and keep what comes out."""
     for event in desk.run(requests):
         if isinstance(event, RunEnded):
             desk.outcome.results[event.record.run] = event.record

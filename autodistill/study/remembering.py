@@ -1,4 +1,4 @@
-"""Runs of a study as its workers do them: those whose results are kept are not trained again."""
+"""Runs that a study has done before."""
 
 from collections.abc import Iterator, Sequence
 

@@ -119,7 +119,8 @@ class Clock:
                 if kept is not None:
                     yield kept
                 else:
-                    heapq.heappush(ends, (now + self.run_s(given), given.run, given))
+                    logits_s = self._logits_s(given) if given.params.teacher is not None else 0.0
+                    heapq.heappush(ends, (now + self.run_s(given) + logits_s, given.run, given))
             if not ends:
                 break
             now, _, request = heapq.heappop(ends)

@@ -107,7 +107,7 @@ class Pool:
                 worker.task = given
                 # A worker that died while idle is noticed when its answer is waited for.
                 with contextlib.suppress(OSError):
-                    worker.pipe.send(worker.task)
+                    worker.pipe.send(given)
 
     def _receive(self, worker: _Worker) -> Iterator[Message]:
         try:

@@ -12,9 +12,9 @@ what is left then is told as "to the end", where workers run out of work one by 
 Ends only what it started.
 
 23 November 2026, 2 cores of an AMD EPYC that other jobs kept busy all the while (load 10 to 17), niced: 4 workers
-0.991 W, 0.24 s between a worker's runs (n = 26 runs); 16 workers 0.980 W, 0.55 s (n = 49). 64 workers, `--epoch-s 40
---rounds 1`: 0.601 W, 5.9 s (n = 74): a decision of the coordinator takes 0.07 s of a core there, and it got 0.12 of
-one. Not measured on a quiet machine, nor with one worker. `--real`: 2.16 times one (12 runs, better of 2, that load).
+0.991 W, 0.24 s between a worker's runs (n = 26 runs); 16 workers 0.980 W, 0.55 s (n = 49). 64 workers, runs of 40 s:
+0.601 W, 5.9 s (n = 74, load 13): a decision of the coordinator takes 0.07 s of a core there, and it got 0.12 of one.
+Not measured on a quiet machine, nor with one worker. `--real`: 2.16 times one (2 turns of 12 runs, same load).
 """
 
 import argparse

@@ -24,6 +24,10 @@ side's time.
 epochs: a plain trial 19.1 s (n = 3, two threads), 20 of them 381 s; ours 114 s, 29 s of it start-up: 4.5 times, 3.3
 with start-up. Short of the 5 asked for. One WRN-28-8, 256 images x 3 epochs: a plain trial 38.4 s (n = 2), 20 of them
 767 s; ours 112 s, 52 s of it start-up: 12.8 times, 6.9 with start-up.
+
+Both are from before workers stood by while the input is checked and shared a teacher's views; their start-up holds
+the teachers' checks and profiles too, which are phases of their own by now. Since then not yet measured on a quiet
+machine.
 """
 
 import argparse

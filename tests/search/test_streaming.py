@@ -248,3 +248,13 @@ def test_a_joining_teacher_starts_an_order_of_its_own(tmp_path):
     runs = list(chain.from_iterable((it.short, it.full) for it in outcome.trials))
     assert None not in [it.short for it in outcome.trials]
     assert len(runs) == 2 * len(outcome.trials)
+
+
+@pytest.mark.parametrize("draw", range(2))
+def test_a_little_more_budget_is_not_given_away_twice(tmp_path, draw):
+    """A trial that no full run was left for may go on now; what was asked for after it is paid all the same."""
+    trainer, order = Trainer(workers=3, draw=draw), tmp_path / "order.jsonl"
+    for budget in ("24", "24.4", "24.7", "25.1", "26"):
+        wanted, outcome = asked(budget=budget), Outcome()
+        list(search(wanted, outcome, run=trainer, database=None, order=order))
+        assert outcome.spent_epochs <= wanted.plan.total_epochs, budget

@@ -105,7 +105,7 @@ def test_version_and_help():
             ["search", "--student", "mobilenetv2", "--space", "digitz"],
             "unknown space 'digitz' (did you mean 'digits'",
         ),
-        (["search", "--student", "mobilenetv2", "--budget", "5"], "the smallest is 16.3 ("),
+        (["search", "--student", "mobilenetv2", "--budget", "5"], "the smallest is 15 ("),
         (["search", "--student", "mobilenetv2", "--budget", "much"], "--budget much: must be a number above 0"),
         (
             ["search", "--student", "mobilenetv2", "--timeout", "soon"],

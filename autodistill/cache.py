@@ -17,7 +17,7 @@ from torch import Tensor
 from autodistill.data import Data
 from autodistill.errors import CacheError
 from autodistill.stopwatch import Stopwatch
-from autodistill.store import digest, locked, write_bytes
+from autodistill.store import NO_DEPOT, Depot, digest, locked, write_bytes
 from autodistill.teachers import Teacher, check_logits, computed_as, logits_of
 from autodistill.views import View, take_view
 
@@ -39,16 +39,25 @@ class LogitCache:
         root: the user's cache folder; shared by studies.
         say: called with a line when something was mended.
         watch: told what reading and writing take, and what the teachers.
+        depot: where other machines leave theirs.
     """
 
     def __init__(
-        self, root: Path, *, data: Data, view: View, say: Callable[[str], None], watch: Stopwatch | None = None
+        self,
+        root: Path,
+        *,
+        data: Data,
+        view: View,
+        say: Callable[[str], None],
+        watch: Stopwatch | None = None,
+        depot: Depot = NO_DEPOT,
     ) -> None:
         self._root = root / "logits"
         self._data = data
         self._view = view
         self._say = say
         self._watch = watch or Stopwatch()
+        self._depot = depot
         self.computed = 0
         """Times a teacher was run by this process."""
 
@@ -81,17 +90,27 @@ class LogitCache:
 
     def _found(self, teacher: Teacher, path: Path, images: Callable[[], Tensor]) -> Logits:
         found = _read(path)
+        if found is None and not path.exists() and self._depot.fetch(path):
+            found = _read(path)
         if found is None:
             with locked(path.parent / "lock"):
                 found = _read(path)
                 if found is None:
                     if path.exists():
                         self._say(f"{path}: damaged cache file; computed again")
-                    _write(path, self._compute(teacher, images()))
+                    self._make(teacher, path, images)
                     found = _read(path)
         if found is None:
             raise CacheError(f"{path}: was written and cannot be read back", "check the disk; set AUTODISTILL_CACHE")
         return found
+
+    def _make(self, teacher: Teacher, path: Path, images: Callable[[], Tensor]) -> None:
+        damaged = path.exists()
+        logits = self._compute(teacher, images())
+        # Two machines can be at it at once, and differ in the last bits: whoever left it first is right.
+        if damaged or not self._depot.fetch(path):
+            _write(path, logits)
+            self._depot.leave(path)
 
     def _path(self, teacher: Teacher, part: tuple[object, ...]) -> Path:
         how = computed_as(self._data.train.images.device)

@@ -12,8 +12,8 @@ PACKAGE = Path(__file__).parents[1] / "autodistill"
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 
 OPTIONS = {
-    "search": "--student --teacher --data --space --budget --study --seed --device --workers --storage --set "
-    "--max-trials --audit-pruning --max-params --max-macs --max-size --max-latency --timeout --cache-size "
+    "search": "--student --teacher --data --space --budget --study --seed --device --workers --storage --artifacts "
+    "--set --max-trials --audit-pruning --max-params --max-macs --max-size --max-latency --timeout --cache-size "
     "--dry-run --offline --format --quiet",
     "report": "--out",
     "show": "--format --all --sort --pareto --watch",

@@ -3,12 +3,11 @@
 import itertools
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import sqlalchemy
+from hands import Hand, hands
 from optuna.trial import TrialState
 from simulated import Simulated, epoch_of, request
 
@@ -16,7 +15,6 @@ from autodistill.errors import StoreError, StudyError, TeacherError
 from autodistill.queue.board import Board, Entry, board_name, open_board
 from autodistill.queue.lease import Lease, take_chair
 from autodistill.queue.messages import CheckTask, Setup
-from autodistill.queue.serving import Tools, serve
 from autodistill.queue.terms import LeaseLost, Pace
 from autodistill.queue.wire import to_wire
 from autodistill.records import EpochEvent, Note, RunEnded, RunRequest, TeacherRecord
@@ -55,50 +53,6 @@ def setup(place: Path) -> Setup:
     return Setup(
         space=Space(), student="x", teachers=teachers, views=1, device="cpu", runs=str(runs), cache=str(place)
     )
-
-
-class Hand:
-    """A worker in a thread of this process."""
-
-    def __init__(self, url: str, study: str, *, furnish=Simulated, wait_s: float = 20.0) -> None:
-        self.said: list[str] = []
-        self.end: str | BaseException = ""
-        self.stop = threading.Event()
-        self.places: list[Simulated] = []
-
-        def furnished(setup: Setup) -> Simulated:
-            self.places.append(furnish(setup))
-            return self.places[-1]
-
-        tools = Tools(furnished, lambda setup: setup, self.said.append, self.stop, wait_s)
-        self._thread = threading.Thread(target=self._work, args=(url, study, tools))
-        self._thread.start()
-
-    def _work(self, url: str, study: str, tools: Tools) -> None:
-        try:
-            self.end = serve(url, study, tools)
-        except BaseException as error:  # noqa: BLE001
-            self.end = error
-
-    def join(self) -> str | BaseException:
-        self._thread.join(20)
-        assert not self._thread.is_alive()
-        return self.end
-
-    @property
-    def trained(self) -> list[tuple[str, int]]:
-        return [epoch for place in self.places for epoch in place.trained]
-
-
-@contextmanager
-def hands(url: str, study: str, count: int, **options) -> Iterator[list[Hand]]:
-    found = [Hand(url, study, **options) for _ in range(count)]
-    try:
-        yield found
-    finally:
-        for one in found:
-            one.stop.set()
-            one.join()
 
 
 def ended(messages) -> dict[str, RunEnded]:

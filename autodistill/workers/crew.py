@@ -23,11 +23,11 @@ from autodistill.queue.messages import Message, Setup, Task
 from autodistill.queue.serving import Tools, serve
 from autodistill.queue.terms import MOST_DEATHS, LeaseLost, Pace, given_up, length
 from autodistill.queue.wire import from_wire, to_wire
-from autodistill.records import Note, RunRequest
+from autodistill.records import Note, RunEnded, RunRequest
 from autodistill.storage import AWAY, close_storage, patiently, reason_of
 from autodistill.store import RunFolder, digest, write_result
+from autodistill.workers.carrying import brought, depot_of, place_for
 from autodistill.workers.pool import ALLOCATOR, cause, device_of, follow, in_environment, uninterrupted
-from autodistill.workers.tasks import Workplace
 
 PACE = Pace()
 LONELY_S = 60.0
@@ -55,6 +55,7 @@ class Crew:
         self._heard: dict[int, tuple[int, int]] = {}
         """Of a task: its generation, and how much of its progress was passed on."""
         self._notes: list[str] = []
+        self._depot = depot_of(setup) if setup.artifacts else None
         self._left = contextlib.ExitStack()
 
     def __enter__(self) -> "Crew":
@@ -160,6 +161,8 @@ class Crew:
             message = from_wire(text)
             if isinstance(message, AutodistillError):
                 raise message
+            if isinstance(message, RunEnded) and self._depot is not None:
+                brought(RunFolder(Path(self._setup.runs)), message.record.run, self._depot)
             yield cast(Message, message)
 
     def _died(self, entry: Entry, left: dict[int, Task], why: str) -> Iterator[Message]:
@@ -265,7 +268,7 @@ def work_here(url: str, study: str, device: str, threads: int, parent: int) -> N
     threading.Thread(target=follow, args=(parent,), daemon=True).start()
     torch.set_num_threads(threads)
     tools = Tools(
-        furnish=Workplace,
+        furnish=place_for,
         adapt=lambda setup: setup.model_copy(update={"device": device}),
         say=lambda _: None,
         stop=stop,

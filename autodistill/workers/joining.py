@@ -7,12 +7,12 @@ import torch
 
 from autodistill.errors import StoreError
 from autodistill.queue.messages import Setup
-from autodistill.store import RunFolder
+from autodistill.store import RunFolder, cache_root
 from autodistill.workers.memory import memory_share
 
 
 def adapted(setup: Setup, *, device: str, runs: Path | None = None, per_gpu: int = 1) -> Setup:
-    """A study's setup as it is on this machine.
+    """A study's setup as it is on this machine; with a depot, the run folder may be this machine's own.
 
     Args:
         runs: where the folder of all run folders lies here; None: where it lies for the search.
@@ -24,12 +24,17 @@ def adapted(setup: Setup, *, device: str, runs: Path | None = None, per_gpu: int
     folder = Path(setup.runs)
     if runs is not None:
         folder = (runs / folder.name).absolute()
-    if not RunFolder(folder).identity.exists():
+    shared = RunFolder(folder).identity.exists()
+    cache = os.environ.get("AUTODISTILL_CACHE") or setup.cache
+    if setup.artifacts and not shared:
+        folder = (runs or Path("runs")).absolute() / folder.name
+        cache = str(cache_root().absolute())
+    elif not shared:
         raise StoreError(
             f"{folder}: the study's run folder is not on this machine",
-            "mount it here under the same path, or say with --runs where its `runs` folder lies",
+            "mount it here under the same path, say with --runs where its `runs` folder lies, or give the search a "
+            "depot, --artifacts s3://BUCKET/PREFIX",
         )
-    cache = os.environ.get("AUTODISTILL_CACHE") or setup.cache
     # The setup's own share is that of the workers that the search started beside it.
     here = {"device": device, "memory_share": share_of(device, per_gpu)}
     return setup.model_copy(update={"runs": str(folder), "cache": cache, **here})

@@ -1,5 +1,7 @@
 """Entry point of both scripts: checks that the environment is ours alone, then runs the command line."""
 
+import atexit
+import contextlib
 import os
 import sys
 from importlib import metadata
@@ -11,7 +13,24 @@ FOREIGN = "autodistill"
 
 
 def main() -> None:
-    """Run the command line and end with its exit code."""
+    """Run the command line and end the process with its exit code."""
+    try:
+        run()
+        code = 0
+    except SystemExit as end:
+        if not isinstance(end.code, int):
+            raise
+        code = end.code
+    # Python takes torch and all else apart object by object, which takes seconds: do what else belongs to an end.
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError):
+            stream.flush()
+    os._exit(code)
+
+
+def run() -> None:
+    """Run the command line; ends with `SystemExit`."""
     from autodistill.cli import app
 
     try:

@@ -4,8 +4,9 @@ The cache keeps raw logits in float16, never probabilities: temperatures stay fr
 computed a view gets the stored rows too, so nothing depends on who came first.
 """
 
+import contextlib
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import safetensors
@@ -15,7 +16,7 @@ from jaxtyping import Float16, Int
 from torch import Tensor
 
 from autodistill.data import Data
-from autodistill.errors import CacheError
+from autodistill.errors import CacheError, InUseError
 from autodistill.stopwatch import Stopwatch
 from autodistill.store import NO_DEPOT, Depot, digest, locked, write_bytes
 from autodistill.teachers import Teacher, check_logits, computed_as, logits_of
@@ -25,6 +26,11 @@ FORMAT = 1
 DTYPE = torch.float16
 
 Logits = Float16[Tensor, "examples classes"]
+
+Part = tuple[object, ...]
+"""Of the data that a teacher is run over: a view of the training split, or the validation split."""
+
+VALIDATION: Part = ("validation",)
 
 
 def estimated_bytes(*, teachers: int, views: int, examples: int, classes: int) -> int:
@@ -61,58 +67,87 @@ class LogitCache:
         self.computed = 0
         """Times a teacher was run by this process."""
 
-    def training(self, teacher: Teacher, number: int) -> Logits:
+    def training(self, teacher: Teacher, number: int, *, later: Iterable[int] = ()) -> Logits:
         """Logits on view `number` of the training split.
+
+        Args:
+            later: views that the caller will need too: computed while another process is at this one.
 
         Raises:
             CacheError: a logit that float16 cannot hold.
             TeacherError: logits that are not finite, or of another class count.
         """
-        return self._get(teacher, ("train", *self._view, number), lambda: self._viewed(number))
+        return self._get(teacher, self._part(number), [self._part(it) for it in later])
 
     def validation(self, teacher: Teacher) -> Logits:
         """Logits on the validation split as it is."""
-        return self._get(teacher, ("validation",), lambda: self._data.validation.images)
+        return self._get(teacher, VALIDATION)
 
     def missing(self, teacher: Teacher, views: int) -> tuple[int, ...]:
         """Those of the first views whose logits nobody has computed."""
-        paths = (self._path(teacher, ("train", *self._view, number)) for number in range(views))
+        paths = (self._path(teacher, self._part(number)) for number in range(views))
         return tuple(number for number, path in enumerate(paths) if not path.exists())
 
-    def _viewed(self, number: int) -> Tensor:
+    def _part(self, number: int) -> Part:
+        return ("train", *self._view, number)
+
+    def _images(self, part: Part) -> Tensor:
+        number = part[-1]
+        if not isinstance(number, int):
+            return self._data.validation.images
         images = self._data.train.images
         everything: Int[Tensor, " examples"] = torch.arange(len(images), device=images.device)
         return take_view(images, everything, view=self._view, epoch=number)
 
-    def _get(self, teacher: Teacher, part: tuple[object, ...], images: Callable[[], Tensor]) -> Logits:
+    def _get(self, teacher: Teacher, part: Part, later: Sequence[Part] = ()) -> Logits:
         with self._watch.part("cache"):
-            return self._found(teacher, self._path(teacher, part), images)
-
-    def _found(self, teacher: Teacher, path: Path, images: Callable[[], Tensor]) -> Logits:
-        found = _read(path)
-        if found is None and not path.exists() and self._depot.fetch(path):
+            path = self._path(teacher, part)
             found = _read(path)
-        if found is None:
-            with locked(path.parent / "lock"):
+            if found is None:
+                self._see_to(teacher, part, later)
                 found = _read(path)
-                if found is None:
-                    if path.exists():
-                        self._say(f"{path}: damaged cache file; computed again")
-                    self._make(teacher, path, images)
-                    found = _read(path)
         if found is None:
             raise CacheError(f"{path}: was written and cannot be read back", "check the disk; set AUTODISTILL_CACHE")
         return found
 
-    def _make(self, teacher: Teacher, path: Path, images: Callable[[], Tensor]) -> None:
+    def _see_to(self, teacher: Teacher, part: Part, later: Sequence[Part]) -> None:
+        """Have a part computed: here, or by another process that is at it, which leaves time for later ones here."""
+        if self._made(teacher, part, wait=False):
+            return
+        path = self._path(teacher, part)
+        for other in later:
+            if path.exists():
+                break
+            if not self._path(teacher, other).exists():
+                self._made(teacher, other, wait=False)
+        self._made(teacher, part, wait=True)
+
+    def _made(self, teacher: Teacher, part: Part, *, wait: bool) -> bool:
+        """Compute a part that is missing or damaged; False where another process is at it and is not waited for."""
+        path = self._path(teacher, part)
+        with contextlib.ExitStack() as held:
+            try:
+                held.enter_context(locked(path.parent / f"lock-{path.stem[-1]}", timeout_s=-1 if wait else 0))
+            except InUseError:
+                return False
+            if _read(path) is None:
+                if path.exists():
+                    self._say(f"{path}: damaged cache file; computed again")
+                self._fill(teacher, path, part)
+        return True
+
+    def _fill(self, teacher: Teacher, path: Path, part: Part) -> None:
+        """Fetch a part that another machine left, or compute it and leave it for them."""
         damaged = path.exists()
-        logits = self._compute(teacher, images())
+        if not damaged and self._depot.fetch(path):
+            return
+        logits = self._compute(teacher, self._images(part))
         # Two machines can be at it at once, and differ in the last bits: whoever left it first is right.
         if damaged or not self._depot.fetch(path):
             _write(path, logits)
             self._depot.leave(path)
 
-    def _path(self, teacher: Teacher, part: tuple[object, ...]) -> Path:
+    def _path(self, teacher: Teacher, part: Part) -> Path:
         how = computed_as(self._data.train.images.device)
         key = digest(FORMAT, teacher.fingerprint, self._data.fingerprint, part, str(DTYPE), how, torch.__version__)
         return self._root / teacher.fingerprint[:16] / f"{key}.safetensors"

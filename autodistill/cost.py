@@ -6,7 +6,6 @@ from typing import NamedTuple
 
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from autodistill.models import build, lay_out
 from autodistill.records import CostRecord, StudentRecord
@@ -28,6 +27,8 @@ def measure(model: nn.Module, *, image_shape: ImageShape) -> CostRecord:
     MACs are those of convolutions and matrix products, as FLOP counters have it; nothing is computed and `model` is
     left as it is.
     """
+    from torch.utils.flop_counter import FlopCounterMode  # half a second: it brings Triton along
+
     twin = copy.deepcopy(model).to("meta").eval()
     counter = FlopCounterMode(display=False)
     with torch.no_grad(), counter:

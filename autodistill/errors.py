@@ -4,7 +4,8 @@ AutodistillError
 ├── ConfigError     2  a flag, a TOML key, a budget that cannot hold its plan
 ├── DataError       2  images or labels that are missing, mixed up or too few
 ├── TeacherError    2  a checkpoint that is missing, foreign, broken or at chance
-├── StoreError      2  a folder that is read-only, full, in use, or of another study
+├── StoreError      2  a folder that is read-only, full, or of another study
+│   └── InUseError  2  one that another process works in
 ├── CacheError      1  teacher logits that cannot be stored as they are
 ├── ExportError     1  a student that a file format cannot carry unchanged
 ├── TrialError      1  one training run that failed (recorded; the study goes on)
@@ -47,6 +48,10 @@ class TeacherError(AutodistillError):
 
 class StoreError(AutodistillError):
     exit_code = 2
+
+
+class InUseError(StoreError):
+    pass
 
 
 class CacheError(AutodistillError):

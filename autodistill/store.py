@@ -13,7 +13,7 @@ import platformdirs
 from filelock import FileLock, Timeout
 from pydantic import ValidationError
 
-from autodistill.errors import StoreError
+from autodistill.errors import InUseError, StoreError
 from autodistill.records import RunEnded, RunRequest, TrialRecord, to_json
 
 _SHOWN = 12
@@ -94,14 +94,15 @@ def locked(path: Path, *, timeout_s: float | int = -1) -> Iterator[None]:
     """Hold the lock file `path`; wait for ever by default.
 
     Raises:
-        StoreError: another process holds it after `timeout_s`, or the folder cannot be written.
+        InUseError: another process holds it after `timeout_s`.
+        StoreError: the folder cannot be written.
     """
     lock = FileLock(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=timeout_s)
     except Timeout as error:
-        raise StoreError(
+        raise InUseError(
             f"{path.parent}: in use by another autodistill process",
             "wait for it to end, or give this study another name with --study",
         ) from error

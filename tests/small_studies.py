@@ -31,7 +31,7 @@ NEEDED_VIEWS = 2 * 3
 class Here(Pool):
     """The pool's work done in this process: as many workplaces, taking turns."""
 
-    def __init__(self, size: int, setup: Setup) -> None:
+    def __init__(self, size: int, setup: Setup, **_: object) -> None:
         self.places = [Workplace(setup) for _ in range(size)]
 
     def __enter__(self) -> "Here":

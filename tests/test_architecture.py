@@ -59,7 +59,7 @@ def test_files_and_functions_stay_small(path):
 
 
 def test_help_imports_nothing_heavy():
-    code = "import sys; sys.argv = ['autodistill', '--help']\ntry:\n    import autodistill.__main__ as m; m.main()\n"
+    code = "import sys; sys.argv = ['autodistill', '--help']\ntry:\n    import autodistill.__main__ as m; m.run()\n"
     heavy = {"torch", "optuna", "matplotlib", "sklearn", "scipy"}
     code += f"except SystemExit: pass\nprint(sorted({heavy} & set(sys.modules)))"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

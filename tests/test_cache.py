@@ -151,6 +151,31 @@ def test_two_at_once_compute_each_view_once_between_them(tmp_path: Path) -> None
     assert all(torch.equal(a, b) for a, b in zip(found[0], found[1], strict=True))
 
 
+def test_who_would_wait_for_a_view_computes_later_ones_meanwhile(tmp_path: Path) -> None:
+    at_it, go_on = threading.Event(), threading.Event()
+
+    def held_up(logits: Tensor) -> Tensor:
+        at_it.set()
+        assert go_on.wait(20)
+        return logits
+
+    def waved_on(logits: Tensor) -> Tensor:
+        go_on.set()
+        return logits
+
+    first, second = cache_of(tmp_path)[0], cache_of(tmp_path)[0]
+    slow = threading.Thread(target=lambda: first.training(teacher_of(Counting(held_up)), 0))
+    slow.start()
+    assert at_it.wait(20)
+    teacher = teacher_of(Counting(waved_on))
+    found = second.training(teacher, 0, later=range(1, 5))
+    slow.join()
+    assert first.computed == 1
+    assert 1 <= second.computed <= 4
+    assert len(stored(tmp_path)) == 1 + second.computed
+    assert torch.equal(found, logits_of(teacher, second._images(("train", *VIEW, 0))).half())
+
+
 def truncate(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-1])
 
@@ -244,7 +269,7 @@ def test_a_full_disk_is_an_error_and_leaves_nothing_behind(tmp_path: Path, monke
         with pytest.raises(StoreError, match="No space left on device") as caught:
             cache.training(teacher, 0)
     assert "AUTODISTILL_CACHE" in caught.value.hint
-    assert [path.name for path in tmp_path.rglob("*") if path.is_file() and path.name != "lock"] == []
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file() and not path.name.startswith("lock")] == []
     cache.training(teacher, 0)
     assert len(stored(tmp_path)) == 1
 

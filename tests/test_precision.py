@@ -44,6 +44,12 @@ def test_bfloat16_must_be_faster_by_a_quarter(now, half_s, faster):
     assert torch.get_num_threads() == threads
 
 
+@pytest.mark.parametrize(("half_s", "rounds"), [(20.0, 2), (3.0, 2), (9.0, 3)])
+def test_what_is_clear_after_two_rounds_is_not_timed_again(now, half_s, rounds):
+    faster_precision(lambda: Clock(now, half_s), IMAGES)
+    assert now[0] == rounds * (10 + half_s)
+
+
 def test_a_processor_without_bfloat16_is_not_timed(monkeypatch):
     monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)
     assert faster_precision(pytest.fail, IMAGES) == "float32"

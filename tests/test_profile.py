@@ -20,10 +20,10 @@ from autodistill.profile import BINS, TEMPERATURES, agreement, fit_temperature, 
 from autodistill.records import AgreementRecord, Note, ProfileRecord
 from autodistill.rules import RULES, isats
 from autodistill.space import load as load_space
-from autodistill.study import KNOWN, profiled
+from autodistill.study import KNOWN, checked, compared_teachers
 from autodistill.teachers import save
 from autodistill.views import View
-from autodistill.workers import AgreementTask, Profiled, ProfileTask, Setup, Workplace
+from autodistill.workers import AgreementTask, CheckTask, Profiled, ProfileTask, Setup, Workplace
 
 
 def made(rows: int = 60, classes: int = 6, *, seed: int = 0, lift: float = 2.0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -287,23 +287,28 @@ def test_a_study_profiles_its_teachers_and_compares_those_that_have_one(place):
     def run(tasks):
         asked.append([type(task).__name__ for task in tasks])
         for task in tasks:
-            if task != ProfileTask(name="broken"):
-                yield from place.do(task)
+            if task.model_dump().get("name") == "broken":
+                broken = teacher("broken", val_top1=0.9, size=1)
+                yield broken if isinstance(task, CheckTask) else Note(text="broken", warning=True)
+            elif isinstance(task, CheckTask):
+                yield teacher(task.name, val_top1=0.9, size=1)
             else:
-                yield Note(text="broken", warning=True)
+                yield from place.do(task)
 
-    records = [teacher(name, val_top1=0.9, size=1) for name in ("two", "broken", "one")]
-    events = profiled(records, run=run)
+    events = checked(("two", "broken", "one"), run=run)
     assert next(events).text == "broken"
     with pytest.raises(StopIteration) as end:
         next(events)
-    teachers, both, computed = end.value.value
+    teachers, computed = end.value.value
     assert computed == 2
-    assert asked == [["ProfileTask"] * 3, ["AgreementTask"]]
     assert [(one.name, one.profile is None) for one in teachers] == [("two", False), ("broken", True), ("one", False)]
+    assert teachers[0].model_copy(update={"profile": None}) == teacher("two", val_top1=0.9, size=1)
+    with pytest.raises(StopIteration) as end:
+        next(compared_teachers(teachers, run=run))
+    both = end.value.value
+    assert asked == [["CheckTask", "ProfileTask"] * 3, ["AgreementTask"]]
     assert isinstance(both, AgreementRecord)
     assert both.teachers == ("two", "one")
-    assert teachers[0].model_copy(update={"profile": None}) == records[0]
 
 
 def test_the_same_logits_serve_the_trials(place):

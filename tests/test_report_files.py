@@ -25,10 +25,10 @@ EXAMPLES = ("fashion-mnist-mobilenetv2", "digits-mobilenetv2-resnet8-0.5")
 EXAMPLE = "fashion-mnist-mobilenetv2"
 RENDER = """
 import sys
-from autodistill.__main__ import main
+from autodistill.__main__ import run
 sys.argv = ["autodistill", "report", "study", "--out", sys.argv[1]]
 try:
-    main()
+    run()
 finally:
     assert not {"torch", "optuna"} & set(sys.modules)
 """

@@ -282,7 +282,7 @@ def test_a_worker_has_one_thread_ends_with_its_pipe_and_with_a_parent_that_was_k
     }
     told = setup(tmp_path, space=SPACE.model_copy(update=slow)).model_dump_json()
     script = f"""
-        import multiprocessing, os, torch
+        import multiprocessing, pickle, torch
         from autodistill.workers import LadderTask, Pool, Setup
         from autodistill.workers.pool import work
 
@@ -290,8 +290,9 @@ def test_a_worker_has_one_thread_ends_with_its_pipe_and_with_a_parent_that_was_k
             setup = Setup.model_validate_json({told!r})
             torch.set_num_threads(3)
             ours, theirs = multiprocessing.Pipe()
+            ours.send_bytes(pickle.dumps(None))
             ours.close()
-            work(setup, theirs, os.getppid())
+            work(theirs, setup)
             print(torch.get_num_threads(), flush=True)
             with Pool(1, setup) as pool:
                 print(*(child.pid for child in multiprocessing.active_children()), flush=True)

@@ -7,14 +7,14 @@ from autodistill import console
 from autodistill import data as datasets
 from autodistill.commands.teaching import prepared_for
 from autodistill.errors import ConfigError
-from autodistill.records import Event, InspectionRecord, TeacherRecord
+from autodistill.records import Event, InspectionRecord
 from autodistill.report import render_inspection
 from autodistill.report.sections.agreement import agreement_info
 from autodistill.report.sections.knowledge import knowledge_info
 from autodistill.report.sections.parts import Cell, Table
 from autodistill.report.sections.temperatures import temperatures_info
-from autodistill.study import Prepared, Request, profiled
-from autodistill.workers import CheckTask, Pool
+from autodistill.study import Prepared, Request, checked, compared_teachers
+from autodistill.workers import Pool
 
 
 def inspect_teachers(request: Request, *, as_json: bool, to: Path | None) -> None:
@@ -49,13 +49,8 @@ def _trained(prepared: Prepared) -> list[str]:
 
 
 def _inspected(prepared: Prepared, names: list[str], pool: Pool) -> Generator[Event, None, InspectionRecord]:
-    found: dict[str, TeacherRecord] = {}
-    for message in pool.run([CheckTask(name=name) for name in names]):
-        if isinstance(message, TeacherRecord):
-            found[message.name] = message
-        elif isinstance(message, Event):
-            yield message
-    teachers, agreement, _ = yield from profiled([found[name] for name in names], run=pool.run)
+    teachers, _ = yield from checked(names, run=pool.run)
+    agreement = yield from compared_teachers(teachers, run=pool.run)
     data = datasets.record(prepared.data, spec=prepared.space.data, views=prepared.views)
     return InspectionRecord(data=data, teachers=teachers, agreement=agreement)
 

@@ -23,26 +23,23 @@ from autodistill.study import (
     within,
     words,
 )
+from autodistill.workers import StandBy
 
 
 def search(family: Family, *, output: str, quiet: bool) -> None:
     """Run one study for each student with a live view, render the report, print what was found."""
-    students, left_out = within(prepare_all(family.requests), family.limits)
-    several, command = len(family.requests) > 1, command_of(family, students)
-    quiet = quiet or output != "table"
-    if not quiet:
-        _introduce(students, left_out, family)
-    events: Generator[Event, None, StudyRecord | ComparisonRecord] = (
-        run_students(students, name=family.name, command=command, left_out=left_out)
-        if several
-        else run_study(students[0])
-    )
-    try:
-        with console.Watch(quiet=quiet) as watch:
-            record = watch.follow(events)
-    except KeyboardInterrupt:
-        console.show_note(f"\ninterrupted; every finished run is kept. Resume with: {command}{_with_storage(family)}")
-        sys.exit(130)
+    quiet, several = quiet or output != "table", len(family.requests) > 1
+    with StandBy(family.requests[0].workers) as standby:
+        students, left_out = within(prepare_all(family.requests), family.limits)
+        command = command_of(family, students)
+        if not quiet:
+            _introduce(students, left_out, family)
+        events: Generator[Event, None, StudyRecord | ComparisonRecord] = (
+            run_students(students, name=family.name, command=command, left_out=left_out, standby=standby)
+            if several
+            else run_study(students[0], standby=standby)
+        )
+        record = _followed(events, family, command, quiet=quiet)
     page = showing.rendered(record, showing.REPORTS / record.name)
     if output == "table":
         showing.show_record(record)
@@ -53,10 +50,22 @@ def search(family: Family, *, output: str, quiet: bool) -> None:
         console.show_note(f"Report: {page}   Next: {following}")
 
 
+def _followed(
+    events: Generator[Event, None, StudyRecord | ComparisonRecord], family: Family, command: str, *, quiet: bool
+) -> StudyRecord | ComparisonRecord:
+    try:
+        with console.Watch(quiet=quiet) as watch:
+            return watch.follow(events)
+    except KeyboardInterrupt:
+        console.show_note(f"\ninterrupted; every finished run is kept. Resume with: {command}{_with_storage(family)}")
+        sys.exit(130)
+
+
 def dry_run(family: Family, *, as_json: bool) -> None:
     """Check everything, measure a few steps, print each student's plan; write nothing."""
-    students, left_out = within(prepare_all(family.requests), family.limits)
-    estimates = [(prepared, estimate(prepared)) for prepared in students]
+    with StandBy(family.requests[0].workers) as standby:
+        students, left_out = within(prepare_all(family.requests), family.limits)
+        estimates = [(prepared, estimate(prepared, standby=standby)) for prepared in students]
     command = command_of(family, students)
     if as_json:
         plans = [{**_facts(prepared, found), **_numbers(found)} for prepared, found in estimates]

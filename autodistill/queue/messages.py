@@ -48,12 +48,16 @@ class CheckTask(Record):
     """Load and check a teacher; answered by its `TeacherRecord`."""
 
     name: str
+    untrained: bool = False
+    """A teacher of the ladder that another worker may be training still."""
 
 
 class ProfileTask(Record):
     """Profile a checked teacher from its cached logits; answered by a `Profiled`, or by nothing and a note."""
 
     name: str
+    untrained: bool = False
+    """As in a `CheckTask`."""
 
 
 class Profiled(Record):

@@ -1,5 +1,6 @@
 """What a worker and whoever gives it tasks agree on."""
 
+import sys
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -40,9 +41,9 @@ AT_HOME = Terms(hold=lambda: None, urgent=lambda: False)
 
 
 def length(task: Task) -> int:
-    """For starting the longest first."""
+    """For starting the longest first, after teachers that all else waits for."""
     # Ladder tasks come in order of capacity: the last is the longest. Sorting is stable, so give them no order.
-    return task.new_epochs if isinstance(task, RunRequest) else int(isinstance(task, LadderTask))
+    return task.new_epochs if isinstance(task, RunRequest) else sys.maxsize * isinstance(task, LadderTask)
 
 
 def given_up(request: RunRequest, error: str) -> RunEnded:

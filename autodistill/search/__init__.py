@@ -13,6 +13,7 @@ from autodistill.search.importance import importance
 from autodistill.search.outcome import Outcome, Runner
 from autodistill.search.plan import Budget, make_plan, parse_budget, plan_epochs
 from autodistill.search.question import Question
+from autodistill.search.requests import certain_runs
 from autodistill.search.stages import goes_on, search
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "Question",
     "Runner",
     "audited_trials",
+    "certain_runs",
     "copy_study",
     "finalists_of",
     "goes_on",

@@ -27,6 +27,12 @@ def no_teacher_run(question: Question, index: int) -> RunRequest:
     return confirm_run(question, "baselines/no-teacher", TrialParams(), index)
 
 
+def certain_runs(question: Question) -> list[RunRequest]:
+    """Runs that every study of this plan needs, whatever its trials turn out to be."""
+    race = question.plan.race
+    return [no_teacher_run(question, index) for index in range(race.first if race else question.space.confirm.seeds)]
+
+
 def audit_run(question: Question, trial: TrialRecord) -> RunRequest:
     """The full run that pruning saved."""
     anew = {"run": f"audit/{trial.number:04d}", "begun_by": None, "begun_epochs": 0}

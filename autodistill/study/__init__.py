@@ -8,7 +8,7 @@ from autodistill.study.known import KNOWN
 from autodistill.study.limits import within
 from autodistill.study.pace import words
 from autodistill.study.preparing import Prepared, Request, prepare, prepare_all, study_name
-from autodistill.study.profiling import profiled
+from autodistill.study.profiling import checked, compared_teachers
 from autodistill.study.running import run_study
 
 __all__ = [
@@ -17,12 +17,13 @@ __all__ = [
     "Prepared",
     "Request",
     "cache_size",
+    "checked",
+    "compared_teachers",
     "environment",
     "estimate",
     "pinned",
     "prepare",
     "prepare_all",
-    "profiled",
     "run_students",
     "run_study",
     "spelt",

@@ -18,13 +18,19 @@ from autodistill.records import (
 from autodistill.store import RunFolder, claim, locked, write_text
 from autodistill.study.preparing import Prepared
 from autodistill.study.running import run_study
+from autodistill.workers import StandBy
 
 IDENTITY = {"kind": "comparison"}
 """Which students take part may change: each has a study, and an identity, of its own."""
 
 
 def run_students(
-    students: Sequence[Prepared], *, name: str, command: str, left_out: Sequence[LeftOutRecord] = ()
+    students: Sequence[Prepared],
+    *,
+    name: str,
+    command: str,
+    left_out: Sequence[LeftOutRecord] = (),
+    standby: StandBy | None = None,
 ) -> Generator[Event, None, ComparisonRecord]:
     """Run or resume each student's study; returns the comparison, which is also in its own `study.json`.
 
@@ -33,6 +39,7 @@ def run_students(
         name: the comparison's.
         command: what reproduces it.
         left_out: students that break a limit.
+        standby: processes that wait to become the first study's workers.
     """
     request = students[0].request
     folder = RunFolder(Path(request.runs) / name)
@@ -46,7 +53,7 @@ def run_students(
                 break
             yield Note(text=f"student {number} of {len(students)}: {one.student.name}, study {one.folder.path.name}")
             timed = one._replace(request=one.request.model_copy(update={"timeout_s": left_s}))
-            found[one.folder.path.name] = yield from run_study(timed)
+            found[one.folder.path.name] = yield from run_study(timed, standby=standby)
             done += 1
             studies = [study for study in found.values() if study is not None]
             whole = len(studies) == len(students) and all(study.state == "complete" for study in studies)

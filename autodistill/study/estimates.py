@@ -1,5 +1,6 @@
 """What a study will take: a few steps measured on its workers, and a simulated study made of them."""
 
+import random
 import shutil
 import statistics
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -9,14 +10,14 @@ from typing import NamedTuple
 
 from autodistill.cache import estimated_bytes
 from autodistill.errors import StudyError
-from autodistill.records import CostRecord, Event, PlanRecord, TeacherRecord, TimePlanned
+from autodistill.records import CostRecord, Event, PlanRecord, RunRequest, TeacherRecord, TimePlanned
 from autodistill.rules import RULES
-from autodistill.search import Question, copy_study, make_plan, parse_budget, prior_params
+from autodistill.search import Question, certain_runs, copy_study, make_plan, parse_budget, prior_params
 from autodistill.store import digest, read_result
 from autodistill.study.changing import carried
 from autodistill.study.preparing import Prepared, identity
-from autodistill.study.simulating import Costs, TeacherCosts, simulate
-from autodistill.workers import Message, Pool, Probe, ProbeTask, Task, TeacherProbe, TeacherProbeTask
+from autodistill.study.simulating import Clock, Costs, TeacherCosts, fitting_beside, simulate
+from autodistill.workers import Message, Pool, Probe, ProbeTask, StandBy, Task, TeacherProbe, TeacherProbeTask
 
 TAU_STUDENT_FROM = {name: rule.tau_student_from for name, rule in RULES.items()}
 PROBE_S = 0.4
@@ -32,9 +33,9 @@ class Estimate(NamedTuple):
     cache_bytes: int
 
 
-def estimate(prepared: Prepared) -> Estimate:
+def estimate(prepared: Prepared, *, standby: StandBy | None = None) -> Estimate:
     """Measure a few steps of the student and its teachers, on workers as a study has them; writes nothing."""
-    with Pool(prepared.expected_workers, prepared.setup) as pool:
+    with Pool(prepared.expected_workers, prepared.setup, data=prepared.data, standby=standby) as pool:
         costs = _returned(measure(prepared, pool.run))
     plan = plan_for(prepared, costs)
     return Estimate(plan, time_left(prepared, plan, costs), cache_size(prepared))
@@ -51,14 +52,12 @@ def measure(prepared: Prepared, run: Run) -> Generator[Event, None, Costs | None
     """
     names, workers, untrained = tuple(prepared.teachers), prepared.expected_workers, prepared.untrained
     params = prior_params(prepared.space, names[0], TAU_STUDENT_FROM)
-    # Workers do not start at the same moment: the first round wakes them, in the second they work side by side.
-    yield from _answers(run, [ProbeTask(params=params, seconds=0.0)] * workers)
-    found = yield from _answers(run, [ProbeTask(params=params, seconds=PROBE_S)] * workers)
-    tasks = [
+    tasks: list[Task] = [ProbeTask(params=params, seconds=PROBE_S)] * workers
+    tasks += [
         TeacherProbeTask(name=name, untrained=prepared.teachers[name] in untrained, seconds=PROBE_S)
         for name in reversed(names)
     ]
-    found += yield from _answers(run, tasks)
+    found = yield from _answers(run, tasks)
     students = [it for it in found if isinstance(it, Probe)]
     teachers = {it.name: it for it in found if isinstance(it, TeacherProbe)}
     if len(students) < workers or len(teachers) < len(names):
@@ -96,10 +95,7 @@ def time_left(prepared: Prepared, plan: PlanRecord, costs: Costs | None) -> Time
     """Seconds of what is left of the study, by phase."""
     if costs is None:
         return None
-    names = tuple(prepared.teachers)
-    # A ladder grows, and its last is likely to be the most accurate.
-    teachers = tuple(_stand_in(name, place / len(names)) for place, name in enumerate(names))
-    question, folder = question_of(prepared, plan, teachers), prepared.folder
+    question, folder = question_of(prepared, plan, _stand_ins(prepared)), prepared.folder
     with TemporaryDirectory() as place:
         database = Path(place) / folder.database.name
         if prepared.request.storage:
@@ -112,7 +108,24 @@ def time_left(prepared: Prepared, plan: PlanRecord, costs: Costs | None) -> Time
             prepared.expected_workers,
             kept=lambda request: read_result(folder, request.run),
             database=database if database.exists() else None,
+            beside=runs_beside(prepared, plan, costs),
         )
+
+
+def runs_beside(prepared: Prepared, plan: PlanRecord, costs: Costs | None) -> tuple[RunRequest, ...]:
+    """Runs that the study needs in any case, as many as workers have time for while its teachers are made ready."""
+    if costs is None:
+        return ()
+    left = [
+        it
+        for it in certain_runs(question_of(prepared, plan, _stand_ins(prepared)))
+        if read_result(prepared.folder, it.run) is None
+    ]
+    if not left:
+        return ()
+    workers = prepared.expected_workers
+    run_s = Clock(costs, workers, random.Random(0)).run_s(left[0])
+    return tuple(left[: fitting_beside(costs, run_s, most=len(left), workers=workers)])
 
 
 def question_of(prepared: Prepared, plan: PlanRecord, teachers: tuple[TeacherRecord, ...]) -> Question:
@@ -169,6 +182,12 @@ def _costs(prepared: Prepared, students: Sequence[Probe], teachers: Sequence[Tea
         views=prepared.views,
         evaluate_every=space.training.evaluate_every,
     )
+
+
+def _stand_ins(prepared: Prepared) -> tuple[TeacherRecord, ...]:
+    # A ladder grows, and its last is likely to be the most accurate.
+    names = tuple(prepared.teachers)
+    return tuple(_stand_in(name, place / len(names)) for place, name in enumerate(names))
 
 
 def _stand_in(name: str, val_top1: float) -> TeacherRecord:

@@ -31,13 +31,13 @@ from autodistill.space import dump
 from autodistill.store import RunFolder, claim, forget_checkpoint, kept_result, locked, write_text
 from autodistill.study.changing import join_teachers
 from autodistill.study.environment import environment
-from autodistill.study.estimates import measure, plan_for, question_of, spelt, time_left
+from autodistill.study.estimates import measure, plan_for, question_of, runs_beside, spelt, time_left
 from autodistill.study.limits import student_latency
 from autodistill.study.pace import paced, words
 from autodistill.study.preparing import Prepared, identity
-from autodistill.study.profiling import profiled
+from autodistill.study.profiling import checked, compared_teachers
 from autodistill.study.simulating import Costs
-from autodistill.workers import CheckTask, LadderTask, Pool
+from autodistill.workers import LadderTask, Pool, StandBy
 from autodistill.workers.crew import Crew, declare_complete
 
 
@@ -53,6 +53,8 @@ class _Ledger:
     """Of what was left when this process began."""
     planned_s: dict[str, float]
     """Seconds by phase as they were planned before this plan's first run."""
+    beside: tuple[RunRequest, ...] = ()
+    """Runs that are trained while teachers are made ready."""
     outcome: Outcome = field(default_factory=Outcome)
     teachers: tuple[TeacherRecord, ...] = ()
     run_s: dict[str, float] = field(default_factory=dict)
@@ -68,8 +70,12 @@ class _Ledger:
     """Whether this process has finished a run: until then the kept record says more than this ledger."""
 
 
-def run_study(prepared: Prepared) -> Generator[Event, None, StudyRecord]:
-    """Run or resume a study; yields what happens, returns the record, which is also in `study.json`."""
+def run_study(prepared: Prepared, *, standby: StandBy | None = None) -> Generator[Event, None, StudyRecord]:
+    """Run or resume a study; yields what happens, returns the record, which is also in `study.json`.
+
+    Args:
+        standby: processes that wait to become its workers.
+    """
     folder, request, begun = prepared.folder, prepared.request, time.monotonic()
     with locked(folder.lock, timeout_s=0):
         joining = join_teachers(prepared)
@@ -89,7 +95,7 @@ def run_study(prepared: Prepared) -> Generator[Event, None, StudyRecord]:
         write_text(folder.space, dump(prepared.runnable_space))
         write_text(folder.environment, json.dumps(found, indent=1) + "\n")
         latency = prepared.latency or student_latency(prepared)
-        with _hired(prepared) as pool:
+        with _hired(prepared, standby) as pool:
             costs = yield from measure(prepared, pool.run)
             ledger = _ledger(prepared, costs, found)
             ledger.phase_s["start-up"] = round(ledger.phase_s.get("start-up", 0.0) + time.monotonic() - begun, 2)
@@ -109,17 +115,18 @@ def _ledger(prepared: Prepared, costs: Costs | None, found: dict[str, str]) -> _
     if not planned_s and planned is not None:
         phases = dict.fromkeys([*before, *planned.phases_s])
         planned_s = {it: round(before.get(it, 0.0) + planned.phases_s.get(it, 0.0), 2) for it in phases}
-    ledger = _Ledger(plan, found, before, planned, planned_s)
+    ledger = _Ledger(plan, found, before, planned, planned_s, beside=runs_beside(prepared, plan, costs))
     ledger.profile_views = int(earlier.get("profile_views", 0))
     return ledger
 
 
-def _hired(prepared: Prepared) -> Pool | Crew:
+def _hired(prepared: Prepared, standby: StandBy | None) -> Pool | Crew:
     """Who does the study's tasks: processes of its own, or whoever shares its database."""
     request = prepared.request
     if not request.storage:
-        return Pool(request.workers, prepared.setup)
-    return Crew(request.workers, prepared.setup, url=request.storage, study=prepared.folder.path.name)
+        return Pool(request.workers, prepared.setup, data=prepared.data, standby=standby)
+    study = prepared.folder.path.name
+    return Crew(request.workers, prepared.setup, url=request.storage, study=study, standby=standby)
 
 
 def _recorded(prepared: Prepared, pool: Pool | Crew, ledger: _Ledger) -> Generator[Event, None, StudyRecord]:
@@ -159,10 +166,10 @@ def _events(prepared: Prepared, pool: Pool | Crew, ledger: _Ledger) -> Generator
     yield Note(text=f"plan: {spelt(ledger.plan)}")
     if ledger.planned is not None:
         yield Note(text=f"time: {words(ledger.planned)}")
-    ledger.teachers = yield from _teachers(prepared, pool)
-    yield PhaseStarted(phase="profiles", runs=0, epochs=0)
-    ledger.teachers, ledger.agreement, computed = yield from profiled(ledger.teachers, run=pool.run)
+    ledger.teachers, computed = yield from _teachers(prepared, pool, ledger.beside)
     ledger.profile_views = max(ledger.profile_views, computed)
+    yield PhaseStarted(phase="profiles", runs=0, epochs=0)
+    ledger.agreement = yield from compared_teachers(ledger.teachers, run=pool.run)
     question = question_of(prepared, ledger.plan, ledger.teachers)
 
     def run(requests: Sequence[RunRequest]) -> Iterator[Event]:
@@ -171,22 +178,21 @@ def _events(prepared: Prepared, pool: Pool | Crew, ledger: _Ledger) -> Generator
     yield from search(question, ledger.outcome, run=run, database=prepared.database)
 
 
-def _teachers(prepared: Prepared, pool: Pool | Crew) -> Generator[Event, None, tuple[TeacherRecord, ...]]:
-    """Check the given teachers, train the ladder's that are missing, check those."""
-    names = prepared.teachers
-    given = [CheckTask(name=name) for name, uri in names.items() if not uri.startswith(ladder.SCHEME)]
-    trained = [CheckTask(name=name) for name, uri in names.items() if uri.startswith(ladder.SCHEME)]
-    missing = [LadderTask(uri=uri) for uri in prepared.untrained]
-    epochs = len(missing) * prepared.space.ladder.epochs
-    yield PhaseStarted(phase="teachers", runs=len(missing), epochs=epochs)
-    found: dict[str, TeacherRecord] = {}
-    for tasks in (given, missing, trained):
-        for message in pool.run(tasks):
-            if isinstance(message, TeacherRecord):
-                found[message.name] = message
-            elif isinstance(message, Event):
-                yield message
-    return tuple(found[name] for name in names)
+def _teachers(
+    prepared: Prepared, pool: Pool | Crew, beside: Sequence[RunRequest]
+) -> Generator[Event, None, tuple[tuple[TeacherRecord, ...], int]]:
+    """Train the ladder's teachers that are missing, check and profile all; with runs beside them."""
+    uris = prepared.untrained
+    missing = [LadderTask(uri=uri) for uri in uris]
+    epochs = len(missing) * prepared.space.ladder.epochs + sum(request.epochs for request in beside)
+    yield PhaseStarted(phase="teachers", runs=len(missing) + len(beside), epochs=epochs)
+    given_first = sorted(prepared.teachers, key=lambda name: prepared.teachers[name].startswith(ladder.SCHEME))
+    untrained = {name for name, uri in prepared.teachers.items() if uri in uris}
+    teachers, computed = yield from checked(
+        given_first, run=pool.run, before=[*missing, *beside], untrained=untrained
+    )
+    order = list(prepared.teachers)
+    return tuple(sorted(teachers, key=lambda teacher: order.index(teacher.name))), computed
 
 
 def _finished(prepared: Prepared) -> StudyRecord | None:

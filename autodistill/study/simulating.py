@@ -55,13 +55,28 @@ def makespan(durations: Sequence[float], workers: int) -> float:
     return max(free)
 
 
-def preparing_s(costs: Costs, workers: int) -> dict[str, float]:
-    """Seconds of the phases before the first run; whatever teacher must be trained is trained by one worker."""
+def preparing_s(costs: Costs, workers: int, *, beside_s: Sequence[float] = ()) -> dict[str, float]:
+    """Seconds of the phases before the first trial; whatever teacher must be trained is trained by one worker.
+
+    Args:
+        beside_s: of the runs that are trained beside the teachers.
+    """
     teachers = list(costs.teachers.values())
-    trained = makespan([it.training_s for it in teachers if it.training_s][::-1], workers)
-    checks = [it.view_s * costs.held_out for it in teachers if it.views]
-    profiles = [costs.profile_s + (it.view_s if 0 in it.views else 0.0) for it in teachers]
-    return {"teachers": trained + makespan(checks, workers), "profiles": makespan(profiles, workers)}
+    trained = [it.training_s for it in teachers if it.training_s][::-1]
+    looks: list[float] = []
+    for it in teachers:
+        check_s, profile_s = it.view_s * costs.held_out, costs.profile_s + (it.view_s if 0 in it.views else 0.0)
+        looks += [check_s, profile_s] if it.views else [profile_s]
+    return {"teachers": makespan([*trained, *beside_s, *looks], workers), "profiles": 0.0}
+
+
+def fitting_beside(costs: Costs, run_s: float, *, most: int, workers: int) -> int:
+    """How many equal runs make a study end first when they are trained beside the teachers, not after them."""
+
+    def ends_s(count: int) -> float:
+        return preparing_s(costs, workers, beside_s=[run_s] * count)["teachers"] + (most - count) * run_s / workers
+
+    return min(range(most + 1), key=ends_s)
 
 
 @dataclass
@@ -72,6 +87,8 @@ class Clock:
     workers: int
     draw: random.Random
     kept: Kept = lambda _: None
+    beside: frozenset[str] = frozenset()
+    """Runs that the phases before the first trial have room for."""
     phase: str = ""
     phases_s: dict[str, float] = field(default_factory=dict)
     logits_s: float = 0.0
@@ -79,24 +96,29 @@ class Clock:
 
     def __call__(self, requests: Sequence[RunRequest]) -> Iterator[Event]:
         known = {it.run: self.kept(it) for it in requests}
-        missing = sorted((it for it in requests if known[it.run] is None), key=lambda it: -it.new_epochs)
+        missing = [it for it in requests if known[it.run] is None and it.run not in self.beside]
+        missing.sort(key=lambda it: -it.new_epochs)
         took = makespan([self.run_s(it) for it in missing], self.workers) if missing else 0.0
+        taught = [it for it in missing if it.params.teacher is not None]
+        # Workers that need a teacher's views share them out.
+        took += sum(map(self._logits_s, taught)) / max(1, min(self.workers, len(taught)))
         self.phases_s[self.phase] = self.phases_s.get(self.phase, 0.0) + took
         for request in requests:
             yield known[request.run] or RunEnded(record=self._made_up(request), wall_s=0.0)
 
     def run_s(self, request: RunRequest) -> float:
-        """Seconds of a run, with the logits that it is the first to need."""
+        """Seconds of a run whose logits are there."""
         costs, epochs = self.costs, request.new_epochs
         evaluations = -(-epochs // costs.evaluate_every)
         total = costs.run_s + epochs * costs.epoch_s + evaluations * costs.validation_s
         total += costs.test_s if request.evaluate_on != "validation" else 0.0
         if request.params.teacher is not None:
-            views = min(request.last_epoch, costs.views)
-            total += epochs * costs.targets_s + self._logits_s(request.params.teacher, views)
+            total += epochs * costs.targets_s
         return total
 
-    def _logits_s(self, name: str, views: int) -> float:
+    def _logits_s(self, request: RunRequest) -> float:
+        """Seconds of the logits that a run is the first to need."""
+        name, views = str(request.params.teacher), min(request.last_epoch, self.costs.views)
         teacher = self.costs.teachers[name]
         new = {(name, view) for view in teacher.views if view < views} - self.computed
         self.computed |= new
@@ -111,7 +133,13 @@ class Clock:
 
 
 def simulate(
-    question: Question, costs: Costs, workers: int, *, kept: Kept = lambda _: None, database: Path | None = None
+    question: Question,
+    costs: Costs,
+    workers: int,
+    *,
+    kept: Kept = lambda _: None,
+    database: Path | None = None,
+    beside: Sequence[RunRequest] = (),
 ) -> TimePlanned:
     """What is left of a study.
 
@@ -119,13 +147,15 @@ def simulate(
         question: what it wants to know; of its teachers the names count, and which is the most accurate.
         kept: the result of a run where there is one.
         database: a copy of a resumed study's, which is written to.
+        beside: runs without a teacher that are trained while teachers are made ready.
     """
-    prepared = preparing_s(costs, workers)
+    taken = [Clock(costs, workers, random.Random(0)).run_s(it) for it in beside]
+    prepared = preparing_s(costs, workers, beside_s=taken)
     profiled = {(name, 0) for name in costs.teachers}
     spec = question.space.search.model_copy(update={"startup": RANDOM_TRIALS})
     asked = question._replace(space=question.space.model_copy(update={"search": spec}))
     clocks = [
-        Clock(costs, workers, random.Random(number), kept, computed=set(profiled))
+        Clock(costs, workers, random.Random(number), kept, frozenset(it.run for it in beside), computed=set(profiled))
         for number in range(1 if database else DRAWS)
     ]
     for clock in clocks:

@@ -18,6 +18,7 @@ from autodistill.queue.messages import (
     TeacherProbeTask,
 )
 from autodistill.workers.pool import Pool
+from autodistill.workers.standby import StandBy
 from autodistill.workers.tasks import Workplace
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "ProfileTask",
     "Profiled",
     "Setup",
+    "StandBy",
     "Task",
     "TeacherProbe",
     "TeacherProbeTask",

@@ -1,13 +1,13 @@
 """Workers that share a study's database, here and on other machines; they come and go while it runs."""
 
 import contextlib
-import multiprocessing
 import os
 import signal
 import socket
 import threading
 import time
 from collections.abc import Generator, Iterator, Sequence
+from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import FrameType, TracebackType
@@ -27,7 +27,8 @@ from autodistill.records import Note, RunEnded, RunRequest
 from autodistill.storage import AWAY, close_storage, patiently, reason_of
 from autodistill.store import RunFolder, digest, write_result
 from autodistill.workers.carrying import brought, depot_of, place_for
-from autodistill.workers.pool import ALLOCATOR, cause, device_of, follow, in_environment, uninterrupted
+from autodistill.workers.pool import cause, device_of
+from autodistill.workers.standby import StandBy
 
 PACE = Pace()
 LONELY_S = 60.0
@@ -41,12 +42,14 @@ class Crew:
         size: workers to start here.
         url: the database's address.
         study: its name there.
+        standby: processes that wait to become workers.
 
     Raises:
         StoreError: the database cannot be used, or somebody else coordinates the study.
     """
 
-    def __init__(self, size: int, setup: Setup, *, url: str, study: str) -> None:
+    def __init__(self, size: int, setup: Setup, *, url: str, study: str, standby: StandBy | None = None) -> None:
+        self._standby = standby or StandBy()
         self._setup, self._url, self._study, self._pace = setup, url, study, PACE
         self._key = digest(setup.model_dump(mode="json"))
         self._local: list[BaseProcess] = []
@@ -208,11 +211,10 @@ class Crew:
     def _start(self, number: int) -> BaseProcess:
         threads = max(1, (os.cpu_count() or 1) // max(1, self._size))
         device = device_of(self._setup.device, number)
-        told = (self._url, self._study, device, threads, os.getpid())
-        process = multiprocessing.get_context("spawn").Process(target=work_here, args=told, daemon=True)
-        with in_environment(ALLOCATOR), uninterrupted():
-            process.start()
-        return process
+        hand = self._standby.take()
+        with contextlib.suppress(OSError):  # it died meanwhile, and is replaced like any other
+            hand.pipe.send((work_here, (self._url, self._study, device, threads)))
+        return hand.process
 
     def _replaced(self) -> dict[str, str]:
         """Start a worker in the place of each that died here; returns who died of what."""
@@ -260,12 +262,10 @@ def leave_on_signals(stop: threading.Event) -> None:
         signal.signal(number, leave)
 
 
-def work_here(url: str, study: str, device: str, threads: int, parent: int) -> None:
+def work_here(pipe: Connection, url: str, study: str, device: str, threads: int) -> None:
     """A local worker process: as one elsewhere, but it ends with its parent."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     stop = threading.Event()
     leave_on_signals(stop)
-    threading.Thread(target=follow, args=(parent,), daemon=True).start()
     torch.set_num_threads(threads)
     tools = Tools(
         furnish=place_for,

@@ -1,15 +1,10 @@
 """A pool of worker processes: spawned once, fed over pipes, replaced when they die."""
 
 import contextlib
-import multiprocessing
-import os
-import signal
-import threading
-import time
+import pickle
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -17,16 +12,17 @@ from types import TracebackType
 
 import torch
 
+from autodistill.data import Data
 from autodistill.errors import AutodistillError, StudyError
 from autodistill.queue.messages import Message, Setup, Task
 from autodistill.queue.terms import MOST_DEATHS, given_up, length
 from autodistill.records import RunRequest
 from autodistill.store import RunFolder, write_result
+from autodistill.workers.standby import Hand, StandBy
 from autodistill.workers.tasks import Workplace
 
-ALLOCATOR = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**32), "MALLOC_TOP_PAD_": str(2**28)}
-"""glibc: keep freed memory instead of giving it back after every step; 10-15 % of a small student's step on a CPU.
-Read when a process starts, so it must be in the environment by then. Other systems ignore it."""
+HANDED_OVER_BYTES = 2**28
+"""Images up to this size are handed to the workers; more than that each of them loads by itself."""
 
 
 class _Done:
@@ -41,12 +37,20 @@ class _Worker:
 
 
 class Pool:
-    """Worker processes for one study. A context manager: leaving it ends them."""
+    """Worker processes for one study. A context manager: leaving it ends them.
 
-    def __init__(self, size: int, setup: Setup) -> None:
+    Args:
+        size: how many.
+        data: the study's, where they are loaded already.
+        standby: processes that wait to become workers.
+    """
+
+    def __init__(self, size: int, setup: Setup, *, data: Data | None = None, standby: StandBy | None = None) -> None:
         self._setup = setup
-        self._context = multiprocessing.get_context("spawn")
-        self._workers = [self._start(number) for number in range(size)]
+        self._standby = standby or StandBy()
+        self._data = _packed(data)
+        hands = [self._standby.take() for _ in range(size)]
+        self._workers = [self._hired(hand, number) for number, hand in enumerate(hands)]
         self._deaths: dict[str, int] = {}
 
     def __enter__(self) -> "Pool":
@@ -79,21 +83,20 @@ class Pool:
                 yield from self._receive(worker, waiting)
             self._feed(waiting)
 
-    def _start(self, number: int) -> _Worker:
-        ours, theirs = self._context.Pipe()
+    def _hired(self, hand: Hand, number: int) -> _Worker:
         setup = self._setup.model_copy(update={"device": device_of(self._setup.device, number)})
-        process = self._context.Process(target=work, args=(setup, theirs, os.getpid()), daemon=True)
-        with in_environment(ALLOCATOR), uninterrupted():
-            process.start()
-        theirs.close()
-        return _Worker(process, ours)
+        # One that died meanwhile is noticed when its first answer is waited for.
+        with contextlib.suppress(OSError):
+            hand.pipe.send((work, (setup,)))
+            hand.pipe.send_bytes(self._data)
+        return _Worker(hand.process, hand.pipe)
 
     def _feed(self, waiting: deque[Task]) -> None:
         for worker in self._workers:
             if worker.task is None and waiting:
                 worker.task = waiting.popleft()
                 # A worker that died while idle is noticed when its answer is waited for.
-                with contextlib.suppress(BrokenPipeError):
+                with contextlib.suppress(OSError):
                     worker.pipe.send(worker.task)
 
     def _receive(self, worker: _Worker, waiting: deque[Task]) -> Iterator[Message]:
@@ -117,7 +120,7 @@ class Pool:
         worker.pipe.close()
         worker.process.join(5)
         number = self._workers.index(worker)
-        self._workers[number] = self._start(number)
+        self._workers[number] = self._hired(self._standby.take(), number)
         name = task.run if isinstance(task, RunRequest) else repr(task)
         self._deaths[name] = self._deaths.get(name, 0) + 1
         if self._deaths[name] < MOST_DEATHS:
@@ -132,6 +135,13 @@ class Pool:
         yield ended
 
 
+def _packed(data: Data | None) -> bytes:
+    if data is not None:
+        size = sum(it.images.nbytes for it in (data.train, data.validation, data.test))
+        data = data if size <= HANDED_OVER_BYTES else None
+    return pickle.dumps(data)
+
+
 def device_of(device: str, number: int) -> str:
     """The device of a study's worker: several GPUs are dealt out, where none is named."""
     count = torch.cuda.device_count() if device == "cuda" else 0
@@ -142,37 +152,9 @@ def cause(code: int | None) -> str:
     return f"signal {-code}: out of memory?" if code is not None and code < 0 else f"exit code {code}"
 
 
-@contextlib.contextmanager
-def uninterrupted() -> Iterator[None]:
-    """Ctrl-C reaches every process of a terminal; a worker started in here never sees it, its parent ends it."""
-    # The tracker unblocks the signal when it is started: start it first.
-    resource_tracker.ensure_running()
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-@contextlib.contextmanager
-def in_environment(variables: Mapping[str, str]) -> Iterator[None]:
-    kept = {name: os.environ.get(name) for name in variables}
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        for name, value in kept.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
-
-
-def work(setup: Setup, pipe: Connection, parent: int) -> None:
+def work(pipe: Connection, setup: Setup) -> None:
     """A worker process: take tasks from the pipe until it closes."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=follow, args=(parent,), daemon=True).start()
-    place = Workplace(setup)
+    place = Workplace(setup, data=pickle.loads(pipe.recv_bytes()))
     while True:
         try:
             task = pipe.recv()
@@ -189,10 +171,3 @@ def _answer(place: Workplace, task: Task, pipe: Connection) -> None:
         pipe.send(_Done())
     except AutodistillError as error:
         pipe.send(error)
-
-
-def follow(parent: int) -> None:
-    """End with the parent, however it ended: an orphan would write into a study that another one resumes."""
-    while os.getppid() == parent:
-        time.sleep(0.2)
-    os._exit(1)

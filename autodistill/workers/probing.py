@@ -2,16 +2,18 @@
 
 import copy
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from autodistill.data import Data, Split
+from autodistill.ladder import SCHEME, network
 from autodistill.profile import MOST_ROWS, agreement, profile
-from autodistill.queue.messages import Probe
-from autodistill.records import TrialParams
+from autodistill.queue.messages import Probe, ProbeTask, TeacherProbe, TeacherProbeTask
+from autodistill.records import EpochRecord, TrialParams
 from autodistill.space import Space
 from autodistill.stopwatch import Stopwatch
 from autodistill.teachers import Normalisation, Teacher, logits_of
@@ -20,13 +22,40 @@ from autodistill.trainer import Execution, Recipe, Supervision, evaluate, superv
 from autodistill.trainer.execution import EAGER
 from autodistill.views import View
 
+if TYPE_CHECKING:
+    from autodistill.workers.tasks import Workplace
+
 STEPS = 8
 """Of a measured epoch, at most: more tell no more about one."""
+FEWEST = 3
+"""Times that something is done of which the median counts."""
 EXAMPLES = 256
 """At most, where all examples are worked on at once."""
 FIRST_IMAGES = 4
 ENDLESS = 10**6
 """Epochs of a run that is never over, nor evaluated."""
+
+
+def measured(place: "Workplace", task: ProbeTask | TeacherProbeTask) -> Probe | TeacherProbe:
+    """What a worker's task of measuring finds."""
+    data, space, seconds = place.data, place.setup.space, task.seconds
+    if isinstance(task, ProbeTask):
+        return probe_student(
+            lambda: place.student(0), data, space, task.params, seconds=seconds, execution=place.execution
+        )
+    if not task.untrained:
+        teacher = place.teacher(task.name)
+        missing = place.cache.missing(teacher, place.setup.views)
+        return TeacherProbe(
+            name=task.name, training_s=0.0, view_s=view_s(teacher, data, seconds=seconds), views=missing
+        )
+    architecture = place.setup.teachers[task.name].removeprefix(SCHEME)
+
+    def built() -> nn.Module:
+        return network(architecture, data, seed=0).to(place.device)
+
+    training_s, found = probe_untrained(built, data, space, seconds=seconds, execution=place.execution)
+    return TeacherProbe(name=task.name, training_s=training_s, view_s=found, views=tuple(range(place.setup.views)))
 
 
 def probe_student(
@@ -111,10 +140,24 @@ def _epoch_s(
     seconds: float,
     execution: Execution,
 ) -> tuple[float, float]:
-    """Seconds of an epoch without its validation, and its soft targets' part of them."""
-    one_s, _ = _steps_s(model, data, space, supervise_for, steps=1, seconds=0.0, execution=execution)
-    steps = max(1, min(STEPS, int(seconds / one_s), _step_count(data, space)))
-    step_s, targets_s = _steps_s(model, data, space, supervise_for, steps=steps, seconds=seconds, execution=execution)
+    """Seconds of an epoch without its validation, and its soft targets' part of them: medians of short ones."""
+    watch = Stopwatch()
+
+    def epochs_of(steps: int) -> Iterator[EpochRecord]:
+        return _short_epochs(model, data, space, supervise_for, steps=steps, execution=execution, watch=watch)
+
+    epochs = epochs_of(1)
+    next(epochs)  # the first step of a shape takes several times as long as the others
+    one_s, _ = _timed(epochs, watch)
+    steps = max(1, min(STEPS, int(seconds / FEWEST / one_s), _step_count(data, space)))
+    if steps > 1:
+        epochs = epochs_of(steps)
+        if execution.mode != "eager":
+            next(epochs)  # records or compiles
+    taken: list[tuple[float, float]] = []
+    while len(taken) < FEWEST or sum(it for it, _ in taken) < seconds:
+        taken.append(_timed(epochs, watch))
+    step_s, targets_s = sorted(taken)[len(taken) // 2]
     count = _step_count(data, space) / steps
     return step_s * count, targets_s * count
 
@@ -123,32 +166,31 @@ def _step_count(data: Data, space: Space) -> int:
     return max(1, len(data.train.labels) // space.training.batch_size)
 
 
-def _steps_s(
+def _short_epochs(
     model: nn.Module,
     data: Data,
     space: Space,
     supervise_for: Callable[[Tensor], Supervision | None],
     *,
     steps: int,
-    seconds: float,
     execution: Execution,
-) -> tuple[float, float]:
-    """Seconds of an epoch of that many steps, and of its soft targets."""
+    watch: Stopwatch,
+) -> Iterator[EpochRecord]:
+    """Train on as many images as that many steps take, for ever."""
     size = steps * space.training.batch_size
     part = Split(data.train.images[:size], data.train.labels[:size])
     spec = space.training.model_copy(update={"evaluate_every": ENDLESS})
-    view, watch = View(space.data.view_seed, space.data.crop, space.data.flip), Stopwatch()
-    recipe = Recipe(spec, view, 1, ENDLESS, 0)
-    part_of = replace(data, train=part)
-    taught = supervise_for(part.labels)
-    epochs = train(model, part_of, recipe, supervision=taught, watch=watch, execution=execution)
-    next(epochs)
+    view = View(space.data.view_seed, space.data.crop, space.data.flip)
+    recipe, part_of = Recipe(spec, view, 1, ENDLESS, 0), replace(data, train=part)
+    return train(model, part_of, recipe, supervision=supervise_for(part.labels), watch=watch, execution=execution)
+
+
+def _timed(epochs: Iterator[EpochRecord], watch: Stopwatch) -> tuple[float, float]:
+    """Seconds of the next epoch, and of its soft targets."""
     watch.seconds.clear()
-    begun, done = time.monotonic(), 0
-    while not done or time.monotonic() - begun < seconds:
-        next(epochs)
-        done += 1
-    return (time.monotonic() - begun) / done, watch.seconds["targets"] / done
+    begun = time.monotonic()
+    next(epochs)
+    return time.monotonic() - begun, watch.seconds["targets"]
 
 
 def _taught(params: TrialParams, labels: Tensor, data: Data, space: Space) -> Supervision:

@@ -11,8 +11,8 @@ from torch import nn
 from autodistill import data as datasets
 from autodistill.cache import LogitCache
 from autodistill.data import Data
-from autodistill.errors import CacheError, TrialError
-from autodistill.ladder import SCHEME, file_uri, network, train_teacher
+from autodistill.errors import CacheError, TeacherError, TrialError
+from autodistill.ladder import file_uri, train_teacher
 from autodistill.models import student_network
 from autodistill.profile import agreement, profile
 from autodistill.queue.messages import (
@@ -25,7 +25,6 @@ from autodistill.queue.messages import (
     ProfileTask,
     Setup,
     Task,
-    TeacherProbe,
     TeacherProbeTask,
 )
 from autodistill.queue.terms import AT_HOME, Terms
@@ -48,14 +47,15 @@ from autodistill.trainer import Execution, Recipe, Supervision, supervise, train
 from autodistill.trainer.probing import images_that_fit
 from autodistill.views import View
 from autodistill.workers.memory import within_memory
-from autodistill.workers.probing import probe_student, probe_untrained, view_s
+from autodistill.workers.probing import measured
 
 
 class Workplace:
-    """A worker's own copy of the data, its loaded teachers, and the logit cache."""
+    """A worker's copy of the data, given or loaded when they are needed, its loaded teachers, and the logit cache."""
 
-    def __init__(self, setup: Setup) -> None:
+    def __init__(self, setup: Setup, *, data: Data | None = None) -> None:
         self.setup = setup
+        self._given = data
         if setup.device == "cpu":
             # Two threads in one process lose up to half of both cores to barrier stalls on shared machines; and what
             # is kept (teachers, logits) must not depend on who computed it: threads change the last bits.
@@ -79,13 +79,12 @@ class Workplace:
         if isinstance(task, RunRequest):
             yield from self._train(task)
         elif isinstance(task, LadderTask):
-            root, space = Path(self.setup.cache), self.setup.space
-            yield from train_teacher(task.uri, root=root, data=self.study_data, space=space, execution=self.execution)
+            yield from self._ladder(task.uri)
         elif isinstance(task, CheckTask):
-            teacher = self.teacher(task.name)
+            teacher = self._awaited(task)
             yield check(teacher, self.data, self.cache.validation(teacher).float().to(self.device))
         elif isinstance(task, ProfileTask):
-            yield from self._profile(task.name)
+            yield from self._profile(task.name, self._awaited(task))
         elif isinstance(task, AgreementTask):
             yield from self._agreement(task.names)
         else:
@@ -106,7 +105,7 @@ class Workplace:
     @cached_property
     def study_data(self) -> Data:
         """The splits of the study, which its teachers belong to."""
-        return datasets.load(self.setup.space.data).to(self.device)
+        return (self._given or datasets.load(self.setup.space.data)).to(self.device)
 
     @cached_property
     def data(self) -> Data:
@@ -136,10 +135,10 @@ class Workplace:
         params = request.params
         if params.teacher is None:
             return None
-        teacher = self.teacher(params.teacher)
+        teacher, needed = self.teacher(params.teacher), min(request.last_epoch, self.setup.views)
         return supervise(
             params,
-            logits=lambda number: self.cache.training(teacher, number),
+            logits=lambda number: self.cache.training(teacher, number, later=range(number + 1, needed)),
             labels=self.data.train.labels,
             loss=self.setup.space.search.loss,
         )
@@ -160,7 +159,7 @@ class Workplace:
                 self.terms.hold()
                 self.keep(model, self.folder.weights(request.run))
         except (TrialError, CacheError, RuntimeError) as found:
-            # torch raises RuntimeError, out of memory included: one run's failure, recorded; the study goes on.
+            # RuntimeError is torch's, out of memory included: one run's failure, recorded; the study goes on.
             error = next(iter(str(found).splitlines()), type(found).__name__)
         record = RunRecord(
             **request.kept(),
@@ -258,13 +257,23 @@ class Workplace:
         more = {"trained": trained.model_dump(mode="json")} if trained else {}
         save(path, model, architecture=self.setup.student, data=self.data, stem_stride=stem_stride, more=more)
 
-    def _profile(self, name: str) -> Iterator[Profiled]:
-        teacher, prior, computed = self.teacher(name), self.setup.space.prior, self.cache.computed
+    def _ladder(self, uri: str) -> Iterator[Event]:
+        root, space = Path(self.setup.cache), self.setup.space
+        yield from train_teacher(uri, root=root, data=self.study_data, space=space, execution=self.execution)
+
+    def _awaited(self, task: CheckTask | ProfileTask) -> Teacher:
+        """A teacher once it is trained: whoever comes second waits, and finds it."""
+        for _ in self._ladder(self.setup.teachers[task.name]) if task.untrained else ():
+            pass
+        return self.teacher(task.name)
+
+    def _profile(self, name: str, teacher: Teacher) -> Iterator[Profiled]:
+        prior, computed = self.setup.space.prior, self.cache.computed
         try:
             logits = self.cache.training(teacher, 0)
             computed = self.cache.computed - computed
-        except CacheError as error:
-            # Its runs fail with the same words; a profile ends no study.
+        except (CacheError, TeacherError) as error:
+            # Its check or its runs fail with the same words; a profile ends no study.
             self._notes.append(f"teacher {name} has no profile: {error.message}")
             return
         found = profile(
@@ -284,27 +293,7 @@ class Workplace:
 
     def _probe(self, task: ProbeTask | TeacherProbeTask) -> Iterator[Message]:
         try:
-            yield self._measured(task)
+            yield measured(self, task)
         except (TrialError, RuntimeError) as error:
             # Out of memory, say: where a run would fail and be recorded, what is told beforehand ends nothing.
             self._notes.append(f"how long it will take is not known: {next(iter(str(error).splitlines()), error)}")
-
-    def _measured(self, task: ProbeTask | TeacherProbeTask) -> Message:
-        data, space, seconds = self.data, self.setup.space, task.seconds
-        if isinstance(task, ProbeTask):
-            return probe_student(
-                lambda: self.student(0), data, space, task.params, seconds=seconds, execution=self.execution
-            )
-        if not task.untrained:
-            teacher = self.teacher(task.name)
-            missing = self.cache.missing(teacher, self.setup.views)
-            return TeacherProbe(
-                name=task.name, training_s=0.0, view_s=view_s(teacher, data, seconds=seconds), views=missing
-            )
-        architecture = self.setup.teachers[task.name].removeprefix(SCHEME)
-
-        def built() -> nn.Module:
-            return network(architecture, data, seed=0).to(self.device)
-
-        training_s, found = probe_untrained(built, data, space, seconds=seconds, execution=self.execution)
-        return TeacherProbe(name=task.name, training_s=training_s, view_s=found, views=tuple(range(self.setup.views)))

@@ -30,7 +30,7 @@ from autodistill.rules import RULES
 from autodistill.study import Request, prepare
 from autodistill.study.preparing import Prepared
 from autodistill.workers import CheckTask, LadderTask, Pool, Workplace
-from autodistill.workers.pool import ALLOCATOR
+from autodistill.workers.standby import ALLOCATOR
 
 RECORDED = Path(__file__).parent / "recorded" / "fashion-mnist.jsonl"
 TEACHERS = ("resnet8:0.25", "resnet8:0.5", "resnet8", "resnet8:2", "vgg8:0.5", "resnet20")

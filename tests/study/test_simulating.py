@@ -7,7 +7,7 @@ from search_runs import FOUR, question
 
 from autodistill.records import RunRequest, TrialParams
 from autodistill.space import Space
-from autodistill.study.simulating import Clock, Costs, TeacherCosts, makespan, preparing_s, simulate
+from autodistill.study.simulating import Clock, Costs, TeacherCosts, fitting_beside, makespan, preparing_s, simulate
 
 TAUGHT = TrialParams(teacher="mid", rule="isats", rule_params={"target_ratio": 2.0}, soft_weight=0.5)
 COSTS = Costs(
@@ -52,13 +52,23 @@ def test_the_last_task_ends_when_a_schedule_by_hand_says(durations, workers, end
     assert makespan(durations, workers) == ends
 
 
-def test_a_run_takes_its_epochs_its_looks_and_what_it_is_the_first_to_need():
+def test_a_run_takes_its_epochs_and_its_looks_and_the_first_one_its_teachers_views():
     found = clock()
     assert found.run_s(asked("plain", 6)) == pytest.approx(1 + 6 * 2 + 2 * 0.3)
     assert found.run_s(asked("tested", 8, test=True)) == pytest.approx(1 + 8 * 2 + 2 * 0.3 + 0.4)
-    first, second = (found.run_s(asked(name, 6, teacher="mid")) for name in ("first", "second"))
-    assert second == pytest.approx(1 + 6 * 2.5 + 2 * 0.3)
-    assert first == pytest.approx(second + 2 * 10), "views 1 and 2; nobody needs view 9"
+    taught = 1 + 6 * 2.5 + 2 * 0.3
+    assert found.run_s(asked("taught", 6, teacher="mid")) == pytest.approx(taught)
+    list(found([asked("first", 6, teacher="mid")]))
+    assert found.phases_s == {"confirm": pytest.approx(taught + 2 * 10)}, "views 1 and 2; nobody needs view 9"
+    list(found([asked("second", 6, teacher="mid")]))
+    assert found.phases_s == {"confirm": pytest.approx(2 * taught + 2 * 10)}
+    assert found.logits_s == 20
+
+
+def test_workers_that_need_the_same_views_share_them_out():
+    found = clock(NOTHING)
+    list(found([asked(name, 6, teacher="mid") for name in "ab"]))
+    assert found.phases_s == {"confirm": 6 * 2 + 10}
     assert found.logits_s == 20
 
 
@@ -96,10 +106,18 @@ def test_a_ladder_is_trained_strongest_first_and_teachers_are_profiled_side_by_s
         "known": KEPT,
     }
     found = preparing_s(COSTS._replace(teachers=teachers), 2)
-    # 40 | 20 + 10, then a quarter of a view each: 2 | 1 + 1, and 1 for whoever is free first.
-    assert found["teachers"] == pytest.approx(40 + 3)
-    # 13 | 9 + 9, 9 to the first, 5 to the second.
-    assert found["profiles"] == pytest.approx(23)
+    # 40 | 20 + 10; then a check is a quarter of a view, a profile 5 and a view:
+    # 40 + 1 + 9 + 1 + 9 (weak, strong) | 30 + 2 + 13 + 1 + 9 + 5 (given, mid, known).
+    assert found == {"teachers": pytest.approx(60), "profiles": 0}
+
+
+def test_as_many_runs_are_trained_beside_the_ladder_as_end_the_study_first():
+    teachers = {"weak": TeacherCosts(10.0, 0.0, frozenset()), "strong": TeacherCosts(40.0, 0.0, frozenset())}
+    costs = NOTHING._replace(teachers=teachers)
+    # After 40 | 10 + 12 + 12 the third takes 6 s of each worker; it ends as early after 40 | 10 + 12 + 12 + 12.
+    assert fitting_beside(costs, 12.0, most=3, workers=2) == 2
+    assert fitting_beside(costs, 12.0, most=1, workers=2) == 1
+    assert fitting_beside(costs, 12.0, most=3, workers=1) == 0, "one worker has no time left over"
 
 
 @pytest.mark.parametrize("budget", ["20", "50"])
@@ -119,6 +137,6 @@ def test_two_workers_take_over_half_as_long_and_logits_are_counted_once():
     cold = NOTHING._replace(teachers={name: TeacherCosts(0.0, 3.0, frozenset(range(8))) for name in FOUR})
     alone, both = (simulate(question(*FOUR), cold, workers) for workers in (1, 2))
     assert alone.logits_s == both.logits_s == 4 * 8 * 3
-    assert alone.phases_s["profiles"] == 4 * 3
+    assert alone.phases_s["teachers"] == pytest.approx(4 * (3 + 3 * 0.25))
     assert alone.phases_s["baselines and priors"] == pytest.approx(2 * (2 * 30 + 4 * 10) + 4 * 7 * 3)
     assert alone.wall_s / 2 < both.wall_s < 0.75 * alone.wall_s

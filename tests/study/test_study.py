@@ -15,6 +15,7 @@ from autodistill import cache, showing
 from autodistill.commands import search_request
 from autodistill.errors import StoreError
 from autodistill.records import (
+    EpochEvent,
     Event,
     Note,
     PhaseStarted,
@@ -28,7 +29,7 @@ from autodistill.records import (
     to_json,
 )
 from autodistill.store import cache_root
-from autodistill.study import environment, estimate, prepare, run_study, spelt
+from autodistill.study import environment, estimate, estimates, prepare, run_study, spelt
 from autodistill.study import running as running_module
 from autodistill.workers import Workplace
 
@@ -226,8 +227,28 @@ def test_preparing_and_estimating_write_nothing(reference, monkeypatch):
     assert not everything(Path(), cache_root())
     monkeypatch.setenv("AUTODISTILL_CACHE", str(reference.cache))
     warm = estimate(prepare(request(workers=2)))
-    assert (warm.time.phases_s["teachers"], warm.time.logits_s) == (0, 0)
+    assert 0 < warm.time.phases_s["teachers"] < found.time.phases_s["teachers"], "profiles, and no training"
+    assert warm.time.logits_s == 0
     assert prepare(request()).untrained == []
+
+
+def test_baseline_runs_beside_the_teachers_change_no_study(reference, here, monkeypatch):
+    """A cold ladder, and all runs that are certain beside it: they are asked for again later, and are there."""
+    monkeypatch.setattr(estimates, "fitting_beside", lambda costs, run_s, *, most, workers: most)
+    seen = []
+    record = drive(request(workers=2), seen.append)
+    assert core(record) == core(reference.record)
+    starts = [number for number, event in enumerate(seen) if isinstance(event, PhaseStarted)]
+    first, teachers = seen[starts[0]], seen[starts[0] : starts[1]]
+    seeds = record.space["confirm"]["seeds"]
+    assert (first.phase, first.runs, first.epochs) == ("teachers", 2 + seeds, 2 * 10 + seeds * 3)
+    assert sum(isinstance(event, EpochEvent | TaskProgress) for event in teachers) == first.epochs
+    ends = [event for event in seen if isinstance(event, RunEnded)]
+    assert [event.record.run for event in ends if event.reused] == [
+        f"baselines/no-teacher-{1000 + seed}" for seed in range(seeds)
+    ]
+    assert not any(isinstance(event, RunEnded) for event in teachers)
+    assert set(record.timing["runs_s"]) == {event.record.run for event in ends}
 
 
 def test_the_shipped_smoke_space_trains_mobilenetv2():

@@ -5,10 +5,12 @@ import threading
 import time
 from pathlib import Path
 
+import optuna
 import pytest
 import sqlalchemy
 from hands import Hand, hands
 from optuna.trial import TrialState
+from search_runs import Trainer, question
 from simulated import Simulated, epoch_of, request
 
 from autodistill.errors import StoreError, StudyError, TeacherError
@@ -17,7 +19,8 @@ from autodistill.queue.lease import Lease, take_chair
 from autodistill.queue.messages import CheckTask, Setup
 from autodistill.queue.terms import LeaseLost, Pace
 from autodistill.queue.wire import to_wire
-from autodistill.records import EpochEvent, Note, RunEnded, RunRequest, TeacherRecord
+from autodistill.records import EpochEvent, Note, RunEnded, RunRequest, TeacherRecord, TrialEnded
+from autodistill.search import Outcome, search
 from autodistill.space import Space
 from autodistill.storage import close_storage
 from autodistill.store import RunFolder, read_result, write_result, write_text
@@ -259,6 +262,24 @@ def test_a_coordinator_that_was_replaced_stops(file, tmp_path):
         board.reopen(board.chair(), died=False)
         with pytest.raises(StudyError, match="took this study over"):
             list(crew.run([request("r")]))
+        close_storage(board.storage)
+
+
+def test_who_wakes_up_and_was_replaced_asks_and_tells_nothing(file, tmp_path):
+    """Its own heart has not told it yet."""
+    asked, outcome = question("weak", "mid", budget="14")._replace(name="s"), Outcome()
+    with Crew(0, setup(tmp_path), url=file, study="s") as crew:
+        events = search(asked, outcome, run=Trainer(), database=file, hold=crew.hold)
+        for event in events:
+            if isinstance(event, TrialEnded):
+                break
+        before = optuna.load_study(storage=file, study_name="s").trials
+        board = open_board(file, "s")
+        board.reopen(board.chair(), died=False)
+        with pytest.raises(StudyError, match="took this study over"):
+            list(events)
+        after = optuna.load_study(storage=file, study_name="s").trials
+        assert [(it.number, it.state) for it in after] == [(it.number, it.state) for it in before]
         close_storage(board.storage)
 
 

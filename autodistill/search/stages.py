@@ -1,7 +1,7 @@
 """The stages of a study: baselines and priors, waves of searched trials, confirm runs."""
 
 import math
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 
 import optuna
@@ -19,7 +19,14 @@ from autodistill.search.question import Question
 from autodistill.search.requests import full_run, no_teacher_run, plain_kd_run, short_run
 
 
-def search(question: Question, outcome: Outcome, *, run: Runner, database: Path | str | None) -> Iterator[Event]:
+def search(
+    question: Question,
+    outcome: Outcome,
+    *,
+    run: Runner,
+    database: Path | str | None,
+    hold: Callable[[], None] = lambda: None,
+) -> Iterator[Event]:
     """Run a study to its end, or on from where it was.
 
     Args:
@@ -27,6 +34,7 @@ def search(question: Question, outcome: Outcome, *, run: Runner, database: Path 
         outcome: filled on the way.
         run: trains requests and yields their events, `RunEnded` for each.
         database: Optuna's SQLite file, or the address of another storage; None: nothing is kept.
+        hold: raises where another process decides by now.
 
     Raises:
         StudyError: every run of the first stage failed.
@@ -34,7 +42,7 @@ def search(question: Question, outcome: Outcome, *, run: Runner, database: Path 
     """
     study = open_study(question, database)
     try:
-        desk = Desk(question, outcome, study, run, [])
+        desk = Desk(question, outcome, study, run, [], hold)
         promoted = yield from _baselines_and_priors(desk)
         yield from _waves(desk, promoted)
         yield from confirm(desk)
@@ -187,7 +195,7 @@ def _left(desk: Desk, promoted: int) -> int:
 
 def _new_trial(desk: Desk, *, wave: int, prior_of: str | None = None) -> TrialRecord:
     trials = desk.outcome.trials
-    params = ask(desk.study, desk.question, len(trials), prior_of=prior_of, say=desk.notes.append)
+    params = ask(desk.study, desk.question, len(trials), prior_of=prior_of, say=desk.notes.append, hold=desk.hold)
     same = [trial.number for trial in trials if trial.params == params]
     trial = TrialRecord(
         number=len(trials),
@@ -220,6 +228,7 @@ def _finish(desk: Desk, trials: Sequence[TrialRecord]) -> Iterator[Event]:
 def _settle(desk: Desk, trial: TrialRecord) -> Iterator[Event]:
     """Put a trial into the record and tell Optuna."""
     desk.outcome.trials[trial.number] = trial
+    desk.hold()
     tell(desk.study, trial, say=desk.notes.append)
     while desk.notes:
         yield Note(text=desk.notes.pop(0), warning=True)

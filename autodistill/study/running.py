@@ -175,7 +175,12 @@ def _events(prepared: Prepared, pool: Pool | Crew, ledger: _Ledger) -> Generator
     def run(requests: Sequence[RunRequest]) -> Iterator[Event]:
         yield from _remembered(prepared.folder, requests, pool)
 
-    yield from search(question, ledger.outcome, run=run, database=prepared.database)
+    hold = pool.hold if isinstance(pool, Crew) else _alone
+    yield from search(question, ledger.outcome, run=run, database=prepared.database, hold=hold)
+
+
+def _alone() -> None:
+    """The lock of the run folder is held: nobody else decides."""
 
 
 def _teachers(

@@ -116,10 +116,23 @@ class Crew:
             if left:
                 time.sleep(self._pace.look_s)
 
+    def hold(self) -> None:
+        """Return if this process coordinates the study still: it may have slept for longer than its lease.
+
+        Raises:
+            StudyError: somebody else does, or the database stayed away.
+        """
+        try:
+            self._chair.demand()
+        except LeaseLost as error:
+            raise StudyError(
+                "another autodistill took this study over", "this one stops; every finished run is kept"
+            ) from error
+
     def _look(self) -> Generator[Note, None, list[Entry]]:
         """All tasks. Says at once that the database is away; stops where somebody else coordinates by now."""
         if self._chair.lost is not None:
-            raise StudyError("another autodistill took this study over", "this one stops; every finished run is kept")
+            self.hold()
         with contextlib.suppress(*AWAY):
             return self._board.everything()
         try:  # the first may only have met a lost connection
@@ -138,6 +151,7 @@ class Crew:
         if entry.state.is_finished():
             task = left.pop(entry.id)
             if entry.answer is None:  # by a worker that had lost it, or taken down by hand
+                self.hold()
                 left[self._put(task, deaths=entry.deaths)] = task
                 return
             self._failures = 0
@@ -170,6 +184,7 @@ class Crew:
 
     def _died(self, entry: Entry, left: dict[int, Task], why: str) -> Iterator[Message]:
         """Let another worker go on from the last checkpoint, unless this happens again and again."""
+        self.hold()
         task = left[entry.id]
         name = task.run if isinstance(task, RunRequest) else repr(task)
         if entry.deaths + 1 < MOST_DEATHS:

@@ -34,7 +34,7 @@ REAL = (
 class Alone(Pool):
     """Does everything in this process, undisturbed and without sleep."""
 
-    def __init__(self, size: int, setup: Setup) -> None:
+    def __init__(self, size: int, setup: Setup, **_: object) -> None:
         self.place = Simulated(setup)
 
     def __enter__(self) -> "Alone":

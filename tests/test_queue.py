@@ -292,6 +292,17 @@ def test_what_waits_is_taken_down_when_the_coordinator_leaves(file, tmp_path):
     close_storage(board.storage)
 
 
+def test_a_finished_study_leaves_no_task_open_that_a_dead_worker_had(file, tmp_path):
+    """Of an earlier coordinator, who alone waited for it."""
+    board, _, lease = orphaned(file, "s", tmp_path, request("r"))
+    with Crew(0, setup(tmp_path), url=file, study="s") as crew:
+        crew.complete()
+    assert [it.state for it in board.everything()] == [TrialState.FAIL]
+    with pytest.raises(LeaseLost):
+        lease.demand()
+    close_storage(board.storage)
+
+
 def test_tasks_of_another_setup_are_taken_down(file, tmp_path):
     board = open_board(file, "s")
     board.put(to_wire(CheckTask(name="a")), setup="another")

@@ -88,7 +88,7 @@ class Crew:
 
     def complete(self) -> None:
         """Let the workers go: nothing is left to do."""
-        patiently(lambda: self._board.publish(state="complete"))
+        patiently(lambda: _end(self._board))
 
     def run(self, tasks: Sequence[Task]) -> Iterator[Message]:
         """Do tasks together, the longest first, and yield their messages as they come.
@@ -263,8 +263,15 @@ def _name_of(process: BaseProcess) -> str:
 def declare_complete(url: str, study: str) -> None:
     """Let the workers of a study go that was found finished."""
     board: Board = open_board(url, study)
-    patiently(lambda: board.publish(state="complete"))
+    patiently(lambda: _end(board))
     close_storage(board.storage)
+
+
+def _end(board: Board) -> None:
+    """Nobody waits for any task now, and nobody will see that the worker of one has died."""
+    board.publish(state="complete")
+    for entry in board.unfinished():
+        board.withdraw(entry)
 
 
 def leave_on_signals(stop: threading.Event) -> None:

@@ -141,6 +141,5 @@ def wrong_in_database(url: str, record: StudyRecord) -> list[str]:
     found = {it.number: it.state.name.lower().replace("fail", "failed") for it in searched}
     wanted = {it.number: it.state for it in record.trials}
     left = [it for it in (*searched, *tasks) if it.state == TrialState.RUNNING]
-    return ["a trial is left running"] * bool(left) + [f"Optuna holds {found}, the record {wanted}"] * (
-        found != wanted
-    )
+    lines = [f"a trial is left running: {it.params or it.user_attrs}" for it in left]
+    return lines + [f"Optuna holds {found}, the record {wanted}"] * (found != wanted)

@@ -21,6 +21,7 @@ from record_parts import (
 
 from autodistill.records import (
     AgreementRecord,
+    AuditTrail,
     FinalistRecord,
     ImportanceRecord,
     StudyRecord,
@@ -56,6 +57,23 @@ def profiled(record: StudyRecord) -> StudyRecord:
     names = tuple(one.name for one in teachers)
     agreement = AgreementRecord(examples=4000, teachers=names, spearman=spearman, kendall=kendall)
     return record.model_copy(update={"teachers": teachers, "agreement": agreement if len(names) > 1 else None})
+
+
+def asynchronous(record: StudyRecord, *, workers: int = 3) -> StudyRecord:
+    """The same study as if each trial had been asked for while the last `workers` before it were running."""
+
+    def trail(one: TrialRecord) -> AuditTrail:
+        ended = max(0, one.number - workers)
+        before = [it for it in record.trials[:ended] if it.params.teacher == one.params.teacher]
+        rivals = {it.number: it.short.val_top1 for it in before if it.short and it.short.val_top1 is not None}
+        known = ((0, ended - 1),) if ended else ()
+        return AuditTrail(
+            sampler_seed=one.number, known=known, running=tuple(range(ended, one.number)), rivals=rivals
+        )
+
+    trials = (it if it.kind == "prior" else it.model_copy(update={"audit_trail": trail(it)}) for it in record.trials)
+    plan = record.plan.model_copy(update={"asynchronous": True})
+    return record.model_copy(update={"plan": plan, "trials": tuple(trials)})
 
 
 def bare(teachers: Mapping[str, float]) -> StudyRecord:
@@ -188,6 +206,7 @@ STUDIES: dict[str, Callable[[], StudyRecord]] = {
     "all pruned": lambda: study(20, state="pruned"),
     "all failed": lambda: study(20, state="failed"),
     "still running": lambda: study(6, state="running"),
+    "asynchronous": lambda: asynchronous(study(40)),
     "unconfirmed": lambda: study(20, seeds=0),
     "one seed": lambda: study(20, seeds=1),
     "one teacher": lambda: study(20, teachers={"only": 0.9}),

@@ -1,11 +1,13 @@
 """Studies whose trainer computes its scores: nothing is trained."""
 
 import math
+import random
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from autodistill.records import CostRecord, EpochRecord, Event, RunEnded, RunRecord, RunRequest, TeacherRecord
-from autodistill.search import Outcome, Question, make_plan, search
+from autodistill.search import Outcome, Question, Source, make_plan, search
 from autodistill.space import Space
 from autodistill.store import seed_from
 
@@ -61,24 +63,50 @@ class Trainer:
         scores: Callable[[RunRequest], float] = score,
         backwards: bool = False,
         dies_after: float = math.inf,
+        workers: int = 1,
+        draw: int = 0,
     ) -> None:
         self.kept: dict[str, RunEnded] = {}
         self.asked: list[RunRequest] = []
         self.fails, self.scores, self.backwards, self.dies_after = fails, scores, backwards, dies_after
+        self.workers, self.chance = workers, random.Random(draw)
+        self.under_way: list[RunRequest] = []
 
-    def __call__(self, requests: Sequence[RunRequest]) -> Iterator[Event]:
+    def __call__(self, requests: Sequence[RunRequest] | Source) -> Iterator[Event]:
+        if callable(requests):
+            yield from self._streamed(requests)
+            return
         for request in reversed(requests) if self.backwards else requests:
             if request.run not in self.kept:
                 if len(self.kept) >= self.dies_after:
                     raise KeyboardInterrupt
-                self.asked.append(request)
-                self.kept[request.run] = ended(request, fail=self.fails(request), top1=self.scores(request))
+                self.trained(request)
             yield self.kept[request.run]
 
+    def _streamed(self, source: Source) -> Iterator[Event]:
+        """`workers` places; which run ends next is drawn."""
+        self.under_way = []
+        while True:
+            while len(self.under_way) < self.workers and (given := source()) is not None:
+                if given.run in self.kept:
+                    yield self.kept[given.run]
+                else:
+                    self.under_way.append(given)
+            if not self.under_way:
+                return
+            if len(self.kept) >= self.dies_after:
+                raise KeyboardInterrupt
+            yield self.trained(self.under_way.pop(self.chance.randrange(len(self.under_way))))
 
-def question(*names: str, budget: str = "20", space: Space | None = None, max_trials: int | None = None) -> Question:
+    def trained(self, request: RunRequest) -> RunEnded:
+        self.asked.append(request)
+        self.kept[request.run] = ended(request, fail=self.fails(request), top1=self.scores(request))
+        return self.kept[request.run]
+
+
+def question(*names: str, budget: str = "20", space: Space | None = None, **options: Any) -> Question:
     space = space or Space()
-    plan = make_plan(space, teachers=len(names), requested=budget, max_trials=max_trials)
+    plan = make_plan(space, teachers=len(names), requested=budget, **options)
     return Question("a-study", space, plan, tuple(teacher(name) for name in names), TAU_STUDENT_FROM)
 
 
@@ -87,4 +115,5 @@ FOUR = ("weak", "mid", "slow", "strong")
 
 def run(asked: Question, trainer: Trainer, database: Path) -> tuple[Outcome, list[Event]]:
     outcome = Outcome()
-    return outcome, list(search(asked, outcome, run=trainer, database=database))
+    order = database.with_suffix(".jsonl")
+    return outcome, list(search(asked, outcome, run=trainer, database=database, order=order))

@@ -1,12 +1,15 @@
 """Studies of a few seconds: what they are asked, how they are driven, what of them is compared."""
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from autodistill.commands import search_request
+from autodistill.queue.terms import Source
 from autodistill.records import (
     Event,
+    RunEnded,
     StudyRecord,
     read_study,
 )
@@ -40,9 +43,13 @@ class Here(Pool):
     def __exit__(self, *_: object) -> None:
         pass
 
-    def run(self, tasks: Sequence[Task]) -> Iterator[Message]:
-        for number, task in enumerate(tasks):
-            yield from self.places[number % len(self.places)].do(task)
+    def run(self, tasks: Sequence[Task] | Source) -> Iterator[Message]:
+        source = tasks if callable(tasks) else iter((*tasks, None)).__next__
+        for place in itertools.cycle(self.places):
+            task = source()
+            if task is None:
+                return
+            yield from (task,) if isinstance(task, RunEnded) else place.do(task)
 
 
 def request(

@@ -13,8 +13,8 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 
 OPTIONS = {
     "search": "--student --teacher --data --space --budget --study --seed --device --workers --storage --artifacts "
-    "--set --max-trials --audit-pruning --max-params --max-macs --max-size --max-latency --timeout --cache-size "
-    "--dry-run --offline --format --quiet",
+    "--set --max-trials --async --audit-pruning --max-params --max-macs --max-size --max-latency --timeout "
+    "--cache-size --dry-run --offline --format --quiet",
     "report": "--out",
     "show": "--format --all --sort --pareto --watch",
     "train": "--from --student --teacher --data --space --set --seed --device --out --with-validation --offline",

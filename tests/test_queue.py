@@ -1,6 +1,7 @@
 """The queue: a task is claimed once, goes on after a death, is answered by who holds it alone, and counts once."""
 
 import itertools
+import json
 import threading
 import time
 from pathlib import Path
@@ -17,6 +18,7 @@ from autodistill.errors import StoreError, StudyError, TeacherError
 from autodistill.queue.board import Board, Entry, board_name, open_board
 from autodistill.queue.lease import Lease, take_chair
 from autodistill.queue.messages import CheckTask, Setup
+from autodistill.queue.reserve import Reserve
 from autodistill.queue.terms import LeaseLost, Pace
 from autodistill.queue.wire import to_wire
 from autodistill.records import EpochEvent, Note, RunEnded, RunRequest, TeacherRecord, TrialEnded
@@ -88,6 +90,46 @@ def test_many_workers_do_each_task_once_and_leave_when_the_study_is_complete(url
     board = open_board(url, name)
     assert not [it for it in board.everything() if it.state == TrialState.RUNNING]
     close_storage(board.storage)
+
+
+def test_tasks_hang_up_as_workers_take_them_and_known_answers_are_passed_on(file, tmp_path):
+    """A task is asked for when nobody waits for one already; what has a higher rank is taken first."""
+    known = RunEnded(record=_record(request("known")), wall_s=0.0, reused=True)
+    given, heard, ahead = [request(f"r{n}") for n in range(30)], [], []
+    given.insert(3, known)
+
+    def source():
+        if given:
+            ahead.append(30 - len([it for it in given if it is not known]) - len(heard))
+        return given.pop(0) if given else None
+
+    with Crew(0, setup(tmp_path), url=file, study="s") as crew, hands(file, "s", 3, furnish=Slow):
+        for message in crew.run(source):
+            if isinstance(message, RunEnded) and message.record.run != "known":
+                heard.append(message.record.run)
+    assert sorted(heard) == sorted(f"r{n}" for n in range(30))
+    assert 2 <= max(ahead) <= 3 + 4, "three at work, and a few that wait"
+    board = open_board(file, "other")
+    for run, rank in (("first", 1), ("short", 1), ("long", 3), ("middle", 2)):
+        board.put(to_wire(request(run)), setup="", rank=rank)
+    taken = [json.loads(board.take().task.partition(" ")[2])["run"] for _ in range(4)]
+    assert taken == ["long", "middle", "first", "short"]
+    close_storage(board.storage)
+
+
+@pytest.mark.parametrize(
+    ("looks", "wanted"),
+    [
+        # waiting and running at each look
+        ([(0, 0), (1, 0), (1, 0)], [1, 0, 0]),  # nobody there
+        ([(0, 0), (0, 1), (1, 1), (1, 1), (0, 1), (1, 1)], [1, 2, 0, 0, 1, 0]),  # one worker
+        ([(0, 0), (0, 1), (0, 3), (0, 7), (0, 15), (0, 31)], [1, 2, 4, 8, 16, 16]),  # a crowd comes
+        ([(5, 64), (2, 64), (0, 64), (5, 64)], [0, 3, 10, 0]),  # at work: 1 and one for each 16; gone at once: more
+    ],
+)
+def test_as_much_hangs_ahead_as_is_taken_between_two_looks(looks, wanted):
+    reserve = Reserve()
+    assert [reserve.wanted(waiting=waiting, running=running) for waiting, running in looks] == wanted
 
 
 def test_a_claim_is_won_by_one(url, tmp_path):

@@ -12,7 +12,6 @@ import sys
 import textwrap
 import threading
 import time
-from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -157,6 +156,26 @@ def test_two_workers_share_tasks_and_the_longest_start_first(pool):
     assert runs != sorted(runs, key=begins.index), "one run after the other"
 
 
+def test_tasks_are_taken_as_workers_get_free_and_known_answers_passed_on(pool, place):
+    """Nothing is asked for ahead of a free worker, nor before an answer is passed on; nothing for now is no end."""
+    known = ended(list(place.do(request("known", epochs=1)))).model_copy(update={"reused": True})
+    given, heard, late = ["s/0", known, "s/1", "s/2", None, "s/3"], [], []
+
+    def source():
+        late.append(len(heard))
+        task = given.pop(0) if given else None
+        return request(task, epochs=1) if isinstance(task, str) else task
+
+    for message in pool.run(source):
+        if isinstance(message, RunEnded):
+            heard.append(message.record.run)
+    assert set(heard) == {"known", "s/0", "s/1", "s/2", "s/3"}
+    assert heard[0] == "known"
+    assert late[:3] == [0, 0, 1], "two workers: s/0, the known one, then s/1"
+    assert late[3] >= 2, "s/2 is for whoever has ended"
+    assert not given
+
+
 def test_a_run_that_diverges_is_recorded_and_the_next_one_runs(tmp_path):
     place = Workplace(setup(tmp_path, space=diverging()))
     found = ended(list(place.do(request("d"))))
@@ -222,8 +241,8 @@ def test_a_message_cut_off_by_death_is_a_death(pool, monkeypatch):
     theirs.close()
     worker = dataclasses.replace(pool._workers[0], pipe=ours)
     replaced = []
-    monkeypatch.setattr(Pool, "_replace", lambda self, worker, waiting: replaced.append(worker) or iter(()))
-    assert list(pool._receive(worker, deque())) == []
+    monkeypatch.setattr(Pool, "_replace", lambda self, worker: replaced.append(worker) or iter(()))
+    assert list(pool._receive(worker)) == []
     assert replaced == [worker]
     ours.close()
 

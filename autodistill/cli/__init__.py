@@ -11,6 +11,7 @@ import typer
 from autodistill.cli.clusters import launch_app, worker
 from autodistill.cli.options import (
     Artifacts,
+    Asynchronous,
     AuditPruning,
     Budget,
     DataName,
@@ -77,6 +78,7 @@ def search(
     max_size: Annotated[str, typer.Option(help="Limit on its float32 weights: 10MB.")] = "",
     max_latency: Annotated[str, typer.Option(help="Limit on one image's time on this device: 5ms.")] = "",
     max_trials: Annotated[int | None, typer.Option(min=1, help="Most searched trials, priors included.")] = None,
+    asynchronous: Asynchronous = False,
     audit_pruning: AuditPruning = False,
     timeout: Annotated[str, typer.Option(help="Stop after this long (90s, 30m, 8h); the same command resumes.")] = "",
     cache_size: Annotated[str, typer.Option(help="Most disk for teacher logits.")] = "8GB",
@@ -106,6 +108,7 @@ def search(
         max_size=max_size,
         max_latency=max_latency,
         max_trials=max_trials,
+        asynchronous=asynchronous,
         audit_pruning=audit_pruning,
         timeout=timeout,
         cache_size=cache_size,

@@ -71,6 +71,14 @@ Run = Annotated[str, typer.Argument(help="A study's name, or its folder.")]
 Budget = Annotated[
     str, typer.Option(help="Total cost: 20 full trainings of the student, 600ep, 8h. Default: the space's.")
 ]
+Asynchronous = Annotated[
+    bool,
+    typer.Option(
+        "--async",
+        help="Ask for trials whenever a worker is free, not in waves: nobody idles, no two studies are equal, "
+        "each trial keeps an audit trail.",
+    ),
+]
 AuditPruning = Annotated[
     bool, typer.Option("--audit-pruning", help="Then train the best pruned trials to the end, outside the budget.")
 ]

@@ -205,4 +205,5 @@ def _command(request: Request, students: Sequence[str]) -> str:
         ("--max-trials", [] if request.max_trials is None else [request.max_trials]),
     ]
     flags = [part for flag, values in options for value in values for part in (flag, str(value))]
-    return shlex.join(["autodistill", "search", *flags, *(["--audit-pruning"] if request.audit_pruning else [])])
+    switches = {"--async": request.asynchronous, "--audit-pruning": request.audit_pruning}
+    return shlex.join(["autodistill", "search", *flags, *(switch for switch, on in switches.items() if on)])

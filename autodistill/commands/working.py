@@ -10,8 +10,7 @@ from autodistill.commands.requests import device_for
 from autodistill.errors import ConfigError
 from autodistill.queue.serving import Tools, serve
 from autodistill.workers.carrying import place_for
-from autodistill.workers.crew import leave_on_signals
-from autodistill.workers.joining import adapted
+from autodistill.workers.joining import adapted, leave_on_signals
 from autodistill.workers.memory import keep_freed_memory
 
 

@@ -13,7 +13,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from autodistill.storage import open_storage, patiently
 
-_TASK, _LEASE, _SETUP, _CHAIR = "task", "lease", "setup", "chair"
+_TASK, _LEASE, _SETUP, _CHAIR, _RANK = "task", "lease", "setup", "chair", "rank"
 _OPEN = (TrialState.WAITING, TrialState.RUNNING)
 
 
@@ -53,12 +53,16 @@ class Board:
         for key, value in facts.items():
             self.storage.set_study_user_attr(self._study, key, value)
 
-    def put(self, task: str, *, setup: str, deaths: int = 0) -> int:
-        """Hang a task up; where it hangs already, waiting or at work, that one."""
+    def put(self, task: str, *, setup: str, rank: int = 0, deaths: int = 0) -> int:
+        """Hang a task up; where it hangs already, waiting or at work, that one.
+
+        Args:
+            rank: those of a higher one are taken first.
+        """
         for entry in self.unfinished():
             if (entry.task, entry.setup) == (task, setup):
                 return entry.id
-        return self._create({_TASK: task, _SETUP: setup, _LEASE: [0, deaths]})
+        return self._create({_TASK: task, _SETUP: setup, _RANK: rank, _LEASE: [0, deaths]})
 
     def chair(self) -> Entry:
         """The place of whoever coordinates: an entry without a task, the first if two came at once."""
@@ -85,8 +89,9 @@ class Board:
         return False
 
     def take(self) -> Entry | None:
-        """Claim the first task that waits; one query where none does."""
-        waiting = [_entry(it) for it in self._trials((TrialState.WAITING,)) if _TASK in it.user_attrs]
+        """Claim a task that waits, the first of the highest rank; one query where none does."""
+        found = [it for it in self._trials((TrialState.WAITING,)) if _TASK in it.user_attrs]
+        waiting = [_entry(it) for it in sorted(found, key=lambda it: (-it.user_attrs.get(_RANK, 0), it.number))]
         while waiting:
             entry = waiting.pop(0)
             if self.claim(entry):

@@ -1,7 +1,8 @@
 """What a worker and whoever gives it tasks agree on."""
 
 import sys
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from autodistill.queue.messages import LadderTask, Task
@@ -44,6 +45,21 @@ def length(task: Task) -> int:
     """For starting the longest first, after teachers that all else waits for."""
     # Ladder tasks come in order of capacity: the last is the longest. Sorting is stable, so give them no order.
     return task.new_epochs if isinstance(task, RunRequest) else sys.maxsize * isinstance(task, LadderTask)
+
+
+def rank(task: Task) -> int:
+    """For taking the rest of a trial before a new one, however short it is."""
+    return task.last_epoch if isinstance(task, RunRequest) else length(task)
+
+
+Source = Callable[[], Task | RunEnded | None]
+"""Gives the task for whoever is free, or its answer where that is known; None: nothing for now, and nothing ever
+again where no task is under way."""
+
+
+def longest_first(tasks: Sequence[Task]) -> Source:
+    waiting = deque(sorted(tasks, key=length, reverse=True))
+    return lambda: waiting.popleft() if waiting else None
 
 
 def given_up(request: RunRequest, error: str) -> RunEnded:

@@ -37,6 +37,7 @@ from autodistill.records.profile import (
     TauOtherRecord,
 )
 from autodistill.records.runs import (
+    AuditTrail,
     EpochRecord,
     EvaluateOn,
     Mode,
@@ -68,6 +69,7 @@ from autodistill.records.verdict import Contrast, RankRow, Recommendation, Seeds
 __all__ = [
     "SCHEMA_VERSION",
     "AgreementRecord",
+    "AuditTrail",
     "BudgetLine",
     "ComparisonRecord",
     "Contrast",

@@ -149,12 +149,26 @@ class TrainedRecord(Record):
     """Parts that a batch passed in, for want of memory."""
 
 
+class AuditTrail(Record):
+    """What a trial was decided on where trials are asked for whenever a worker is free: who came first counts."""
+
+    sampler_seed: int
+    known: tuple[tuple[int, int], ...]
+    """Trials that had ended when it was asked for, and of which the sampler knew the result: first and last number of
+    each row of them."""
+    running: tuple[int, ...]
+    """Trials that had not ended when it was asked for."""
+    rivals: dict[int, float] | None = None
+    """Short-run scores that it was judged by: the same teacher's other trials, by number. None: it was not judged."""
+
+
 class TrialRecord(Record):
     """One searched configuration: a short run, then, if it was not pruned, a complete full one."""
 
     number: int
     kind: Literal["prior", "search"]
     wave: int
+    """0: of the priors; 1 for all others where they were asked for whenever a worker was free."""
     params: TrialParams
     seed: int
     replicate_of: int | None = None
@@ -166,3 +180,5 @@ class TrialRecord(Record):
     """It was stopped after its short run because no full run could be paid any more, not by comparison."""
     short: RunRecord | None = None
     full: RunRecord | None = None
+    audit_trail: AuditTrail | None = None
+    """None where trials are asked for in waves, and of priors: nothing depends on the order of arrival."""

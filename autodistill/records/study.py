@@ -88,6 +88,8 @@ class PlanRecord(Record):
     max_trials: int | None = None
     """Limit on searched trials, priors included."""
     wave: int
+    asynchronous: bool = False
+    """Trials are asked for whenever a worker is free, not in waves."""
     rungs: Rungs = "short runs"
     race: RaceRecord | None = None
     """None: every finalist is trained over every confirm seed. With a single teacher among them there is no race."""

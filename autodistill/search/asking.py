@@ -124,7 +124,7 @@ def _ask(
 ) -> TrialParams:
     hold()
     kept = study.get_trials(deepcopy=False)
-    study.sampler = _sampler(question.space, seed_from(question.space.search.seed, number))
+    study.sampler = _sampler(question.space, sampler_seed(question, number))
     if number < len(kept) and kept[number].state.is_finished():
         return _choose(_recall(kept[number]), question)
     if number < len(kept) and kept[number].state == TrialState.RUNNING:
@@ -140,13 +140,20 @@ def _ask(
     return _choose(_suggest(trial, question.space), question)
 
 
+def sampler_seed(question: Question, number: int) -> int:
+    """From which the sampler draws a trial."""
+    return seed_from(question.space.search.seed, number)
+
+
 def tell(study: optuna.Study, record: TrialRecord, *, say: Say = lambda _: None) -> None:
     """Report a trial's scores and, where it has ended, its state. Telling again changes nothing."""
     patiently(lambda: _tell(study, record), say=say, patience_s=patience_of(study._storage))
 
 
 def _tell(study: optuna.Study, record: TrialRecord) -> None:
-    frozen = study.get_trials(deepcopy=False)[record.number]
+    # All trials would come with all that are running, which a wide study has many of.
+    storage = study._storage
+    frozen = storage.get_trial(storage.get_trial_id_from_study_id_trial_number(study._study_id, record.number))
     if frozen.state.is_finished():
         return
     trial = Trial(study, frozen._trial_id)

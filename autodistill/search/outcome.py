@@ -9,7 +9,10 @@ import optuna
 from autodistill.records import ControlRecord, Event, FinalistRecord, RunEnded, RunRecord, RunRequest, TrialRecord
 from autodistill.search.question import Question
 
-Runner = Callable[[Sequence[RunRequest]], Iterator[Event]]
+Source = Callable[[], RunRequest | None]
+"""Gives the run for whoever is free; None: nothing for now, and nothing ever again where no run is under way."""
+
+Runner = Callable[[Sequence[RunRequest] | Source], Iterator[Event]]
 
 
 @dataclass
@@ -41,8 +44,8 @@ class Desk(NamedTuple):
     """Raises where another process decides by now; called before Optuna is asked or told anything."""
 
 
-def drive(desk: Desk, requests: Sequence[RunRequest]) -> Iterator[Event]:
-    """Train requests together and keep what comes out."""
+def drive(desk: Desk, requests: Sequence[RunRequest] | Source) -> Iterator[Event]:
+    """Train requests together, or as workers get free, and keep what comes out."""
     for event in desk.run(requests):
         if isinstance(event, RunEnded):
             desk.outcome.results[event.record.run] = event.record

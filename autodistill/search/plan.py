@@ -42,7 +42,13 @@ def parse_budget(text: str) -> Budget:
 
 
 def make_plan(
-    space: Space, *, teachers: int, requested: str, epochs_per_s: float | None = None, max_trials: int | None = None
+    space: Space,
+    *,
+    teachers: int,
+    requested: str,
+    epochs_per_s: float | None = None,
+    max_trials: int | None = None,
+    asynchronous: bool = False,
 ) -> PlanRecord:
     """Divide a budget.
 
@@ -50,6 +56,7 @@ def make_plan(
         teachers: how many compete.
         requested: the budget as asked for.
         epochs_per_s: measured student epochs per second over all workers; needed for a budget of time.
+        asynchronous: whether trials are asked for whenever a worker is free.
 
     Raises:
         ConfigError: the budget is below what the plan needs; the message names the smallest.
@@ -78,6 +85,7 @@ def make_plan(
         search=(total - sum(fixed.values())) / full,
         max_trials=max_trials,
         wave=space.search.wave,
+        asynchronous=asynchronous,
         rungs=space.search.rungs,
         race=_race(space, teachers),
         **{part: epochs / full for part, epochs in fixed.items()},

@@ -8,15 +8,18 @@ import optuna
 import sqlalchemy
 
 from autodistill.errors import ConfigError, StudyError
-from autodistill.records import Event, Note, PhaseStarted, TrialEnded, TrialRecord
-from autodistill.search.asking import ask, close_study, open_study, tell, unwritable
+from autodistill.records import Event, PhaseStarted, TrialRecord
+from autodistill.search.asking import close_study, open_study, unwritable
 from autodistill.search.auditing import audit
 from autodistill.search.confirming import confirm
 from autodistill.search.controlling import controls
+from autodistill.search.order import Order
 from autodistill.search.outcome import Desk, Outcome, Runner, drive, score
 from autodistill.search.plan import PROTECTED_PRIORS, wave_size
 from autodistill.search.question import Question
 from autodistill.search.requests import full_run, no_teacher_run, plain_kd_run, short_run
+from autodistill.search.streaming import stream
+from autodistill.search.trials import finish, judged, left, new_trial, rivals_of, settle, with_short
 
 
 def search(
@@ -25,6 +28,7 @@ def search(
     *,
     run: Runner,
     database: Path | str | None,
+    order: Path | None = None,
     hold: Callable[[], None] = lambda: None,
 ) -> Iterator[Event]:
     """Run a study to its end, or on from where it was.
@@ -34,6 +38,7 @@ def search(
         outcome: filled on the way.
         run: trains requests and yields their events, `RunEnded` for each.
         database: Optuna's SQLite file, or the address of another storage; None: nothing is kept.
+        order: file that keeps in which order things happened, where decisions rest on it; None: it is not kept.
         hold: raises where another process decides by now.
 
     Raises:
@@ -44,7 +49,7 @@ def search(
     try:
         desk = Desk(question, outcome, study, run, [], hold)
         promoted = yield from _baselines_and_priors(desk)
-        yield from _waves(desk, promoted)
+        yield from stream(desk, promoted, Order(order)) if question.plan.asynchronous else _waves(desk, promoted)
         yield from confirm(desk)
         yield from controls(desk)
         if question.audit:
@@ -55,26 +60,11 @@ def search(
         close_study(study)
 
 
-def goes_on(score: float, rivals: Sequence[float], *, eta: float) -> bool:
-    """Whether a short run is among the best 1/eta of its teacher's.
-
-    Only students of one teacher are compared: stock pruners compare all, and so cut a teacher whose
-    students start slowly.
-
-    Args:
-        score: validation accuracy of a complete short run.
-        rivals: those of the same teacher's other trials.
-        eta: above 1; 3 lets one in three go on.
-    """
-    better = sum(rival > score for rival in rivals)
-    return better < math.ceil((len(rivals) + 1) / eta)
-
-
 def _baselines_and_priors(desk: Desk) -> Generator[Event, None, list[TrialRecord]]:
     """Train both baselines and every teacher's prior up to its rung; returns the priors that go on."""
     question, outcome = desk.question, desk.outcome
     known = _carried(desk)
-    priors = [_new_trial(desk, wave=0, prior_of=it.name) for it in question.teachers if it.name not in known]
+    priors = [new_trial(desk, wave=0, prior_of=it.name) for it in question.teachers if it.name not in known]
     baselines = [no_teacher_run(question, 0), plain_kd_run(question)]
     requests = [*baselines, *(short_run(question, prior) for prior in priors)]
     epochs = sum(request.new_epochs for request in requests)
@@ -99,7 +89,7 @@ def _carried(desk: Desk) -> set[str]:
 
 def _demand_room(desk: Desk, epochs: int) -> None:
     """Refuse a teacher that the budget cannot pay any more, before anything is trained."""
-    missing = epochs - _left(desk, 0)
+    missing = epochs - left(desk, 0)
     if missing > 0:
         plan = desk.question.plan
         raise ConfigError(
@@ -109,7 +99,7 @@ def _demand_room(desk: Desk, epochs: int) -> None:
 
 
 def _best_priors(desk: Desk, priors: Sequence[TrialRecord]) -> Generator[Event, None, list[TrialRecord]]:
-    priors = [_with_short(desk, prior) for prior in priors]
+    priors = [with_short(desk, prior) for prior in priors]
     ranked = sorted(priors, key=lambda it: (-score(it.short), it.number))
     chosen = [it.number for it in ranked if it.state == "running"][:PROTECTED_PRIORS]
     promoted: list[TrialRecord] = []
@@ -121,116 +111,39 @@ def _best_priors(desk: Desk, priors: Sequence[TrialRecord]) -> Generator[Event, 
                 f"short run {score(prior.short):.1%}: not among the best {PROTECTED_PRIORS} of {len(priors)} priors"
             )
             prior = prior.model_copy(update={"state": "pruned", "reason": reason})
-        yield from _settle(desk, prior)
+        yield from settle(desk, prior)
     return promoted
 
 
 def _waves(desk: Desk, promoted: list[TrialRecord]) -> Iterator[Event]:
     """Ask in waves; the full runs of one wave are trained beside the short runs of the next."""
     plan, outcome = desk.question.plan, desk.outcome
-    yield PhaseStarted(phase="search", runs=0, epochs=_left(desk, 0))
+    yield PhaseStarted(phase="search", runs=0, epochs=left(desk, 0))
     wave = max((trial.wave for trial in outcome.trials), default=0)
     while True:
-        room = wave_size(plan, left=_left(desk, len(promoted)), eta=desk.question.space.search.eta)
+        room = wave_size(plan, left=left(desk, len(promoted)), eta=desk.question.space.search.eta)
         if plan.max_trials is not None:
             room = min(room, plan.max_trials - len(outcome.trials))
         wave += 1
-        asked = [_new_trial(desk, wave=wave) for _ in range(room)]
+        asked = [new_trial(desk, wave=wave) for _ in range(room)]
         if not promoted and not asked:
             return
         fulls = [full_run(desk.question, trial) for trial in promoted]
         yield from drive(desk, [*fulls, *(short_run(desk.question, trial) for trial in asked)])
-        yield from _finish(desk, promoted)
+        yield from finish(desk, promoted)
         promoted = yield from _judge(desk, asked)
 
 
 def _judge(desk: Desk, asked: Sequence[TrialRecord]) -> Generator[Event, None, list[TrialRecord]]:
     """Prune or promote a wave's trials, in number order, on what is known when the whole wave has run."""
-    trials = [_with_short(desk, trial) for trial in asked]
+    trials = [with_short(desk, trial) for trial in asked]
     for trial in trials:
         desk.outcome.trials[trial.number] = trial
     promoted: list[TrialRecord] = []
     for trial in trials:
         if trial.state == "running":
-            reason = _prune_reason(desk, trial)
-            if not reason and _left(desk, len(promoted)) < desk.question.plan.epochs_rest:
-                reason = f"short run {score(trial.short):.1%}: not promoted, the budget has no full run left"
-                trial = trial.model_copy(update={"out_of_budget": True})
-            if reason:
-                trial = trial.model_copy(update={"state": "pruned", "reason": reason})
-            else:
-                promoted.append(trial)
-        yield from _settle(desk, trial)
+            trial = judged(desk, trial, rivals_of(desk, trial), left=left(desk, len(promoted)))
+        if trial.state == "running":
+            promoted.append(trial)
+        yield from settle(desk, trial)
     return promoted
-
-
-def _prune_reason(desk: Desk, trial: TrialRecord) -> str:
-    """Which rivals did better, in words; empty where it may go on."""
-    eta = desk.question.space.search.eta
-    rivals = [
-        other.short.val_top1
-        for other in desk.outcome.trials
-        if other.number != trial.number
-        and other.params.teacher == trial.params.teacher
-        and other.short is not None
-        and other.short.val_top1 is not None
-    ]
-    own = score(trial.short)
-    if not goes_on(own, rivals, eta=eta):
-        better = sum(rival > own for rival in rivals)
-        places = math.ceil((len(rivals) + 1) / eta)
-        return (
-            f"short run {own:.1%}: {better} of {trial.params.teacher}'s {len(rivals)} other short runs did better, "
-            f"the best {max(rivals):.1%}; {places} of {len(rivals) + 1} may go on"
-        )
-    return ""
-
-
-def _left(desk: Desk, promoted: int) -> int:
-    """Epochs that may still be committed: confirm runs and what `promoted` trials still cost are spoken for."""
-    plan = desk.question.plan
-    kept = round((plan.confirm + plan.controls) * plan.epochs_full)
-    return plan.total_epochs - desk.outcome.spent_epochs - kept - promoted * plan.epochs_rest
-
-
-def _new_trial(desk: Desk, *, wave: int, prior_of: str | None = None) -> TrialRecord:
-    trials = desk.outcome.trials
-    params = ask(desk.study, desk.question, len(trials), prior_of=prior_of, say=desk.notes.append, hold=desk.hold)
-    same = [trial.number for trial in trials if trial.params == params]
-    trial = TrialRecord(
-        number=len(trials),
-        kind="search" if prior_of is None else "prior",
-        wave=wave,
-        params=params,
-        seed=desk.question.space.search.seed + len(same),
-        replicate_of=same[0] if same else None,
-        state="running",
-    )
-    trials.append(trial)
-    return trial
-
-
-def _with_short(desk: Desk, trial: TrialRecord) -> TrialRecord:
-    run = desk.outcome.results[short_run(desk.question, trial).run]
-    failed = {"state": "failed", "reason": f"short run: {run.error}"} if run.state == "failed" else {}
-    return trial.model_copy(update={"short": run, **failed})
-
-
-def _finish(desk: Desk, trials: Sequence[TrialRecord]) -> Iterator[Event]:
-    """End trials whose full run is over."""
-    for trial in trials:
-        trial = _with_short(desk, trial)
-        full = desk.outcome.results[full_run(desk.question, trial).run]
-        ended = {"state": "complete"} if full.state == "complete" else {"state": "failed", "reason": full.error}
-        yield from _settle(desk, trial.model_copy(update={"full": full, **ended}))
-
-
-def _settle(desk: Desk, trial: TrialRecord) -> Iterator[Event]:
-    """Put a trial into the record and tell Optuna."""
-    desk.outcome.trials[trial.number] = trial
-    desk.hold()
-    tell(desk.study, trial, say=desk.notes.append)
-    while desk.notes:
-        yield Note(text=desk.notes.pop(0), warning=True)
-    if trial.state != "running":
-        yield TrialEnded(record=trial)

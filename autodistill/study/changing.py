@@ -59,13 +59,18 @@ def join_teachers(prepared: Prepared) -> tuple[str, ...]:
 
 
 def _ended(prepared: Prepared, before: Carried) -> list[TrialRecord]:
-    """The trials that have ended; what has a short run but no end is ended here, what has neither is asked anew."""
+    """The trials that have ended; what has a short run but no end is ended here, what has neither is asked anew.
+
+    Where trials are asked for as workers get free, one with neither can come before some that have ended.
+    """
     record, found = prepared.kept, []
     trials = record.trials if record and len(record.trials) >= len(before.trials) else before.trials
-    for trial in trials:
-        if trial.state == "running":
-            if trial.short is None:
-                break
+    known = max((trial.number for trial in trials if trial.state != "running" or trial.short is not None), default=-1)
+    for trial in trials[: known + 1]:
+        if trial.state == "running" and trial.short is None:
+            reason = "it had no result yet when a teacher joined the study"
+            trial = trial.model_copy(update={"state": "failed", "reason": reason})
+        elif trial.state == "running":
             reason = "it had no full run yet when a teacher joined the study"
             trial = trial.model_copy(update={"state": "pruned", "reason": reason, "out_of_budget": True})
             forget_checkpoint(prepared.folder, trial)

@@ -13,7 +13,7 @@ from autodistill.errors import StudyError
 from autodistill.records import CostRecord, Event, PlanRecord, RunRequest, TeacherRecord, TimePlanned
 from autodistill.rules import RULES
 from autodistill.search import Question, certain_runs, copy_study, make_plan, parse_budget, prior_params
-from autodistill.store import digest, read_result
+from autodistill.store import RunFolder, digest, read_result
 from autodistill.study.changing import carried
 from autodistill.study.preparing import Prepared, identity
 from autodistill.study.simulating import Clock, Costs, TeacherCosts, fitting_beside, simulate
@@ -83,6 +83,7 @@ def plan_for(prepared: Prepared, costs: Costs | None) -> PlanRecord:
         requested=prepared.budget,
         epochs_per_s=prepared.expected_workers / epoch_s(costs) if costs else None,
         max_trials=prepared.request.max_trials,
+        asynchronous=prepared.request.asynchronous,
     )
 
 
@@ -97,6 +98,9 @@ def time_left(prepared: Prepared, plan: PlanRecord, costs: Costs | None) -> Time
         return None
     question, folder = question_of(prepared, plan, _stand_ins(prepared)), prepared.folder
     with TemporaryDirectory() as place:
+        order = order_file(folder, joined=question.joined)
+        if order.exists():
+            shutil.copy(order, place)
         database = Path(place) / folder.database.name
         if prepared.request.storage:
             copy_study(question, prepared.request.storage, database)
@@ -108,8 +112,14 @@ def time_left(prepared: Prepared, plan: PlanRecord, costs: Costs | None) -> Time
             prepared.expected_workers,
             kept=lambda request: read_result(folder, request.run),
             database=database if database.exists() else None,
+            order=Path(place) / order.name,
             beside=runs_beside(prepared, plan, costs),
         )
+
+
+def order_file(folder: RunFolder, *, joined: int) -> Path:
+    """Where a study keeps what it did in which order, since teachers joined for the last time."""
+    return folder.path / f"order{f'+{joined}' if joined else ''}.jsonl"
 
 
 def runs_beside(prepared: Prepared, plan: PlanRecord, costs: Costs | None) -> tuple[RunRequest, ...]:

@@ -54,6 +54,8 @@ class Request(Record):
     """As many workers on each GPU as its memory holds, instead of one."""
     overrides: tuple[str, ...] = ()
     max_trials: int | None = None
+    asynchronous: bool = False
+    """Trials are asked for whenever a worker is free, not in waves."""
     audit_pruning: bool = False
     timeout_s: float | None = None
     cache_bytes: int = DEFAULT_CACHE_BYTES
@@ -236,6 +238,8 @@ def _prepared(request: Request, common: _Common, student: StudentRecord, *, plan
     if planned and parse_budget(budget).unit != "seconds":
         make_plan(space, teachers=len(common.names), requested=budget, max_trials=request.max_trials)
     found = pins(common.asked, space)
+    if request.asynchronous:
+        found.pop("search.wave", None)
     return Prepared(
         request=request.model_copy(update={"command": pinned(request.command, found)}),
         space=space,
@@ -261,6 +265,8 @@ def identity(prepared: Prepared) -> dict[str, object]:
         "fingerprints": prepared.fingerprints,
         "data": prepared.data.fingerprint,
         "version": 1,
+        # Older folders, all of studies in waves, do not have the key.
+        **({"asynchronous": True} if prepared.request.asynchronous else {}),
     }
 
 

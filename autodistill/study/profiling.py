@@ -22,7 +22,7 @@ def checked(
         run: does tasks and yields their messages, as `Pool.run`.
         before: given to the workers before all checks. Runs among them are kept, and end without a word: whoever asks
             for them next will hear it.
-        untrained: those whose training is among them.
+        untrained: those whose training is among them, and can be waited for by whoever checks them.
 
     Returns:
         The teachers with their profiles, and how often one was run over view 0 for it.

@@ -1,4 +1,4 @@
-"""Running a study: teachers, search, confirm runs, and the record that is rewritten after every run."""
+"""Running a study: teachers, search, confirm runs, and the record that is rewritten as runs end."""
 
 import contextlib
 import json
@@ -26,19 +26,25 @@ from autodistill.records import (
     read_study,
     to_json,
 )
-from autodistill.search import Outcome, audited_trials, importance, search
+from autodistill.search import Outcome, Source, audited_trials, importance, search
 from autodistill.space import dump
-from autodistill.store import RunFolder, claim, forget_checkpoint, kept_result, locked, write_text
+from autodistill.store import claim, forget_checkpoint, locked, write_text
 from autodistill.study.changing import join_teachers
 from autodistill.study.environment import environment
-from autodistill.study.estimates import measure, plan_for, question_of, runs_beside, spelt, time_left
+from autodistill.study.estimates import measure, order_file, plan_for, question_of, runs_beside, spelt, time_left
 from autodistill.study.limits import student_latency
 from autodistill.study.pace import paced, words
 from autodistill.study.preparing import Prepared, identity
 from autodistill.study.profiling import checked, compared_teachers
+from autodistill.study.remembering import remembered
 from autodistill.study.simulating import Costs
-from autodistill.workers import LadderTask, Pool, StandBy
+from autodistill.workers import LadderTask, Pool, StandBy, Task
 from autodistill.workers.crew import Crew, declare_complete
+
+QUICK_S = 0.05
+"""A write of the record that takes no longer follows every run."""
+WRITING = 20
+"""Times as long as it took, a longer one is followed by none: results are kept beside the record, one by one."""
 
 
 @dataclass
@@ -66,6 +72,8 @@ class _Ledger:
     profile_views: int = 0
     """By profiles, which come first: in whichever process of this study computed them."""
     latency: LatencyRecord | None = None
+    next_write: float = 0.0
+    """Before this time the record is not rewritten."""
     fresh: bool = False
     """Whether this process has finished a run: until then the kept record says more than this ledger."""
 
@@ -136,6 +144,7 @@ def _recorded(prepared: Prepared, pool: Pool | Crew, ledger: _Ledger) -> Generat
     with contextlib.closing(_events(prepared, pool, ledger)) as events:
         for event in events:
             if isinstance(event, PhaseStarted):
+                ledger.phase_s[phase] = round(before + time.monotonic() - begun, 2)
                 phase, begun, before = event.phase, time.monotonic(), ledger.phase_s.get(event.phase, 0.0)
             ledger.phase_s[phase] = round(before + time.monotonic() - begun, 2)
             if isinstance(event, RunEnded):
@@ -146,7 +155,7 @@ def _recorded(prepared: Prepared, pool: Pool | Crew, ledger: _Ledger) -> Generat
             if isinstance(event, TrialEnded):
                 forget_checkpoint(prepared.folder, event.record)
             if ledger.fresh and isinstance(event, RunEnded | TrialEnded):
-                _write(prepared, ledger, "running")
+                _write_now_and_then(prepared, ledger)
             yield event
             if timeout is not None and time.monotonic() - started > timeout:
                 yield Note(
@@ -172,11 +181,12 @@ def _events(prepared: Prepared, pool: Pool | Crew, ledger: _Ledger) -> Generator
     ledger.agreement = yield from compared_teachers(ledger.teachers, run=pool.run)
     question = question_of(prepared, ledger.plan, ledger.teachers)
 
-    def run(requests: Sequence[RunRequest]) -> Iterator[Event]:
-        yield from _remembered(prepared.folder, requests, pool)
+    def run(requests: Sequence[RunRequest] | Source) -> Iterator[Event]:
+        yield from remembered(prepared.folder, requests, pool)
 
+    order = order_file(prepared.folder, joined=question.joined)
     hold = pool.hold if isinstance(pool, Crew) else _alone
-    yield from search(question, ledger.outcome, run=run, database=prepared.database, hold=hold)
+    yield from search(question, ledger.outcome, run=run, database=prepared.database, order=order, hold=hold)
 
 
 def _alone() -> None:
@@ -193,9 +203,12 @@ def _teachers(
     yield PhaseStarted(phase="teachers", runs=len(missing) + len(beside), epochs=epochs)
     given_first = sorted(prepared.teachers, key=lambda name: prepared.teachers[name].startswith(ladder.SCHEME))
     untrained = {name for name, uri in prepared.teachers.items() if uri in uris}
-    teachers, computed = yield from checked(
-        given_first, run=pool.run, before=[*missing, *beside], untrained=untrained
-    )
+    before: list[Task] = [*missing, *beside]
+    if isinstance(pool, Crew):
+        # Machines that share no folder cannot wait for each other's files.
+        yield from (it for it in pool.run(before) if isinstance(it, Event) and not isinstance(it, RunEnded))
+        before, untrained = [], set()
+    teachers, computed = yield from checked(given_first, run=pool.run, before=before, untrained=untrained)
     order = list(prepared.teachers)
     return tuple(sorted(teachers, key=lambda teacher: order.index(teacher.name))), computed
 
@@ -231,18 +244,19 @@ def _kept_plan(path: Path, record: StudyRecord | None) -> PlanRecord | None:
         return record.plan if record else None
 
 
-def _remembered(folder: RunFolder, requests: Sequence[RunRequest], pool: Pool | Crew) -> Iterator[Event]:
-    """Results that are kept are not trained again."""
-    kept = {request.run: kept_result(folder, request) for request in requests}
-    yield from (ended for ended in kept.values() if ended is not None)
-    for message in pool.run([request for request in requests if kept[request.run] is None]):
-        if isinstance(message, Event):
-            yield message
-
-
 def _stopped(prepared: Prepared, ledger: _Ledger) -> StudyRecord:
     kept = prepared.folder.record
     return read_study(kept) if kept.exists() and not ledger.fresh else _write(prepared, ledger, "running")
+
+
+def _write_now_and_then(prepared: Prepared, ledger: _Ledger) -> None:
+    """Rewrite the record after every run; one that takes its time, for a small part of the time only."""
+    begun = time.monotonic()
+    if begun < ledger.next_write:
+        return
+    _write(prepared, ledger, "running")
+    ended = time.monotonic()
+    ledger.next_write = ended + WRITING * (ended - begun) if ended - begun > QUICK_S else 0.0
 
 
 def _write(prepared: Prepared, ledger: _Ledger, state: str) -> StudyRecord:

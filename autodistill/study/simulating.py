@@ -1,5 +1,6 @@
 """A study in virtual time: the search decides on scores that are made up, and its runs take what they are said to."""
 
+import heapq
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -7,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from autodistill.records import EpochRecord, Event, PhaseStarted, RunEnded, RunRecord, RunRequest, TimePlanned
-from autodistill.search import Outcome, Question, search
+from autodistill.search import Outcome, Question, Source, search
 
 RANDOM_TRIALS = 10**6
 """The sampler's model would not know more about made-up scores than its draws at random, and takes its time."""
@@ -94,7 +95,10 @@ class Clock:
     logits_s: float = 0.0
     computed: set[tuple[str, int]] = field(default_factory=set)
 
-    def __call__(self, requests: Sequence[RunRequest]) -> Iterator[Event]:
+    def __call__(self, requests: Sequence[RunRequest] | Source) -> Iterator[Event]:
+        if callable(requests):
+            yield from self._streamed(requests)
+            return
         known = {it.run: self.kept(it) for it in requests}
         missing = [it for it in requests if known[it.run] is None and it.run not in self.beside]
         missing.sort(key=lambda it: -it.new_epochs)
@@ -105,6 +109,23 @@ class Clock:
         self.phases_s[self.phase] = self.phases_s.get(self.phase, 0.0) + took
         for request in requests:
             yield known[request.run] or RunEnded(record=self._made_up(request), wall_s=0.0)
+
+    def _streamed(self, source: Source) -> Iterator[Event]:
+        """Runs given to workers as they get free; what ends first is heard of first."""
+        now, ends = 0.0, list[tuple[float, str, RunRequest]]()
+        while True:
+            while len(ends) < self.workers and (given := source()) is not None:
+                kept = self.kept(given)
+                if kept is not None:
+                    yield kept
+                else:
+                    logits_s = self._logits_s(given) if given.params.teacher is not None else 0.0
+                    heapq.heappush(ends, (now + self.run_s(given) + logits_s, given.run, given))
+            if not ends:
+                break
+            now, _, request = heapq.heappop(ends)
+            yield RunEnded(record=self._made_up(request), wall_s=0.0)
+        self.phases_s[self.phase] = self.phases_s.get(self.phase, 0.0) + now
 
     def run_s(self, request: RunRequest) -> float:
         """Seconds of a run whose logits are there."""
@@ -139,6 +160,7 @@ def simulate(
     *,
     kept: Kept = lambda _: None,
     database: Path | None = None,
+    order: Path | None = None,
     beside: Sequence[RunRequest] = (),
 ) -> TimePlanned:
     """What is left of a study.
@@ -147,6 +169,7 @@ def simulate(
         question: what it wants to know; of its teachers the names count, and which is the most accurate.
         kept: the result of a run where there is one.
         database: a copy of a resumed study's, which is written to.
+        order: a copy of its order of events, likewise; of no use without the database.
         beside: runs without a teacher that are trained while teachers are made ready.
     """
     taken = [Clock(costs, workers, random.Random(0)).run_s(it) for it in beside]
@@ -159,11 +182,11 @@ def simulate(
         for number in range(1 if database else DRAWS)
     ]
     for clock in clocks:
-        for event in search(asked, Outcome(), run=clock, database=database):
+        for event in search(asked, Outcome(), run=clock, database=database, order=order if database else None):
             if isinstance(event, PhaseStarted):
                 clock.phase = event.phase
-    order = dict.fromkeys(phase for clock in clocks for phase in clock.phases_s)
-    means = {phase: sum(it.phases_s.get(phase, 0.0) for it in clocks) / len(clocks) for phase in order}
+    phases = dict.fromkeys(phase for clock in clocks for phase in clock.phases_s)
+    means = {phase: sum(it.phases_s.get(phase, 0.0) for it in clocks) / len(clocks) for phase in phases}
     logits_s = sum(it.logits_s for it in clocks) / len(clocks)
     logits_s += sum(it.view_s for it in costs.teachers.values() if 0 in it.views)
     return TimePlanned(phases_s=prepared | means, logits_s=logits_s)

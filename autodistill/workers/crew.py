@@ -1,32 +1,30 @@
 """Workers that share a study's database, here and on other machines; they come and go while it runs."""
 
 import contextlib
+import math
 import os
-import signal
 import socket
-import threading
 import time
 from collections.abc import Generator, Iterator, Sequence
-from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import TracebackType
 from typing import cast
 
-import torch
 from optuna.trial import TrialState
 
 from autodistill.errors import AutodistillError, StudyError
 from autodistill.queue.board import Board, Entry, open_board
 from autodistill.queue.lease import take_chair
 from autodistill.queue.messages import Message, Setup, Task
-from autodistill.queue.serving import Tools, serve
-from autodistill.queue.terms import MOST_DEATHS, LeaseLost, Pace, given_up, length
+from autodistill.queue.reserve import Reserve
+from autodistill.queue.terms import MOST_DEATHS, LeaseLost, Pace, Source, given_up, longest_first, rank
 from autodistill.queue.wire import from_wire, to_wire
 from autodistill.records import Note, RunEnded, RunRequest
 from autodistill.storage import AWAY, close_storage, patiently, reason_of
 from autodistill.store import RunFolder, digest, write_result
-from autodistill.workers.carrying import brought, depot_of, place_for
+from autodistill.workers.carrying import brought, depot_of
+from autodistill.workers.joining import work_here
 from autodistill.workers.pool import cause, device_of
 from autodistill.workers.standby import StandBy
 
@@ -90,14 +88,16 @@ class Crew:
         """Let the workers go: nothing is left to do."""
         patiently(lambda: _end(self._board))
 
-    def run(self, tasks: Sequence[Task]) -> Iterator[Message]:
-        """Do tasks together, the longest first, and yield their messages as they come.
+    def run(self, tasks: Sequence[Task] | Source) -> Iterator[Message]:
+        """Do tasks together, the longest first or as they are given out, and yield their messages as they come.
 
         Raises:
             AutodistillError: a task met one that is no run's own failure.
             StudyError: workers keep dying on a task that is no run, or the database stayed away.
         """
-        left = {self._put(task): task for task in sorted(tasks, key=length, reverse=True)}
+        source, reserve = (tasks, Reserve()) if callable(tasks) else (longest_first(tasks), None)
+        left: dict[int, Task] = {}
+        yield from self._hung(source, left, reserve.wanted(waiting=0, running=0) if reserve else math.inf)
         looked, lonely_s = time.monotonic(), 0.0
         while left:
             dead = self._replaced()
@@ -107,8 +107,11 @@ class Crew:
             looked = time.monotonic()
             for entry in entries.values():
                 yield from self._seen(entry, left, since, dead)
-            working = any(entry.state != TrialState.WAITING for entry in entries.values())
-            lonely_s = 0.0 if working else lonely_s + since
+            waiting = sum(entry.state == TrialState.WAITING for entry in entries.values())
+            running = len(entries) - waiting
+            if reserve is not None:
+                yield from self._hung(source, left, reserve.wanted(waiting=waiting, running=running))
+            lonely_s = 0.0 if running else lonely_s + since
             if lonely_s > LONELY_S:
                 self._notes.append("no worker has taken a task: start some with `autodistill worker`")
                 lonely_s = 0.0
@@ -129,6 +132,15 @@ class Crew:
                 "another autodistill took this study over", "this one stops; every finished run is kept"
             ) from error
 
+    def _hung(self, source: Source, left: dict[int, Task], most: int | float) -> Iterator[RunEnded]:
+        """Hang up to so many tasks up; yields the answers that are known already."""
+        while most > 0 and (given := source()) is not None:
+            if isinstance(given, RunEnded):
+                yield given
+                continue
+            left[self._put(given)] = given
+            most -= 1
+
     def _look(self) -> Generator[Note, None, list[Entry]]:
         """All tasks. Says at once that the database is away; stops where somebody else coordinates by now."""
         if self._chair.lost is not None:
@@ -143,7 +155,8 @@ class Crew:
 
     def _put(self, task: Task, *, deaths: int = 0) -> int:
         return patiently(
-            lambda: self._board.put(to_wire(task), setup=self._key, deaths=deaths), say=self._notes.append
+            lambda: self._board.put(to_wire(task), setup=self._key, rank=rank(task), deaths=deaths),
+            say=self._notes.append,
         )
 
     def _seen(self, entry: Entry, left: dict[int, Task], since: float, dead: dict[str, str]) -> Iterator[Message]:
@@ -272,27 +285,3 @@ def _end(board: Board) -> None:
     board.publish(state="complete")
     for entry in board.unfinished():
         board.withdraw(entry)
-
-
-def leave_on_signals(stop: threading.Event) -> None:
-    """Make SIGTERM and SIGUSR1, by which clusters announce an end, ask for one at the next epoch's end."""
-
-    def leave(number: int, frame: FrameType | None) -> None:
-        stop.set()
-
-    for number in (signal.SIGTERM, signal.SIGUSR1):
-        signal.signal(number, leave)
-
-
-def work_here(pipe: Connection, url: str, study: str, device: str, threads: int) -> None:
-    """A local worker process: as one elsewhere, but it ends with its parent."""
-    stop = threading.Event()
-    leave_on_signals(stop)
-    torch.set_num_threads(threads)
-    tools = Tools(
-        furnish=place_for,
-        adapt=lambda setup: setup.model_copy(update={"device": device}),
-        say=lambda _: None,
-        stop=stop,
-    )
-    serve(url, study, tools)

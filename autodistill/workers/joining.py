@@ -1,13 +1,19 @@
-"""What a study's setup is on a machine that joins it."""
+"""Joining a study: what its setup is on this machine, when to leave, a worker process beside the search."""
 
 import os
+import signal
+import threading
+from multiprocessing.connection import Connection
 from pathlib import Path
+from types import FrameType
 
 import torch
 
 from autodistill.errors import StoreError
 from autodistill.queue.messages import Setup
+from autodistill.queue.serving import Tools, serve
 from autodistill.store import RunFolder, cache_root
+from autodistill.workers.carrying import place_for
 from autodistill.workers.memory import memory_share
 
 
@@ -46,3 +52,27 @@ def share_of(device: str, per_gpu: int) -> float:
         return 1.0
     total = torch.cuda.mem_get_info(device)[1]
     return memory_share(total, total, workers=per_gpu)
+
+
+def leave_on_signals(stop: threading.Event) -> None:
+    """Make SIGTERM and SIGUSR1, by which clusters announce an end, ask for one at the next epoch's end."""
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        stop.set()
+
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, leave)
+
+
+def work_here(pipe: Connection, url: str, study: str, device: str, threads: int) -> None:
+    """A local worker process: as one elsewhere, but it ends with its parent."""
+    stop = threading.Event()
+    leave_on_signals(stop)
+    torch.set_num_threads(threads)
+    tools = Tools(
+        furnish=place_for,
+        adapt=lambda setup: setup.model_copy(update={"device": device}),
+        say=lambda _: None,
+        stop=stop,
+    )
+    serve(url, study, tools)

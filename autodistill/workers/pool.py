@@ -15,8 +15,8 @@ import torch
 from autodistill.data import Data
 from autodistill.errors import AutodistillError, StudyError
 from autodistill.queue.messages import Message, Setup, Task
-from autodistill.queue.terms import MOST_DEATHS, given_up, length
-from autodistill.records import RunRequest
+from autodistill.queue.terms import MOST_DEATHS, Source, given_up, longest_first
+from autodistill.records import RunEnded, RunRequest
 from autodistill.store import RunFolder, write_result
 from autodistill.workers.standby import Hand, StandBy
 from autodistill.workers.tasks import Workplace
@@ -52,6 +52,8 @@ class Pool:
         hands = [self._standby.take() for _ in range(size)]
         self._workers = [self._hired(hand, number) for number, hand in enumerate(hands)]
         self._deaths: dict[str, int] = {}
+        self._again: deque[Task] = deque()
+        """Tasks whose worker died."""
 
     def __enter__(self) -> "Pool":
         return self
@@ -67,21 +69,22 @@ class Pool:
             if worker.process.is_alive():
                 worker.process.kill()
 
-    def run(self, tasks: Sequence[Task]) -> Iterator[Message]:
-        """Do tasks together, the longest first, and yield their messages as they come.
+    def run(self, tasks: Sequence[Task] | Source) -> Iterator[Message]:
+        """Do tasks together, the longest first or as they are given out, and yield their messages as they come.
 
         Raises:
             AutodistillError: a task met one that is no run's own failure.
             StudyError: workers keep dying on a task that is no run.
         """
-        waiting = deque(sorted(tasks, key=length, reverse=True))
-        self._feed(waiting)
+        source = tasks if callable(tasks) else longest_first(tasks)
+        self._again.clear()
+        yield from self._feed(source)
         while any(worker.task is not None for worker in self._workers):
             pipes = {worker.pipe: worker for worker in self._workers if worker.task is not None}
             for pipe in wait(list(pipes)):
                 worker = pipes[pipe]  # type: ignore[index]
-                yield from self._receive(worker, waiting)
-            self._feed(waiting)
+                yield from self._receive(worker)
+            yield from self._feed(source)
 
     def _hired(self, hand: Hand, number: int) -> _Worker:
         setup = self._setup.model_copy(update={"device": device_of(self._setup.device, number)})
@@ -91,19 +94,26 @@ class Pool:
             hand.pipe.send_bytes(self._data)
         return _Worker(hand.process, hand.pipe)
 
-    def _feed(self, waiting: deque[Task]) -> None:
+    def _feed(self, source: Source) -> Iterator[RunEnded]:
+        """Give everybody who is free a task, until there is none; yields the answers that are known already."""
         for worker in self._workers:
-            if worker.task is None and waiting:
-                worker.task = waiting.popleft()
+            while worker.task is None:
+                given = self._again.popleft() if self._again else source()
+                if given is None:
+                    return
+                if isinstance(given, RunEnded):
+                    yield given
+                    continue
+                worker.task = given
                 # A worker that died while idle is noticed when its answer is waited for.
                 with contextlib.suppress(OSError):
-                    worker.pipe.send(worker.task)
+                    worker.pipe.send(given)
 
-    def _receive(self, worker: _Worker, waiting: deque[Task]) -> Iterator[Message]:
+    def _receive(self, worker: _Worker) -> Iterator[Message]:
         try:
             message = worker.pipe.recv()
         except (EOFError, OSError):  # OSError: it died in the middle of a message
-            yield from self._replace(worker, waiting)
+            yield from self._replace(worker)
             return
         if isinstance(message, _Done):
             worker.task = None
@@ -113,7 +123,7 @@ class Pool:
         else:
             yield message
 
-    def _replace(self, worker: _Worker, waiting: deque[Task]) -> Iterator[Message]:
+    def _replace(self, worker: _Worker) -> Iterator[Message]:
         """Start another worker in place of a dead one; its task goes on from its last checkpoint."""
         task = worker.task
         assert task is not None
@@ -124,7 +134,7 @@ class Pool:
         name = task.run if isinstance(task, RunRequest) else repr(task)
         self._deaths[name] = self._deaths.get(name, 0) + 1
         if self._deaths[name] < MOST_DEATHS:
-            waiting.appendleft(task)
+            self._again.append(task)
             return
         error = f"the worker process died {MOST_DEATHS} times ({cause(worker.process.exitcode)})"
         if not isinstance(task, RunRequest):

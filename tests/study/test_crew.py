@@ -1,5 +1,6 @@
 """A study over a database: the same as one by processes of its own, whoever works for it."""
 
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -32,7 +33,7 @@ def test_local_workers_over_a_database_end_in_the_same_study_though_one_is_kille
         if isinstance(event, Note):
             notes.append(event.text)
         if isinstance(event, RunEnded) and not killed:
-            (process, *_) = (it for it in crew.multiprocessing.active_children() if it.name.startswith("Spawn"))
+            (process, *_) = (it for it in multiprocessing.active_children() if it.name.startswith("Spawn"))
             os.kill(process.pid, signal.SIGKILL)
             killed.append(process.pid)
 
@@ -42,7 +43,7 @@ def test_local_workers_over_a_database_end_in_the_same_study_though_one_is_kille
     lost = [it for it in notes if "lost the worker" in it]
     # One that died between claiming a task and its first sign of life is missed when the lease ends.
     assert all("signal 9" in it or "no sign of life" in it for it in lost)
-    assert not crew.multiprocessing.active_children()
+    assert not multiprocessing.active_children()
 
 
 def test_a_worker_told_to_leave_ends_with_0_and_another_command_goes_on(reference, warm, tmp_path):

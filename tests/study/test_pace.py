@@ -1,9 +1,11 @@
 """What is left of a study, by hand."""
 
 import itertools
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
+from types import SimpleNamespace
 
 import pytest
+from small_studies import Here, request
 
 from autodistill.records import (
     EpochEvent,
@@ -18,6 +20,7 @@ from autodistill.records import (
     TimePlanned,
     TrialParams,
 )
+from autodistill.study import prepare, running
 from autodistill.study.pace import Pace, paced, words
 
 PLAN = TimePlanned(
@@ -129,3 +132,20 @@ def test_a_plan_in_words():
     )
     nothing = TimePlanned(phases_s={"teachers": 0.0, "confirm": 0.0}, logits_s=0.0)
     assert words(nothing) == "about 0 s: nothing to train"
+
+
+def test_a_phase_lasts_until_the_next_one_begins_though_it_has_nothing_to_tell(monkeypatch):
+    now = [0.0]
+
+    def told(*_: object) -> Iterator[PhaseStarted]:
+        for phase, seconds in (("teachers", 10.0), ("profiles", 5.0), ("search", 0.0)):
+            yield PhaseStarted(phase=phase, runs=0, epochs=0)
+            now[0] += seconds
+
+    prepared = prepare(request())
+    ledger = running._ledger(prepared, None, {})
+    monkeypatch.setattr(running, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(running, "_events", told)
+    monkeypatch.setattr(running, "_write", lambda *_: None)
+    list(running._recorded(prepared, Here(0, prepared.setup), ledger))
+    assert ledger.phase_s == {"teachers": 10.0, "profiles": 5.0, "search": 0.0}

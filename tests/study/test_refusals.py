@@ -83,7 +83,7 @@ def test_a_refusal_names_a_number_that_fits(monkeypatch, capsys, flags, hint):
     )
     sys.argv.extend(flags)
     with pytest.raises(SystemExit) as ended:
-        entry.main()
+        entry.run()
     assert ended.value.code == 2
     assert hint in capsys.readouterr().err
     assert not Path("runs").exists()

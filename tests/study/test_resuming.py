@@ -53,7 +53,7 @@ def started(place: Path, arguments: Sequence[str]) -> int:
         os.environ["AUTODISTILL_CACHE"] = str(place / "cache")
         sys.argv = ["autodistill", "search", *arguments]
         sys.stdout = sys.stderr = (place / "log").open("w", buffering=1)
-        entry.main()
+        entry.run()
     finally:
         os._exit(1)
 

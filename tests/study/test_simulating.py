@@ -80,6 +80,21 @@ def test_three_equal_runs_on_two_workers_take_two_rounds():
     assert found.phases_s == {"confirm": 26}, "what follows waits for all of them"
 
 
+def test_a_run_is_asked_for_when_the_first_worker_is_free():
+    """a until 10; b until 2, c until 6, then what is first in line by then until 12; d from 10 until 16."""
+    found, waiting, told = clock(NOTHING), [asked("a", 5), asked("b", 1), asked("c", 2), asked("d", 3)], []
+
+    def source():
+        if told == ["b", "c"] and "late" not in [it.run for it in waiting]:
+            waiting.insert(0, asked("late", 3))
+        return waiting.pop(0) if waiting else None
+
+    for event in found(source):
+        told.append(event.record.run)
+    assert told == ["b", "c", "a", "late", "d"]
+    assert found.phases_s == {"confirm": 16}
+
+
 def test_the_longest_run_starts_first():
     found = clock(NOTHING)
     list(found([asked("a", 1), asked("b", 1), asked("c", 4)]))

@@ -16,6 +16,7 @@ from autodistill.report.sections.replicates import replicates_info
 from autodistill.report.sections.scores import scores_info
 from autodistill.report.sections.slices import pair_info, slices_info
 from autodistill.report.sections.temperatures import temperatures_info
+from autodistill.report.sections.trails import trails_info
 from autodistill.report.sections.verdict import leaderboard_info, recommendation_info
 
 TEACHER_SECTIONS: dict[str, Callable[[StudyRecord | InspectionRecord], Any]] = {
@@ -33,6 +34,7 @@ SECTIONS: dict[str, Callable[[StudyRecord], Any]] = {
     "mismatch": mismatch_info,
     **TEACHER_SECTIONS,
     "trials": trials_info,
+    "trails": trails_info,
     "curves": curves_info,
     "importance": importance_info,
     "slices": slices_info,

@@ -135,6 +135,13 @@ def _method(record: StudyRecord) -> Iterator[tuple[str, str]]:
         f"{plural(data.views, 'view')} that the epochs cycle through: every trial sees the same images, and teacher "
         "logits are computed once for each view.",
     )
+    if plan.asynchronous:
+        yield (
+            "Asking",
+            "Trials were asked for whenever a worker was free (--async) and judged on what was known at that moment, "
+            "so which ones were tried and went on depends on the order in which runs ended. Each trial's audit trail "
+            "says what it was decided on.",
+        )
     many = any(trial.kind == "prior" and trial.state == "pruned" for trial in record.trials)
     yield (
         "Pruning",

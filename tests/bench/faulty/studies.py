@@ -18,6 +18,7 @@ from autodistill.storage import close_storage, open_storage
 from autodistill.store import digest
 from autodistill.study import running
 from autodistill.workers import Pool, Setup, crew
+from autodistill.workers.joining import leave_on_signals
 
 EPOCH_S = 0.12
 PACE = Pace(beat_s=0.3, lease_s=6.0, look_s=0.05, idle_s=0.2)
@@ -80,7 +81,7 @@ def coordinate(study: Study, *, pace: Pace = PACE) -> int:
 
 def work(study: Study, *, epoch_s: float = EPOCH_S) -> int:
     stop = threading.Event()
-    crew.leave_on_signals(stop)
+    leave_on_signals(stop)
     tools = Tools(lambda setup: Simulated(setup, epoch_s=epoch_s), lambda setup: setup, print, stop)
     print(serve(study.url, study.name, tools), flush=True)
     return 0

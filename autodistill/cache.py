@@ -18,7 +18,7 @@ from torch import Tensor
 from autodistill.data import Data
 from autodistill.errors import CacheError, InUseError
 from autodistill.stopwatch import Stopwatch
-from autodistill.store import digest, locked, write_bytes
+from autodistill.store import NO_DEPOT, Depot, digest, locked, write_bytes
 from autodistill.teachers import Teacher, check_logits, computed_as, logits_of
 from autodistill.views import View, take_view
 
@@ -45,16 +45,25 @@ class LogitCache:
         root: the user's cache folder; shared by studies.
         say: called with a line when something was mended.
         watch: told what reading and writing take, and what the teachers.
+        depot: where other machines leave theirs.
     """
 
     def __init__(
-        self, root: Path, *, data: Data, view: View, say: Callable[[str], None], watch: Stopwatch | None = None
+        self,
+        root: Path,
+        *,
+        data: Data,
+        view: View,
+        say: Callable[[str], None],
+        watch: Stopwatch | None = None,
+        depot: Depot = NO_DEPOT,
     ) -> None:
         self._root = root / "logits"
         self._data = data
         self._view = view
         self._say = say
         self._watch = watch or Stopwatch()
+        self._depot = depot
         self.computed = 0
         """Times a teacher was run by this process."""
 
@@ -124,8 +133,19 @@ class LogitCache:
             if _read(path) is None:
                 if path.exists():
                     self._say(f"{path}: damaged cache file; computed again")
-                _write(path, self._compute(teacher, self._images(part)))
+                self._fill(teacher, path, part)
         return True
+
+    def _fill(self, teacher: Teacher, path: Path, part: Part) -> None:
+        """Fetch a part that another machine left, or compute it and leave it for them."""
+        damaged = path.exists()
+        if not damaged and self._depot.fetch(path):
+            return
+        logits = self._compute(teacher, self._images(part))
+        # Two machines can be at it at once, and differ in the last bits: whoever left it first is right.
+        if damaged or not self._depot.fetch(path):
+            _write(path, logits)
+            self._depot.leave(path)
 
     def _path(self, teacher: Teacher, part: Part) -> Path:
         how = computed_as(self._data.train.images.device)

@@ -158,6 +158,19 @@ class RunFolder(NamedTuple):
         return self.path / run / "student.safetensors"
 
 
+class Depot(NamedTuple):
+    """Where machines that share no folder leave files for each other."""
+
+    fetch: Callable[[Path], bool]
+    """Get a file that is not here from there; returns whether it is here now."""
+    leave: Callable[[Path], None]
+    """Let the others have a file, in place of an older one."""
+
+
+NO_DEPOT = Depot(fetch=Path.exists, leave=lambda _: None)
+"""All share one folder."""
+
+
 def write_result(folder: RunFolder, ended: RunEnded, *, hold: Callable[[], None] = _go_on) -> None:
     """Keep a finished run, if `hold` lets it; from here on it is never trained again."""
     write_bytes(folder.result(ended.record.run), to_json(ended).encode(), hold=hold)

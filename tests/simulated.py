@@ -16,7 +16,7 @@ from autodistill.records import (
     TeacherRecord,
     TrialParams,
 )
-from autodistill.store import RunFolder, digest, seed_from, write_result, write_text
+from autodistill.store import NO_DEPOT, RunFolder, digest, seed_from, write_result, write_text
 
 
 def request(run: str, *, epochs: int = 3) -> RunRequest:
@@ -28,7 +28,7 @@ class Simulated:
 
     def __init__(self, setup: Setup, *, epoch_s: float = 0.0) -> None:
         self.setup, self.terms, self.epoch_s = setup, AT_HOME, epoch_s
-        self.folder = RunFolder(Path(setup.runs))
+        self.folder, self.depot = RunFolder(Path(setup.runs)), NO_DEPOT
         self.trained: list[tuple[str, int]] = []
 
     terms: Terms

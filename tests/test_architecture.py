@@ -12,9 +12,9 @@ PACKAGE = Path(__file__).parents[1] / "autodistill"
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 
 OPTIONS = {
-    "search": "--student --teacher --data --space --budget --study --seed --device --workers --storage --set "
-    "--max-trials --async --audit-pruning --max-params --max-macs --max-size --max-latency --timeout --cache-size "
-    "--dry-run --offline --format --quiet",
+    "search": "--student --teacher --data --space --budget --study --seed --device --workers --storage --artifacts "
+    "--set --max-trials --async --audit-pruning --max-params --max-macs --max-size --max-latency --timeout "
+    "--cache-size --dry-run --offline --format --quiet",
     "report": "--out",
     "show": "--format --all --sort --pareto --watch",
     "train": "--from --student --teacher --data --space --set --seed --device --out --with-validation --offline",

@@ -283,7 +283,7 @@ def test_a_folder_that_cannot_be_written_is_an_error_only_where_something_is_mis
         cache_of(tmp_path / "file")[0].training(teacher, 0)
     assert "AUTODISTILL_CACHE" in caught.value.hint
 
-    def refuse(_: Path) -> None:
+    def refuse(_: Path, **__: object) -> None:
         raise StoreError("read-only")
 
     cache, _ = cache_of(tmp_path)

@@ -4,13 +4,14 @@ import itertools
 import json
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
+import optuna
 import pytest
 import sqlalchemy
+from hands import Hand, hands
 from optuna.trial import TrialState
+from search_runs import Trainer, question
 from simulated import Simulated, epoch_of, request
 
 from autodistill.errors import StoreError, StudyError, TeacherError
@@ -18,10 +19,10 @@ from autodistill.queue.board import Board, Entry, board_name, open_board
 from autodistill.queue.lease import Lease, take_chair
 from autodistill.queue.messages import CheckTask, Setup
 from autodistill.queue.reserve import Reserve
-from autodistill.queue.serving import Tools, serve
 from autodistill.queue.terms import LeaseLost, Pace
 from autodistill.queue.wire import to_wire
-from autodistill.records import EpochEvent, Note, RunEnded, RunRequest, TeacherRecord
+from autodistill.records import EpochEvent, Note, RunEnded, RunRequest, TeacherRecord, TrialEnded
+from autodistill.search import Outcome, search
 from autodistill.space import Space
 from autodistill.storage import close_storage
 from autodistill.store import RunFolder, read_result, write_result, write_text
@@ -57,50 +58,6 @@ def setup(place: Path) -> Setup:
     return Setup(
         space=Space(), student="x", teachers=teachers, views=1, device="cpu", runs=str(runs), cache=str(place)
     )
-
-
-class Hand:
-    """A worker in a thread of this process."""
-
-    def __init__(self, url: str, study: str, *, furnish=Simulated, wait_s: float = 20.0) -> None:
-        self.said: list[str] = []
-        self.end: str | BaseException = ""
-        self.stop = threading.Event()
-        self.places: list[Simulated] = []
-
-        def furnished(setup: Setup) -> Simulated:
-            self.places.append(furnish(setup))
-            return self.places[-1]
-
-        tools = Tools(furnished, lambda setup: setup, self.said.append, self.stop, wait_s)
-        self._thread = threading.Thread(target=self._work, args=(url, study, tools))
-        self._thread.start()
-
-    def _work(self, url: str, study: str, tools: Tools) -> None:
-        try:
-            self.end = serve(url, study, tools)
-        except BaseException as error:  # noqa: BLE001
-            self.end = error
-
-    def join(self) -> str | BaseException:
-        self._thread.join(20)
-        assert not self._thread.is_alive()
-        return self.end
-
-    @property
-    def trained(self) -> list[tuple[str, int]]:
-        return [epoch for place in self.places for epoch in place.trained]
-
-
-@contextmanager
-def hands(url: str, study: str, count: int, **options) -> Iterator[list[Hand]]:
-    found = [Hand(url, study, **options) for _ in range(count)]
-    try:
-        yield found
-    finally:
-        for one in found:
-            one.stop.set()
-            one.join()
 
 
 def ended(messages) -> dict[str, RunEnded]:
@@ -350,12 +307,41 @@ def test_a_coordinator_that_was_replaced_stops(file, tmp_path):
         close_storage(board.storage)
 
 
+def test_who_wakes_up_and_was_replaced_asks_and_tells_nothing(file, tmp_path):
+    """Its own heart has not told it yet."""
+    asked, outcome = question("weak", "mid", budget="14")._replace(name="s"), Outcome()
+    with Crew(0, setup(tmp_path), url=file, study="s") as crew:
+        events = search(asked, outcome, run=Trainer(), database=file, hold=crew.hold)
+        for event in events:
+            if isinstance(event, TrialEnded):
+                break
+        before = optuna.load_study(storage=file, study_name="s").trials
+        board = open_board(file, "s")
+        board.reopen(board.chair(), died=False)
+        with pytest.raises(StudyError, match="took this study over"):
+            list(events)
+        after = optuna.load_study(storage=file, study_name="s").trials
+        assert [(it.number, it.state) for it in after] == [(it.number, it.state) for it in before]
+        close_storage(board.storage)
+
+
 def test_what_waits_is_taken_down_when_the_coordinator_leaves(file, tmp_path):
     with Crew(0, setup(tmp_path), url=file, study="s") as crew:
         crew._put(request("r"))
     board = open_board(file, "s")
     assert [it.state for it in board.everything()] == [TrialState.FAIL]
     assert board.chair().state == TrialState.WAITING
+    close_storage(board.storage)
+
+
+def test_a_finished_study_leaves_no_task_open_that_a_dead_worker_had(file, tmp_path):
+    """Of an earlier coordinator, who alone waited for it."""
+    board, _, lease = orphaned(file, "s", tmp_path, request("r"))
+    with Crew(0, setup(tmp_path), url=file, study="s") as crew:
+        crew.complete()
+    assert [it.state for it in board.everything()] == [TrialState.FAIL]
+    with pytest.raises(LeaseLost):
+        lease.demand()
     close_storage(board.storage)
 
 

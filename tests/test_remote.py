@@ -102,7 +102,7 @@ def test_the_others_go_on_when_one_worker_fails_and_all_failing_is_an_error(monk
 
 
 def test_a_worker_s_error_travels_as_text(tmp_path, monkeypatch):
-    monkeypatch.setattr("autodistill.workers.crew.leave_on_signals", lambda stop: None)
+    monkeypatch.setattr("autodistill.workers.joining.leave_on_signals", lambda stop: None)
     monkeypatch.setattr(remote, "serve", lambda url, study, tools: _raise(StudyError(f"no {study}", "start it")))
     assert remote.work("sqlite:///x.db", "s", "cpu", 1, str(tmp_path)) == to_wire(StudyError("no s", "start it"))
     assert os.environ["AUTODISTILL_CACHE"] == str(tmp_path)

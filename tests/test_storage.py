@@ -230,6 +230,23 @@ def test_who_creates_a_database_at_the_same_moment_as_somebody_else_finds_it_mad
     assert len(slept) == 1
 
 
+def test_a_trial_that_somebody_opened_in_the_same_moment_is_asked_once(tmp_path, monkeypatch):
+    """Between the look at what is there and Optuna's own."""
+    asked = question("weak", "mid", budget="14")
+    whole, _ = run(asked, Trainer(), tmp_path / "study.db")
+    ask, opened = optuna.Study.ask, []
+
+    def raced(study, *given, **named):
+        if len(study.get_trials(deepcopy=False)) == 3 and not opened:
+            opened.append(ask(study))
+        return ask(study, *given, **named)
+
+    monkeypatch.setattr(optuna.Study, "ask", raced)
+    outcome, _ = run(asked, Trainer(), tmp_path / "raced.db")
+    assert opened
+    assert outcome.trials == whole.trials
+
+
 def storages(tmp_path: Path, postgres) -> dict[str, str]:
     return {"journal": f"journal:{tmp_path}/kd.log", "sqlite": f"sqlite:///{tmp_path}/kd.db", "server": postgres.url}
 

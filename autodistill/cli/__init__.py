@@ -10,6 +10,7 @@ import typer
 
 from autodistill.cli.clusters import launch_app, worker
 from autodistill.cli.options import (
+    Artifacts,
     Asynchronous,
     AuditPruning,
     Budget,
@@ -70,6 +71,7 @@ def search(
     device: Device = "auto",
     workers: Workers = "auto",
     storage: Storage = "",
+    artifacts: Artifacts = "",
     overrides: Overrides = None,
     max_params: Annotated[str, typer.Option(help="Limit on the student's parameters: 2.5M.")] = "",
     max_macs: Annotated[str, typer.Option(help="Limit on its MACs for one image: 100M.")] = "",
@@ -99,6 +101,7 @@ def search(
         device=device,
         workers=workers,
         storage=storage,
+        artifacts=artifacts,
         overrides=overrides or (),
         max_params=max_params,
         max_macs=max_macs,

@@ -24,8 +24,8 @@ def worker(
     """Join a study that shares a database and a run folder; leave when it is complete.
 
     The run folder, the cache folder (AUTODISTILL_CACHE) and the data must be reachable here: a shared file system,
-    and the same working folder or absolute paths. SIGTERM, SIGUSR1 and Ctrl-C: keeps a checkpoint at the end of the
-    epoch, hands the task back, ends with 0.
+    and the same working folder or absolute paths; where the search names a depot (--artifacts), the data only.
+    SIGTERM, SIGUSR1 and Ctrl-C: keeps a checkpoint at the end of the epoch, hands the task back, ends with 0.
     """
     from autodistill import commands
 
@@ -73,7 +73,7 @@ def launch_ray(
     """Run workers as tasks of a Ray cluster until the study is complete.
 
     A worker whose node goes away is started again on another. The run folder, the cache folder and the data must be
-    reachable from every node under the same paths, and this package installed there.
+    reachable from every node under the same paths (with a depot, the data only), and this package installed there.
     """
     from autodistill.commands import launching
 

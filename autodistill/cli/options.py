@@ -50,6 +50,13 @@ Storage = Annotated[
         "Default: a SQLite file in the run folder.",
     ),
 ]
+Artifacts = Annotated[
+    str,
+    typer.Option(
+        "--artifacts",
+        help="Depot for workers that share no folder with the search: s3://BUCKET/PREFIX, file:///FOLDER.",
+    ),
+]
 SharedStorage = Annotated[
     str,
     typer.Option(

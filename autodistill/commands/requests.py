@@ -11,6 +11,7 @@ import torch
 from autodistill.errors import ConfigError
 from autodistill.records import CostKind, StudentBudget
 from autodistill.space import shipped
+from autodistill.storage.depot import checked_depot
 from autodistill.study import Request, study_name
 
 SIZES = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
@@ -88,6 +89,7 @@ def search_request(
     **rest: Any,
 ) -> Request:
     """A request from flags, with their defaults filled in."""
+    _check_artifacts(str(rest.get("artifacts", "")), storage=str(rest.get("storage", "")))
     device = device_for(device)
     request = Request(
         student=student,
@@ -101,6 +103,15 @@ def search_request(
         **rest,
     )
     return request.model_copy(update={"command": _command(request, (request.student,))})
+
+
+def _check_artifacts(url: str, *, storage: str) -> None:
+    if url and not storage:
+        raise ConfigError(
+            f"--artifacts {url}: is for workers that share a database", "name it: --storage postgresql://..."
+        )
+    if url:
+        checked_depot(url)
 
 
 def _workers(asked: int | str, *, device: str, storage: str) -> int:

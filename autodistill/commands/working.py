@@ -9,9 +9,8 @@ from autodistill import console
 from autodistill.commands.requests import device_for
 from autodistill.errors import ConfigError
 from autodistill.queue.serving import Tools, serve
-from autodistill.workers import Workplace
-from autodistill.workers.crew import leave_on_signals
-from autodistill.workers.joining import adapted
+from autodistill.workers.carrying import place_for
+from autodistill.workers.joining import adapted, leave_on_signals
 from autodistill.workers.memory import keep_freed_memory
 
 
@@ -43,7 +42,7 @@ def worker_tools(storage: str, *, device: str, runs: Path | None, wait_s: float,
         )
     found = device_for(device)
     return Tools(
-        furnish=Workplace,
+        furnish=place_for,
         adapt=lambda setup: adapted(setup, device=found, runs=runs, per_gpu=per_gpu),
         say=console.show_note,
         stop=threading.Event(),

@@ -25,6 +25,10 @@ class Setup(Record):
     runs: str
     """The study's run folder."""
     cache: str
+    artifacts: str = ""
+    """Address of the depot, where machines share no folder."""
+    identity: str = ""
+    """Tells studies apart in a depot."""
     offline: bool = False
     mode: Mode = "eager"
     """How training steps are executed."""

@@ -103,6 +103,7 @@ def ask(
     *,
     prior_of: str | None = None,
     say: Say = lambda _: None,
+    hold: Callable[[], None] = lambda: None,
 ) -> TrialParams:
     """The parameters of trial `number`: those in the storage, or new ones.
 
@@ -112,12 +113,16 @@ def ask(
     Args:
         prior_of: the teacher whose prior this trial is; None: the sampler chooses.
         say: told when the database is away; it is waited for.
+        hold: raises where another process asks by now.
     """
     patience_s = patience_of(study._storage)
-    return patiently(lambda: _ask(study, question, number, prior_of), say=say, patience_s=patience_s)
+    return patiently(lambda: _ask(study, question, number, prior_of, hold), say=say, patience_s=patience_s)
 
 
-def _ask(study: optuna.Study, question: Question, number: int, prior_of: str | None) -> TrialParams:
+def _ask(
+    study: optuna.Study, question: Question, number: int, prior_of: str | None, hold: Callable[[], None]
+) -> TrialParams:
+    hold()
     kept = study.get_trials(deepcopy=False)
     study.sampler = _sampler(question.space, sampler_seed(question, number))
     if number < len(kept) and kept[number].state.is_finished():
@@ -128,7 +133,10 @@ def _ask(study: optuna.Study, question: Question, number: int, prior_of: str | N
         if prior_of is not None and number == len(kept):
             study.enqueue_trial(prior_values(question, prior_of))
         trial = study.ask()
-    assert trial.number == number
+    if trial.number != number:
+        # Somebody who lost the study in this very moment has asked for it too; what they opened comes later.
+        hold()
+        trial = Trial(study, study.get_trials(deepcopy=False)[number]._trial_id)
     return _choose(_suggest(trial, question.space), question)
 
 

@@ -40,6 +40,8 @@ class Desk(NamedTuple):
     run: Runner
     notes: list[str]
     """What the database made wait for; said with the next event."""
+    hold: Callable[[], None] = lambda: None
+    """Raises where another process decides by now; called before Optuna is asked or told anything."""
 
 
 def drive(desk: Desk, requests: Sequence[RunRequest] | Source) -> Iterator[Event]:

@@ -1,7 +1,7 @@
 """The stages of a study: baselines and priors, waves of searched trials, confirm runs."""
 
 import math
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 
 import optuna
@@ -23,7 +23,13 @@ from autodistill.search.trials import finish, judged, left, new_trial, rivals_of
 
 
 def search(
-    question: Question, outcome: Outcome, *, run: Runner, database: Path | str | None, order: Path | None = None
+    question: Question,
+    outcome: Outcome,
+    *,
+    run: Runner,
+    database: Path | str | None,
+    order: Path | None = None,
+    hold: Callable[[], None] = lambda: None,
 ) -> Iterator[Event]:
     """Run a study to its end, or on from where it was.
 
@@ -33,6 +39,7 @@ def search(
         run: trains requests and yields their events, `RunEnded` for each.
         database: Optuna's SQLite file, or the address of another storage; None: nothing is kept.
         order: file that keeps in which order things happened, where decisions rest on it; None: it is not kept.
+        hold: raises where another process decides by now.
 
     Raises:
         StudyError: every run of the first stage failed.
@@ -40,7 +47,7 @@ def search(
     """
     study = open_study(question, database)
     try:
-        desk = Desk(question, outcome, study, run, [])
+        desk = Desk(question, outcome, study, run, [], hold)
         promoted = yield from _baselines_and_priors(desk)
         yield from stream(desk, promoted, Order(order)) if question.plan.asynchronous else _waves(desk, promoted)
         yield from confirm(desk)

@@ -75,7 +75,7 @@ def left(desk: Desk, promoted: int) -> int:
 
 def new_trial(desk: Desk, *, wave: int, prior_of: str | None = None) -> TrialRecord:
     trials = desk.outcome.trials
-    params = ask(desk.study, desk.question, len(trials), prior_of=prior_of, say=desk.notes.append)
+    params = ask(desk.study, desk.question, len(trials), prior_of=prior_of, say=desk.notes.append, hold=desk.hold)
     same = [trial.number for trial in trials if trial.params == params]
     trial = TrialRecord(
         number=len(trials),
@@ -108,6 +108,7 @@ def finish(desk: Desk, trials: Sequence[TrialRecord]) -> Iterator[Event]:
 def settle(desk: Desk, trial: TrialRecord) -> Iterator[Event]:
     """Put a trial into the record and tell Optuna."""
     desk.outcome.trials[trial.number] = trial
+    desk.hold()
     tell(desk.study, trial, say=desk.notes.append)
     while desk.notes:
         yield Note(text=desk.notes.pop(0), warning=True)

@@ -17,7 +17,7 @@ from autodistill.records import LatencyRecord, Record, StudentBudget, StudentRec
 from autodistill.search import make_plan, parse_budget
 from autodistill.space import Space, load
 from autodistill.storage import holds_study
-from autodistill.store import RunFolder, cache_root
+from autodistill.store import RunFolder, cache_root, digest
 from autodistill.study.fitting import (
     check_batch,
     check_crop,
@@ -64,6 +64,8 @@ class Request(Record):
     runs: str = "runs"
     storage: str = Field(default="", repr=False)
     """Address of the database; empty: a SQLite file in the run folder. No part of what a study is."""
+    artifacts: str = ""
+    """Address of the depot for workers that share no folder; empty: all share them."""
     command: str = ""
 
 
@@ -127,6 +129,8 @@ class Prepared(NamedTuple):
             runs=str(self.folder.path.absolute()),
             cache=str(cache_root().absolute()),
             offline=self.request.offline,
+            artifacts=self.request.artifacts,
+            identity=digest(identity(self)) if self.request.artifacts else "",
             mode=self.sharing.mode,
             memory_share=self.sharing.memory_share,
         )

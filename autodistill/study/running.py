@@ -185,7 +185,12 @@ def _events(prepared: Prepared, pool: Pool | Crew, ledger: _Ledger) -> Generator
         yield from remembered(prepared.folder, requests, pool)
 
     order = order_file(prepared.folder, joined=question.joined)
-    yield from search(question, ledger.outcome, run=run, database=prepared.database, order=order)
+    hold = pool.hold if isinstance(pool, Crew) else _alone
+    yield from search(question, ledger.outcome, run=run, database=prepared.database, order=order, hold=hold)
+
+
+def _alone() -> None:
+    """The lock of the run folder is held: nobody else decides."""
 
 
 def _teachers(

@@ -3,18 +3,14 @@
 import contextlib
 import math
 import os
-import signal
 import socket
-import threading
 import time
 from collections.abc import Generator, Iterator, Sequence
-from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import TracebackType
 from typing import cast
 
-import torch
 from optuna.trial import TrialState
 
 from autodistill.errors import AutodistillError, StudyError
@@ -22,15 +18,15 @@ from autodistill.queue.board import Board, Entry, open_board
 from autodistill.queue.lease import take_chair
 from autodistill.queue.messages import Message, Setup, Task
 from autodistill.queue.reserve import Reserve
-from autodistill.queue.serving import Tools, serve
 from autodistill.queue.terms import MOST_DEATHS, LeaseLost, Pace, Source, given_up, longest_first, rank
 from autodistill.queue.wire import from_wire, to_wire
 from autodistill.records import Note, RunEnded, RunRequest
 from autodistill.storage import AWAY, close_storage, patiently, reason_of
 from autodistill.store import RunFolder, digest, write_result
+from autodistill.workers.carrying import brought, depot_of
+from autodistill.workers.joining import work_here
 from autodistill.workers.pool import cause, device_of
 from autodistill.workers.standby import StandBy
-from autodistill.workers.tasks import Workplace
 
 PACE = Pace()
 LONELY_S = 60.0
@@ -60,6 +56,7 @@ class Crew:
         self._heard: dict[int, tuple[int, int]] = {}
         """Of a task: its generation, and how much of its progress was passed on."""
         self._notes: list[str] = []
+        self._depot = depot_of(setup) if setup.artifacts else None
         self._left = contextlib.ExitStack()
 
     def __enter__(self) -> "Crew":
@@ -89,7 +86,7 @@ class Crew:
 
     def complete(self) -> None:
         """Let the workers go: nothing is left to do."""
-        patiently(lambda: self._board.publish(state="complete"))
+        patiently(lambda: _end(self._board))
 
     def run(self, tasks: Sequence[Task] | Source) -> Iterator[Message]:
         """Do tasks together, the longest first or as they are given out, and yield their messages as they come.
@@ -122,6 +119,19 @@ class Crew:
             if left:
                 time.sleep(self._pace.look_s)
 
+    def hold(self) -> None:
+        """Return if this process coordinates the study still: it may have slept for longer than its lease.
+
+        Raises:
+            StudyError: somebody else does, or the database stayed away.
+        """
+        try:
+            self._chair.demand()
+        except LeaseLost as error:
+            raise StudyError(
+                "another autodistill took this study over", "this one stops; every finished run is kept"
+            ) from error
+
     def _hung(self, source: Source, left: dict[int, Task], most: int | float) -> Iterator[RunEnded]:
         """Hang up to so many tasks up; yields the answers that are known already."""
         while most > 0 and (given := source()) is not None:
@@ -134,7 +144,7 @@ class Crew:
     def _look(self) -> Generator[Note, None, list[Entry]]:
         """All tasks. Says at once that the database is away; stops where somebody else coordinates by now."""
         if self._chair.lost is not None:
-            raise StudyError("another autodistill took this study over", "this one stops; every finished run is kept")
+            self.hold()
         with contextlib.suppress(*AWAY):
             return self._board.everything()
         try:  # the first may only have met a lost connection
@@ -154,6 +164,7 @@ class Crew:
         if entry.state.is_finished():
             task = left.pop(entry.id)
             if entry.answer is None:  # by a worker that had lost it, or taken down by hand
+                self.hold()
                 left[self._put(task, deaths=entry.deaths)] = task
                 return
             self._failures = 0
@@ -180,10 +191,13 @@ class Crew:
             message = from_wire(text)
             if isinstance(message, AutodistillError):
                 raise message
+            if isinstance(message, RunEnded) and self._depot is not None:
+                brought(RunFolder(Path(self._setup.runs)), message.record.run, self._depot)
             yield cast(Message, message)
 
     def _died(self, entry: Entry, left: dict[int, Task], why: str) -> Iterator[Message]:
         """Let another worker go on from the last checkpoint, unless this happens again and again."""
+        self.hold()
         task = left[entry.id]
         name = task.run if isinstance(task, RunRequest) else repr(task)
         if entry.deaths + 1 < MOST_DEATHS:
@@ -262,29 +276,12 @@ def _name_of(process: BaseProcess) -> str:
 def declare_complete(url: str, study: str) -> None:
     """Let the workers of a study go that was found finished."""
     board: Board = open_board(url, study)
-    patiently(lambda: board.publish(state="complete"))
+    patiently(lambda: _end(board))
     close_storage(board.storage)
 
 
-def leave_on_signals(stop: threading.Event) -> None:
-    """Make SIGTERM and SIGUSR1, by which clusters announce an end, ask for one at the next epoch's end."""
-
-    def leave(number: int, frame: FrameType | None) -> None:
-        stop.set()
-
-    for number in (signal.SIGTERM, signal.SIGUSR1):
-        signal.signal(number, leave)
-
-
-def work_here(pipe: Connection, url: str, study: str, device: str, threads: int) -> None:
-    """A local worker process: as one elsewhere, but it ends with its parent."""
-    stop = threading.Event()
-    leave_on_signals(stop)
-    torch.set_num_threads(threads)
-    tools = Tools(
-        furnish=Workplace,
-        adapt=lambda setup: setup.model_copy(update={"device": device}),
-        say=lambda _: None,
-        stop=stop,
-    )
-    serve(url, study, tools)
+def _end(board: Board) -> None:
+    """Nobody waits for any task now, and nobody will see that the worker of one has died."""
+    board.publish(state="complete")
+    for entry in board.unfinished():
+        board.withdraw(entry)

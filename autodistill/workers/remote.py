@@ -52,14 +52,13 @@ def run(
 def work(url: str, study: str, device: str, per_gpu: int, cache: str) -> str:
     """A worker, on whichever node it is started; returns the line or the error that it ends with, as it travels."""
     os.environ["AUTODISTILL_CACHE"] = cache
-    from autodistill.workers.crew import leave_on_signals
-    from autodistill.workers.joining import adapted
+    from autodistill.workers.carrying import place_for
+    from autodistill.workers.joining import adapted, leave_on_signals
     from autodistill.workers.memory import keep_freed_memory
-    from autodistill.workers.tasks import Workplace
 
     keep_freed_memory()
     tools = Tools(
-        furnish=Workplace,
+        furnish=place_for,
         adapt=lambda setup: adapted(setup, device=device, per_gpu=per_gpu),
         say=lambda _: None,
         stop=threading.Event(),

@@ -41,7 +41,7 @@ from autodistill.records import (
     TrainedRecord,
 )
 from autodistill.stopwatch import Stopwatch
-from autodistill.store import RunFolder, write_result
+from autodistill.store import NO_DEPOT, RunFolder, write_result
 from autodistill.teachers import Teacher, check, load, save
 from autodistill.trainer import Execution, Recipe, Supervision, supervise, train
 from autodistill.trainer.probing import images_that_fit
@@ -65,6 +65,7 @@ class Workplace:
             torch.cuda.set_per_process_memory_fraction(setup.memory_share, self.device.index)
         self.folder = RunFolder(Path(setup.runs))
         self.terms: Terms = AT_HOME
+        self.depot = NO_DEPOT
         spec = setup.space.data
         self.view = View(spec.view_seed, spec.crop, spec.flip)
         self.watch = Stopwatch()
@@ -113,7 +114,8 @@ class Workplace:
 
     @cached_property
     def cache(self) -> LogitCache:
-        return LogitCache(Path(self.setup.cache), data=self.data, view=self.view, say=self._note, watch=self.watch)
+        root = Path(self.setup.cache)
+        return LogitCache(root, data=self.data, view=self.view, say=self._note, watch=self.watch, depot=self.depot)
 
     def teacher(self, name: str) -> Teacher:
         """A teacher by name, loaded at its first use."""

@@ -13,7 +13,7 @@ from small_studies import NAME, core
 from autodistill.errors import AutodistillError
 from autodistill.records import StudyRecord, read_study
 from faulty.processes import Command, command
-from faulty.studies import REAL, results
+from faulty.studies import REAL, differences, results
 
 WAYS = ("pool", "queue")
 """A study by processes of its own, and one over a database, with a worker of its own."""
@@ -71,11 +71,11 @@ def record_in(place: Path) -> Path:
 def unlike(calm: Calm, place: Path, seen: dict[Path, str]) -> list[str]:
     """What a real study that was disturbed has other than it should."""
     try:
-        same = core(read_study(record_in(place))) == core(calm.record)
+        others = differences(core(calm.record), core(read_study(record_in(place))))
     except AutodistillError as error:
         return [f"no whole record: {error.message}"]
     kept = seen.items() <= results(place).items()
-    return ["the record is another one than without faults"] * (not same) + ["a kept result changed"] * (not kept)
+    return [f"another record than without faults: {line}" for line in others] + ["a kept result changed"] * (not kept)
 
 
 def ill_said(run: Command, code: int, *words: str) -> list[str]:

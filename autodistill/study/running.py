@@ -41,7 +41,7 @@ from autodistill.study.simulating import Costs
 from autodistill.workers import LadderTask, Pool, StandBy, Task
 from autodistill.workers.crew import Crew, declare_complete
 
-QUICK_S = 0.05
+QUICK_S = 0.2
 """A write of the record that takes no longer follows every run."""
 WRITING = 20
 """Times as long as it took, a longer one is followed by none: results are kept beside the record, one by one."""

@@ -173,7 +173,7 @@ def _sealed(state: Mapping[str, Tensor], held: Mapping[str, str]) -> str:
     for key, value in sorted(state.items()):
         found.update(f"{key}{value.dtype}{tuple(value.shape)}".encode())
         found.update(value.contiguous().view(-1).view(torch.uint8).numpy().data)
-    return found.hexdigest()
+    return json.dumps(found.hexdigest())
 
 
 def _maybe_json(value: str) -> Any:

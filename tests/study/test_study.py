@@ -110,6 +110,7 @@ def cold(tmp_path_factory: pytest.TempPathFactory) -> Cold:
             found.spent.append(kept().spent_epochs)
 
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(running_module, "QUICK_S", float("inf"))
         patch.setenv("AUTODISTILL_CACHE", str(tmp_path_factory.mktemp("cold")))
         patch.chdir(tmp_path_factory.mktemp("place"))
         patch.setattr(running_module, "Pool", Here)

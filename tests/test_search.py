@@ -139,7 +139,7 @@ def test_a_killed_study_goes_on_to_the_same_end_from_every_point(tmp_path):
     asked = question(*FOUR, budget="18")
     whole_trainer = Trainer()
     whole, _ = run(asked, whole_trainer, tmp_path / "whole.db")
-    for kills in range(0, len(whole_trainer.asked), 3):
+    for kills in range(0, len(whole_trainer.asked), 5):
         trainer = Trainer(dies_after=kills)
         database = tmp_path / f"{kills}.db"
         with pytest.raises(KeyboardInterrupt):

@@ -128,7 +128,7 @@ def test_a_killed_study_repeats_what_it_decided_and_goes_on(tmp_path, workers, l
     """`late`: runs that end while nobody coordinates."""
     wanted = asked(budget="24")
     total = len(run(wanted, Trainer(workers=workers), tmp_path / "whole.db")[0].results)
-    for kills in range(9 + late, total, 9):
+    for kills in range(9 + late, total, 14):
         database, trainer = tmp_path / f"{kills}.db", Trainer(dies_after=kills, workers=workers)
         with pytest.raises(KeyboardInterrupt):
             run(wanted, trainer, database)

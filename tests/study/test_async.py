@@ -65,10 +65,10 @@ def stop_after(runs: int):
 
 def test_a_study_over_a_database_that_is_stopped_again_and_again_ends_whole(tmp_path, monkeypatch):
     monkeypatch.setattr(crew, "PACE", QUICK)
-    asked = request(budget="20", workers=0, asynchronous=True, storage=f"sqlite:///{tmp_path}/kd.db")
+    asked = request(budget="16", workers=0, asynchronous=True, storage=f"sqlite:///{tmp_path}/kd.db")
     before: list[str] = []
     with hands(asked.storage, 3):
-        for runs in (8, 15):
+        for runs in (6, 12):
             with pytest.raises(Stopped):
                 drive(asked, stop_after(runs))
             order = Path("runs", NAME, "order.jsonl").read_text().splitlines()

@@ -20,14 +20,11 @@ times the width, with as many multiplications (3.4 G for an image).
 `--check` exits 1 where a study takes over 1/5 (teachers like a ResNet-110) or 1/12 (like a WRN-28-8) of the plain
 side's time.
 
-23 November 2026, 2 cores of an AMD EPYC, torch 2.15, one ResNet-110 as teacher, MobileNetV2 x0.5, 512 images x 6
-epochs: a plain trial 19.1 s (n = 3, two threads), 20 of them 381 s; ours 114 s, 29 s of it start-up: 4.5 times, 3.3
-with start-up. Short of the 5 asked for. One WRN-28-8, 256 images x 3 epochs: a plain trial 38.4 s (n = 2), 20 of them
-767 s; ours 112 s, 52 s of it start-up: 12.8 times, 6.9 with start-up.
-
-Both are from before workers stood by while the input is checked and shared a teacher's views; their start-up holds
-the teachers' checks and profiles too, which are phases of their own by now. Since then not yet measured on a quiet
-machine.
+23 November 2026, 2 cores of an AMD EPYC, torch 2.15, MobileNetV2 x0.5. One ResNet-110 as teacher, 512 images x 6
+epochs: a plain trial 21.5 s (n = 3, two threads), 20 of them 429 s; ours 99.9 s, 13.5 s of it start-up: 5.0 times,
+4.3 with start-up. One WRN-28-8, 256 images x 3 epochs, before workers stood by and shared a teacher's views: a
+plain trial 38.4 s (n = 2), 20 of them 767 s; ours 112 s, 52 s of it start-up, which then held the teachers' checks
+and profiles: 12.8 times, 6.9 with start-up.
 """
 
 import argparse

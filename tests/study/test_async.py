@@ -1,17 +1,15 @@
 """`search --async`: a study that asks whenever a worker is free, over its own workers and over a database."""
 
-import contextlib
+import functools
 import json
-import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hands import hands
 from simulated import Simulated
 from small_studies import NAME, Here, core, drive, kept, request
 
 from autodistill.errors import StoreError
-from autodistill.queue.serving import Tools, serve
 from autodistill.queue.terms import Pace
 from autodistill.records import RunEnded, StudyRecord
 from autodistill.showing import rendered
@@ -20,22 +18,6 @@ from autodistill.study import running as running_module
 from autodistill.workers import crew
 
 QUICK = Pace(beat_s=0.3, lease_s=20.0, look_s=0.03, idle_s=0.1)
-
-
-@contextlib.contextmanager
-def hands(url: str, count: int) -> Iterator[None]:
-    """Workers that train nothing, in threads of this process."""
-    stop = threading.Event()
-    tools = Tools(lambda setup: Simulated(setup, epoch_s=0.01), lambda setup: setup, lambda _: None, stop, 60.0)
-    threads = [threading.Thread(target=serve, args=(url, NAME, tools)) for _ in range(count)]
-    for thread in threads:
-        thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        for thread in threads:
-            thread.join(20)
 
 
 def well_kept(record: StudyRecord) -> None:
@@ -67,7 +49,8 @@ def test_a_study_over_a_database_that_is_stopped_again_and_again_ends_whole(tmp_
     monkeypatch.setattr(crew, "PACE", QUICK)
     asked = request(budget="16", workers=0, asynchronous=True, storage=f"sqlite:///{tmp_path}/kd.db")
     before: list[str] = []
-    with hands(asked.storage, 3):
+    slowly = functools.partial(Simulated, epoch_s=0.01)
+    with hands(asked.storage, NAME, 3, furnish=slowly):
         for runs in (6, 12):
             with pytest.raises(Stopped):
                 drive(asked, stop_after(runs))
@@ -85,7 +68,7 @@ def test_a_study_over_a_database_that_is_stopped_again_and_again_ends_whole(tmp_
 
 def test_real_runs_whose_place_in_the_order_is_lost_are_taken_as_they_are(warm, here, monkeypatch):
     """Nothing is trained twice where the file of the order is gone, or stops half-way."""
-    asked = request(budget="13", asynchronous=True)
+    asked = request(budget="11.5", asynchronous=True)
     record = drive(asked)
     well_kept(record)
     page = rendered(record, Path("reports"))
@@ -109,7 +92,7 @@ def test_what_ended_after_a_trial_without_result_carries_over_when_a_teacher_joi
         it.model_copy(update=unknown) if it.number in (1, len(before.trials) - 1) else it for it in before.trials
     )
     Path("runs", NAME, "study.json").write_text(before.model_copy(update={"trials": trials}).model_dump_json())
-    after = drive(request(teachers=both, budget="18", asynchronous=True))
+    after = drive(request(teachers=both, budget="16", asynchronous=True))
     assert after.state == "complete"
     assert after.trials[1].reason == "it had no result yet when a teacher joined the study"
     assert [it for it in after.trials[:-1] if it.number != 1][: len(trials) - 2] == [trials[0], *trials[2:-1]]

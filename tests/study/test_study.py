@@ -217,6 +217,7 @@ def test_a_study_is_watched_until_it_is_complete(finished, monkeypatch, capsys):
 
 
 def test_preparing_and_estimating_write_nothing(reference, monkeypatch):
+    monkeypatch.setattr("autodistill.study.estimates.Pool", Here)
     prepared = prepare(request())
     found = estimate(prepared)
     assert prepared.untrained == ["ladder:resnet8:0.5", "ladder:resnet8:0.25"]

@@ -49,3 +49,23 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 @pytest.fixture(scope="session")
 def update_golden(request: pytest.FixtureRequest) -> bool:
     return bool(request.config.getoption("--update-golden"))
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Coordinators that look often."""
+    from queue_parts import QUICK  # not above: what it imports is to be checked by beartype, from pytest's start on
+
+    monkeypatch.setattr("autodistill.workers.crew.PACE", QUICK)
+
+
+@pytest.fixture(params=["sqlite", "journal", "server"])
+def url(request, tmp_path) -> str:
+    if request.param == "server":
+        return request.getfixturevalue("postgres").url
+    return {"sqlite": f"sqlite:///{tmp_path}/kd.db", "journal": f"journal:{tmp_path}/kd.log"}[request.param]
+
+
+@pytest.fixture
+def file(tmp_path) -> str:
+    return f"sqlite:///{tmp_path}/kd.db"

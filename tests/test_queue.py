@@ -1,73 +1,28 @@
 """The queue: a task is claimed once, goes on after a death, is answered by who holds it alone, and counts once."""
 
-import itertools
 import json
 import threading
-import time
 from pathlib import Path
 
-import optuna
 import pytest
-import sqlalchemy
 from hands import Hand, hands
 from optuna.trial import TrialState
-from search_runs import Trainer, question
+from queue_parts import HASTY, QUICK, Slow, ended, name_of, orphaned, setup, whole_record
 from simulated import Simulated, epoch_of, request
 
-from autodistill.errors import StoreError, StudyError, TeacherError
-from autodistill.queue.board import Board, Entry, board_name, open_board
-from autodistill.queue.lease import Lease, take_chair
-from autodistill.queue.messages import CheckTask, Setup
+from autodistill.errors import StudyError, TeacherError
+from autodistill.queue.board import board_name, open_board
+from autodistill.queue.messages import CheckTask
 from autodistill.queue.reserve import Reserve
-from autodistill.queue.terms import LeaseLost, Pace
+from autodistill.queue.terms import LeaseLost
 from autodistill.queue.wire import to_wire
-from autodistill.records import EpochEvent, Note, RunEnded, RunRequest, TeacherRecord, TrialEnded
-from autodistill.search import Outcome, search
-from autodistill.space import Space
+from autodistill.records import EpochEvent, Note, RunEnded, TeacherRecord
 from autodistill.storage import close_storage
 from autodistill.store import RunFolder, read_result, write_result, write_text
 from autodistill.workers import crew as crew_module
 from autodistill.workers.crew import Crew
 
-QUICK = Pace(beat_s=0.05, lease_s=20.0, look_s=0.01, idle_s=0.05)
-HASTY = QUICK.model_copy(update={"lease_s": 1.5})
-"""Where a lease is to end: a machine under load may stop a living thread for a second."""
-
-
-@pytest.fixture(autouse=True)
-def _quick(monkeypatch):
-    monkeypatch.setattr(crew_module, "PACE", QUICK)
-
-
-@pytest.fixture(params=["sqlite", "journal", "server"])
-def url(request, tmp_path) -> str:
-    if request.param == "server":
-        return request.getfixturevalue("postgres").url
-    return {"sqlite": f"sqlite:///{tmp_path}/kd.db", "journal": f"journal:{tmp_path}/kd.log"}[request.param]
-
-
-@pytest.fixture
-def file(tmp_path) -> str:
-    return f"sqlite:///{tmp_path}/kd.db"
-
-
-def setup(place: Path) -> Setup:
-    runs = place / "runs" / "s"
-    write_text(RunFolder(runs).identity, "{}")
-    teachers = {"a": "file:a", "b": "file:b"}
-    return Setup(
-        space=Space(), student="x", teachers=teachers, views=1, device="cpu", runs=str(runs), cache=str(place)
-    )
-
-
-def ended(messages) -> dict[str, RunEnded]:
-    found = [it for it in messages if isinstance(it, RunEnded)]
-    assert len({it.record.run for it in found}) == len(found), "counted twice"
-    return {it.record.run: it for it in found}
-
-
-def name_of(url: str, tmp_path: Path) -> str:
-    return f"study-{tmp_path.name}"
+pytestmark = pytest.mark.usefixtures("quick")
 
 
 def test_many_workers_do_each_task_once_and_leave_when_the_study_is_complete(url, tmp_path):
@@ -94,7 +49,7 @@ def test_many_workers_do_each_task_once_and_leave_when_the_study_is_complete(url
 
 def test_tasks_hang_up_as_workers_take_them_and_known_answers_are_passed_on(file, tmp_path):
     """A task is asked for when nobody waits for one already; what has a higher rank is taken first."""
-    known = RunEnded(record=_record(request("known")), wall_s=0.0, reused=True)
+    known = RunEnded(record=whole_record(request("known")), wall_s=0.0, reused=True)
     given, heard, ahead = [request(f"r{n}") for n in range(30)], [], []
     given.insert(3, known)
 
@@ -154,18 +109,6 @@ def test_a_claim_is_won_by_one(url, tmp_path):
     close_storage(board.storage)
 
 
-def orphaned(url: str, name: str, place: Path, run: RunRequest) -> tuple[Board, Entry, Lease]:
-    """A task whose worker is silent: it was claimed and gave one sign of life."""
-    board = open_board(url, name)
-    key = crew_module.digest(setup(place).model_dump(mode="json"))
-    board.put(to_wire(run), setup=key)
-    entry = board.take()
-    assert entry is not None
-    lease = Lease(board, entry, worker="gone:1", pace=QUICK)
-    lease._live()
-    return board, entry, lease
-
-
 def test_a_silent_worker_s_task_goes_on_from_its_checkpoint_and_counts_once(url, tmp_path, monkeypatch):
     monkeypatch.setattr(crew_module, "PACE", HASTY)
     name, run = name_of(url, tmp_path), request("r", epochs=6)
@@ -188,18 +131,12 @@ def test_a_worker_that_lost_its_lease_writes_nothing(file, tmp_path):
     folder, run = RunFolder(tmp_path / "runs" / "s"), request("r")
     board, entry, lease = orphaned(file, "s", tmp_path, run)
     board.reopen(entry, died=True)
-    mine = RunEnded(record=Simulated(setup(tmp_path)) and _record(run), wall_s=1.0)
+    mine = RunEnded(record=Simulated(setup(tmp_path)) and whole_record(run), wall_s=1.0)
     with pytest.raises(LeaseLost):
         write_result(folder, mine, hold=lease.demand)
     assert not folder.result("r").exists()
     assert not list(folder.path.rglob(".*.tmp"))
     close_storage(board.storage)
-
-
-def _record(run: RunRequest):
-    from simulated import record_of
-
-    return record_of(run, tuple(epoch_of(run, n) for n in range(1, run.epochs + 1)))
 
 
 def test_an_answer_of_an_older_generation_is_not_taken(file, tmp_path):
@@ -258,11 +195,6 @@ def test_an_error_that_is_no_run_s_own_reaches_the_coordinator_whole(file, tmp_p
         assert (found.value.message, found.value.hint) == ("no such file", "look for it")
 
 
-class Slow(Simulated):
-    def __init__(self, setup: Setup) -> None:
-        super().__init__(setup, epoch_s=0.03)
-
-
 def test_who_is_told_to_leave_hands_back_and_another_goes_on_at_once(url, tmp_path):
     name, run = name_of(url, tmp_path), request("r", epochs=30)
     with hands(url, name, 2, furnish=Slow) as (first, second), Crew(0, setup(tmp_path), url=url, study=name) as crew:
@@ -277,80 +209,7 @@ def test_who_is_told_to_leave_hands_back_and_another_goes_on_at_once(url, tmp_pa
     trained = [*first.trained, *second.trained]
     assert sorted(trained) == [("r", n) for n in range(1, 31)], "from the checkpoint, no epoch twice"
     assert min(len(first.trained), len(second.trained)) >= 1
-    assert ended(messages)["r"].record == _record(run)
-
-
-def test_a_second_coordinator_is_refused_and_a_dead_one_replaced(url, tmp_path):
-    name = name_of(url, tmp_path)
-    board = open_board(url, name)
-    lease = take_chair(board, place="here:/runs/s", pace=HASTY)
-    with lease.beating(), pytest.raises(StoreError, match=r"another autodistill coordinates .* \(here:/runs/s\)"):
-        take_chair(board, place="there:/runs/s", pace=HASTY)
-    begun = time.monotonic()
-    next_one = take_chair(board, place="there:/runs/s", pace=HASTY)
-    assert time.monotonic() - begun > HASTY.lease_s / 2, "it could have been alive"
-    with pytest.raises(LeaseLost):
-        lease.demand()
-    next_one._live()
-    begun = time.monotonic()
-    take_chair(board, place="there:/runs/s", pace=HASTY)
-    assert time.monotonic() - begun < HASTY.lease_s / 2, "who holds the folder's lock knows that it is dead"
-    close_storage(board.storage)
-
-
-def test_a_coordinator_that_was_replaced_stops(file, tmp_path):
-    with Crew(0, setup(tmp_path), url=file, study="s") as crew:
-        board = open_board(file, "s")
-        board.reopen(board.chair(), died=False)
-        with pytest.raises(StudyError, match="took this study over"):
-            list(crew.run([request("r")]))
-        close_storage(board.storage)
-
-
-def test_who_wakes_up_and_was_replaced_asks_and_tells_nothing(file, tmp_path):
-    """Its own heart has not told it yet."""
-    asked, outcome = question("weak", "mid", budget="14")._replace(name="s"), Outcome()
-    with Crew(0, setup(tmp_path), url=file, study="s") as crew:
-        events = search(asked, outcome, run=Trainer(), database=file, hold=crew.hold)
-        for event in events:
-            if isinstance(event, TrialEnded):
-                break
-        before = optuna.load_study(storage=file, study_name="s").trials
-        board = open_board(file, "s")
-        board.reopen(board.chair(), died=False)
-        with pytest.raises(StudyError, match="took this study over"):
-            list(events)
-        after = optuna.load_study(storage=file, study_name="s").trials
-        assert [(it.number, it.state) for it in after] == [(it.number, it.state) for it in before]
-        close_storage(board.storage)
-
-
-def test_what_waits_is_taken_down_when_the_coordinator_leaves(file, tmp_path):
-    with Crew(0, setup(tmp_path), url=file, study="s") as crew:
-        crew._put(request("r"))
-    board = open_board(file, "s")
-    assert [it.state for it in board.everything()] == [TrialState.FAIL]
-    assert board.chair().state == TrialState.WAITING
-    close_storage(board.storage)
-
-
-def test_a_finished_study_leaves_no_task_open_that_a_dead_worker_had(file, tmp_path):
-    """Of an earlier coordinator, who alone waited for it."""
-    board, _, lease = orphaned(file, "s", tmp_path, request("r"))
-    with Crew(0, setup(tmp_path), url=file, study="s") as crew:
-        crew.complete()
-    assert [it.state for it in board.everything()] == [TrialState.FAIL]
-    with pytest.raises(LeaseLost):
-        lease.demand()
-    close_storage(board.storage)
-
-
-def test_tasks_of_another_setup_are_taken_down(file, tmp_path):
-    board = open_board(file, "s")
-    board.put(to_wire(CheckTask(name="a")), setup="another")
-    with Crew(0, setup(tmp_path), url=file, study="s"):
-        assert [it.state for it in board.everything()] == [TrialState.FAIL]
-    close_storage(board.storage)
+    assert ended(messages)["r"].record == whole_record(run)
 
 
 def test_a_worker_waits_for_its_study_up_to_a_limit(file):
@@ -360,72 +219,6 @@ def test_a_worker_waits_for_its_study_up_to_a_limit(file):
     assert "study never was not there within 0.5 s" in end.message
     assert one.said == ["waiting up to 0.5 s for study never"]
     assert not Path(file.removeprefix("sqlite:///")).exists()
-
-
-def test_a_restart_of_the_database_loses_nothing(postgres, tmp_path):
-    name, runs = f"study-{tmp_path.name}", [request(f"r{n}", epochs=12) for n in range(6)]
-    setup_ = setup(tmp_path)
-    with Crew(0, setup_, url=postgres.url, study=name) as crew, hands(postgres.url, name, 2, furnish=Slow) as many:
-        messages = []
-        for message in crew.run(runs):
-            messages.append(message)
-            if len(messages) == 8:
-                postgres.stop()
-                time.sleep(1)
-                postgres.start()
-        trained = [epoch for one in many for epoch in one.trained]
-    assert {run: it.record for run, it in ended(messages).items()} == {it.run: _record(it) for it in runs}
-    assert len(trained) == len(set(trained)), "an outage that is shorter than a lease is no death"
-
-
-def test_a_database_that_is_away_is_said_before_it_is_waited_for(file, tmp_path, monkeypatch):
-    with Crew(0, setup(tmp_path), url=file, study="s") as crew, hands(file, "s", 1):
-        answers = iter([sqlalchemy.exc.OperationalError("q", {}, Exception("gone"))] * 2)
-        everything = crew._board.everything
-
-        def look() -> list[Entry]:
-            if (error := next(answers, None)) is not None:
-                raise error
-            return everything()
-
-        monkeypatch.setattr(crew._board, "everything", look)
-        messages = crew.run([request("r")])
-        assert next(messages) == Note(text="the database does not answer (gone): waiting for it", warning=True)
-        assert set(ended(messages)) == {"r"}
-
-
-def test_a_worker_says_once_that_the_database_is_away_while_it_works(file, tmp_path, monkeypatch):
-    board, entry, _ = orphaned(file, "s", tmp_path, request("r"))
-    said: list[str] = []
-    lease = Lease(board, entry, worker="here:1", pace=QUICK, say=said.append)
-    answers = iter([None, *[sqlalchemy.exc.OperationalError("q", {}, Exception("gone"))] * 3])
-    live, over = board.live, threading.Event()
-
-    def away(*given, **named) -> None:
-        if (error := next(answers, None)) is not None:
-            raise error
-        live(*given, **named)
-        if said:
-            over.set()
-
-    monkeypatch.setattr(board, "live", away)
-    with lease.beating():
-        assert over.wait(20)
-    assert said == ["the database does not answer (gone): trying again for up to 180 s"]
-    close_storage(board.storage)
-
-
-def test_a_clock_that_is_set_ends_no_lease(file, tmp_path, monkeypatch):
-    jumps = itertools.cycle([-3600.0, 3600.0, 0.0])
-    real = time.time
-    monkeypatch.setattr(time, "time", lambda: real() + next(jumps))
-    monkeypatch.setattr(crew_module, "PACE", HASTY)
-    runs = [request(f"r{n}", epochs=8) for n in range(6)]
-    with Crew(0, setup(tmp_path), url=file, study="s") as crew, hands(file, "s", 3, furnish=Slow) as many:
-        messages = list(crew.run(runs))
-    assert {run: it.record for run, it in ended(messages).items()} == {it.run: _record(it) for it in runs}
-    assert not [it for it in messages if isinstance(it, Note)]
-    assert len([epoch for one in many for epoch in one.trained]) == 6 * 8
 
 
 def test_the_board_s_study_is_another_one_than_the_search_s():

@@ -157,7 +157,7 @@ def test_two_workers_share_tasks_and_the_longest_start_first(pool):
 
 
 def test_tasks_are_taken_as_workers_get_free_and_known_answers_passed_on(pool, place):
-    """Nothing is asked for ahead of a free worker, nor before an answer is passed on; nothing for now is no end."""
+    """Nothing is asked for ahead of a free worker, nor before an answer is passed on; nothing given is no end."""
     known = ended(list(place.do(request("known", epochs=1)))).model_copy(update={"reused": True})
     given, heard, late = ["s/0", known, "s/1", "s/2", None, "s/3"], [], []
 

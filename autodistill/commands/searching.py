@@ -6,7 +6,7 @@ from collections.abc import Generator, Sequence
 
 from autodistill import console, showing
 from autodistill.commands.requests import Family
-from autodistill.recommend.words import count, excess_words
+from autodistill.recommend.words import count, excess_words, quantity
 from autodistill.records import ComparisonRecord, Event, LeftOutRecord, StudentBudget, StudyRecord
 from autodistill.storage import SQLITE, redacted
 from autodistill.store import cache_root
@@ -101,7 +101,7 @@ def _facts(prepared: Prepared, found: Estimate) -> dict[str, object]:
         "teachers": ", ".join(prepared.teachers),
         "ladder to train": ", ".join(prepared.untrained) or "none",
         "wall time": f"{words(found.time)}, on {prepared.request.workers} workers" if found.time else "not known",
-        "teacher logits": f"{found.cache_bytes / 1e6:.1f} MB, {prepared.views} views",
+        "teacher logits": f"{quantity('size_bytes', found.cache_bytes)}, {prepared.views} views",
         "run folder": str(prepared.folder.path),
     }
 
@@ -122,7 +122,7 @@ def _introduce(students: Sequence[Prepared], left_out: Sequence[LeftOutRecord], 
     places = [redacted(one.request.storage or f"{SQLITE}{one.folder.database}") for one in students]
     watched = " or ".join(f"optuna-dashboard {place}" for place in dict.fromkeys(places))
     console.show_note(f"watch: {watched}")
-    console.show_note(f"teacher logits: up to {cache_size(first) / 1e6:.1f} MB in {cache_root()}")
+    console.show_note(f"teacher logits: up to {quantity('size_bytes', cache_size(first))} in {cache_root()}")
 
 
 def _name_left_out(left_out: Sequence[LeftOutRecord], limits: StudentBudget) -> None:

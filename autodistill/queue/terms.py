@@ -53,8 +53,8 @@ def rank(task: Task) -> int:
 
 
 Source = Callable[[], Task | RunEnded | None]
-"""Gives the task for whoever is free, or its answer where that is known; None: nothing for now, and nothing ever
-again where no task is under way."""
+"""Gives the task for whoever is free, or its answer where that is known; None: nothing until an answer has come,
+and nothing at all where no task is under way."""
 
 
 def longest_first(tasks: Sequence[Task]) -> Source:

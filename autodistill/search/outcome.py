@@ -10,7 +10,7 @@ from autodistill.records import ControlRecord, Event, FinalistRecord, RunEnded, 
 from autodistill.search.question import Question
 
 Source = Callable[[], RunRequest | None]
-"""Gives the run for whoever is free; None: nothing for now, and nothing ever again where no run is under way."""
+"""Gives the run for whoever is free; None: nothing until a run has ended, nothing at all where none is at work."""
 
 Runner = Callable[[Sequence[RunRequest] | Source], Iterator[Event]]
 

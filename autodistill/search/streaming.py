@@ -76,7 +76,7 @@ class _Stream:
         self._waiting = deque(sorted(self._waiting, key=lambda it: -it.last_epoch))
 
     def following(self) -> RunRequest | None:
-        """The run for whoever is free: the rest of a trial before a new one; None: nothing for now."""
+        """The run for whoever is free: the rest of a trial before a new one; None: nothing until a run has ended."""
         if not self._waiting and self._pays():
             self._order.add(Step(asked=len(self._desk.outcome.trials)))
             self._ask()

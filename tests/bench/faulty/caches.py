@@ -3,35 +3,23 @@
 import os
 import shutil
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 from small_studies import NAME
 
-from faulty.disks import mounted, protect
+from faulty.disks import on_small_disks, protect
 from faulty.lab import WAYS, Lab, finished, ill_said, unlike, wait_for
-from faulty.processes import apart, command, kill
+from faulty.processes import command, kill
 from faulty.studies import REAL, results
 
 
 def read_only_cache(lab: Lab) -> list[str]:
     """A warm one serves all the same; a cold one is refused."""
-    lab.calm  # noqa: B018
-    found = []
-    for way in WAYS:
-        for state in ("warm", "cold"):
-            place, more = lab.place(f"read-only-{way}-{state}"), lab.options(way)
-            lines = apart(partial(_read_only, lab, place, state, more), place, "disk")
-            found += [f"{way}, {state}: {line}" for line in lines]
-    return found
+    return on_small_disks(lab, "read-only", {"warm": "cache", "cold": "cache"}, _read_only)
 
 
 def _read_only(lab: Lab, place: Path, state: str, more: list[str]) -> list[str]:
     cache = place / "cache"
-    cache.mkdir()
-    if not mounted(cache):
-        print("not run: this user may not mount a small file system", flush=True)
-        return []
     if state == "warm":
         shutil.copytree(lab.calm.cache, cache, dirs_exist_ok=True)
     protect(cache)

@@ -2,7 +2,9 @@
 
 import ctypes
 import os
+from collections.abc import Callable, Mapping
 from functools import partial
+from itertools import product
 from pathlib import Path
 
 from faulty.lab import WAYS, Lab, finished, ill_said, unlike
@@ -18,21 +20,37 @@ READ_ONLY, REMOUNT, PRIVATE = 1, 32, (1 << 18) | (1 << 14)
 
 
 def disk_full(lab: Lab) -> list[str]:
+    return on_small_disks(lab, "disk", {"runs": "runs", "cache": "cache"}, _fill)
+
+
+Scenario = Callable[[Lab, Path, str, list[str]], list[str]]
+"""Of a lab, a place, a case and a command's options; returns what is wrong."""
+
+
+def on_small_disks(lab: Lab, name: str, cases: Mapping[str, str], scenario: Scenario) -> list[str]:
+    """A scenario for each way of keeping a study and each case, in a process that has a small disk to itself.
+
+    Args:
+        cases: what is tried, with the folder of the place that is on the small disk.
+    """
     lab.calm  # noqa: B018
     found = []
-    for way in WAYS:
-        for folder in ("runs", "cache"):
-            place, more = lab.place(f"disk-{way}-{folder}"), lab.options(way)
-            lines = apart(partial(_fill, lab, place, folder, more), place, "disk")
-            found += [f"{way}, {folder}: {line}" for line in lines]
+    for way, case in product(WAYS, cases):
+        place, more = lab.place(f"{name}-{way}-{case}"), lab.options(way)
+        lines = apart(partial(_on_small_disk, lab, place, case, more, cases[case], scenario), place, "disk")
+        found += [f"{way}, {case}: {line}" for line in lines]
     return found
 
 
-def _fill(lab: Lab, place: Path, folder: str, more: list[str]) -> list[str]:
+def _on_small_disk(lab: Lab, place: Path, case: str, more: list[str], folder: str, scenario: Scenario) -> list[str]:
     (place / folder).mkdir()
     if not mounted(place / folder):
         print("not run: this user may not mount a small file system", flush=True)
         return []
+    return scenario(lab, place, case, more)
+
+
+def _fill(lab: Lab, place: Path, folder: str, more: list[str]) -> list[str]:
     cache = place / "cache" if folder == "cache" else lab.calm.cache
     os.environ["AUTODISTILL_CACHE"] = str(cache)
     found, seen, stops = [], {}, 0

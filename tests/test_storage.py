@@ -15,12 +15,14 @@ import pytest
 import sqlalchemy
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from optuna.storages._cached_storage import _CachedStorage as Cached
 from search_runs import FOUR, Trainer, question, run
 
 from autodistill import storage as storage_module
 from autodistill.errors import ConfigError, StoreError, StudyError
 from autodistill.search import Outcome, copy_study, search
 from autodistill.search.asking import unwritable
+from autodistill.search.keeping import KeptStudy
 from autodistill.storage import checked, close_storage, holds_study, open_storage, patiently, redacted, scrubbed
 
 SHOWN = {
@@ -230,21 +232,34 @@ def test_who_creates_a_database_at_the_same_moment_as_somebody_else_finds_it_mad
     assert len(slept) == 1
 
 
-def test_a_trial_that_somebody_opened_in_the_same_moment_is_asked_once(tmp_path, monkeypatch):
-    """Between the look at what is there and Optuna's own."""
+@pytest.mark.parametrize("after_the_look", [False, True])
+def test_a_trial_that_somebody_wrote_in_the_same_moment_is_written_once(tmp_path, monkeypatch, after_the_look):
+    """Who has just lost the study asks for the same; what was written second comes later, as a replicate."""
     asked = question("weak", "mid", budget="14")
     whole, _ = run(asked, Trainer(), tmp_path / "study.db")
-    ask, opened = optuna.Study.ask, []
+    create, write, raced = Cached.create_new_trial, KeptStudy.write, []
 
-    def raced(study, *given, **named):
-        if len(study.get_trials(deepcopy=False)) == 3 and not opened:
-            opened.append(ask(study))
-        return ask(study, *given, **named)
+    def writing(study, number, **named):
+        if number == 3 and not raced and not after_the_look:
+            raced.append(create(study._kept._storage, study._kept._study_id, study.trials()[3]))
+        write(study, number, **named)
 
-    monkeypatch.setattr(optuna.Study, "ask", raced)
+    def creating(storage, study, template_trial):
+        if template_trial.number == 3 and not raced:
+            raced.append(create(storage, study, template_trial))
+        return create(storage, study, template_trial)
+
+    monkeypatch.setattr(KeptStudy, "write", writing)
+    monkeypatch.setattr(Cached, "create_new_trial", creating)
     outcome, _ = run(asked, Trainer(), tmp_path / "raced.db")
-    assert opened
-    assert outcome.trials == whole.trials
+    assert len(raced) == 1
+    if after_the_look:
+        assert outcome.trials[:4] == whole.trials[:4]
+        assert outcome.trials[4].replicate_of == 3
+        assert "running" not in {trial.state for trial in outcome.trials}
+        assert outcome.spent_epochs <= asked.plan.total_epochs
+    else:
+        assert outcome.trials == whole.trials
 
 
 def storages(tmp_path: Path, postgres) -> dict[str, str]:

@@ -11,11 +11,12 @@ from pathlib import Path
 
 import optuna
 import sqlalchemy
-from optuna.trial import FrozenTrial, Trial, TrialState
+from optuna.trial import FrozenTrial, Trial
 
 from autodistill.errors import StoreError
 from autodistill.records import ParamValue, TrialParams, TrialRecord
-from autodistill.search.carrying import carry, study_name
+from autodistill.search.carrying import STATES, carry, study_name
+from autodistill.search.keeping import KeptStudy, Say
 from autodistill.search.question import Question
 from autodistill.space import Dimension, Range, Space
 from autodistill.storage import (
@@ -31,12 +32,11 @@ from autodistill.storage import (
 from autodistill.store import seed_from
 
 Suggest = Callable[[str, "Dimension"], ParamValue]
-Say = Callable[[str], object]
 
 IDENTITY = "autodistill:identity"
 
 
-def open_study(question: Question, database: Path | str | None) -> optuna.Study:
+def open_study(question: Question, database: Path | str | None) -> KeptStudy:
     """Create or open the study in a database, readable by `optuna-dashboard`; None: it lives in memory.
 
     A damaged file is set aside: the search asks again from the kept results and ends up with an equal one.
@@ -49,7 +49,7 @@ def open_study(question: Question, database: Path | str | None) -> optuna.Study:
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     if database is None:
-        return optuna.create_study(direction="maximize")
+        return KeptStudy()
     if isinstance(database, str):
         return _opened(question, database)
     try:
@@ -69,18 +69,18 @@ def unwritable(database: Path | str | None, error: Exception) -> StoreError:
     return StoreError(f"{database}: cannot be written ({reason})", "free space; the same command goes on from here")
 
 
-def _opened(question: Question, url: str) -> optuna.Study:
+def _opened(question: Question, url: str) -> KeptStudy:
     storage = open_storage(url)
     return patiently(lambda: _joined(question, storage, url), patience_s=patience_of(storage))
 
 
-def _joined(question: Question, storage: optuna.storages.BaseStorage, url: str) -> optuna.Study:
+def _joined(question: Question, storage: optuna.storages.BaseStorage, url: str) -> KeptStudy:
     study = optuna.create_study(
         storage=storage, study_name=study_name(question), direction="maximize", load_if_exists=True
     )
     kept = study.user_attrs.get(IDENTITY, question.identity)
     if question.identity and kept != question.identity:
-        close_study(study)
+        close_storage(storage)
         raise StoreError(
             f"--storage {redacted(url)}: holds another study by the name of {question.name}",
             "give this one its own name with --study",
@@ -88,16 +88,11 @@ def _joined(question: Question, storage: optuna.storages.BaseStorage, url: str) 
     if IDENTITY not in study.user_attrs and question.identity:
         study.set_user_attr(IDENTITY, question.identity)
     carry(study, question)
-    return study
-
-
-def close_study(study: optuna.Study) -> None:
-    """Give the database back."""
-    close_storage(study._storage)
+    return KeptStudy(study)
 
 
 def ask(
-    study: optuna.Study,
+    study: KeptStudy,
     question: Question,
     number: int,
     *,
@@ -105,39 +100,22 @@ def ask(
     say: Say = lambda _: None,
     hold: Callable[[], None] = lambda: None,
 ) -> TrialParams:
-    """The parameters of trial `number`: those in the storage, or new ones.
+    """The parameters of trial `number`: those it has, or new ones.
 
     The sampler is seeded from (study seed, trial number), so a resumed study suggests what an
-    uninterrupted one would have. A trial left open by a dead process is reopened under its own number.
+    uninterrupted one would have.
 
     Args:
         prior_of: the teacher whose prior this trial is; None: the sampler chooses.
         say: told when the database is away; it is waited for.
         hold: raises where another process asks by now.
     """
-    patience_s = patience_of(study._storage)
-    return patiently(lambda: _ask(study, question, number, prior_of, hold), say=say, patience_s=patience_s)
-
-
-def _ask(
-    study: optuna.Study, question: Question, number: int, prior_of: str | None, hold: Callable[[], None]
-) -> TrialParams:
-    hold()
-    kept = study.get_trials(deepcopy=False)
-    study.sampler = _sampler(question.space, sampler_seed(question, number))
-    if number < len(kept) and kept[number].state.is_finished():
-        return _choose(_recall(kept[number]), question)
-    if number < len(kept) and kept[number].state == TrialState.RUNNING:
-        trial = Trial(study, kept[number]._trial_id)
-    else:
-        if prior_of is not None and number == len(kept):
-            study.enqueue_trial(prior_values(question, prior_of))
-        trial = study.ask()
-    if trial.number != number:
-        # Somebody who lost the study in this very moment has asked for it too; what they opened comes later.
-        hold()
-        trial = Trial(study, study.get_trials(deepcopy=False)[number]._trial_id)
-    return _choose(_suggest(trial, question.space), question)
+    if number == len(study.trials()):
+        sampler = _sampler(question.space, sampler_seed(question, number))
+        trial = study.ask(sampler, None if prior_of is None else prior_values(question, prior_of))
+        _choose(_suggest(trial, question.space), question)
+        study.write(number, say=say, hold=hold)
+    return _choose(_recall(study.trials()[number]), question)
 
 
 def sampler_seed(question: Question, number: int) -> int:
@@ -145,27 +123,16 @@ def sampler_seed(question: Question, number: int) -> int:
     return seed_from(question.space.search.seed, number)
 
 
-def tell(study: optuna.Study, record: TrialRecord, *, say: Say = lambda _: None) -> None:
+def tell(study: KeptStudy, record: TrialRecord, *, say: Say = lambda _: None) -> None:
     """Report a trial's scores and, where it has ended, its state. Telling again changes nothing."""
-    patiently(lambda: _tell(study, record), say=say, patience_s=patience_of(study._storage))
-
-
-def _tell(study: optuna.Study, record: TrialRecord) -> None:
-    # All trials would come with all that are running, which a wide study has many of.
-    storage = study._storage
-    frozen = storage.get_trial(storage.get_trial_id_from_study_id_trial_number(study._study_id, record.number))
-    if frozen.state.is_finished():
+    if study.trials()[record.number].state.is_finished():
         return
-    trial = Trial(study, frozen._trial_id)
-    for run in (record.short, record.full):
-        if run is not None and run.val_top1 is not None and run.last_epoch not in frozen.intermediate_values:
-            trial.report(run.val_top1, run.last_epoch)
-    if record.state == "complete":
-        assert record.full is not None
-        study.tell(record.number, record.full.val_top1)
-    elif record.state in ("pruned", "failed"):
-        trial.set_user_attr("reason", record.reason)
-        study.tell(record.number, state=TrialState.PRUNED if record.state == "pruned" else TrialState.FAIL)
+    runs = [run for run in (record.short, record.full) if run is not None]
+    scores = {run.last_epoch: run.val_top1 for run in runs if run.val_top1 is not None}
+    study.report(record.number, scores, say=say)
+    if record.state != "running":
+        score = record.full.val_top1 if record.state == "complete" and record.full is not None else None
+        study.end(record.number, STATES[record.state], score=score, reason=record.reason, say=say)
 
 
 def prior_params(space: Space, teacher: str, tau_student_from: Mapping[str, str | None]) -> TrialParams:

@@ -4,9 +4,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-import optuna
-
 from autodistill.records import ControlRecord, Event, FinalistRecord, RunEnded, RunRecord, RunRequest, TrialRecord
+from autodistill.search.keeping import KeptStudy
 from autodistill.search.question import Question
 
 Source = Callable[[], RunRequest | None]
@@ -36,7 +35,7 @@ class Outcome:
 class Desk(NamedTuple):
     question: Question
     outcome: Outcome
-    study: optuna.Study
+    study: KeptStudy
     run: Runner
     notes: list[str]
     """What the database made wait for; said with the next event."""

@@ -9,7 +9,7 @@ import sqlalchemy
 
 from autodistill.errors import ConfigError, StudyError
 from autodistill.records import Event, PhaseStarted, TrialRecord
-from autodistill.search.asking import close_study, open_study, unwritable
+from autodistill.search.asking import open_study, unwritable
 from autodistill.search.auditing import audit
 from autodistill.search.confirming import confirm
 from autodistill.search.controlling import controls
@@ -57,7 +57,7 @@ def search(
     except (optuna.exceptions.StorageInternalError, sqlalchemy.exc.OperationalError) as error:
         raise unwritable(database, error) from error
     finally:
-        close_study(study)
+        study.close()
 
 
 def _baselines_and_priors(desk: Desk) -> Generator[Event, None, list[TrialRecord]]:

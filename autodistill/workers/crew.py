@@ -1,6 +1,7 @@
 """Workers that share a study's database, here and on other machines; they come and go while it runs."""
 
 import contextlib
+import functools
 import math
 import os
 import socket
@@ -56,6 +57,8 @@ class Crew:
         self._heard: dict[int, tuple[int, int]] = {}
         """Of a task: its generation, and how much of its progress was passed on."""
         self._notes: list[str] = []
+        self._put_before: set[str] = set()
+        """Tasks that this process or an earlier one has hung up."""
         self._depot = depot_of(setup) if setup.artifacts else None
         self._left = contextlib.ExitStack()
 
@@ -154,10 +157,13 @@ class Crew:
             return patiently(self._board.everything)
 
     def _put(self, task: Task, *, deaths: int = 0) -> int:
-        return patiently(
-            lambda: self._board.put(to_wire(task), setup=self._key, rank=rank(task), deaths=deaths),
-            say=self._notes.append,
-        )
+        text = to_wire(task)
+        put = functools.partial(self._board.put, text, setup=self._key, rank=rank(task), deaths=deaths)
+        new = text not in self._put_before
+        self._put_before.add(text)
+        with contextlib.suppress(*AWAY):
+            return put(new=new)
+        return patiently(put, say=self._notes.append)
 
     def _seen(self, entry: Entry, left: dict[int, Task], since: float, dead: dict[str, str]) -> Iterator[Message]:
         """What has become of a task since the last look."""
@@ -226,6 +232,7 @@ class Crew:
             for entry in self._board.unfinished():
                 if entry.setup != self._key:
                     self._board.withdraw(entry)
+                self._put_before.add(entry.task)
 
         patiently(tell)
 

@@ -9,7 +9,7 @@ from search_runs import FOUR, GAIN, Trainer, question, run, score
 
 from autodistill.errors import ConfigError, StudyError
 from autodistill.records import TrialEnded
-from autodistill.search import finalists_of, goes_on, importance, make_plan, parse_budget
+from autodistill.search import candidates, finalists_of, goes_on, importance, make_plan, parse_budget
 from autodistill.space import Space
 
 
@@ -17,21 +17,22 @@ from autodistill.space import Space
     ("teachers", "priors", "searched"), [(1, 4 / 3, 11.667), (4, 16 / 3, 4.667), (5, 17 / 3, 4.333), (6, 6, 4)]
 )
 def test_the_plan_of_20_with_short_runs_is_the_design_s(teachers, priors, searched):
-    plan = make_plan(Space(search={"rungs": "short runs"}), teachers=teachers, requested="20")
+    space = Space(search={"rungs": "short runs", "second_looks": False})
+    plan = make_plan(space, teachers=teachers, requested="20")
     assert plan.priors == pytest.approx(priors)
     assert plan.search == pytest.approx(searched, abs=1e-3)
 
 
 @pytest.mark.parametrize(
-    ("teachers", "priors", "searched"), [(1, 1, 12), (4, 4, 6), (5, 13 / 3, 17 / 3), (6, 14 / 3, 16 / 3)]
+    ("teachers", "priors", "searched"), [(1, 1, 11), (4, 4, 4), (5, 13 / 3, 11 / 3), (6, 14 / 3, 10 / 3)]
 )
 def test_the_plan_of_20_pays_no_epoch_twice(teachers, priors, searched):
     plan = make_plan(Space(), teachers=teachers, requested="20")
-    confirm = 8 if teachers > 1 else 5
-    assert (plan.no_teacher, plan.plain_kd, plan.confirm) == (1, 1, confirm)
+    assert (plan.no_teacher, plan.plain_kd) == (1, 1)
+    assert (plan.second_looks, plan.confirm) == ((2, 8) if teachers > 1 else (1, 5))
     assert plan.priors == pytest.approx(priors)
     assert plan.search == pytest.approx(searched, abs=1e-3)
-    parts = plan.no_teacher + plan.plain_kd + plan.priors + plan.confirm + plan.search
+    parts = plan.no_teacher + plan.plain_kd + plan.priors + plan.second_looks + plan.confirm + plan.search
     assert parts == pytest.approx(plan.equivalents) == pytest.approx(20)
 
 
@@ -267,7 +268,7 @@ def test_goes_on(score, rivals, eta, expected):
 
 def test_finalists_are_the_best_full_run_of_each_teacher(tmp_path):
     outcome, _ = run(question(*FOUR, budget="40"), Trainer(), tmp_path / "study.db")
-    chosen = finalists_of(outcome.trials, count=2)
+    chosen = finalists_of(candidates(outcome.trials), count=2)
     assert [one.params.teacher for one in chosen] == ["slow", "mid"]
     for one in chosen:
         rivals = [it.full.val_top1 for it in outcome.trials if it.full and it.params.teacher == one.params.teacher]
@@ -285,7 +286,7 @@ def test_plain_kd_is_a_teacher_s_finalist_where_it_did_best(tmp_path):
     assert [it.run for it in first.runs] == [f"confirm/plain-kd-{seed}" for seed in (1000, 1001, 1002)]
     assert second.trial is not None
     failed = outcome.plain_kd.model_copy(update={"state": "failed"})
-    assert finalists_of(outcome.trials, count=1, plain_kd=failed)[0].trial is not None
+    assert finalists_of(candidates(outcome.trials, plain_kd=failed), count=1)[0].trial is not None
 
 
 def test_importance_is_a_mean_over_forests_and_finds_the_planted_cause(tmp_path):

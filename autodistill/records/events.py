@@ -5,7 +5,9 @@ from typing import Literal
 from autodistill.records.base import Record
 from autodistill.records.runs import EpochRecord, RunRecord, TrialRecord
 
-Phase = Literal["teachers", "profiles", "baselines and priors", "search", "confirm", "controls", "audit"]
+Phase = Literal[
+    "teachers", "profiles", "baselines and priors", "search", "second looks", "confirm", "controls", "audit"
+]
 
 
 class EpochEvent(Record):

@@ -85,6 +85,7 @@ class PlanRecord(Record):
     controls: float = 0.0
     """At most: what the finalists have already is not trained again."""
     search: float
+    second_looks: float = 0.0
     max_trials: int | None = None
     """Limit on searched trials, priors included."""
     wave: int
@@ -111,7 +112,7 @@ class FinalistRecord(Record):
     trial: int | None = None
     params: TrialParams
     search_val_top1: float | None = None
-    """The full-run score that made it a finalist: inflated by having been chosen."""
+    """The score that made it a finalist, a mean where it has several full runs: inflated by having been chosen."""
     runs: tuple[RunRecord, ...] = ()
 
 
@@ -162,6 +163,8 @@ class StudyRecord(Record):
     no_teacher: RunRecord | None = None
     plain_kd: RunRecord | None = None
     trials: tuple[TrialRecord, ...] = ()
+    second_looks: tuple[RunRecord, ...] = ()
+    """The leaders of the search, trained once more before the finalists were chosen by the mean of their scores."""
     finalists: tuple[FinalistRecord, ...] = ()
     controls: tuple[ControlRecord, ...] = ()
     """From a budget of 40 on."""
@@ -177,7 +180,7 @@ class StudyRecord(Record):
         seen: set[str] = set()
         trial_runs = (run for trial in self.trials for run in (trial.short, trial.full))
         later = [*(one.runs for one in self.finalists), *(one.runs for one in self.controls)]
-        for run in (self.no_teacher, self.plain_kd, *trial_runs, *chain.from_iterable(later)):
+        for run in (self.no_teacher, self.plain_kd, *trial_runs, *self.second_looks, *chain.from_iterable(later)):
             if run is not None and run.run not in seen:
                 seen.add(run.run)
                 yield run

@@ -8,7 +8,7 @@ free, it also follows from the order in which runs ended; that is kept too.
 
 from autodistill.search.asking import prior_params
 from autodistill.search.auditing import audited_trials
-from autodistill.search.confirming import finalists_of
+from autodistill.search.confirming import candidates, finalists_of
 from autodistill.search.copying import copy_study
 from autodistill.search.importance import importance
 from autodistill.search.outcome import Outcome, Runner, Source
@@ -25,6 +25,7 @@ __all__ = [
     "Runner",
     "Source",
     "audited_trials",
+    "candidates",
     "certain_runs",
     "copy_study",
     "finalists_of",

@@ -5,7 +5,6 @@ parameters empties the intersection space and turns multivariate TPE into indepe
 """
 
 import warnings
-import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -113,7 +112,7 @@ def ask(
     if number == len(study.trials()):
         sampler = _sampler(question.space, sampler_seed(question, number))
         trial = study.ask(sampler, None if prior_of is None else prior_values(question, prior_of))
-        _choose(_suggest(trial, question.space), question)
+        _choose(_suggest(trial), question)
         study.write(number, say=say, hold=hold)
     return _choose(_recall(study.trials()[number]), question)
 
@@ -199,13 +198,8 @@ def _is_searched(dimension: Dimension) -> bool:
     return isinstance(dimension, Range) or (isinstance(dimension, tuple) and len(dimension) > 1)
 
 
-def _suggest(trial: Trial, space: Space) -> Suggest:
-    # A process can die between two suggestions, each of which is stored by itself. So what is drawn jointly is drawn
-    # at once, and every other parameter from a seed of its own: a reopened trial draws what it would have drawn.
-    assert trial.relative_params is not None
-
+def _suggest(trial: Trial) -> Suggest:
     def suggest(name: str, dimension: Dimension) -> ParamValue:
-        trial.study.sampler = _sampler(space, seed_from(space.search.seed, trial.number, zlib.crc32(name.encode())))
         if isinstance(dimension, Range):
             return trial.suggest_float(name, dimension.low, dimension.high, log=dimension.log)
         if isinstance(dimension, tuple):

@@ -22,6 +22,7 @@ class Outcome:
     no_teacher: RunRecord | None = None
     plain_kd: RunRecord | None = None
     trials: list[TrialRecord] = field(default_factory=list)
+    second_looks: list[RunRecord] = field(default_factory=list)
     finalists: list[FinalistRecord] = field(default_factory=list)
     controls: list[ControlRecord] = field(default_factory=list)
     audit: list[RunRecord] = field(default_factory=list)

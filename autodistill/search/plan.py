@@ -15,6 +15,9 @@ PROTECTED_PRIORS = 4
 CONTROLLED_FROM = 40
 """Full trainings from which the budget has room for fair controls; below, the report says that they are missing."""
 
+LEAST_SEARCHED = 2
+"""Full trainings that the search keeps beside second looks: below, there is little to look at twice."""
+
 UNITS = {"ep": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}
 
 
@@ -66,7 +69,9 @@ def make_plan(
     total = _total_epochs(parse_budget(requested), full, epochs_per_s)
     if total >= CONTROLLED_FROM * full:
         fixed["controls"] = _control_runs(space, teachers) * full
-    needed = sum(fixed.values()) + full
+    needed, looks = sum(fixed.values()) + full, min(space.confirm.teachers, teachers) * full
+    if space.search.second_looks and total >= needed - full + looks + LEAST_SEARCHED * full:
+        fixed["second_looks"] = looks
     if total < needed:
         raise ConfigError(
             f"--budget {requested}: {total / full:.4g} full trainings are too few for {teachers} teachers: "

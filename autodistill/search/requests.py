@@ -39,6 +39,16 @@ def audit_run(question: Question, trial: TrialRecord) -> RunRequest:
     return full_run(question, trial).model_copy(update=anew)
 
 
+def second_look_run(question: Question, name: str, params: TrialParams, earlier: int) -> RunRequest:
+    """Another full run of a configuration, as a trial that is suggested again would have it.
+
+    Args:
+        earlier: full runs that it has had.
+    """
+    seed, epochs = question.space.search.seed + earlier, question.plan.epochs_full
+    return RunRequest(run=f"second-looks/{name}-{seed}", params=params, seed=seed, epochs=epochs)
+
+
 def confirm_run(question: Question, folder: str, params: TrialParams, index: int) -> RunRequest:
     """One of the full runs over new seeds, which touch the test set."""
     seed = question.space.search.seed + CONFIRM_SEED + index

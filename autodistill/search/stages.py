@@ -1,4 +1,4 @@
-"""The stages of a study: baselines and priors, waves of searched trials, confirm runs."""
+"""The stages of a study: baselines and priors, waves of searched trials, second looks, confirm runs."""
 
 import math
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -11,7 +11,7 @@ from autodistill.errors import ConfigError, StudyError
 from autodistill.records import Event, PhaseStarted, TrialRecord
 from autodistill.search.asking import open_study, unwritable
 from autodistill.search.auditing import audit
-from autodistill.search.confirming import confirm
+from autodistill.search.confirming import confirm, look_again
 from autodistill.search.controlling import controls
 from autodistill.search.order import Order
 from autodistill.search.outcome import Desk, Outcome, Runner, drive, score
@@ -50,6 +50,7 @@ def search(
         desk = Desk(question, outcome, study, run, [], hold)
         promoted = yield from _baselines_and_priors(desk)
         yield from stream(desk, promoted, Order(order)) if question.plan.asynchronous else _waves(desk, promoted)
+        yield from look_again(desk)
         yield from confirm(desk)
         yield from controls(desk)
         if question.audit:

@@ -67,9 +67,9 @@ def _prune_reason(desk: Desk, trial: TrialRecord, rivals: Sequence[float]) -> st
 
 
 def left(desk: Desk, promoted: int) -> int:
-    """Epochs that may still be committed: confirm runs and what `promoted` trials still cost are spoken for."""
+    """Epochs that may still be committed: not what comes after the search, nor what `promoted` trials still cost."""
     plan = desk.question.plan
-    kept = round((plan.confirm + plan.controls) * plan.epochs_full)
+    kept = round((plan.second_looks + plan.confirm + plan.controls) * plan.epochs_full)
     return plan.total_epochs - desk.outcome.spent_epochs - kept - promoted * plan.epochs_rest
 
 

@@ -160,8 +160,11 @@ class SearchSpec(Spec):
     complete schedule of its own, after which the full run starts anew."""
     eta: Annotated[float, Field(gt=1, allow_inf_nan=False)] = 3.0
     """One in eta short runs of a teacher goes on to a full run."""
-    startup: Annotated[int, Field(ge=0)] = 6
+    startup: Annotated[int, Field(ge=0)] = 10
     """Trials (priors included) before the sampler's model is used."""
+    second_looks: bool = True
+    """Whether those who lead when the search ends are trained once more before the finalists are chosen, where the
+    budget has room for it: the best of many single scores is lucky too."""
     soft_weight: Dimension = Range(low=0.1, high=0.9)
     rules: dict[str, dict[str, Dimension]] = {
         "isats": {"target_ratio": Range(low=0.8, high=4.0, log=True)},

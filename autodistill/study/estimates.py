@@ -172,6 +172,7 @@ def spelt(plan: PlanRecord) -> str:
         "priors": plan.priors,
         "confirm": plan.confirm,
         **({"controls": plan.controls} if plan.controls else {}),
+        **({"second looks": plan.second_looks} if plan.second_looks else {}),
         "search": plan.search,
     }
     return f"{plan.equivalents:.4g} full trainings = " + " + ".join(f"{name} {it:.3g}" for name, it in parts.items())

@@ -277,6 +277,7 @@ def _write(prepared: Prepared, ledger: _Ledger, state: str) -> StudyRecord:
         no_teacher=outcome.no_teacher,
         plain_kd=outcome.plain_kd,
         trials=tuple(outcome.trials),
+        second_looks=tuple(outcome.second_looks),
         finalists=tuple(outcome.finalists),
         controls=tuple(outcome.controls),
         audit=tuple(outcome.audit),

@@ -27,7 +27,7 @@ def test_a_budget_of_40_has_room_for_controls_and_one_below_has_not():
     assert make_plan(Space(), teachers=4, requested="39.9").controls == 0
     plan = make_plan(Space(), teachers=4, requested="40")
     assert plan.controls == (2 + 1) * 3, "the prior for two finalists, the best configuration for the other one"
-    assert plan.search + plan.controls + plan.confirm + plan.priors + 2 == pytest.approx(40)
+    assert plan.search + plan.second_looks + plan.controls + plan.confirm + plan.priors + 2 == pytest.approx(40)
     raced = Space.model_validate({"confirm": {"seeds": 6}})
     assert make_plan(raced, teachers=4, requested="50").controls == 9, "over the seeds before the first look"
 

@@ -14,6 +14,7 @@ from autodistill.report.sections.method import budget_info, method_info
 from autodistill.report.sections.mismatch import mismatch_info
 from autodistill.report.sections.replicates import replicates_info
 from autodistill.report.sections.scores import scores_info
+from autodistill.report.sections.second_looks import second_looks_info
 from autodistill.report.sections.slices import pair_info, slices_info
 from autodistill.report.sections.temperatures import temperatures_info
 from autodistill.report.sections.trails import trails_info
@@ -40,6 +41,7 @@ SECTIONS: dict[str, Callable[[StudyRecord], Any]] = {
     "slices": slices_info,
     "pair": pair_info,
     "replicates": replicates_info,
+    "second_looks": second_looks_info,
     "failures": failures_info,
     "budget": budget_info,
     "method": method_info,

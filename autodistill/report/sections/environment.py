@@ -3,15 +3,15 @@
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 import tomli_w
 
-from autodistill.records import StudyRecord
+from autodistill.records import Phase, StudyRecord
 from autodistill.report.sections.parts import MOST_ROWS, Table, row, shown_of, text_columns
 from autodistill.report.words import duration, plural, short
 
-PHASES = ("start-up", "teachers", "profiles", "baselines and priors", "search", "confirm", "controls", "audit")
+PHASES = ("start-up", *get_args(Phase))
 PARTS = {
     "teacher": "teachers over views that were not cached",
     "cache": "cached logits, read or waited for",

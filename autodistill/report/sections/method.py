@@ -47,6 +47,7 @@ def budget_info(record: StudyRecord) -> BudgetInfo:
         "plain KD": plan.plain_kd,
         "priors": plan.priors,
         "search": plan.search,
+        **({"second looks": plan.second_looks} if plan.second_looks else {}),
         "confirm": plan.confirm,
         **({"controls": plan.controls} if plan.controls else {}),
     }
@@ -72,6 +73,7 @@ def _spent(record: StudyRecord) -> dict[str, int]:
         "plain KD": [record.plain_kd],
         "priors": [run for one in record.trials if one.kind == "prior" for run in (one.short, one.full)],
         "search": [run for one in record.trials if one.kind == "search" for run in (one.short, one.full)],
+        "second looks": list(record.second_looks),
         "confirm": [run for one in record.finalists for run in one.runs],
         "controls": [run for one in record.controls for run in one.runs],
     }
@@ -153,6 +155,13 @@ def _method(record: StudyRecord) -> Iterator[tuple[str, str]]:
             else "."
         ),
     )
+    if record.second_looks:
+        yield (
+            "Second looks",
+            f"When the search ended, the best settings of the {plural(len(record.second_looks), 'leading teacher')} "
+            "were trained once more with another seed, and the finalists chosen by mean score: the best of many "
+            "single scores is lucky too.",
+        )
     yield from _inference(record)
 
 

@@ -1,6 +1,6 @@
 """Does the search name the right teacher? Replayed studies over recorded runs, by kind of rung.
 
-    python tests/bench/replay.py [--check] [--studies 200] [--budget 20] [--recorded FILE]
+    python tests/bench/replay.py [--check] [--studies 400] [--budget 20] [--recorded FILE]
 
 Every study is the real search at a budget of 20 over 4, 5 or 6 of the recorded teachers (`record.py`), with its own
 sampler seed and its own choice of which recorded seed the search sees; confirm runs have the other three. Nothing is
@@ -188,7 +188,7 @@ def _loaded(path: Path) -> Recording:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--check", action="store_true")
-    parser.add_argument("--studies", type=int, default=200)
+    parser.add_argument("--studies", type=int, default=400)
     parser.add_argument("--budget", default="20")
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS)
     parser.add_argument("--recorded", type=Path, default=replays.RECORDED)

@@ -33,7 +33,7 @@ def on_small_disks(lab: Lab, name: str, cases: Mapping[str, str], scenario: Scen
     Args:
         cases: what is tried, with the folder of the place that is on the small disk.
     """
-    lab.calm  # noqa: B018
+    assert lab.calm.cache.exists(), "made here, before a process has a disk of its own"
     found = []
     for way, case in product(WAYS, cases):
         place, more = lab.place(f"{name}-{way}-{case}"), lab.options(way)

@@ -17,7 +17,7 @@ from autodistill.study import estimate, prepare
 from autodistill.study import running as running_module
 from autodistill.workers import crew
 
-QUICK = Pace(beat_s=0.3, lease_s=20.0, look_s=0.03, idle_s=0.1)
+QUICK = Pace(beat_s=0.3, lease_s=20.0, look_s=0.1, idle_s=0.1)
 
 
 def well_kept(record: StudyRecord) -> None:
@@ -47,7 +47,7 @@ def stop_after(runs: int):
 
 def test_a_study_over_a_database_that_is_stopped_again_and_again_ends_whole(tmp_path, monkeypatch):
     monkeypatch.setattr(crew, "PACE", QUICK)
-    asked = request(budget="16", workers=0, asynchronous=True, storage=f"sqlite:///{tmp_path}/kd.db")
+    asked = request(budget="14", workers=0, asynchronous=True, storage=f"sqlite:///{tmp_path}/kd.db")
     before: list[str] = []
     slowly = functools.partial(Simulated, epoch_s=0.01)
     with hands(asked.storage, NAME, 3, furnish=slowly):

@@ -233,8 +233,8 @@ def test_env_is_a_table_or_json():
     assert found["foreign package"] == "none"
 
 
-def test_user_text_is_no_markup():
+def test_user_text_is_no_markup(here):
     error = error_of("show", "[red]x[/red]")
     assert "[red]x[/red]" in error.message
-    found = run("show", "[red]x[/red]")
+    found = here("show", "[red]x[/red]")
     assert "[red]x[/red]" in found.stderr

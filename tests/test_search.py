@@ -271,8 +271,8 @@ def test_goes_on(score, rivals, eta, expected):
     assert goes_on(score, rivals, eta=eta) is expected
 
 
-def test_finalists_are_the_best_full_run_of_each_teacher():
-    outcome, _ = searched(question(*FOUR, budget="40"), Trainer())
+def test_finalists_are_the_best_full_run_of_each_teacher(tmp_path):
+    outcome, _ = run(question(*FOUR, budget="40"), Trainer(), tmp_path / "study.db")
     chosen = finalists_of(outcome.trials, count=2)
     assert [one.params.teacher for one in chosen] == ["slow", "mid"]
     for one in chosen:

@@ -47,7 +47,7 @@ def stop_after(runs: int):
 
 def test_a_study_over_a_database_that_is_stopped_again_and_again_ends_whole(tmp_path, monkeypatch):
     monkeypatch.setattr(crew, "PACE", QUICK)
-    asked = request(budget="14", workers=0, asynchronous=True, storage=f"sqlite:///{tmp_path}/kd.db")
+    asked = request(budget="16", workers=0, asynchronous=True, storage=f"sqlite:///{tmp_path}/kd.db")
     before: list[str] = []
     slowly = functools.partial(Simulated, epoch_s=0.01)
     with hands(asked.storage, NAME, 3, furnish=slowly):
@@ -92,7 +92,7 @@ def test_what_ended_after_a_trial_without_result_carries_over_when_a_teacher_joi
         it.model_copy(update=unknown) if it.number in (1, len(before.trials) - 1) else it for it in before.trials
     )
     Path("runs", NAME, "study.json").write_text(before.model_copy(update={"trials": trials}).model_dump_json())
-    after = drive(request(teachers=both, budget="14", asynchronous=True))
+    after = drive(request(teachers=both, budget="16", asynchronous=True))
     assert after.state == "complete"
     assert after.trials[1].reason == "it had no result yet when a teacher joined the study"
     assert [it for it in after.trials[:-1] if it.number != 1][: len(trials) - 2] == [trials[0], *trials[2:-1]]

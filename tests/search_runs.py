@@ -117,3 +117,9 @@ def run(asked: Question, trainer: Trainer, database: Path) -> tuple[Outcome, lis
     outcome = Outcome()
     order = database.with_suffix(".jsonl")
     return outcome, list(search(asked, outcome, run=trainer, database=database, order=order))
+
+
+def searched(asked: Question, trainer: Trainer) -> tuple[Outcome, list[Event]]:
+    """A study without a database."""
+    outcome = Outcome()
+    return outcome, list(search(asked, outcome, run=trainer, database=None))

@@ -1,10 +1,14 @@
 """Studies of a few seconds: what they are asked, how they are driven, what of them is compared."""
 
+import functools
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import pytest
+
+from autodistill import cost
 from autodistill.commands import search_request
 from autodistill.queue.terms import Source
 from autodistill.records import (
@@ -13,7 +17,7 @@ from autodistill.records import (
     StudyRecord,
     read_study,
 )
-from autodistill.study import prepare, run_study
+from autodistill.study import estimates, limits, prepare, run_study
 from autodistill.workers import Message, Pool, Setup, Task, Workplace
 
 TINY = (
@@ -50,6 +54,12 @@ class Here(Pool):
             if task is None:
                 return
             yield from (task,) if isinstance(task, RunEnded) else place.do(task)
+
+
+def briefly(patch: pytest.MonkeyPatch) -> None:
+    """Measure times of parts and latency by as few repetitions as there can be: how exactly is not what tests ask."""
+    patch.setattr(estimates, "PROBE_S", 0.01)
+    patch.setattr(limits, "latency_ms", functools.partial(cost.latency_ms, min_run_time_s=0.01))
 
 
 def request(

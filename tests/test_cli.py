@@ -5,10 +5,12 @@ import io
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from factories import study
+from small_studies import briefly
 from typer.testing import CliRunner
 
 from autodistill import __main__ as entry
@@ -35,6 +37,23 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=120)
 
 
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def here(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """As `run`, in this process, which has imported torch already."""
+    briefly(monkeypatch)
+
+    def run_here(*arguments: str) -> subprocess.CompletedProcess[str]:
+        monkeypatch.setattr(sys, "argv", ["autodistill", *arguments])
+        with pytest.raises(SystemExit) as end:
+            entry.run()
+        return subprocess.CompletedProcess(arguments, end.value.code or 0, *capsys.readouterr())
+
+    return run_here
+
+
 def invoke(*arguments: str) -> str:
     found = CliRunner().invoke(app, arguments, catch_exceptions=False)
     assert found.exit_code == 0, found.output
@@ -57,7 +76,7 @@ def kept() -> StudyRecord:
     return record
 
 
-def test_a_search_ends_with_a_result_a_report_and_the_next_command():
+def test_a_search_ends_with_a_result_a_report_and_the_next_command(here):
     found = run("search", *TINY)
     assert found.returncode == 0, found.stderr
     assert "Teachers" in found.stdout
@@ -71,21 +90,21 @@ def test_a_search_ends_with_a_result_a_report_and_the_next_command():
         "report.md",
         "study.json",
     }
-    again = run("search", *TINY, "--format", "json")
+    again = here("search", *TINY, "--format", "json")
     assert again.returncode == 0
     assert again.stderr == ""
     document = json.loads(again.stdout)
     assert document["schema_version"] == 1
     assert document["state"] == "complete"
-    trained = run("train", "--from", "smoke-resnet8-0.25", "--out", "mine.safetensors")
+    trained = here("train", "--from", "smoke-resnet8-0.25", "--out", "mine.safetensors")
     assert trained.returncode == 0, trained.stderr
     assert Path("mine.safetensors").stat().st_size > 1000
-    checked = run("teachers", "check", "file:mine.safetensors", *SPACE)
+    checked = here("teachers", "check", "file:mine.safetensors", *SPACE)
     assert "resnet8" in checked.stdout or "is at chance" in checked.stderr
 
 
-def test_a_dry_run_writes_nothing():
-    found = run("search", *TINY, "--dry-run")
+def test_a_dry_run_writes_nothing(here):
+    found = here("search", *TINY, "--dry-run")
     assert found.returncode == 0, found.stderr
     assert "no teacher 1 + plain KD 1 + priors" in found.stdout
     assert list(Path().iterdir()) == []
@@ -135,8 +154,8 @@ def test_bad_input_is_one_clear_error_with_exit_code_2_and_nothing_is_written(ar
     assert list(Path().iterdir()) == []
 
 
-def test_an_error_is_one_line_with_a_hint_on_stderr():
-    found = run("search", "--student", "mobilenetv2", "--budget", "5")
+def test_an_error_is_one_line_with_a_hint_on_stderr(here):
+    found = here("search", "--student", "mobilenetv2", "--budget", "5")
     assert found.returncode == 2
     assert found.stdout == ""
     lines = found.stderr.splitlines()
@@ -214,8 +233,8 @@ def test_env_is_a_table_or_json():
     assert found["foreign package"] == "none"
 
 
-def test_user_text_is_no_markup():
+def test_user_text_is_no_markup(here):
     error = error_of("show", "[red]x[/red]")
     assert "[red]x[/red]" in error.message
-    found = run("show", "[red]x[/red]")
+    found = here("show", "[red]x[/red]")
     assert "[red]x[/red]" in found.stderr

@@ -5,7 +5,7 @@ from statistics import fmean, stdev
 
 import optuna
 import pytest
-from search_runs import FOUR, GAIN, Trainer, question, run, score
+from search_runs import FOUR, GAIN, Trainer, question, run, score, searched
 
 from autodistill.errors import ConfigError, StudyError
 from autodistill.records import TrialEnded
@@ -69,10 +69,10 @@ def test_a_budget_of_time_is_epochs_at_the_measured_rate():
 
 @pytest.mark.parametrize("teachers", [1, 2, 4, 5, 6])
 @pytest.mark.parametrize("budget", ["18", "20", "27.5"])
-def test_the_budget_is_kept_and_used_up(tmp_path, teachers, budget):
+def test_the_budget_is_kept_and_used_up(teachers, budget):
     asked = question(*list(GAIN)[:teachers], budget=budget)
     trainer = Trainer()
-    outcome, _ = run(asked, trainer, tmp_path / "study.db")
+    outcome, _ = searched(asked, trainer)
     spent = sum(request.new_epochs for request in trainer.asked)
     assert outcome.spent_epochs == spent
     assert 0 <= asked.plan.total_epochs - spent < asked.plan.epochs_short
@@ -94,16 +94,16 @@ def test_a_study_whose_runs_all_fail_ends_with_their_reason(tmp_path):
         run(question(*FOUR), Trainer(fails=lambda _: True), tmp_path / "study.db")
 
 
-def test_a_teacher_whose_students_start_slowly_is_not_cut(tmp_path):
-    outcome, _ = run(question(*FOUR), Trainer(), tmp_path / "study.db")
+def test_a_teacher_whose_students_start_slowly_is_not_cut():
+    outcome, _ = searched(question(*FOUR), Trainer())
     shorts = {trial.params.teacher: trial.short.val_top1 for trial in outcome.trials[:4]}
     assert shorts["slow"] == min(shorts.values())
     assert outcome.finalists[1].teacher == "slow"
 
 
-def test_the_test_set_is_touched_by_finalists_only(tmp_path):
+def test_the_test_set_is_touched_by_finalists_only():
     trainer = Trainer()
-    run(question(*FOUR), trainer, tmp_path / "study.db")
+    searched(question(*FOUR), trainer)
     tested = {request.run.split("/")[0] for request in trainer.asked if request.evaluate_on != "validation"}
     assert tested == {"baselines", "confirm"}
     assert not any(
@@ -112,16 +112,16 @@ def test_the_test_set_is_touched_by_finalists_only(tmp_path):
     )
 
 
-def test_confirm_runs_are_paired_and_reuse_the_baseline(tmp_path):
+def test_confirm_runs_are_paired_and_reuse_the_baseline():
     trainer = Trainer()
-    outcome, _ = run(question(*FOUR), trainer, tmp_path / "study.db")
+    outcome, _ = searched(question(*FOUR), trainer)
     assert [[it.seed for it in finalist.runs] for finalist in outcome.finalists] == [[1000, 1001, 1002]] * 3
     assert outcome.finalists[0].runs[0] == outcome.no_teacher
     assert len({request.run for request in trainer.asked}) == len(trainer.asked)
 
 
-def test_six_teachers_get_four_full_priors_and_two_reasons(tmp_path):
-    outcome, _ = run(question(*GAIN, budget="20"), Trainer(), tmp_path / "study.db")
+def test_six_teachers_get_four_full_priors_and_two_reasons():
+    outcome, _ = searched(question(*GAIN, budget="20"), Trainer())
     priors = [trial for trial in outcome.trials if trial.kind == "prior"]
     assert [trial.state for trial in priors].count("complete") == 4
     cut = [trial.reason for trial in priors if trial.state == "pruned"]
@@ -152,10 +152,16 @@ def test_a_killed_study_goes_on_to_the_same_end_from_every_point(tmp_path):
         assert len(trainer.asked) == len(whole_trainer.asked), "a finished run was trained again"
 
 
-@pytest.mark.parametrize("suggestions", [1, 2, 3, 4, 25, 26, 27, 38])
-def test_a_study_killed_between_two_suggestions_asks_the_same(tmp_path, monkeypatch, suggestions):
+@pytest.fixture(scope="module")
+def of_22(tmp_path_factory):
+    """A study's question, and its outcome undisturbed."""
     asked = question(*FOUR, budget="22")
-    whole, _ = run(asked, Trainer(), tmp_path / "whole.db")
+    return asked, run(asked, Trainer(), tmp_path_factory.mktemp("22") / "whole.db")[0]
+
+
+@pytest.mark.parametrize("suggestions", [1, 2, 3, 4, 25, 26, 27, 38])
+def test_a_study_killed_between_two_suggestions_asks_the_same(tmp_path, monkeypatch, suggestions, of_22):
+    asked, whole = of_22
     trainer, made = Trainer(), 0
     store = optuna.trial.Trial._suggest
 
@@ -174,9 +180,9 @@ def test_a_study_killed_between_two_suggestions_asks_the_same(tmp_path, monkeypa
     assert resumed.trials == whole.trials
 
 
-def test_a_wide_wave_keeps_room_for_full_runs(tmp_path):
+def test_a_wide_wave_keeps_room_for_full_runs():
     space = Space.model_validate({"search": {"wave": 16}})
-    outcome, _ = run(question(*FOUR, budget="30", space=space), Trainer(), tmp_path / "study.db")
+    outcome, _ = searched(question(*FOUR, budget="30", space=space), Trainer())
     assert any(trial.state == "complete" for trial in outcome.trials if trial.kind == "search")
 
 
@@ -217,14 +223,14 @@ def test_optuna_holds_the_searched_trials_and_none_is_left_open(tmp_path):
     study._storage._backend.engine.dispose()
 
 
-def test_an_identical_suggestion_is_a_replicate_with_a_new_seed(tmp_path):
+def test_an_identical_suggestion_is_a_replicate_with_a_new_seed():
     space = Space.model_validate(
         {
             "search": {"rules": {"ts": {"tau": [2.0, 4.0]}}, "soft_weight": [0.5]},
             "prior": {"rule": "ts", "params": {"tau": 4.0}, "soft_weight": 0.5},
         }
     )
-    outcome, _ = run(question("mid", budget="30", space=space), Trainer(), tmp_path / "study.db")
+    outcome, _ = searched(question("mid", budget="30", space=space), Trainer())
     replicates = [trial for trial in outcome.trials if trial.replicate_of is not None]
     assert replicates
     for trial in replicates:
@@ -276,11 +282,11 @@ def test_finalists_are_the_best_full_run_of_each_teacher(tmp_path):
         assert outcome.trials[one.trial].params == one.params
 
 
-def test_plain_kd_is_a_teacher_s_finalist_where_it_did_best(tmp_path):
+def test_plain_kd_is_a_teacher_s_finalist_where_it_did_best():
     def scores(request):
         return 0.99 if request.params.rule == "ts" and request.params.soft_weight == 0.9 else score(request)
 
-    outcome, _ = run(question(*FOUR), Trainer(scores=scores), tmp_path / "study.db")
+    outcome, _ = searched(question(*FOUR), Trainer(scores=scores))
     _, first, second = outcome.finalists
     assert (first.teacher, first.trial, first.params) == ("slow", None, outcome.plain_kd.params)
     assert [it.run for it in first.runs] == [f"confirm/plain-kd-{seed}" for seed in (1000, 1001, 1002)]
@@ -289,10 +295,10 @@ def test_plain_kd_is_a_teacher_s_finalist_where_it_did_best(tmp_path):
     assert finalists_of(candidates(outcome.trials, plain_kd=failed), count=1)[0].trial is not None
 
 
-def test_importance_is_a_mean_over_forests_and_finds_the_planted_cause(tmp_path):
+def test_importance_is_a_mean_over_forests_and_finds_the_planted_cause():
     """One forest twice: no spread; two forests: their mean and standard deviation, from each grown alone."""
     asked = question("weak", "slow", budget="40")
-    trials = run(asked, Trainer(), tmp_path / "study.db")[0].trials
+    trials = searched(asked, Trainer())[0].trials
 
     def grown(*seeds):
         return importance(trials, asked.space, ["weak", "slow"], seeds=seeds)
@@ -311,8 +317,8 @@ def test_importance_is_a_mean_over_forests_and_finds_the_planted_cause(tmp_path)
         assert both.shares_std[name] == pytest.approx(stdev(pair), abs=2e-6)
 
 
-def test_importance_of_few_trials_is_not_told(tmp_path):
-    outcome, _ = run(question("weak", "slow", budget="20"), Trainer(), tmp_path / "study.db")
+def test_importance_of_few_trials_is_not_told():
+    outcome, _ = searched(question("weak", "slow", budget="20"), Trainer())
     assert len(outcome.trials) > 9
     found = importance(outcome.trials[:9], Space(), ["weak", "slow"])
     assert found.shares == {}

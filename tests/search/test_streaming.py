@@ -5,7 +5,7 @@ import math
 from itertools import chain
 
 import pytest
-from search_runs import FOUR, GAIN, Trainer, question, run
+from search_runs import FOUR, GAIN, Trainer, question, run, searched
 
 from autodistill.errors import StoreError
 from autodistill.records import TrialEnded
@@ -24,12 +24,6 @@ QUICK = Space.model_validate({"search": {"startup": 10**6}})
 
 def asked(*names: str, budget: str = "20", space: Space = QUICK, **options):
     return question(*(names or FOUR), budget=budget, space=space, asynchronous=True, **options)
-
-
-def searched(wanted, trainer: Trainer) -> tuple[Outcome, list]:
-    """A study without a database."""
-    outcome = Outcome()
-    return outcome, list(search(wanted, outcome, run=trainer, database=None))
 
 
 def check_trails(outcome, plan) -> None:
@@ -126,9 +120,9 @@ def test_max_trials_limits_the_searched_trials():
 @pytest.mark.parametrize(("workers", "late"), [(1, 0), (4, 2)])
 def test_a_killed_study_repeats_what_it_decided_and_goes_on(tmp_path, workers, late):
     """`late`: runs that end while nobody coordinates."""
-    wanted = asked(budget="24")
-    total = len(run(wanted, Trainer(workers=workers), tmp_path / "whole.db")[0].results)
-    for kills in range(9 + late, total, 14):
+    wanted = asked(budget="20")
+    total = len(searched(wanted, Trainer(workers=workers))[0].results)
+    for kills in range(9 + late, total, 11):
         database, trainer = tmp_path / f"{kills}.db", Trainer(dies_after=kills, workers=workers)
         with pytest.raises(KeyboardInterrupt):
             run(wanted, trainer, database)
@@ -167,7 +161,7 @@ def test_a_killed_study_has_the_trials_that_it_had(tmp_path):
 
 
 def test_the_order_and_the_results_are_enough_where_the_database_is_lost(tmp_path):
-    wanted, trainer, database = asked(budget="30", space=Space()), Trainer(workers=4), tmp_path / "study.db"
+    wanted, trainer, database = asked(budget="24", space=Space()), Trainer(workers=4), tmp_path / "study.db"
     first, _ = run(wanted, trainer, database)
     count = len(trainer.asked)
     database.write_bytes(b"not a database, but long enough to look like a file" * 40)

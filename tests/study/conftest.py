@@ -4,12 +4,17 @@ import shutil
 from collections.abc import Iterator
 
 import pytest
-from small_studies import Here, Reference, drive, request
+from small_studies import Here, Reference, briefly, drive, request
 
 from autodistill.records import (
     StudyRecord,
 )
 from autodistill.study import running as running_module
+
+
+@pytest.fixture(autouse=True)
+def _brief(monkeypatch: pytest.MonkeyPatch) -> None:
+    briefly(monkeypatch)
 
 
 @pytest.fixture
@@ -22,6 +27,7 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reference]:
     """A study by two processes with a cold cache."""
     place = tmp_path_factory.mktemp("reference")
     with pytest.MonkeyPatch.context() as patch:
+        briefly(patch)
         patch.setenv("AUTODISTILL_CACHE", str(place / "cache"))
         patch.chdir(place)
         record = drive(request(workers=2))

@@ -17,7 +17,7 @@ from autodistill.study import estimate, prepare
 from autodistill.study import running as running_module
 from autodistill.workers import crew
 
-QUICK = Pace(beat_s=0.3, lease_s=20.0, look_s=0.03, idle_s=0.1)
+QUICK = Pace(beat_s=0.3, lease_s=20.0, look_s=0.1, idle_s=0.1)
 
 
 def well_kept(record: StudyRecord) -> None:

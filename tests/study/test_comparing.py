@@ -2,14 +2,16 @@
 
 import shutil
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
-from small_studies import TINY, core, request
+from small_studies import TINY, Here, briefly, core, request
 
 from autodistill import commands, showing
 from autodistill.errors import ConfigError, StoreError
 from autodistill.records import (
     ComparisonRecord,
+    Event,
     LatencyRecord,
     Note,
     StudentBudget,
@@ -20,6 +22,7 @@ from autodistill.records import (
 )
 from autodistill.study import limits as limits_module
 from autodistill.study import prepare_all, run_students, within
+from autodistill.study import running as running_module
 
 STUDENTS = ("resnet8:0.25", "resnet8:0.5")
 NAME = "smoke-resnet8-0.25-resnet8-0.5"
@@ -48,12 +51,37 @@ def run(asked, events=None):
             events.append(event)
 
 
-def test_a_student_s_study_is_the_one_it_has_alone(finished, capsys):
-    events = []
-    record = run(family(), events)
+class Compared(NamedTuple):
+    record: ComparisonRecord
+    events: list[Event]
+    place: Path
+
+
+@pytest.fixture(scope="module")
+def comparison(reference, tmp_path_factory) -> Compared:
+    """Of two students, one of which has the finished reference study."""
+    place, events = tmp_path_factory.mktemp("compared"), []
+    shutil.copytree(reference.place / "runs", place / "runs")
+    with pytest.MonkeyPatch.context() as patch:
+        briefly(patch)
+        patch.setattr(running_module, "Pool", Here)
+        patch.setenv("AUTODISTILL_CACHE", str(reference.cache))
+        patch.chdir(place)
+        return Compared(run(family(), events), events, place)
+
+
+@pytest.fixture
+def compared(comparison, here, warm) -> Compared:
+    """The finished comparison in the folder here."""
+    shutil.copytree(comparison.place / "runs", "runs")
+    return comparison
+
+
+def test_a_student_s_study_is_the_one_it_has_alone(reference, compared, capsys):
+    record, events, _ = compared
     assert record.state == "complete"
     assert [study.student.name for study in record.studies] == list(STUDENTS)
-    assert core(record.studies[0]) == core(finished), "which was there already"
+    assert core(record.studies[0]) == core(reference.record), "which was there already"
     assert read_study(Path("runs", "smoke-resnet8-0.5", "study.json")) == record.studies[1]
     assert record == read_record(Path("runs", NAME, "study.json"))
     assert "student 2 of 2: resnet8:0.5, study smoke-resnet8-0.5" in {
@@ -93,8 +121,8 @@ def _shown_and_rendered(record: ComparisonRecord, capsys: pytest.CaptureFixture[
     assert read_record(Path("page", "study.json")).studies[0].name == record.studies[0].name
 
 
-def test_a_resumed_comparison_never_knows_less_than_before(finished):
-    whole = run(family())
+def test_a_resumed_comparison_never_knows_less_than_before(compared):
+    whole = compared.record
     shutil.rmtree(Path("runs", "smoke-resnet8-0.5", "confirm"))
     path = Path("runs", "smoke-resnet8-0.5", "study.json")
     path.write_text(to_json(whole.studies[1].model_copy(update={"state": "running"})))
@@ -110,8 +138,8 @@ def test_the_command_holds_what_followed_from_this_machine(finished):
     assert commands.searching.command_of(asked, students[1:]).endswith("--set search.wave=3")
 
 
-def test_a_record_cannot_name_a_folder_elsewhere(finished, tmp_path):
-    record = run(family())
+def test_a_record_cannot_name_a_folder_elsewhere(compared, tmp_path):
+    record = compared.record
     study = record.studies[0].model_copy(update={"name": "../../elsewhere"})
     with pytest.raises(StoreError, match="no plain name"):
         showing.rendered(record.model_copy(update={"studies": (study,)}), tmp_path / "page")

@@ -23,7 +23,7 @@ from autodistill.workers.joining import adapted
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch):
-    monkeypatch.setattr(crew, "PACE", Pace(beat_s=0.3, lease_s=20.0, look_s=0.02, idle_s=0.1))
+    monkeypatch.setattr(crew, "PACE", Pace(beat_s=0.3, lease_s=20.0, look_s=0.1, idle_s=0.1))
 
 
 def test_local_workers_over_a_database_end_in_the_same_study_though_one_is_killed(reference, warm, tmp_path):

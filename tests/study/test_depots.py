@@ -13,7 +13,7 @@ from autodistill.workers.joining import adapted
 
 def test_a_study_by_a_worker_that_shares_no_folder_is_the_same(reference, tmp_path, monkeypatch):
     """Teachers, their logits, checkpoints, results and weights all go through the depot."""
-    monkeypatch.setattr(crew, "PACE", Pace(beat_s=0.3, lease_s=20.0, look_s=0.02, idle_s=0.1))
+    monkeypatch.setattr(crew, "PACE", Pace(beat_s=0.3, lease_s=20.0, look_s=0.1, idle_s=0.1))
     url = f"sqlite:///{tmp_path}/kd.db"
     asked = request(workers=0, storage=url, artifacts=f"file://{tmp_path}/depot")
 

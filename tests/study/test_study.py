@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import pytest
 from factories import bare
-from small_studies import NAME, NEEDED_VIEWS, Here, core, drive, everything, kept, request, stamps
+from small_studies import NAME, NEEDED_VIEWS, Here, briefly, core, drive, everything, kept, request, stamps
 
 from autodistill import cache, showing
 from autodistill.commands import search_request
@@ -110,6 +110,7 @@ def cold(tmp_path_factory: pytest.TempPathFactory) -> Cold:
             found.spent.append(kept().spent_epochs)
 
     with pytest.MonkeyPatch.context() as patch:
+        briefly(patch)
         patch.setattr(running_module, "QUICK_S", float("inf"))
         patch.setenv("AUTODISTILL_CACHE", str(tmp_path_factory.mktemp("cold")))
         patch.chdir(tmp_path_factory.mktemp("place"))

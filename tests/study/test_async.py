@@ -85,7 +85,7 @@ def test_real_runs_whose_place_in_the_order_is_lost_are_taken_as_they_are(warm, 
 
 def test_what_ended_after_a_trial_without_result_carries_over_when_a_teacher_joins(warm, here):
     one, both = ("ladder:resnet8:0.25",), ("ladder:resnet8:0.25", "ladder:resnet8:0.5")
-    before = drive(request(teachers=one, budget="9", asynchronous=True))
+    before = drive(request(teachers=one, budget="10", asynchronous=True))
     assert len(before.trials) > 3
     unknown = {"state": "running", "reason": "", "short": None, "full": None}
     trials = tuple(

@@ -102,7 +102,7 @@ def _budget_figure(parts: tuple[BudgetPart, ...], spent: float, planned: float) 
 
 
 def _method(record: StudyRecord) -> Iterator[tuple[str, str]]:
-    data, plan, student = record.data, record.plan, record.student
+    data, student = record.data, record.student
     channels, height, width = data.image_shape
     yield (
         "Student",
@@ -137,6 +137,13 @@ def _method(record: StudyRecord) -> Iterator[tuple[str, str]]:
         f"{plural(data.views, 'view')} that the epochs cycle through: every trial sees the same images, and teacher "
         "logits are computed once for each view.",
     )
+    yield from _search(record)
+    yield from _inference(record)
+
+
+def _search(record: StudyRecord) -> Iterator[tuple[str, str]]:
+    """How trials were asked for and judged, and the finalists chosen."""
+    plan = record.plan
     if plan.asynchronous:
         yield (
             "Asking",
@@ -162,7 +169,6 @@ def _method(record: StudyRecord) -> Iterator[tuple[str, str]]:
             "were trained once more with another seed, and the finalists chosen by mean score: the best of many "
             "single scores is lucky too.",
         )
-    yield from _inference(record)
 
 
 def _short_run(plan: PlanRecord) -> str:

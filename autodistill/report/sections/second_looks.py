@@ -11,13 +11,13 @@ from autodistill.report.words import EMPTY, maybe, points, recipe, short
 class SecondLooksInfo:
     finding: str
     table: Table | None
-    """None: there were none."""
+    """None: there were none, or their outcome is open."""
 
 
 def second_looks_info(record: StudyRecord) -> SecondLooksInfo:
     """Scores of each leader's earlier runs and of its second look, and whether it went on to the confirm runs."""
     looks = record.second_looks
-    if not looks:
+    if not looks or not record.finalists:
         return SecondLooksInfo("", None)
     finalists = [one.params for one in record.finalists]
     held = sum(look.params in finalists for look in looks)

@@ -175,6 +175,13 @@ class StudyRecord(Record):
     timing: dict[str, Any] = {}
     environment: dict[str, Any] = {}
 
+    def search_score(self, params: TrialParams) -> float | None:
+        """Mean validation accuracy of a configuration's full runs before the confirm runs; None: it had none."""
+        runs = (*(trial.full for trial in self.trials), self.plain_kd, *self.second_looks)
+        own = [run.val_top1 for run in runs if run is not None and run.params == params]
+        scores = [score for score in own if score is not None]
+        return sum(scores) / len(scores) if scores else None
+
     def runs(self) -> Iterator[RunRecord]:
         """Every training run that the study paid for, each once."""
         seen: set[str] = set()

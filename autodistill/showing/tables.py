@@ -79,7 +79,7 @@ def teacher_lines(record: StudyRecord) -> list[TeacherLine]:
             own = [trial for trial in record.trials if trial.params.teacher == teacher.name]
             best = max(own, key=trial_score, default=None)
             params = best.params if best else TrialParams(teacher=teacher.name)
-            val = best.full.val_top1 if best and best.full else None
+            val = record.search_score(params)
             lines.append(_teacher_line(record, teacher.name, params, val))
     return lines
 

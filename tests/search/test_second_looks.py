@@ -97,3 +97,5 @@ def test_the_report_says_who_held(tmp_path):
     assert held[-1] == "finalist"
     assert outcome.second_looks[0] in list(record.runs())
     assert second_looks_info(record.model_copy(update={"second_looks": ()})).table is None
+    assert record.search_score(outcome.second_looks[0].params) == (0.85 + 0.65) / 2
+    assert record.search_score(outcome.second_looks[0].params.model_copy(update={"soft_weight": 0.123})) is None

@@ -13,6 +13,7 @@ from autodistill.report.sections.parts import (
     Row,
     Table,
     best_full_runs,
+    full_runs,
     number_columns,
     plain_kd_confirmed,
     row,
@@ -161,12 +162,14 @@ def _teacher_row(
     teacher = next(one for one in record.teachers if one.name == name)
     trials = [trial for trial in record.trials if trial.params.teacher == name]
     params = ranked.params if ranked else best.params if best else None
+    means = (record.search_score(run.params) for run in full_runs(record) if run.params.teacher == name)
+    searched = [mean for mean in means if mean is not None]
     return row(
         Cell(short(name), "recommended" if name == verdict.teacher else ""),
         percent(teacher.val_top1),
         Cell(count(teacher.cost.params), f"{count(teacher.cost.macs)} MACs"),
         str(len(trials)),
-        maybe(best.val_top1 if best else None),
+        maybe(max(searched, default=None)),
         _confirmed_cell(ranked),
         probability(ranked.p_best if ranked else None),
         _gain_cell(_contrast(verdict, name)),

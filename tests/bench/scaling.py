@@ -11,10 +11,10 @@ what is left then is told as "to the end", where workers run out of work one by 
 `--real` trains: the same runs by one and by two processes of the local pool, on two cores.
 Ends only what it started.
 
-23 November 2026, 2 cores of an AMD EPYC that other jobs kept busy all the while (load 10 to 17), niced: 4 workers
-0.991 W, 0.24 s between a worker's runs (n = 26 runs); 16 workers 0.980 W, 0.55 s (n = 49). 64 workers, runs of 40 s:
-0.601 W, 5.9 s (n = 74, load 13): a decision of the coordinator takes 0.07 s of a core there, and it got 0.12 of one.
-Not measured on a quiet machine, nor with one worker. `--real`: 2.16 times one (2 turns of 12 runs, same load).
+23 November 2026, 2 cores of an AMD EPYC, load 1 to 3: 1 worker 0.999 W, 0.03 s between its runs (n = 15 runs); 4
+workers 0.999 W, 0.04 s (n = 30); 16 workers 0.998 W, 0.05 s (n = 88); 64 workers 0.983 W, 0.44 s (n = 381), before
+that 0.996 W, 0.11 s (n = 376); the coordinator took 0.03, 0.04, 0.06 and 0.29 of a core. With trials suggested on
+the database: 0.885 W, 0.83 s and 0.56 of a core with 64. `--real`: 2.36 times one (best of 2 turns of 12 runs).
 """
 
 import argparse

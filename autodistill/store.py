@@ -158,6 +158,24 @@ class RunFolder(NamedTuple):
         return self.path / run / "student.safetensors"
 
 
+@contextlib.contextmanager
+def owned(folder: RunFolder) -> Iterator[None]:
+    """Be the one process that decides on a study.
+
+    Its folder is made for its owner alone: what lies there is trusted when the study goes on. One that is there keeps
+    its permissions, so that a team can share it.
+
+    Raises:
+        InUseError: another process does.
+        StoreError: the folder cannot be written.
+    """
+    with contextlib.suppress(OSError):  # which `locked` then meets too, and tells
+        folder.path.parent.mkdir(parents=True, exist_ok=True)
+        folder.path.mkdir(mode=0o700, exist_ok=True)
+    with locked(folder.lock, timeout_s=0):
+        yield
+
+
 class Depot(NamedTuple):
     """Where machines that share no folder leave files for each other."""
 

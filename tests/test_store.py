@@ -2,6 +2,7 @@ import errno
 import json
 import os
 import resource
+import stat
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from autodistill.store import (
     claim,
     digest,
     locked,
+    owned,
     read_result,
     seed_from,
     write_bytes,
@@ -150,6 +152,25 @@ def test_a_read_only_folder_is_an_error(tmp_path: Path) -> None:
 
 
 # Locks
+
+
+def test_a_study_s_folder_is_its_owner_s_alone_unless_it_was_shared_before(tmp_path: Path) -> None:
+    def rights(folder: Path) -> int:
+        return stat.S_IMODE(folder.stat().st_mode)
+
+    made, shared = RunFolder(tmp_path / "runs" / "made"), RunFolder(tmp_path / "runs" / "shared")
+    shared.path.mkdir(parents=True)
+    shared.path.chmod(0o770)
+    for folder, expected in ((made, 0o700), (shared, 0o770)):
+        with owned(folder), pytest.raises(StoreError, match="in use"), owned(folder):
+            pass
+        assert rights(folder.path) == expected
+    (tmp_path / "file").write_text("")
+    with (
+        pytest.raises(StoreError, match=r"cannot be written \(Not a directory\)"),
+        owned(RunFolder(tmp_path / "file" / "x")),
+    ):
+        pass
 
 
 def test_a_lock_is_held_by_one_and_given_back(tmp_path: Path) -> None:

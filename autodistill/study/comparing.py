@@ -15,7 +15,7 @@ from autodistill.records import (
     StudyRecord,
     to_json,
 )
-from autodistill.store import RunFolder, claim, locked, write_text
+from autodistill.store import RunFolder, claim, owned, write_text
 from autodistill.study.preparing import Prepared
 from autodistill.study.running import run_study
 from autodistill.workers import StandBy
@@ -45,7 +45,7 @@ def run_students(
     folder = RunFolder(Path(request.runs) / name)
     started, done = time.monotonic(), 0
     found = {one.folder.path.name: one.kept for one in students}  # what is resumed never knows less than before
-    with locked(folder.lock, timeout_s=0):
+    with owned(folder):
         claim(folder, IDENTITY)
         for number, one in enumerate(students, 1):
             left_s = None if request.timeout_s is None else request.timeout_s - (time.monotonic() - started)

@@ -28,7 +28,7 @@ from autodistill.records import (
 )
 from autodistill.search import Outcome, Source, audited_trials, importance, search
 from autodistill.space import dump
-from autodistill.store import claim, forget_checkpoint, locked, write_text
+from autodistill.store import claim, forget_checkpoint, owned, write_text
 from autodistill.study.changing import join_teachers
 from autodistill.study.environment import environment
 from autodistill.study.estimates import measure, order_file, plan_for, question_of, runs_beside, spelt, time_left
@@ -85,7 +85,7 @@ def run_study(prepared: Prepared, *, standby: StandBy | None = None) -> Generato
         standby: processes that wait to become its workers.
     """
     folder, request, begun = prepared.folder, prepared.request, time.monotonic()
-    with locked(folder.lock, timeout_s=0):
+    with owned(folder):
         joining = join_teachers(prepared)
         claim(folder, identity(prepared))
         finished = _finished(prepared)

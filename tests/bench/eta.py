@@ -57,8 +57,8 @@ STUDIES = (
     Study("resnet8:0.5", 20, 12, 600, FOUR),
     Study("vgg8:0.25", 16, 9, 400, THREE),
     Study("vgg8:0.25", 24, 9, 400, THREE, workers=1),
-    Study("resnet8", 14, 24, 900, TWO, more=("confirm.seeds=3",)),
-    Study("resnet8", 18, 18, 900, TWO),
+    Study("resnet8", 14, 12, 300, TWO, more=("confirm.seeds=3",)),
+    Study("resnet8", 18, 9, 300, TWO),
     Study("mobilenetv2:0.5", 15, 4, 300, THREE),
     Study("mobilenetv2:0.5", 16, 5, 300, THREE, workers=1),
 )

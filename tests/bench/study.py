@@ -22,9 +22,8 @@ side's time.
 
 23 November 2026, 2 cores of an AMD EPYC, torch 2.15, MobileNetV2 x0.5. One ResNet-110 as teacher, 512 images x 6
 epochs: a plain trial 21.5 s (n = 3, two threads), 20 of them 429 s; ours 99.9 s, 13.5 s of it start-up: 5.0 times,
-4.3 with start-up. One WRN-28-8, 256 images x 3 epochs, before workers stood by and shared a teacher's views: a
-plain trial 38.4 s (n = 2), 20 of them 767 s; ours 112 s, 52 s of it start-up, which then held the teachers' checks
-and profiles: 12.8 times, 6.9 with start-up.
+4.3 with start-up. One WRN-28-8, 256 images x 3 epochs: a plain trial 40.5 s (n = 2), 20 of them 809 s; ours
+100.8 s, 16.8 s of it start-up: 9.6 times, 8.0 with start-up, short of the 12 asked for.
 """
 
 import argparse

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from autodistill.records import RunRecord, StudyRecord, TrialParams
+from autodistill.records import RunRecord, StudyRecord
 from autodistill.report.sections.parts import Row, Table, number_columns, row, text_columns
 from autodistill.report.words import EMPTY, maybe, points, recipe, short
 
@@ -25,7 +25,8 @@ def second_looks_info(record: StudyRecord) -> SecondLooksInfo:
         f"{held} of {len(looks)} leaders of the search held when they were trained once more with another seed"
         + ("." if held == len(looks) else "; others took the place of the rest.")
     )
-    rows = tuple(_row(record, look, held=look.params in finalists) for look in looks)
+    searched = record.model_copy(update={"second_looks": ()})
+    rows = tuple(_row(searched, look, held=look.params in finalists) for look in looks)
     columns = (
         *text_columns("Teacher", "Settings"),
         *number_columns("In the search", "Second look", "Difference, points"),
@@ -34,9 +35,8 @@ def second_looks_info(record: StudyRecord) -> SecondLooksInfo:
     return SecondLooksInfo(finding, Table("Second looks, validation accuracy", columns, rows))
 
 
-def _row(record: StudyRecord, look: RunRecord, *, held: bool) -> Row:
-    before = _searched(record, look.params)
-    after = look.val_top1
+def _row(searched: StudyRecord, look: RunRecord, *, held: bool) -> Row:
+    before, after = searched.search_score(look.params), look.val_top1
     return row(
         short(look.params.teacher or EMPTY, 40),
         recipe(look.params),
@@ -45,10 +45,3 @@ def _row(record: StudyRecord, look: RunRecord, *, held: bool) -> Row:
         points(after - before) if before is not None and after is not None else EMPTY,
         "finalist" if held else "no finalist",
     )
-
-
-def _searched(record: StudyRecord, params: TrialParams) -> float | None:
-    """Mean score of the full runs that made it lead."""
-    runs = [record.plain_kd, *(trial.full for trial in record.trials)]
-    scores = [run.val_top1 for run in runs if run is not None and run.params == params and run.val_top1 is not None]
-    return sum(scores) / len(scores) if scores else None

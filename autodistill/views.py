@@ -8,7 +8,7 @@ a generator, whose draws depend on what was drawn before.
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Int, UInt8
+from jaxtyping import Int, Integer, UInt8
 from torch import Tensor
 
 _DRAWS = 3
@@ -48,7 +48,7 @@ def take_view(
 def take_drawn(
     images: UInt8[Tensor, "examples channels height width"],
     examples: Int[Tensor, " batch"],
-    draws: Int[Tensor, "batch 3"],
+    draws: Integer[Tensor, "batch 3"],
     *,
     crop: int,
 ) -> UInt8[Tensor, "batch channels height width"]:
@@ -60,7 +60,8 @@ def take_drawn(
     if crop < 0:
         raise ValueError(f"crop {crop} must be at least 0")
     channels, height, width = images.shape[1:]
-    top, left, mirror = draws.unbind(1)
+    examples = examples.long()  # 32 bits do not hold a place among the pixels of a large set
+    top, left, mirror = draws.long().unbind(1)
     rows = top[:, None] - crop + torch.arange(height, device=images.device)
     across = torch.arange(width, device=images.device)
     cols = left[:, None] - crop + torch.where(mirror[:, None] == 1, width - 1 - across, across)

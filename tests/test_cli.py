@@ -222,7 +222,7 @@ def test_spaces_are_listed_shown_copied_and_checked():
     assert "fashion-mnist" in invoke("spaces", "ls")
     assert "[training]" in invoke("spaces", "show", "digits")
     invoke("spaces", "cp", "digits", "mine.toml")
-    assert "epochs = 40" in invoke("spaces", "check", "mine.toml")
+    assert "epochs = 32" in invoke("spaces", "check", "mine.toml")
     assert "exists already" in error_of("spaces", "cp", "digits", "mine.toml").message
 
 

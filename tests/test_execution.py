@@ -92,7 +92,7 @@ class OnGpu(Step):
     def __init__(self) -> None:
         self.device = torch.device("cuda")
         self.model, self.taken = nn.Identity(), 0
-        self.forward = self.model
+        self.forward = self.network = self.model
 
     def __call__(self) -> None:
         self.taken += 1

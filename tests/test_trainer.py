@@ -21,6 +21,7 @@ from autodistill.models import build
 from autodistill.records import EpochRecord, TrialParams
 from autodistill.space.models import DataSpec
 from autodistill.trainer import Recipe, Supervision, evaluate, learning_rate, supervise, train
+from autodistill.trainer.step import inputs_of
 from autodistill.views import View
 
 
@@ -290,3 +291,12 @@ def test_a_gpu_trains_in_bfloat16_to_about_the_same():
     assert torch.equal(torch.cuda.get_rng_state(), before)
     assert curve[-1].train_loss < curve[0].train_loss
     assert curve[-1].val_top1 > 0.5
+
+
+@pytest.mark.parametrize(("crop", "kind"), [(127, torch.uint8), (128, torch.int32)])
+def test_what_an_epoch_reads_is_kept_in_as_few_bits_as_hold_it(crop, kind):
+    held = inputs_of(toy(), recipe()._replace(view=View(5, crop, True)), 3, None)
+    wide = views.draw(torch.arange(24), view=View(5, crop, True), epoch=3 % recipe().views)
+    assert (held.order.dtype, held.draws.dtype) == (torch.int32, kind)
+    assert torch.equal(held.draws.long(), wide)
+    assert wide.max() > crop

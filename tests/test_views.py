@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy import stats
 
-from autodistill.views import View, draw, splitmix64, take_view
+from autodistill.views import View, draw, splitmix64, take_drawn, take_view
 
 MASK = 2**64 - 1
 
@@ -120,3 +120,10 @@ def test_one_example_draws_uniformly_over_the_epochs() -> None:
 def test_a_negative_crop_is_refused() -> None:
     with pytest.raises(ValueError, match="crop -1"):
         take_view(random_images(2, 1, 4, 4), torch.arange(2), view=View(0, -1, False), epoch=0)
+
+
+def test_draws_and_examples_kept_in_few_bits_give_the_same_views() -> None:
+    images, examples = random_images(5, 1, 6, 6), torch.tensor([4, 0, 3])
+    draws = draw(examples, view=View(3, 2, True), epoch=1)
+    narrow = take_drawn(images, examples.to(torch.int32), draws.to(torch.uint8), crop=2)
+    assert torch.equal(narrow, take_drawn(images, examples, draws, crop=2))

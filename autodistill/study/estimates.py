@@ -165,15 +165,15 @@ def cache_size(prepared: Prepared) -> int:
 
 
 def spelt(plan: PlanRecord) -> str:
-    """The plan as one line: `20 = no teacher 1 + plain KD 1 + priors 5.33 + confirm 8 + search 4.67`."""
+    """The plan as one line: `20 = no teacher 1 + plain KD 1 + priors 4 + search 6 + confirm 8`."""
     parts = {
         "no teacher": plan.no_teacher,
         "plain KD": plan.plain_kd,
         "priors": plan.priors,
+        "search": plan.search,
+        **({"second looks": plan.second_looks} if plan.second_looks else {}),
         "confirm": plan.confirm,
         **({"controls": plan.controls} if plan.controls else {}),
-        **({"second looks": plan.second_looks} if plan.second_looks else {}),
-        "search": plan.search,
     }
     return f"{plan.equivalents:.4g} full trainings = " + " + ".join(f"{name} {it:.3g}" for name, it in parts.items())
 

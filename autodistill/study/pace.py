@@ -13,7 +13,7 @@ ENOUGH_S = 3.0
 ENOUGH_SHARE = 0.02
 """Of all that is planned. What was measured over less says more about how a phase begins than about its pace."""
 TELL_EVERY_S = 1.0
-APART = ("teachers", "profiles")
+APART = ("teachers", "profiles", "report")
 """Phases that have a pace of their own; in all others students are trained."""
 
 

@@ -35,7 +35,7 @@ class Executor:
         if self._mode == "graph" and not self._on_gpu:
             self._fall_back("no CUDA device")
         if self._mode == "compiled":
-            step.forward = torch.compile(step.model, dynamic=False)
+            step.forward = torch.compile(step.network, dynamic=False)
 
     def __call__(self, steps: int) -> None:
         """Take some steps."""
@@ -70,7 +70,7 @@ class Executor:
     def _fall_back(self, reason: object) -> None:
         why = next(iter(str(reason).splitlines()), "") or type(reason).__name__
         self._say(f"training steps are executed eagerly, not by {self._mode}: {why}")
-        self._mode, self._first, self._step.forward = "eager", 0, self._step.model
+        self._mode, self._first, self._step.forward = "eager", 0, self._step.network
 
 
 def _beside(step: Step, side: "torch.cuda.Stream | None") -> None:

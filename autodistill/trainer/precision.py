@@ -10,6 +10,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from autodistill.trainer.convolutions import quick
+
 Precision = Literal["auto", "float32", "bfloat16"]
 
 STEPS = 3
@@ -45,7 +47,7 @@ def faster_precision(
         return "float32"
     some = images[:IMAGES] if images.device.type == "cpu" else images
     batch = some.contiguous(memory_format=torch.channels_last)
-    model = build().to(batch.device).to(memory_format=torch.channels_last).train()
+    model = quick(build().to(batch.device).to(memory_format=torch.channels_last)).train()
     taken: dict[Precision, list[float]] = {"float32": [], "bfloat16": []}
     with _one_thread(batch.device):
         for step in range(STEPS):

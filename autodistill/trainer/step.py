@@ -8,13 +8,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Int32, Integer
 from torch import Tensor
 
 from autodistill.data import Data, normalise
 from autodistill.losses import LOSSES, hard_loss
 from autodistill.store import seed_from
 from autodistill.trainer.checkpoints import Recipe, State
+from autodistill.trainer.convolutions import quick
 from autodistill.trainer.precision import Precision, autocast
 from autodistill.trainer.supervision import Supervision
 from autodistill.views import draw, take_drawn
@@ -22,13 +23,13 @@ from autodistill.views import draw, take_drawn
 
 @dataclass
 class Inputs:
-    """What the steps of one epoch read."""
+    """What the steps of one epoch read, in the narrowest types that hold it: it lasts as long as the run."""
 
-    order: Int[Tensor, "steps batch"]
+    order: Int32[Tensor, "steps batch"]
     """Examples of every batch."""
     rates: Float[Tensor, " steps"]
     """Learning rates."""
-    draws: Int[Tensor, "examples 3"]
+    draws: Integer[Tensor, "examples 3"]
     """Of the epoch's view."""
     probs: Float[Tensor, "examples classes"] | None
     """Soft targets; None without a teacher."""
@@ -44,7 +45,8 @@ class Step:
     def __init__(self, state: State, data: Data, recipe: Recipe, supervision: Supervision | None) -> None:
         self.data, self.recipe, self.supervision = data, recipe, supervision
         self.model, self.optimiser = state.model, state.optimiser
-        self.forward: Callable[[Tensor], Tensor] = state.model
+        self.network = quick(state.model)
+        self.forward: Callable[[Tensor], Tensor] = self.network
         live = dict(state.model.state_dict(keep_vars=True))
         self._current, self._average = [live[key].detach() for key in state.average], list(state.average.values())
         self.device = data.train.labels.device
@@ -127,17 +129,17 @@ def losses(logits: Tensor, labels: Tensor, probs: Tensor | None, supervision: Su
 def inputs_of(data: Data, recipe: Recipe, number: int, probs: Tensor | None) -> Inputs:
     """What the steps of epoch `number`, from 0, read."""
     labels = data.train.labels
-    order = batches(len(labels), recipe.spec.batch_size, seed_from(recipe.seed, number, 1)).to(labels.device)
+    order = batches(len(labels), recipe.spec.batch_size, seed_from(recipe.seed, number, 1))
     steps, spec = len(order), recipe.spec
     rates = [
         learning_rate(step, recipe.epochs * steps, peak=spec.lr, warmup=spec.warmup)
         for step in range(number * steps, (number + 1) * steps)
     ]
-    everything = torch.arange(len(labels), device=labels.device)
+    draws = draw(torch.arange(len(labels), device=labels.device), view=recipe.view, epoch=number % recipe.views)
     return Inputs(
-        order=order,
+        order=order.to(labels.device, torch.int32),
         rates=torch.tensor(rates, dtype=torch.float64).to(labels.device, rate_type(labels.device)),
-        draws=draw(everything, view=recipe.view, epoch=number % recipe.views),
+        draws=draws.to(torch.uint8 if 2 * recipe.view.crop < 256 else torch.int32),
         probs=probs,
     )
 

@@ -53,7 +53,7 @@ def test_a_study_ends_with_every_part_of_its_record(reference):
     assert read_study(reference.place / "runs" / NAME / "study.json") == record
     phases = {"teachers", "profiles", "baselines and priors", "search", "confirm"}
     assert set(record.timing["phases_s"]) == {"start-up", *phases}
-    assert set(record.timing["planned_s"]) == phases
+    assert set(record.timing["planned_s"]) == {*phases, "report"}
     assert set(record.timing["runs_s"]) == {run.run for run in record.runs()}
     parts, runs = record.timing["parts_s"], record.timing["runs_s"]
     assert set(parts) == {"teacher", "cache", "targets", "student", "evaluation"}
@@ -139,7 +139,7 @@ def test_events_tell_the_plan_first_and_the_phases_in_order(cold):
     first = cold.events[0]
     assert isinstance(first, Note)
     assert first.text == f"plan: {spelt(cold.record.plan)}"
-    assert first.text.startswith("plan: 11 full trainings = no teacher 1 + plain KD 1 + priors 2 + confirm 5")
+    assert first.text.endswith(" = no teacher 1 + plain KD 1 + priors 2 + search 2 + confirm 5")
     phases = [event.phase for event in cold.events if isinstance(event, PhaseStarted)]
     assert phases == ["teachers", "profiles", "baselines and priors", "search", "confirm"]
     second = cold.events[1]
@@ -224,7 +224,9 @@ def test_preparing_and_estimating_write_nothing(reference, monkeypatch):
     assert prepared.untrained == ["ladder:resnet8:0.5", "ladder:resnet8:0.25"]
     assert found.plan.total_epochs == 33
     assert found.cache_bytes == 2 * 3 * 100 * 10 * 2
-    assert list(found.time.phases_s) == ["teachers", "profiles", "baselines and priors", "search", "confirm"]
+    assert list(found.time.phases_s) == [
+        *("teachers", "profiles", "baselines and priors", "search", "confirm", "report")
+    ]
     assert 0 < found.time.phases_s["teachers"] < found.time.wall_s
     assert 0 < found.time.logits_s < found.time.wall_s
     assert not everything(Path(), cache_root())

@@ -77,7 +77,7 @@ def _timing(timing: Mapping[str, Any]) -> Table | None:
     total, planned_s, runs_s = (math.fsum(it.values()) for it in (phases, planned, runs))
     rows = [*(row(it, duration(phases[it])) for it in PHASES if it in phases), row("all phases", duration(total))]
     if planned:
-        took_s = total - phases.get("start-up", 0.0)
+        took_s, planned_s = total - phases.get("start-up", 0.0), planned_s - planned.get("report", 0.0)
         rows.append(row("planned before the first run", f"{duration(planned_s)}; took {duration(took_s)}"))
     rows.append(row(f"{plural(len(runs), 'training run')}, summed over the workers", duration(runs_s)))
     rows += [row(f"of it: {words}", duration(parts[part])) for part, words in PARTS.items() if part in parts]

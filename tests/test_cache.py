@@ -176,6 +176,29 @@ def test_who_would_wait_for_a_view_computes_later_ones_meanwhile(tmp_path: Path)
     assert torch.equal(found, logits_of(teacher, second._images(("train", *VIEW, 0))).half())
 
 
+def test_views_are_computed_ahead_but_for_those_that_are_there_and_those_that_somebody_is_at(tmp_path: Path) -> None:
+    at_it, go_on = threading.Event(), threading.Event()
+
+    def held_up(logits: Tensor) -> Tensor:
+        at_it.set()
+        assert go_on.wait(20)
+        return logits
+
+    first, second = cache_of(tmp_path)[0], cache_of(tmp_path)[0]
+    teacher = teacher_of(Counting())
+    second.training(teacher, 0)
+    slow = threading.Thread(target=lambda: first.training(teacher_of(Counting(held_up)), 2))
+    slow.start()
+    assert at_it.wait(20)
+    second.ahead(teacher, 4)
+    assert second.missing(teacher, 6) == (2, 4, 5)
+    go_on.set()
+    slow.join()
+    second.ahead(teacher, 4)
+    assert (first.computed, second.computed) == (1, 3)
+    assert second.missing(teacher, 6) == (4, 5)
+
+
 def truncate(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-1])
 

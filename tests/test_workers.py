@@ -19,7 +19,16 @@ import pytest
 from processes import alive
 
 from autodistill.errors import StoreError, StudyError, TeacherError, TrialError
-from autodistill.records import EpochEvent, Note, RunEnded, RunRequest, TaskProgress, TeacherRecord, TrialParams
+from autodistill.records import (
+    EpochEvent,
+    LogitsComputed,
+    Note,
+    RunEnded,
+    RunRequest,
+    TaskProgress,
+    TeacherRecord,
+    TrialParams,
+)
 from autodistill.space import Space
 from autodistill.store import RunFolder, read_result
 from autodistill.workers import (
@@ -32,6 +41,7 @@ from autodistill.workers import (
     Setup,
     TeacherProbe,
     TeacherProbeTask,
+    ViewsTask,
     Workplace,
 )
 
@@ -283,6 +293,19 @@ def test_a_task_that_is_no_run_and_always_kills_its_worker_ends_the_study(tmp_pa
         pytest.raises(StudyError, match=r"died 3 times .* on CheckTask"),
     ):
         list(pool.run([CheckTask(name="weak")]))
+
+
+def test_views_ahead_are_computed_once_and_nobody_waits_for_them_where_a_worker_dies_or_a_teacher_fails(tmp_path):
+    place = Workplace(setup(tmp_path))
+    list(place.do(LadderTask(uri="ladder:resnet8:0.25")))
+    answers = [it for _ in range(2) for it in place.do(ViewsTask(name="weak", views=3))]
+    assert answers == [LogitsComputed(views_computed=3), LogitsComputed(views_computed=0)]
+    assert list(place.do(ViewsTask(name="gone", views=3))) == [LogitsComputed(views_computed=0)]
+    found = ended(list(place.do(request("after", teacher="weak"))))
+    assert found.views_computed == 1, "the fourth"
+    with killing(1) as killed, Pool(1, setup(tmp_path)) as pool:
+        assert list(pool.run([ViewsTask(name="weak", views=4)])) == []
+    assert len(killed) == 1
 
 
 def test_leaving_the_pool_ends_its_processes(tmp_path):

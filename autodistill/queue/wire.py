@@ -16,10 +16,12 @@ from autodistill.queue.messages import (
     Setup,
     TeacherProbe,
     TeacherProbeTask,
+    ViewsTask,
 )
 from autodistill.records import (
     AgreementRecord,
     EpochEvent,
+    LogitsComputed,
     Note,
     PhaseStarted,
     Record,
@@ -42,8 +44,8 @@ class Failed(Record):
 KINDS: dict[str, type[Record]] = {
     kind.__name__: kind
     for kind in (
-        *(Setup, RunRequest, LadderTask, CheckTask, ProfileTask, AgreementTask, ProbeTask, TeacherProbeTask),
-        *(EpochEvent, RunEnded, TrialEnded, PhaseStarted, Note, TaskProgress),
+        *(Setup, RunRequest, LadderTask, CheckTask, ProfileTask, ViewsTask, AgreementTask, ProbeTask),
+        *(TeacherProbeTask, EpochEvent, RunEnded, TrialEnded, PhaseStarted, Note, TaskProgress, LogitsComputed),
         *(TeacherRecord, Profiled, AgreementRecord, Probe, TeacherProbe, Failed),
     )
 }

@@ -78,4 +78,12 @@ class TaskProgress(Record):
     text: str = ""
 
 
-Event = EpochEvent | RunEnded | TrialEnded | PhaseStarted | Note | TaskProgress | TimePlanned | TimeLeft
+class LogitsComputed(Record):
+    """A teacher was run over views of the data ahead of the runs that need them."""
+
+    views_computed: int
+
+
+Event = (
+    EpochEvent | RunEnded | TrialEnded | PhaseStarted | Note | TaskProgress | LogitsComputed | TimePlanned | TimeLeft
+)

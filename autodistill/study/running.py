@@ -14,6 +14,7 @@ from autodistill.records import (
     AgreementRecord,
     Event,
     LatencyRecord,
+    LogitsComputed,
     Note,
     PhaseStarted,
     PlanRecord,
@@ -147,10 +148,11 @@ def _recorded(prepared: Prepared, pool: Pool | Crew, ledger: _Ledger) -> Generat
                 ledger.phase_s[phase] = round(before + time.monotonic() - begun, 2)
                 phase, begun, before = event.phase, time.monotonic(), ledger.phase_s.get(event.phase, 0.0)
             ledger.phase_s[phase] = round(before + time.monotonic() - begun, 2)
+            if isinstance(event, RunEnded | LogitsComputed):
+                ledger.views_computed += event.views_computed
             if isinstance(event, RunEnded):
                 ledger.run_s[event.record.run] = round(event.wall_s, 2)
                 _add(ledger.parts_s, event.parts_s)
-                ledger.views_computed += event.views_computed
                 ledger.fresh = ledger.fresh or not event.reused
             if isinstance(event, TrialEnded):
                 forget_checkpoint(prepared.folder, event.record)
@@ -182,7 +184,7 @@ def _events(prepared: Prepared, pool: Pool | Crew, ledger: _Ledger) -> Generator
     question = question_of(prepared, ledger.plan, ledger.teachers)
 
     def run(requests: Sequence[RunRequest] | Source) -> Iterator[Event]:
-        yield from remembered(prepared.folder, requests, pool)
+        yield from remembered(prepared.folder, requests, pool, views=prepared.views)
 
     order = order_file(prepared.folder, joined=question.joined)
     hold = pool.hold if isinstance(pool, Crew) else _alone

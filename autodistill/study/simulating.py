@@ -107,8 +107,8 @@ class Clock:
         missing.sort(key=lambda it: -it.new_epochs)
         took = makespan([self.run_s(it) for it in missing], self.workers) if missing else 0.0
         taught = [it for it in missing if it.params.teacher is not None]
-        # Workers that need a teacher's views share them out.
-        took += sum(map(self._logits_s, taught)) / max(1, min(self.workers, len(taught)))
+        # Workers share them out: those that need them, and those that have nothing else to do.
+        took += sum(map(self._logits_s, taught)) / self.workers
         self.phases_s[self.phase] = self.phases_s.get(self.phase, 0.0) + took
         for request in requests:
             yield known[request.run] or RunEnded(record=self._made_up(request), wall_s=0.0)

@@ -16,6 +16,7 @@ from autodistill.queue.messages import (
     Task,
     TeacherProbe,
     TeacherProbeTask,
+    ViewsTask,
 )
 from autodistill.workers.pool import Pool
 from autodistill.workers.standby import StandBy
@@ -36,5 +37,6 @@ __all__ = [
     "Task",
     "TeacherProbe",
     "TeacherProbeTask",
+    "ViewsTask",
     "Workplace",
 ]

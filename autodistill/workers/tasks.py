@@ -1,5 +1,6 @@
 """What a worker does: train a run, train a ladder teacher, check and profile teachers, measure an epoch."""
 
+import contextlib
 import time
 from collections.abc import Generator, Iterator
 from functools import cached_property
@@ -26,6 +27,7 @@ from autodistill.queue.messages import (
     Setup,
     Task,
     TeacherProbeTask,
+    ViewsTask,
 )
 from autodistill.queue.terms import AT_HOME, Terms
 from autodistill.records import (
@@ -33,6 +35,7 @@ from autodistill.records import (
     EpochEvent,
     EpochRecord,
     Event,
+    LogitsComputed,
     Note,
     RunEnded,
     RunRecord,
@@ -85,6 +88,8 @@ class Workplace:
             yield check(teacher, self.data, self.cache.validation(teacher).float().to(self.device))
         elif isinstance(task, ProfileTask):
             yield from self._profile(task.name, self._awaited(task))
+        elif isinstance(task, ViewsTask):
+            yield self._ahead(task)
         elif isinstance(task, AgreementTask):
             yield from self._agreement(task.names)
         else:
@@ -284,6 +289,13 @@ class Workplace:
             isats_params=prior.params if prior.rule == "isats" else None,
         )
         yield Profiled(name=name, profile=found, views_computed=computed)
+
+    def _ahead(self, task: ViewsTask) -> LogitsComputed:
+        computed = self.cache.computed
+        # What fails here fails again in the run that needs it, which keeps it as its own.
+        with contextlib.suppress(CacheError, TeacherError, RuntimeError):
+            self.cache.ahead(self.teacher(task.name), task.views)
+        return LogitsComputed(views_computed=self.cache.computed - computed)
 
     def _agreement(self, names: tuple[str, ...]) -> Iterator[AgreementRecord]:
         logits = {name: self.cache.training(self.teacher(name), 0) for name in names}

@@ -67,7 +67,7 @@ class Slice(NamedTuple):
 
 SLICES = {
     "resnet110": Slice("resnet110", 512, 12, 3, 5.0),
-    "wrn": Slice("wrn_16_2:5.8", 256, 6, 2, 12.0),
+    "wrn": Slice("wrn_16_2:5.8", 256, 8, 2, 12.0),
 }
 HELD_OUT = 128
 

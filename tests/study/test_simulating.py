@@ -59,9 +59,9 @@ def test_a_run_takes_its_epochs_and_its_looks_and_the_first_one_its_teachers_vie
     taught = 1 + 6 * 2.5 + 2 * 0.3
     assert found.run_s(asked("taught", 6, teacher="mid")) == pytest.approx(taught)
     list(found([asked("first", 6, teacher="mid")]))
-    assert found.phases_s == {"confirm": pytest.approx(taught + 2 * 10)}, "views 1 and 2; nobody needs view 9"
+    assert found.phases_s == {"confirm": pytest.approx(taught + 10)}, "views 1 and 2, a worker each; nobody needs 9"
     list(found([asked("second", 6, teacher="mid")]))
-    assert found.phases_s == {"confirm": pytest.approx(2 * taught + 2 * 10)}
+    assert found.phases_s == {"confirm": pytest.approx(2 * taught + 10)}
     assert found.logits_s == 20
 
 

@@ -3,7 +3,7 @@
 import contextlib
 import json
 import time
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -78,6 +78,15 @@ class _Ledger:
     fresh: bool = False
     """Whether this process has finished a run: until then the kept record says more than this ledger."""
 
+    def note(self, event: Event) -> None:
+        if isinstance(event, RunEnded | LogitsComputed):
+            self.views_computed += event.views_computed
+        if isinstance(event, RunEnded):
+            self.run_s[event.record.run] = round(event.wall_s, 2)
+            self.fresh = self.fresh or not event.reused
+            for part, seconds in event.parts_s.items():
+                self.parts_s[part] = self.parts_s.get(part, 0.0) + seconds
+
 
 def run_study(prepared: Prepared, *, standby: StandBy | None = None) -> Generator[Event, None, StudyRecord]:
     """Run or resume a study; yields what happens, returns the record, which is also in `study.json`.
@@ -148,12 +157,7 @@ def _recorded(prepared: Prepared, pool: Pool | Crew, ledger: _Ledger) -> Generat
                 ledger.phase_s[phase] = round(before + time.monotonic() - begun, 2)
                 phase, begun, before = event.phase, time.monotonic(), ledger.phase_s.get(event.phase, 0.0)
             ledger.phase_s[phase] = round(before + time.monotonic() - begun, 2)
-            if isinstance(event, RunEnded | LogitsComputed):
-                ledger.views_computed += event.views_computed
-            if isinstance(event, RunEnded):
-                ledger.run_s[event.record.run] = round(event.wall_s, 2)
-                _add(ledger.parts_s, event.parts_s)
-                ledger.fresh = ledger.fresh or not event.reused
+            ledger.note(event)
             if isinstance(event, TrialEnded):
                 forget_checkpoint(prepared.folder, event.record)
             if ledger.fresh and isinstance(event, RunEnded | TrialEnded):
@@ -165,11 +169,6 @@ def _recorded(prepared: Prepared, pool: Pool | Crew, ledger: _Ledger) -> Generat
                 )
                 return _stopped(prepared, ledger)
     return _write(prepared, ledger, "complete")
-
-
-def _add(total: dict[str, float], more: Mapping[str, float]) -> None:
-    for name, seconds in more.items():
-        total[name] = total.get(name, 0.0) + seconds
 
 
 def _events(prepared: Prepared, pool: Pool | Crew, ledger: _Ledger) -> Generator[Event, None, None]:
@@ -253,8 +252,7 @@ def _stopped(prepared: Prepared, ledger: _Ledger) -> StudyRecord:
 
 def _write_now_and_then(prepared: Prepared, ledger: _Ledger) -> None:
     """Rewrite the record after every run; one that takes its time, for a small part of the time only."""
-    begun = time.monotonic()
-    if begun < ledger.next_write:
+    if (begun := time.monotonic()) < ledger.next_write:
         return
     _write(prepared, ledger, "running")
     ended = time.monotonic()

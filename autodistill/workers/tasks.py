@@ -1,6 +1,5 @@
 """What a worker does: train a run, train a ladder teacher, check and profile teachers, measure an epoch."""
 
-import contextlib
 import time
 from collections.abc import Generator, Iterator
 from functools import cached_property
@@ -12,17 +11,15 @@ from torch import nn
 from autodistill import data as datasets
 from autodistill.cache import LogitCache
 from autodistill.data import Data
-from autodistill.errors import CacheError, TeacherError, TrialError
+from autodistill.errors import CacheError, TrialError
 from autodistill.ladder import file_uri, train_teacher
 from autodistill.models import student_network
-from autodistill.profile import agreement, profile
 from autodistill.queue.messages import (
     AgreementTask,
     CheckTask,
     LadderTask,
     Message,
     ProbeTask,
-    Profiled,
     ProfileTask,
     Setup,
     Task,
@@ -31,11 +28,9 @@ from autodistill.queue.messages import (
 )
 from autodistill.queue.terms import AT_HOME, Terms
 from autodistill.records import (
-    AgreementRecord,
     EpochEvent,
     EpochRecord,
     Event,
-    LogitsComputed,
     Note,
     RunEnded,
     RunRecord,
@@ -51,6 +46,7 @@ from autodistill.trainer.probing import images_that_fit
 from autodistill.views import View
 from autodistill.workers.memory import within_memory
 from autodistill.workers.probing import measured
+from autodistill.workers.profiling import compared, computed_ahead, profiled
 
 
 class Workplace:
@@ -87,11 +83,11 @@ class Workplace:
             teacher = self._awaited(task)
             yield check(teacher, self.data, self.cache.validation(teacher).float().to(self.device))
         elif isinstance(task, ProfileTask):
-            yield from self._profile(task.name, self._awaited(task))
+            yield profiled(self, task.name, self._awaited(task))
         elif isinstance(task, ViewsTask):
-            yield self._ahead(task)
+            yield computed_ahead(self, task)
         elif isinstance(task, AgreementTask):
-            yield from self._agreement(task.names)
+            yield from compared(self, task.names)
         else:
             yield from self._probe(task)
         while self._notes:
@@ -271,37 +267,6 @@ class Workplace:
         for _ in self._ladder(self.setup.teachers[task.name]) if task.untrained else ():
             pass
         return self.teacher(task.name)
-
-    def _profile(self, name: str, teacher: Teacher) -> Iterator[Profiled]:
-        prior, computed = self.setup.space.prior, self.cache.computed
-        try:
-            logits = self.cache.training(teacher, 0)
-            computed = self.cache.computed - computed
-        except (CacheError, TeacherError) as error:
-            # Its check or its runs fail with the same words; a profile ends no study.
-            self._notes.append(f"teacher {name} has no profile: {error.message}")
-            return
-        found = profile(
-            logits,
-            self.data.train.labels.cpu(),
-            self.cache.validation(teacher),
-            self.data.validation.labels.cpu(),
-            isats_params=prior.params if prior.rule == "isats" else None,
-        )
-        yield Profiled(name=name, profile=found, views_computed=computed)
-
-    def _ahead(self, task: ViewsTask) -> LogitsComputed:
-        computed = self.cache.computed
-        # What fails here fails again in the run that needs it, which keeps it as its own.
-        with contextlib.suppress(CacheError, TeacherError, RuntimeError):
-            self.cache.ahead(self.teacher(task.name), task.views)
-        return LogitsComputed(views_computed=self.cache.computed - computed)
-
-    def _agreement(self, names: tuple[str, ...]) -> Iterator[AgreementRecord]:
-        logits = {name: self.cache.training(self.teacher(name), 0) for name in names}
-        found = agreement(logits, self.data.train.labels.cpu())
-        if found is not None:
-            yield found
 
     def _probe(self, task: ProbeTask | TeacherProbeTask) -> Iterator[Message]:
         try:

@@ -20,10 +20,10 @@ times the width, with as many multiplications (3.4 G for an image).
 `--check` exits 1 where a study takes over 1/5 (teachers like a ResNet-110) or 1/12 (like a WRN-28-8) of the plain
 side's time.
 
-23 November 2026, 2 cores of an AMD EPYC, torch 2.15, MobileNetV2 x0.5. One ResNet-110 as teacher, 512 images x 6
-epochs: a plain trial 21.5 s (n = 3, two threads), 20 of them 429 s; ours 99.9 s, 13.5 s of it start-up: 5.0 times,
-4.3 with start-up. One WRN-28-8, 256 images x 3 epochs: a plain trial 40.5 s (n = 2), 20 of them 809 s; ours
-100.8 s, 16.8 s of it start-up: 9.6 times, 8.0 with start-up, short of the 12 asked for.
+23 November 2026, 2 cores of an AMD EPYC, torch 2.15, MobileNetV2 x0.5. One ResNet-110 as teacher, 512 images x 12
+epochs: a plain trial 39.2 s (n = 3, two threads), 20 of them 783 s; ours 159.8 s, 13.4 s of it start-up: 4.9 times,
+5.4 without start-up, short of the 5 asked for. One WRN-28-8, 256 images x 8 epochs: a plain trial 101.8 s (n = 2), 20
+of them 2,037 s; ours 153.7 s, 15.4 s of it start-up: 13.3 times, 14.7 without start-up.
 """
 
 import argparse

@@ -151,25 +151,33 @@ def test_two_at_once_compute_each_view_once_between_them(tmp_path: Path) -> None
     assert all(torch.equal(a, b) for a, b in zip(found[0], found[1], strict=True))
 
 
-def test_who_would_wait_for_a_view_computes_later_ones_meanwhile(tmp_path: Path) -> None:
-    at_it, go_on = threading.Event(), threading.Event()
+class Busy:
+    """Another process in the middle of a view, until it may go on."""
 
-    def held_up(logits: Tensor) -> Tensor:
-        at_it.set()
-        assert go_on.wait(20)
+    def __init__(self, cache: LogitCache, number: int) -> None:
+        self._at_it, self.go_on = threading.Event(), threading.Event()
+        self._thread = threading.Thread(target=lambda: cache.training(teacher_of(Counting(self._held_up)), number))
+        self._thread.start()
+        assert self._at_it.wait(20)
+        self.done = self._thread.join
+
+    def _held_up(self, logits: Tensor) -> Tensor:
+        self._at_it.set()
+        assert self.go_on.wait(20)
         return logits
+
+
+def test_who_would_wait_for_a_view_computes_later_ones_meanwhile(tmp_path: Path) -> None:
+    first, second = cache_of(tmp_path)[0], cache_of(tmp_path)[0]
+    other = Busy(first, 0)
 
     def waved_on(logits: Tensor) -> Tensor:
-        go_on.set()
+        other.go_on.set()
         return logits
 
-    first, second = cache_of(tmp_path)[0], cache_of(tmp_path)[0]
-    slow = threading.Thread(target=lambda: first.training(teacher_of(Counting(held_up)), 0))
-    slow.start()
-    assert at_it.wait(20)
     teacher = teacher_of(Counting(waved_on))
     found = second.training(teacher, 0, later=range(1, 5))
-    slow.join()
+    other.done()
     assert first.computed == 1
     assert 1 <= second.computed <= 4
     assert len(stored(tmp_path)) == 1 + second.computed
@@ -177,23 +185,14 @@ def test_who_would_wait_for_a_view_computes_later_ones_meanwhile(tmp_path: Path)
 
 
 def test_views_are_computed_ahead_but_for_those_that_are_there_and_those_that_somebody_is_at(tmp_path: Path) -> None:
-    at_it, go_on = threading.Event(), threading.Event()
-
-    def held_up(logits: Tensor) -> Tensor:
-        at_it.set()
-        assert go_on.wait(20)
-        return logits
-
     first, second = cache_of(tmp_path)[0], cache_of(tmp_path)[0]
     teacher = teacher_of(Counting())
     second.training(teacher, 0)
-    slow = threading.Thread(target=lambda: first.training(teacher_of(Counting(held_up)), 2))
-    slow.start()
-    assert at_it.wait(20)
+    other = Busy(first, 2)
     second.ahead(teacher, 4)
     assert second.missing(teacher, 6) == (2, 4, 5)
-    go_on.set()
-    slow.join()
+    other.go_on.set()
+    other.done()
     second.ahead(teacher, 4)
     assert (first.computed, second.computed) == (1, 3)
     assert second.missing(teacher, 6) == (4, 5)

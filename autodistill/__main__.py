@@ -11,16 +11,21 @@ from autodistill.errors import AutodistillError, ConfigError
 FOREIGN = "autodistill"
 """Another project's distribution that owns the same module and script."""
 
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as a shell has it: 128 and the signal's number."""
+
 
 def main() -> None:
     """Run the command line and end the process with its exit code."""
     try:
         run()
         code = 0
+    except KeyboardInterrupt:
+        code = INTERRUPTED
     except SystemExit as end:
         if not isinstance(end.code, int):
             raise
-        code = end.code
+        code = INTERRUPTED if _interrupted(end) else end.code
     # Python takes torch and all else apart object by object, which takes seconds: do what else belongs to an end.
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
@@ -43,6 +48,12 @@ def run() -> None:
 
         show_error(error)
         sys.exit(error.exit_code)
+
+
+def _interrupted(end: BaseException) -> bool:
+    """Click ends with 1 after Ctrl-C, as after a failure."""
+    cause = end.__cause__ or end.__context__
+    return isinstance(cause, KeyboardInterrupt) or (cause is not None and _interrupted(cause))
 
 
 def refuse_foreign_package() -> None:

@@ -83,11 +83,12 @@ class LogitCache:
         """Logits on the validation split as it is."""
         return self._get(teacher, VALIDATION)
 
-    def ahead(self, teacher: Teacher, views: int) -> None:
-        """Compute those of the first views that are missing, but for any that another process is at."""
-        with self._watch.part("cache"):
-            for number in self.missing(teacher, views):
-                self._made(teacher, self._part(number), wait=False)
+    def ahead(self, teacher: Teacher, number: int) -> None:
+        """Compute a view that is missing, unless another process is at it."""
+        part = self._part(number)
+        if not self._path(teacher, part).exists():
+            with self._watch.part("cache"):
+                self._made(teacher, part, wait=False)
 
     def missing(self, teacher: Teacher, views: int) -> tuple[int, ...]:
         """Those of the first views whose logits nobody has computed."""

@@ -127,7 +127,7 @@ def largest_other(logits: Float[Tensor, "batch classes"], labels: Int[Tensor, " 
 
 def on_top(logits: Float[Tensor, "batch classes"], labels: Int[Tensor, " batch"]) -> Bool[Tensor, " batch"]:
     """Whether no other entry of the row exceeds the label's."""
-    return take_target(logits, labels) >= largest_other(logits, labels)
+    return take_target(logits, labels) >= logits.amax(dim=1)
 
 
 def rank_agreement(

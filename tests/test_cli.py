@@ -104,8 +104,9 @@ def test_a_search_ends_with_a_result_a_report_and_the_next_command(here):
 
 
 def test_a_dry_run_writes_nothing(here):
-    found = here("search", *TINY, "--dry-run")
+    found = here("search", *TINY, "--student", "resnet8:0.5", "--dry-run")
     assert found.returncode == 0, found.stderr
+    assert "all 2 studies: at most" in found.stderr
     assert "no teacher 1 + plain KD 1 + priors" in found.stdout
     assert list(Path().iterdir()) == []
 
@@ -168,6 +169,29 @@ def test_usage_errors_exit_with_2():
     found = run("serch")
     assert found.returncode == 2
     assert "search" in found.stderr
+
+
+@pytest.mark.parametrize(
+    ("outcome", "code"),
+    [
+        (None, 0),
+        (KeyboardInterrupt(), 130),
+        (StoreError("a full disk", "make room"), 1),
+        (ConfigError("no", "yes"), 2),
+    ],
+)
+def test_a_command_ends_with_the_code_of_its_outcome(monkeypatch, outcome, code):
+    def command(*_: object, **__: object) -> None:
+        if outcome:
+            raise outcome
+
+    ends: list[int] = []
+    monkeypatch.setattr("autodistill.showing.list_spaces", command)
+    monkeypatch.setattr(sys, "argv", ["autodistill", "spaces", "list"])
+    monkeypatch.setattr(entry.atexit, "_run_exitfuncs", lambda: None)
+    monkeypatch.setattr(entry.os, "_exit", ends.append)
+    entry.main()
+    assert ends == [code]
 
 
 def test_the_other_project_s_package_is_refused(monkeypatch):

@@ -1,85 +1,30 @@
-"""Workers: what they answer, what becomes of their failures and deaths, and that they die with their parent."""
+"""Workers: what they answer, and what becomes of their failures."""
 
-import contextlib
-import dataclasses
-import multiprocessing
-import os
 import shutil
-import signal
-import struct
-import subprocess
-import sys
-import textwrap
-import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from processes import alive
+from worker_parts import PARAMS, SPACE, children, diverging, ended, request, setup
 
-from autodistill.errors import StoreError, StudyError, TeacherError, TrialError
-from autodistill.records import (
-    EpochEvent,
-    LogitsComputed,
-    Note,
-    RunEnded,
-    RunRequest,
-    TaskProgress,
-    TeacherRecord,
-    TrialParams,
-)
-from autodistill.space import Space
+from autodistill.errors import StoreError, TeacherError, TrialError
+from autodistill.records import EpochEvent, Note, RunEnded, TaskProgress, TeacherRecord
 from autodistill.store import RunFolder, read_result
 from autodistill.workers import (
     CheckTask,
     LadderTask,
-    Message,
     Pool,
     Probe,
     ProbeTask,
-    Setup,
     TeacherProbe,
     TeacherProbeTask,
-    ViewsTask,
     Workplace,
 )
-
-SPACE = Space.model_validate(
-    {
-        "data": {"name": "digits", "train": 100, "validation": 100, "test": 100, "crop": 1},
-        "training": {"epochs": 4, "short_epochs": 1, "batch_size": 25},
-        "ladder": {"architectures": ("resnet8:0.25",), "epochs": 10},
-    }
-)
-
-PARAMS = TrialParams(teacher="weak", rule="isats", rule_params={"target_ratio": 5 / 3}, soft_weight=0.5)
 
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("workers")
-
-
-def setup(home: Path, *, space: Space = SPACE) -> Setup:
-    return Setup(
-        space=space,
-        student="resnet8:0.25",
-        teachers={"weak": "ladder:resnet8:0.25", "gone": "file:nowhere.safetensors?arch=resnet8"},
-        views=4,
-        device="cpu",
-        runs=str(home / "runs"),
-        cache=str(home / "cache"),
-    )
-
-
-def diverging() -> Space:
-    return SPACE.model_copy(update={"training": SPACE.training.model_copy(update={"lr": 1e30})})
-
-
-def request(run: str, *, teacher: str | None = None, epochs: int = 4) -> RunRequest:
-    params = PARAMS.model_copy(update={"teacher": teacher}) if teacher else TrialParams()
-    return RunRequest(run=run, params=params, seed=3, epochs=epochs)
 
 
 @pytest.fixture(scope="module")
@@ -94,15 +39,6 @@ def place(home: Path) -> Workplace:
 def pool(home: Path, place: Workplace) -> Iterator[Pool]:
     with Pool(2, setup(home)) as pool:
         yield pool
-
-
-def children() -> list[int]:
-    return [child.pid for child in multiprocessing.active_children() if child.pid is not None]
-
-
-def ended(messages: list[Message]) -> RunEnded:
-    (found,) = (message for message in messages if isinstance(message, RunEnded))
-    return found
 
 
 def test_the_messages_of_a_run_come_in_order_and_its_result_is_kept(home, pool):
@@ -226,139 +162,6 @@ def test_an_error_that_is_no_run_s_own_reaches_the_parent_whole(pool, place):
     assert there.value.hint
     assert there.value.exit_code == 2
     assert isinstance([*pool.run([request("j", epochs=1)])][-1], RunEnded), "the worker goes on after it"
-
-
-def test_a_worker_killed_in_the_middle_of_a_run_is_replaced(pool, place):
-    expected = ended(list(place.do(request("k", epochs=6)))).record
-    place.folder.result("k").unlink()
-    messages: list[Message] = []
-    for message in pool.run([request("k", epochs=6)]):
-        messages.append(message)
-        if len(messages) == 3:
-            (busy,) = (worker.process.pid for worker in pool._workers if worker.task is not None)
-            os.kill(busy, signal.SIGKILL)
-    assert busy not in children()
-    assert len(children()) == 2
-    assert ended(messages).record == expected
-    assert read_result(place.folder, "k").record == expected
-    assert len([it for it in messages if isinstance(it, EpochEvent)]) >= 6 + 3
-
-
-def test_a_message_cut_off_by_death_is_a_death(pool, monkeypatch):
-    """Above 16 kB a message takes two writes; a worker killed between them leaves half a message."""
-    ours, theirs = multiprocessing.Pipe()
-    os.write(theirs.fileno(), struct.pack("!i", 20_000) + b"half")
-    theirs.close()
-    worker = dataclasses.replace(pool._workers[0], pipe=ours)
-    replaced = []
-    monkeypatch.setattr(Pool, "_replace", lambda self, worker: replaced.append(worker) or iter(()))
-    assert list(pool._receive(worker)) == []
-    assert replaced == [worker]
-    ours.close()
-
-
-@contextlib.contextmanager
-def killing(wanted: int) -> Iterator[list[int]]:
-    """Kill every new child as soon as it is there, until `wanted` are dead."""
-    killed: list[int] = []
-    spared = set(children())
-
-    def hunt() -> None:
-        while len(killed) < wanted:
-            for pid in set(children()) - spared - set(killed):
-                os.kill(pid, signal.SIGKILL)
-                killed.append(pid)
-            time.sleep(0.01)
-
-    hunter = threading.Thread(target=hunt)
-    hunter.start()
-    yield killed
-    hunter.join()
-
-
-def test_a_run_that_always_kills_its_worker_is_given_up(tmp_path):
-    with killing(3) as killed, Pool(1, setup(tmp_path)) as pool:
-        found = ended(list(pool.run([request("l")])))
-    assert found.record.state == "failed"
-    assert found.record.error == "the worker process died 3 times (signal 9: out of memory?)"
-    assert (found.record.run, found.record.seed, found.record.epochs) == ("l", 3, 4)
-    assert len(set(killed)) == 3
-    assert read_result(RunFolder(tmp_path / "runs"), "l").record == found.record, "it would be tried again"
-
-
-def test_a_task_that_is_no_run_and_always_kills_its_worker_ends_the_study(tmp_path):
-    with (
-        killing(3),
-        Pool(1, setup(tmp_path)) as pool,
-        pytest.raises(StudyError, match=r"died 3 times .* on CheckTask"),
-    ):
-        list(pool.run([CheckTask(name="weak")]))
-
-
-def test_views_ahead_are_computed_once_and_nobody_waits_for_them_where_a_worker_dies_or_a_teacher_fails(tmp_path):
-    place = Workplace(setup(tmp_path))
-    list(place.do(LadderTask(uri="ladder:resnet8:0.25")))
-    answers = [it for _ in range(2) for it in place.do(ViewsTask(name="weak", views=3))]
-    assert answers == [LogitsComputed(views_computed=3), LogitsComputed(views_computed=0)]
-    assert list(place.do(ViewsTask(name="gone", views=3))) == [LogitsComputed(views_computed=0)]
-    found = ended(list(place.do(request("after", teacher="weak"))))
-    assert found.views_computed == 1, "the fourth"
-    with killing(1) as killed, Pool(1, setup(tmp_path)) as pool:
-        assert list(pool.run([ViewsTask(name="weak", views=4)])) == []
-    assert len(killed) == 1
-
-
-def test_leaving_the_pool_ends_its_processes(tmp_path):
-    before = set(children())
-    with Pool(2, setup(tmp_path)):
-        assert len(set(children()) - before) == 2
-    assert set(children()) == before
-
-
-@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks at processes in /proc")
-def test_a_worker_has_one_thread_ends_with_its_pipe_and_with_a_parent_that_was_killed(tmp_path):
-    """The worker is in the middle of an epoch of minutes, so that no message tells it that nobody listens."""
-    slow = {
-        "data": SPACE.data.model_copy(update={"train": 1000}),
-        "training": SPACE.training.model_copy(update={"batch_size": 1}),
-    }
-    told = setup(tmp_path, space=SPACE.model_copy(update=slow)).model_dump_json()
-    script = f"""
-        import multiprocessing, pickle, torch
-        from autodistill.workers import LadderTask, Pool, Setup
-        from autodistill.workers.pool import work
-
-        if __name__ == "__main__":
-            setup = Setup.model_validate_json({told!r})
-            torch.set_num_threads(3)
-            ours, theirs = multiprocessing.Pipe()
-            ours.send_bytes(pickle.dumps(None))
-            ours.close()
-            work(theirs, setup)
-            print(torch.get_num_threads(), flush=True)
-            with Pool(1, setup) as pool:
-                print(*(child.pid for child in multiprocessing.active_children()), flush=True)
-                list(pool.run([LadderTask(uri="ladder:resnet110:2")]))
-    """
-    (tmp_path / "parent.py").write_text(textwrap.dedent(script))
-    parent = subprocess.Popen([sys.executable, tmp_path / "parent.py"], stdout=subprocess.PIPE, text=True)
-    assert parent.stdout is not None
-    with parent, parent.stdout:
-        assert parent.stdout.readline() == "1\n", "threads of a worker"
-        workers = [int(pid) for pid in parent.stdout.readline().split()]
-        while not any(tmp_path.glob("cache/ladder/*/*.lock")):
-            time.sleep(0.02)
-        assert workers
-        assert all(map(alive, workers))
-        parent.kill()
-        parent.wait()
-        until = time.monotonic() + 20
-        while any(map(alive, workers)) and time.monotonic() < until:
-            time.sleep(0.02)
-    left = [pid for pid in workers if alive(pid)]
-    for pid in left:
-        os.kill(pid, signal.SIGKILL)
-    assert not left
 
 
 def test_a_ladder_teacher_is_trained_once_and_checked(tmp_path):

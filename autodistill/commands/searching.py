@@ -6,7 +6,7 @@ from collections.abc import Generator, Sequence
 
 from autodistill import console, showing
 from autodistill.commands.requests import Family
-from autodistill.recommend.words import count, excess_words, quantity
+from autodistill.recommend.words import about, count, excess_words, quantity
 from autodistill.records import ComparisonRecord, Event, LeftOutRecord, StudentBudget, StudyRecord
 from autodistill.storage import SQLITE, redacted
 from autodistill.store import cache_root
@@ -77,6 +77,12 @@ def dry_run(family: Family, *, as_json: bool) -> None:
             console.show_note(f"warning: {note}")
         console.show_table("Dry run: nothing was written", ("", ""), _facts(prepared, found).items())
     _name_left_out(left_out, family.limits)
+    times = [found.time for _, found in estimates if found.time]
+    if len(times) == len(students) > 1:
+        together = about(sum(it.wall_s for it in times))
+        console.show_note(
+            f"all {len(times)} studies: at most {together}; teachers and logits in common are paid once"
+        )
     console.show_note(f"Next: {command}")
 
 

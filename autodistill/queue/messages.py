@@ -67,12 +67,11 @@ class Profiled(Record):
     """Times the teacher was run for it; 0: its logits were in the cache."""
 
 
-class ViewsTask(Record):
-    """Compute a teacher's logits ahead of the runs that will need them; answered by a `LogitsComputed`."""
+class ViewTask(Record):
+    """Compute a teacher's logits on a view ahead of the runs that will need them; answered by a `LogitsComputed`."""
 
     name: str
-    views: int
-    """The first so many, but for those that are there and those that somebody is at."""
+    view: int
 
 
 class AgreementTask(Record):
@@ -125,5 +124,5 @@ class TeacherProbe(Record):
     """Those whose logits nobody has computed yet."""
 
 
-Task = RunRequest | LadderTask | CheckTask | ProfileTask | ViewsTask | AgreementTask | ProbeTask | TeacherProbeTask
+Task = RunRequest | LadderTask | CheckTask | ProfileTask | ViewTask | AgreementTask | ProbeTask | TeacherProbeTask
 Message = Event | TeacherRecord | Profiled | AgreementRecord | Probe | TeacherProbe

@@ -16,7 +16,7 @@ from autodistill.queue.messages import (
     Setup,
     TeacherProbe,
     TeacherProbeTask,
-    ViewsTask,
+    ViewTask,
 )
 from autodistill.records import (
     AgreementRecord,
@@ -44,7 +44,7 @@ class Failed(Record):
 KINDS: dict[str, type[Record]] = {
     kind.__name__: kind
     for kind in (
-        *(Setup, RunRequest, LadderTask, CheckTask, ProfileTask, ViewsTask, AgreementTask, ProbeTask),
+        *(Setup, RunRequest, LadderTask, CheckTask, ProfileTask, ViewTask, AgreementTask, ProbeTask),
         *(TeacherProbeTask, EpochEvent, RunEnded, TrialEnded, PhaseStarted, Note, TaskProgress, LogitsComputed),
         *(TeacherRecord, Profiled, AgreementRecord, Probe, TeacherProbe, Failed),
     )

@@ -105,11 +105,18 @@ def isats_tau_other(
     ratio, fixed = _ratio_or_fixed(target_ratio, tau_target)
     wrong = literal_as_none(tau_wrong)
     low, high = _log_bounds(tau_min, tau_max)
-    rows = max(1, (NUMBERS_ON_GPU if logits.is_cuda else NUMBERS_IN_MEMORY) // classes)
-    chunks = zip(logits.detach().split(rows), labels.split(rows), strict=True)
-    curves = (dv_curve(z.double(), y, anchor, ratio=ratio, fixed=fixed) for z, y in chunks)
-    found = torch.cat([argmax_dv(curve, low, high) for curve in curves]).exp().clamp(tau_min, tau_max)
-    return found if wrong is None else torch.where(on_top(logits, labels), found, wrong)
+    logits, rows = logits.detach(), max(1, (NUMBERS_ON_GPU if logits.is_cuda else NUMBERS_IN_MEMORY) // classes)
+
+    def searched(chosen: Tensor, targets: Tensor) -> Tensor:
+        chunks = zip(chosen.split(rows), targets.split(rows), strict=True)
+        curves = (dv_curve(z.double(), y, anchor, ratio=ratio, fixed=fixed) for z, y in chunks)
+        return torch.cat([argmax_dv(curve, low, high) for curve in curves]).exp().clamp(tau_min, tau_max)
+
+    if wrong is None:
+        return searched(logits, labels)
+    found = torch.full_like(labels, wrong, dtype=torch.float64)
+    right = on_top(logits, labels)
+    return found.masked_scatter(right, searched(logits[right], labels[right])) if right.any() else found
 
 
 def fit_tau_wrong(logits: Float[Tensor, "batch classes"], labels: Int[Tensor, " batch"], **params: Any) -> float:

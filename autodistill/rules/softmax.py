@@ -90,26 +90,27 @@ def asymmetric_softmax(
         if not isinstance(tau, Tensor):
             check_positive(name, tau)
     wide = logits.double()
-    anchors = anchor_values(wide, labels, anchor)
     # A softmax stays the same when a constant is subtracted: the largest other logit keeps the differences between
     # the other classes exact however far away the anchor is.
-    top = largest_other(wide, labels).detach()
+    top, anchors = top_and_anchors(wide, labels, anchor)
+    top = top.detach()
     target = (take_target(wide, labels) - anchors) / tau_target - (top - anchors) / tau_other
     others = (wide - top[:, None]) / (tau_other[:, None] if isinstance(tau_other, Tensor) else tau_other)
-    return others.scatter(1, labels.long()[:, None], target[:, None]).softmax(dim=1).float()
+    return others.scatter_(1, labels.long()[:, None], target[:, None]).softmax(dim=1).float()
 
 
-def anchor_values(
+def top_and_anchors(
     logits: Float[Tensor, "batch classes"], labels: Int[Tensor, " batch"], anchor: str
-) -> Float[Tensor, " batch"]:
-    """What is subtracted from each sample's logits.
+) -> tuple[Float[Tensor, " batch"], Float[Tensor, " batch"]]:
+    """Each sample's largest other logit, and what is subtracted from its logits.
 
     Raises:
         ValueError: the anchor is unknown.
     """
     if anchor not in ANCHORS:
         raise ValueError(f"unknown anchor {anchor!r}; allowed: {', '.join(ANCHORS)}")
-    return ANCHORS[anchor](logits, labels)
+    top = largest_other(logits, labels)
+    return top, top if ANCHORS[anchor] is largest_other else ANCHORS[anchor](logits, labels)
 
 
 def with_temperatures(

@@ -15,8 +15,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from autodistill.metrics import fill_target, largest_other, take_target
-from autodistill.rules.softmax import anchor_values
+from autodistill.metrics import take_target
+from autodistill.rules.softmax import top_and_anchors
 
 POINTS_PER_OCTAVE = 5
 """0.139 in log tau. At twice that a narrow hump of the derived variance can fall between two candidates."""
@@ -62,12 +62,12 @@ def dv_curve(
     fixed: float | None,
 ) -> Curve:
     """The curve of float64 logits, with tau_target `fixed`, or `ratio` times tau_other where that is None."""
-    top = largest_other(logits, labels)
-    anchors = anchor_values(logits, labels, anchor)
+    top, anchors = top_and_anchors(logits, labels, anchor)
     target, other = take_target(logits, labels) - anchors, top - anchors
     pull = target / ratio - other if fixed is None else -other
     offset = torch.zeros_like(target) if fixed is None else target / fixed
-    return Curve(fill_target(logits - top[:, None], labels, 0.0).T.contiguous(), pull, offset)
+    gaps = (logits - top[:, None]).scatter_(1, labels.long()[:, None], 0.0)
+    return Curve(gaps.T.contiguous(), pull, offset)
 
 
 def argmax_dv(curve: Curve, low: float, high: float) -> Float[Tensor, " batch"]:

@@ -19,7 +19,7 @@ from autodistill.records import (
     TrialRecord,
 )
 from autodistill.search.outcome import Desk, drive, score
-from autodistill.search.requests import confirm_run, no_teacher_run, second_look_run
+from autodistill.search.requests import confirm_run, next_seed, no_teacher_run, second_look_run
 
 Asked = Bool[np.ndarray, "finalists seeds"]
 
@@ -82,7 +82,8 @@ def look_again(desk: Desk) -> Iterator[Event]:
         return
     found = candidates(outcome.trials, plain_kd=outcome.plain_kd)
     leaders = finalists_of(found, count=question.space.confirm.teachers)
-    requests = [second_look_run(question, it.name, it.params, len(it.scores)) for it in leaders]
+    seeds = [next_seed(question, it.params, outcome.trials) for it in leaders]
+    requests = [second_look_run(question, it.name, it.params, seed) for it, seed in zip(leaders, seeds, strict=True)]
     yield PhaseStarted(phase="second looks", runs=len(requests), epochs=len(requests) * question.plan.epochs_full)
     yield from drive(desk, requests)
     outcome.second_looks = [outcome.results[request.run] for request in requests]

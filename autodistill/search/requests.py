@@ -1,5 +1,7 @@
 """The training runs a study is made of: what decides each outcome, and the folder that keeps it."""
 
+from collections.abc import Sequence
+
 from autodistill.records import RunRequest, TrialParams, TrialRecord
 from autodistill.search.question import Question
 
@@ -39,13 +41,15 @@ def audit_run(question: Question, trial: TrialRecord) -> RunRequest:
     return full_run(question, trial).model_copy(update=anew)
 
 
-def second_look_run(question: Question, name: str, params: TrialParams, earlier: int) -> RunRequest:
-    """Another full run of a configuration, as a trial that is suggested again would have it.
+def next_seed(question: Question, params: TrialParams, trials: Sequence[TrialRecord]) -> int:
+    """The first seed that no run of this configuration has had, pruned trials and plain KD included."""
+    earlier = sum(trial.params == params for trial in trials) + (plain_kd_run(question).params == params)
+    return question.space.search.seed + earlier
 
-    Args:
-        earlier: full runs that it has had.
-    """
-    seed, epochs = question.space.search.seed + earlier, question.plan.epochs_full
+
+def second_look_run(question: Question, name: str, params: TrialParams, seed: int) -> RunRequest:
+    """Another full run of a configuration."""
+    epochs = question.plan.epochs_full
     return RunRequest(run=f"second-looks/{name}-{seed}", params=params, seed=seed, epochs=epochs)
 
 

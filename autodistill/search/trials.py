@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from autodistill.records import Event, Note, TrialEnded, TrialRecord
 from autodistill.search.asking import ask, tell
 from autodistill.search.outcome import Desk, score
-from autodistill.search.requests import full_run, short_run
+from autodistill.search.requests import full_run, next_seed, short_run
 
 
 def goes_on(score: float, rivals: Sequence[float], *, eta: float) -> bool:
@@ -82,7 +82,7 @@ def new_trial(desk: Desk, *, wave: int, prior_of: str | None = None) -> TrialRec
         kind="search" if prior_of is None else "prior",
         wave=wave,
         params=params,
-        seed=desk.question.space.search.seed + len(same),
+        seed=next_seed(desk.question, params, trials),
         replicate_of=same[0] if same else None,
         state="running",
     )

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from autodistill.teachers import computed_as
+from autodistill.workers.standby import ALLOCATOR
 
 
 def environment(device: str) -> dict[str, str]:
@@ -18,6 +19,8 @@ def environment(device: str) -> dict[str, str]:
     found |= {"platform": platform.platform(), "processor": _processor(), "cores": str(os.cpu_count())}
     found["device"] = torch.cuda.get_device_name(device) if device.startswith("cuda") else "cpu"
     found["teacher logits"] = computed_as(torch.device(device))
+    found["threads of a worker"] = str(torch.get_num_threads()) if device.startswith("cuda") else "1"
+    found["allocator of workers"] = " ".join(f"{name}={value}" for name, value in ALLOCATOR.items())
     return found
 
 

@@ -3,6 +3,8 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
+import torch
+
 from autodistill import ladder, teachers
 from autodistill.cache import estimated_bytes
 from autodistill.data import Data, normalise
@@ -13,7 +15,7 @@ from autodistill.rules import RULES
 from autodistill.space import PlainKDSpec, Space, load
 from autodistill.store import RunFolder
 from autodistill.study.known import KNOWN
-from autodistill.trainer.precision import faster_precision
+from autodistill.trainer.precision import faster_precision, gpu_precision
 
 
 def fit_to_classes(space: Space, data: Data) -> tuple[Space, tuple[str, ...]]:
@@ -93,8 +95,10 @@ def with_precision(space: Space, folder: RunFolder, data: Data, *, student: str,
     kept = _kept_space(folder)
     if kept is not None:
         precision = kept.training.precision
+    elif device.startswith("cuda"):
+        precision = gpu_precision(torch.device(device))
     else:
-        images = normalise(data.train.images[: space.training.batch_size].to(device), mean=data.mean, std=data.std)
+        images = normalise(data.train.images[: space.training.batch_size], mean=data.mean, std=data.std)
         precision = faster_precision(lambda: student_network(student, data, space.student), images)
     return space.model_copy(update={"training": space.training.model_copy(update={"precision": precision})})
 

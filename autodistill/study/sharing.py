@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from autodistill.data import Data
+from autodistill.errors import ConfigError
 from autodistill.models import student_network
 from autodistill.records import Mode
 from autodistill.space import Space
@@ -40,6 +41,9 @@ def fit_to_device(space: Space, data: Data, *, student: str, device: str, worker
 
     Returns:
         With the workers of one device.
+
+    Raises:
+        ConfigError: more workers than the device has memory for.
     """
     if not device.startswith("cuda"):
         return Sharing(workers or 1)
@@ -52,7 +56,14 @@ def fit_to_device(space: Space, data: Data, *, student: str, device: str, worker
     gpus = 1 if ":" in device else max(1, torch.cuda.device_count())
     fitting = workers_that_fit(free, peak=peak, cores=(os.cpu_count() or 1) // gpus)
     here = math.ceil(workers / gpus) if workers else fitting
-    return Sharing(here, mode, memory_share(free, total, workers=here))
+    share = memory_share(free, total, workers=here)
+    if share * total < peak:
+        raise ConfigError(
+            f"--workers {workers}: {here} on one GPU have {share * total / 1e9:.2g} GB each of what is free, "
+            f"a training step of {student} takes {peak / 1e9:.2g} GB",
+            f"--workers {fitting * gpus} fit; so does a smaller training.batch_size",
+        )
+    return Sharing(here, mode, share)
 
 
 def workers_that_fit(free: int, *, peak: int, cores: int) -> int:

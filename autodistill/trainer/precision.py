@@ -20,7 +20,7 @@ GAIN = 1.25
 CPU that has it, bfloat16 was 0.59 to 0.97 times as fast for three (MobileNetV2, a ResNet-8 on 8x8 images) and 1.43 to
 2.19 times for the others (VGG-8, ResNet-8)."""
 IMAGES = 32
-"""At most, on a CPU: for those six they say what a batch of 128 says."""
+"""At most: for those six they say what a batch of 128 says."""
 CLEAR = 1.5
 """So far from that, either way, one step each tells."""
 
@@ -31,10 +31,19 @@ def autocast(device: torch.device, precision: Precision) -> contextlib.AbstractC
     return torch.autocast(device.type, torch.bfloat16) if wanted else contextlib.nullcontext()
 
 
+def gpu_precision(device: torch.device) -> Literal["float32", "bfloat16"]:
+    """What `auto` is on a GPU: bfloat16, unless its hardware lacks it.
+
+    It is not tried. Steps of small students take what launching their kernels takes, until a CUDA graph holds them.
+    """
+    with torch.cuda.device(device):
+        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
+
+
 def faster_precision(
     build: Callable[[], nn.Module], images: Float[Tensor, "batch channels height width"]
 ) -> Literal["float32", "bfloat16"]:
-    """Time a few steps of a model both ways, in turns, on one thread.
+    """Time a few steps of a model on a CPU both ways, in turns, on one thread.
 
     Depthwise convolutions are slower in bfloat16 on processors that have it (0.6 times the speed, MobileNetV2), plain
     ones up to three times faster: only trying tells.
@@ -43,13 +52,12 @@ def faster_precision(
         build: makes the model.
         images: a training batch, normalised.
     """
-    if images.device.type == "cpu" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+    if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
         return "float32"
-    some = images[:IMAGES] if images.device.type == "cpu" else images
-    batch = some.contiguous(memory_format=torch.channels_last)
-    model = quick(build().to(batch.device).to(memory_format=torch.channels_last)).train()
+    batch = images[:IMAGES].contiguous(memory_format=torch.channels_last)
+    model = quick(build().to(memory_format=torch.channels_last)).train()
     taken: dict[Precision, list[float]] = {"float32": [], "bfloat16": []}
-    with _one_thread(batch.device):
+    with _one_thread():
         for step in range(STEPS):
             for precision, seconds in taken.items():
                 seconds.append(_step_s(model, batch, precision))
@@ -75,11 +83,10 @@ def _step_s(model: nn.Module, batch: Tensor, precision: Precision) -> float:
 
 
 @contextlib.contextmanager
-def _one_thread(device: torch.device) -> Iterator[None]:
+def _one_thread() -> Iterator[None]:
     """As a worker computes on a CPU."""
     before = torch.get_num_threads()
-    if device.type == "cpu":
-        torch.set_num_threads(1)
+    torch.set_num_threads(1)
     try:
         yield
     finally:

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from autodistill.data import Data, Split
+from autodistill.errors import TrialError
 from autodistill.records import EpochRecord, Mode
 from autodistill.trainer import Execution, Recipe, train
 from autodistill.trainer.execution import WARM_UP
@@ -51,7 +52,7 @@ def faster_step(measure: Callable[[Mode], Timing | None], *, steps: int) -> Mode
 
 
 def measured(build: Callable[[], nn.Module], data: Data, recipe: Recipe, *, mode: Mode) -> Timing | None:
-    """Train a few steps of a new model; None where they fell back to another way.
+    """Train a few steps of a new model; None where they failed or fell back to another way.
 
     Args:
         build: makes the model, on the device of `data`.
@@ -63,7 +64,12 @@ def measured(build: Callable[[], nn.Module], data: Data, recipe: Recipe, *, mode
     fell_back: list[str] = []
     spec = recipe.spec.model_copy(update={"evaluate_every": 3})
     epochs = train(build(), part, recipe._replace(spec=spec, epochs=3), execution=Execution(mode, fell_back.append))
-    first_s, later_s = _next_s(epochs), _next_s(epochs)
+    try:
+        first_s, later_s = _next_s(epochs), _next_s(epochs)
+    except torch.OutOfMemoryError:
+        raise
+    except (TrialError, RuntimeError):
+        return None  # where a run fails and is recorded, a try ends nothing
     return None if fell_back else Timing(max(0.0, first_s - later_s), later_s / steps)
 
 

@@ -46,6 +46,8 @@ def supervise(
 ) -> Supervision:
     """Take from the teacher's logits on view 0 what the rule needs once (ISATS: tau_wrong)."""
     assert params.rule is not None
-    fit = RULES[params.rule].fit
-    extra = fit(logits(0), labels.cpu(), **params.rule_params) if fit else {}
+    fit, extra = RULES[params.rule].fit, {}
+    if fit:
+        first = logits(0)
+        extra = fit(first, labels.to(first.device), **params.rule_params)
     return Supervision(logits, params, extra, loss)

@@ -16,7 +16,7 @@ from autodistill.queue.messages import (
     Task,
     TeacherProbe,
     TeacherProbeTask,
-    ViewsTask,
+    ViewTask,
 )
 from autodistill.workers.pool import Pool
 from autodistill.workers.standby import StandBy
@@ -37,6 +37,6 @@ __all__ = [
     "Task",
     "TeacherProbe",
     "TeacherProbeTask",
-    "ViewsTask",
+    "ViewTask",
     "Workplace",
 ]

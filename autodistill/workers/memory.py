@@ -1,12 +1,13 @@
 """Memory: a worker's share of a GPU's, what becomes of a run that does not fit, what is kept of what was freed."""
 
+import contextlib
 import ctypes
 import gc
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 
 import torch
 
-from autodistill.errors import TrialError
+from autodistill.errors import AutodistillError, TrialError
 from autodistill.records import EpochEvent
 
 CONTEXT_BYTES = 700 * 2**20
@@ -17,6 +18,10 @@ USED = 0.9
 
 MALLOPT = {-4: 0, -1: 2**31 - 1, -2: 2**28}
 """glibc's M_MMAP_MAX, M_TRIM_THRESHOLD, M_TOP_PAD: what the environment tells processes that the search starts."""
+
+
+FEWER_PROCESSES = "fewer processes on the device (--workers), in a new study (--study)"
+"""A new one, as a study keeps what failed: what it decided next rests on that."""
 
 
 def within_memory(
@@ -55,9 +60,18 @@ def within_memory(
     fits = images_that_fit()
     way = f"--set training.batch_size={fits} would fit" if fits else "not even 2 images fit"
     raise TrialError(
-        f"out of memory with batches of {batch_size} and with {halves} images; {way}, "
-        "or fewer processes on the device (--workers)"
+        f"out of memory with batches of {batch_size} and with {halves} images; {way}, or {FEWER_PROCESSES}"
     )
+
+
+@contextlib.contextmanager
+def out_of_memory_as(error: AutodistillError) -> Iterator[None]:
+    """Raise `error` where memory runs out."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        release()
+        raise error from None
 
 
 def memory_share(free: int, total: int, *, workers: int) -> float:

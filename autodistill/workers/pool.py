@@ -14,7 +14,7 @@ import torch
 
 from autodistill.data import Data
 from autodistill.errors import AutodistillError, StudyError
-from autodistill.queue.messages import Message, Setup, Task, ViewsTask
+from autodistill.queue.messages import Message, Setup, Task, ViewTask
 from autodistill.queue.terms import MOST_DEATHS, Source, given_up, longest_first
 from autodistill.records import RunEnded, RunRequest
 from autodistill.store import RunFolder, write_result
@@ -131,8 +131,8 @@ class Pool:
         worker.process.join(5)
         number = self._workers.index(worker)
         self._workers[number] = self._hired(self._standby.take(), number)
-        if isinstance(task, ViewsTask):
-            return  # nobody waits for it: the runs that need those views compute what is missing
+        if isinstance(task, ViewTask):
+            return  # nobody waits for it: the runs that need the view compute it
         name = task.run if isinstance(task, RunRequest) else repr(task)
         self._deaths[name] = self._deaths.get(name, 0) + 1
         if self._deaths[name] < MOST_DEATHS:

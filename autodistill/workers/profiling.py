@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from autodistill.errors import CacheError, TeacherError
 from autodistill.profile import agreement, profile
-from autodistill.queue.messages import Profiled, ViewsTask
+from autodistill.queue.messages import Profiled, ViewTask
 from autodistill.records import AgreementRecord, LogitsComputed, Note
 from autodistill.teachers import Teacher
 
@@ -40,10 +40,10 @@ def compared(place: "Workplace", names: tuple[str, ...]) -> Iterator[AgreementRe
         yield found
 
 
-def computed_ahead(place: "Workplace", task: ViewsTask) -> LogitsComputed:
-    """Compute a teacher's logits before a run asks for them."""
+def computed_ahead(place: "Workplace", task: ViewTask) -> LogitsComputed:
+    """Compute a teacher's logits on a view before a run asks for them."""
     computed = place.cache.computed
-    # What fails here fails again in the run that needs it, which keeps it as its own.
+    # What fails here fails again in the run that needs it, and is recorded as that run's.
     with contextlib.suppress(CacheError, TeacherError, RuntimeError):
-        place.cache.ahead(place.teacher(task.name), task.views)
+        place.cache.ahead(place.teacher(task.name), task.view)
     return LogitsComputed(views_computed=place.cache.computed - computed)

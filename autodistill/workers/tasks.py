@@ -11,7 +11,7 @@ from torch import nn
 from autodistill import data as datasets
 from autodistill.cache import LogitCache
 from autodistill.data import Data
-from autodistill.errors import CacheError, TrialError
+from autodistill.errors import CacheError, StudyError, TeacherError, TrialError
 from autodistill.ladder import file_uri, train_teacher
 from autodistill.models import student_network
 from autodistill.queue.messages import (
@@ -24,7 +24,7 @@ from autodistill.queue.messages import (
     Setup,
     Task,
     TeacherProbeTask,
-    ViewsTask,
+    ViewTask,
 )
 from autodistill.queue.terms import AT_HOME, Terms
 from autodistill.records import (
@@ -44,7 +44,7 @@ from autodistill.teachers import Teacher, check, load, save
 from autodistill.trainer import Execution, Recipe, Supervision, supervise, train
 from autodistill.trainer.probing import images_that_fit
 from autodistill.views import View
-from autodistill.workers.memory import within_memory
+from autodistill.workers.memory import FEWER_PROCESSES, out_of_memory_as, within_memory
 from autodistill.workers.probing import measured
 from autodistill.workers.profiling import compared, computed_ahead, profiled
 
@@ -74,7 +74,19 @@ class Workplace:
         self._teachers: dict[str, Teacher] = {}
 
     def do(self, task: Task) -> Iterator[Message]:
-        """Do one task; the last message is its answer."""
+        """Do one task; the last message is its answer.
+
+        Raises:
+            StudyError: a task that is no run does not fit into memory.
+        """
+        short = StudyError(
+            f"out of memory on {task!r}: this worker has {self.setup.memory_share:.0%} of the device's",
+            "repeat the command with fewer processes on the device (--workers); what is finished is kept",
+        )
+        with out_of_memory_as(short):
+            yield from self._done(task)
+
+    def _done(self, task: Task) -> Iterator[Message]:
         if isinstance(task, RunRequest):
             yield from self._train(task)
         elif isinstance(task, LadderTask):
@@ -84,7 +96,7 @@ class Workplace:
             yield check(teacher, self.data, self.cache.validation(teacher).float().to(self.device))
         elif isinstance(task, ProfileTask):
             yield profiled(self, task.name, self._awaited(task))
-        elif isinstance(task, ViewsTask):
+        elif isinstance(task, ViewTask):
             yield computed_ahead(self, task)
         elif isinstance(task, AgreementTask):
             yield from compared(self, task.names)
@@ -149,18 +161,17 @@ class Workplace:
         curve: list[EpochRecord] = []
         targets: TargetSummary | None = None
         error, micro_batches = "", 1
+        if request.params.teacher is not None:
+            self.teacher(request.params.teacher)  # one that cannot be loaded is not the run's failure
         try:
-            supervision = self.supervision(request)
-            if supervision is not None:
-                with self.watch.part("targets"):
-                    targets = supervision.summary(self.data.train.labels)
+            supervision, targets = self._taught(request)
             epochs = self.fitted(request, supervision, checkpoint=self.folder.checkpoint(request.run), curve=curve)
             model, micro_batches = yield from epochs
             if request.last_epoch == self.setup.space.training.epochs:
                 self.terms.hold()
                 self.keep(model, self.folder.weights(request.run))
-        except (TrialError, CacheError, RuntimeError) as found:
-            # RuntimeError is torch's, out of memory included: one run's failure, recorded; the study goes on.
+        except (TrialError, CacheError, TeacherError, RuntimeError) as found:
+            # RuntimeError is torch's: one run's failure, recorded; the study goes on.
             error = next(iter(str(found).splitlines()), type(found).__name__)
         record = RunRecord(
             **request.kept(),
@@ -178,6 +189,16 @@ class Workplace:
         write_result(self.folder, ended, hold=self.terms.hold)
         self._clear(request, record)
         yield ended
+
+    def _taught(self, request: RunRequest) -> tuple[Supervision | None, TargetSummary | None]:
+        """What the run's teacher gives, and where the rule puts its temperatures."""
+        short = f"out of memory before the first step, with the logits of {request.params.teacher}; {FEWER_PROCESSES}"
+        with out_of_memory_as(TrialError(short)):
+            supervision = self.supervision(request)
+            if supervision is None:
+                return None, None
+            with self.watch.part("targets"):
+                return supervision, supervision.summary(self.data.train.labels)
 
     def _clear(self, request: RunRequest, record: RunRecord) -> None:
         """Remove the checkpoints that nobody goes on from."""

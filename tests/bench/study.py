@@ -97,7 +97,7 @@ def write_teachers(place: Path, data: Data, architecture: str, *, count: int) ->
     for seed in range(count):
         name = f"teacher{seed}"
         module = build(architecture, num_classes=CLASSES, in_channels=3, image_size=32, seed=seed)
-        settle(module, data)
+        settle(module, data.train.images)
         _fit_last_layer(module, data)
         save(place / f"{name}.safetensors", module, architecture=architecture, data=data)
         found[name] = module.eval()

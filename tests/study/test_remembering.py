@@ -2,21 +2,32 @@
 
 from collections.abc import Iterator, Sequence
 
+from autodistill.queue.terms import Source
 from autodistill.records import RunEnded, RunRecord, RunRequest, TrialParams
 from autodistill.store import RunFolder, write_result
 from autodistill.study.remembering import remembered
-from autodistill.workers import Message, Pool, Task, ViewsTask
+from autodistill.workers import Message, Pool, Task, ViewTask
 
 
 class Given(Pool):
-    """A pool without a process, that remembers what it was given."""
+    """A pool without a process, that remembers what it was given; its runs end when there is nothing more to do.
 
-    def __init__(self) -> None:
+    Args:
+        most: tasks that it has done by then.
+    """
+
+    def __init__(self, most: int = 99) -> None:
         self.tasks: list[Task] = []
+        self.most = most
 
-    def run(self, tasks: Sequence[Task]) -> Iterator[Message]:
-        self.tasks = list(tasks)
-        return iter(())
+    def run(self, tasks: Sequence[Task] | Source) -> Iterator[Message]:
+        assert callable(tasks)
+        while len(self.tasks) < self.most and (task := tasks()) is not None:
+            assert not isinstance(task, RunEnded)
+            self.tasks.append(task)
+        for run in [it for it in self.tasks if isinstance(it, RunRequest)]:
+            yield lost(run)
+        assert tasks() is None, "nobody waits for views now"
 
 
 def asked(run: str, teacher: str | None = None, *, epochs: int = 9, until: int | None = None) -> RunRequest:
@@ -24,17 +35,31 @@ def asked(run: str, teacher: str | None = None, *, epochs: int = 9, until: int |
     return RunRequest(run=run, params=params, seed=1, epochs=epochs, until=until)
 
 
+def lost(run: RunRequest) -> RunEnded:
+    return RunEnded(record=RunRecord(**run.kept(), state="failed", error="lost"), wall_s=1.0)
+
+
 def test_each_teachers_views_come_after_the_runs_and_are_those_that_its_missing_runs_need(tmp_path):
     folder, pool = RunFolder(tmp_path), Given()
     kept = asked("kept", "strong")
-    write_result(folder, RunEnded(record=RunRecord(**kept.kept(), state="failed", error="lost"), wall_s=1.0))
+    write_result(folder, lost(kept))
     runs = [asked("a", "weak", until=3), asked("b", "weak", until=5), asked("c", "mid"), asked("d"), kept]
-    (ended,) = remembered(folder, runs, pool, views=7)
-    assert ended.reused
-    assert pool.tasks == [*runs[:-1], ViewsTask(name="weak", views=5), ViewsTask(name="mid", views=7)]
+    ended = list(remembered(folder, runs, pool, views=7))
+    assert [it.record.run for it in ended if isinstance(it, RunEnded) and it.reused] == ["kept"]
+    assert {it.run for it in pool.tasks[:4] if isinstance(it, RunRequest)} == {"a", "b", "c", "d"}
+    both = [ViewTask(name=name, view=view) for view in range(5) for name in ("weak", "mid")]
+    found = sorted(pool.tasks[4:], key=str)
+    assert found == sorted([*both, ViewTask(name="mid", view=5), ViewTask(name="mid", view=6)], key=str)
+    assert [it.view for it in pool.tasks[4:] if isinstance(it, ViewTask)] == [*(n // 2 for n in range(10)), 5, 6]
+
+
+def test_no_view_is_given_out_once_the_runs_have_ended(tmp_path):
+    pool = Given(most=3)
+    assert len(list(remembered(RunFolder(tmp_path), [asked("a", "weak")], pool, views=7))) == 1
+    assert pool.tasks == [asked("a", "weak"), ViewTask(name="weak", view=0), ViewTask(name="weak", view=1)]
 
 
 def test_without_a_teacher_there_is_nothing_to_compute(tmp_path):
     pool = Given()
-    assert list(remembered(RunFolder(tmp_path), [asked("a")], pool, views=7)) == []
+    assert len(list(remembered(RunFolder(tmp_path), [asked("a")], pool, views=7))) == 1
     assert pool.tasks == [asked("a")]

@@ -161,6 +161,20 @@ def test_a_way_that_falls_back_has_no_time():
     assert measured(linear, toy(), recipe(), mode="graph") is None
 
 
+def test_steps_that_fail_are_no_way_but_a_want_of_memory_is_said(monkeypatch):
+    monkeypatch.setattr("autodistill.trainer.probing._next_s", lambda epochs: next(epochs) and 1.0)
+    steep = recipe(epochs=3, lr=1e30)
+    assert measured(linear, toy(), steep, mode="eager") is None
+
+    def full() -> nn.Module:
+        model = linear()
+        model.register_forward_pre_hook(lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError("full")))
+        return model
+
+    with pytest.raises(torch.OutOfMemoryError):
+        measured(full, toy(), recipe(epochs=3), mode="eager")
+
+
 def test_an_epoch_smaller_than_a_batch_is_one_batch():
     assert batches(5, 8, 0).shape == (1, 5)
     assert batches(17, 8, 0).shape == (2, 8)

@@ -18,7 +18,7 @@ from autodistill.data import load as load_data
 from autodistill.models import build
 from autodistill.profile import BINS, TEMPERATURES, agreement, fit_temperature, profile, sample
 from autodistill.records import AgreementRecord, Note, ProfileRecord
-from autodistill.rules import RULES, isats
+from autodistill.rules import RULES
 from autodistill.space import load as load_space
 from autodistill.study import KNOWN, checked, compared_teachers
 from autodistill.teachers import save
@@ -164,7 +164,7 @@ def test_the_literal_rule_displaces_labels_here():
 
 
 def test_bounds_are_the_rules_own():
-    defaults = inspect.signature(isats).parameters
+    defaults = inspect.signature(RULES["isats"].temperatures).parameters
     assert (defaults["tau_min"].default, defaults["tau_max"].default) == (profiles.TAU_MIN, profiles.TAU_MAX)
     assert set(RULES["isats"].params) == set(defaults) - {"logits", "labels"}
 

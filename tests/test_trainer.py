@@ -233,9 +233,9 @@ def test_what_a_rule_takes_from_the_teacher_once_is_in_the_targets_and_in_the_su
     labels = toy().train.labels
     right = teacher(0).argmax(1) == labels
     assert 0 < int((~right).sum()) < 24, "the made-up teacher must err, and not always"
-    found, summary = taught.targets(0, labels), taught.summary(labels)
-    median = float(found.tau_other[right].quantile(0.5))
-    assert found.tau_other[~right].tolist() == pytest.approx([median] * int((~right).sum()))
+    found, summary = taught.taught(0, labels).temperatures, taught.summary(labels)
+    median = float(found.other[right].quantile(0.5))
+    assert found.other[~right].tolist() == pytest.approx([median] * int((~right).sum()))
     assert summary.tau_wrong == pytest.approx(median)
     assert summary.teacher_right == pytest.approx(float(right.double().mean()))
 

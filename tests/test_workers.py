@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from worker_parts import PARAMS, SPACE, children, diverging, ended, request, setup
 
 from autodistill.errors import StoreError, TeacherError, TrialError
@@ -20,6 +21,7 @@ from autodistill.workers import (
     TeacherProbeTask,
     Workplace,
 )
+from autodistill.workers.probing import extrapolated
 
 
 @pytest.fixture(scope="module")
@@ -152,6 +154,18 @@ def test_a_disk_that_cannot_be_written_stops_the_study_and_fails_no_run(tmp_path
         list(Workplace(setup(tmp_path)).do(request("h")))
 
 
+def test_logits_that_no_run_can_use_fail_the_run_and_not_the_study(home, place, tmp_path):
+    """Finite on validation, where the teacher is checked, and not on a view."""
+    shutil.copytree(home / "cache" / "ladder", tmp_path / "cache" / "ladder")
+    elsewhere = Workplace(setup(tmp_path))
+    teacher = elsewhere.teacher("weak")
+    teacher.module.register_forward_hook(lambda _, inputs, output: output * torch.nan)
+    found = ended(list(elsewhere.do(request("nan", teacher="weak")))).record
+    assert found.state == "failed"
+    assert "not finite" in found.error
+    assert ended(list(elsewhere.do(request("next")))).record.state == "complete"
+
+
 def test_an_error_that_is_no_run_s_own_reaches_the_parent_whole(pool, place):
     with pytest.raises(TeacherError) as here:
         list(place.do(request("i", teacher="gone")))
@@ -194,6 +208,12 @@ def test_a_mended_cache_file_is_said(place):
     (note,) = [*notes, *checks]
     assert note.warning
     assert str(file) in note.text
+
+
+def test_the_time_of_an_epoch_follows_from_shorter_ones():
+    assert extrapolated((8,), (2.0,), 80) == pytest.approx(20.0), "in proportion"
+    assert extrapolated((16, 64), (26.0, 74.0), 400) == pytest.approx(410.0), "10 once, 1 a step"
+    assert extrapolated((16, 64), (26.0, 20.0), 400) == 20.0, "noise"
 
 
 def test_a_probe_measures_and_writes_nothing(tmp_path):

@@ -11,12 +11,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from autodistill.errors import TrialError
+from autodistill.errors import StudyError, TrialError
 from autodistill.models import build
 from autodistill.records import EpochEvent, EpochRecord, Note, RunEnded, RunRequest, TrialParams
 from autodistill.space import Space
 from autodistill.space.models import DataSpec, TrainingSpec
-from autodistill.workers import Setup, Workplace, memory
+from autodistill.workers import LadderTask, Setup, Workplace, memory
 from autodistill.workers.memory import within_memory
 
 BATCH = 40
@@ -110,6 +110,28 @@ def test_a_run_that_runs_out_late_starts_again():
     assert len(list(events)) == 2
     assert asked == [1, 2]
     assert len(said) == 1
+
+
+def full(*_: object, **__: object) -> None:
+    raise torch.OutOfMemoryError("CUDA out of memory")
+
+
+def test_a_task_that_is_no_run_and_does_not_fit_says_so_and_names_the_way_out(place, monkeypatch):
+    monkeypatch.setattr(place, "_ladder", full)
+    with pytest.raises(StudyError, match=r"out of memory on LadderTask\(uri='ladder:resnet8'\)") as caught:
+        list(place.do(LadderTask(uri="ladder:resnet8")))
+    assert "--workers" in caught.value.hint
+
+
+def test_a_run_whose_teacher_does_not_fit_fails_and_says_so(place, monkeypatch):
+    monkeypatch.setattr(place, "teacher", lambda name: None)
+    monkeypatch.setattr(place, "supervision", full)
+    params = TrialParams(teacher="wide", rule="ts", rule_params={"tau": 4.0}, soft_weight=0.5)
+    (ended,) = place.do(RunRequest(run="r", params=params, seed=0, epochs=2))
+    assert isinstance(ended, RunEnded)
+    assert ended.record.state == "failed"
+    assert "out of memory before the first step, with the logits of wide" in ended.record.error
+    assert "--workers" in ended.record.error
 
 
 def test_another_error_is_no_want_of_memory():

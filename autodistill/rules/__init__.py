@@ -1,8 +1,9 @@
 """Soft-target rules: from a teacher's logits to the probabilities that a student is trained on.
 
-Every rule is a pure function `(logits, labels, *, ...) -> Targets` and a line in `RULES`. `tau_target` and
-`tau_other` are the temperatures of the target class and of the other classes; `anchor` names what is subtracted from
-a sample's logits first, because ATS and ISATS, unlike TS, change when a constant is added to all logits.
+Every rule is a line in `RULES` and two pure functions of `(logits, labels, *, ...)`: one gives `Temperatures`, the
+other `Targets` made with them. `tau_target` and `tau_other` are the temperatures of the target class and of the other
+classes; `anchor` names what is subtracted from a sample's logits first, because ATS and ISATS, unlike TS, change when
+a constant is added to all logits.
 
 Sources: TS, Hinton et al. 2015; ATS, Li et al., NeurIPS 2022; ISATS, Fan, Li and Zhan, Front. Comput. Sci. 2026,
 10.1007/s11704-025-41434-w (arXiv 2405.13078).
@@ -22,21 +23,34 @@ from autodistill.rules.instance_specific import (
     isats_fit,
     isats_tau_other,
     isats_tau_target,
+    isats_temperatures,
     literal_as_none,
 )
-from autodistill.rules.softmax import ANCHORS, Targets, asymmetric_softmax, ats, ts
+from autodistill.rules.softmax import (
+    ANCHORS,
+    Targets,
+    Temperatures,
+    asymmetric_softmax,
+    ats,
+    ats_temperatures,
+    soften,
+    ts,
+    ts_temperatures,
+)
 
 __all__ = [
     "ANCHORS",
     "RULES",
     "Rule",
     "Targets",
+    "Temperatures",
     "asymmetric_softmax",
     "ats",
     "fit_tau_wrong",
     "isats",
     "isats_tau_other",
     "isats_tau_target",
+    "soften",
     "summarise",
     "ts",
 ]
@@ -46,6 +60,9 @@ class Rule(NamedTuple):
     """A rule as a study sees it."""
 
     targets: Callable[..., Targets]
+    """`targets(logits, labels, **params)`: soft targets with what is to be said of them."""
+    temperatures: Callable[..., Temperatures]
+    """Of the same arguments: what `soften` makes the same soft targets of."""
     fit: Callable[..., dict[str, float]] | None
     """`fit(logits, labels, **params)`: further parameters, from the teacher's logits on the training split."""
     params: tuple[str, ...]
@@ -56,10 +73,13 @@ class Rule(NamedTuple):
 
 
 RULES: dict[str, Rule] = {
-    "ts": Rule(ts, None, ("tau",), min_classes=2, tau_student_from="tau"),
-    "ats": Rule(ats, None, ("tau_target", "tau_other", "anchor"), min_classes=2, tau_student_from=None),
+    "ts": Rule(ts, ts_temperatures, None, ("tau",), min_classes=2, tau_student_from="tau"),
+    "ats": Rule(
+        ats, ats_temperatures, None, ("tau_target", "tau_other", "anchor"), min_classes=2, tau_student_from=None
+    ),
     "isats": Rule(
         isats,
+        isats_temperatures,
         isats_fit,
         ("target_ratio", "tau_target", "tau_min", "tau_max", "anchor", "tau_wrong"),
         min_classes=3,

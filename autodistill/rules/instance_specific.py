@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from autodistill.metrics import on_top
-from autodistill.rules.softmax import Targets, asymmetric_softmax, check_positive, with_temperatures
+from autodistill.rules.softmax import Targets, Temperatures, check_positive, targets_of
 from autodistill.rules.variance_search import argmax_dv, dv_curve
 
 TARGET_RATIO = 5 / 3
@@ -28,18 +28,32 @@ def isats(
     logits: Float[Tensor, "batch classes"],
     labels: Int[Tensor, " batch"],
     *,
+    tau_min: float = 0.5,
+    tau_max: float = 30.0,
+    **params: Any,
+) -> Targets:
+    """Instance-specific ATS (Fan, Li and Zhan 2026).
+
+    `isats_temperatures` (once per cached view) and `soften` (once per batch) in one call; arguments and errors are
+    theirs.
+    """
+    found = isats_temperatures(logits, labels, tau_min=tau_min, tau_max=tau_max, **params)
+    at_lower, at_upper = found.other <= 1.01 * tau_min, found.other >= tau_max / 1.01
+    return targets_of(logits, labels, found)._replace(at_lower=at_lower, at_upper=at_upper)
+
+
+def isats_temperatures(
+    logits: Float[Tensor, "batch classes"],
+    labels: Int[Tensor, " batch"],
+    *,
     target_ratio: float | None = None,
     tau_target: float | None = None,
     tau_min: float = 0.5,
     tau_max: float = 30.0,
     anchor: str = "other_max",
     tau_wrong: float | str | None = None,
-) -> Targets:
-    """Instance-specific ATS (Fan, Li and Zhan 2026).
-
-    `isats_tau_other` (once per cached view) and `asymmetric_softmax` (once per batch) in one call; arguments and
-    errors are theirs.
-    """
+) -> Temperatures:
+    """Each sample's `isats_tau_other`, and the target temperature that goes with it; arguments and errors are its."""
     other = isats_tau_other(
         logits,
         labels,
@@ -51,9 +65,7 @@ def isats(
         tau_wrong=tau_wrong,
     )
     target = isats_tau_target(other, target_ratio=target_ratio, tau_target=tau_target)
-    probs = asymmetric_softmax(logits, labels, tau_target=target, tau_other=other, anchor=anchor)
-    targets = with_temperatures(probs, logits, labels, tau_target=target, tau_other=other)
-    return targets._replace(at_lower=other <= 1.01 * tau_min, at_upper=other >= tau_max / 1.01)
+    return Temperatures(target, other, anchor)
 
 
 def isats_tau_target(

@@ -21,6 +21,15 @@ ANCHORS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 """What is subtracted from a sample's logits, given them and the labels: all rules but TS depend on it."""
 
 
+class Temperatures(NamedTuple):
+    """What a rule gives each sample: all that its soft targets take beside the logits."""
+
+    target: Float[Tensor, " batch"]
+    """float64, as `other`."""
+    other: Float[Tensor, " batch"]
+    anchor: str
+
+
 class Targets(NamedTuple):
     """What a rule gives for a batch; a diagnostic that a rule does not have is None."""
 
@@ -42,9 +51,16 @@ def ts(logits: Float[Tensor, "batch classes"], labels: Int[Tensor, " batch"], *,
     Raises:
         ValueError: `tau` is not positive and finite.
     """
+    return targets_of(logits, labels, ts_temperatures(logits, labels, tau=tau))
+
+
+def ts_temperatures(
+    logits: Float[Tensor, "batch classes"], labels: Int[Tensor, " batch"], *, tau: float
+) -> Temperatures:
+    """The same for both: the anchor, which then cancels out, is the one that rounds least."""
     check_positive("tau", tau)
-    probs = (logits.double() / tau).softmax(dim=1).float()
-    return with_temperatures(probs, logits, labels, tau_target=tau, tau_other=tau)
+    each = torch.full_like(logits[:, 0], tau, dtype=torch.float64)
+    return Temperatures(each, each, "other_max")
 
 
 def ats(
@@ -60,8 +76,23 @@ def ats(
     Raises:
         ValueError: a temperature is not positive and finite, or the anchor is unknown.
     """
-    probs = asymmetric_softmax(logits, labels, tau_target=tau_target, tau_other=tau_other, anchor=anchor)
-    return with_temperatures(probs, logits, labels, tau_target=tau_target, tau_other=tau_other)
+    given = ats_temperatures(logits, labels, tau_target=tau_target, tau_other=tau_other, anchor=anchor)
+    return targets_of(logits, labels, given)
+
+
+def ats_temperatures(
+    logits: Float[Tensor, "batch classes"],
+    labels: Int[Tensor, " batch"],
+    *,
+    tau_target: float,
+    tau_other: float,
+    anchor: str = "raw",
+) -> Temperatures:
+    """Those that `ats` is given, for every sample."""
+    check_positive("tau_target", tau_target)
+    check_positive("tau_other", tau_other)
+    target, other = (torch.full_like(logits[:, 0], tau, dtype=torch.float64) for tau in (tau_target, tau_other))
+    return Temperatures(target, other, anchor)
 
 
 def asymmetric_softmax(
@@ -113,18 +144,21 @@ def top_and_anchors(
     return top, top if ANCHORS[anchor] is largest_other else ANCHORS[anchor](logits, labels)
 
 
-def with_temperatures(
-    probs: Float[Tensor, "batch classes"],
-    logits: Float[Tensor, "batch classes"],
-    labels: Int[Tensor, " batch"],
-    *,
-    tau_target: Tau,
-    tau_other: Tau,
+def soften(
+    logits: Float[Tensor, "batch classes"], labels: Int[Tensor, " batch"], temperatures: Temperatures
+) -> Float[Tensor, "batch classes"]:
+    """Soft targets, float32."""
+    target, other, anchor = temperatures
+    return asymmetric_softmax(logits, labels, tau_target=target, tau_other=other, anchor=anchor)
+
+
+def targets_of(
+    logits: Float[Tensor, "batch classes"], labels: Int[Tensor, " batch"], temperatures: Temperatures
 ) -> Targets:
-    """Targets of these probabilities, temperatures spelled out for every sample, displaced labels found."""
-    unit = torch.ones_like(logits[:, 0], dtype=torch.float64)
+    """Soft targets with their temperatures, displaced labels found."""
+    probs = soften(logits, labels, temperatures)
     displaced = on_top(logits, labels) & ~on_top(probs, labels)
-    return Targets(probs, unit * tau_target, unit * tau_other, displaced)
+    return Targets(probs, temperatures.target, temperatures.other, displaced)
 
 
 def check_positive(name: str, value: float) -> None:

@@ -119,11 +119,11 @@ def _begin(model: nn.Module, spec: TrainingSpec) -> State:
 def _train_epoch(step: Step, execute: Executor, number: int, watch: Stopwatch) -> Tensor:
     """One pass over the training split; returns the mean (total, hard, soft) losses over the steps."""
     data, recipe = step.data, step.recipe
-    probs = None
+    taught = None
     if step.supervision:
         with watch.part("targets"):
-            probs = step.supervision.targets(number % recipe.views, data.train.labels).probs
-    inputs = inputs_of(data, recipe, number, probs)
+            taught = step.supervision.taught(number % recipe.views, data.train.labels)
+    inputs = inputs_of(data, recipe, number, taught)
     step.begin(inputs)
     step.model.train()
     with _isolated(seed_from(recipe.seed, number, 2), step.device):

@@ -17,7 +17,7 @@ from autodistill.store import seed_from
 from autodistill.trainer.checkpoints import Recipe, State
 from autodistill.trainer.convolutions import quick
 from autodistill.trainer.precision import Precision, autocast
-from autodistill.trainer.supervision import Supervision
+from autodistill.trainer.supervision import Supervision, Taught
 from autodistill.views import draw, take_drawn
 
 
@@ -31,12 +31,11 @@ class Inputs:
     """Learning rates."""
     draws: Integer[Tensor, "examples 3"]
     """Of the epoch's view."""
-    probs: Float[Tensor, "examples classes"] | None
-    """Soft targets; None without a teacher."""
+    taught: Taught | None
+    """None without a teacher."""
 
     def tensors(self) -> list[Tensor]:
-        held = (self.order, self.rates, self.draws, self.probs)
-        return [tensor for tensor in held if tensor is not None]
+        return [self.order, self.rates, self.draws, *(self.taught.tensors if self.taught else ())]
 
 
 class Step:
@@ -58,8 +57,8 @@ class Step:
         self._inputs: Inputs | None = None
 
     def begin(self, inputs: Inputs) -> None:
-        """Start an epoch: copied into the tensors that the step already reads, where there was an epoch before."""
-        if self._inputs is None:
+        """Start an epoch: on a GPU, whose recordings know addresses, in the tensors that the step already reads."""
+        if self._inputs is None or self.device.type == "cpu":
             self._inputs = inputs
         else:
             for kept, fresh in zip(self._inputs.tensors(), inputs.tensors(), strict=True):
@@ -98,8 +97,9 @@ class Step:
         images, labels = self.data.train
         seen = take_drawn(images, batch, inputs.draws[batch], crop=self.recipe.view.crop)
         logits = predict(self.forward, seen, self.data, self.recipe.spec.precision)
-        probs = inputs.probs[batch] if inputs.probs is not None else None
-        return losses(logits, labels[batch], probs, self.supervision)
+        labels = labels[batch]
+        probs = inputs.taught.targets(batch, labels) if inputs.taught else None
+        return losses(logits, labels, probs, self.supervision)
 
 
 def rate_type(device: torch.device) -> torch.dtype:
@@ -126,7 +126,7 @@ def losses(logits: Tensor, labels: Tensor, probs: Tensor | None, supervision: Su
     return torch.stack([loss.total, loss.hard, soft])
 
 
-def inputs_of(data: Data, recipe: Recipe, number: int, probs: Tensor | None) -> Inputs:
+def inputs_of(data: Data, recipe: Recipe, number: int, taught: Taught | None) -> Inputs:
     """What the steps of epoch `number`, from 0, read."""
     labels = data.train.labels
     order = batches(len(labels), recipe.spec.batch_size, seed_from(recipe.seed, number, 1))
@@ -140,7 +140,7 @@ def inputs_of(data: Data, recipe: Recipe, number: int, probs: Tensor | None) -> 
         order=order.to(labels.device, torch.int32),
         rates=torch.tensor(rates, dtype=torch.float64).to(labels.device, rate_type(labels.device)),
         draws=draws.to(torch.uint8 if 2 * recipe.view.crop < 256 else torch.int32),
-        probs=probs,
+        taught=taught,
     )
 
 

@@ -2,7 +2,7 @@
 
 import copy
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 STEPS = 8
 """Of a measured epoch, at most: more tell no more about one."""
+GPU_STEPS = 64
+"""Likewise on a GPU, whose steps are short beside what an epoch takes once (its order, its temperatures)."""
 FEWEST = 3
 """Times that something is done of which the median counts."""
 EXAMPLES = 256
@@ -146,20 +148,30 @@ def _epoch_s(
     def epochs_of(steps: int) -> Iterator[EpochRecord]:
         return _short_epochs(model, data, space, supervise_for, steps=steps, execution=execution, watch=watch)
 
-    epochs = epochs_of(1)
-    next(epochs)  # the first step of a shape takes several times as long as the others
-    one_s, _ = _timed(epochs, watch)
-    steps = max(1, min(STEPS, int(seconds / FEWEST / one_s), _step_count(data, space)))
-    if steps > 1:
-        epochs = epochs_of(steps)
+    def median(steps: int) -> tuple[float, float]:
+        epochs, taken = epochs_of(steps), list[tuple[float, float]]()
         if execution.mode != "eager":
             next(epochs)  # records or compiles
-    taken: list[tuple[float, float]] = []
-    while len(taken) < FEWEST or sum(it for it, _ in taken) < seconds:
-        taken.append(_timed(epochs, watch))
-    step_s, targets_s = sorted(taken)[len(taken) // 2]
-    count = _step_count(data, space) / steps
-    return step_s * count, targets_s * count
+        while len(taken) < FEWEST or sum(it for it, _ in taken) < seconds:
+            taken.append(_timed(epochs, watch))
+        return sorted(taken)[len(taken) // 2]
+
+    epochs, gpu = epochs_of(1), data.train.labels.is_cuda
+    next(epochs)  # the first step of a shape takes several times as long as the others
+    one_s, _ = _timed(epochs, watch)
+    count = _step_count(data, space)
+    steps = max(1, min(GPU_STEPS if gpu else STEPS, int(seconds / FEWEST / one_s), count))
+    lengths = (steps // 4, steps) if gpu and 4 <= steps < count else (steps,)
+    whole, targets = zip(*map(median, lengths), strict=True)
+    return extrapolated(lengths, whole, count), extrapolated(lengths, targets, count)
+
+
+def extrapolated(lengths: Sequence[int], seconds: Sequence[float], steps: int) -> float:
+    """Seconds of an epoch of so many steps, from one shorter epoch in proportion, or along the line through two."""
+    if len(lengths) == 1:
+        return seconds[0] * steps / lengths[0]
+    (short, long), (first, second) = lengths, seconds
+    return second + max(0.0, second - first) / (long - short) * (steps - long)
 
 
 def _step_count(data: Data, space: Space) -> int:

@@ -135,7 +135,8 @@ def show(study: Study, found: Took, *, cold: bool) -> None:
 
 def judge(ratios: Sequence[float], *, check: bool) -> None:
     off = [ratio for ratio in ratios if abs(ratio - 1) > MOST_OFF]
-    print(f"n = {len(ratios)}: median {np.median(ratios):.2f}, {len(off)} off by more than {MOST_OFF:.0%}")
+    ends = ", ".join(f"{name} {np.quantile(ratios, share):.2f}" for name, share in (("median", 0.5), ("p99", 0.99)))
+    print(f"n = {len(ratios)}: {ends}, least {min(ratios):.2f}, {len(off)} off by more than {MOST_OFF:.0%}")
     if check and off:
         sys.exit(f"{len(off)} of {len(ratios)} plans are off by more than {MOST_OFF:.0%}")
 

@@ -165,10 +165,11 @@ class Fused(Step):
         """Load an epoch's inputs; returns its steps."""
         labels, views = self.data.train.labels, self.recipe.views
         found = [
-            inputs_of(self.data, it.recipe, number, it.supervision.targets(number % views, labels).probs)
+            inputs_of(self.data, it.recipe, number, it.supervision.taught(number % views, labels))
             for it in self.trials
         ]
-        probs = torch.stack([it.probs for it in found if it.probs is not None])
+        everything = torch.arange(len(labels), device=self.device)
+        probs = torch.stack([it.taught.targets(everything, labels) for it in found if it.taught is not None])
         order, rates = torch.stack([it.order for it in found], 1), torch.stack([it.rates for it in found], 1)
         fresh = Reads(order, rates.to(torch.float32), found[0].draws, probs)
         if self._inputs is None:

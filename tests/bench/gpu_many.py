@@ -9,8 +9,8 @@ study does; start NVIDIA's MPS with `nvidia-cuda-mps-control -d` to let their ke
 `streams` are K recordings replayed in turns on K streams of one process; `fused` is one network of grouped
 convolutions (`fused.py`), recorded. Fusing is for the package where it is over 1.5 times as fast as the others.
 
-`--check` exits 1 where the best way with 8 or 16 takes longer than 0.13 s (MobileNetV2 x0.5), 0.12 s (VGG8) or 0.2 s
-(ResNet8x4) per student.
+`--check` exits 1 where 8 processes, the way of a study, take longer than 0.13 s (MobileNetV2 x0.5), 0.12 s (VGG8) or
+0.2 s (ResNet8x4) per student; the other ways are for comparison.
 
 Not yet measured. Estimated before, fused: 0.08 to 0.13, 0.08 to 0.12, 0.15 to 0.2 s.
 """
@@ -51,7 +51,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 found = [seconds / count for seconds in measure(bench, data, name, count)]
                 times = float(np.median(alone) / np.median(found))
                 print(f"{name:16} {way:12} {count:8} {spelt(found):>16} {times:12.2f}", flush=True)
-                best = min(best, float(np.median(found)))
+                if way == "processes":
+                    best = min(best, float(np.median(found)))
         if best > MOST_S.get(name, float("inf")):
             short.append(f"{name} {best:.3f} s, at most {MOST_S[name]}")
     finish(bench, short)

@@ -2,12 +2,14 @@
 
     python tests/bench/memory.py [--check] [--trials 200]
 
-One worker's place trains short trials of one teacher on the digits, one after another, then one run of twice as many
-epochs. Two things are looked at: resident memory after each, and now and then the bytes of all tensors that are alive
-(the data, the teachers, and whatever was left behind).
+One worker's place trains short trials of one teacher on the digits, one after another, then two runs of twice as many
+epochs, without a teacher and with one. Two things are looked at: resident memory after each, and now and then the
+bytes of all tensors that are alive (the data, the teachers, and whatever was left behind).
 
 `--check` exits 1 where resident memory rises by 5 % or more between the second and the last fifth, where a finished
-trial leaves a tensor, or where a running one holds more than its weights, their gradients, momentum and average.
+trial leaves a tensor, or where a running one holds more than its state, the gradients of its parameters, their
+momentum, the averages, an epoch's order, rates and draws, and with a teacher two temperatures an example and a view's
+logits, which are the pages of a file.
 
 2026-11-23, 2 cores of an AMD EPYC, torch 2.15: 200 trials 846.1 to 846.2 MB (+0.01 %), no byte left; 400 epochs of a
 run 846.2 to 846.5 MB (+0.03 %), 85,180 bytes held where 85,248 are allowed.
@@ -22,7 +24,6 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
-from torch import nn
 
 from autodistill.records import RunRequest, TrialParams
 from autodistill.space import load
@@ -33,6 +34,10 @@ TEACHER = "resnet8:0.25"
 OVERRIDES = ["training.epochs=4", "training.short_epochs=2", "ladder.epochs=2", "data.train=200"]
 MOST_RISE = 0.05
 LOOK_EVERY = 20
+SCALARS = 256
+"""Rate, place, sums, counters."""
+HEADER = 256
+"""Of a file of logits."""
 
 
 def resident_mb() -> float:
@@ -75,9 +80,12 @@ def main() -> None:
         short = []
         heads = ("what", "n", "MB at first", "MB at last", "rise", "bytes held", "allowed")
         print("{:8} {:>5} {:>12} {:>11} {:>7} {:>11} {:>9}".format(*heads))
+        taught = request(0, 2 * args.trials)
+        alone = taught.model_copy(update={"params": TrialParams()})
         for what, rows, allowed in (
             ("trials", trials(place, args.trials), 0),
-            ("epochs", epochs(place, 2 * args.trials), 4 * state_bytes(place.student(0))),
+            ("epochs", epochs(place, alone), run_bytes(place)),
+            ("taught", epochs(place, taught), run_bytes(place) + taught_bytes(place)),
         ):
             resident, held = [mb for mb, _ in rows], max(held for _, held in rows[1:])
             fifth = max(1, len(rows) // 5)
@@ -102,19 +110,31 @@ def trials(place: Workplace, count: int) -> list[tuple[float, int]]:
     return rows
 
 
-def epochs(place: Workplace, count: int) -> list[tuple[float, int]]:
-    """Resident megabytes after each epoch of a run without teacher, and the bytes that it holds."""
+def epochs(place: Workplace, asked: RunRequest) -> list[tuple[float, int]]:
+    """Resident megabytes after each epoch of a run, and the bytes that it holds."""
     before, held, rows = alive_bytes(), 0, []
-    asked = request(0, count).model_copy(update={"params": TrialParams()})
-    for event in place.epochs(asked, place.student(0), None):
+    for event in place.epochs(asked, place.student(0), place.supervision(asked)):
         if event.record.epoch % LOOK_EVERY == 1:
             held = alive_bytes() - before
         rows.append((resident_mb(), held))
     return rows
 
 
-def state_bytes(model: nn.Module) -> int:
-    return sum(value.numel() * value.element_size() for value in model.state_dict().values())
+def run_bytes(place: Workplace) -> int:
+    """Of a run's tensors, each counted for itself."""
+    model, examples = place.student(0), len(place.data.train.labels)
+    parameters = sum(value.nbytes for value in model.parameters())
+    state = sum(value.nbytes for value in model.state_dict().values())
+    averages = sum(value.nbytes for value in model.state_dict().values() if value.is_floating_point())
+    steps = examples // place.setup.space.training.batch_size
+    epoch = examples * (4 + 3) + steps * 8
+    return state + 2 * parameters + averages + epoch + SCALARS
+
+
+def taught_bytes(place: Workplace) -> int:
+    """Two temperatures an example in float64; and the file of a view's logits, which has a header."""
+    examples = len(place.data.train.labels)
+    return 2 * 8 * examples + 2 * examples * place.data.num_classes + HEADER
 
 
 if __name__ == "__main__":

@@ -13,11 +13,15 @@ The file's first line says what it was recorded with.
 """
 
 import argparse
+import contextlib
 import json
 import multiprocessing
 import os
-from collections.abc import Iterator
+import queue
+import sys
+from collections.abc import Iterator, Sequence
 from itertools import product
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, NamedTuple
 from unittest import mock
@@ -27,6 +31,7 @@ import torch
 from autodistill import ladder
 from autodistill.records import RunEnded, RunRequest, TeacherRecord, TrialParams
 from autodistill.rules import RULES
+from autodistill.store import write_text
 from autodistill.study import Request, prepare
 from autodistill.study.preparing import Prepared
 from autodistill.workers import CheckTask, LadderTask, Pool, Workplace
@@ -37,6 +42,8 @@ TEACHERS = ("resnet8:0.25", "resnet8:0.5", "resnet8", "resnet8:2", "vgg8:0.5", "
 GRID: dict[str, dict[str, tuple[float, ...]]] = {"isats": {"target_ratio": (5 / 3, 3.0)}, "ts": {"tau": (2.0, 4.0)}}
 SOFT_WEIGHTS = (0.5, 0.9)
 SEEDS, SEARCH_SEEDS = 4, 2
+LOOK_S = 5.0
+"""Between two looks whether the workers are alive."""
 DECAY = 0.25
 """Share of the steps over which variant (b) decays."""
 
@@ -138,13 +145,23 @@ def header(study: Prepared, pool: Pool) -> str:
 def known(path: Path, first: str) -> set[str]:
     """Keys of the whole lines that are there; a torn last line is cut off."""
     if not path.exists():
-        path.write_text(first + "\n", encoding="utf-8")
+        write_text(path, first + "\n")
         return set()
     lines = path.read_text(encoding="utf-8").split("\n")
     if lines[0] != first:
         raise SystemExit(f"{path}: recorded with another space, torch or teachers: give another file with --to")
-    path.write_text("\n".join(lines[:-1]) + "\n", encoding="utf-8")
+    if lines[-1]:
+        write_text(path, "\n".join(lines[:-1]) + "\n")
     return {json.dumps(json.loads(line)["key"], sort_keys=True) for line in lines[1:-1]}
+
+
+def answered(answers: "multiprocessing.Queue[str]", workers: Sequence[BaseProcess]) -> str:
+    """The next line; ends the recording where a worker died, which the same command goes on with."""
+    while True:
+        with contextlib.suppress(queue.Empty):
+            return answers.get(timeout=LOOK_S)
+        if any(worker.exitcode for worker in workers):
+            sys.exit("a worker died, see above; the same command goes on")
 
 
 def main() -> None:
@@ -169,7 +186,7 @@ def main() -> None:
         worker.start()
     with args.to.open("a", encoding="utf-8") as file:
         for number in range(len(missing)):
-            file.write(answers.get() + "\n")
+            file.write(answered(answers, workers) + "\n")
             file.flush()
             print(f"{len(done) + number + 1} of {len(done) + len(missing)}", flush=True)
 

@@ -44,6 +44,14 @@ def test_it_runs_on_a_cpu_and_prints_its_table(name, rows, capsys):
     assert "CPU: no figure of note" in shown
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("name", ["gpu_step", "gpu_targets"])
+def test_it_runs_on_a_gpu(name, capsys):
+    importlib.import_module(name).main(["--tiny", "--rounds", "1"])
+    assert "NVIDIA" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("name", ["gpu_step", "gpu_many", "gpu_targets"])
 def test_without_a_device_it_says_so_in_a_line(name, capsys, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)

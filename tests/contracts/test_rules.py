@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from autodistill.metrics import on_top
-from autodistill.rules import RULES, Rule, summarise
+from autodistill.rules import RULES, Rule, soften, summarise
+from autodistill.trainer.supervision import Taught
 
 # A rule with parameters of its own needs a line here: a space would give them.
 PARAMS: dict[str, dict[str, float | str]] = {
@@ -34,7 +35,9 @@ def batch() -> tuple[torch.Tensor, torch.Tensor]:
 
 def test_its_params_are_those_of_its_function(rule):
     keywords = {
-        key for key, value in inspect.signature(rule.targets).parameters.items() if value.kind == value.KEYWORD_ONLY
+        key
+        for key, value in inspect.signature(rule.temperatures).parameters.items()
+        if value.kind == value.KEYWORD_ONLY
     }
     assert set(rule.params) == keywords
     assert rule.tau_student_from in (*rule.params, None)
@@ -59,6 +62,15 @@ def test_renaming_the_classes_renames_the_targets(name, rule, batch):
     order = torch.tensor([3, 5, 0, 1, 4, 2])
     renamed = rule.targets(logits[:, order], order.argsort()[labels], **PARAMS[name]).probs
     torch.testing.assert_close(renamed, rule.targets(logits, labels, **PARAMS[name]).probs[:, order])
+
+
+def test_its_temperatures_give_its_targets_whole_and_batch_by_batch(name, rule, batch):
+    logits, labels = batch
+    given, targets = rule.temperatures(logits, labels, **PARAMS[name]), rule.targets(logits, labels, **PARAMS[name])
+    assert torch.equal(soften(logits, labels, given), targets.probs)
+    assert (given.target.tolist(), given.other.tolist()) == (targets.tau_target.tolist(), targets.tau_other.tolist())
+    some = torch.tensor([31, 4, 7], dtype=torch.int32)
+    assert torch.equal(Taught(logits, given).targets(some, labels[some]), targets.probs[some])
 
 
 def test_a_sample_does_not_depend_on_its_batch(name, rule, batch):

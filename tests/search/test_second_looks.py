@@ -6,10 +6,13 @@ import pytest
 from factories import bare
 from search_runs import FOUR, Trainer, question, run, score
 
-from autodistill.records import RunRequest
+from autodistill.records import RunRequest, TrialParams, TrialRecord
 from autodistill.report.sections.second_looks import second_looks_info
 from autodistill.search import Outcome, candidates, finalists_of, make_plan, search
+from autodistill.search.requests import next_seed, plain_kd_run
 from autodistill.space import Space
+
+SOME = TrialParams(teacher="weak", rule="ts", rule_params={"tau": 7.0}, tau_student=7.0, soft_weight=0.3)
 
 
 def lucky_prior(request: RunRequest) -> float:
@@ -42,6 +45,21 @@ def test_a_leader_that_was_lucky_makes_room(tmp_path):
     assert kept.search_val_top1 == pytest.approx((trial.full.val_top1 + second.val_top1) / 2)
     whole, short = asked.plan.total_epochs, asked.plan.epochs_short
     assert whole - short < outcome.spent_epochs <= whole
+
+
+def test_a_second_look_is_no_run_that_was_there_before():
+    """A pruned trial had the first seed, its replicate the second; plain KD has one too."""
+    asked = question("weak", "mid", budget="14")
+    plain = plain_kd_run(asked)
+    trials = [
+        TrialRecord(number=number, kind="search", wave=1, params=params, seed=seed, state=state)
+        for number, (params, seed, state) in enumerate(
+            [(SOME, 0, "pruned"), (SOME, 1, "complete"), (plain.params, plain.seed + 1, "complete")]
+        )
+    ]
+    assert next_seed(asked, SOME, trials) == 2
+    assert next_seed(asked, plain.params, trials[:2]) == plain.seed + 1
+    assert next_seed(asked, plain.params, trials) == plain.seed + 2
 
 
 def test_without_them_the_lucky_one_is_a_finalist(tmp_path):

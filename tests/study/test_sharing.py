@@ -7,6 +7,7 @@ import torch
 from small_studies import request
 
 from autodistill.commands import requests, search_request
+from autodistill.errors import ConfigError
 from autodistill.records import Note, RunEnded, RunRequest, TrialParams
 from autodistill.study import Request, prepare, preparing, sharing
 from autodistill.study.sharing import CONTEXT_BYTES, MOST, Sharing, fit_to_device, memory_share, workers_that_fit
@@ -74,6 +75,13 @@ def test_workers_on_several_gpus_share_but_their_own(monkeypatch):
     assert prepare(on_cuda(workers=4)).sharing == alone
     assert prepare(on_cuda(workers=5)).sharing.workers == 2
     assert prepare(on_cuda(workers=4, device="cuda:1")).sharing == shared
+
+
+def test_more_named_workers_than_fit_are_refused_with_the_number_that_fit(monkeypatch):
+    on_gpu(monkeypatch, free=8 * GB)
+    with pytest.raises(ConfigError, match=r"--workers 9: 9 on one GPU have 0.* GB each") as caught:
+        prepare(on_cuda(workers=9))
+    assert "--workers 2 fit" in caught.value.hint
 
 
 def test_a_gpu_without_memory_for_a_try_gets_one_eager_worker(monkeypatch):

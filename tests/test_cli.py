@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from autodistill import __main__ as entry
 from autodistill import __version__
 from autodistill.cli import app
-from autodistill.errors import AutodistillError, ConfigError, StoreError
+from autodistill.errors import AutodistillError, ConfigError, StoreError, StudyError
 from autodistill.records import StudyRecord, to_json
 
 SETTINGS = (
@@ -176,7 +176,7 @@ def test_usage_errors_exit_with_2():
     [
         (None, 0),
         (KeyboardInterrupt(), 130),
-        (StoreError("a full disk", "make room"), 1),
+        (StudyError("workers keep dying", "fewer of them"), 1),
         (ConfigError("no", "yes"), 2),
     ],
 )

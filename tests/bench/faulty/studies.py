@@ -12,7 +12,7 @@ from small_studies import TINY, core, drive, request
 from autodistill import showing
 from autodistill.queue.board import board_name
 from autodistill.queue.serving import Tools, serve
-from autodistill.queue.terms import Pace
+from autodistill.queue.terms import Pace, longest_first
 from autodistill.records import Event, Note, StudyRecord, read_study
 from autodistill.storage import close_storage, open_storage
 from autodistill.store import digest
@@ -45,7 +45,8 @@ class Alone(Pool):
         pass
 
     def run(self, tasks):
-        for task in tasks:
+        source = tasks if callable(tasks) else longest_first(tasks)
+        while (task := source()) is not None:
             yield from self.place.do(task)
 
 

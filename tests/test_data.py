@@ -9,7 +9,7 @@ from dataset_files import forbid_network
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from autodistill.data import DATASETS, average_pool, load, normalise
+from autodistill.data import DATASETS, average_pool, images_at_once, load, normalise
 from autodistill.data.source import Source, Split
 from autodistill.data.splits import split
 from autodistill.errors import AutodistillError, ConfigError, DataError
@@ -98,6 +98,22 @@ def test_normalise_follows_its_definition_per_channel() -> None:
     weight = torch.ones((), requires_grad=True)
     (found * weight).sum().backward()
     assert weight.grad is not None
+
+
+@pytest.mark.parametrize(
+    ("shape", "size", "count"),
+    [
+        ((1, 8, 8), None, 512),
+        ((1, 28, 28), None, 167),
+        ((3, 32, 32), None, 128),
+        ((3, 224, 224), None, 16),
+        ((3, 32, 32), 64, 32),
+    ],
+)
+def test_as_many_images_at_once_as_a_cpu_is_fast_with(shape, size, count) -> None:
+    images = torch.zeros(2, *shape, dtype=torch.uint8)
+    assert images_at_once(images, on_gpu=256, size=size) == count
+    assert images_at_once(images.to("meta"), on_gpu=256, size=size) == 256
 
 
 def test_a_channel_without_contrast_stays_finite(tmp_path: Path) -> None:

@@ -7,17 +7,26 @@ from autodistill.queue.terms import longest_first
 from autodistill.records import Event, RunEnded, RunRequest
 from autodistill.search import Source
 from autodistill.store import RunFolder, kept_result
+from autodistill.study.simulating import without_delay
 from autodistill.workers import Message, Pool, Task, ViewTask
 from autodistill.workers.crew import Crew
 
 
 def remembered(
-    folder: RunFolder, requests: Sequence[RunRequest] | Source, pool: Pool | Crew, *, views: int
+    folder: RunFolder,
+    requests: Sequence[RunRequest] | Source,
+    pool: Pool | Crew,
+    *,
+    views: int,
+    certain: Sequence[RunRequest] = (),
+    workers: int = 1,
 ) -> Iterator[Event]:
     """Results that are kept are not trained again.
 
     Args:
         views: size of the pool of views.
+        certain: runs that will be asked for whatever comes out of these.
+        workers: of the pool.
     """
     if callable(requests):
         yield from _events_of(pool.run(lambda: _known(folder, requests())))
@@ -25,22 +34,34 @@ def remembered(
     kept = {request.run: kept_result(folder, request) for request in requests}
     yield from (ended for ended in kept.values() if ended is not None)
     missing = [request for request in requests if kept[request.run] is None]
-    # Machines that share no folder would compute logits for nobody but themselves.
-    run = pool.run(missing) if isinstance(pool, Crew) else _with_views_ahead(pool, missing, most=views)
-    yield from _events_of(run)
+    if isinstance(pool, Crew):
+        # Machines that share no folder would compute logits for nobody but themselves.
+        yield from _events_of(pool.run(missing))
+        return
+    spare = [it for it in certain if it.run not in kept and kept_result(folder, it) is None]
+    filling = without_delay(missing, spare, workers)
+    yield from _events_of(_filled(pool, missing, filling, _views_of(missing, most=views)))
 
 
-def _with_views_ahead(pool: Pool, runs: Sequence[RunRequest], *, most: int) -> Iterator[Message]:
-    """Have workers that no run is left for compute, while there are runs under way, the views that those need."""
-    waiting, views, under_way = longest_first(runs), deque(_views_of(runs, most=most)), {it.run for it in runs}
+def _filled(
+    pool: Pool, runs: Sequence[RunRequest], filling: Sequence[RunRequest], views: Sequence[ViewTask]
+) -> Iterator[Message]:
+    """Train runs; workers that would idle train `filling`, of which nothing is heard until it is asked for.
+
+    Or, while there are runs under way, they compute the views that those need.
+    """
+    waiting, ahead, under_way = longest_first([*runs, *filling]), deque(views), {it.run for it in runs}
+    unasked = {it.run for it in filling}
 
     def given() -> Task | RunEnded | None:
-        return waiting() or (views.popleft() if views and under_way else None)
+        return waiting() or (ahead.popleft() if ahead and under_way else None)
 
     for message in pool.run(given):
         if isinstance(message, RunEnded):
             under_way.discard(message.record.run)
-        yield message
+        run = message.record.run if isinstance(message, RunEnded) else getattr(message, "run", None)
+        if run not in unasked:
+            yield message
 
 
 def _views_of(runs: Sequence[RunRequest], *, most: int) -> list[ViewTask]:

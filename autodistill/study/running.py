@@ -3,8 +3,9 @@
 import contextlib
 import json
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from autodistill import data as datasets
@@ -27,7 +28,7 @@ from autodistill.records import (
     read_study,
     to_json,
 )
-from autodistill.search import Outcome, Source, audited_trials, importance, search
+from autodistill.search import Outcome, audited_trials, certain_runs, importance, search
 from autodistill.space import dump
 from autodistill.store import claim, forget_checkpoint, owned, write_text
 from autodistill.study.changing import join_teachers
@@ -181,10 +182,8 @@ def _events(prepared: Prepared, pool: Pool | Crew, ledger: _Ledger) -> Generator
     yield PhaseStarted(phase="profiles", runs=0, epochs=0)
     ledger.agreement = yield from compared_teachers(ledger.teachers, run=pool.run)
     question = question_of(prepared, ledger.plan, ledger.teachers)
-
-    def run(requests: Sequence[RunRequest] | Source) -> Iterator[Event]:
-        yield from remembered(prepared.folder, requests, pool, views=prepared.views)
-
+    certain, workers = certain_runs(question), prepared.request.workers
+    run = partial(remembered, prepared.folder, pool=pool, views=prepared.views, certain=certain, workers=workers)
     order = order_file(prepared.folder, joined=question.joined)
     hold = pool.hold if isinstance(pool, Crew) else _alone
     yield from search(question, ledger.outcome, run=run, database=prepared.database, order=order, hold=hold)

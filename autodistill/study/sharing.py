@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
+from autodistill.cache import estimated_bytes
 from autodistill.data import Data
 from autodistill.errors import ConfigError
 from autodistill.models import student_network
@@ -52,6 +53,8 @@ def fit_to_device(space: Space, data: Data, *, student: str, device: str, worker
     except torch.OutOfMemoryError:
         return Sharing(workers or 1)
     release()
+    # A teacher's logits on a view, and on the next one until it has taken the place of the first.
+    peak += estimated_bytes(teachers=1, views=2, examples=len(data.train.labels), classes=data.num_classes)
     free, total = torch.cuda.mem_get_info(device)
     gpus = 1 if ":" in device else max(1, torch.cuda.device_count())
     fitting = workers_that_fit(free, peak=peak, cores=(os.cpu_count() or 1) // gpus)

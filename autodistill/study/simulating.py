@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from autodistill.records import EpochRecord, Event, PhaseStarted, RunEnded, RunRecord, RunRequest, TimePlanned
-from autodistill.search import Outcome, Question, Source, search
+from autodistill.search import Outcome, Question, Source, certain_runs, search
 
 RANDOM_TRIALS = 10**6
 """The sampler's model would not know more about made-up scores than its draws at random, and takes its time."""
@@ -83,6 +83,18 @@ def fitting_beside(costs: Costs, run_s: float, *, most: int, workers: int) -> in
     return min(range(most + 1), key=ends_s)
 
 
+def without_delay(runs: Sequence[RunRequest], certain: Sequence[RunRequest], workers: int) -> list[RunRequest]:
+    """Those of `certain`, runs that are needed whatever the others bring, that idle workers can train meanwhile."""
+    lengths, chosen = [float(it.new_epochs) for it in runs], list[RunRequest]()
+    for one in certain if runs else ():
+        longer = [*lengths, float(one.new_epochs)]
+        if makespan(sorted(longer)[::-1], workers) > makespan(sorted(lengths)[::-1], workers):
+            break
+        lengths = longer
+        chosen.append(one)
+    return chosen
+
+
 @dataclass
 class Clock:
     """A runner that trains nothing: it adds up what its runs would take, phase by phase."""
@@ -92,7 +104,9 @@ class Clock:
     draw: random.Random
     kept: Kept = lambda _: None
     beside: frozenset[str] = frozenset()
-    """Runs that the phases before the first trial have room for."""
+    """Runs that are trained before they are asked for."""
+    certain: Sequence[RunRequest] = ()
+    """Runs that are needed whatever the others bring."""
     phase: str = ""
     phases_s: dict[str, float] = field(default_factory=dict)
     logits_s: float = 0.0
@@ -104,7 +118,10 @@ class Clock:
             return
         known = {it.run: self.kept(it) for it in requests}
         missing = [it for it in requests if known[it.run] is None and it.run not in self.beside]
-        missing.sort(key=lambda it: -it.new_epochs)
+        spare = [it for it in self.certain if it.run not in {*known, *self.beside} and self.kept(it) is None]
+        filling = without_delay(missing, spare, self.workers)
+        self.beside |= {it.run for it in filling}
+        missing = sorted([*missing, *filling], key=lambda it: -it.new_epochs)
         took = makespan([self.run_s(it) for it in missing], self.workers) if missing else 0.0
         taught = [it for it in missing if it.params.teacher is not None]
         # Workers share them out: those that need them, and those that have nothing else to do.
@@ -180,8 +197,9 @@ def simulate(
     profiled = {(name, 0) for name in costs.teachers}
     spec = question.space.search.model_copy(update={"startup": RANDOM_TRIALS})
     asked = question._replace(space=question.space.model_copy(update={"search": spec}))
+    trained, certain = frozenset(it.run for it in beside), certain_runs(question)
     clocks = [
-        Clock(costs, workers, random.Random(number), kept, frozenset(it.run for it in beside), computed=set(profiled))
+        Clock(costs, workers, random.Random(number), kept, trained, certain, computed=set(profiled))
         for number in range(1 if database else DRAWS)
     ]
     for clock in clocks:

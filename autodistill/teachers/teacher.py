@@ -9,10 +9,11 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from autodistill.data import normalise
+from autodistill.data import images_at_once, normalise
 from autodistill.teachers.folding import folded
 
 BATCH = 256
+"""At most, and on a GPU."""
 
 
 class Normalisation(NamedTuple):
@@ -82,10 +83,11 @@ def ready(
 def logits_of(
     teacher: Teacher, images: UInt8[Tensor, "examples channels height width"]
 ) -> Float[Tensor, "examples classes"]:
-    """Run a teacher over resident images, in batches of one fixed size so that rows do not depend on the caller."""
+    """Run a teacher over resident images, in batches whose size no caller chooses: rows depend on none of them."""
     run = teacher.quick if images.device.type == "cuda" else teacher
+    size = min(BATCH, images_at_once(images, on_gpu=BATCH, size=teacher.input_size))
     with torch.inference_mode():
-        return torch.cat([run(batch) for batch in images.split(BATCH)])
+        return torch.cat([run(batch) for batch in images.split(size)])
 
 
 def computed_as(device: torch.device) -> str:

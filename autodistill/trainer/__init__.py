@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from autodistill import metrics
-from autodistill.data import Data, Split
+from autodistill.data import Data, Split, images_at_once
 from autodistill.errors import TrialError
 from autodistill.records import EpochRecord, EvaluateOn
 from autodistill.space import TrainingSpec
@@ -29,7 +29,7 @@ from autodistill.trainer.supervision import Supervision, supervise
 
 __all__ = ["Execution", "Recipe", "Supervision", "evaluate", "learning_rate", "supervise", "train"]
 
-EVALUATION_BATCH = 512
+GPU_EVALUATION_BATCH = 512
 CHECKPOINT_EVERY_S = 5.0
 """Least seconds between two saves."""
 
@@ -96,7 +96,7 @@ def train(  # noqa: PLR0913
 def evaluate(model: nn.Module, split: Split, data: Data, *, precision: Precision = "auto") -> tuple[float, float]:
     """Accuracy and mean negative log-likelihood of a model on a split."""
     model.eval()
-    batches = split.images.split(EVALUATION_BATCH)
+    batches = split.images.split(images_at_once(split.images, on_gpu=GPU_EVALUATION_BATCH))
     with torch.inference_mode():
         logits = torch.cat([predict(model, images, data, precision) for images in batches])
         return float(metrics.top1(logits, split.labels)), float(metrics.nll(logits, split.labels))

@@ -57,7 +57,8 @@ class Supervision(NamedTuple):
         The targets of a whole view would take twice the memory of its logits, which on a CPU are a file's pages that
         all workers share.
         """
-        logits = self.logits(number).to(labels.device)
+        # A copy on a GPU, also of what lies there already: later views take its place.
+        logits = self.logits(number).to(labels.device, copy=labels.is_cuda)
         return Taught(logits, self._rule.temperatures(logits, labels, **self._rule_params))
 
     def summary(self, labels: Int[Tensor, " examples"]) -> TargetSummary:

@@ -59,6 +59,15 @@ def test_no_view_is_given_out_once_the_runs_have_ended(tmp_path):
     assert pool.tasks == [asked("a", "weak"), ViewTask(name="weak", view=0), ViewTask(name="weak", view=1)]
 
 
+def test_idle_workers_train_what_will_be_asked_for_and_nothing_is_heard_of_it(tmp_path):
+    folder, pool = RunFolder(tmp_path), Given()
+    known, spare, more = (asked(f"baselines/no-teacher-{seed}") for seed in (1000, 1001, 1002))
+    write_result(folder, lost(known))
+    ended = list(remembered(folder, [asked("look")], pool, views=7, certain=[known, spare, more], workers=2))
+    assert pool.tasks == [asked("look"), spare], "one of two workers was idle, and one is there already"
+    assert [it.record.run for it in ended if isinstance(it, RunEnded)] == ["look"]
+
+
 def test_without_a_teacher_there_is_nothing_to_compute(tmp_path):
     pool = Given()
     assert len(list(remembered(RunFolder(tmp_path), [asked("a")], pool, views=7))) == 1

@@ -7,7 +7,16 @@ from search_runs import FOUR, question
 
 from autodistill.records import RunRequest, TrialParams
 from autodistill.space import Space
-from autodistill.study.simulating import Clock, Costs, TeacherCosts, fitting_beside, makespan, preparing_s, simulate
+from autodistill.study.simulating import (
+    Clock,
+    Costs,
+    TeacherCosts,
+    fitting_beside,
+    makespan,
+    preparing_s,
+    simulate,
+    without_delay,
+)
 
 TAUGHT = TrialParams(teacher="mid", rule="isats", rule_params={"target_ratio": 2.0}, soft_weight=0.5)
 COSTS = Costs(
@@ -50,6 +59,34 @@ def clock(costs: Costs = COSTS, *, workers: int = 2) -> Clock:
 )
 def test_the_last_task_ends_when_a_schedule_by_hand_says(durations, workers, ends):
     assert makespan(durations, workers) == ends
+
+
+@pytest.mark.parametrize(
+    ("runs", "certain", "workers", "filled"),
+    [
+        ([12], [12, 12], 2, 1),
+        ([12], [12, 12], 4, 2),
+        ([12, 12], [12], 2, 0),
+        ([8, 4, 4], [12], 2, 0),
+        ([12, 4], [4, 4, 4], 2, 2),
+        ([12], [13], 2, 0),
+        ([], [12], 2, 0),
+    ],
+)
+def test_idle_workers_are_filled_as_long_as_nothing_ends_later(runs, certain, workers, filled):
+    spare = [asked(f"spare/{place}", epochs) for place, epochs in enumerate(certain)]
+    found = without_delay([asked(str(place), epochs) for place, epochs in enumerate(runs)], spare, workers)
+    assert found == spare[:filled]
+
+
+def test_a_run_that_filled_an_idle_worker_takes_no_time_when_it_is_asked_for():
+    alone, spare = asked("look", 6), [asked("baselines/no-teacher-1000", 6), asked("baselines/no-teacher-1001", 6)]
+    found = Clock(NOTHING, 2, random.Random(0), phase="second looks", certain=spare)
+    list(found([alone]))
+    assert (found.phases_s, found.beside) == ({"second looks": 12.0}, {spare[0].run})
+    found.phase = "confirm"
+    list(found(spare))
+    assert found.phases_s["confirm"] == 12.0, "the other one"
 
 
 def test_a_run_takes_its_epochs_and_its_looks_and_the_first_one_its_teachers_views():

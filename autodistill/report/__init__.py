@@ -120,6 +120,7 @@ def _html() -> Environment:
         lambda value: value if isinstance(value, Markup) else _PER_CENT.sub("\N{NO-BREAK SPACE}%", clean(str(value)))
     )
     environment.filters["verbatim"] = lambda text: escape(clean(text))
+    environment.filters["words"] = _words
     return environment
 
 
@@ -144,6 +145,11 @@ def _environment(finalize: Any) -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
+
+
+def _words(text: str) -> Markup:
+    """A command whose lines break between words only: browsers take the hyphens of an option for a chance too."""
+    return Markup(" ").join(Markup("<span>{}</span>").format(word) for word in clean(text).split(" "))
 
 
 def _fenced(text: str) -> Markup:

@@ -22,7 +22,7 @@ from autodistill.store import NO_DEPOT, Depot, digest, locked, write_bytes
 from autodistill.teachers import Teacher, check_logits, computed_as, logits_of
 from autodistill.views import View, take_view
 
-FORMAT = 1
+FORMAT = 2
 DTYPE = torch.float16
 
 Logits = Float16[Tensor, "examples classes"]

@@ -42,9 +42,10 @@ def audit_run(question: Question, trial: TrialRecord) -> RunRequest:
 
 
 def next_seed(question: Question, params: TrialParams, trials: Sequence[TrialRecord]) -> int:
-    """The first seed that no run of this configuration has had, pruned trials and plain KD included."""
-    earlier = sum(trial.params == params for trial in trials) + (plain_kd_run(question).params == params)
-    return question.space.search.seed + earlier
+    """The first seed above those that runs of this configuration have had, pruned trials and plain KD included."""
+    plain = plain_kd_run(question)
+    used = [it.seed for it in trials if it.params == params] + [plain.seed] * (plain.params == params)
+    return max(used, default=question.space.search.seed - 1) + 1
 
 
 def second_look_run(question: Question, name: str, params: TrialParams, seed: int) -> RunRequest:

@@ -16,7 +16,15 @@ from autodistill.search import Question, certain_runs, copy_study, make_plan, pa
 from autodistill.store import RunFolder, digest, read_result
 from autodistill.study.changing import carried
 from autodistill.study.preparing import Prepared, identity
-from autodistill.study.simulating import Clock, Costs, TeacherCosts, fitting_beside, simulate
+from autodistill.study.simulating import (
+    NONE_CERTAIN,
+    Clock,
+    Costs,
+    TeacherCosts,
+    certain_of,
+    fitting_beside,
+    simulate,
+)
 from autodistill.workers import Message, Pool, Probe, ProbeTask, StandBy, Task, TeacherProbe, TeacherProbeTask
 
 TAU_STUDENT_FROM = {name: rule.tau_student_from for name, rule in RULES.items()}
@@ -114,6 +122,8 @@ def time_left(prepared: Prepared, plan: PlanRecord, costs: Costs | None) -> Time
             database=database if database.exists() else None,
             order=Path(place) / order.name,
             beside=runs_beside(prepared, plan, costs),
+            # Nobody knows how many workers have joined a study of many machines.
+            certain=NONE_CERTAIN if prepared.request.storage else certain_of(question),
         )
 
 
@@ -135,7 +145,8 @@ def runs_beside(prepared: Prepared, plan: PlanRecord, costs: Costs | None) -> tu
         return ()
     workers = prepared.expected_workers
     run_s = Clock(costs, workers, random.Random(0)).run_s(left[0])
-    return tuple(left[: fitting_beside(costs, run_s, most=len(left), workers=workers)])
+    confirm = round(plan.confirm)
+    return tuple(left[: fitting_beside(costs, run_s, most=len(left), confirm=confirm, workers=workers)])
 
 
 def question_of(prepared: Prepared, plan: PlanRecord, teachers: tuple[TeacherRecord, ...]) -> Question:

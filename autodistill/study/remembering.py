@@ -7,7 +7,7 @@ from autodistill.queue.terms import longest_first
 from autodistill.records import Event, RunEnded, RunRequest
 from autodistill.search import Source
 from autodistill.store import RunFolder, kept_result
-from autodistill.study.simulating import without_delay
+from autodistill.study.simulating import NONE_CERTAIN, Certain
 from autodistill.workers import Message, Pool, Task, ViewTask
 from autodistill.workers.crew import Crew
 
@@ -18,14 +18,14 @@ def remembered(
     pool: Pool | Crew,
     *,
     views: int,
-    certain: Sequence[RunRequest] = (),
+    certain: Certain = NONE_CERTAIN,
     workers: int = 1,
 ) -> Iterator[Event]:
     """Results that are kept are not trained again.
 
     Args:
         views: size of the pool of views.
-        certain: runs that will be asked for whatever comes out of these.
+        certain: what idle workers may train beside them.
         workers: of the pool.
     """
     if callable(requests):
@@ -38,8 +38,8 @@ def remembered(
         # Machines that share no folder would compute logits for nobody but themselves.
         yield from _events_of(pool.run(missing))
         return
-    spare = [it for it in certain if it.run not in kept and kept_result(folder, it) is None]
-    filling = without_delay(missing, spare, workers)
+    there = {it.run for it in certain.runs if kept_result(folder, it) is not None}
+    filling = certain.beside(missing, {*kept, *there}, workers)
     yield from _events_of(_filled(pool, missing, filling, _views_of(missing, most=views)))
 
 

@@ -28,7 +28,7 @@ from autodistill.records import (
     read_study,
     to_json,
 )
-from autodistill.search import Outcome, audited_trials, certain_runs, importance, search
+from autodistill.search import Outcome, audited_trials, importance, search
 from autodistill.space import dump
 from autodistill.store import claim, forget_checkpoint, owned, write_text
 from autodistill.study.changing import join_teachers
@@ -39,7 +39,7 @@ from autodistill.study.pace import paced, words
 from autodistill.study.preparing import Prepared, identity
 from autodistill.study.profiling import checked, compared_teachers
 from autodistill.study.remembering import remembered
-from autodistill.study.simulating import Costs
+from autodistill.study.simulating import Costs, certain_of
 from autodistill.workers import LadderTask, Pool, StandBy, Task
 from autodistill.workers.crew import Crew, declare_complete
 
@@ -182,7 +182,7 @@ def _events(prepared: Prepared, pool: Pool | Crew, ledger: _Ledger) -> Generator
     yield PhaseStarted(phase="profiles", runs=0, epochs=0)
     ledger.agreement = yield from compared_teachers(ledger.teachers, run=pool.run)
     question = question_of(prepared, ledger.plan, ledger.teachers)
-    certain, workers = certain_runs(question), prepared.request.workers
+    certain, workers = certain_of(question), prepared.request.workers
     run = partial(remembered, prepared.folder, pool=pool, views=prepared.views, certain=certain, workers=workers)
     order = order_file(prepared.folder, joined=question.joined)
     hold = pool.hold if isinstance(pool, Crew) else _alone

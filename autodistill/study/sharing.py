@@ -14,7 +14,7 @@ from autodistill.models import student_network
 from autodistill.records import Mode
 from autodistill.space import Space
 from autodistill.trainer import Recipe
-from autodistill.trainer.probing import faster_step, measured
+from autodistill.trainer.probing import Timing, faster_step, measured
 from autodistill.views import View
 from autodistill.workers.memory import CONTEXT_BYTES, USED, memory_share, release
 
@@ -22,7 +22,7 @@ MOST = 8
 """Workers on one GPU. Kernels of several processes take turns on it, unless NVIDIA's MPS runs them side by side."""
 
 HEADROOM = 2.0
-"""A worker's need in units of a training step's peak: evaluation, a teacher's pass, targets of a view."""
+"""A worker's need in units of a training step's peak: evaluation, a teacher's pass, the search for temperatures."""
 
 
 class Sharing(NamedTuple):
@@ -63,7 +63,7 @@ def fit_to_device(space: Space, data: Data, *, student: str, device: str, worker
     if share * total < peak:
         raise ConfigError(
             f"--workers {workers}: {here} on one GPU have {share * total / 1e9:.2g} GB each of what is free, "
-            f"a training step of {student} takes {peak / 1e9:.2g} GB",
+            f"training {student} takes {peak / 1e9:.2g} GB",
             f"--workers {fitting * gpus} fit; so does a smaller training.batch_size",
         )
     return Sharing(here, mode, share)
@@ -90,6 +90,14 @@ def _tried(space: Space, data: Data, *, student: str, device: torch.device) -> t
     spec = space.training
     recipe = Recipe(spec, View(space.data.view_seed, space.data.crop, space.data.flip), 1, spec.epochs, 0)
     steps = spec.epochs * max(1, len(data.train.labels) // spec.batch_size)
-    torch.cuda.reset_peak_memory_stats(device)
-    mode = faster_step(lambda mode: measured(build, data, recipe, mode=mode), steps=steps)
-    return mode, torch.cuda.max_memory_reserved(device)
+    peaks: dict[Mode, int] = {}
+
+    def tried(mode: Mode) -> Timing | None:
+        release()
+        torch.cuda.reset_peak_memory_stats(device)
+        timing = measured(build, data, recipe, mode=mode)
+        peaks[mode] = torch.cuda.max_memory_reserved(device)
+        return timing
+
+    mode = faster_step(tried, steps=steps)
+    return mode, peaks[mode]

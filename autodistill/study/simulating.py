@@ -1,8 +1,9 @@
 """A study in virtual time: the search decides on scores that are made up, and its runs take what they are said to."""
 
 import heapq
+import math
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -74,25 +75,54 @@ def preparing_s(costs: Costs, workers: int, *, beside_s: Sequence[float] = ()) -
     return {"teachers": makespan([*trained, *beside_s, *looks], workers), "profiles": 0.0}
 
 
-def fitting_beside(costs: Costs, run_s: float, *, most: int, workers: int) -> int:
-    """How many equal runs make a study end first when they are trained beside the teachers, not after them."""
+def fitting_beside(costs: Costs, run_s: float, *, most: int, confirm: int, workers: int) -> int:
+    """How many equal runs make a study end first when they are trained beside the teachers, not after them.
+
+    Args:
+        most: the first is one of the baselines, the others are confirm runs.
+        confirm: all of those.
+    """
 
     def ends_s(count: int) -> float:
-        return preparing_s(costs, workers, beside_s=[run_s] * count)["teachers"] + (most - count) * run_s / workers
+        baseline_s = 0.0 if count else run_s / workers
+        rounds = math.ceil((confirm - max(0, count - 1)) / workers)
+        return preparing_s(costs, workers, beside_s=[run_s] * count)["teachers"] + baseline_s + rounds * run_s
 
     return min(range(most + 1), key=ends_s)
 
 
-def without_delay(runs: Sequence[RunRequest], certain: Sequence[RunRequest], workers: int) -> list[RunRequest]:
-    """Those of `certain`, runs that are needed whatever the others bring, that idle workers can train meanwhile."""
-    lengths, chosen = [float(it.new_epochs) for it in runs], list[RunRequest]()
-    for one in certain if runs else ():
-        longer = [*lengths, float(one.new_epochs)]
-        if makespan(sorted(longer)[::-1], workers) > makespan(sorted(lengths)[::-1], workers):
-            break
-        lengths = longer
-        chosen.append(one)
-    return chosen
+class Certain(NamedTuple):
+    """Runs that are needed whatever the others bring: of the baseline without a teacher."""
+
+    runs: Sequence[RunRequest] = ()
+    confirm: int = 0
+    """Confirm runs, all of these but the first among them."""
+
+    def beside(self, runs: Sequence[RunRequest], known: Container[str], workers: int) -> list[RunRequest]:
+        """Those that idle workers should train beside others, so that the confirm runs end first.
+
+        Args:
+            known: names of those that are trained or asked for already.
+        """
+        spare = [it for it in self.runs if it.run not in known]
+        if not runs or not spare:
+            return []
+        lengths, each = [float(it.new_epochs) for it in runs], float(spare[0].new_epochs)
+        later = self.confirm - len(self.runs) + 1 + len(spare)
+
+        def ends(count: int) -> float:
+            longest_first = sorted([*lengths, *[each] * count], reverse=True)
+            return makespan(longest_first, workers) + each * math.ceil((later - count) / workers)
+
+        return spare[: min(range(len(spare) + 1), key=ends)]
+
+
+NONE_CERTAIN = Certain()
+
+
+def certain_of(question: Question) -> Certain:
+    """Of a study."""
+    return Certain(certain_runs(question), round(question.plan.confirm))
 
 
 @dataclass
@@ -105,8 +135,7 @@ class Clock:
     kept: Kept = lambda _: None
     beside: frozenset[str] = frozenset()
     """Runs that are trained before they are asked for."""
-    certain: Sequence[RunRequest] = ()
-    """Runs that are needed whatever the others bring."""
+    certain: Certain = NONE_CERTAIN
     phase: str = ""
     phases_s: dict[str, float] = field(default_factory=dict)
     logits_s: float = 0.0
@@ -118,8 +147,8 @@ class Clock:
             return
         known = {it.run: self.kept(it) for it in requests}
         missing = [it for it in requests if known[it.run] is None and it.run not in self.beside]
-        spare = [it for it in self.certain if it.run not in {*known, *self.beside} and self.kept(it) is None]
-        filling = without_delay(missing, spare, self.workers)
+        there = {it.run for it in self.certain.runs if self.kept(it) is not None}
+        filling = self.certain.beside(missing, {*known, *self.beside, *there}, self.workers)
         self.beside |= {it.run for it in filling}
         missing = sorted([*missing, *filling], key=lambda it: -it.new_epochs)
         took = makespan([self.run_s(it) for it in missing], self.workers) if missing else 0.0
@@ -182,6 +211,7 @@ def simulate(
     database: Path | None = None,
     order: Path | None = None,
     beside: Sequence[RunRequest] = (),
+    certain: Certain = NONE_CERTAIN,
 ) -> TimePlanned:
     """What is left of a study.
 
@@ -191,13 +221,14 @@ def simulate(
         database: a copy of a resumed study's, which is written to.
         order: a copy of its order of events, likewise; of no use without the database.
         beside: runs without a teacher that are trained while teachers are made ready.
+        certain: those that idle workers may train at any time.
     """
     taken = [Clock(costs, workers, random.Random(0)).run_s(it) for it in beside]
     prepared = preparing_s(costs, workers, beside_s=taken)
     profiled = {(name, 0) for name in costs.teachers}
     spec = question.space.search.model_copy(update={"startup": RANDOM_TRIALS})
     asked = question._replace(space=question.space.model_copy(update={"search": spec}))
-    trained, certain = frozenset(it.run for it in beside), certain_runs(question)
+    trained = frozenset(it.run for it in beside)
     clocks = [
         Clock(costs, workers, random.Random(number), kept, trained, certain, computed=set(profiled))
         for number in range(1 if database else DRAWS)

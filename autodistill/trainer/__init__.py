@@ -124,11 +124,13 @@ def _train_epoch(step: Step, execute: Executor, number: int, watch: Stopwatch) -
         with watch.part("targets"):
             taught = step.supervision.taught(number % recipe.views, data.train.labels)
     inputs = inputs_of(data, recipe, number, taught)
+    steps = len(inputs.order)
     step.begin(inputs)
+    del inputs, taught  # on a GPU they are copies by now
     step.model.train()
     with _isolated(seed_from(recipe.seed, number, 2), step.device):
-        execute(len(inputs.order))
-    return step.sums / len(inputs.order)
+        execute(steps)
+    return step.sums / steps
 
 
 @contextlib.contextmanager

@@ -69,9 +69,11 @@ def out_of_memory_as(error: AutodistillError) -> Iterator[None]:
     """Raise `error` where memory runs out."""
     try:
         yield
+        return
     except torch.OutOfMemoryError:
-        release()
-        raise error from None
+        pass
+    release()
+    raise error
 
 
 def memory_share(free: int, total: int, *, workers: int) -> float:

@@ -54,6 +54,8 @@ class Pool:
         self._deaths: dict[str, int] = {}
         self._again: deque[Task] = deque()
         """Tasks whose worker died."""
+        self._deadly: set[str] = set()
+        """Teachers that killed a worker which computed their logits ahead of need."""
 
     def __enter__(self) -> "Pool":
         return self
@@ -104,6 +106,8 @@ class Pool:
                 if isinstance(given, RunEnded):
                     yield given
                     continue
+                if isinstance(given, ViewTask) and given.name in self._deadly:
+                    continue
                 worker.task = given
                 # A worker that died while idle is noticed when its answer is waited for.
                 with contextlib.suppress(OSError):
@@ -132,6 +136,7 @@ class Pool:
         number = self._workers.index(worker)
         self._workers[number] = self._hired(self._standby.take(), number)
         if isinstance(task, ViewTask):
+            self._deadly.add(task.name)
             return  # nobody waits for it: the runs that need the view compute it
         name = task.run if isinstance(task, RunRequest) else repr(task)
         self._deaths[name] = self._deaths.get(name, 0) + 1

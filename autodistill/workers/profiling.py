@@ -1,6 +1,5 @@
 """What workers do with teachers' logits apart from training: compute them ahead, profile teachers, compare them."""
 
-import contextlib
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -44,6 +43,9 @@ def computed_ahead(place: "Workplace", task: ViewTask) -> LogitsComputed:
     """Compute a teacher's logits on a view before a run asks for them."""
     computed = place.cache.computed
     # What fails here fails again in the run that needs it, and is recorded as that run's.
-    with contextlib.suppress(CacheError, TeacherError, RuntimeError):
-        place.cache.ahead(place.teacher(task.name), task.view)
+    try:
+        if task.name not in place.hopeless:
+            place.cache.ahead(place.teacher(task.name), task.view)
+    except (CacheError, TeacherError, RuntimeError):
+        place.hopeless.add(task.name)
     return LogitsComputed(views_computed=place.cache.computed - computed)

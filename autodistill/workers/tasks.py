@@ -72,6 +72,8 @@ class Workplace:
         self._noted: set[str] = set()
         self.execution = Execution(setup.mode, self._note)
         self._teachers: dict[str, Teacher] = {}
+        self.hopeless: set[str] = set()
+        """Teachers whose logits could not be computed ahead of need."""
 
     def do(self, task: Task) -> Iterator[Message]:
         """Do one task; the last message is its answer.
@@ -81,7 +83,7 @@ class Workplace:
         """
         short = StudyError(
             f"out of memory on {task!r}: this worker has {self.setup.memory_share:.0%} of the device's",
-            "repeat the command with fewer processes on the device (--workers); what is finished is kept",
+            "what is finished is kept: go on with fewer processes on the device (--workers), or a smaller network",
         )
         with out_of_memory_as(short):
             yield from self._done(task)
@@ -161,8 +163,6 @@ class Workplace:
         curve: list[EpochRecord] = []
         targets: TargetSummary | None = None
         error, micro_batches = "", 1
-        if request.params.teacher is not None:
-            self.teacher(request.params.teacher)  # one that cannot be loaded is not the run's failure
         try:
             supervision, targets = self._taught(request)
             epochs = self.fitted(request, supervision, checkpoint=self.folder.checkpoint(request.run), curve=curve)
@@ -171,6 +171,8 @@ class Workplace:
                 self.terms.hold()
                 self.keep(model, self.folder.weights(request.run))
         except (TrialError, CacheError, TeacherError, RuntimeError) as found:
+            if isinstance(found, TeacherError) and request.params.teacher not in self._teachers:
+                raise  # it cannot be loaded, by this run or any other
             # RuntimeError is torch's: one run's failure, recorded; the study goes on.
             error = next(iter(str(found).splitlines()), type(found).__name__)
         record = RunRecord(

@@ -6,6 +6,7 @@ from autodistill.queue.terms import Source
 from autodistill.records import RunEnded, RunRecord, RunRequest, TrialParams
 from autodistill.store import RunFolder, write_result
 from autodistill.study.remembering import remembered
+from autodistill.study.simulating import Certain
 from autodistill.workers import Message, Pool, Task, ViewTask
 
 
@@ -63,7 +64,8 @@ def test_idle_workers_train_what_will_be_asked_for_and_nothing_is_heard_of_it(tm
     folder, pool = RunFolder(tmp_path), Given()
     known, spare, more = (asked(f"baselines/no-teacher-{seed}") for seed in (1000, 1001, 1002))
     write_result(folder, lost(known))
-    ended = list(remembered(folder, [asked("look")], pool, views=7, certain=[known, spare, more], workers=2))
+    certain = Certain([known, spare, more], confirm=5)
+    ended = list(remembered(folder, [asked("look")], pool, views=7, certain=certain, workers=2))
     assert pool.tasks == [asked("look"), spare], "one of two workers was idle, and one is there already"
     assert [it.record.run for it in ended if isinstance(it, RunEnded)] == ["look"]
 

@@ -8,6 +8,7 @@ from search_runs import FOUR, question
 from autodistill.records import RunRequest, TrialParams
 from autodistill.space import Space
 from autodistill.study.simulating import (
+    Certain,
     Clock,
     Costs,
     TeacherCosts,
@@ -15,7 +16,6 @@ from autodistill.study.simulating import (
     makespan,
     preparing_s,
     simulate,
-    without_delay,
 )
 
 TAUGHT = TrialParams(teacher="mid", rule="isats", rule_params={"target_ratio": 2.0}, soft_weight=0.5)
@@ -62,28 +62,33 @@ def test_the_last_task_ends_when_a_schedule_by_hand_says(durations, workers, end
 
 
 @pytest.mark.parametrize(
-    ("runs", "certain", "workers", "filled"),
+    ("runs", "confirm", "workers", "filled"),
     [
-        ([12], [12, 12], 2, 1),
-        ([12], [12, 12], 4, 2),
-        ([12, 12], [12], 2, 0),
-        ([8, 4, 4], [12], 2, 0),
-        ([12, 4], [4, 4, 4], 2, 2),
-        ([12], [13], 2, 0),
-        ([], [12], 2, 0),
+        ([12], 5, 2, 1),  # 12 and three rounds of 12, or 12 and two
+        ([12], 5, 4, 1),  # 12 and two rounds, or one
+        ([12, 12], 8, 2, 0),  # 12 and four rounds, or 24 and three after both
+        ([8], 7, 2, 1),  # 8 and four rounds, or 12 and three
+        ([8, 8], 7, 2, 1),  # 8 and four rounds, or 16 and three
+        ([12, 12], 7, 2, 0),  # 12 and four rounds, or 24 and three
+        ([4], 8, 2, 0),  # one more would leave as many rounds
+        ([12], 8, 1, 0),
+        ([], 5, 2, 0),
     ],
 )
-def test_idle_workers_are_filled_as_long_as_nothing_ends_later(runs, certain, workers, filled):
-    spare = [asked(f"spare/{place}", epochs) for place, epochs in enumerate(certain)]
-    found = without_delay([asked(str(place), epochs) for place, epochs in enumerate(runs)], spare, workers)
-    assert found == spare[:filled]
+def test_idle_workers_are_filled_where_the_study_ends_earlier(runs, confirm, workers, filled):
+    first, *spare = (asked(f"baselines/no-teacher-{seed}", 12) for seed in (1000, 1001, 1002))
+    certain = Certain([first, *spare], confirm)
+    given = [asked(str(place), epochs) for place, epochs in enumerate(runs)]
+    assert certain.beside(given, {first.run}, workers) == spare[:filled]
+    assert certain.beside(given, {first.run, *(it.run for it in spare)}, workers) == []
 
 
 def test_a_run_that_filled_an_idle_worker_takes_no_time_when_it_is_asked_for():
-    alone, spare = asked("look", 6), [asked("baselines/no-teacher-1000", 6), asked("baselines/no-teacher-1001", 6)]
-    found = Clock(NOTHING, 2, random.Random(0), phase="second looks", certain=spare)
-    list(found([alone]))
-    assert (found.phases_s, found.beside) == ({"second looks": 12.0}, {spare[0].run})
+    first, *spare = (asked(f"baselines/no-teacher-{seed}", 6) for seed in (1000, 1001, 1002))
+    certain = Certain([first, *spare], 5)
+    found = Clock(NOTHING, 2, random.Random(0), phase="second looks", beside=frozenset({first.run}), certain=certain)
+    list(found([asked("look", 6)]))
+    assert (found.phases_s, found.beside) == ({"second looks": 12.0}, {first.run, spare[0].run})
     found.phase = "confirm"
     list(found(spare))
     assert found.phases_s["confirm"] == 12.0, "the other one"
@@ -166,10 +171,11 @@ def test_a_ladder_is_trained_strongest_first_and_teachers_are_profiled_side_by_s
 def test_as_many_runs_are_trained_beside_the_ladder_as_end_the_study_first():
     teachers = {"weak": TeacherCosts(10.0, 0.0, frozenset()), "strong": TeacherCosts(40.0, 0.0, frozenset())}
     costs = NOTHING._replace(teachers=teachers)
-    # After 40 | 10 + 12 + 12 the third takes 6 s of each worker; it ends as early after 40 | 10 + 12 + 12 + 12.
-    assert fitting_beside(costs, 12.0, most=3, workers=2) == 2
-    assert fitting_beside(costs, 12.0, most=1, workers=2) == 1
-    assert fitting_beside(costs, 12.0, most=3, workers=1) == 0, "one worker has no time left over"
+    # 40 | 10 + 12 + 12 and four rounds of 12, or 40 | 10 + 12 + 12 + 12 and three; three either way with 7 to confirm.
+    assert fitting_beside(costs, 12.0, most=3, confirm=8, workers=2) == 3
+    assert fitting_beside(costs, 12.0, most=3, confirm=7, workers=2) == 2
+    assert fitting_beside(costs, 12.0, most=1, confirm=8, workers=2) == 1
+    assert fitting_beside(costs, 12.0, most=3, confirm=8, workers=1) == 0, "one worker has no time left over"
 
 
 @pytest.mark.parametrize("budget", ["20", "50"])

@@ -15,7 +15,7 @@ PHASES = ("start-up", *get_args(Phase))
 PARTS = {
     "teacher": "teachers over views that were not cached",
     "cache": "cached logits, read or waited for",
-    "targets": "soft targets made of them",
+    "targets": "temperatures of soft targets",
     "student": "the student's training",
     "evaluation": "evaluation of the student",
 }

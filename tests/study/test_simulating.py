@@ -171,7 +171,7 @@ def test_a_ladder_is_trained_strongest_first_and_teachers_are_profiled_side_by_s
 def test_as_many_runs_are_trained_beside_the_ladder_as_end_the_study_first():
     teachers = {"weak": TeacherCosts(10.0, 0.0, frozenset()), "strong": TeacherCosts(40.0, 0.0, frozenset())}
     costs = NOTHING._replace(teachers=teachers)
-    # 40 | 10 + 12 + 12 and four rounds of 12, or 40 | 10 + 12 + 12 + 12 and three; three either way with 7 to confirm.
+    # 40 | 10 + 12 + 12 and four rounds of 12, or 40 | 10 + 12 + 12 + 12 and three; 7 leave three either way.
     assert fitting_beside(costs, 12.0, most=3, confirm=8, workers=2) == 3
     assert fitting_beside(costs, 12.0, most=3, confirm=7, workers=2) == 2
     assert fitting_beside(costs, 12.0, most=1, confirm=8, workers=2) == 1

@@ -109,10 +109,11 @@ def test_views_ahead_are_computed_once_and_nobody_waits_for_them_where_a_worker_
     answers = [it for view in (0, 1, 1, 2) for it in place.do(ViewTask(name="weak", view=view))]
     assert [it.views_computed for it in answers if isinstance(it, LogitsComputed)] == [1, 1, 0, 1]
     assert list(place.do(ViewTask(name="gone", view=3))) == [LogitsComputed(views_computed=0)]
+    assert place.hopeless == {"gone"}
     found = ended(list(place.do(request("after", teacher="weak"))))
     assert found.views_computed == 1, "the fourth"
     with killing(1) as killed, Pool(1, setup(tmp_path)) as pool:
-        assert list(pool.run([ViewTask(name="weak", view=4)])) == []
+        assert list(pool.run([ViewTask(name="weak", view=view) for view in (3, 4, 5)])) == [], "not tried again"
     assert len(killed) == 1
 
 

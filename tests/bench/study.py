@@ -22,8 +22,8 @@ side's time.
 
 23 November 2026, 2 cores of an AMD EPYC, torch 2.15, MobileNetV2 x0.5. One ResNet-110 as teacher, 512 images x 16
 epochs: a plain trial 50.6 s (p99 54.2, n = 3, two threads), 20 of them 1,012 s; ours 179.1 s, 13.0 s of it start-up:
-5.7 times, 6.1 without start-up. One WRN-28-8, 256 images x 8 epochs: a plain trial 101.8 s (n = 2), 20 of them
-2,037 s; ours 153.7 s, 15.4 s of it start-up: 13.3 times, 14.7 without start-up.
+5.7 times, 6.1 without start-up. One WRN-28-8, 256 images x 8 epochs: a plain trial 94.0 s (p99 99.1, n = 2), 20 of
+them 1,881 s; ours 141.3 s, 14.5 s of it start-up: 13.3 times, 14.8 without start-up.
 """
 
 import argparse

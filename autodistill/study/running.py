@@ -72,7 +72,7 @@ class _Ledger:
     views_computed: int = 0
     """By runs."""
     profile_views: int = 0
-    """By profiles, which come first: in whichever process of this study computed them."""
+    """By profiles, which come first, and by idle workers: in whichever process of this study computed them."""
     latency: LatencyRecord | None = None
     next_write: float = 0.0
     """Before this time the record is not rewritten."""
@@ -80,9 +80,10 @@ class _Ledger:
     """Whether this process has finished a run: until then the kept record says more than this ledger."""
 
     def note(self, event: Event) -> None:
-        if isinstance(event, RunEnded | LogitsComputed):
-            self.views_computed += event.views_computed
+        if isinstance(event, LogitsComputed):
+            self.profile_views += event.views_computed
         if isinstance(event, RunEnded):
+            self.views_computed += event.views_computed
             self.run_s[event.record.run] = round(event.wall_s, 2)
             self.fresh = self.fresh or not event.reused
             for part, seconds in event.parts_s.items():

@@ -111,8 +111,8 @@ class Certain(NamedTuple):
         later = self.confirm - len(self.runs) + 1 + len(spare)
 
         def ends(count: int) -> float:
-            longest_first = sorted([*lengths, *[each] * count], reverse=True)
-            return makespan(longest_first, workers) + each * math.ceil((later - count) / workers)
+            durations = sorted([*lengths, *[each] * count], reverse=True)
+            return makespan(durations, workers) + each * math.ceil((later - count) / workers)
 
         return spare[: min(range(len(spare) + 1), key=ends)]
 

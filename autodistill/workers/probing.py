@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 STEPS = 8
 """Of a measured epoch, at most: more tell no more about one."""
 GPU_STEPS = 64
-"""Likewise on a GPU, whose steps are short beside what an epoch takes once (its order, its temperatures)."""
+"""Likewise on a GPU, whose steps are short beside what an epoch takes once (its order, its temperatures).
+An estimate: not measured on a GPU."""
 FEWEST = 3
 """Times that something is done of which the median counts."""
 EXAMPLES = 256

@@ -4,7 +4,7 @@
 
 Every study is the real search at a budget of 20 over 4, 5 or 6 of the recorded teachers (`record.py`), with its own
 sampler seed and its own choice of which recorded seed the search sees; confirm runs have the other three. Nothing is
-trained.
+trained. A second look may have any recorded seed, so that it may share a run with the confirm stage.
 At equal epochs are compared: (a) complete short runs, restarted longer for survivors; (b) short decay branches off a
 constant-rate trunk, which goes on; (c) the averaged weights part-way through the full run, which is the default; and
 the plain way: 20 full-length trials under the same sampler, the best validation accuracy wins, nothing is confirmed.

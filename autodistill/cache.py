@@ -134,7 +134,7 @@ class LogitCache:
         path = self._path(teacher, part)
         with contextlib.ExitStack() as held:
             try:
-                held.enter_context(locked(path.parent / f"lock-{path.stem[-1]}", timeout_s=-1 if wait else 0))
+                held.enter_context(locked(path.with_suffix(".lock"), timeout_s=-1 if wait else 0))
             except InUseError:
                 return False
             if _read(path) is None:

@@ -159,7 +159,14 @@ class Busy:
         self._thread = threading.Thread(target=lambda: cache.training(teacher_of(Counting(self._held_up)), number))
         self._thread.start()
         assert self._at_it.wait(20)
-        self.done = self._thread.join
+
+    def __enter__(self) -> "Busy":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End the thread whether the test passed or failed, so that no later test meets its error."""
+        self.go_on.set()
+        self._thread.join()
 
     def _held_up(self, logits: Tensor) -> Tensor:
         self._at_it.set()
@@ -167,33 +174,30 @@ class Busy:
         return logits
 
 
-def test_who_would_wait_for_a_view_computes_later_ones_meanwhile(tmp_path: Path) -> None:
+def test_a_process_that_waits_for_a_view_computes_later_views_meanwhile(tmp_path: Path) -> None:
     first, second = cache_of(tmp_path)[0], cache_of(tmp_path)[0]
-    other = Busy(first, 0)
+    with Busy(first, 0) as other:
 
-    def waved_on(logits: Tensor) -> Tensor:
-        other.go_on.set()
-        return logits
+        def waved_on(logits: Tensor) -> Tensor:
+            other.go_on.set()
+            return logits
 
-    teacher = teacher_of(Counting(waved_on))
-    found = second.training(teacher, 0, later=range(1, 5))
-    other.done()
+        teacher = teacher_of(Counting(waved_on))
+        found = second.training(teacher, 0, later=range(1, 5))
     assert first.computed == 1
     assert 1 <= second.computed <= 4
     assert len(stored(tmp_path)) == 1 + second.computed
     assert torch.equal(found, logits_of(teacher, second._images(("train", *VIEW, 0))).half())
 
 
-def test_views_are_computed_ahead_but_for_those_that_are_there_and_those_that_somebody_is_at(tmp_path: Path) -> None:
+def test_a_view_is_computed_ahead_unless_it_is_stored_or_being_computed(tmp_path: Path) -> None:
     first, second = cache_of(tmp_path)[0], cache_of(tmp_path)[0]
     teacher = teacher_of(Counting())
     second.training(teacher, 0)
-    other = Busy(first, 2)
-    for number in range(4):
-        second.ahead(teacher, number)
-    assert second.missing(teacher, 6) == (2, 4, 5)
-    other.go_on.set()
-    other.done()
+    with Busy(first, 2):
+        for number in range(4):
+            second.ahead(teacher, number)
+        assert second.missing(teacher, 6) == (2, 4, 5)
     for number in range(4):
         second.ahead(teacher, number)
     assert (first.computed, second.computed) == (1, 3)
@@ -293,7 +297,7 @@ def test_a_full_disk_is_an_error_and_leaves_nothing_behind(tmp_path: Path, monke
         with pytest.raises(StoreError, match="No space left on device") as caught:
             cache.training(teacher, 0)
     assert "AUTODISTILL_CACHE" in caught.value.hint
-    assert [path.name for path in tmp_path.rglob("*") if path.is_file() and not path.name.startswith("lock")] == []
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file() and path.suffix != ".lock"] == []
     cache.training(teacher, 0)
     assert len(stored(tmp_path)) == 1
 

@@ -1,5 +1,6 @@
 """One run against a plain loop: schedule, averaged weights, scores, order, failures."""
 
+import copy
 import functools
 import itertools
 import math
@@ -7,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from rule_oracles import log_dv, softmax_loop
 from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -21,6 +23,7 @@ from autodistill.models import build
 from autodistill.records import EpochRecord, TrialParams
 from autodistill.space.models import DataSpec
 from autodistill.trainer import Recipe, Supervision, evaluate, learning_rate, supervise, train
+from autodistill.trainer import step as step_module
 from autodistill.trainer.step import inputs_of
 from autodistill.views import View
 
@@ -253,31 +256,89 @@ def test_a_pool_of_views_is_cycled_through():
     assert asked == [0, 1, 0, 1, 0]
 
 
-def test_the_losses_are_those_on_record(repository, update_golden, monkeypatch):
-    """`step loss` of a short distilled run on real images: a change of anything on the way shows here."""
-    lines: list[str] = []
-    plain = LOSSES["soft_cross_entropy"]
+def located(inputs: Tensor, data: Data, *, crop: int) -> list[int]:
+    """Numbers of the training images whose zero-padded images hold the normalised `inputs` at some offset."""
+    size = inputs.shape[-1]
+    padded = nn.functional.pad(data.train.images.double(), (crop,) * 4)
+    pixels = ((inputs.double() * data.std[0] + data.mean[0]) * 255).round()
+    windows = padded.unfold(2, size, 1).unfold(3, size, 1).flatten(2, 3)  # examples, 1, offsets, size, size
+    matches = (windows[None, :, 0] == pixels[:, :, None]).all(-1).all(-1).any(-1)
+    assert (matches.sum(1) == 1).all(), "each input is a view of exactly one training image"
+    return matches.double().argmax(1).tolist()
 
-    def noted(*args: Any, **kwargs: Any) -> Any:
-        loss = plain(*args, **kwargs)
-        lines.append(f"{len(lines) + 1} {float(loss.total.detach()):.6f}")
+
+def isats_targets(logits: Tensor, labels: Tensor, ratio: float) -> Tensor:
+    """ISATS soft targets in float64 by a grid over tau_other; samples that the teacher gets wrong take the median."""
+    low, high = (torch.full((len(labels), 1), math.log(bound)).double() for bound in (0.5, 30))
+    for _ in range(4):  # each grid covers two intervals of the one before
+        grid = low + (high - low) * torch.linspace(0, 1, 401, dtype=torch.float64)
+        best = log_dv(logits, labels, grid.exp(), anchor="other_max", ratio=ratio, fixed=None).argmax(1, keepdim=True)
+        low, high = grid.gather(1, (best - 1).clamp(min=0)), grid.gather(1, (best + 1).clamp(max=400))
+    tau_other = grid.gather(1, best)[:, 0].exp()
+    right = logits.argmax(1) == labels
+    tau_other[~right] = tau_other[right].quantile(0.5)
+    rows = zip(logits.double().tolist(), labels.tolist(), tau_other.tolist(), strict=True)
+    return torch.tensor([softmax_loop(row, y, ratio * tau, tau, "other_max") for row, y, tau in rows]).double()
+
+
+def plain_loop(
+    model: nn.Module, inputs: list[Tensor], batches: list[list[int]], labels: Tensor, targets: Tensor, *, keep: float
+) -> tuple[list[float], dict[str, Tensor]]:
+    """Losses of every step of torch's own SGD in float64, and the exponential average of the weights."""
+    model = model.double().train()
+    optimiser = torch.optim.SGD(model.parameters(), momentum=0.9, nesterov=True, weight_decay=5e-4)
+    averaged = {name: value.detach().clone() for name, value in model.named_parameters()}
+    losses = []
+    for seen, batch, rate in zip(inputs, batches, schedule(len(batches)), strict=True):
+        optimiser.param_groups[0]["lr"] = rate
+        log_probs = model(seen.double()).log_softmax(1)
+        soft = -(targets[batch] * log_probs).sum(1).mean()
+        loss = 0.5 * nn.functional.nll_loss(log_probs, labels[batch]) + 0.5 * soft
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        losses.append(float(loss.detach()))
+        for name, value in model.named_parameters():
+            averaged[name] = keep * averaged[name] + (1 - keep) * value.detach()
+    return losses, averaged
+
+
+def test_a_distilled_convolutional_run_is_a_plain_loop_in_float64(monkeypatch):
+    """A ResNet on real images with ISATS targets: the losses of every step and the averaged weights."""
+    seen: list[Tensor] = []
+    losses: list[float] = []
+    normalise, loss_function = step_module.normalise, LOSSES["soft_cross_entropy"]
+
+    def noted_inputs(*args: Any, **kwargs: Any) -> Tensor:
+        seen.append(normalise(*args, **kwargs))
+        return seen[-1]
+
+    def noted_loss(*args: Any, **kwargs: Any) -> Any:
+        loss = loss_function(*args, **kwargs)
+        losses.append(float(loss.total.detach()))
         return loss
 
-    monkeypatch.setitem(LOSSES, "soft_cross_entropy", noted)
     data = datasets.load(DataSpec(name="digits", train=100, validation=100, test=100))
-    made_up = torch.randn(100, 10, generator=torch.Generator().manual_seed(0))
-    logits = made_up + 3 * nn.functional.one_hot(data.train.labels.long(), 10)
+    labels = data.train.labels.long()
+    logits = torch.randn(100, 10, generator=torch.Generator().manual_seed(0)) + 2 * nn.functional.one_hot(labels, 10)
+    assert 0 < int((logits.argmax(1) != labels).sum()) < 50, "the made-up teacher must err, and not always"
     params = TrialParams(teacher="t", rule="isats", rule_params={"target_ratio": 5 / 3}, soft_weight=0.5)
     taught = supervise(params, logits=lambda _: logits, labels=data.train.labels, loss="soft_cross_entropy")
     model = build("resnet8:0.25", num_classes=10, in_channels=1, image_size=8, seed=0)
-    list(train(model, data, recipe(epochs=3, batch_size=25, view=View(0, 1, False)), supervision=taught))
-    golden = repository / "tests" / "golden" / "losses_cpu.txt"
-    if update_golden:
-        golden.write_text("\n".join(lines) + "\n")
-    kept = [line.split() for line in golden.read_text().splitlines()]
-    found = [line.split() for line in lines]
-    assert [int(step) for step, _ in found] == [int(step) for step, _ in kept] == list(range(1, 13))
-    assert [float(loss) for _, loss in found] == pytest.approx([float(loss) for _, loss in kept], rel=1e-4)
+    twin, plan = copy.deepcopy(model), recipe(epochs=3, batch_size=25, view=View(0, 1, False))
+    with monkeypatch.context() as patch:
+        patch.setattr(step_module, "normalise", noted_inputs)
+        patch.setitem(LOSSES, "soft_cross_entropy", noted_loss)
+        list(train(model, data, plan, supervision=taught))
+    inputs = [batch for batch in seen if len(batch) == 25]  # the others are evaluations
+    batches = [located(batch, data, crop=1) for batch in inputs]
+    epochs = [sorted(itertools.chain(*batches[start : start + 4])) for start in (0, 4, 8)]
+    assert epochs == [list(range(100))] * 3
+    targets, keep = isats_targets(logits, labels, 5 / 3), math.exp(-1 / (plan.spec.averaging * 4))
+    expected, averaged = plain_loop(twin, inputs, batches, labels, targets, keep=keep)
+    assert losses == pytest.approx(expected, rel=1e-5)
+    for name, value in model.named_parameters():
+        torch.testing.assert_close(value.double(), averaged[name], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.gpu

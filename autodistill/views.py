@@ -13,6 +13,8 @@ from torch import Tensor
 
 _DRAWS = 3
 """Per example: top, left, mirror."""
+_GOLDEN, _FIRST, _SECOND, _MASK = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB, 2**64 - 1
+"""SplitMix64's increment and multipliers; 64 bits."""
 
 
 class View(NamedTuple):
@@ -90,15 +92,23 @@ def draw(examples: Int[Tensor, " batch"], *, view: View, epoch: int) -> Int[Tens
 
 def splitmix64(key: int, counters: Int[Tensor, "*shape"]) -> Int[Tensor, "*shape"]:
     """Compute outputs number `counters` (from 0) of the SplitMix64 stream with state `key`, as wrapping int64."""
-    mixed = (counters + 1) * _signed(0x9E3779B97F4A7C15) + _signed(key)
-    mixed = (mixed ^ _shift_right(mixed, 30)) * _signed(0xBF58476D1CE4E5B9)
-    mixed = (mixed ^ _shift_right(mixed, 27)) * _signed(0x94D049BB133111EB)
+    mixed = (counters + 1) * _signed(_GOLDEN) + _signed(key)
+    mixed = (mixed ^ _shift_right(mixed, 30)) * _signed(_FIRST)
+    mixed = (mixed ^ _shift_right(mixed, 27)) * _signed(_SECOND)
     return mixed ^ _shift_right(mixed, 31)
 
 
 def _key(seed: int, epoch: int) -> int:
     # Hashed one after the other: with a sum, epoch e + 1 of seed s would be epoch e of seed s + 1.
-    return int(splitmix64(int(splitmix64(seed, torch.zeros(1, dtype=torch.int64))) ^ epoch, torch.zeros(1).long()))
+    return _first_output(_first_output(seed) ^ epoch)
+
+
+def _first_output(key: int) -> int:
+    """Compute the first output of the SplitMix64 stream with state `key`, on the host: no device is waited for."""
+    mixed = (key + _GOLDEN) & _MASK
+    mixed = (mixed ^ mixed >> 30) * _FIRST & _MASK
+    mixed = (mixed ^ mixed >> 27) * _SECOND & _MASK
+    return mixed ^ mixed >> 31
 
 
 def _shift_right(bits: Int[Tensor, "*shape"], places: int) -> Int[Tensor, "*shape"]:

@@ -1,7 +1,6 @@
 """One run against a plain loop: schedule, averaged weights, scores, order, failures."""
 
 import copy
-import functools
 import itertools
 import math
 from typing import Any
@@ -207,8 +206,7 @@ class Syncs(TorchDispatchMode):
 
 
 def test_nothing_waits_for_the_device_inside_an_epoch(monkeypatch):
-    """More batches, as many values read: those at the end of the epoch. (The key of a view is hashed on the CPU.)"""
-    monkeypatch.setattr(views, "_key", functools.cache(views._key))
+    """More batches, as many values read: those at the end of the epoch."""
     monkeypatch.setattr(Tensor, "numpy", None)
     counts = []
     for size in (24, 24, 2):

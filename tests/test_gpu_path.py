@@ -1,0 +1,157 @@
+"""The GPU path without a GPU.
+
+Fake CUDA tensors find mixed devices and reads of values; the meta device shows that gradients need no values. The
+optimiser, CUDA graphs and numbers are left to the tests marked `gpu`.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
+
+from autodistill import metrics
+from autodistill.data import Data, Split
+from autodistill.models import MODELS, build
+from autodistill.records import TrialParams
+from autodistill.rules import RULES, Temperatures
+from autodistill.teachers import Normalisation, Teacher
+from autodistill.trainer import Supervision, supervise
+from autodistill.trainer.step import losses, predict
+from autodistill.trainer.supervision import Taught
+from autodistill.views import View, draw, take_drawn
+
+EXAMPLES, BATCH, CLASSES, SIZE, CROP = 12, 4, 5, 32, 4
+MEAN, STD = (0.501, 0.502, 0.503), (0.251, 0.252, 0.253)
+"""Unlike those of any other test: the product keeps them on the device, which is fake here."""
+PARAMS = {
+    "ts": {"tau": 4.0},
+    "ats": {"tau_target": 4.0, "tau_other": 2.0},
+    "isats": {"target_ratio": 5 / 3, "tau_wrong": 4.0},
+}
+FAKE = FakeTensorMode()
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Fake tensors, and an autocast that takes their CUDA device for a real one."""
+    monkeypatch.setattr(torch.cuda.amp.common, "amp_definitely_not_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *_, **__: True)
+    with FAKE:
+        yield
+
+
+def data_on(device: str) -> Data:
+    images = torch.empty(EXAMPLES, 3, SIZE, SIZE, dtype=torch.uint8, device=device)
+    split = Split(images.contiguous(memory_format=torch.channels_last), torch.zeros(EXAMPLES, device=device).long())
+    return Data("made up", tuple("abcde"), split, split, split, MEAN, STD, "made up")
+
+
+def network(name: str, device: str) -> nn.Module:
+    with torch.device(device):
+        return build(name, num_classes=CLASSES, in_channels=3, image_size=SIZE, seed=0)
+
+
+def supervision(rule: str, logits: Tensor) -> Supervision:
+    params = TrialParams(teacher="t", rule=rule, rule_params=PARAMS[rule], soft_weight=0.5)
+    return supervise(params, logits=lambda _: logits, labels=torch.zeros(EXAMPLES).long(), loss="soft_cross_entropy")
+
+
+def taught_on(device: str) -> Taught:
+    """Logits of a view and temperatures, as every rule hands them to the step."""
+    logits = torch.zeros(EXAMPLES, CLASSES, dtype=torch.float16, device=device)
+    each = torch.ones(EXAMPLES, dtype=torch.float64, device=device)
+    return Taught(logits, Temperatures(each, each, "other_max"))
+
+
+def batch_losses(model: nn.Module, data: Data, taught: Taught | None, given: Supervision | None) -> Tensor:
+    """What a training step computes before its backward pass, from the gather on."""
+    device = data.train.labels.device
+    everything, view = torch.arange(EXAMPLES, device=device), View(3, CROP, True)
+    draws = draw(everything, view=view, epoch=1).to(torch.uint8)
+    order = torch.zeros(2, BATCH, dtype=torch.int32, device=device)
+    batch = order.index_select(0, torch.zeros(1, dtype=torch.int64, device=device))[0]
+    seen = take_drawn(data.train.images, batch, draws[batch], crop=CROP)
+    logits = predict(model, seen, data, "auto")
+    labels = data.train.labels[batch]
+    return losses(logits, labels, taught.targets(batch, labels) if taught else None, given)
+
+
+@contextmanager
+def refused(reason: str) -> Iterator[None]:
+    with pytest.raises((RuntimeError, DataDependentOutputException), match=reason):
+        yield
+
+
+def test_fake_tensors_refuse_mixed_devices_and_reads_of_values(fake):
+    here, there = torch.zeros(4), torch.zeros(4, device="cuda")
+    with refused("device"):
+        here + there
+    with refused("device"):
+        there[torch.arange(2)] + here[:2]
+    with refused("_local_scalar_dense"):
+        float(there.sum())
+
+
+@pytest.mark.parametrize("name", sorted(MODELS))
+def test_every_network_trains_on_labels_up_to_the_backward_pass(name, fake):
+    found = batch_losses(network(name, "cuda"), data_on("cuda"), None, None)
+    assert (found.device.type, found.dtype, tuple(found.shape)) == ("cuda", torch.float32, (3,))
+
+
+def test_a_gpu_computes_in_bfloat16_and_scores_in_float32(fake):
+    model, kinds = network("resnet8", "cuda"), set()
+    model[0].register_forward_hook(lambda module, inputs, output: kinds.add(output.dtype))
+    images = data_on("cuda").validation.images
+    assert predict(model, images, data_on("cuda"), "auto").dtype == torch.float32
+    assert kinds == {torch.bfloat16}
+
+
+@pytest.mark.parametrize("rule", sorted(RULES))
+def test_the_soft_targets_of_every_rule_are_made_on_the_device(rule, fake):
+    taught = taught_on("cuda")
+    found = batch_losses(network("resnet8:0.25", "cuda"), data_on("cuda"), taught, supervision(rule, taught.logits))
+    assert (found.device.type, tuple(found.shape)) == ("cuda", (3,))
+
+
+@pytest.mark.parametrize("rule", ["ts", "ats"])
+def test_given_temperatures_are_spread_over_the_samples_on_the_device(rule, fake):
+    """The search of ISATS looks at values, once a view: it is left to the tests on a GPU."""
+    given, labels = supervision(rule, taught_on("cuda").logits), data_on("cuda").train.labels
+    assert {it.device.type for it in given.taught(0, labels).tensors} == {"cuda"}
+
+
+@pytest.mark.parametrize("input_size", [None, 48])
+def test_a_teacher_is_run_on_the_device(input_size, fake):
+    teacher = Teacher(
+        name="t",
+        uri="t",
+        architecture="wrn_16_2",
+        module=network("wrn_16_2", "cuda").eval(),
+        normalisation=Normalisation("stated", MEAN, STD),
+        fingerprint="made up",
+        channels=3,
+        input_size=input_size,
+    )
+    logits = teacher(data_on("cuda").train.images)
+    assert (logits.device.type, logits.dtype, tuple(logits.shape)) == ("cuda", torch.float32, (EXAMPLES, CLASSES))
+
+
+def test_scores_are_computed_on_the_device_until_they_are_read(fake):
+    data = data_on("cuda")
+    logits = predict(network("mobilenetv2:0.25", "cuda").eval(), data.validation.images, data, "auto")
+    scores = [metrics.top1(logits, data.validation.labels), metrics.nll(logits, data.validation.labels)]
+    assert [it.device.type for it in scores] == ["cuda", "cuda"]
+
+
+@pytest.mark.parametrize("rule", sorted(RULES))
+@pytest.mark.parametrize("name", sorted(MODELS))
+def test_the_backward_pass_needs_no_value(name, rule):
+    """Tensors on the meta device have no values that could be read."""
+    model, taught = network(name, "meta").train(), taught_on("meta")
+    batch_losses(model, data_on("meta"), taught, supervision(rule, taught.logits))[0].backward()
+    for key, parameter in model.named_parameters():
+        assert parameter.grad is not None, key
+        assert (parameter.grad.device.type, parameter.grad.shape) == ("meta", parameter.shape), key

@@ -38,6 +38,26 @@ def estimated_bytes(*, teachers: int, views: int, examples: int, classes: int) -
     return teachers * views * examples * classes * DTYPE.itemsize
 
 
+def training_part(view: View, number: int) -> Part:
+    """Return the name of view `number` of the training split."""
+    return ("train", *view, number)
+
+
+def logits_path(root: Path, teacher: str, data: str, part: Part, *, device: torch.device) -> Path:
+    """Return the file of a teacher's logits, given the fingerprints of teacher and data."""
+    key = digest(FORMAT, teacher, data, part, str(DTYPE), computed_as(device), torch.__version__)
+    return root / "logits" / teacher[:16] / f"{key}.safetensors"
+
+
+def missing_views(
+    root: Path, teacher: str, data: str, *, view: View, views: int, device: torch.device
+) -> tuple[int, ...]:
+    """Return the numbers of the first `views` views whose logits are not in the cache folder `root`."""
+    parts = (training_part(view, number) for number in range(views))
+    paths = [logits_path(root, teacher, data, part, device=device) for part in parts]
+    return tuple(number for number, path in enumerate(paths) if not path.exists())
+
+
 class LogitCache:
     """The logits of teachers on one dataset.
 
@@ -58,7 +78,7 @@ class LogitCache:
         watch: Stopwatch | None = None,
         depot: Depot = NO_DEPOT,
     ) -> None:
-        self._root = root / "logits"
+        self._root = root
         self._data = data
         self._view = view
         self._say = say
@@ -77,7 +97,7 @@ class LogitCache:
             CacheError: a logit that float16 cannot hold.
             TeacherError: logits that are not finite, or of another class count.
         """
-        return self._get(teacher, self._part(number), [self._part(it) for it in later])
+        return self._get(teacher, training_part(self._view, number), [training_part(self._view, it) for it in later])
 
     def validation(self, teacher: Teacher) -> Logits:
         """Logits on the validation split as it is."""
@@ -85,18 +105,10 @@ class LogitCache:
 
     def ahead(self, teacher: Teacher, number: int) -> None:
         """Compute a view that is missing, unless another process is at it."""
-        part = self._part(number)
+        part = training_part(self._view, number)
         if not self._path(teacher, part).exists():
             with self._watch.part("cache"):
                 self._made(teacher, part, wait=False)
-
-    def missing(self, teacher: Teacher, views: int) -> tuple[int, ...]:
-        """Those of the first views whose logits nobody has computed."""
-        paths = (self._path(teacher, self._part(number)) for number in range(views))
-        return tuple(number for number, path in enumerate(paths) if not path.exists())
-
-    def _part(self, number: int) -> Part:
-        return ("train", *self._view, number)
 
     def _images(self, part: Part) -> Tensor:
         number = part[-1]
@@ -155,9 +167,8 @@ class LogitCache:
             self._depot.leave(path)
 
     def _path(self, teacher: Teacher, part: Part) -> Path:
-        how = computed_as(self._data.train.images.device)
-        key = digest(FORMAT, teacher.fingerprint, self._data.fingerprint, part, str(DTYPE), how, torch.__version__)
-        return self._root / teacher.fingerprint[:16] / f"{key}.safetensors"
+        device = self._data.train.images.device
+        return logits_path(self._root, teacher.fingerprint, self._data.fingerprint, part, device=device)
 
     def _compute(self, teacher: Teacher, images: Tensor) -> Logits:
         self.computed += 1

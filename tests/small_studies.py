@@ -17,7 +17,7 @@ from autodistill.records import (
     StudyRecord,
     read_study,
 )
-from autodistill.study import estimates, limits, prepare, run_study
+from autodistill.study import limits, measuring, prepare, run_study
 from autodistill.workers import Message, Pool, Setup, Task, Workplace
 
 TINY = (
@@ -58,7 +58,7 @@ class Here(Pool):
 
 def briefly(patch: pytest.MonkeyPatch) -> None:
     """Measure times of parts and latency by as few repetitions as there can be: how exactly is not what tests ask."""
-    patch.setattr(estimates, "PROBE_S", 0.01)
+    patch.setattr(measuring, "PROBE_S", 0.01)
     patch.setattr(limits, "latency_ms", functools.partial(cost.latency_ms, min_run_time_s=0.01))
 
 

@@ -18,14 +18,16 @@ IMAGES = torch.zeros(4, 1, 8, 8)
 
 
 class Clock(nn.Module):
-    """Moves a clock by hand: float32 passes take ten seconds, others as long as it is told."""
+    """Moves a clock by hand: by so many seconds for a pass in float32 and in bfloat16."""
 
-    def __init__(self, now: list[float], half_s: float) -> None:
+    def __init__(self, now: list[float], half_s: float, full_s: float = 0.25) -> None:
         super().__init__()
-        self.now, self.half_s, self.scale = now, half_s, nn.Parameter(torch.ones(()))
+        self.now, self.half_s, self.full_s = now, half_s, full_s
+        self.scale, self.shown = nn.Parameter(torch.ones(())), set[int]()
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        self.now[0] += self.half_s if torch.is_autocast_enabled("cpu") else 10.0
+        self.shown.add(len(images))
+        self.now[0] += self.half_s if torch.is_autocast_enabled("cpu") else self.full_s
         return images.flatten(1) * self.scale
 
 
@@ -37,17 +39,30 @@ def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return now
 
 
-@pytest.mark.parametrize(("half_s", "faster"), [(5.0, "bfloat16"), (8.5, "float32"), (20.0, "float32")])
+@pytest.mark.parametrize(("half_s", "faster"), [(0.125, "bfloat16"), (0.21, "float32"), (0.5, "float32")])
 def test_bfloat16_must_be_faster_by_a_quarter(now, half_s, faster):
     threads = torch.get_num_threads()
     assert faster_precision(lambda: Clock(now, half_s), IMAGES) == faster
     assert torch.get_num_threads() == threads
 
 
-@pytest.mark.parametrize(("half_s", "rounds"), [(20.0, 2), (3.0, 2), (9.0, 3)])
+@pytest.mark.parametrize(("half_s", "rounds"), [(0.5, 2), (0.0625, 2), (0.21875, 3)])
 def test_what_is_clear_after_two_rounds_is_not_timed_again(now, half_s, rounds):
     faster_precision(lambda: Clock(now, half_s), IMAGES)
-    assert now[0] == rounds * (10 + half_s)
+    assert now[0] == rounds * (0.25 + half_s)
+
+
+@pytest.mark.parametrize(("half_s", "faster"), [(1.0, "bfloat16"), (1.75, "float32")])
+def test_of_a_slow_network_the_first_step_counts(now, half_s, faster):
+    assert faster_precision(lambda: Clock(now, half_s, full_s=2.0), IMAGES) == faster
+    assert now[0] == 2.0 + half_s
+
+
+@pytest.mark.parametrize(("size", "shown"), [(8, 32), (32, 32), (64, 8), (128, 2), (224, 2)])
+def test_fewer_images_are_tried_where_they_are_large(now, size, shown):
+    model = Clock(now, 0.1)
+    faster_precision(lambda: model, torch.zeros(40, 1, size, size))
+    assert model.shown == {shown}
 
 
 def test_a_processor_without_bfloat16_is_not_timed(monkeypatch):

@@ -1,11 +1,13 @@
 """Workers: what they answer, and what becomes of their failures."""
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from torch import Tensor, nn
 from worker_parts import PARAMS, SPACE, children, diverging, ended, request, setup
 
 from autodistill.errors import StoreError, TeacherError, TrialError
@@ -20,8 +22,9 @@ from autodistill.workers import (
     TeacherProbe,
     TeacherProbeTask,
     Workplace,
+    probing,
 )
-from autodistill.workers.probing import extrapolated
+from autodistill.workers.probing import line_through, probe_student
 
 
 @pytest.fixture(scope="module")
@@ -211,9 +214,9 @@ def test_a_mended_cache_file_is_said(place):
 
 
 def test_the_time_of_an_epoch_follows_from_shorter_ones():
-    assert extrapolated((8,), (2.0,), 80) == pytest.approx(20.0), "in proportion"
-    assert extrapolated((16, 64), (26.0, 74.0), 400) == pytest.approx(410.0), "10 once, 1 a step"
-    assert extrapolated((16, 64), (26.0, 20.0), 400) == 20.0, "noise"
+    assert line_through((8,), (2.0,)).seconds(80) == pytest.approx(20.0), "in proportion"
+    assert line_through((16, 64), (26.0, 74.0)).seconds(400) == pytest.approx(410.0), "10 once, 1 a step"
+    assert line_through((16, 64), (26.0, 20.0)).seconds(400) == 20.0, "noise"
 
 
 def test_a_probe_measures_and_writes_nothing(tmp_path):
@@ -222,19 +225,45 @@ def test_a_probe_measures_and_writes_nothing(tmp_path):
     (weak,) = place.do(TeacherProbeTask(name="weak", untrained=True, seconds=0))
     assert isinstance(student, Probe)
     assert isinstance(weak, TeacherProbe)
-    assert min(student.model_dump().values()) > 0
-    assert min(weak.training_s, weak.view_s) > 0
-    assert weak.views == tuple(range(place.setup.views))
+    assert 0 < student.targets.seconds(4) < student.training.seconds(4)
+    assert min(student.evaluation_s, student.build_s, student.fit_s, student.profile_s) > 0
+    assert min(weak.training.seconds(4), weak.view_s) > 0
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_probe_of_a_kept_teacher_knows_which_of_its_views_are_missing(home, place, tmp_path):
-    shutil.copytree(home / "cache" / "ladder", tmp_path / "cache" / "ladder")
-    elsewhere = Workplace(setup(tmp_path))
-    list(elsewhere.do(request("seen", teacher="weak", epochs=2)))
-    (weak,) = elsewhere.do(TeacherProbeTask(name="weak", seconds=0))
-    assert weak.training_s == 0
-    assert weak.views == (2, 3)
+class Slow(nn.Module):
+    """A network that says how many images it is shown."""
+
+    def __init__(self, shown: Callable[[int], None]) -> None:
+        super().__init__()
+        self.shown = shown
+        self.layer = nn.Linear(64, 10)
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.shown(len(images))
+        return self.layer(images.flatten(1))
+
+
+@pytest.mark.parametrize("image_s", [0.0001, 0.01, 0.3, 20.0])
+def test_measuring_takes_as_long_for_a_slow_network_as_for_a_fast_one(monkeypatch, tmp_path, image_s):
+    """It works on fewer images: of the slowest, on the two that BatchNorm needs."""
+    now, place = [0.0], Workplace(setup(tmp_path))
+
+    def shown(images: int) -> None:
+        now[0] += image_s * images
+
+    monkeypatch.setattr(probing, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    found = probe_student(lambda: Slow(shown), place.data, SPACE, PARAMS, seconds=0.4)
+    batch = SPACE.training.batch_size
+    assert found.training.seconds(1) == pytest.approx(image_s * batch)
+    assert found.evaluation_s == pytest.approx(image_s)
+    assert now[0] <= 4.0 or now[0] <= 2 * 2 * image_s + 1e-6, "once two images each, or about as long as asked"
+
+
+def test_a_trained_teacher_has_no_training_to_measure(place):
+    (weak,) = place.do(TeacherProbeTask(name="weak", seconds=0))
+    assert weak.training.seconds(4) == 0
+    assert weak.view_s > 0
 
 
 def test_a_probe_that_fails_says_so_and_ends_nothing(tmp_path):

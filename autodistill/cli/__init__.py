@@ -82,7 +82,7 @@ def search(
     audit_pruning: AuditPruning = False,
     timeout: Annotated[str, typer.Option(help="Stop after this long (90s, 30m, 8h); the same command resumes.")] = "",
     cache_size: Annotated[str, typer.Option(help="Most disk for teacher logits.")] = "8GB",
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, estimate, write nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, estimate, start no study.")] = False,
     offline: Offline = False,
     output: OutputFormat = Format.TABLE,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print the result only.")] = False,

@@ -62,7 +62,7 @@ def _followed(
 
 
 def dry_run(family: Family, *, as_json: bool) -> None:
-    """Check everything, measure a few steps, print each student's plan; write nothing."""
+    """Check everything, measure a few steps, print each student's plan; start no study."""
     with StandBy(family.requests[0].workers) as standby:
         students, left_out = within(prepare_all(family.requests), family.limits)
         estimates = [(prepared, estimate(prepared, standby=standby)) for prepared in students]
@@ -75,7 +75,7 @@ def dry_run(family: Family, *, as_json: bool) -> None:
     for prepared, found in estimates:
         for note in prepared.notes:
             console.show_note(f"warning: {note}")
-        console.show_table("Dry run: nothing was written", ("", ""), _facts(prepared, found).items())
+        console.show_table("Dry run: no study was started", ("", ""), _facts(prepared, found).items())
     _name_left_out(left_out, family.limits)
     times = [found.time for _, found in estimates if found.time]
     if len(times) == len(students) > 1:

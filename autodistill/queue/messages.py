@@ -80,27 +80,40 @@ class AgreementTask(Record):
     names: tuple[str, ...]
 
 
+class Line(Record):
+    """Seconds of something that is repeated, by the number of times."""
+
+    once_s: float = 0.0
+    each_s: float = 0.0
+
+    def seconds(self, count: int) -> float:
+        return self.once_s + count * self.each_s
+
+
 class ProbeTask(Record):
     """Measure what the student's runs are made of; answered by a `Probe`."""
 
     params: TrialParams
     """A configuration with a teacher, whose logits are made up."""
     seconds: float
-    """For each thing measured; it is done twice at least."""
+    """About how long each part is measured."""
 
 
 class Probe(Record):
     """Seconds on one worker."""
 
-    epoch_s: float
-    """Of training on labels alone."""
-    targets_s: float
-    """Of an epoch: what a teacher's soft targets add."""
-    validation_s: float
-    run_s: float
-    """Of a run, apart from its epochs."""
+    training: Line
+    """An epoch by its steps, soft targets included, evaluation not."""
+    targets: Line
+    """The part of it that a teacher's soft targets take."""
+    evaluation_s: float
+    """Per image."""
+    build_s: float
+    """Per run."""
+    fit_s: float
+    """Per run and training image: what the rule takes from the teacher's logits once."""
     profile_s: float
-    """Of a teacher's profile, apart from its logits."""
+    """Per profile of a teacher and training image, apart from the teacher's logits."""
 
 
 class TeacherProbeTask(Record):
@@ -110,18 +123,17 @@ class TeacherProbeTask(Record):
     untrained: bool = False
     """A teacher of the ladder that is still to be trained."""
     seconds: float
+    """About how long each part is measured."""
 
 
 class TeacherProbe(Record):
     """Seconds on one worker."""
 
     name: str
-    training_s: float
-    """Of an epoch of its own training; 0 where it is trained."""
+    training: Line = Line()
+    """An epoch of its own training by its steps; zero where it is trained."""
     view_s: float
-    """Of its logits on a view of the training split."""
-    views: tuple[int, ...]
-    """Those whose logits nobody has computed yet."""
+    """Its logits, per image."""
 
 
 Task = RunRequest | LadderTask | CheckTask | ProfileTask | ViewTask | AgreementTask | ProbeTask | TeacherProbeTask

@@ -16,7 +16,7 @@ def environment(device: str) -> dict[str, str]:
     packages = ("torch", "torchvision", "optuna", "scikit-learn", "numpy", "scipy")
     found = {"autodistill": _version("kd-autodistill"), "python": platform.python_version()}
     found |= {name: _version(name) for name in packages}
-    found |= {"platform": platform.platform(), "processor": _processor(), "cores": str(os.cpu_count())}
+    found |= {"platform": platform.platform(), "processor": processor(), "cores": str(os.cpu_count())}
     found["device"] = torch.cuda.get_device_name(device) if device.startswith("cuda") else "cpu"
     found["teacher logits"] = computed_as(torch.device(device))
     found["threads of a worker"] = str(torch.get_num_threads()) if device.startswith("cuda") else "1"
@@ -31,8 +31,8 @@ def _version(package: str) -> str:
         return "not installed"
 
 
-def _processor() -> str:
-    """The processor's name; /proc/cpuinfo has it where `platform` does not."""
+def processor() -> str:
+    """Return the processor's name, from /proc/cpuinfo where `platform` does not know it."""
     info = Path("/proc/cpuinfo")
     if info.exists():
         for line in info.read_text(encoding="utf-8").splitlines():

@@ -2,8 +2,7 @@
 
 import random
 import shutil
-import statistics
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Generator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
@@ -11,27 +10,20 @@ from typing import NamedTuple
 from autodistill.cache import estimated_bytes
 from autodistill.errors import StudyError
 from autodistill.records import CostRecord, Event, PlanRecord, RunRequest, TeacherRecord, TimePlanned
-from autodistill.rules import RULES
-from autodistill.search import Question, certain_runs, copy_study, make_plan, parse_budget, prior_params
+from autodistill.search import Question, certain_runs, copy_study, make_plan, parse_budget
 from autodistill.store import RunFolder, digest, read_result
 from autodistill.study.changing import carried
+from autodistill.study.measuring import TAU_STUDENT_FROM, kept_costs, measure
 from autodistill.study.preparing import Prepared, identity
 from autodistill.study.simulating import (
     NONE_CERTAIN,
     Clock,
     Costs,
-    TeacherCosts,
     certain_of,
     fitting_beside,
     simulate,
 )
-from autodistill.workers import Message, Pool, Probe, ProbeTask, StandBy, Task, TeacherProbe, TeacherProbeTask
-
-TAU_STUDENT_FROM = {name: rule.tau_student_from for name, rule in RULES.items()}
-PROBE_S = 0.4
-"""For each thing that is measured."""
-
-Run = Callable[[Sequence[Task]], Iterator[Message]]
+from autodistill.workers import Pool, StandBy
 
 
 class Estimate(NamedTuple):
@@ -43,34 +35,12 @@ class Estimate(NamedTuple):
 
 def estimate(prepared: Prepared, *, standby: StandBy | None = None) -> Estimate:
     """Measure a few steps of the student and its teachers, on workers as a study has them; writes nothing."""
-    with Pool(prepared.expected_workers, prepared.setup, data=prepared.data, standby=standby) as pool:
-        costs = _returned(measure(prepared, pool.run))
+    costs = kept_costs(prepared)
+    if costs is None:
+        with Pool(prepared.expected_workers, prepared.setup, data=prepared.data, standby=standby) as pool:
+            costs = _returned(measure(prepared, pool.run))
     plan = plan_for(prepared, costs)
     return Estimate(plan, time_left(prepared, plan, costs), cache_size(prepared))
-
-
-def measure(prepared: Prepared, run: Run) -> Generator[Event, None, Costs | None]:
-    """What the parts of a study take on its workers while all of them are at work; yields what they have to say.
-
-    Args:
-        run: does tasks and yields their messages, as `Pool.run`.
-
-    Returns:
-        None where a worker could not tell.
-    """
-    names, workers, untrained = tuple(prepared.teachers), prepared.expected_workers, prepared.untrained
-    params = prior_params(prepared.space, names[0], TAU_STUDENT_FROM)
-    tasks: list[Task] = [ProbeTask(params=params, seconds=PROBE_S)] * workers
-    tasks += [
-        TeacherProbeTask(name=name, untrained=prepared.teachers[name] in untrained, seconds=PROBE_S)
-        for name in reversed(names)
-    ]
-    found = yield from _answers(run, tasks)
-    students = [it for it in found if isinstance(it, Probe)]
-    teachers = {it.name: it for it in found if isinstance(it, TeacherProbe)}
-    if len(students) < workers or len(teachers) < len(names):
-        return None
-    return _costs(prepared, students, [teachers[name] for name in names])
 
 
 def plan_for(prepared: Prepared, costs: Costs | None) -> PlanRecord:
@@ -189,23 +159,6 @@ def spelt(plan: PlanRecord) -> str:
     return f"{plan.equivalents:.4g} full trainings = " + " + ".join(f"{name} {it:.3g}" for name, it in parts.items())
 
 
-def _costs(prepared: Prepared, students: Sequence[Probe], teachers: Sequence[TeacherProbe]) -> Costs:
-    data, space = prepared.data, prepared.space
-    mean = {name: statistics.fmean(getattr(it, name) for it in students) for name in Probe.model_fields}
-    held_out, tested = (len(it.labels) for it in (data.validation, data.test))
-    return Costs(
-        **mean,
-        test_s=mean["validation_s"] * tested / held_out,
-        teachers={
-            it.name: TeacherCosts(it.training_s * space.ladder.epochs, it.view_s, frozenset(it.views))
-            for it in teachers
-        },
-        held_out=held_out / len(data.train.labels),
-        views=prepared.views,
-        evaluate_every=space.training.evaluate_every,
-    )
-
-
 def _stand_ins(prepared: Prepared) -> tuple[TeacherRecord, ...]:
     # A ladder grows, and its last is likely to be the most accurate.
     names = tuple(prepared.teachers)
@@ -217,16 +170,6 @@ def _stand_in(name: str, val_top1: float) -> TeacherRecord:
     cost = CostRecord(params=0, macs=0, size_bytes=0)
     facts = dict.fromkeys(("uri", "architecture", "fingerprint", "normalisation"), "")
     return TeacherRecord(name=name, cost=cost, val_top1=val_top1, val_nll=0.0, val_ece=0.0, **facts)
-
-
-def _answers(run: Run, tasks: Sequence[Task]) -> Generator[Event, None, list[Message]]:
-    found: list[Message] = []
-    for message in run(tasks):
-        if isinstance(message, Event):
-            yield message
-        else:
-            found.append(message)
-    return found
 
 
 def _returned(events: Generator[Event, None, Costs | None]) -> Costs | None:

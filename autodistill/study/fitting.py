@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import torch
 
@@ -11,10 +12,12 @@ from autodistill.data import Data, normalise
 from autodistill.errors import ConfigError, StoreError
 from autodistill.models import student_network
 from autodistill.records import read_study
+from autodistill.records.base import Record
 from autodistill.rules import RULES
 from autodistill.space import PlainKDSpec, Space, load
 from autodistill.store import RunFolder
 from autodistill.study.known import KNOWN
+from autodistill.study.measurements import facts, keep, recall
 from autodistill.trainer.precision import faster_precision, gpu_precision
 
 
@@ -88,8 +91,17 @@ def fit_to_cache(space: Space, data: Data, teacher_count: int, cache_bytes: int)
     return space.model_copy(update={"data": space.data.model_copy(update={"views": cache_bytes // one})})
 
 
+class ChosenPrecision(Record):
+    """The number format that was faster for a student on a CPU."""
+
+    precision: Literal["float32", "bfloat16"]
+
+
 def with_precision(space: Space, folder: RunFolder, data: Data, *, student: str, device: str) -> Space:
-    """The number format that is faster for this student here, where the space leaves it open; kept ever after."""
+    """Choose the number format that is faster for this student here, where the space leaves it open.
+
+    A study keeps its choice, and this machine keeps it for later studies.
+    """
     if space.training.precision != "auto":
         return space
     kept = _kept_space(folder)
@@ -98,9 +110,20 @@ def with_precision(space: Space, folder: RunFolder, data: Data, *, student: str,
     elif device.startswith("cuda"):
         precision = gpu_precision(torch.device(device))
     else:
+        precision = _cpu_precision(space, data, student=student)
+    return space.model_copy(update={"training": space.training.model_copy(update={"precision": precision})})
+
+
+def _cpu_precision(space: Space, data: Data, *, student: str) -> Literal["float32", "bfloat16"]:
+    width, stem_stride = space.student.width, space.student.stem_stride
+    of = facts(data, space, device="cpu", student=student, width=width, stem_stride=stem_stride)
+    found = recall(ChosenPrecision, of)
+    if found is None:
         images = normalise(data.train.images[: space.training.batch_size], mean=data.mean, std=data.std)
         precision = faster_precision(lambda: student_network(student, data, space.student), images)
-    return space.model_copy(update={"training": space.training.model_copy(update={"precision": precision})})
+        found = ChosenPrecision(precision=precision)
+        keep(found, of)
+    return found.precision
 
 
 def _kept_space(folder: RunFolder) -> Space | None:

@@ -33,8 +33,9 @@ from autodistill.space import dump
 from autodistill.store import claim, forget_checkpoint, owned, write_text
 from autodistill.study.changing import join_teachers
 from autodistill.study.environment import environment
-from autodistill.study.estimates import measure, order_file, plan_for, question_of, runs_beside, spelt, time_left
+from autodistill.study.estimates import order_file, plan_for, question_of, runs_beside, spelt, time_left
 from autodistill.study.limits import student_latency
+from autodistill.study.measuring import measure
 from autodistill.study.pace import paced, words
 from autodistill.study.preparing import Prepared, identity
 from autodistill.study.profiling import checked, compared_teachers

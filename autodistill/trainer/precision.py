@@ -19,10 +19,13 @@ GAIN = 1.25
 """By how much bfloat16 must be faster: float32 is exact to more digits, and timings are noisy. Of six students on a
 CPU that has it, bfloat16 was 0.59 to 0.97 times as fast for three (MobileNetV2, a ResNet-8 on 8x8 images) and 1.43 to
 2.19 times for the others (VGG-8, ResNet-8)."""
-IMAGES = 32
-"""At most: for those six they say what a batch of 128 says."""
+IMAGES, PIXELS, FEWEST = 32, 2**15, 2
+"""At most 32 images, fewer of more than 32x32 pixels, and the two that BatchNorm needs. For those six students, 32
+images say what a batch of 128 says."""
 CLEAR = 1.5
-"""So far from that, either way, one step each tells."""
+"""A gain that is so far from `GAIN`, either way, is not measured again."""
+LONG_S = 0.5
+"""Where the first step takes this long, it counts, and there is no second."""
 
 
 def autocast(device: torch.device, precision: Precision) -> contextlib.AbstractContextManager[Any]:
@@ -43,10 +46,10 @@ def gpu_precision(device: torch.device) -> Literal["float32", "bfloat16"]:
 def faster_precision(
     build: Callable[[], nn.Module], images: Float[Tensor, "batch channels height width"]
 ) -> Literal["float32", "bfloat16"]:
-    """Time a few steps of a model on a CPU both ways, in turns, on one thread.
+    """Time a few steps of a model on a CPU in both formats, in turns, on one thread; a second or two at most.
 
     Depthwise convolutions are slower in bfloat16 on processors that have it (0.6 times the speed, MobileNetV2), plain
-    ones up to three times faster: only trying tells.
+    convolutions up to three times faster: only trying tells.
 
     Args:
         build: makes the model.
@@ -54,21 +57,23 @@ def faster_precision(
     """
     if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
         return "float32"
-    batch = images[:IMAGES].contiguous(memory_format=torch.channels_last)
+    count = max(FEWEST, min(IMAGES, PIXELS // (images.shape[2] * images.shape[3])))
+    batch = images[:count].contiguous(memory_format=torch.channels_last)
     model = quick(build().to(memory_format=torch.channels_last)).train()
     taken: dict[Precision, list[float]] = {"float32": [], "bfloat16": []}
     with _one_thread():
         for step in range(STEPS):
             for precision, seconds in taken.items():
                 seconds.append(_step_s(model, batch, precision))
-            if step and not 1 / CLEAR < _gain(taken) / GAIN < CLEAR:
+            long = taken["float32"][0] >= LONG_S
+            if long or (step and not 1 / CLEAR < _gain(taken) / GAIN < CLEAR):
                 break
     return "bfloat16" if _gain(taken) >= GAIN else "float32"
 
 
 def _gain(taken: Mapping[Precision, Sequence[float]]) -> float:
-    """How many times faster bfloat16 is, apart from the first steps."""
-    plain, half = (statistics.median(seconds[1:]) for seconds in taken.values())
+    """Return how many times faster bfloat16 is; the first of several steps does not count."""
+    plain, half = (statistics.median(seconds[1:] or seconds) for seconds in taken.values())
     return plain / half
 
 

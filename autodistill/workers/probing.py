@@ -1,18 +1,23 @@
-"""Measuring what the parts of a study take, by doing a little of each on the worker that will do them."""
+"""Measure how long the parts of a study's runs take: within a second or so, whatever the network and the images.
+
+Every time is measured on few images first and on four times as many next, until it is long enough to be told from
+noise; then it is scaled to what a run works on.
+"""
 
 import copy
+import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from autodistill.data import Data, Split
 from autodistill.ladder import SCHEME, network
-from autodistill.profile import MOST_ROWS, agreement, profile
-from autodistill.queue.messages import Probe, ProbeTask, TeacherProbe, TeacherProbeTask
+from autodistill.profile import agreement, profile
+from autodistill.queue.messages import Line, Probe, ProbeTask, TeacherProbe, TeacherProbeTask
 from autodistill.records import EpochRecord, TrialParams
 from autodistill.space import Space
 from autodistill.stopwatch import Stopwatch
@@ -26,39 +31,42 @@ if TYPE_CHECKING:
     from autodistill.workers.tasks import Workplace
 
 STEPS = 8
-"""Of a measured epoch, at most: more tell no more about one."""
+"""Steps of a measured epoch, at most: more steps tell no more about a single step."""
 GPU_STEPS = 64
-"""Likewise on a GPU, whose steps are short beside what an epoch takes once (its order, its temperatures).
-An estimate: not measured on a GPU."""
+"""The same on a GPU, whose steps are short beside what an epoch takes once: the order and the temperatures of its
+examples. With 64, the plan of the smoke space on an H100 (6 s) was what its phases took (5 s; n = 1)."""
 FEWEST = 3
-"""Times that something is done of which the median counts."""
+"""Epochs whose median counts."""
 EXAMPLES = 256
-"""At most, where all examples are worked on at once."""
-FIRST_IMAGES = 4
+"""Examples that once-a-run work is measured on, at most."""
+FIRST_IMAGES, GROWTH = 2, 4
+"""BatchNorm needs two images to train on."""
+LONG_S = 1.0
+"""Work that takes this long the first time is not repeated."""
 ENDLESS = 10**6
-"""Epochs of a run that is never over, nor evaluated."""
+"""Epochs of a run that is neither finished nor evaluated."""
+
+
+class Taken(NamedTuple):
+    """Seconds of an epoch, and the part of them that soft targets take."""
+
+    whole: float
+    targets: float
 
 
 def measured(place: "Workplace", task: ProbeTask | TeacherProbeTask) -> Probe | TeacherProbe:
-    """What a worker's task of measuring finds."""
+    """Answer a worker's measuring task."""
     data, space, seconds = place.data, place.setup.space, task.seconds
     if isinstance(task, ProbeTask):
         return probe_student(
             lambda: place.student(0), data, space, task.params, seconds=seconds, execution=place.execution
         )
     if not task.untrained:
-        teacher = place.teacher(task.name)
-        missing = place.cache.missing(teacher, place.setup.views)
-        return TeacherProbe(
-            name=task.name, training_s=0.0, view_s=view_s(teacher, data, seconds=seconds), views=missing
-        )
+        return TeacherProbe(name=task.name, view_s=view_s(place.teacher(task.name), data, seconds=seconds))
     architecture = place.setup.teachers[task.name].removeprefix(SCHEME)
-
-    def built() -> nn.Module:
-        return network(architecture, data, seed=0).to(place.device)
-
-    training_s, found = probe_untrained(built, data, space, seconds=seconds, execution=place.execution)
-    return TeacherProbe(name=task.name, training_s=training_s, view_s=found, views=tuple(range(place.setup.views)))
+    model = network(architecture, data, seed=0).to(place.device)
+    training, found = probe_untrained(model, data, space, seconds=seconds, execution=place.execution)
+    return TeacherProbe(name=task.name, training=training, view_s=found)
 
 
 def probe_student(
@@ -75,43 +83,42 @@ def probe_student(
     Args:
         build: makes the student.
         params: a configuration with a teacher, whose logits are made up.
-        seconds: for each thing measured; it is done at least once after a first time that does not count.
+        seconds: about how long each part is measured.
         execution: of the training steps.
     """
     begun = time.monotonic()
     model = build()
     build_s = time.monotonic() - begun
-    some = Split(data.train.images[:EXAMPLES], data.train.labels[:EXAMPLES])
-    many = len(data.train.labels) / len(some.labels)
-    taught = _taught(params, some.labels, data, space)
-    epoch_s, targets_s = _epoch_s(
-        model, data, space, lambda labels: _taught(params, labels, data, space), seconds, execution
-    )
-    held = Split(data.validation.images[:EXAMPLES], data.validation.labels[:EXAMPLES])
-    share = len(data.validation.labels) / len(held.labels)
+    few = data.train.labels[:EXAMPLES]
+    taught = _taught(params, few, data, space)
+    supervised = _Epochs(model, data, space, lambda labels: _taught(params, labels, data, space), execution)
+    training, targets = _epoch(supervised, seconds)
     precision = space.training.precision
-    evaluation_s = _mean_s(lambda: evaluate(copy.deepcopy(model), held, data, precision=precision), seconds / 2)
-    fit_s = _mean_s(lambda: _taught(params, some.labels, data, space), 0.0) + _mean_s(
-        lambda: taught.summary(some.labels), 0.0
-    )
+
+    def evaluated(count: int) -> object:
+        held = Split(data.validation.images[:count], data.validation.labels[:count])
+        return evaluate(copy.deepcopy(model), held, data, precision=precision)
+
+    held_out = min(EXAMPLES, len(data.validation.labels))
+    fit_s = _repeated(lambda: _taught(params, few, data, space), 0.0) + _repeated(lambda: taught.summary(few), 0.0)
     return Probe(
-        epoch_s=epoch_s - targets_s,
-        targets_s=targets_s,
-        validation_s=evaluation_s * share,
-        run_s=build_s + fit_s * many,
-        profile_s=_profile_s(some.labels.cpu(), data, space) * min(many, MOST_ROWS / len(some.labels)),
+        training=training,
+        targets=targets,
+        evaluation_s=_per_image(evaluated, most=held_out, seconds=seconds / 2),
+        build_s=build_s,
+        fit_s=fit_s / len(few),
+        profile_s=_profile_s(few.cpu(), data, space) / len(few),
     )
 
 
 def probe_untrained(
-    build: Callable[[], nn.Module], data: Data, space: Space, *, seconds: float, execution: Execution = EAGER
-) -> tuple[float, float]:
-    """Seconds of an epoch of a ladder teacher's training, and of its logits on a view."""
-    model = build()
-    # The ladder is trained in the format that `auto` is, whatever suits the student.
+    model: nn.Module, data: Data, space: Space, *, seconds: float, execution: Execution = EAGER
+) -> tuple[Line, float]:
+    """Measure an epoch of a ladder teacher's training by its steps, and the seconds of its logits per image."""
+    # The ladder is trained in the number format of `auto`, not in the one that suits the student.
     training = space.training.model_copy(update={"precision": "auto"})
     space = space.model_copy(update={"training": training})
-    training_s, _ = _epoch_s(model, data, space, lambda _: None, seconds, execution)
+    epoch, _ = _epoch(_Epochs(model, data, space, lambda _: None, execution), seconds)
     known = ready(
         model,
         name="",
@@ -120,90 +127,118 @@ def probe_untrained(
         normalisation=Normalisation("data", data.mean, data.std),
         channels=data.image_shape[0],
     )
-    return training_s, view_s(known, data, seconds=seconds)
+    return epoch, view_s(known, data, seconds=seconds / 2)
 
 
 def view_s(teacher: Teacher, data: Data, *, seconds: float) -> float:
-    """Seconds of a teacher's logits on a view: those of ever more images until they take long enough to tell."""
-    everything = len(data.train.labels)
-    size, took = min(FIRST_IMAGES, everything), 0.0
+    """Measure the seconds of a teacher's logits per training image."""
+    most = min(BATCH, len(data.train.labels))
+    return _per_image(lambda count: logits_of(teacher, data.train.images[:count]).cpu(), most=most, seconds=seconds)
+
+
+def _per_image(work: Callable[[int], object], *, most: int, seconds: float) -> float:
+    size = min(FIRST_IMAGES, most)
     while True:
-        images = data.train.images[:size]
-        took = _mean_s(lambda images=images: logits_of(teacher, images).cpu(), 0.0)  # type: ignore[misc]
-        if took >= seconds / 4 or size >= min(BATCH, everything):
-            return took / size * everything
-        size = min(4 * size, BATCH, everything)
+        took = _repeated(lambda size=size: work(size), seconds if size == most else 0.0)  # type: ignore[misc]
+        if size == most or took >= seconds / GROWTH:
+            return took / size
+        size = min(GROWTH * size, most)
 
 
-def _epoch_s(
-    model: nn.Module,
-    data: Data,
-    space: Space,
-    supervise_for: Callable[[Tensor], Supervision | None],
-    seconds: float,
-    execution: Execution,
-) -> tuple[float, float]:
-    """Seconds of an epoch without its validation, and its soft targets' part of them: medians of short ones."""
-    watch = Stopwatch()
+def _repeated(work: Callable[[], object], seconds: float) -> float:
+    """Median seconds of repeated work that ends with a value on the host.
 
-    def epochs_of(steps: int) -> Iterator[EpochRecord]:
-        return _short_epochs(model, data, space, supervise_for, steps=steps, execution=execution, watch=watch)
-
-    def median(steps: int) -> tuple[float, float]:
-        epochs, taken = epochs_of(steps), list[tuple[float, float]]()
-        if execution.mode != "eager":
-            next(epochs)  # records or compiles
-        while len(taken) < FEWEST or sum(it for it, _ in taken) < seconds:
-            taken.append(_timed(epochs, watch))
-        return sorted(taken)[len(taken) // 2]
-
-    epochs, gpu = epochs_of(1), data.train.labels.is_cuda
-    next(epochs)  # the first step of a shape takes several times as long as the others
-    one_s, _ = _timed(epochs, watch)
-    count = _step_count(data, space)
-    steps = max(1, min(GPU_STEPS if gpu else STEPS, int(seconds / FEWEST / one_s), count))
-    lengths = (steps // 4, steps) if gpu and 4 <= steps < count else (steps,)
-    whole, targets = zip(*map(median, lengths), strict=True)
-    return extrapolated(lengths, whole, count), extrapolated(lengths, targets, count)
+    The first time is not counted, because libraries choose their kernels then, unless it takes long.
+    """
+    first = _seconds(work)
+    if first >= LONG_S:
+        return first
+    taken = [_seconds(work)]
+    while sum(taken) < seconds:
+        taken.append(_seconds(work))
+    return statistics.median(taken)
 
 
-def extrapolated(lengths: Sequence[int], seconds: Sequence[float], steps: int) -> float:
-    """Seconds of an epoch of so many steps, from one shorter epoch in proportion, or along the line through two."""
-    if len(lengths) == 1:
-        return seconds[0] * steps / lengths[0]
-    (short, long), (first, second) = lengths, seconds
-    return second + max(0.0, second - first) / (long - short) * (steps - long)
-
-
-def _step_count(data: Data, space: Space) -> int:
-    return max(1, len(data.train.labels) // space.training.batch_size)
-
-
-def _short_epochs(
-    model: nn.Module,
-    data: Data,
-    space: Space,
-    supervise_for: Callable[[Tensor], Supervision | None],
-    *,
-    steps: int,
-    execution: Execution,
-    watch: Stopwatch,
-) -> Iterator[EpochRecord]:
-    """Train on as many images as that many steps take, for ever."""
-    size = steps * space.training.batch_size
-    part = Split(data.train.images[:size], data.train.labels[:size])
-    spec = space.training.model_copy(update={"evaluate_every": ENDLESS})
-    view = View(space.data.view_seed, space.data.crop, space.data.flip)
-    recipe, part_of = Recipe(spec, view, 1, ENDLESS, 0), replace(data, train=part)
-    return train(model, part_of, recipe, supervision=supervise_for(part.labels), watch=watch, execution=execution)
-
-
-def _timed(epochs: Iterator[EpochRecord], watch: Stopwatch) -> tuple[float, float]:
-    """Seconds of the next epoch, and of its soft targets."""
-    watch.seconds.clear()
+def _seconds(work: Callable[[], object]) -> float:
     begun = time.monotonic()
-    next(epochs)
-    return time.monotonic() - begun, watch.seconds["targets"]
+    work()
+    return time.monotonic() - begun
+
+
+@dataclass
+class _Epochs:
+    """Epochs of a few steps, on as many of the training images as that takes."""
+
+    model: nn.Module
+    data: Data
+    space: Space
+    supervise_for: Callable[[Tensor], Supervision | None]
+    execution: Execution
+    watch: Stopwatch = field(default_factory=Stopwatch)
+
+    def of(self, steps: int, size: int) -> Iterator[EpochRecord]:
+        """Train without end: each epoch has so many steps of batches of so many images."""
+        count, spec = steps * size, self.space.training
+        spec = spec.model_copy(update={"evaluate_every": ENDLESS, "batch_size": size})
+        part = Split(self.data.train.images[:count], self.data.train.labels[:count])
+        seen = self.space.data
+        recipe = Recipe(spec, View(seen.view_seed, seen.crop, seen.flip), 1, ENDLESS, 0)
+        return train(
+            self.model,
+            replace(self.data, train=part),
+            recipe,
+            supervision=self.supervise_for(part.labels),
+            watch=self.watch,
+            execution=self.execution,
+        )
+
+    def next(self, epochs: Iterator[EpochRecord]) -> Taken:
+        self.watch.seconds.clear()
+        whole = _seconds(lambda: next(epochs))
+        return Taken(whole, self.watch.seconds["targets"])
+
+    def one_step(self, size: int) -> Taken:
+        """Time a step; the first of a shape takes several times as long, and counts only where that is long."""
+        epochs = self.of(1, size)
+        first = self.next(epochs)
+        return first if first.whole >= LONG_S else self.next(epochs)
+
+    def median(self, steps: int, size: int, *, seconds: float) -> Taken:
+        epochs = self.of(steps, size)
+        if self.execution.mode != "eager":
+            next(epochs)  # records or compiles
+        found: list[Taken] = []
+        while len(found) < FEWEST or sum(it.whole for it in found) < seconds:
+            found.append(self.next(epochs))
+        return sorted(found)[len(found) // 2]
+
+
+def _epoch(epochs: _Epochs, seconds: float) -> tuple[Line, Line]:
+    """Measure an epoch without its evaluation by its steps, and the part of it that soft targets take."""
+    labels = epochs.data.train.labels
+    batch, gpu = min(epochs.space.training.batch_size, len(labels)), labels.is_cuda
+    size = batch if gpu else min(FIRST_IMAGES, batch)
+    one = epochs.one_step(size)
+    while size < batch and one.whole < seconds / GROWTH:
+        size = min(GROWTH * size, batch)
+        one = epochs.one_step(size)
+    if not gpu and FEWEST * one.whole >= seconds:
+        whole, targets = (Line(each_s=it * batch / size) for it in one)
+        return whole, targets
+    count = len(labels) // batch
+    steps = max(1, min(GPU_STEPS if gpu else STEPS, int(seconds / FEWEST / one.whole), count))
+    lengths = (steps // 4, steps) if gpu and 4 <= steps < count else (steps,)
+    taken = [epochs.median(length, batch, seconds=seconds) for length in lengths]
+    return line_through(lengths, [it.whole for it in taken]), line_through(lengths, [it.targets for it in taken])
+
+
+def line_through(lengths: Sequence[int], seconds: Sequence[float]) -> Line:
+    """Return the time of an epoch by its steps, from one epoch in proportion or through the epochs of two lengths."""
+    if len(lengths) == 1:
+        return Line(each_s=seconds[0] / lengths[0])
+    (short, long), (first, second) = lengths, seconds
+    each_s = max(0.0, second - first) / (long - short)
+    return Line(once_s=second - long * each_s, each_s=each_s)
 
 
 def _taught(params: TrialParams, labels: Tensor, data: Data, space: Space) -> Supervision:
@@ -212,27 +247,17 @@ def _taught(params: TrialParams, labels: Tensor, data: Data, space: Space) -> Su
 
 
 def _made_up(labels: Tensor, data: Data) -> Tensor:
-    """Logits as the cache holds them: half of them with the label on top."""
+    """Make up logits as the cache holds them, most of them with the label on top."""
     noise = torch.randn(len(labels), data.num_classes, generator=torch.Generator().manual_seed(0))
     noise[torch.arange(len(labels)), labels.cpu()] += 3
     return noise.half()
 
 
 def _profile_s(labels: Tensor, data: Data, space: Space) -> float:
-    """Seconds of a profile, with a share of the teachers' agreement."""
+    """Measure the seconds of a profile, with a share of the teachers' agreement."""
     logits, prior = _made_up(labels, data), space.prior
     params = prior.params if prior.rule == "isats" else None
     begun = time.monotonic()
     profile(logits, labels, logits, labels, isats_params=params)
     agreement({"one": logits, "other": logits}, labels)
     return time.monotonic() - begun
-
-
-def _mean_s(work: Callable[[], object], seconds: float) -> float:
-    """Mean seconds of something that ends with a value on the host, after a first time."""
-    work()
-    begun, done = time.monotonic(), 0
-    while not done or time.monotonic() - begun < seconds:
-        work()
-        done += 1
-    return (time.monotonic() - begun) / done

@@ -10,7 +10,15 @@ from autodistill.commands import requests, search_request
 from autodistill.errors import ConfigError
 from autodistill.records import Note, RunEnded, RunRequest, TrialParams
 from autodistill.study import Request, prepare, preparing, sharing
-from autodistill.study.sharing import CONTEXT_BYTES, MOST, Sharing, fit_to_device, memory_share, workers_that_fit
+from autodistill.study.sharing import (
+    CONTEXT_BYTES,
+    MOST,
+    Sharing,
+    Tried,
+    fit_to_device,
+    memory_share,
+    workers_that_fit,
+)
 from autodistill.workers import Workplace
 
 GB = 2**30
@@ -47,7 +55,7 @@ def test_a_cpu_is_tried_nothing_on_and_is_eager():
 def on_gpu(monkeypatch: pytest.MonkeyPatch, *, free: int) -> None:
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, 140 * GB))
     monkeypatch.setattr(sharing.os, "cpu_count", lambda: 16)
-    monkeypatch.setattr(sharing, "_tried", lambda *_, **__: ("graph", GB))
+    monkeypatch.setattr(sharing, "tried", lambda *_, **__: Tried(mode="graph", peak_bytes=GB))
     monkeypatch.setattr(preparing, "with_precision", lambda space, *_, **__: space)
     monkeypatch.setattr(type(prepare(request()).data), "to", lambda self, device: self)
 
@@ -89,7 +97,7 @@ def test_a_gpu_without_memory_for_a_try_gets_one_eager_worker(monkeypatch):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     on_gpu(monkeypatch, free=GB)
-    monkeypatch.setattr(sharing, "_tried", full)
+    monkeypatch.setattr(sharing, "tried", full)
     assert prepare(on_cuda(fill_gpu=True)).sharing == Sharing()
 
 

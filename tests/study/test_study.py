@@ -217,7 +217,7 @@ def test_a_study_is_watched_until_it_is_complete(finished, monkeypatch, capsys):
     assert finished.recommendation.sentence in after
 
 
-def test_preparing_and_estimating_write_nothing(reference, monkeypatch):
+def test_preparing_and_estimating_keep_measurements_alone(reference, monkeypatch):
     monkeypatch.setattr("autodistill.study.estimates.Pool", Here)
     prepared = prepare(request())
     found = estimate(prepared)
@@ -229,7 +229,8 @@ def test_preparing_and_estimating_write_nothing(reference, monkeypatch):
     ]
     assert 0 < found.time.phases_s["teachers"] < found.time.wall_s
     assert 0 < found.time.logits_s < found.time.wall_s
-    assert not everything(Path(), cache_root())
+    assert not everything(Path())
+    assert {path.name for path in cache_root().iterdir()} == {"measured"}
     monkeypatch.setenv("AUTODISTILL_CACHE", str(reference.cache))
     warm = estimate(prepare(request(workers=2)))
     assert 0 < warm.time.phases_s["teachers"] < found.time.phases_s["teachers"], "profiles, and no training"

@@ -34,7 +34,7 @@ STEPS = 8
 """Steps of a measured epoch, at most: more steps tell no more about a single step."""
 GPU_STEPS = 64
 """The same on a GPU, whose steps are short beside what an epoch takes once: the order and the temperatures of its
-examples. With 64, the plan of the smoke space on an H100 (6 s) was what its phases took (5 s; n = 1)."""
+examples."""
 FEWEST = 3
 """Epochs whose median counts."""
 EXAMPLES = 256

@@ -31,10 +31,8 @@ class Bench(NamedTuple):
     tiny: bool
     rounds: int
     check: bool
-
-    @property
-    def students(self) -> tuple[str, ...]:
-        return TINY_STUDENTS if self.tiny else STUDENTS
+    students: tuple[str, ...] = STUDENTS
+    ways: tuple[str, ...] = ()
 
     @property
     def batch(self) -> int:
@@ -45,13 +43,22 @@ class Bench(NamedTuple):
         return TINY_EXAMPLES if self.tiny else EXAMPLES
 
 
-def asked(doc: str | None, arguments: Sequence[str] | None = None) -> Bench:
-    """What the command line asks for; exits with 2 where there is no such device."""
+def asked(doc: str | None, arguments: Sequence[str] | None = None, *, ways: Sequence[str] = ()) -> Bench:
+    """Parse the command line; exit with 2 where there is no such device.
+
+    Args:
+        doc: the benchmark's docstring, shown by --help.
+        arguments: of the command; None: the process's own.
+        ways: that the benchmark compares, and that can be chosen from.
+    """
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="exit 1 where a figure falls short")
     parser.add_argument("--rounds", type=int, default=5, help="timed epochs, after those that are not counted")
     parser.add_argument("--device", default="cuda", help="cuda, cuda:N; cpu runs the same code eagerly")
     parser.add_argument("--tiny", action="store_true", help="a few images and a small student: does it run at all?")
+    parser.add_argument("--students", nargs="+", default=STUDENTS, help="networks with their widths")
+    if ways:
+        parser.add_argument("--ways", nargs="+", default=ways, choices=ways, help="what is compared")
     args = parser.parse_args(arguments)
     if args.device.startswith("cuda") and not torch.cuda.is_available():
         print("no CUDA device here: nothing was measured (--device cpu --tiny only tries the code)", file=sys.stderr)
@@ -59,7 +66,8 @@ def asked(doc: str | None, arguments: Sequence[str] | None = None) -> Bench:
     device = torch.device(args.device)
     # The trainer asks tensors for their device, which then has a number.
     device = torch.zeros((), device=device).device
-    return Bench(device, args.tiny, args.rounds, args.check)
+    students = TINY_STUDENTS if args.tiny else tuple(args.students)
+    return Bench(device, args.tiny, args.rounds, args.check, students, tuple(args.ways) if ways else ())
 
 
 def header(bench: Bench) -> str:

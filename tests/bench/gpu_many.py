@@ -36,7 +36,7 @@ COUNTS, TINY_COUNTS = (8, 16), (2,)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    bench = asked(__doc__, arguments)
+    bench = asked(__doc__, arguments, ways=tuple(WAYS))
     data, short = images(bench), []
     print(f"seconds of an epoch per student, median (p99) of {bench.rounds}; {header(bench)}, batch {bench.batch}")
     print(f"{'student':16} {'way':12} {'students':>8} {'epoch':>16} {'times alone':>12}")
@@ -45,10 +45,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"{name:16} {'alone':12} {1:8} {spelt(alone):>16}", flush=True)
         best = float("inf")
         for count in TINY_COUNTS if bench.tiny else COUNTS:
-            for way, measure in WAYS.items():
+            for way in bench.ways:
                 if way == "processes" and count > 8:
                     continue
-                found = [seconds / count for seconds in measure(bench, data, name, count)]
+                found = [seconds / count for seconds in WAYS[way](bench, data, name, count)]
                 times = float(np.median(alone) / np.median(found))
                 print(f"{name:16} {way:12} {count:8} {spelt(found):>16} {times:12.2f}", flush=True)
                 if way == "processes":

@@ -8,7 +8,8 @@ they are and with their batch norms folded (what a study takes on a GPU). Every 
 
 `--check` exits 1 where the search for tau_other takes 100 ms or more.
 
-Not yet measured. Estimated before: ResNet-110 0.3 to 0.5 s, WRN-28-8 0.8 to 1.0 s a view.
+2026-11-26, H100 80GB HBM3, torch 2.11.0, CUDA 13.0, medians of n = 5: search for tau_other 0.016 s, images of a view
+0.002 s, logits of ResNet-110 1.12 s (unfolded 1.28 s), of WRN-28-8 1.69 s (unfolded 1.71 s).
 """
 
 from collections.abc import Callable, Sequence

@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install search test check bench bench-gpu golden clean
+.PHONY: install search test test-quick test-avx2 check bench bench-gpu golden clean
 
 install: .venv/installed
 
@@ -15,6 +15,14 @@ search: install
 
 test: install
 	$(BIN)/python -m pytest -n 2
+
+# Without the tests marked slow, which train studies or start processes.
+test-quick: install
+	$(BIN)/python -m pytest -n 2 -m "not slow"
+
+# The tests of numbers again, with the instruction set of processors that have no AVX-512.
+test-avx2: install
+	ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 $(BIN)/python -m pytest -n 2 -m "not slow"
 
 check: install
 	$(BIN)/ruff check .

@@ -12,7 +12,7 @@ or 0.3 s (ResNet8x4).
 
 2026-11-26, H100 80GB HBM3, torch 2.11.0, CUDA 13.0, medians of n = 3 epochs: eagerly 9.18, 2.42 and 3.42 s, recorded
 1.25, 0.46 and 0.72 s, compiled 0.93, 0.38 and 0.60 s (setup 44, 11 and 9 s). That is 1.9 to 2.0 times what `--check`
-asks for. Of a recorded epoch of MobileNetV2, 1.13 s are kernels of 1 to 5 us each: their number is what takes the time.
+asks for. A recorded epoch of MobileNetV2 is 1.13 s of kernels of 1 to 5 us each: their number takes the time.
 """
 
 from collections.abc import Sequence

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from autodistill.trainer.convolutions import quick
+from autodistill.trainer.convolutions import backward_pass, cpu_network
 
 Precision = Literal["auto", "float32", "bfloat16"]
 
@@ -55,7 +55,7 @@ def faster_precision(
     if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
         return "float32"
     batch = images[:IMAGES].contiguous(memory_format=torch.channels_last)
-    model = quick(build().to(memory_format=torch.channels_last)).train()
+    model = cpu_network(build().to(memory_format=torch.channels_last)).train()
     taken: dict[Precision, list[float]] = {"float32": [], "bfloat16": []}
     with _one_thread():
         for step in range(STEPS):
@@ -77,7 +77,8 @@ def _step_s(model: nn.Module, batch: Tensor, precision: Precision) -> float:
     with autocast(batch.device, precision):
         output = model(batch)
     loss = output.float().logsumexp(1).mean()
-    loss.backward()
+    with backward_pass(model):
+        loss.backward()
     loss.item()
     return time.perf_counter() - begun
 

@@ -37,12 +37,13 @@ class Pointwise(nn.Conv2d):
     def forward(
         self, maps: Float[Tensor, "batch in_channels height width"]
     ) -> Float[Tensor, "batch channels out_height out_width"]:
-        # Sliced with the channels last: autograd then makes the gradient in channels_last memory too.
-        pixels = maps.permute(0, 2, 3, 1)[:, :: self.stride[0], :: self.stride[1]]
-        if self.groups == 1 and pixels.shape[1] * pixels.shape[2] <= SMALL_MAP:
-            return functional.linear(pixels, self.weight.flatten(1), self.bias).permute(0, 3, 1, 2)
-        taken = pixels.contiguous().permute(0, 3, 1, 2)
-        return functional.conv2d(taken, self.weight, self.bias, groups=self.groups)
+        if max(self.stride) > 1:
+            # Sliced with the channels last: autograd then makes the gradient in channels_last memory too.
+            pixels = maps.permute(0, 2, 3, 1)[:, :: self.stride[0], :: self.stride[1]]
+            maps = pixels.contiguous().permute(0, 3, 1, 2)
+        if self.groups > 1 or maps.shape[2] * maps.shape[3] > SMALL_MAP:
+            return functional.conv2d(maps, self.weight, self.bias, groups=self.groups)
+        return functional.linear(maps.permute(0, 2, 3, 1), self.weight.flatten(1), self.bias).permute(0, 3, 1, 2)
 
 
 class Depthwise(nn.Conv2d):
@@ -60,8 +61,15 @@ class Depthwise(nn.Conv2d):
 class SafeGradients(TorchDispatchMode):
     """Within it, gradients of strided 1x1 convolutions are computed from the pixels that the stride leaves."""
 
+    supports_higher_order_operators = True
+
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """With torch's own answer, the first backward pass imports the compiler, which takes a second."""
+        return False
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -84,11 +92,18 @@ def cpu_network(model: nn.Module) -> nn.Module:
     if not any(_kind(module) for module in model.modules()) or any(it.device.type != "cpu" for it in held):
         return model
     twin = copy.deepcopy(model, {id(tensor): tensor for tensor in held})
-    for module in twin.modules():
-        # A change of class keeps all else: hooks, and attributes that the code around a module may read.
+    replace_convolutions(twin)
+    return twin.train()
+
+
+def replace_convolutions(network: nn.Module) -> None:
+    """Change the classes of a network's convolutions, in place, to those that compute them in another way.
+
+    All else of a module stays: its tensors, its hooks, and the attributes that the code around it may read.
+    """
+    for module in network.modules():
         if kind := _kind(module):
             module.__class__ = kind
-    return twin.train()
 
 
 def backward_pass(network: nn.Module) -> contextlib.AbstractContextManager[Any]:

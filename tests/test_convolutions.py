@@ -1,16 +1,106 @@
 """The twin that a network is trained through: the same function of the same parameters, by other operators."""
 
+import contextlib
 import copy
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.utils.parametrizations import weight_norm
+from torch.utils._python_dispatch import TorchDispatchMode
+from torchvision.models import mobilenet_v3_small, resnet18
+from toy_runs import recipe, toy
 
-from autodistill.models import build
-from autodistill.trainer.convolutions import Depthwise, Pointwise, quick
+from autodistill.models import MODELS, build
+from autodistill.trainer import train
+from autodistill.trainer.convolutions import Depthwise, Pointwise, SafeGradients, backward_pass, cpu_network
+from autodistill.trainer.precision import faster_precision
 
 NAMES = ["mobilenetv2:0.25", "resnet8:0.5", "vgg8:0.25", "resnet50:0.25", "wrn_16_2:0.25"]
+
+
+class Functional(nn.Module):
+    """Convolves by a function."""
+
+    def __init__(self, convolution: nn.Conv2d) -> None:
+        super().__init__()
+        self.convolution = convolution
+
+    def forward(self, maps: Tensor) -> Tensor:
+        held = self.convolution
+        return functional.conv2d(maps, held.weight, held.bias, held.stride, groups=held.groups)
+
+
+class Direct(Functional):
+    """Convolves by the operator itself."""
+
+    def forward(self, maps: Tensor) -> Tensor:
+        held = self.convolution
+        return torch.ops.aten.convolution(
+            maps, held.weight, held.bias, [held.stride[0]], [0], [1], False, [0], held.groups
+        )
+
+
+class Late(nn.Module):
+    """Makes its convolution in its first forward pass."""
+
+    def forward(self, maps: Tensor) -> Tensor:
+        if not hasattr(self, "convolution"):
+            self.convolution = strided().to(maps.dtype)
+        return self.convolution(maps)
+
+
+class Standardised(nn.Conv2d):
+    """A convolution with a standardised weight (Qiao et al. 2019, arXiv:1903.10520)."""
+
+    def forward(self, maps: Tensor) -> Tensor:
+        weight = (self.weight - self.weight.mean()) / self.weight.std()
+        return functional.conv2d(maps, weight, self.bias, self.stride)
+
+
+class Watching(TorchDispatchMode):
+    """Notes the strided 1x1 convolutions whose gradients are computed as such."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen, self.others = 0, 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func is torch.ops.aten.convolution_backward.default:
+            plain = max(args[2].shape[2:]) == 1 and max(args[4]) > 1
+            self.seen, self.others = self.seen + plain, self.others + (not plain)
+        return func(*args, **(kwargs or {}))
+
+
+def strided() -> nn.Conv2d:
+    return nn.Conv2d(4, 8, 1, stride=2)
+
+
+def patched() -> nn.Module:
+    convolution = strided()
+    convolution.forward = Functional(strided().double()).forward
+    return nn.Sequential(convolution)
+
+
+def hooked() -> nn.Module:
+    network = nn.Sequential(nn.Identity())
+    network[0].register_forward_hook(lambda module, args, output: made(output))
+    made = Functional(strided().double())
+    return network
+
+
+OTHER_WAYS = {
+    "function": lambda: Functional(strided()),
+    "operator": lambda: Direct(strided()),
+    "made in the forward pass": Late,
+    "subclass": lambda: nn.Sequential(Standardised(4, 8, 1, stride=2)),
+    "parametrised": lambda: nn.Sequential(weight_norm(strided())),
+    "padded by reflection": lambda: nn.Sequential(nn.Conv2d(4, 8, 1, 2, 1, padding_mode="reflect")),
+    "patched": patched,
+    "hook": hooked,
+    "traced by fx": lambda: torch.fx.symbolic_trace(Functional(strided())),
+}
 
 
 def gradients(model: nn.Module, images: Tensor) -> list[Tensor]:
@@ -19,7 +109,7 @@ def gradients(model: nn.Module, images: Tensor) -> list[Tensor]:
 
 
 def replaced(model: nn.Module) -> list[nn.Module]:
-    return [module for module in quick(model).modules() if isinstance(module, Pointwise | Depthwise)]
+    return [module for module in cpu_network(model).modules() if isinstance(module, Pointwise | Depthwise)]
 
 
 @pytest.mark.parametrize("size", [8, 14, 32])
@@ -30,7 +120,7 @@ def test_logits_gradients_and_statistics_are_those_of_the_network_itself(name: s
     trained = copy.deepcopy(plain)
     images = torch.randn(6, 3, size, size, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     images = images.contiguous(memory_format=torch.channels_last)
-    gradients(quick(trained), images)
+    gradients(cpu_network(trained), images)
     for expected, found in zip(gradients(plain, images), trained.parameters(), strict=True):
         assert torch.allclose(found.grad, expected, rtol=1e-7, atol=1e-9)
     for (key, expected), found in zip(plain.state_dict().items(), trained.state_dict().values(), strict=True):
@@ -40,14 +130,14 @@ def test_logits_gradients_and_statistics_are_those_of_the_network_itself(name: s
 def test_the_networks_own_tensors_are_trained_and_nothing_of_it_is_replaced() -> None:
     model = build("mobilenetv2:0.25", num_classes=7, in_channels=1, image_size=8, seed=0)
     kinds, keys = [type(module) for module in model.modules()], list(model.state_dict())
-    twin = quick(model)
+    twin = cpu_network(model)
     shared = {id(tensor) for tensor in (*twin.parameters(), *twin.buffers())}
     assert shared == {id(tensor) for tensor in (*model.parameters(), *model.buffers())}
     assert [type(module) for module in model.modules()] == kinds
     assert list(twin.state_dict()) == keys
 
 
-def test_a_mobilenet_has_all_but_its_stem_and_strided_convolutions_replaced() -> None:
+def test_a_mobilenet_has_all_but_its_stem_and_strided_depthwise_convolutions_replaced() -> None:
     model = build("mobilenetv2:0.25", num_classes=7, in_channels=1, image_size=32, seed=0)
     strided = sum(isinstance(it, nn.Conv2d) and it.stride != (1, 1) for it in model.modules())
     kinds = [type(module) for module in replaced(model)]
@@ -58,7 +148,6 @@ def test_a_mobilenet_has_all_but_its_stem_and_strided_convolutions_replaced() ->
 @pytest.mark.parametrize(
     "convolution",
     [
-        nn.Conv2d(4, 4, 1, stride=2),
         nn.Conv2d(4, 4, 1, padding=1),
         nn.Conv2d(4, 4, 1, groups=2),
         nn.Conv2d(4, 4, 3, padding=1, groups=2),
@@ -71,8 +160,10 @@ def test_a_mobilenet_has_all_but_its_stem_and_strided_convolutions_replaced() ->
     ],
     ids=str,
 )
-def test_any_other_convolution_stays(convolution: nn.Conv2d) -> None:
-    assert not replaced(nn.Sequential(convolution))
+def test_any_other_convolution_stays_and_is_safe(convolution: nn.Conv2d) -> None:
+    network = nn.Sequential(convolution)
+    assert not replaced(network)
+    assert not isinstance(backward_pass(network), SafeGradients)
 
 
 @pytest.mark.parametrize("side", [1, 2, 3, 5])
@@ -84,9 +175,147 @@ def test_each_replacement_computes_what_torch_does_on_maps_of_any_size(*, side: 
         assert torch.allclose(replacement(maps), convolution(maps))
 
 
+STRIDES = [1, 2, 3, (1, 2), (3, 1)]
+SIDES = [(1, 1), (2, 2), (5, 5), (8, 8), (9, 12), (16, 7)]
+
+
+@pytest.mark.parametrize("memory", [torch.channels_last, torch.contiguous_format], ids=str)
+@pytest.mark.parametrize("sides", SIDES, ids=str)
+@pytest.mark.parametrize("stride", STRIDES, ids=str)
+@pytest.mark.parametrize(("channels", "groups"), [((1, 3), 1), ((5, 8), 1), ((20, 17), 1), ((6, 4), 2), ((8, 8), 8)])
+def test_a_pointwise_convolution_is_a_sum_over_channels(
+    channels: tuple[int, int],
+    groups: int,
+    stride: int | tuple[int, int],
+    sides: tuple[int, int],
+    memory: torch.memory_format,
+) -> None:
+    """The replacement, and the plain operator with its gradients intercepted, against sums written out in float64."""
+    generator = torch.Generator().manual_seed(0)
+    maps = torch.randn(3, channels[0], *sides, generator=generator)
+    convolution = nn.Conv2d(*channels, 1, stride=stride, groups=groups)
+    down, right = convolution.stride
+    grown = maps.double()[:, :, ::down, ::right].unflatten(1, (groups, -1)).requires_grad_()
+    weight, bias = (it.detach().double().requires_grad_() for it in (convolution.weight, convolution.bias))
+    sums = torch.einsum("bgihw,goi->bgohw", grown, weight.view(groups, -1, channels[0] // groups)).flatten(1, 2)
+    expected = sums + bias[:, None, None]
+    gradient = torch.randn(expected.shape, generator=generator)
+    expected.backward(gradient.double())
+    of_maps = torch.zeros_like(maps, dtype=torch.float64)
+    of_maps[:, :, ::down, ::right] = grown.grad.flatten(1, 2)
+    for network in (cpu_network(nn.Sequential(convolution)), Functional(convolution)):
+        convolution.zero_grad()
+        inputs = maps.detach().contiguous(memory_format=memory).requires_grad_()
+        output = network(inputs)
+        with backward_pass(network):
+            output.backward(gradient)
+        assert output.shape == gradient.shape
+        found = (output, inputs.grad, convolution.weight.grad, convolution.bias.grad)
+        for one, two in zip(found, (expected, of_maps, weight.grad, bias.grad), strict=True):
+            torch.testing.assert_close(one.double(), two.view(one.shape), rtol=1e-4, atol=1e-4)
+
+
 def test_where_there_is_no_gain_a_network_is_trained_as_it_is() -> None:
     with torch.device("meta"):
         elsewhere = build("mobilenetv2:0.25", num_classes=7, in_channels=1, image_size=8, seed=0)
-    assert quick(elsewhere) is elsewhere
+    assert cpu_network(elsewhere) is elsewhere
     without = build("vgg8:0.25", num_classes=7, in_channels=1, image_size=8, seed=0)
-    assert quick(without) is without
+    assert cpu_network(without) is without
+
+
+@pytest.mark.parametrize("way", OTHER_WAYS)
+def test_gradients_of_a_network_that_convolves_in_another_way_are_intercepted(way: str) -> None:
+    network = OTHER_WAYS[way]().double().to(memory_format=torch.channels_last)
+    inputs = torch.randn(2, 4, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    found = []
+    trained = cpu_network(network)
+    for context in (contextlib.nullcontext(), backward_pass(trained)):
+        network.zero_grad()
+        maps = inputs.contiguous(memory_format=torch.channels_last).requires_grad_()
+        loss = trained(maps).square().sum()
+        with Watching() as watching, context:
+            loss.backward()
+        found.append((watching.seen, watching.others))
+        held = [maps, *network.parameters()]
+        found.append([it.grad.clone() for it in held if it.grad is not None])
+    assert found[0] == (1, 0), "without the context the plain operator is called"
+    assert found[2] == (0, 1)
+    for plain, intercepted in zip(found[1], found[3], strict=True):
+        torch.testing.assert_close(plain, intercepted)
+
+
+def test_interception_leaves_alone_what_no_kernel_for_1x1_convolutions_computes() -> None:
+    maps = torch.randn(2, 4, 8, 8, requires_grad=True)
+    weight = torch.randn(4, 4, 1, 1, requires_grad=True)
+    for output in (
+        functional.conv2d(maps, weight, stride=2, padding=1),
+        functional.conv_transpose2d(maps, weight, stride=2),
+    ):
+        plain = torch.autograd.grad(output.square().sum(), (maps, weight), retain_graph=True)
+        with Watching() as watching, SafeGradients():
+            intercepted = torch.autograd.grad(output.square().sum(), (maps, weight))
+        assert watching.seen == 1
+        assert all(map(torch.equal, plain, intercepted))
+
+
+@pytest.mark.parametrize("dimensions", [1, 3])
+def test_gradients_along_any_number_of_axes_are_intercepted(dimensions: int) -> None:
+    convolve = {1: functional.conv1d, 3: functional.conv3d}[dimensions]
+    maps = torch.randn(2, 4, *[6] * dimensions, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(3, 4, *[1] * dimensions, dtype=torch.float64, requires_grad=True)
+    loss = convolve(maps, weight, stride=2).square().sum()
+    plain = torch.autograd.grad(loss, (maps, weight), retain_graph=True)
+    with Watching() as watching, SafeGradients():
+        intercepted = torch.autograd.grad(loss, (maps, weight))
+    assert watching.seen == 0
+    for one, two in zip(plain, intercepted, strict=True):
+        torch.testing.assert_close(one, two)
+
+
+class Student(nn.Sequential):
+    """Convolves by a function, in the midst of a network."""
+
+    def __init__(self) -> None:
+        head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4)]
+        super().__init__(nn.Conv2d(1, 4, 3, padding=1), Functional(strided()), *head)
+
+
+@pytest.mark.parametrize("micro_batches", [1, 2])
+def test_a_run_never_calls_for_the_faulty_kernel(micro_batches: int) -> None:
+    with Watching() as watching:
+        list(train(Student(), toy(), recipe()._replace(micro_batches=micro_batches)))
+    assert watching.seen == 0
+    assert watching.others > 0
+
+
+def test_trying_number_formats_never_calls_for_the_faulty_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: True)
+    with Watching() as watching:
+        faster_precision(Student, torch.randn(4, 1, 8, 8))
+    assert watching.seen == 0
+    assert watching.others > 0
+
+
+def test_known_networks_have_nothing_to_intercept() -> None:
+    networks = [build(f"{name}:0.125", num_classes=2, in_channels=1, image_size=32, seed=0) for name in MODELS]
+    for network in (*networks, resnet18(), mobilenet_v3_small()):
+        assert not isinstance(backward_pass(cpu_network(network)), SafeGradients)
+        loss = cpu_network(network)(torch.randn(2, 1 if network in networks else 3, 32, 32)).square().sum()
+        with Watching() as watching:
+            loss.backward()
+        assert watching.seen == 0
+
+
+def test_nothing_is_intercepted_on_other_devices() -> None:
+    assert not isinstance(backward_pass(Student().to("meta")), SafeGradients)
+
+
+def test_a_replacement_keeps_hooks_and_is_made_under_every_name() -> None:
+    shared, calls = strided(), []
+    shared.register_forward_hook(lambda *_: calls.append(1))
+    network = nn.ModuleDict({"one": shared, "two": shared})
+    twin = cpu_network(network)
+    assert type(twin["one"]) is type(twin["two"]) is Pointwise
+    twin["two"](torch.randn(1, 4, 4, 4))
+    assert calls == [1]
+    assert twin["two"].stride == (2, 2)

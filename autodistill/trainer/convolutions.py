@@ -1,40 +1,53 @@
-"""Convolutions of small maps, slow on a CPU, by operators that give the same but for rounding."""
+"""Training on a CPU: convolutions that oneDNN computes wrongly or slowly are computed in another way.
 
+oneDNN's weight gradient of a 1x1 convolution with a stride writes past its workspace
+(https://github.com/uxlfoundation/oneDNN/issues/6035): the process crashes or hangs, or the gradient is wrong and
+nothing says so. In torch 2.14 this happens in channels_last memory, without padding and groups, where the stride
+divides the sides of the map and the input channels are fewer than a SIMD block (8 with AVX2; 16 with AVX-512, from
+56 pixels a side on), in float32 and bfloat16. `tests/bench/kernels.py` shows the state of the installed torch.
+
+Subsampling the map first and convolving with stride 1 is the same function. `cpu_network` does that for every
+`nn.Conv2d` of a network. A network may convolve in other ways too: by subclasses, by `functional.conv2d`, by scripted
+modules. Its backward pass runs within `backward_pass`, which intercepts the operator itself.
+"""
+
+import contextlib
 import copy
+from typing import Any
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils._python_dispatch import TorchDispatchMode
 
 SMALL_MAP = 16
-"""Pixels. Up to here a matrix product is faster than a 1x1 convolution (2x2: 1.2 to 9 times, 4x4: 1.3 to 3.5;
-forward, 64 images, one thread with AVX-512); on larger maps it is now faster, now slower."""
+"""Pixels. Up to this size a matrix product is faster than a 1x1 convolution (2x2: 1.2 to 9 times, 4x4: 1.3 to 3.5;
+forward, 64 images, one thread with AVX-512); on larger maps either may be faster."""
 SMALLEST_MAP = 2
-"""Pixels along a side. On such maps oneDNN takes the weights' gradient of a depthwise convolution by a kernel that is
-not made for it, 3 to 9 times slower than with the padding written out."""
+"""Pixels along a side. On such maps oneDNN computes the weight gradient of a depthwise convolution 3 to 9 times
+slower than with the padding written out."""
+MODULE_PACKAGES = ("torch.nn.", "torchvision.models.", "torchvision.ops.", "autodistill.models.")
+"""Their modules convolve through `nn.Conv2d` only, never by a function."""
 
 
-class Pointwise(nn.Module):
-    """A 1x1 convolution, computed as a matrix product where the map is small."""
-
-    def __init__(self, convolution: nn.Conv2d) -> None:
-        super().__init__()
-        self.weight, self.bias = convolution.weight, convolution.bias
+class Pointwise(nn.Conv2d):
+    """A 1x1 convolution of the pixels that the stride leaves; a matrix product where these are few."""
 
     def forward(
         self, maps: Float[Tensor, "batch in_channels height width"]
-    ) -> Float[Tensor, "batch channels height width"]:
-        if maps.shape[2] * maps.shape[3] > SMALL_MAP:
-            return functional.conv2d(maps, self.weight, self.bias)
+    ) -> Float[Tensor, "batch channels out_height out_width"]:
+        if max(self.stride) > 1:
+            # Sliced with the channels last: autograd then makes the gradient in channels_last memory too.
+            pixels = maps.permute(0, 2, 3, 1)[:, :: self.stride[0], :: self.stride[1]]
+            maps = pixels.contiguous().permute(0, 3, 1, 2)
+        if self.groups > 1 or maps.shape[2] * maps.shape[3] > SMALL_MAP:
+            return functional.conv2d(maps, self.weight, self.bias, groups=self.groups)
         return functional.linear(maps.permute(0, 2, 3, 1), self.weight.flatten(1), self.bias).permute(0, 3, 1, 2)
 
 
-class Depthwise(nn.Module):
+class Depthwise(nn.Conv2d):
     """A depthwise 3x3 convolution of stride 1, its padding written out where the map is smallest."""
-
-    def __init__(self, convolution: nn.Conv2d) -> None:
-        super().__init__()
-        self.weight, self.bias = convolution.weight, convolution.bias
 
     def forward(
         self, maps: Float[Tensor, "batch channels height width"]
@@ -42,26 +55,123 @@ class Depthwise(nn.Module):
         padding = 1
         if max(maps.shape[2:]) <= SMALLEST_MAP:
             maps, padding = functional.pad(maps, (1, 1, 1, 1)), 0
-        return functional.conv2d(maps, self.weight, self.bias, padding=padding, groups=len(self.weight))
+        return functional.conv2d(maps, self.weight, self.bias, padding=padding, groups=self.groups)
 
 
-def quick(model: nn.Module) -> nn.Module:
-    """What to train a network through: a twin of its parameters and buffers, or itself where that is no gain."""
+class SafeGradients(TorchDispatchMode):
+    """Within it, gradients of strided 1x1 convolutions are computed from the pixels that the stride leaves."""
+
+    supports_higher_order_operators = True
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """With torch's own answer, the first backward pass imports the compiler, which takes a second."""
+        return False
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func is torch.ops.aten.convolution_backward.default:
+            _, _, weight, _, stride, padding, _, transposed, *_ = args
+            if max(weight.shape[2:]) == 1 and max(stride) > 1 and not (any(padding) or transposed):
+                return _subsampled_gradients(*args)
+        return func(*args, **(kwargs or {}))
+
+
+def cpu_network(model: nn.Module) -> nn.Module:
+    """Return the network to train `model` through on a CPU.
+
+    The result computes the same function of the same parameters and buffers, which it shares with `model`. Some of
+    its convolutions are computed in another way. It is `model` itself on another device, and where no convolution
+    needs it.
+    """
     held = [*model.parameters(), *model.buffers()]
-    replacements = {name: found for name, module in model.named_modules() if name and (found := _replacement(module))}
-    if not replacements or any(tensor.device.type != "cpu" for tensor in held):
+    if not any(_kind(module) for module in model.modules()) or any(it.device.type != "cpu" for it in held):
         return model
     twin = copy.deepcopy(model, {id(tensor): tensor for tensor in held})
-    for name, replacement in replacements.items():
-        twin.set_submodule(name, replacement)
+    replace_convolutions(twin)
     return twin.train()
 
 
-def _replacement(module: nn.Module) -> nn.Module | None:
-    if type(module) is not nn.Conv2d or module.padding_mode != "zeros" or module.stride != (1, 1):
+def replace_convolutions(network: nn.Module) -> None:
+    """Change the classes of a network's convolutions, in place, to those that compute them in another way.
+
+    All else of a module stays: its tensors, its hooks, and the attributes that the code around it may read.
+    """
+    for module in network.modules():
+        if kind := _kind(module):
+            module.__class__ = kind
+
+
+def backward_pass(network: nn.Module) -> contextlib.AbstractContextManager[Any]:
+    """Return the context for the backward passes of a network that `cpu_network` returned.
+
+    The context may be entered any number of times. `SafeGradients` costs some microseconds per operator of the
+    backward pass. On other devices the context does nothing, nor for a network of known modules, which has no strided
+    1x1 convolution left.
+    """
+    elsewhere = any(it.device.type != "cpu" for it in network.parameters())
+    return contextlib.nullcontext() if elsewhere or all(map(_is_safe, network.modules())) else SafeGradients()
+
+
+def _kind(module: nn.Module) -> type[nn.Conv2d] | None:
+    """The class that computes a module in another way, if there is to be one."""
+    if type(module) is not nn.Conv2d or "forward" in vars(module):
         return None
-    if module.kernel_size == (1, 1) and module.groups == 1 and module.padding == (0, 0):
-        return Pointwise(module)
-    depthwise = module.groups == module.in_channels == module.out_channels
+    strided = max(module.stride) > 1
+    # With padding, oneDNN takes none of its kernels for 1x1 convolutions.
+    unpadded = module.padding in ((0, 0), "valid")
+    if module.kernel_size == (1, 1) and unpadded and (strided or module.groups == 1):
+        return Pointwise
+    depthwise = module.groups == module.in_channels == module.out_channels and not strided
     same = module.kernel_size == (3, 3) and module.padding == module.dilation == (1, 1)
-    return Depthwise(module) if depthwise and same else None
+    return Depthwise if depthwise and same and module.padding_mode == "zeros" else None
+
+
+def _is_safe(module: nn.Module) -> bool:
+    """Whether a module is known to call no strided 1x1 convolution itself."""
+    if type(module) in (Pointwise, Depthwise):
+        return True
+    if isinstance(module, nn.Conv2d) and max(module.kernel_size) == 1 and max(module.stride) > 1:
+        return False
+    hooked = module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module)
+    return type(module).__module__.startswith(MODULE_PACKAGES) and not hooked
+
+
+def _subsampled_gradients(  # noqa: PLR0913
+    gradient: Tensor,
+    maps: Tensor,
+    weight: Tensor,
+    bias_sizes: list[int] | None,
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+    transposed: bool,
+    output_padding: list[int],
+    groups: int,
+    wanted: list[bool],
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """Compute what `aten.convolution_backward` does, for a 1x1 convolution without padding."""
+    steps = stride if len(stride) > 1 else stride * (maps.dim() - 2)
+    pixels: tuple[slice, ...] = (slice(None), slice(None), *(slice(None, None, step) for step in steps))
+    at_pixels, of_weight, of_bias = torch.ops.aten.convolution_backward(
+        gradient,
+        maps[pixels],
+        weight,
+        bias_sizes,
+        [1] * len(stride),
+        padding,
+        dilation,
+        transposed,
+        output_padding,
+        groups,
+        wanted,
+    )
+    if not wanted[0]:
+        return None, of_weight, of_bias
+    of_maps = torch.zeros_like(maps)
+    of_maps[pixels] = at_pixels
+    return of_maps, of_weight, of_bias

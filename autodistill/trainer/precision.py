@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from autodistill.trainer.convolutions import quick
+from autodistill.trainer.convolutions import backward_pass, cpu_network
 
 Precision = Literal["auto", "float32", "bfloat16"]
 
@@ -59,7 +59,7 @@ def faster_precision(
         return "float32"
     count = max(FEWEST, min(IMAGES, PIXELS // (images.shape[2] * images.shape[3])))
     batch = images[:count].contiguous(memory_format=torch.channels_last)
-    model = quick(build().to(memory_format=torch.channels_last)).train()
+    model = cpu_network(build().to(memory_format=torch.channels_last)).train()
     taken: dict[Precision, list[float]] = {"float32": [], "bfloat16": []}
     with _one_thread():
         for step in range(STEPS):
@@ -82,7 +82,8 @@ def _step_s(model: nn.Module, batch: Tensor, precision: Precision) -> float:
     with autocast(batch.device, precision):
         output = model(batch)
     loss = output.float().logsumexp(1).mean()
-    loss.backward()
+    with backward_pass(model):
+        loss.backward()
     loss.item()
     return time.perf_counter() - begun
 

@@ -15,7 +15,7 @@ from autodistill.data import Data, normalise
 from autodistill.losses import LOSSES, hard_loss
 from autodistill.store import seed_from
 from autodistill.trainer.checkpoints import Recipe, State
-from autodistill.trainer.convolutions import quick
+from autodistill.trainer.convolutions import backward_pass, cpu_network
 from autodistill.trainer.precision import Precision, autocast
 from autodistill.trainer.supervision import Supervision, Taught
 from autodistill.views import draw, take_drawn
@@ -44,7 +44,8 @@ class Step:
     def __init__(self, state: State, data: Data, recipe: Recipe, supervision: Supervision | None) -> None:
         self.data, self.recipe, self.supervision = data, recipe, supervision
         self.model, self.optimiser = state.model, state.optimiser
-        self.network = quick(state.model)
+        self.network = cpu_network(state.model)
+        self._backward_pass = backward_pass(self.network)
         self.forward: Callable[[Tensor], Tensor] = self.network
         live = dict(state.model.state_dict(keep_vars=True))
         self._current, self._average = [live[key].detach() for key in state.average], list(state.average.values())
@@ -84,12 +85,14 @@ class Step:
         parts = batch.chunk(self.recipe.micro_batches)
         if len(parts) == 1:
             loss = self._losses(batch, inputs)
-            loss[0].backward()
+            with self._backward_pass:
+                loss[0].backward()
             return loss.detach()
         total = torch.zeros_like(self.sums)
         for part in parts:
             loss = self._losses(part, inputs) * (len(part) / len(batch))
-            loss[0].backward()
+            with self._backward_pass:
+                loss[0].backward()
             total += loss.detach()
         return total
 

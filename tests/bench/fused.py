@@ -68,13 +68,16 @@ def _convolution(one: nn.Conv2d, parts: Sequence[nn.Module]) -> nn.Conv2d:
         count * one.groups,
         one.bias is not None,
         device=one.weight.device,
+        dtype=one.weight.dtype,
     )
     _fill(wide, parts)
     return wide
 
 
 def _norm(one: nn.BatchNorm2d, parts: Sequence[nn.Module]) -> nn.BatchNorm2d:
-    wide = nn.BatchNorm2d(len(parts) * one.num_features, one.eps, one.momentum, device=one.weight.device)
+    wide = nn.BatchNorm2d(
+        len(parts) * one.num_features, one.eps, one.momentum, device=one.weight.device, dtype=one.weight.dtype
+    )
     _fill(wide, parts)
     return wide
 
@@ -146,7 +149,7 @@ class Fused(Step):
         self._inputs: Reads | None = None
 
     def _vector(self, numbers: Sequence[float]) -> Tensor:
-        return torch.tensor(numbers, dtype=torch.float32).to(self.device)
+        return torch.tensor(numbers, dtype=self._flat.dtype).to(self.device)
 
     def _flatten(self) -> None:
         """Lay all parameters into one vector: an update is then a few kernels, each student at its own rate."""
@@ -171,7 +174,7 @@ class Fused(Step):
         everything = torch.arange(len(labels), device=self.device)
         probs = torch.stack([it.taught.targets(everything, labels) for it in found if it.taught is not None])
         order, rates = torch.stack([it.order for it in found], 1), torch.stack([it.rates for it in found], 1)
-        fresh = Reads(order, rates.to(torch.float32), found[0].draws, probs)
+        fresh = Reads(order, rates.to(self._flat.dtype), found[0].draws, probs)
         if self._inputs is None:
             self._inputs = fresh
         else:

@@ -3,7 +3,6 @@
 import contextlib
 import functools
 import math
-import os
 import socket
 import time
 from collections.abc import Generator, Iterator, Sequence
@@ -15,6 +14,7 @@ from typing import cast
 from optuna.trial import TrialState
 
 from autodistill.errors import AutodistillError, StudyError
+from autodistill.machine import usable_cores
 from autodistill.queue.board import Board, Entry, open_board
 from autodistill.queue.lease import take_chair
 from autodistill.queue.messages import Message, Setup, Task
@@ -244,7 +244,7 @@ class Crew:
                 self._board.withdraw(entry)
 
     def _start(self, number: int) -> BaseProcess:
-        threads = max(1, (os.cpu_count() or 1) // max(1, self._size))
+        threads = max(1, usable_cores() // max(1, self._size))
         device = device_of(self._setup.device, number)
         hand = self._standby.take()
         with contextlib.suppress(OSError):  # it died meanwhile, and is replaced like any other

@@ -201,7 +201,7 @@ def test_a_damaged_database_is_set_aside_and_nothing_is_lost(tmp_path):
     second, _ = run(question(*FOUR), trainer, tmp_path / "study.db")
     assert second.trials == first.trials
     assert len(trainer.asked) == count
-    assert (tmp_path / "study.damaged").exists()
+    assert (tmp_path / "study.db.damaged").exists()
 
 
 def test_running_a_finished_study_again_trains_nothing(tmp_path):

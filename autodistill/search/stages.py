@@ -8,12 +8,12 @@ import optuna
 import sqlalchemy
 
 from autodistill.errors import ConfigError
-from autodistill.records import Event, PhaseStarted, TrialRecord
-from autodistill.search.asking import open_study, unwritable
+from autodistill.records import Event, Note, PhaseStarted, TrialRecord
 from autodistill.search.auditing import audit
 from autodistill.search.confirming import confirm, look_again
 from autodistill.search.controlling import controls
 from autodistill.search.failures import every_run_failed
+from autodistill.search.opening import open_study, unwritable
 from autodistill.search.order import Order
 from autodistill.search.outcome import Desk, Outcome, Runner, drive, score
 from autodistill.search.plan import PROTECTED_PRIORS, wave_size
@@ -48,8 +48,10 @@ def search(
         StudyError: every run of the first stage failed.
         StoreError: the database cannot be reached or written.
     """
-    study = open_study(question, database)
+    notes: list[str] = []
+    study = open_study(question, database, say=notes.append)
     try:
+        yield from (Note(text=note, warning=True) for note in notes)
         desk = Desk(question, outcome, study, run, [], hold)
         promoted = yield from _baselines_and_priors(desk, folder=folder)
         yield from stream(desk, promoted, Order(order)) if question.plan.asynchronous else _waves(desk, promoted)

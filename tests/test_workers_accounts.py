@@ -5,8 +5,10 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from deadly import dying
@@ -28,7 +30,10 @@ from autodistill.records import Note, TrialParams
 from autodistill.store import RunFolder, read_result
 from autodistill.workers import Pool, deaths
 from autodistill.workers.deaths import Death, account, cause, way_out
+from autodistill.workers.joining import leave_on_signals
+from autodistill.workers.memory import keep_freed_memory
 from autodistill.workers.output import LONGEST_LINE, MOST_LINES, WorkerOutput, harmless, last_lines
+from autodistill.workers.standby import uninterrupted
 
 posix = pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
 TOLD = {
@@ -224,3 +229,17 @@ def test_without_a_place_for_files_a_worker_keeps_the_stderr_of_its_parent(monke
     code = "import os; from autodistill.workers.output import redirect_stderr as go; go(''); os.write(2, b'k')"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (found.returncode, found.stderr) == (0, "k")
+
+
+def test_a_system_without_posix_signals_starts_workers_all_the_same(monkeypatch):
+    """Windows has neither SIGUSR1 nor signal masks, and `None` names no library there."""
+    told: list[int] = []
+    monkeypatch.delattr(signal, "SIGUSR1", raising=False)
+    monkeypatch.delattr(signal, "pthread_sigmask", raising=False)
+    monkeypatch.setattr(signal, "signal", lambda number, _: told.append(number))
+    leave_on_signals(threading.Event())
+    assert told == [signal.SIGTERM]
+    with uninterrupted():
+        pass
+    monkeypatch.setattr("autodistill.workers.memory.os", SimpleNamespace(name="nt"))
+    assert not keep_freed_memory()

@@ -6,7 +6,7 @@ from pathlib import Path
 from torch import nn
 
 from autodistill.data import Data
-from autodistill.errors import ConfigError, TeacherError
+from autodistill.errors import ConfigError, StudyError, TeacherError, TrialError
 from autodistill.models import build, parse_name
 from autodistill.records import TaskProgress
 from autodistill.space import Space
@@ -52,10 +52,10 @@ def file_uri(uri: str, *, root: Path, data: Data, space: Space) -> str:
 def train_teacher(
     uri: str, *, root: Path, data: Data, space: Space, execution: Execution = EAGER
 ) -> Iterator[TaskProgress]:
-    """Train one ladder teacher unless it is kept already; whoever comes second waits and finds it.
+    """Train a ladder teacher unless it is kept already; a second process waits for the first, and finds the teacher.
 
     Raises:
-        TrialError: its loss is not finite.
+        StudyError: its loss became nan or infinite.
         StoreError: the cache folder cannot be written.
     """
     architecture = uri.removeprefix(SCHEME)
@@ -76,8 +76,15 @@ def train_teacher(
         model = network(architecture, data, seed=seed).to(data.train.images.device)
         checkpoint = path.with_suffix(".checkpoint")
         recipe = Recipe(spec, view, epochs, epochs, seed)
-        for record in train(model, data, recipe, checkpoint=checkpoint, execution=execution):
-            yield TaskProgress(task=f"teacher {architecture}", done=record.epoch, total=epochs)
+        try:
+            for record in train(model, data, recipe, checkpoint=checkpoint, execution=execution):
+                yield TaskProgress(task=f"teacher {architecture}", done=record.epoch, total=epochs)
+        except TrialError as error:
+            raise StudyError(
+                f"{uri}: training this teacher failed: {error.message}",
+                f"lower ladder.lr, which is {spec.lr:g}: --set ladder.lr={min(0.05, spec.lr / 10):g}; "
+                "or name trained teachers with --teacher",
+            ) from error
         save(path, model, architecture=architecture, data=data)
         checkpoint.unlink(missing_ok=True)
 

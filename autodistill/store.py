@@ -1,6 +1,7 @@
 """The run folder: paths, one owner at a time, writes that are whole or not there, hashes."""
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -18,6 +19,8 @@ from autodistill.records import RunEnded, RunRequest, TrialRecord, to_json
 
 _SHOWN = 12
 """Differences between two studies that an error lists."""
+_FULL = (errno.ENOSPC, errno.EFBIG, errno.EIO, errno.EDQUOT)
+"""Errors of a disk without space, a file over the limit, and a failing disk."""
 _PLACES = "studies lie in ./runs, teachers and logits where AUTODISTILL_CACHE says"
 
 
@@ -60,14 +63,13 @@ def writing(path: Path, *, hold: Callable[[], None] = _go_on) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
-        with temporary.open("rb") as file:
+        with temporary.open("r+b") as file:  # Windows flushes no file that is open for reading alone
             os.fsync(file.fileno())
         hold()
         temporary.replace(path)
     except OSError as error:
-        raise StoreError(
-            f"{path}: cannot be written ({error.strerror or error})", f"free space; {_PLACES}"
-        ) from error
+        way = "free space" if error.errno in _FULL else "give a writable folder"
+        raise StoreError(f"{path}: cannot be written ({error.strerror or error})", f"{way}; {_PLACES}") from error
     finally:
         # A folder that was never made has nothing to clear away.
         with contextlib.suppress(OSError):
@@ -176,6 +178,40 @@ def owned(folder: RunFolder) -> Iterator[None]:
         yield
 
 
+def demand_folder(path: Path, *, writable: bool = True) -> None:
+    """Check that a folder is there or can be made; writes nothing.
+
+    Args:
+        path: the folder.
+        writable: whether files must be made in it.
+
+    Raises:
+        StoreError: a file is in its place, or this user may not use it.
+    """
+    place = next(it for it in (path, *path.parents) if os.path.exists(it))
+    if not place.is_dir():
+        raise StoreError(f"{place}: cannot be written (a file, not a folder)", f"give a writable folder; {_PLACES}")
+    if not os.access(place, os.R_OK | os.X_OK | (os.W_OK if writable else 0)):
+        verb = "written" if os.access(place, os.R_OK | os.X_OK) else "read"
+        raise StoreError(f"{place}: cannot be {verb} (no permission)", f"give a writable folder; {_PLACES}")
+
+
+def demand_usable(folder: RunFolder) -> None:
+    """Check that a study can be kept in a folder, or gone on with there; writes nothing.
+
+    Raises:
+        StoreError: as `demand_folder`, or one of the study's files cannot be read.
+    """
+    demand_folder(folder.path)
+    files = [folder.identity, folder.record, folder.space, folder.environment, folder.lock, folder.database]
+    for path in (*files, *(folder.path / name for name in ("plan.json", "carried.json", "order.jsonl"))):
+        if os.path.exists(path) and not (path.is_file() and os.access(path, os.R_OK)):
+            what = "no permission" if path.is_file() else "a folder, not a file"
+            raise StoreError(
+                f"{path}: cannot be read ({what})", "move it away, or give this study another name with --study"
+            )
+
+
 class Depot(NamedTuple):
     """Where machines that share no folder leave files for each other."""
 
@@ -195,7 +231,11 @@ def write_result(folder: RunFolder, ended: RunEnded, *, hold: Callable[[], None]
 
 
 def read_result(folder: RunFolder, run: str) -> RunEnded | None:
-    """The kept result of a run; None where there is none, or a damaged one: the run is then trained again."""
+    """Return the kept result of a run; None where there is none, or a damaged one: the run is then trained again.
+
+    Raises:
+        StoreError: there is a file, and it cannot be read.
+    """
     path = folder.result(run)
     if not path.exists():
         return None
@@ -203,6 +243,10 @@ def read_result(folder: RunFolder, run: str) -> RunEnded | None:
         ended = RunEnded.model_validate_json(path.read_bytes())
     except ValidationError:
         return None
+    except OSError as error:
+        raise StoreError(
+            f"{path}: cannot be read ({error.strerror})", "make it readable, or remove it: the run is trained again"
+        ) from error
     return ended.model_copy(update={"reused": True}) if ended.record.run == run else None
 
 
@@ -233,7 +277,7 @@ def claim(folder: RunFolder, identity: Mapping[str, Any]) -> None:
         return
     try:
         kept = json.loads(folder.identity.read_bytes())
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         raise StoreError(
             f"{folder.identity}: damaged, so that nobody can say to which study the folder belongs",
             "give this study its own name with --study, or remove the folder",

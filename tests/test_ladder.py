@@ -13,7 +13,7 @@ from torch import Tensor
 
 from autodistill import trainer
 from autodistill.cache import LogitCache
-from autodistill.errors import TeacherError, TrialError
+from autodistill.errors import StudyError, TeacherError
 from autodistill.ladder import expand, file_uri, path_of, train_teacher
 from autodistill.records import TaskProgress
 from autodistill.space.models import Space
@@ -166,8 +166,10 @@ def test_an_interrupted_training_goes_on_and_ends_the_same(
 
 
 def test_a_loss_that_is_not_finite_keeps_nothing(tmp_path: Path) -> None:
-    with pytest.raises(TrialError):
+    with pytest.raises(StudyError, match=r"^ladder:resnet8:0\.25: training this teacher failed: .*nan") as found:
         list(training(tmp_path, ladder_space(lr=1e30)))
+    assert "ladder.lr, which is 1e+30" in found.value.hint
+    assert found.value.exit_code == 1
     assert kept(tmp_path) == []
 
 

@@ -119,7 +119,9 @@ def test_a_silent_worker_s_task_goes_on_from_its_checkpoint_and_counts_once(url,
         assert one.trained == [("r", 5), ("r", 6)]
     assert ended(messages)["r"].record.curve == tuple(epoch_of(run, n) for n in range(1, 7))
     (note,) = [it.text for it in messages if isinstance(it, Note)]
-    assert note == "lost the worker gone:1 r (no sign of life for 1.5 s): another goes on"
+    assert note == (
+        "lost the worker gone:1 that was training the run r (no teacher), another goes on: no sign of life for 1.5 s"
+    )
     for late in (lease.demand, lambda: lease.finish([to_wire(Note(text="late"))]), lease.hand_back, lease._live):
         with pytest.raises(LeaseLost):
             late()
@@ -175,11 +177,14 @@ def test_a_task_that_kills_its_worker_again_and_again_is_given_up(file, tmp_path
     monkeypatch.setattr(crew_module, "PACE", QUICK.model_copy(update={"lease_s": 0.2}))
     with Crew(0, setup(tmp_path), url=file, study="s") as crew, hands(file, "s", 6, furnish=Deadly) as many:
         (result,) = ended(crew.run([request("r")])).values()
-        with pytest.raises(StudyError, match=r"died 3 times \(no sign of life for 0\.2 s\) on CheckTask"):
+        with pytest.raises(
+            StudyError, match=r"^3 workers were lost while checking the teacher .*: no sign of life for 0\.2 s$"
+        ):
             list(crew.run([CheckTask(name="a")]))
         assert [type(one.join()) for one in many] == [MemoryError] * 6
     assert result.record.state == "failed"
-    assert result.record.error == "the worker process died 3 times (no sign of life for 0.2 s)"
+    assert "3 workers were lost while training the run " in result.record.error
+    assert result.record.error.endswith("the last one: no sign of life for 0.2 s")
     assert read_result(RunFolder(tmp_path / "runs" / "s"), "r").record == result.record
 
 

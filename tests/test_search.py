@@ -90,8 +90,15 @@ def test_failed_runs_give_their_epochs_back_and_the_study_goes_on(tmp_path):
 
 
 def test_a_study_whose_runs_all_fail_ends_with_their_reason(tmp_path):
-    with pytest.raises(StudyError, match="every run failed, the first with: the loss became nan"):
+    with pytest.raises(StudyError) as found:
         run(question(*FOUR), Trainer(fails=lambda _: True), tmp_path / "study.db")
+    assert found.value.message == (
+        "all 6 runs of the first stage failed:\n"
+        "  6 x the loss became nan: baselines/no-teacher-1000, baselines/plain-kd, trials/0000/short, "
+        "trials/0001/short, trials/0002/short, trials/0003/short"
+    )
+    assert found.value.hint.startswith("lower training.lr, which is 0.1: --set training.lr=0.01, in a new study")
+    assert found.value.exit_code == 1
 
 
 def test_a_teacher_whose_students_start_slowly_is_not_cut():
@@ -194,7 +201,7 @@ def test_a_damaged_database_is_set_aside_and_nothing_is_lost(tmp_path):
     second, _ = run(question(*FOUR), trainer, tmp_path / "study.db")
     assert second.trials == first.trials
     assert len(trainer.asked) == count
-    assert (tmp_path / "study.damaged").exists()
+    assert (tmp_path / "study.db.damaged").exists()
 
 
 def test_running_a_finished_study_again_trains_nothing(tmp_path):

@@ -21,8 +21,8 @@ from search_runs import FOUR, Trainer, question, run
 from autodistill import storage as storage_module
 from autodistill.errors import ConfigError, StoreError, StudyError
 from autodistill.search import Outcome, copy_study, search
-from autodistill.search.asking import unwritable
 from autodistill.search.keeping import KeptStudy
+from autodistill.search.opening import unwritable
 from autodistill.storage import checked, close_storage, holds_study, open_storage, patiently, redacted, scrubbed
 
 SHOWN = {

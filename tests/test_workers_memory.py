@@ -118,7 +118,9 @@ def full(*_: object, **__: object) -> None:
 
 def test_a_task_that_is_no_run_and_does_not_fit_says_so_and_names_the_way_out(place, monkeypatch):
     monkeypatch.setattr(place, "_ladder", full)
-    with pytest.raises(StudyError, match=r"out of memory on LadderTask\(uri='ladder:resnet8'\)") as caught:
+    with pytest.raises(
+        StudyError, match="out of memory while training the teacher ladder:resnet8: this worker"
+    ) as caught:
         list(place.do(LadderTask(uri="ladder:resnet8")))
     assert "--workers" in caught.value.hint
 

@@ -1,7 +1,6 @@
 """From flags to a request, and back to the command that reproduces it."""
 
 import math
-import os
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -9,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 
 from autodistill.errors import ConfigError
+from autodistill.machine import memory_bytes, usable_cores
 from autodistill.records import CostKind, StudentBudget
 from autodistill.space import shipped
 from autodistill.storage.depot import checked_depot
@@ -117,7 +117,7 @@ def _check_artifacts(url: str, *, storage: str) -> None:
 def _workers(asked: int | str, *, device: str, storage: str) -> int:
     """How many processes to start here."""
     if asked == "auto":
-        return _gpus(device) if device.startswith("cuda") else min(_cores(), _gigabytes())
+        return _gpus(device) if device.startswith("cuda") else min(usable_cores(), max(1, memory_bytes() // 2**30))
     if not str(asked).isdecimal():
         raise ConfigError(f"--workers {asked}: must be a number or auto")
     if int(asked) == 0 and not storage:
@@ -130,17 +130,6 @@ def _workers(asked: int | str, *, device: str, storage: str) -> int:
 
 def _gpus(device: str) -> int:
     return torch.cuda.device_count() if device == "cuda" else 1
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _gigabytes() -> int:
-    """Memory of the machine; where it does not say, as if there were enough."""
-    if not hasattr(os, "sysconf") or "SC_PHYS_PAGES" not in os.sysconf_names:
-        return _cores()
-    return max(1, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**30)
 
 
 def _space_for(data: str) -> str:

@@ -9,7 +9,7 @@ from autodistill.commands.requests import Family
 from autodistill.recommend.words import about, count, excess_words, quantity
 from autodistill.records import ComparisonRecord, Event, LeftOutRecord, StudentBudget, StudyRecord
 from autodistill.storage import SQLITE, redacted
-from autodistill.store import cache_root
+from autodistill.store import cache_root, demand_folder
 from autodistill.study import (
     Estimate,
     Prepared,
@@ -28,6 +28,7 @@ from autodistill.workers import StandBy
 
 def search(family: Family, *, output: str, quiet: bool) -> None:
     """Run one study for each student with a live view, render the report, print what was found."""
+    demand_folder(showing.REPORTS)
     quiet, several = quiet or output != "table", len(family.requests) > 1
     with StandBy(family.requests[0].workers) as standby:
         students, left_out = within(prepare_all(family.requests), family.limits)

@@ -1,6 +1,5 @@
 """`folder:PATH`: one folder of images per class, as torchvision's ImageFolder reads them, resident as RGB."""
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from autodistill.data.source import Source, Split
 from autodistill.errors import ConfigError, DataError
+from autodistill.machine import memory_bytes
 from autodistill.space.models import DataSpec
 
 MEMORY_SHARE = 0.5
@@ -43,11 +43,6 @@ def folder(spec: DataSpec) -> Source:
     if "test" not in splits and "val" in splits:
         splits["test"] = splits.pop("val")
     return Source(tuple(found["train"].classes), splits["train"], splits.get("val"), splits.get("test"))
-
-
-def memory_bytes() -> int:
-    """Physical memory of this machine."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def _parts(path: Path) -> dict[str, Path]:

@@ -5,7 +5,15 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from autodistill.queue.messages import LadderTask, Task
+from autodistill.queue.messages import (
+    AgreementTask,
+    CheckTask,
+    LadderTask,
+    ProfileTask,
+    Task,
+    TeacherProbeTask,
+    ViewTask,
+)
 from autodistill.records import Record, RunEnded, RunRecord, RunRequest
 
 MOST_DEATHS = 3
@@ -57,12 +65,38 @@ Source = Callable[[], Task | RunEnded | None]
 and nothing at all where no task is under way."""
 
 
+def in_words(task: Task) -> str:
+    """Return what a worker does for a task, to follow `while`."""
+    if isinstance(task, RunRequest):
+        params = task.params
+        taught = f"teacher {params.teacher}, {params.rule}" if params.teacher else "no teacher"
+        return f"training the run {task.run} ({taught})"
+    if isinstance(task, LadderTask):
+        return f"training the teacher {task.uri}"
+    if isinstance(task, CheckTask):
+        return f"checking the teacher {task.name}"
+    if isinstance(task, ProfileTask):
+        return f"profiling the teacher {task.name}"
+    if isinstance(task, ViewTask):
+        return f"computing logits of the teacher {task.name} ahead of need"
+    if isinstance(task, AgreementTask):
+        return f"comparing the teachers {', '.join(task.names)}"
+    if isinstance(task, TeacherProbeTask):
+        return f"measuring how long the teacher {task.name} takes"
+    return "measuring how long a run takes"
+
+
 def longest_first(tasks: Sequence[Task]) -> Source:
     waiting = deque(sorted(tasks, key=length, reverse=True))
     return lambda: waiting.popleft() if waiting else None
 
 
 def given_up(request: RunRequest, error: str) -> RunEnded:
-    """What is kept of a run that no worker survived."""
+    """Return the result of a run on which workers kept dying.
+
+    Args:
+        request: the run.
+        error: why the last worker died.
+    """
     record = RunRecord(**request.kept(), state="failed", error=error)
     return RunEnded(record=record, wall_s=0.0)

@@ -11,6 +11,7 @@ from autodistill.recommend.words import contrast_words, count, percent, plural, 
 from autodistill.records import FinalistRecord, SeedsToSettle, StudyRecord
 
 MOST_PAIRS = 5
+LONGEST_REASON = 120
 
 
 def sentence(record: StudyRecord, evidence: Evidence, *, verdict: str, teacher: str, tied: list[str]) -> str:
@@ -208,6 +209,11 @@ def _sampling_reason(evidence: Evidence, teacher: str) -> str:
 
 
 def _failure_reasons(record: StudyRecord, evidence: Evidence) -> Iterator[str]:
+    for teacher in record.teachers:
+        trials = [trial for trial in record.trials if trial.params.teacher == teacher.name]
+        if trials and all(trial.state == "failed" for trial in trials):
+            first = short(trials[0].reason or "no reason recorded", LONGEST_REASON)
+            yield f"Every trial of {short(teacher.name)} failed ({len(trials)}), the first one with: {first}."
     for finalist in record.finalists:
         name = short(finalist.teacher or "no teacher")
         failed = sum(run.state == "failed" for run in finalist.runs)

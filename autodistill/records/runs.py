@@ -103,10 +103,16 @@ class RunRecord(Record):
     """The first epochs of the curve, which another run of the study paid for."""
     state: Literal["complete", "failed"]
     error: str = ""
+    """Why it failed: a line, and below it the last lines of a dead worker's stderr."""
     curve: tuple[EpochRecord, ...] = ()
     targets: TargetSummary | None = None
     micro_batches: int = 1
     """2: a batch did not fit into memory and passed in halves, gradients added up; BatchNorm saw one at a time."""
+
+    @property
+    def reason(self) -> str:
+        """The first line of `error`."""
+        return self.error.partition("\n")[0]
 
     @property
     def spent_epochs(self) -> int:

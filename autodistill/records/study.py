@@ -225,6 +225,8 @@ def read_json(path: Path) -> dict[str, Any]:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise StoreError(f"{path}: cannot be read ({error.strerror})", _REWRITTEN) from error
+    except UnicodeDecodeError as error:
+        raise StoreError(f"{path}: not text in UTF-8 (byte {error.start})", _REWRITTEN) from error
     try:
         found = json.loads(text)
         version = found.get("schema_version") if isinstance(found, dict) else None

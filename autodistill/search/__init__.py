@@ -11,6 +11,7 @@ from autodistill.search.auditing import audited_trials
 from autodistill.search.confirming import candidates, finalists_of
 from autodistill.search.copying import copy_study
 from autodistill.search.importance import importance
+from autodistill.search.opening import refuse_foreign
 from autodistill.search.outcome import Outcome, Runner, Source
 from autodistill.search.plan import Budget, make_plan, parse_budget, plan_epochs
 from autodistill.search.question import Question
@@ -35,5 +36,6 @@ __all__ = [
     "parse_budget",
     "plan_epochs",
     "prior_params",
+    "refuse_foreign",
     "search",
 ]

@@ -6,88 +6,18 @@ parameters empties the intersection space and turns multivariate TPE into indepe
 
 import warnings
 from collections.abc import Callable, Mapping
-from pathlib import Path
 
 import optuna
-import sqlalchemy
 from optuna.trial import FrozenTrial, Trial
 
-from autodistill.errors import StoreError
 from autodistill.records import ParamValue, TrialParams, TrialRecord
-from autodistill.search.carrying import STATES, carry, study_name
+from autodistill.search.carrying import STATES
 from autodistill.search.keeping import KeptStudy, Say
 from autodistill.search.question import Question
 from autodistill.space import Dimension, Range, Space
-from autodistill.storage import (
-    SQLITE,
-    close_storage,
-    open_storage,
-    patience_of,
-    patiently,
-    reason_of,
-    redacted,
-    unreachable,
-)
 from autodistill.store import seed_from
 
 Suggest = Callable[[str, "Dimension"], ParamValue]
-
-IDENTITY = "autodistill:identity"
-
-
-def open_study(question: Question, database: Path | str | None) -> KeptStudy:
-    """Create or open the study in a database, readable by `optuna-dashboard`; None: it lives in memory.
-
-    A damaged file is set aside: the search asks again from the kept results and ends up with an equal one.
-
-    Args:
-        database: a SQLite file, or the address of any storage.
-
-    Raises:
-        StoreError: it cannot be reached or written, or holds another study of this name.
-    """
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    if database is None:
-        return KeptStudy()
-    if isinstance(database, str):
-        return _opened(question, database)
-    try:
-        return _opened(question, f"{SQLITE}{database}")
-    except StoreError as error:
-        if isinstance(error.__cause__, sqlalchemy.exc.OperationalError):
-            raise unwritable(database, error.__cause__) from error
-        database.replace(database.with_suffix(".damaged"))
-        return _opened(question, f"{SQLITE}{database}")
-
-
-def unwritable(database: Path | str | None, error: Exception) -> StoreError:
-    """What a database that fails amidst a study means for its owner."""
-    if isinstance(database, str):
-        return unreachable(database, error)
-    reason = reason_of(error)
-    return StoreError(f"{database}: cannot be written ({reason})", "free space; the same command goes on from here")
-
-
-def _opened(question: Question, url: str) -> KeptStudy:
-    storage = open_storage(url)
-    return patiently(lambda: _joined(question, storage, url), patience_s=patience_of(storage))
-
-
-def _joined(question: Question, storage: optuna.storages.BaseStorage, url: str) -> KeptStudy:
-    study = optuna.create_study(
-        storage=storage, study_name=study_name(question), direction="maximize", load_if_exists=True
-    )
-    kept = study.user_attrs.get(IDENTITY, question.identity)
-    if question.identity and kept != question.identity:
-        close_storage(storage)
-        raise StoreError(
-            f"--storage {redacted(url)}: holds another study by the name of {question.name}",
-            "give this one its own name with --study",
-        )
-    if IDENTITY not in study.user_attrs and question.identity:
-        study.set_user_attr(IDENTITY, question.identity)
-    carry(study, question)
-    return KeptStudy(study)
 
 
 def ask(
@@ -115,6 +45,15 @@ def ask(
         _choose(_suggest(trial), question)
         study.write(number, say=say, hold=hold)
     return _choose(_recall(study.trials()[number]), question)
+
+
+def fits(trial: FrozenTrial, question: Question) -> bool:
+    """Return whether a study can have asked for a trial."""
+    try:
+        params = _choose(_recall(trial), question)
+    except (KeyError, ValueError):
+        return False
+    return params.teacher in [it.name for it in question.teachers]
 
 
 def sampler_seed(question: Question, number: int) -> int:

@@ -7,12 +7,13 @@ from pathlib import Path
 import optuna
 import sqlalchemy
 
-from autodistill.errors import ConfigError, StudyError
-from autodistill.records import Event, PhaseStarted, TrialRecord
-from autodistill.search.asking import open_study, unwritable
+from autodistill.errors import ConfigError
+from autodistill.records import Event, Note, PhaseStarted, TrialRecord
 from autodistill.search.auditing import audit
 from autodistill.search.confirming import confirm, look_again
 from autodistill.search.controlling import controls
+from autodistill.search.failures import every_run_failed
+from autodistill.search.opening import open_study, unwritable
 from autodistill.search.order import Order
 from autodistill.search.outcome import Desk, Outcome, Runner, drive, score
 from autodistill.search.plan import PROTECTED_PRIORS, wave_size
@@ -30,6 +31,7 @@ def search(
     database: Path | str | None,
     order: Path | None = None,
     hold: Callable[[], None] = lambda: None,
+    folder: Path | None = None,
 ) -> Iterator[Event]:
     """Run a study to its end, or on from where it was.
 
@@ -40,15 +42,18 @@ def search(
         database: Optuna's SQLite file, or the address of another storage; None: nothing is kept.
         order: file that keeps in which order things happened, where decisions rest on it; None: it is not kept.
         hold: raises where another process decides by now.
+        folder: run folder, which errors name; None: results are kept nowhere.
 
     Raises:
         StudyError: every run of the first stage failed.
         StoreError: the database cannot be reached or written.
     """
-    study = open_study(question, database)
+    notes: list[str] = []
+    study = open_study(question, database, say=notes.append)
     try:
+        yield from (Note(text=note, warning=True) for note in notes)
         desk = Desk(question, outcome, study, run, [], hold)
-        promoted = yield from _baselines_and_priors(desk)
+        promoted = yield from _baselines_and_priors(desk, folder=folder)
         yield from stream(desk, promoted, Order(order)) if question.plan.asynchronous else _waves(desk, promoted)
         yield from look_again(desk)
         yield from confirm(desk)
@@ -61,7 +66,7 @@ def search(
         study.close()
 
 
-def _baselines_and_priors(desk: Desk) -> Generator[Event, None, list[TrialRecord]]:
+def _baselines_and_priors(desk: Desk, *, folder: Path | None) -> Generator[Event, None, list[TrialRecord]]:
     """Train both baselines and every teacher's prior up to its rung; returns the priors that go on."""
     question, outcome = desk.question, desk.outcome
     known = _carried(desk)
@@ -74,9 +79,11 @@ def _baselines_and_priors(desk: Desk) -> Generator[Event, None, list[TrialRecord
     yield PhaseStarted(phase="baselines and priors", runs=len(requests), epochs=epochs)
     yield from drive(desk, requests)
     outcome.no_teacher, outcome.plain_kd = (outcome.results[request.run] for request in baselines)
-    if all(outcome.results[request.run].state == "failed" for request in requests):
-        raise StudyError(f"every run failed, the first with: {outcome.no_teacher.error}", "see the study's log")
-    return (yield from _best_priors(desk, priors))
+    promoted = yield from _best_priors(desk, priors)
+    runs = [outcome.results[request.run] for request in requests]
+    if all(run.state == "failed" for run in runs):
+        raise every_run_failed(runs, training=question.space.training, folder=folder)
+    return promoted
 
 
 def _carried(desk: Desk) -> set[str]:

@@ -92,7 +92,7 @@ def new_trial(desk: Desk, *, wave: int, prior_of: str | None = None) -> TrialRec
 
 def with_short(desk: Desk, trial: TrialRecord) -> TrialRecord:
     run = desk.outcome.results[short_run(desk.question, trial).run]
-    failed = {"state": "failed", "reason": f"short run: {run.error}"} if run.state == "failed" else {}
+    failed = {"state": "failed", "reason": f"short run: {run.reason}"} if run.state == "failed" else {}
     return trial.model_copy(update={"short": run, **failed})
 
 
@@ -101,7 +101,7 @@ def finish(desk: Desk, trials: Sequence[TrialRecord]) -> Iterator[Event]:
     for trial in trials:
         trial = with_short(desk, trial)
         full = desk.outcome.results[full_run(desk.question, trial).run]
-        ended = {"state": "complete"} if full.state == "complete" else {"state": "failed", "reason": full.error}
+        ended = {"state": "complete"} if full.state == "complete" else {"state": "failed", "reason": full.reason}
         yield from settle(desk, trial.model_copy(update={"full": full, **ended}))
 
 

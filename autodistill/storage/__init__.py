@@ -5,20 +5,29 @@ An address can hold a password, so it is shown `redacted` and what drivers say i
 
 import importlib.util
 import re
+import shlex
 import sqlite3
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 from urllib.parse import unquote
 
 import optuna
 import sqlalchemy
-from optuna.storages import BaseStorage, JournalStorage, RDBStorage
-from optuna.storages.journal import JournalFileBackend
+from optuna.storages import BaseStorage, RDBStorage
 
-from autodistill.errors import ConfigError, StoreError, StudyError
-from autodistill.storage.journal import Journal, MendingLock
+from autodistill.errors import ConfigError, StoreError, StudyError, VersionError
+from autodistill.storage.journal import NotOptunas, open_journal
+from autodistill.storage.looking import (
+    Schema,
+    StudyFound,
+    other_schema,
+    read_only,
+    revisions,
+    study_in,
+    study_of,
+)
 
 PATIENCE_S = 180.0
 """A database that stays away for longer ends the command; the same command goes on when it is back."""
@@ -94,37 +103,43 @@ def checked(url: str) -> str:
 
 
 def open_storage(url: str) -> BaseStorage:
-    """Open a database, or create what Optuna keeps in it.
+    """Open a database, and create Optuna's tables where it has none.
 
     Raises:
         ConfigError: the address is of an unknown kind, or its driver is missing.
-        StoreError: nobody answers there, or nothing can be written.
+        VersionError: another version of Optuna made the tables; nothing was written.
+        StoreError: nobody answers there, nothing can be written, or a file or table is not Optuna's.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    checked(url)
+    if _exists(checked(url)):
+        _reached(url, lambda: _looked(url))
     return _reached(url, lambda: _opened(url))
 
 
 def _reached(url: str, call: Callable[[], T]) -> T:
-    """What a first call of a database gives."""
+    """Return what a first call of a database returns."""
     try:
         return patiently(call, patience_s=START_S if _is_server(url) else 0.0)
     except (StudyError, *AWAY, sqlalchemy.exc.SQLAlchemyError, OSError) as error:
         cause = error.__cause__ if isinstance(error, StudyError) and error.__cause__ else error
         raise unreachable(url, cause) from cause
+    except NotOptunas as error:
+        raise StoreError(
+            f"--storage {redacted(url)}: {error}", "name another database; this one is as it was"
+        ) from error
 
 
 def unreachable(url: str, error: BaseException) -> StoreError:
+    way = "start the database, or mend the address" if _is_server(url) else "name another file, or mend this one"
     return StoreError(
         f"--storage {redacted(url)}: cannot be used ({reason_of(error, url)})",
-        "start the database, or mend the address; the same command then goes on",
+        f"{way}; the same command then goes on",
     )
 
 
 def _opened(url: str) -> BaseStorage:
     if url.startswith(JOURNAL):
-        path = url.removeprefix(JOURNAL)
-        return JournalStorage(cast(Any, Journal(JournalFileBackend(path, lock_obj=cast(Any, MendingLock(path))))))
+        return open_journal(_path_of(url))
     if url.startswith(SQLITE):
         storage = _tables(url, {"connect_args": {"timeout": 60}})
         sqlalchemy.event.listen(storage.engine, "connect", _write_ahead)
@@ -149,27 +164,58 @@ def _tables(url: str, kept: dict[str, Any]) -> RDBStorage:
 
 
 def holds_study(url: str, name: str) -> bool:
-    """Whether a study of this name was created; creates nothing, which first-comers would do over each other.
+    """Return whether a study of this name exists; errors as `find_study`."""
+    return find_study(url, name) is not None
+
+
+def find_study(url: str, name: str) -> StudyFound | None:
+    """Return a study of a database, or None where there is no such study or no such file; writes nothing.
 
     Raises:
         ConfigError: as `checked`.
-        StoreError: nobody answers there.
+        VersionError, StoreError: as `open_storage`.
     """
-    checked(url)
-    if url.startswith((SQLITE, JOURNAL)) and not Path(url.partition(":")[2].removeprefix("///")).exists():
-        return False
-    return _reached(url, lambda: _named(url, name))
+    return _reached(url, lambda: _looked(url, name)) if _exists(checked(url)) else None
 
 
-def _named(url: str, name: str) -> bool:
+def _exists(url: str) -> bool:
+    if _is_server(url) or Path(_path_of(url)).exists():
+        return True
+    folder = Path(_path_of(url)).parent
+    if not folder.is_dir():
+        raise StoreError(f"--storage {redacted(url)}: cannot be used ({folder}: no such folder)", "make the folder")
+    return False
+
+
+def _path_of(url: str) -> str:
+    """Path of a database that is a file."""
+    return url.removeprefix(JOURNAL) if url.startswith(JOURNAL) else url.removeprefix(SQLITE).partition("?")[0]
+
+
+def _looked(url: str, name: str | None = None) -> StudyFound | None:
+    if not _is_server(url) and Path(_path_of(url)).is_dir():
+        raise NotOptunas("is a folder, not a file")
     if url.startswith(JOURNAL):
-        return any(study.study_name == name for study in _opened(url).get_all_studies())
-    engine = sqlalchemy.create_engine(_with_driver(url), poolclass=sqlalchemy.pool.NullPool)
-    with engine.connect() as connection:
-        if not sqlalchemy.inspect(connection).has_table("studies"):
-            return False
-        asked = sqlalchemy.text("SELECT count(*) FROM studies WHERE study_name = :name")
-        return bool(connection.execute(asked, {"name": name}).scalar())
+        found = _opened(url)
+        return None if name is None else study_of(found, name)
+    with (read_only(_path_of(url)) if url.startswith(SQLITE) else _unpooled(url)).connect() as connection:
+        if (other := other_schema(connection)) is not None:
+            raise _of_another_version(url, other)
+        return None if name is None else study_in(connection, name)
+
+
+def _unpooled(url: str) -> sqlalchemy.Engine:
+    waits = {"connect_timeout": CONNECT_S}
+    return sqlalchemy.create_engine(_with_driver(url), poolclass=sqlalchemy.pool.NullPool, connect_args=waits)
+
+
+def _of_another_version(url: str, other: Schema) -> VersionError:
+    upgrade = f"upgrade it with `optuna storage upgrade --storage {shlex.quote(redacted(url))}`"
+    return VersionError(
+        f"--storage {redacted(url)}: its tables were made by Optuna {other.library}"
+        f" (revision {other.revision or 'none'}), here is Optuna {optuna.__version__} (revision {revisions()[0]})",
+        f"{upgrade if other.older else 'install that Optuna'}, or name another database; nothing was written",
+    )
 
 
 def close_storage(storage: BaseStorage) -> None:

@@ -3,14 +3,32 @@
 import contextlib
 import os
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import optuna
-from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock, JournalFileSymlinkLock
+
+
+class NotOptunas(Exception):
+    """A table or file has the name of one of Optuna's, but not its contents."""
+
+
+def open_journal(path: str) -> JournalStorage:
+    """Open a journal file, or create it.
+
+    Raises:
+        NotOptunas: the file holds something else.
+    """
+    file = JournalFileBackend(path, lock_obj=cast(Any, MendingLock(path)))
+    try:
+        return JournalStorage(cast(Any, Journal(file)))
+    except (ValueError, KeyError, TypeError, AttributeError, AssertionError) as error:  # of replaying its lines
+        raise NotOptunas("is no journal of Optuna's") from error
 
 
 class Journal:
-    """A journal file that says of a full or absent disk what a database says that is away."""
+    """A journal file that raises the errors of a database that is away where the disk is full or absent."""
 
     def __init__(self, file: JournalFileBackend) -> None:
         self._file = file
@@ -40,7 +58,8 @@ class MendingLock:
 
     def __init__(self, path: str) -> None:
         self._path = path
-        self._lock: Any = JournalFileSymlinkLock(path)
+        # Windows lets only privileged users make symbolic links.
+        self._lock: Any = JournalFileOpenLock(path) if os.name == "nt" else JournalFileSymlinkLock(path)
 
     def acquire(self) -> bool:
         taken = bool(self._lock.acquire())

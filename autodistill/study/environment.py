@@ -1,12 +1,12 @@
 """Versions and machine, as far as they could change a result."""
 
-import os
 import platform
 from importlib import metadata
 from pathlib import Path
 
 import torch
 
+from autodistill.machine import usable_cores
 from autodistill.teachers import computed_as
 from autodistill.workers.standby import ALLOCATOR
 
@@ -16,7 +16,7 @@ def environment(device: str) -> dict[str, str]:
     packages = ("torch", "torchvision", "optuna", "scikit-learn", "numpy", "scipy")
     found = {"autodistill": _version("kd-autodistill"), "python": platform.python_version()}
     found |= {name: _version(name) for name in packages}
-    found |= {"platform": platform.platform(), "processor": processor(), "cores": str(os.cpu_count())}
+    found |= {"platform": platform.platform(), "processor": processor(), "cores": str(usable_cores())}
     found["device"] = torch.cuda.get_device_name(device) if device.startswith("cuda") else "cpu"
     found["teacher logits"] = computed_as(torch.device(device))
     found["threads of a worker"] = str(torch.get_num_threads()) if device.startswith("cuda") else "1"

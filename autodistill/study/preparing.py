@@ -16,7 +16,6 @@ from autodistill.errors import ConfigError, StoreError
 from autodistill.records import LatencyRecord, Record, StudentBudget, StudentRecord, StudyRecord, read_study
 from autodistill.search import make_plan, parse_budget
 from autodistill.space import Space, load
-from autodistill.storage import holds_study
 from autodistill.store import RunFolder, cache_root, digest
 from autodistill.study.fitting import (
     check_batch,
@@ -31,6 +30,7 @@ from autodistill.study.fitting import (
     with_precision,
 )
 from autodistill.study.known import KNOWN
+from autodistill.study.places import check_places
 from autodistill.study.sharing import Sharing, fit_to_device
 from autodistill.study.trying import try_rules
 from autodistill.workers import Setup
@@ -163,6 +163,7 @@ def prepare_all(requests: Sequence[Request], *, planned: bool = True) -> tuple[P
     Raises:
         ConfigError, DataError, TeacherError, StoreError: as `prepare`; what is wrong with the students comes at once.
     """
+    check_places([_folder(it) for it in requests] if planned else [], storage=requests[0].storage)
     common = _common(requests[0])
     students = _students(requests, common)
     return tuple(
@@ -223,8 +224,6 @@ def _students(requests: Sequence[Request], common: _Common) -> list[StudentRecor
 
 def _prepared(request: Request, common: _Common, student: StudentRecord, *, planned: bool) -> Prepared:
     folder = _folder(request)
-    if request.storage:
-        holds_study(request.storage, folder.path.name)  # a database that cannot be reached is said before any work
     space = with_precision(common.space, folder, common.data, student=student.name, device=request.device)
     sharing = Sharing()
     if planned:

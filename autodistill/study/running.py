@@ -188,7 +188,8 @@ def _events(prepared: Prepared, pool: Pool | Crew, ledger: _Ledger) -> Generator
     run = partial(remembered, prepared.folder, pool=pool, views=prepared.views, certain=certain, workers=workers)
     order = order_file(prepared.folder, joined=question.joined)
     hold = pool.hold if isinstance(pool, Crew) else _alone
-    yield from search(question, ledger.outcome, run=run, database=prepared.database, order=order, hold=hold)
+    folder, database = prepared.folder.path, prepared.database
+    yield from search(question, ledger.outcome, run=run, database=database, order=order, hold=hold, folder=folder)
 
 
 def _alone() -> None:

@@ -1,7 +1,6 @@
 """A GPU and the processes of a study: how many share it, and how each executes its steps."""
 
 import math
-import os
 from typing import NamedTuple
 
 import torch
@@ -10,6 +9,7 @@ from torch import nn
 from autodistill.cache import estimated_bytes
 from autodistill.data import Data
 from autodistill.errors import ConfigError
+from autodistill.machine import usable_cores
 from autodistill.models import student_network
 from autodistill.records import Mode
 from autodistill.records.base import Record
@@ -61,7 +61,7 @@ def fit_to_device(space: Space, data: Data, *, student: str, device: str, worker
     )
     free, total = torch.cuda.mem_get_info(device)
     gpus = 1 if ":" in device else max(1, torch.cuda.device_count())
-    fitting = workers_that_fit(free, peak=peak, cores=(os.cpu_count() or 1) // gpus)
+    fitting = workers_that_fit(free, peak=peak, cores=usable_cores() // gpus)
     here = math.ceil(workers / gpus) if workers else fitting
     share = memory_share(free, total, workers=here)
     if share * total < peak:

@@ -1,5 +1,6 @@
 """A study in virtual time: the search decides on scores that are made up, and its runs take what they are said to."""
 
+import contextlib
 import heapq
 import math
 import random
@@ -8,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+from autodistill.errors import StudyError
 from autodistill.records import EpochRecord, Event, PhaseStarted, RunEnded, RunRecord, RunRequest, TimePlanned
 from autodistill.search import Outcome, Question, Source, certain_runs, search
 
@@ -234,9 +236,11 @@ def simulate(
         for number in range(1 if database else DRAWS)
     ]
     for clock in clocks:
-        for event in search(asked, Outcome(), run=clock, database=database, order=order if database else None):
-            if isinstance(event, PhaseStarted):
-                clock.phase = event.phase
+        # Kept results can all be failures: then the study ends there, and says so itself.
+        with contextlib.suppress(StudyError):
+            for event in search(asked, Outcome(), run=clock, database=database, order=order if database else None):
+                if isinstance(event, PhaseStarted):
+                    clock.phase = event.phase
     phases = dict.fromkeys(phase for clock in clocks for phase in clock.phases_s)
     means = {phase: sum(it.phases_s.get(phase, 0.0) for it in clocks) / len(clocks) for phase in phases}
     logits_s = sum(it.logits_s for it in clocks) / len(clocks)

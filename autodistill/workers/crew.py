@@ -3,7 +3,6 @@
 import contextlib
 import functools
 import math
-import os
 import socket
 import time
 from collections.abc import Generator, Iterator, Sequence
@@ -15,19 +14,21 @@ from typing import cast
 from optuna.trial import TrialState
 
 from autodistill.errors import AutodistillError, StudyError
+from autodistill.machine import usable_cores
 from autodistill.queue.board import Board, Entry, open_board
 from autodistill.queue.lease import take_chair
 from autodistill.queue.messages import Message, Setup, Task
 from autodistill.queue.reserve import Reserve
-from autodistill.queue.terms import MOST_DEATHS, LeaseLost, Pace, Source, given_up, longest_first, rank
+from autodistill.queue.terms import MOST_DEATHS, LeaseLost, Pace, Source, given_up, in_words, longest_first, rank
 from autodistill.queue.wire import from_wire, to_wire
 from autodistill.records import Note, RunEnded, RunRequest
-from autodistill.storage import AWAY, close_storage, patiently, reason_of
+from autodistill.storage import AWAY, close_storage, patiently, reason_of, scrubbed
 from autodistill.store import RunFolder, digest, write_result
 from autodistill.workers.carrying import brought, depot_of
+from autodistill.workers.deaths import account, noticed, way_out
 from autodistill.workers.joining import work_here
-from autodistill.workers.pool import cause, device_of
-from autodistill.workers.standby import StandBy
+from autodistill.workers.pool import device_of
+from autodistill.workers.standby import Hand, StandBy
 
 PACE = Pace()
 LONELY_S = 60.0
@@ -51,7 +52,7 @@ class Crew:
         self._standby = standby or StandBy()
         self._setup, self._url, self._study, self._pace = setup, url, study, PACE
         self._key = digest(setup.model_dump(mode="json"))
-        self._local: list[BaseProcess] = []
+        self._local: list[Hand] = []
         self._size, self._failures = size, 0
         self._silent: dict[int, tuple[tuple[int, int], float]] = {}
         self._heard: dict[int, tuple[int, int]] = {}
@@ -205,17 +206,17 @@ class Crew:
         """Let another worker go on from the last checkpoint, unless this happens again and again."""
         self.hold()
         task = left[entry.id]
-        name = task.run if isinstance(task, RunRequest) else repr(task)
         if entry.deaths + 1 < MOST_DEATHS:
             patiently(lambda: self._board.reopen(entry, died=True))
-            self._notes.append(f"lost the worker {entry.worker or 'that took'} {name} ({why}): another goes on")
+            worker = f"the worker {entry.worker}" if entry.worker else "the worker"
+            self._notes.append(f"lost {worker} that was {in_words(task)}, another goes on: {why}")
             return
         if not patiently(lambda: self._board.withdraw(entry)):
             return  # it has answered after all
         del left[entry.id]
-        error = f"the worker process died {MOST_DEATHS} times ({why})"
+        error = f"{MOST_DEATHS} workers were lost while {in_words(task)}, the last one: {why}"
         if not isinstance(task, RunRequest):
-            raise StudyError(f"{error} on {name}", "look at what the workers say")
+            raise StudyError(error, "what workers elsewhere write to their own terminals or logs says more")
         ended = given_up(task, error)
         # Kept like any other failure: what the search decides next rests on it, and must after a resume.
         write_result(RunFolder(Path(self._setup.runs)), ended)
@@ -238,42 +239,45 @@ class Crew:
 
     def _withdraw(self) -> None:
         """Take down what waits; what workers elsewhere are at is theirs to finish, and is kept."""
-        ours = {_name_of(process) for process in self._local}
+        ours = {_name_of(hand.process) for hand in self._local}
         for entry in self._board.unfinished():
             if entry.state == TrialState.WAITING or entry.worker in ours:
                 self._board.withdraw(entry)
 
-    def _start(self, number: int) -> BaseProcess:
-        threads = max(1, (os.cpu_count() or 1) // max(1, self._size))
+    def _start(self, number: int) -> Hand:
+        threads = max(1, usable_cores() // max(1, self._size))
         device = device_of(self._setup.device, number)
         hand = self._standby.take()
         with contextlib.suppress(OSError):  # it died meanwhile, and is replaced like any other
             hand.pipe.send((work_here, (self._url, self._study, device, threads)))
-        return hand.process
+        return hand
 
     def _replaced(self) -> dict[str, str]:
-        """Start a worker in the place of each that died here; returns who died of what."""
+        """Replace local workers that died; return their names and the accounts of their deaths."""
         dead = {}
-        for number, process in enumerate(self._local):
-            if process.exitcode not in (None, 0):
-                dead[_name_of(process)] = cause(process.exitcode)
+        for number, hand in enumerate(self._local):
+            hand.output.pass_on()
+            if hand.process.exitcode not in (None, 0):
+                device = device_of(self._setup.device, number)
+                death = noticed(hand.process, hand.output, oom_kills_before=hand.oom_kills, device=device)
+                told = scrubbed(account(death, "working for the study"), self._url)
+                dead[_name_of(hand.process)] = told
                 self._failures += 1
                 if self._failures > MOST_DEATHS * self._size:
-                    raise StudyError(
-                        f"the workers keep dying ({cause(process.exitcode)})", "see their tracebacks above"
-                    )
+                    raise StudyError(f"the workers keep dying; the last one: {told}", way_out(death))
                 self._local[number] = self._start(number)
         return dead
 
     def _dismiss(self) -> None:
-        for process in self._local:
-            process.terminate()
+        for hand in self._local:
+            hand.process.terminate()
         until = time.monotonic() + 2
-        for process in self._local:
-            process.join(max(0.0, until - time.monotonic()))
-            if process.is_alive():
-                process.kill()
-                process.join()
+        for hand in self._local:
+            hand.process.join(max(0.0, until - time.monotonic()))
+            if hand.process.is_alive():
+                hand.process.kill()
+                hand.process.join()
+            hand.output.close()
 
 
 def _name_of(process: BaseProcess) -> str:

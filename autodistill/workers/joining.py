@@ -55,13 +55,17 @@ def share_of(device: str, per_gpu: int) -> float:
 
 
 def leave_on_signals(stop: threading.Event) -> None:
-    """Make SIGTERM and SIGUSR1, by which clusters announce an end, ask for one at the next epoch's end."""
+    """Make SIGTERM and SIGUSR1, by which clusters announce an end, ask for one at the next epoch's end.
+
+    Windows has no SIGUSR1.
+    """
 
     def leave(number: int, frame: FrameType | None) -> None:
         stop.set()
 
-    for number in (signal.SIGTERM, signal.SIGUSR1):
-        signal.signal(number, leave)
+    for name in ("SIGTERM", "SIGUSR1"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), leave)
 
 
 def work_here(pipe: Connection, url: str, study: str, device: str, threads: int) -> None:

@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import gc
+import os
 from collections.abc import Callable, Generator, Iterator
 
 import torch
@@ -83,6 +84,8 @@ def memory_share(free: int, total: int, *, workers: int) -> float:
 
 def keep_freed_memory() -> bool:
     """Have this process keep freed memory instead of giving it back after every step; False where it cannot."""
+    if os.name == "nt":  # where `None` names no library, and there is no glibc
+        return False
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     return mallopt is not None and all(mallopt(name, value) for name, value in MALLOPT.items())
 

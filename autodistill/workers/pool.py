@@ -15,14 +15,20 @@ import torch
 from autodistill.data import Data
 from autodistill.errors import AutodistillError, StudyError
 from autodistill.queue.messages import Message, Setup, Task, ViewTask
-from autodistill.queue.terms import MOST_DEATHS, Source, given_up, longest_first
-from autodistill.records import RunEnded, RunRequest
+from autodistill.queue.terms import MOST_DEATHS, Source, given_up, in_words, longest_first
+from autodistill.records import Note, RunEnded, RunRequest
 from autodistill.store import RunFolder, write_result
+from autodistill.workers.deaths import account, noticed, way_out
+from autodistill.workers.output import WorkerOutput
 from autodistill.workers.standby import Hand, StandBy
 from autodistill.workers.tasks import Workplace
 
 HANDED_OVER_BYTES = 2**28
 """Images up to this size are handed to the workers; more than that each of them loads by itself."""
+
+
+SHOW_S = 1.0
+"""What workers write to stderr is shown at least this often."""
 
 
 class _Done:
@@ -33,6 +39,9 @@ class _Done:
 class _Worker:
     process: BaseProcess
     pipe: Connection
+    output: WorkerOutput
+    oom_kills: int
+    """Kills for want of memory before this worker, and later ones that explain another worker's death."""
     task: Task | None = None
 
 
@@ -70,6 +79,7 @@ class Pool:
             worker.process.join(5)
             if worker.process.is_alive():
                 worker.process.kill()
+            worker.output.close()
 
     def run(self, tasks: Sequence[Task] | Source) -> Iterator[Message]:
         """Do tasks together, the longest first or as they are given out, and yield their messages as they come.
@@ -83,10 +93,13 @@ class Pool:
         yield from self._feed(source)
         while any(worker.task is not None for worker in self._workers):
             pipes = {worker.pipe: worker for worker in self._workers if worker.task is not None}
-            for pipe in wait(list(pipes)):
-                worker = pipes[pipe]  # type: ignore[index]
-                yield from self._receive(worker)
-            yield from self._feed(source)
+            ready = wait(list(pipes), SHOW_S)
+            for worker in self._workers:
+                worker.output.pass_on()
+            for pipe in ready:
+                yield from self._receive(pipes[pipe])  # type: ignore[index]
+            if ready:
+                yield from self._feed(source)
 
     def _hired(self, hand: Hand, number: int) -> _Worker:
         setup = self._setup.model_copy(update={"device": device_of(self._setup.device, number)})
@@ -94,7 +107,7 @@ class Pool:
         with contextlib.suppress(OSError):
             hand.pipe.send((work, (setup,)))
             hand.pipe.send_bytes(self._data)
-        return _Worker(hand.process, hand.pipe)
+        return _Worker(hand.process, hand.pipe, hand.output, hand.oom_kills)
 
     def _feed(self, source: Source) -> Iterator[RunEnded]:
         """Give everybody who is free a task, until there is none; yields the answers that are known already."""
@@ -132,20 +145,28 @@ class Pool:
         task = worker.task
         assert task is not None
         worker.pipe.close()
-        worker.process.join(5)
+        device = device_of(self._setup.device, self._workers.index(worker))
+        death = noticed(worker.process, worker.output, oom_kills_before=worker.oom_kills, device=device)
+        if death.oom_killed:
+            for other in self._workers:
+                other.oom_kills += 1
         number = self._workers.index(worker)
         self._workers[number] = self._hired(self._standby.take(), number)
         if isinstance(task, ViewTask):
             self._deadly.add(task.name)
-            return  # nobody waits for it: the runs that need the view compute it
+            yield Note(
+                text=f"{account(death, in_words(task))}\n    the runs that need them compute them", warning=True
+            )
+            return
         name = task.run if isinstance(task, RunRequest) else repr(task)
         self._deaths[name] = self._deaths.get(name, 0) + 1
         if self._deaths[name] < MOST_DEATHS:
             self._again.append(task)
+            yield Note(text=f"{account(death, in_words(task))}\n    another worker goes on with it", warning=True)
             return
-        error = f"the worker process died {MOST_DEATHS} times ({cause(worker.process.exitcode)})"
+        error = account(death, in_words(task), times=MOST_DEATHS)
         if not isinstance(task, RunRequest):
-            raise StudyError(f"{error} on {name}", "see its traceback above; try --workers 1")
+            raise StudyError(error, way_out(death))
         ended = given_up(task, error)
         # Kept like any other failure: what the search decides next rests on it, and must after a resume.
         write_result(RunFolder(Path(self._setup.runs)), ended)
@@ -163,10 +184,6 @@ def device_of(device: str, number: int) -> str:
     """The device of a study's worker: several GPUs are dealt out, where none is named."""
     count = torch.cuda.device_count() if device == "cuda" else 0
     return f"cuda:{number % count}" if count > 1 else device
-
-
-def cause(code: int | None) -> str:
-    return f"signal {-code}: out of memory?" if code is not None and code < 0 else f"exit code {code}"
 
 
 def work(pipe: Connection, setup: Setup) -> None:

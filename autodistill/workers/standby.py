@@ -1,4 +1,4 @@
-"""Processes on stand-by: started while a command still checks its input, they import what they will need."""
+"""Processes on stand-by: they import the modules of workers while a command still checks its input."""
 
 import contextlib
 import importlib
@@ -15,20 +15,27 @@ from multiprocessing.process import BaseProcess
 from types import TracebackType
 from typing import NamedTuple
 
+from autodistill.machine import oom_kills
+from autodistill.workers.output import WorkerOutput, redirect_stderr
+
 ALLOCATOR = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**32), "MALLOC_TOP_PAD_": str(2**28)}
 """glibc: keep freed memory instead of giving it back after every step; 10-15 % of a small student's step on a CPU.
 Read when a process starts, so it must be in the environment by then. Other systems ignore it."""
 
 
 class Hand(NamedTuple):
-    """A process that waits to be told what to do: a function and its arguments, over the pipe."""
+    """A process that waits for a function and its arguments on a pipe."""
 
     process: BaseProcess
     pipe: Connection
+    output: WorkerOutput
+    """Its stderr."""
+    oom_kills: int
+    """Value of `machine.oom_kills` when it was started."""
 
 
 class StandBy:
-    """Processes that were started early. A context manager: leaving it ends those that nobody took.
+    """Processes that were started early. A context manager: leaving it ends the processes that nobody took.
 
     Args:
         size: how many to start.
@@ -48,24 +55,33 @@ class StandBy:
             hand.process.terminate()
         for hand in self._waiting:
             hand.process.join()
+            hand.output.close()
 
     def take(self) -> Hand:
-        """One that waits; a new one where none is left."""
+        """Return a waiting process, or a new one where none is left."""
         return self._waiting.popleft() if self._waiting else _started()
 
 
 def _started() -> Hand:
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
-    process = context.Process(target=stand_by, args=(theirs, os.getpid()), daemon=True)
+    output, kills = WorkerOutput(), oom_kills()
+    process = context.Process(target=stand_by, args=(theirs, os.getpid(), output.path), daemon=True)
     with in_environment(ALLOCATOR), uninterrupted():
         process.start()
     theirs.close()
-    return Hand(process, ours)
+    return Hand(process, ours, output, kills)
 
 
-def stand_by(pipe: Connection, parent: int) -> None:
-    """A process: do what comes over the pipe first. That this module could be imported has imported nearly all."""
+def stand_by(pipe: Connection, parent: int, stderr: str) -> None:
+    """Run what the pipe brings: the main function of a process. Importing this module has imported nearly all others.
+
+    Args:
+        pipe: brings a function and its arguments.
+        parent: number of the parent process.
+        stderr: file for this process's stderr; empty: the parent's.
+    """
+    redirect_stderr(stderr)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=follow, args=(parent,), daemon=True).start()
     importlib.import_module("torchvision")  # a second; whoever builds a network needs it
@@ -77,17 +93,27 @@ def stand_by(pipe: Connection, parent: int) -> None:
 
 
 def follow(parent: int) -> None:
-    """End with the parent, however it ended: an orphan would write into a study that another one resumes."""
-    while os.getppid() == parent:
+    """End this process when its parent has ended: an orphan would write into a study that another command resumes.
+
+    On Windows `os.getppid` never changes; elsewhere a process that inherited the parent's pipe could keep it open.
+    """
+    started_by = multiprocessing.parent_process()
+    while os.getppid() == parent and (started_by is None or started_by.is_alive()):
         time.sleep(0.2)
     os._exit(1)
 
 
 @contextlib.contextmanager
 def uninterrupted() -> Iterator[None]:
-    """Ctrl-C reaches every process of a terminal; a worker started in here never sees it, its parent ends it."""
+    """Start processes in here that Ctrl-C does not reach: their parent ends them.
+
+    Windows cannot block signals: a worker ignores Ctrl-C there from its first line on.
+    """
     # The tracker unblocks the signal when it is started: start it first.
     resource_tracker.ensure_running()
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield

@@ -26,7 +26,7 @@ from autodistill.queue.messages import (
     TeacherProbeTask,
     ViewTask,
 )
-from autodistill.queue.terms import AT_HOME, Terms
+from autodistill.queue.terms import AT_HOME, Terms, in_words
 from autodistill.records import (
     EpochEvent,
     EpochRecord,
@@ -82,7 +82,7 @@ class Workplace:
             StudyError: a task that is no run does not fit into memory.
         """
         short = StudyError(
-            f"out of memory on {task!r}: this worker has {self.setup.memory_share:.0%} of the device's",
+            f"out of memory while {in_words(task)}: this worker has {self.setup.memory_share:.0%} of the device's",
             "what is finished is kept: go on with fewer processes on the device (--workers), or a smaller network",
         )
         with out_of_memory_as(short):

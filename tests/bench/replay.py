@@ -41,7 +41,8 @@ from replays import Player, Recording, Rung
 
 from autodistill.records import TrialParams, TrialRecord
 from autodistill.search import Question
-from autodistill.search.asking import ask, open_study, tell
+from autodistill.search.asking import ask, tell
+from autodistill.search.opening import open_study
 from autodistill.search.requests import full_run
 
 THRESHOLD = 0.002

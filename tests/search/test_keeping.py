@@ -6,8 +6,9 @@ from optuna.trial import TrialState
 from search_runs import question
 from sqlalchemy.exc import OperationalError
 
-from autodistill.search.asking import ask, open_study
+from autodistill.search.asking import ask
 from autodistill.search.keeping import KeptStudy
+from autodistill.search.opening import open_study
 from autodistill.storage import close_storage, open_storage
 
 LOST = OperationalError("COMMIT", {}, Exception("server closed the connection"))

@@ -54,7 +54,7 @@ def test_a_cpu_is_tried_nothing_on_and_is_eager():
 
 def on_gpu(monkeypatch: pytest.MonkeyPatch, *, free: int) -> None:
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, 140 * GB))
-    monkeypatch.setattr(sharing.os, "cpu_count", lambda: 16)
+    monkeypatch.setattr(sharing, "usable_cores", lambda: 16)
     monkeypatch.setattr(sharing, "tried", lambda *_, **__: Tried(mode="graph", peak_bytes=GB))
     monkeypatch.setattr(preparing, "with_precision", lambda space, *_, **__: space)
     monkeypatch.setattr(type(prepare(request()).data), "to", lambda self, device: self)

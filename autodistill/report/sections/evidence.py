@@ -120,7 +120,7 @@ def failures_info(record: StudyRecord) -> FailuresInfo:
             short(run.params.teacher or "no teacher"),
             recipe(run.params),
             f"{len(run.curve)} of {run.last_epoch}",
-            short(run.error or "no reason recorded", LONGEST_REASON),
+            short(run.reason or "no reason recorded", LONGEST_REASON),
         )
         for run in failed[:MOST_ROWS]
     )

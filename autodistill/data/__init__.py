@@ -28,6 +28,7 @@ __all__ = [
     "DATASETS",
     "Data",
     "Kept",
+    "LoadData",
     "Progress",
     "Say",
     "Split",
@@ -94,6 +95,10 @@ class Data:
         _check_room(self.name, sum(part.images.nbytes for part in splits), device)
         train, validation, test = (Split(images.to(device), labels.to(device)) for images, labels in splits)
         return replace(self, train=train, validation=validation, test=test, file=None)
+
+
+LoadData = Callable[[DataSpec], Data]
+"""`load`, or a function that also shows how far it is."""
 
 
 class Kept(NamedTuple):

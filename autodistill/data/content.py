@@ -10,7 +10,7 @@ from torch import Tensor
 from autodistill.data.source import Split
 from autodistill.errors import DataError
 
-CHUNK_BYTES = 2**24
+CHUNK_BYTES = 2**22
 """Pixels looked at together, so that looking at all of them needs no second copy."""
 
 Images = UInt8[Tensor, "examples channels height width"]

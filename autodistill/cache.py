@@ -12,7 +12,7 @@ from pathlib import Path
 import safetensors
 import safetensors.torch
 import torch
-from jaxtyping import Float16, Int
+from jaxtyping import Float16
 from torch import Tensor
 
 from autodistill.data import Data
@@ -110,13 +110,15 @@ class LogitCache:
             with self._watch.part("cache"):
                 self._made(teacher, part, wait=False)
 
-    def _images(self, part: Part) -> Tensor:
+    def _logits(self, teacher: Teacher, part: Part) -> Tensor:
         number = part[-1]
         if not isinstance(number, int):
-            return self._data.validation.images
+            return logits_of(teacher, self._data.validation.images)
         images = self._data.train.images
-        everything: Int[Tensor, " examples"] = torch.arange(len(images), device=images.device)
-        return take_view(images, everything, view=self._view, epoch=number)
+        # Batch by batch: a view of all images, and the places of its pixels, would take nine times their memory.
+        return logits_of(
+            teacher, images, take=lambda examples: take_view(images, examples, view=self._view, epoch=number)
+        )
 
     def _get(self, teacher: Teacher, part: Part, later: Sequence[Part] = ()) -> Logits:
         with self._watch.part("cache"):
@@ -160,7 +162,7 @@ class LogitCache:
         damaged = path.exists()
         if not damaged and self._depot.fetch(path):
             return
-        logits = self._compute(teacher, self._images(part))
+        logits = self._compute(teacher, part)
         # Two machines can be at it at once, and differ in the last bits: whoever left it first is right.
         if damaged or not self._depot.fetch(path):
             _write(path, logits)
@@ -170,10 +172,10 @@ class LogitCache:
         device = self._data.train.images.device
         return logits_path(self._root, teacher.fingerprint, self._data.fingerprint, part, device=device)
 
-    def _compute(self, teacher: Teacher, images: Tensor) -> Logits:
+    def _compute(self, teacher: Teacher, part: Part) -> Logits:
         self.computed += 1
         with self._watch.part("teacher"):
-            logits = logits_of(teacher, images)
+            logits = self._logits(teacher, part)
             check_logits(teacher, self._data, logits)
         stored = logits.to(DTYPE)
         if not bool(stored.isfinite().all()):

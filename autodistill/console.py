@@ -40,6 +40,8 @@ T = TypeVar("T")
 
 PLAIN_LINE_EVERY_S = 30.0
 
+SHOWN_AFTER_S = 1.0
+"""What takes less is over before anybody has read of it."""
 
 WIDE = 1000
 """Columns where nobody looks at a screen: a pipe gets whole lines."""
@@ -130,6 +132,44 @@ def percent(share: float | None) -> str | None:
 def described(params: TrialParams) -> str:
     """A configuration in one line: `resnet8  ISATS (target ratio 1.67), soft weight 0.5`."""
     return recipe(params) if params.teacher is None else f"{params.teacher}  {recipe(params)}"
+
+
+class Decoding:
+    """Shows how many images are decoded, if that takes longer than a second: a bar on a terminal, lines elsewhere."""
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        self._quiet, self._console = quiet, err()
+        self._live: Progress | None = None
+
+    def __enter__(self) -> "Decoding":
+        self._next = time.monotonic() + SHOWN_AFTER_S
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def progress(self, done: int, total: int) -> None:
+        """Show that `done` of `total` images are decoded."""
+        if self._quiet or time.monotonic() < self._next:
+            return
+        if not self._console.is_terminal:
+            show_note(f"{time.strftime('%H:%M:%S')} decoding images: {done:,} of {total:,}")
+            self._next = time.monotonic() + PLAIN_LINE_EVERY_S
+            return
+        if self._live is None:
+            columns = (TextColumn("decoding images"), BarColumn(bar_width=24), MofNCompleteColumn())
+            self._live = Progress(*columns, TimeElapsedColumn(), console=self._console, transient=True)
+            self._bar = self._live.add_task("", total=total)
+            self._live.start()
+        self._live.update(self._bar, completed=done, total=total)
+
+    def say(self, text: str) -> None:
+        """Show a line about images that are kept."""
+        if not self._quiet:
+            show_note(f"warning: {text}")
 
 
 class Watch:

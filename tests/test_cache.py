@@ -70,7 +70,11 @@ def test_each_view_is_computed_once_and_kept_for_everybody(tmp_path: Path) -> No
     assert len(stored(tmp_path)) == 3
 
 
-def test_rows_are_the_teachers_logits_in_half_precision(tmp_path: Path) -> None:
+@pytest.mark.parametrize("batch", [256, 64])
+def test_rows_are_the_teachers_logits_in_half_precision(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batch: int
+) -> None:
+    monkeypatch.setattr("autodistill.teachers.teacher.BATCH", batch)
     module = Counting()
     teacher, (cache, _), data = teacher_of(module), cache_of(tmp_path), digits()
     everything = torch.arange(250)
@@ -192,7 +196,9 @@ def test_a_process_that_waits_for_a_view_computes_later_views_meanwhile(tmp_path
     assert first.computed == 1
     assert 1 <= second.computed <= 4
     assert len(stored(tmp_path)) == 1 + second.computed
-    assert torch.equal(found, logits_of(teacher, second._images(("train", *VIEW, 0))).half())
+    assert torch.equal(
+        found, logits_of(teacher, take_view(digits().train.images, torch.arange(250), view=VIEW, epoch=0)).half()
+    )
 
 
 def test_a_view_is_computed_ahead_unless_it_is_stored_or_being_computed(tmp_path: Path) -> None:

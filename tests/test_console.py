@@ -132,3 +132,42 @@ def test_on_a_narrow_terminal_the_last_cells_stand_below_their_row(monkeypatch):
         "11  resnet8:0.5  complete",
         "",
     ]
+
+
+def decoded(
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    terminal: bool,
+    quiet: bool = False,
+    after_s: float = 0.0,
+    every_s: float = 0.0,
+) -> str:
+    stream = io.StringIO()
+    target = Console(file=stream, force_terminal=terminal, width=120, highlight=False, color_system=None)
+    monkeypatch.setattr(console, "err", lambda: target)
+    monkeypatch.setattr(console, "SHOWN_AFTER_S", after_s)
+    monkeypatch.setattr(console, "PLAIN_LINE_EVERY_S", every_s)
+    with console.Decoding(quiet=quiet) as shown:
+        shown.progress(1200, 60_000)
+        shown.progress(60_000, 60_000)
+        shown.say("[b]a file[/b] was damaged")
+    return stream.getvalue()
+
+
+def test_decoding_is_shown_as_lines_or_as_a_bar(monkeypatch):
+    lines = decoded(monkeypatch, terminal=False).splitlines()
+    assert [line.split(" ", 1)[1] for line in lines[:2]] == [
+        "decoding images: 1,200 of 60,000",
+        "decoding images: 60,000 of 60,000",
+    ]
+    assert lines[2:] == ["warning: [b]a file[/b] was damaged"]
+    assert decoded(monkeypatch, terminal=False, every_s=1e6).count("decoding images") == 1
+    shown = decoded(monkeypatch, terminal=True)
+    assert "decoding images" in shown
+    assert "60000/60000" in shown
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_decoding_that_takes_less_than_a_second_shows_nothing_and_quiet_shows_nothing_at_all(monkeypatch, terminal):
+    assert "decoding" not in decoded(monkeypatch, terminal=terminal, after_s=1e6)
+    assert decoded(monkeypatch, terminal=terminal, quiet=True) == ""

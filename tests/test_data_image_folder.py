@@ -134,10 +134,27 @@ def test_too_few_images_of_a_class_in_a_folder(tmp_path: Path) -> None:
     assert "class 'dog' has too few images" in error_of(DataSpec(name=f"folder:{tmp_path}")).message
 
 
-def test_a_folder_larger_than_half_the_memory_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_images(tmp_path, ("cat", "dog"))
-    monkeypatch.setattr("autodistill.data.image_folder.memory_bytes", lambda: 2 * 12 * 3 * 10 * 10)
+def test_all_damaged_files_are_named_at_once_up_to_a_dozen(tmp_path: Path) -> None:
+    write_images(tmp_path, ("cat", "dog"), count=20)
     spec = DataSpec(name=f"folder:{tmp_path}")
-    load(spec)
-    monkeypatch.setattr("autodistill.data.image_folder.memory_bytes", lambda: 2 * 12 * 3 * 10 * 10 - 2)
-    assert "12 images of 10x10 need" in error_of(spec).message
+    bad = [tmp_path / label / f"{number}.png" for label in ("cat", "dog") for number in range(7)]
+    for count in (2, 12, 14):
+        for path in bad[:count]:
+            path.write_bytes(b"words")
+        error = error_of(spec)
+        lines = error.message.splitlines()
+        assert {line.strip().split(": not")[0] for line in lines[:12]} <= {str(path) for path in bad}
+        assert len(lines) == min(count, 12) + (count > 12)
+        assert error.hint.count("put a whole one in its place") == 1
+    assert lines[-1].strip() == "and 2 more files"
+
+
+def test_files_of_several_kinds_of_damage_get_all_hints(tmp_path: Path) -> None:
+    write_images(tmp_path, ("cat", "dog"))
+    (tmp_path / "cat" / "0.png").write_bytes(b"words")
+    Image.fromarray(np.full((10, 10), 40_000, np.uint16)).save(tmp_path / "dog" / "1.png")
+    error = error_of(DataSpec(name=f"folder:{tmp_path}"))
+    assert "not a whole image" in error.message
+    assert "pixels of mode I;16" in error.message
+    assert "remove the file" in error.hint
+    assert "convert it" in error.hint

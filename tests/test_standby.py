@@ -1,11 +1,14 @@
 """Processes on stand-by: they become workers, are handed the images, and end with whoever started them."""
 
 import multiprocessing
+import shutil
 from pathlib import Path
 
 import pytest
+from dataset_files import write_images
 from teacher_files import digits
 
+from autodistill.data import load as load_data
 from autodistill.errors import DataError
 from autodistill.records import RunEnded, RunRequest, TrialParams
 from autodistill.space import Space
@@ -44,7 +47,38 @@ def test_a_process_that_stood_by_trains_on_the_images_that_it_is_handed(tmp_path
     assert not multiprocessing.active_children()
 
 
-def test_images_over_the_limit_are_not_handed_over(tmp_path, monkeypatch):
-    monkeypatch.setattr("autodistill.workers.pool.HANDED_OVER_BYTES", 1000)
-    with Pool(1, setup(tmp_path), data=digits()) as pool, pytest.raises(DataError, match="gone"):
+def folder_setup(home: Path) -> Setup:
+    data = {"name": f"folder:{write_images(home / 'images', ('cat', 'dog'), count=40)}", "crop": 1}
+    return setup(home).model_copy(update={"space": Space.model_validate({**SPACE.model_dump(), "data": data})})
+
+
+def test_a_worker_maps_the_images_of_a_folder_that_is_gone_by_then(tmp_path):
+    asked = folder_setup(tmp_path)
+    data = load_data(asked.space.data)
+    shutil.rmtree(tmp_path / "images")
+    with Pool(1, asked, data=data) as pool:
+        assert len(pool._data) < data.train.images.nbytes / 10
+        (ended,) = (it for it in pool.run([RUN]) if isinstance(it, RunEnded))
+    assert ended.record.state == "complete", ended.record.error
+
+
+def test_images_that_are_neither_kept_nor_there_end_with_their_error(tmp_path):
+    asked = folder_setup(tmp_path)
+    data = load_data(asked.space.data)
+    data.file.unlink()
+    with Pool(1, asked, data=data) as pool:
+        (ended,) = (it for it in pool.run([RUN]) if isinstance(it, RunEnded))
+        assert ended.record.state == "complete", "decoded again"
+    shutil.rmtree(tmp_path / "images")
+    data.file.unlink()
+    with Pool(1, asked, data=data) as pool, pytest.raises(DataError, match="no such folder"):
+        list(pool.run([RUN]))
+
+
+def test_images_that_were_changed_since_the_command_began_are_refused(tmp_path):
+    asked = folder_setup(tmp_path)
+    data = load_data(asked.space.data)
+    data.file.unlink()
+    shutil.copy(tmp_path / "images" / "cat" / "0.png", tmp_path / "images" / "dog" / "1.png")
+    with Pool(1, asked, data=data) as pool, pytest.raises(DataError, match="were changed since this command"):
         list(pool.run([RUN]))

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from autodistill import console, showing
+from autodistill.commands.loading import shown_loading
 from autodistill.export import chosen, export_student, left_out
 from autodistill.recommend.words import count
 from autodistill.space import load
@@ -17,7 +18,10 @@ def export(run: str, *, weights: Path | None, formats: str, to: Path | None) -> 
     folder, record = showing.study_of(run)
     to = to or EXPORTS / record.name
     space = load(str(folder.space), known=KNOWN)
-    found = export_student(record, folder, space=space, to=to, formats=names, weights=weights)
+    with shown_loading() as load_data:
+        found = export_student(
+            record, folder, space=space, to=to, formats=names, weights=weights, load_data=load_data
+        )
     rows = [
         (it.file, count(it.size_bytes) + "B", f"{it.max_difference:.2g}", it.changed, it.about) for it in found.files
     ]

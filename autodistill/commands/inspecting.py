@@ -21,7 +21,8 @@ def inspect_teachers(request: Request, *, as_json: bool, to: Path | None) -> Non
     """Print the teachers' dark knowledge, and render it as a page in the folder `to`; trains nothing."""
     prepared = prepared_for(request)
     names = _trained(prepared)
-    with console.Watch(quiet=False) as watch, Pool(min(request.workers, len(names)), prepared.setup) as pool:
+    size, data = min(request.workers, len(names)), prepared.data
+    with console.Watch(quiet=False) as watch, Pool(size, prepared.setup, data=data) as pool:
         record = watch.follow(_inspected(prepared, names, pool))
     if as_json:
         console.show_json(record.model_dump(mode="json"))

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Generator, Sequence
 
 from autodistill import console, showing
+from autodistill.commands.loading import shown_loading
 from autodistill.commands.requests import Family
 from autodistill.recommend.words import about, count, excess_words, quantity
 from autodistill.records import ComparisonRecord, Event, LeftOutRecord, StudentBudget, StudyRecord
@@ -31,7 +32,7 @@ def search(family: Family, *, output: str, quiet: bool) -> None:
     demand_folder(showing.REPORTS)
     quiet, several = quiet or output != "table", len(family.requests) > 1
     with StandBy(family.requests[0].workers) as standby:
-        students, left_out = within(prepare_all(family.requests), family.limits)
+        students, left_out = _prepared(family, quiet=quiet)
         command = command_of(family, students)
         if not quiet:
             _introduce(students, left_out, family)
@@ -51,6 +52,12 @@ def search(family: Family, *, output: str, quiet: bool) -> None:
         console.show_note(f"Report: {page}   Next: {following}")
 
 
+def _prepared(family: Family, *, quiet: bool) -> tuple[tuple[Prepared, ...], tuple[LeftOutRecord, ...]]:
+    with shown_loading(quiet=quiet) as load_data:
+        prepared = prepare_all(family.requests, load_data=load_data)
+    return within(prepared, family.limits)
+
+
 def _followed(
     events: Generator[Event, None, StudyRecord | ComparisonRecord], family: Family, command: str, *, quiet: bool
 ) -> StudyRecord | ComparisonRecord:
@@ -65,7 +72,7 @@ def _followed(
 def dry_run(family: Family, *, as_json: bool) -> None:
     """Check everything, measure a few steps, print each student's plan; start no study."""
     with StandBy(family.requests[0].workers) as standby:
-        students, left_out = within(prepare_all(family.requests), family.limits)
+        students, left_out = _prepared(family, quiet=as_json)
         estimates = [(prepared, estimate(prepared, standby=standby)) for prepared in students]
     command = command_of(family, students)
     if as_json:

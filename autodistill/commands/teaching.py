@@ -1,6 +1,7 @@
 """`teachers list|train|check`."""
 
 from autodistill import console
+from autodistill.commands.loading import shown_loading
 from autodistill.ladder import SCHEME, path_of
 from autodistill.recommend.words import count
 from autodistill.records import Note, TaskProgress, TeacherRecord
@@ -12,7 +13,7 @@ from autodistill.workers import CheckTask, LadderTask, Pool, Workplace
 def list_teachers(request: Request, *, as_json: bool) -> None:
     """Print a space's teachers; those of the ladder that are not trained yet are marked."""
     prepared = prepared_for(request)
-    place = Workplace(prepared.setup)
+    place = Workplace(prepared.setup, data=prepared.data)
     missing = set(prepared.untrained)
     rows = []
     for name, uri in prepared.teachers.items():
@@ -41,7 +42,7 @@ def train_teachers(request: Request) -> None:
     """Train what is missing of a space's ladder."""
     prepared = prepared_for(request)
     missing = [LadderTask(uri=uri) for uri in prepared.untrained]
-    with console.Watch(quiet=False) as watch, Pool(request.workers, prepared.setup) as pool:
+    with console.Watch(quiet=False) as watch, Pool(request.workers, prepared.setup, data=prepared.data) as pool:
         for message in pool.run(missing):
             if isinstance(message, TaskProgress | Note):
                 watch.show(message)
@@ -53,7 +54,7 @@ def train_teachers(request: Request) -> None:
 def check_teachers(request: Request, *, as_json: bool) -> None:
     """Check teachers; the first that fails ends with its error."""
     prepared = prepared_for(request)
-    place = Workplace(prepared.setup)
+    place = Workplace(prepared.setup, data=prepared.data)
     records = [checked(place, name) for name in prepared.teachers]
     if as_json:
         console.show_json({"schema_version": 1, "teachers": [record.model_dump(mode="json") for record in records]})
@@ -68,7 +69,8 @@ def checked(place: Workplace, name: str) -> TeacherRecord:
 
 def prepared_for(request: Request) -> Prepared:
     """Prepare where only teachers are asked for: any student will do, and no plan is needed."""
-    return prepare(request.model_copy(update={"student": "resnet8"}), planned=False)
+    with shown_loading() as load_data:
+        return prepare(request.model_copy(update={"student": "resnet8"}), planned=False, load_data=load_data)
 
 
 def _show_teachers(rows: list[tuple[str, TeacherRecord | None, str]]) -> None:

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from autodistill import console, showing
+from autodistill.commands.loading import shown_loading
 from autodistill.commands.searching import describe_student
 from autodistill.commands.teaching import checked
 from autodistill.errors import ConfigError, StoreError
@@ -40,10 +41,11 @@ def train(request: Request, *, run: str, seed: int, to: Path, with_validation: b
         request, params = _recommended(request, record, folder)
     if not request.student:
         raise ConfigError("--student: missing", "name a network, or a study with --from")
-    prepared = prepare(request.model_copy(update={"study": "train"}), planned=False)
+    with shown_loading() as load_data:
+        prepared = prepare(request.model_copy(update={"study": "train"}), planned=False, load_data=load_data)
     write_text(to.with_name(f".{to.name}.try"), "")
     to.with_name(f".{to.name}.try").unlink()
-    place = Workplace(prepared.setup.model_copy(update={"with_validation": with_validation}))
+    place = Workplace(prepared.setup.model_copy(update={"with_validation": with_validation}), data=prepared.data)
     params = params if params is not None else _prior(prepared, teacher=bool(request.teachers))
     with console.Watch(quiet=False) as watch:
         if params.teacher is not None:

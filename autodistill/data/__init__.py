@@ -1,17 +1,24 @@
-"""Datasets, split, resident: `load(spec)` gives uint8 images that live on the device as one tensor each."""
+"""Datasets, split: `load(spec)` gives uint8 images, mapped from a file that the machine's processes share."""
 
+import contextlib
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
+from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from autodistill.data.content import average_pool, fingerprint, statistics
+from autodistill.data.decoders import Progress
+from autodistill.data.image_cache import Say, mapped
 from autodistill.data.image_folder import folder
-from autodistill.data.source import Source, Split
-from autodistill.data.splits import Splits, split
+from autodistill.data.image_store import DamagedStore, Stored, open_store
+from autodistill.data.source import Files, Source, Split
+from autodistill.data.splits import split
 from autodistill.data.standard import cifar10, cifar100, digits, fashion_mnist
 from autodistill.errors import DataError, lookup
 from autodistill.records import DataRecord
@@ -20,16 +27,22 @@ from autodistill.space.models import DataSpec
 __all__ = [
     "DATASETS",
     "Data",
+    "Kept",
+    "LoadData",
+    "Progress",
+    "Say",
     "Split",
     "average_pool",
+    "handed_over",
     "images_at_once",
     "load",
     "normalise",
+    "received",
     "record",
     "with_validation",
 ]
 
-DATASETS: dict[str, Callable[[DataSpec], Source]] = {
+DATASETS: dict[str, Callable[[DataSpec], Source | Files]] = {
     "digits": digits,
     "fashion-mnist": fashion_mnist,
     "cifar10": cifar10,
@@ -41,9 +54,6 @@ PIXELS_AT_ONCE, FEWEST_AT_ONCE, MOST_AT_ONCE = 2**17, 16, 512
 """Images in a forward pass on a CPU: the maps of more pixels leave its caches. On one core of an AMD EPYC, against
 512 images of 3x32x32 at once: MobileNetV2 x0.5 2.2, ResNet-110 1.35, VGG8 1.3 times as fast, and the same to the bit;
 images of 8x8 take as long by 256 as by 512, and longer by fewer. Of images above 32x32 nothing was measured."""
-
-_CHUNK = 4096
-"""Images looked at together, so that looking at all needs no second copy of them."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +69,8 @@ class Data:
     std: tuple[float, ...]
     fingerprint: str
     """SHA-256 over the images and labels of each split: what a cache of anything computed from them is keyed by."""
+    file: Path | None = None
+    """Where `load` has mapped the images from; None: they are in this process's memory alone."""
 
     @property
     def num_classes(self) -> int:
@@ -71,25 +83,52 @@ class Data:
         return channels, height, width
 
     def to(self, device: torch.device | str) -> "Data":
-        """Return the same data on another device."""
-        train, validation, test = (
-            Split(images.to(device), labels.to(device)) for images, labels in (self.train, self.validation, self.test)
-        )
-        return replace(self, train=train, validation=validation, test=test)
+        """Return the same data on another device.
+
+        Raises:
+            DataError: the images are larger than the free memory of the GPU.
+        """
+        device = torch.device(device)
+        if device == self.train.images.device:
+            return self
+        splits = (self.train, self.validation, self.test)
+        _check_room(self.name, sum(part.images.nbytes for part in splits), device)
+        train, validation, test = (Split(images.to(device), labels.to(device)) for images, labels in splits)
+        return replace(self, train=train, validation=validation, test=test, file=None)
 
 
-def load(spec: DataSpec) -> Data:
+LoadData = Callable[[DataSpec], Data]
+"""`load`, or a function that also shows how far it is."""
+
+
+class Kept(NamedTuple):
+    """Data in a file that other processes of this machine can map: what a worker is told instead of the images."""
+
+    file: Path
+    fingerprint: str
+
+
+def load(spec: DataSpec, *, progress: Progress = lambda done, total: None, say: Say = lambda text: None) -> Data:
     """Load, pool and split the dataset that `spec` names.
+
+    Datasets that are read from files are decoded once and kept in the cache folder, see `image_cache`.
+
+    Args:
+        progress: Told how many images were decoded, and of how many.
+        say: Told a line when images that were kept are damaged, or when another process decodes them.
 
     Raises:
         ConfigError: an unknown name, or a key that means nothing to this dataset.
         DataError: files that are missing, damaged or mixed up, or sizes that cannot be had.
+        StoreError: the cache folder is read-only, or its disk full.
     """
     source = lookup("dataset", spec.name.partition(":")[0], DATASETS)(spec)
+    if isinstance(source, Files):
+        return _of_file(spec, mapped(source, spec, progress=progress, say=say))
     if spec.pool > 1:
         source = _pooled(source, size=spec.pool)
     splits = split(source, spec)
-    mean, std = _statistics(splits.train.images)
+    mean, std = statistics(splits.train.images)
     return Data(
         name=spec.name,
         classes=source.classes,
@@ -98,21 +137,61 @@ def load(spec: DataSpec) -> Data:
         test=splits.test,
         mean=mean,
         std=std,
-        fingerprint=_fingerprint(splits),
+        fingerprint=fingerprint(splits),
     )
+
+
+def handed_over(data: Data) -> Data | Kept:
+    """What another process of this machine is to be sent of data from `load`: no pixels, where they are in a file."""
+    return data if data.file is None else Kept(data.file, data.fingerprint)
+
+
+def received(given: Data | Kept | None, spec: DataSpec) -> Data:
+    """The data that `handed_over` has sent; loaded where nothing was sent, or the file is gone.
+
+    Raises:
+        DataError: the dataset's files were changed meanwhile.
+        AutodistillError: as `load`.
+    """
+    if isinstance(given, Data):
+        return given
+    if given is None:
+        return load(spec)
+    with contextlib.suppress(FileNotFoundError, DamagedStore):
+        # The process that sent the file has verified it just now.
+        data = _of_file(spec, open_store(given.file, verify=False))
+        if data.fingerprint == given.fingerprint:
+            return data
+    data = load(spec)
+    if data.fingerprint != given.fingerprint:
+        raise DataError(
+            f"data.name = {spec.name!r}: the images or labels were changed since this command was started",
+            "run the command again",
+        )
+    return data
 
 
 def with_validation(data: Data) -> Data:
     """Return the same data with the validation images in the training split too, after its own.
 
     `mean` and `std` stay those of the training split: what a student is fed is part of its configuration. The
-    validation split stays in its place, but a score on it is one on training images.
+    validation split stays in its place, but a score on it is one on training images. Mapped images are not copied.
     """
-    pairs = zip(data.train, data.validation, strict=True)
-    images, labels = (torch.cat(pair) for pair in pairs)
-    joined = Split(images.contiguous(memory_format=torch.channels_last), labels)
-    fingerprint = hashlib.sha256(f"train+validation {data.fingerprint}".encode()).hexdigest()
-    return replace(data, train=joined, fingerprint=fingerprint)
+    joined = Split(
+        _joined(data.train.images, data.validation.images), _joined(data.train.labels, data.validation.labels)
+    )
+    found = hashlib.sha256(f"train+validation {data.fingerprint}".encode()).hexdigest()
+    return replace(data, train=joined, fingerprint=found, file=None)
+
+
+def _joined(first: Tensor, second: Tensor) -> Tensor:
+    """Both after each other: a view, where `second` follows `first` in memory already."""
+    together = (len(first) + len(second), *first.shape[1:])
+    one_block = first.untyped_storage().data_ptr() == second.untyped_storage().data_ptr()
+    if one_block and second.storage_offset() == first.storage_offset() + first.numel():
+        return first.as_strided(together, first.stride(), first.storage_offset())
+    whole = torch.cat([first, second])
+    return whole.contiguous(memory_format=torch.channels_last) if whole.dim() == 4 else whole
 
 
 def record(data: Data, *, spec: DataSpec, views: int) -> DataRecord:
@@ -161,21 +240,30 @@ def _scale_and_shift(mean: tuple[float, ...], std: tuple[float, ...], device: to
     return scale.to(device, torch.float32), shift.to(device, torch.float32)
 
 
-def average_pool(
-    images: UInt8[Tensor, "examples channels height width"], *, size: int
-) -> UInt8[Tensor, "examples channels pooled_height pooled_width"]:
-    """Average blocks of `size` x `size` pixels, rounded to the nearest level, halves up.
+def _of_file(spec: DataSpec, found: Stored) -> Data:
+    header, splits = found.header, found.splits
+    return Data(
+        name=spec.name,
+        classes=header.classes,
+        train=splits.train,
+        validation=splits.validation,
+        test=splits.test,
+        mean=header.mean,
+        std=header.std,
+        fingerprint=header.fingerprint,
+        file=found.path,
+    )
 
-    Raises:
-        DataError: `size` does not divide the image size.
-    """
-    height, width = images.shape[2:]
-    if height % size or width % size:
-        divisors = ", ".join(str(n) for n in range(1, min(height, width) + 1) if height % n == 0 and width % n == 0)
-        raise DataError(f"data.pool = {size} does not divide {height}x{width} images", f"allowed: {divisors}")
-    blocks = images.reshape(*images.shape[:2], height // size, size, width // size, size)
-    total: Tensor = blocks.sum((3, 5), dtype=torch.int32)
-    return ((total + size * size // 2) // (size * size)).to(torch.uint8)
+
+def _check_room(name: str, needed: int, device: torch.device) -> None:
+    if device.type != "cuda":
+        return
+    free, _ = torch.cuda.mem_get_info(device)
+    if needed > free:
+        raise DataError(
+            f"{name}: the images need {needed / 1e9:.2f} GB on {device}, {free / 1e9:.2f} GB are free there",
+            "set a smaller data.image_size or data.train, use fewer --workers, or train with --device cpu",
+        )
 
 
 def _pooled(source: Source, *, size: int) -> Source:
@@ -185,32 +273,3 @@ def _pooled(source: Source, *, size: int) -> Source:
     )
     assert train is not None
     return Source(source.classes, train, validation, test)
-
-
-def _statistics(
-    images: UInt8[Tensor, "examples channels height width"],
-) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and population standard deviation per channel, from exact counts of the 256 levels."""
-    counts = torch.zeros(images.shape[1], 256, dtype=torch.int64)
-    for chunk in _chunks(images):
-        counts += torch.stack([torch.bincount(channel.flatten(), minlength=256) for channel in chunk.unbind(1)])
-    levels = torch.arange(256, dtype=torch.float64) / 255
-    share = counts / counts.sum(1, dtype=torch.float64)[:, None]
-    mean = share @ levels
-    std = (share * (levels - mean[:, None]) ** 2).sum(1).sqrt()
-    # A channel without contrast has none to scale to: one grey level keeps it finite.
-    return tuple(mean.tolist()), tuple(std.clamp(min=1 / 255).tolist())
-
-
-def _fingerprint(splits: Splits) -> str:
-    digest = hashlib.sha256()
-    for images, labels in splits:
-        digest.update(f"{tuple(images.shape)};".encode())
-        for chunk in _chunks(images):
-            digest.update(chunk.contiguous().numpy().data)
-        digest.update(labels.to(torch.int64).numpy().data)
-    return digest.hexdigest()
-
-
-def _chunks(images: UInt8[Tensor, "examples channels height width"]) -> Iterator[Tensor]:
-    return (images[start : start + _CHUNK] for start in range(0, len(images), _CHUNK))

@@ -1,48 +1,76 @@
-"""`folder:PATH`: one folder of images per class, as torchvision's ImageFolder reads them, resident as RGB."""
+"""`folder:PATH`: one folder of images per class, as torchvision's ImageFolder finds them, decoded as RGB."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import contextlib
+import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import torch
-from jaxtyping import UInt8
-from torch import Tensor
+import numpy as np
 
-from autodistill.data.source import Source, Split
+from autodistill.data.decoders import Progress, decode_files
+from autodistill.data.source import Content, Files, Labels, Numbers, stamp
+from autodistill.decoding import Job, opened
 from autodistill.errors import ConfigError, DataError
-from autodistill.machine import memory_bytes
 from autodistill.space.models import DataSpec
+from autodistill.store import digest
 
-MEMORY_SHARE = 0.5
-"""Of the machine's memory: cutting the splits needs the images twice for a moment."""
+PARTS = {"train": "train", "validation": "val", "test": "test"}
+"""Part of a dataset, and the folder that holds it."""
+
+FORMAT = 1
+"""Of what is decoded: another one when equal files give other pixels."""
 
 
-def folder(spec: DataSpec) -> Source:
-    """Read PATH, which holds class folders, or `train` and `val` or `test` (or all three) with class folders each.
+def folder(spec: DataSpec) -> Files:
+    """Find the images of PATH: class folders, or `train` and `val` or `test` (or all three) with class folders each.
 
     With `train` and one other, that other is the test set. A relative PATH starts at the root.
 
     Raises:
-        DataError: folders that are empty or mixed up, files that are no images, sizes that differ, too many images
-            for the memory.
+        DataError: folders that are empty or mixed up. Reading the files raises it for those that are no images, and
+            for sizes that differ.
     """
     path = Path(spec.root, spec.name.partition(":")[2]).expanduser()
     if not spec.name.partition(":")[2]:
         raise ConfigError("data.name = 'folder' names no folder", "write folder:PATH")
     if not path.is_dir():
         raise DataError(f"{path}: no such folder", "write folder:PATH with the folder that holds the class folders")
+    found = _images(path)
+
+    def read() -> Content:
+        return _content(found, size=spec.image_size)
+
+    return Files(
+        name=re.sub(r"[^A-Za-z0-9._-]", "-", path.resolve().name)[:40] or "folder",
+        place=(str(path.resolve()), f"image_size {spec.image_size}"),
+        index=lambda: _index(found),
+        read=read,
+    )
+
+
+def _images(path: Path) -> dict[str, Any]:
+    """The images of the training, validation and test part, as torchvision's ImageFolder lists them."""
     found = {part: _scan(place) for part, place in _parts(path).items()}
     _check_classes(path, {part: tuple(images.classes) for part, images in found.items()})
-    total = sum(len(images.samples) for images in found.values())
-    size = spec.image_size or _common_size(found["train"].samples[0][0])
-    _check_memory(path, total=total, size=size)
-    splits = {
-        part: _read(images.samples, size=size, resize=spec.image_size is not None) for part, images in found.items()
-    }
-    if "test" not in splits and "val" in splits:
-        splits["test"] = splits.pop("val")
-    return Source(tuple(found["train"].classes), splits["train"], splits.get("val"), splits.get("test"))
+    if "test" not in found and "val" in found:
+        found["test"] = found.pop("val")
+    return {part: found[key] for part, key in PARTS.items() if key in found}
+
+
+def _index(found: dict[str, Any]) -> str:
+    """Digest of names, sizes and times of the files, and of what decodes them."""
+    import PIL
+    import torchvision
+    from PIL import features
+
+    decoders = ("RGB, bilinear", PIL.__version__, features.version("jpg"), torchvision.__version__)
+    files = [
+        (part, file[len(images.root) :], label, *stamp(file))
+        for part, images in found.items()
+        for file, label in images.samples
+    ]
+    return digest(FORMAT, decoders, [tuple(images.classes) for images in found.values()], files)
 
 
 def _parts(path: Path) -> dict[str, Path]:
@@ -101,55 +129,28 @@ def _check_classes(path: Path, classes: dict[str, tuple[str, ...]]) -> None:
             )
 
 
-def _common_size(first: str) -> int:
-    with _opened(first) as image:
-        width, height = image.size
+def _content(found: dict[str, Any], *, size: int | None) -> Content:
+    samples = [sample for images in found.values() for sample in images.samples]
+    side = size or _common_size(path for path, _ in samples)
+    labels = {part: np.array([label for _, label in images.samples]) for part, images in found.items()}
+
+    def write(target: Path, offset: int, places: Numbers, progress: Progress) -> None:
+        job = Job(str(target), offset, side, resize=size is not None)
+        rows = [(place, file) for place, (file, _) in zip(places.tolist(), samples, strict=True)]
+        decode_files(rows, [stamp(file)[0] for file, _ in samples], job=job, progress=progress)
+
+    classes = tuple(found["train"].classes)
+    return Content(Labels(classes, **labels), (3, side, side), write)
+
+
+def _common_size(paths: Iterable[str]) -> int:
+    """Height and width of the first image that can be opened; 1 where none can, which decoding will tell."""
+    for path in paths:
+        with contextlib.suppress(DataError), opened(path) as image:
+            width, height = image.size
+            break
+    else:
+        return 1
     if width != height:
-        raise DataError(f"{first}: {width}x{height} is not square", "set data.image_size: images are resized to it")
+        raise DataError(f"{path}: {width}x{height} is not square", "set data.image_size: images are resized to it")
     return int(width)
-
-
-def _check_memory(path: Path, *, total: int, size: int) -> None:
-    needed, limit = total * 3 * size * size, MEMORY_SHARE * memory_bytes()
-    if needed > limit:
-        raise DataError(
-            f"{path}: {total} images of {size}x{size} need {needed / 1e9:.1f} GB, allowed {limit / 1e9:.1f} GB"
-            f" ({MEMORY_SHARE:.0%} of this machine's memory)",
-            "set a smaller data.image_size, or name a folder with fewer images",
-        )
-
-
-def _read(samples: list[tuple[str, int]], *, size: int, resize: bool) -> Split:
-    images = torch.empty((len(samples), 3, size, size), dtype=torch.uint8, memory_format=torch.channels_last)
-    for row, (path, _) in enumerate(samples):
-        images[row] = _pixels(path, size=size, resize=resize)
-    return Split(images, torch.tensor([label for _, label in samples]))
-
-
-def _pixels(path: str, *, size: int, resize: bool) -> UInt8[Tensor, "3 size size"]:
-    import numpy as np
-    from PIL import Image
-
-    with _opened(path) as image:
-        if not resize and image.size != (size, size):
-            raise DataError(
-                f"{path}: {image.width}x{image.height}, images before it are {size}x{size}",
-                "set data.image_size: images are resized to it",
-            )
-        resized = image.convert("RGB").resize((size, size), Image.Resampling.BILINEAR)
-    return torch.from_numpy(np.array(resized)).permute(2, 0, 1)
-
-
-@contextmanager
-def _opened(path: str) -> Iterator[Any]:
-    """Open an image of 8 bits a channel; that it cannot be read, now or by what is done with it, is a DataError."""
-    from PIL import Image
-
-    try:
-        with Image.open(path) as image:
-            if image.mode.startswith(("I", "F")):
-                raise DataError(f"{path}: pixels of mode {image.mode}, allowed are 8 bits a channel", "convert it")
-            yield image
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        hint = "remove the file, or put a whole one in its place"
-        raise DataError(f"{path}: not a whole image ({error})", hint) from error

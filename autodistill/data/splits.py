@@ -1,12 +1,13 @@
 """Stratified, disjoint train, validation and test splits."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Int
 
-from autodistill.data.source import Source, Split
+from autodistill.data.source import Labels, Numbers, Source, Split
 from autodistill.errors import DataError
 from autodistill.space.models import DataSpec
 
@@ -19,8 +20,33 @@ class Splits(NamedTuple):
     test: Split
 
 
+class SplitRows(NamedTuple):
+    """The examples of each split, by their number among all examples of a dataset."""
+
+    train: Rows
+    validation: Rows
+    test: Rows
+
+
 def split(source: Source, spec: DataSpec) -> Splits:
-    """Cut a dataset, stratified by label; a set that the dataset brings along is kept apart, whole or in part.
+    """Split a dataset in memory as `split_rows` says; the splits are copies."""
+    begin = _begins(source.labels)
+
+    def taken(part: str, own: Split | None, rows: Rows) -> Split:
+        whole, offset = (source.train, 0) if own is None else (own, begin[part])
+        chosen = torch.from_numpy(rows - offset)
+        return Split(whole.images[chosen].contiguous(memory_format=torch.channels_last), whole.labels[chosen])
+
+    train, validation, test = split_rows(source.labels, spec)
+    return Splits(
+        taken("train", None, train),
+        taken("validation", source.validation, validation),
+        taken("test", source.test, test),
+    )
+
+
+def split_rows(labels: Labels, spec: DataSpec) -> SplitRows:
+    """Split a dataset, stratified by label; a set that the dataset brings along is kept apart, whole or in part.
 
     Sizes left open: test, the dataset's own or a fifth of all; validation, the dataset's own or a fifth of the images
     that are not test; train, the rest.
@@ -28,38 +54,38 @@ def split(source: Source, spec: DataSpec) -> Splits:
     Raises:
         DataError: more images asked for than there are, or too few for every class to be in every split.
     """
-    rest = np.arange(len(source.train.labels))
-    cut: dict[str, Split] = {}
-    for part, own, asked in (("test", source.test, spec.test), ("validation", source.validation, spec.validation)):
+    begin = _begins(labels)
+    rest = np.arange(len(labels.train))
+    found: dict[str, Rows] = {}
+    for part, own, asked in (("test", labels.test, spec.test), ("validation", labels.validation, spec.validation)):
         if own is None:
-            rows, rest = _cut(
-                source.train, rest, part=part, size=asked or round(len(rest) / 5), spec=spec, source=source
-            )
-            cut[part] = _take(source.train, rows)
+            size = asked or round(len(rest) / 5)
+            found[part], rest = _cut(labels.train, rest, part=part, size=size, spec=spec, classes=labels.classes)
         else:
-            every = np.arange(len(own.labels))
-            rows, _ = _cut(own, every, part=part, size=asked or len(every), spec=spec, source=source)
-            cut[part] = _take(own, rows)
-    rows, _ = _cut(source.train, rest, part="train", size=spec.train or len(rest), spec=spec, source=source)
-    return Splits(_take(source.train, rows), cut["validation"], cut["test"])
+            every = np.arange(len(own))
+            rows, _ = _cut(own, every, part=part, size=asked or len(every), spec=spec, classes=labels.classes)
+            found[part] = rows + begin[part]
+    size = spec.train or len(rest)
+    train, _ = _cut(labels.train, rest, part="train", size=size, spec=spec, classes=labels.classes)
+    return SplitRows(train, found["validation"], found["test"])
 
 
-def _take(whole: Split, rows: Rows) -> Split:
-    chosen = torch.from_numpy(rows)
-    return Split(whole.images[chosen].contiguous(memory_format=torch.channels_last), whole.labels[chosen])
+def _begins(labels: Labels) -> dict[str, int]:
+    """Number of each part's first example."""
+    sizes = [len(own) for own in labels.parts.values()]
+    return dict(zip(labels.parts, np.cumsum([0, *sizes]).tolist(), strict=False))
 
 
 def _cut(
-    whole: Split, rows: Rows, *, part: str, size: int, spec: DataSpec, source: Source
+    labels: Numbers, rows: Rows, *, part: str, size: int, spec: DataSpec, classes: Sequence[str]
 ) -> tuple[Int[np.ndarray, " chosen"], Int[np.ndarray, " rest"]]:
     """Choose `size` of `rows`, stratified; return them and the others."""
-    labels = whole.labels.numpy()
-    _check_size(part, size=size, left=len(rows), total=len(labels), spec=spec, classes=len(source.classes))
-    _check_counts(labels[rows], at_least=1 if size == len(rows) else 2, part=part, source=source)
+    _check_size(part, size=size, left=len(rows), total=len(labels), spec=spec, classes=len(classes))
+    _check_counts(labels[rows], at_least=1 if size == len(rows) else 2, part=part, classes=classes)
     if size == len(rows):
         return rows, rows[:0]
-    chosen, rest = _stratified(rows, labels[rows], size=size, seed=spec.split_seed, classes=len(source.classes))
-    _check_counts(labels[chosen], at_least=1, part=part, source=source)
+    chosen, rest = _stratified(rows, labels[rows], size=size, seed=spec.split_seed, classes=len(classes))
+    _check_counts(labels[chosen], at_least=1, part=part, classes=classes)
     return chosen, rest
 
 
@@ -89,12 +115,12 @@ def _check_size(part: str, *, size: int, left: int, total: int, spec: DataSpec, 
         )
 
 
-def _check_counts(labels: Int[np.ndarray, " rows"], *, at_least: int, part: str, source: Source) -> None:
-    counts = np.bincount(labels, minlength=len(source.classes))
+def _check_counts(labels: Int[np.ndarray, " rows"], *, at_least: int, part: str, classes: Sequence[str]) -> None:
+    counts = np.bincount(labels, minlength=len(classes))
     rarest = int(counts.argmin())
     if counts[rarest] < at_least:
         raise DataError(
-            f"class {source.classes[rarest]!r} has too few images for a stratified split: {counts[rarest]} left when"
+            f"class {classes[rarest]!r} has too few images for a stratified split: {counts[rarest]} left when"
             f" {part} is cut, at least {at_least} needed",
             "every split needs at least one image of each class: add images, or leave the class out",
         )

@@ -4,6 +4,8 @@ import gzip
 import math
 import warnings
 import zlib
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +15,17 @@ from jaxtyping import UInt8
 from numpy.exceptions import VisibleDeprecationWarning
 from torch import Tensor
 
-from autodistill.data.source import Source, Split, refuse
+from autodistill.data.content import chunks
+from autodistill.data.decoders import Progress
+from autodistill.data.image_store import write_rows
+from autodistill.data.source import Content, Files, Numbers, Source, Split, refuse, stamp
 from autodistill.errors import DataError
 from autodistill.space.models import DataSpec
+from autodistill.store import digest
 
 DEFAULT_ROOT = "data"
 DEBIAN_FASHION_MNIST = "/usr/share/datasets/fashion-mnist"
+FASHION_PARTS = ("train", "t10k")
 FASHION_CLASSES = (
     "T-shirt/top",
     "Trouser",
@@ -43,7 +50,7 @@ def digits(spec: DataSpec) -> Source:
     return Source(tuple(str(digit) for digit in range(10)), Split(images, torch.from_numpy(found.target).long()))
 
 
-def fashion_mnist(spec: DataSpec) -> Source:
+def fashion_mnist(spec: DataSpec) -> Files:
     """Fashion-MNIST (Xiao, Rasul and Vollgraf 2017) from four idx files, gzipped or not.
 
     They are looked for in the root itself, in torchvision's place below it, and in that of Debian's package.
@@ -52,25 +59,54 @@ def fashion_mnist(spec: DataSpec) -> Source:
     torchvision_place = Path(spec.root or DEFAULT_ROOT).expanduser() / "FashionMNIST" / "raw"
     own_place = Path(spec.root).expanduser() if spec.root else Path(DEBIAN_FASHION_MNIST)
     folder = _fashion_folder(own_place, torchvision_place)
-    parts = (_idx_split(folder, part, classes=len(FASHION_CLASSES)) for part in ("train", "t10k"))
-    return Source(FASHION_CLASSES, train=next(parts), test=next(parts))
+    paths = [path for part in FASHION_PARTS for path in _fashion_paths(folder, part)]
+
+    def read() -> Source:
+        train, test = (_idx_split(folder, part, classes=len(FASHION_CLASSES)) for part in FASHION_PARTS)
+        return Source(FASHION_CLASSES, train=train, test=test)
+
+    return _files("fashion-mnist", folder, paths, read)
 
 
-def cifar10(spec: DataSpec) -> Source:
+def cifar10(spec: DataSpec) -> Files:
     """CIFAR-10 in torchvision's layout below the root."""
     from torchvision.datasets import CIFAR10
 
     return _cifar(spec, CIFAR10)
 
 
-def cifar100(spec: DataSpec) -> Source:
+def cifar100(spec: DataSpec) -> Files:
     """CIFAR-100 in torchvision's layout below the root, with its 100 fine labels."""
     from torchvision.datasets import CIFAR100
 
     return _cifar(spec, CIFAR100)
 
 
-def _cifar(spec: DataSpec, dataset: Any) -> Source:
+def _files(name: str, folder: Path, paths: Sequence[Path], read: Callable[[], Source]) -> Files:
+    """Files that are read into memory all at once, the first time."""
+
+    def content() -> Content:
+        source = read()
+        channels, height, width = source.train.images.shape[1:]
+        return Content(source.labels, (channels, height, width), partial(_write, source))
+
+    def index() -> str:
+        return digest(name, [(path.name, *stamp(path)) for path in paths])
+
+    return Files(name=name, place=(str(folder.resolve()), name), index=index, read=content)
+
+
+def _write(source: Source, target: Path, offset: int, places: Numbers, progress: Progress) -> None:
+    done = 0
+    with target.open("r+b", buffering=0) as file:
+        for part in (source.train, source.validation, source.test):
+            for chunk in chunks(part.images) if part is not None else ():
+                write_rows(file, offset, chunk, places[done : done + len(chunk)])
+                done += len(chunk)
+                progress(done, len(places))
+
+
+def _cifar(spec: DataSpec, dataset: Any) -> Files:
     refuse(spec, "image_size")
     root = Path(spec.root or DEFAULT_ROOT).expanduser()
     folder = root / dataset.base_folder
@@ -79,6 +115,14 @@ def _cifar(spec: DataSpec, dataset: Any) -> Source:
     call = f'python -c "from torchvision.datasets import {dataset.__name__} as d; d({str(root)!r}, download=True)"'
     if missing:
         raise DataError(f"{folder}: missing {', '.join(missing)}", f"get them with: {call}, or set data.root")
+
+    def read() -> Source:
+        return _cifar_source(dataset, root, folder, call)
+
+    return _files(dataset.__name__.lower(), folder, [folder / name for name in names], read)
+
+
+def _cifar_source(dataset: Any, root: Path, folder: Path, call: str) -> Source:
     try:
         with warnings.catch_warnings():
             # NumPy 2.4.0 to 2.4.4 warns of how the published pickles spell a dtype; later ones do not (numpy#31177).
@@ -94,12 +138,16 @@ def _cifar_split(dataset: Any) -> Split:
     return Split(torch.from_numpy(dataset.data).permute(0, 3, 1, 2), torch.tensor(dataset.targets))
 
 
+def _fashion_paths(folder: Path, part: str) -> list[Path]:
+    return [path for name in _fashion_files(part) if (path := _found(folder, name)) is not None]
+
+
 def _fashion_files(part: str) -> tuple[str, str]:
     return f"{part}-images-idx3-ubyte", f"{part}-labels-idx1-ubyte"
 
 
 def _fashion_folder(*folders: Path) -> Path:
-    names = [*_fashion_files("train"), *_fashion_files("t10k")]
+    names = [name for part in FASHION_PARTS for name in _fashion_files(part)]
     missing = {folder: [name for name in names if _found(folder, name) is None] for folder in folders}
     for folder in folders:
         if not missing[folder]:
@@ -117,7 +165,7 @@ def _found(folder: Path, name: str) -> Path | None:
 
 
 def _idx_split(folder: Path, part: str, *, classes: int) -> Split:
-    paths = [path for name in _fashion_files(part) if (path := _found(folder, name)) is not None]
+    paths = _fashion_paths(folder, part)
     images, labels = (read_idx(path, axes=axes) for path, axes in zip(paths, (3, 1), strict=True))
     if len(images) != len(labels):
         raise DataError(f"{paths[1]}: {len(labels)} labels for {len(images)} images", "get all four files again")

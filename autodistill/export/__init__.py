@@ -11,10 +11,12 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from autodistill import data as datasets
 from autodistill import metrics
+from autodistill.data import LoadData
 from autodistill.errors import ExportError, StoreError
 from autodistill.export.card import CARD, Exported, ExportedFile, card
-from autodistill.export.deployed import eager_logits, load_data, logits_of
+from autodistill.export.deployed import eager_logits, logits_of, study_data
 from autodistill.export.formats import FORMATS, Parcel, chosen, left_out
 from autodistill.export.weights import Student, pick
 from autodistill.records import StudyRecord
@@ -35,6 +37,7 @@ def export_student(
     to: Path,
     formats: tuple[str, ...],
     weights: Path | None = None,
+    load_data: LoadData = datasets.load,
 ) -> Exported:
     """Write a study's recommended student, whole or not at all.
 
@@ -48,6 +51,7 @@ def export_student(
         to: the new folder.
         formats: keys of FORMATS.
         weights: what `train --from` wrote; None: the recommended configuration's best confirm run on validation.
+        load_data: loads the study's images.
 
     Raises:
         StoreError: `to` exists or cannot be written; no recommendation or no weights.
@@ -58,7 +62,7 @@ def export_student(
     if to.exists():
         raise StoreError(f"{to}: exists already; nothing was written", "name a new folder with --out, or remove it")
     student = pick(record, folder, weights=weights)
-    data, test = load_data(record, space)
+    data, test = study_data(record, space, load=load_data)
     eager = eager_logits(student, data)
     parcel = Parcel(student, data, space.data.pool, metadata(student, record, pool=space.data.pool))
     tolerance = TOLERANCE * max(1.0, float(eager.abs().max()))

@@ -6,8 +6,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from autodistill import data as datasets
-from autodistill.data import Data, Split, average_pool, normalise
+from autodistill.data import Data, LoadData, Split, average_pool, normalise
 from autodistill.errors import DataError
 from autodistill.export.weights import Facts, Student
 from autodistill.records import StudyRecord
@@ -43,14 +42,14 @@ class Deployed(nn.Module):
         return logits
 
 
-def load_data(record: StudyRecord, space: Space) -> tuple[Data, Split]:
+def study_data(record: StudyRecord, space: Space, *, load: LoadData) -> tuple[Data, Split]:
     """Load the study's data, and its test images as they were before pixels were averaged.
 
     Raises:
         ConfigError, DataError: data that are not to be had.
         DataError: data that are no longer those of the study.
     """
-    data = datasets.load(space.data)
+    data = load(space.data)
     if data.fingerprint != record.data.fingerprint:
         raise DataError(
             f"{record.data.name}: the images or labels are not those that study {record.name!r} was run on",
@@ -58,7 +57,7 @@ def load_data(record: StudyRecord, space: Space) -> tuple[Data, Split]:
         )
     if space.data.pool == 1:
         return data, data.test
-    return data, datasets.load(space.data.model_copy(update={"pool": 1})).test
+    return data, load(space.data.model_copy(update={"pool": 1})).test
 
 
 def eager_logits(student: Student, data: Data) -> Float[Tensor, "examples classes"]:

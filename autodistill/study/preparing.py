@@ -1,4 +1,4 @@
-"""From a request to a study that can start: everything is checked, nothing is written."""
+"""From a request to a study that can start: everything is checked, nothing but decoded images is written."""
 
 import json
 from collections import Counter
@@ -11,7 +11,7 @@ from pydantic import Field
 from autodistill import data as datasets
 from autodistill import ladder, teachers
 from autodistill.cost import student_record
-from autodistill.data import Data
+from autodistill.data import Data, LoadData
 from autodistill.errors import ConfigError, StoreError
 from autodistill.records import LatencyRecord, Record, StudentBudget, StudentRecord, StudyRecord, read_study
 from autodistill.search import make_plan, parse_budget
@@ -143,28 +143,31 @@ class Prepared(NamedTuple):
         return [uri for uri in reversed(uris) if not places[uri].exists()]
 
 
-def prepare(request: Request, *, planned: bool = True) -> Prepared:
-    """Check everything that can be checked without training; writes nothing.
+def prepare(request: Request, *, planned: bool = True, load_data: LoadData = datasets.load) -> Prepared:
+    """Check everything that can be checked without training; writes nothing but decoded images.
 
     Args:
         request: as asked for.
         planned: whether a study is to come: then its budget must hold its plan.
+        load_data: `datasets.load`, or a function that also shows how far it is.
 
     Raises:
         ConfigError, DataError, TeacherError, StoreError: what does not hold, and what to do.
     """
-    (prepared,) = prepare_all([request], planned=planned)
+    (prepared,) = prepare_all([request], planned=planned, load_data=load_data)
     return prepared
 
 
-def prepare_all(requests: Sequence[Request], *, planned: bool = True) -> tuple[Prepared, ...]:
+def prepare_all(
+    requests: Sequence[Request], *, planned: bool = True, load_data: LoadData = datasets.load
+) -> tuple[Prepared, ...]:
     """Check requests that differ in student, study and command only: data and teachers are loaded once for all.
 
     Raises:
         ConfigError, DataError, TeacherError, StoreError: as `prepare`; what is wrong with the students comes at once.
     """
     check_places([_folder(it) for it in requests] if planned else [], storage=requests[0].storage)
-    common = _common(requests[0])
+    common = _common(requests[0], load_data)
     students = _students(requests, common)
     return tuple(
         _prepared(request, common, student, planned=planned)
@@ -183,9 +186,9 @@ class _Common(NamedTuple):
     fingerprints: dict[str, str]
 
 
-def _common(request: Request) -> _Common:
+def _common(request: Request, load_data: LoadData) -> _Common:
     asked = _space(request)
-    data = datasets.load(asked.data)
+    data = load_data(asked.data)
     space, notes = fit_to_classes(asked, data)
     try_rules(space, data.num_classes)
     names = teacher_names(ladder.expand(space.teachers, space))

@@ -1,12 +1,13 @@
 """A teacher: a network in evaluation mode, and the one way to run it."""
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 
 from autodistill.data import images_at_once, normalise
@@ -81,13 +82,23 @@ def ready(
 
 
 def logits_of(
-    teacher: Teacher, images: UInt8[Tensor, "examples channels height width"]
+    teacher: Teacher,
+    images: UInt8[Tensor, "examples channels height width"],
+    *,
+    take: Callable[[Int[Tensor, " batch"]], UInt8[Tensor, "batch channels height width"]] | None = None,
 ) -> Float[Tensor, "examples classes"]:
-    """Run a teacher over resident images, in batches whose size no caller chooses: rows depend on none of them."""
+    """Run a teacher over images, in batches whose size no caller chooses: logits depend on none of them.
+
+    Args:
+        take: Gives what the teacher sees of some of `images`, by their rows; None: the images as they are.
+    """
     run = teacher.quick if images.device.type == "cuda" else teacher
     size = min(BATCH, images_at_once(images, on_gpu=BATCH, size=teacher.input_size))
     with torch.inference_mode():
-        return torch.cat([run(batch) for batch in images.split(size)])
+        if take is None:
+            return torch.cat([run(batch) for batch in images.split(size)])
+        rows = torch.arange(len(images), device=images.device)
+        return torch.cat([run(take(batch)) for batch in rows.split(size)])
 
 
 def computed_as(device: torch.device) -> str:

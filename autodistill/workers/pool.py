@@ -12,7 +12,7 @@ from types import TracebackType
 
 import torch
 
-from autodistill.data import Data
+from autodistill.data import Data, handed_over
 from autodistill.errors import AutodistillError, StudyError
 from autodistill.queue.messages import Message, Setup, Task, ViewTask
 from autodistill.queue.terms import MOST_DEATHS, Source, given_up, in_words, longest_first
@@ -22,10 +22,6 @@ from autodistill.workers.deaths import account, noticed, way_out
 from autodistill.workers.output import WorkerOutput
 from autodistill.workers.standby import Hand, StandBy
 from autodistill.workers.tasks import Workplace
-
-HANDED_OVER_BYTES = 2**28
-"""Images up to this size are handed to the workers; more than that each of them loads by itself."""
-
 
 SHOW_S = 1.0
 """What workers write to stderr is shown at least this often."""
@@ -50,14 +46,15 @@ class Pool:
 
     Args:
         size: how many.
-        data: the study's, where they are loaded already.
+        data: the study's, where they are loaded already. Workers map images that are kept in a file; others they are
+            sent.
         standby: processes that wait to become workers.
     """
 
     def __init__(self, size: int, setup: Setup, *, data: Data | None = None, standby: StandBy | None = None) -> None:
         self._setup = setup
         self._standby = standby or StandBy()
-        self._data = _packed(data)
+        self._data = pickle.dumps(data and handed_over(data))
         hands = [self._standby.take() for _ in range(size)]
         self._workers = [self._hired(hand, number) for number, hand in enumerate(hands)]
         self._deaths: dict[str, int] = {}
@@ -171,13 +168,6 @@ class Pool:
         # Kept like any other failure: what the search decides next rests on it, and must after a resume.
         write_result(RunFolder(Path(self._setup.runs)), ended)
         yield ended
-
-
-def _packed(data: Data | None) -> bytes:
-    if data is not None:
-        size = sum(it.images.nbytes for it in (data.train, data.validation, data.test))
-        data = data if size <= HANDED_OVER_BYTES else None
-    return pickle.dumps(data)
 
 
 def device_of(device: str, number: int) -> str:

@@ -10,7 +10,7 @@ from torch import nn
 
 from autodistill import data as datasets
 from autodistill.cache import LogitCache
-from autodistill.data import Data
+from autodistill.data import Data, Kept
 from autodistill.errors import CacheError, StudyError, TeacherError, TrialError
 from autodistill.ladder import file_uri, train_teacher
 from autodistill.models import student_network
@@ -52,7 +52,7 @@ from autodistill.workers.profiling import compared, computed_ahead, profiled
 class Workplace:
     """A worker's copy of the data, given or loaded when they are needed, its loaded teachers, and the logit cache."""
 
-    def __init__(self, setup: Setup, *, data: Data | None = None) -> None:
+    def __init__(self, setup: Setup, *, data: Data | Kept | None = None) -> None:
         self.setup = setup
         self._given = data
         if setup.device == "cpu":
@@ -120,7 +120,7 @@ class Workplace:
     @cached_property
     def study_data(self) -> Data:
         """The splits of the study, which its teachers belong to."""
-        return (self._given or datasets.load(self.setup.space.data)).to(self.device)
+        return datasets.received(self._given, self.setup.space.data).to(self.device)
 
     @cached_property
     def data(self) -> Data:

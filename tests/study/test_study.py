@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+import torch
 from factories import bare
 from small_studies import NAME, NEEDED_VIEWS, Here, briefly, core, drive, everything, kept, request, stamps
 
@@ -98,9 +99,10 @@ def cold(tmp_path_factory: pytest.TempPathFactory) -> Cold:
     found = Cold(bare({}), [], [], Counter())
     plain = cache.logits_of
 
-    def counted(teacher: Any, images: Any) -> Any:
-        found.calls[teacher.name + hashlib.sha256(images.contiguous().numpy().tobytes()).hexdigest()] += 1
-        return plain(teacher, images)
+    def counted(teacher: Any, images: Any, *, take: Any = None) -> Any:
+        seen = images if take is None else take(torch.arange(len(images)))
+        found.calls[teacher.name + hashlib.sha256(seen.contiguous().numpy().tobytes()).hexdigest()] += 1
+        return plain(teacher, images, take=take)
 
     def look(event: Event) -> None:
         found.events.append(event)

@@ -1,0 +1,209 @@
+"""Decoded images of a dataset's files, kept once for all processes of a machine.
+
+The cache folder has a folder for each place that images come from and each way to decode them. In there, a file holds
+the images of one split and one pooling, see `image_store`. A file that is missing or damaged is written again: from
+another file of the same images where there is one, else from the dataset's own files.
+"""
+
+import contextlib
+import platform
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from autodistill.data.content import average_pool, chunks
+from autodistill.data.decoders import Progress
+from autodistill.data.image_store import DamagedStore, Stored, open_store, write_rows, write_store
+from autodistill.data.source import Files, Numbers
+from autodistill.data.splits import split_rows
+from autodistill.errors import DataError, InUseError
+from autodistill.space.models import DataSpec
+from autodistill.store import cache_root, digest, locked
+
+KEPT = 4
+"""Files that stay in a folder, those used last: other splits, poolings and older contents of the same place."""
+
+ALWAYS_VERIFIED_BYTES = 2**30
+"""Smaller files are compared with their checksums at every start, in less than a second; larger ones once after each
+start of the machine, or after they were written."""
+
+Say = Callable[[str], None]
+"""Told a line for people."""
+
+
+def mapped(files: Files, spec: DataSpec, *, progress: Progress, say: Say) -> Stored:
+    """Map the images of `files`, split and pooled as `spec` says; write them first where they are not kept.
+
+    One process writes at a time; others wait for it.
+
+    Raises:
+        DataError: files that cannot be read, or sizes that cannot be had.
+        StoreError: the cache folder is read-only, or its disk full.
+    """
+    index = files.index()
+    path = _path(files, index, spec)
+    found = _kept(path, index, say)
+    if found is None:
+        with _turn(path.parent / "lock", say):
+            found = _kept(path, index, _silent) or _written(path, files, index, spec, progress, say)
+            _clear(path)
+    return found
+
+
+def _path(files: Files, index: str, spec: DataSpec) -> Path:
+    splits = (spec.train, spec.validation, spec.test, spec.split_seed)
+    folder = cache_root() / "images" / f"{files.name}-{digest(*files.place)}"
+    return folder / f"{digest(index, splits, spec.pool)}.images"
+
+
+def _kept(path: Path, index: str, say: Say) -> Stored | None:
+    """Map a file that is there and whole; None, and a line, where it is not."""
+    try:
+        found = open_store(path, verify=not _was_verified(path))
+        if found.header.index != index:
+            raise DamagedStore("it holds other images")
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except DamagedStore as damage:
+        say(f"{path}: damaged ({damage}); the images are decoded again")
+        return None
+    _note_verified(path)
+    return found
+
+
+def _written(path: Path, files: Files, index: str, spec: DataSpec, progress: Progress, say: Say) -> Stored:
+    base = next((found for other in _others(path) if (found := _base(other, index, spec.pool))), None)
+    if base is None and spec.pool > 1:
+        whole = spec.model_copy(update={"pool": 1})
+        base = _written(_path(files, index, whole), files, index, whole, progress, say)
+    if base is not None:
+        _derive(path, base, spec, progress)
+    else:
+        _decode(path, files, index, spec, progress)
+    _note_verified(path)
+    return open_store(path, verify=False)
+
+
+def _decode(path: Path, files: Files, index: str, spec: DataSpec, progress: Progress) -> None:
+    """Write a file of images from the dataset's files."""
+    labels, shape, write = files.read()
+
+    def fill(target: Path, offset: int, places: Numbers) -> None:
+        write(target, offset, places, progress)
+        if files.index() != index:
+            raise DataError(
+                f"{files.place[0]}: files were changed or removed while they were read",
+                "run the command again when nothing writes there",
+            )
+
+    rows = split_rows(labels, spec)
+    write_store(path, index=index, pool=1, labels=labels, rows=rows, shape=shape, fill=fill)
+
+
+def _derive(path: Path, base: Stored, spec: DataSpec, progress: Progress) -> None:
+    """Write a file of images from another file that holds them in another order, or not yet pooled."""
+    size = spec.pool // base.header.pool
+    channels, height, width = average_pool(base.images[:1], size=size).shape[1:]
+
+    def fill(target: Path, offset: int, places: Numbers) -> None:
+        numbers, done = base.numbers.numpy(), 0
+        with target.open("r+b", buffering=0) as file:
+            for chunk in chunks(base.images):
+                pooled = average_pool(chunk, size=size) if size > 1 else chunk
+                write_rows(file, offset, pooled, places[numbers[done : done + len(pooled)]])
+                done += len(pooled)
+                progress(done, len(numbers))
+
+    labels = base.labels
+    write_store(
+        path,
+        index=base.header.index,
+        pool=spec.pool,
+        labels=labels,
+        rows=split_rows(labels, spec),
+        shape=(channels, height, width),
+        fill=fill,
+    )
+
+
+def _others(path: Path) -> list[Path]:
+    """The folder's other files of images, those used last first."""
+    found = [other for other in path.parent.glob("*.images") if other != path]
+    return sorted(found, key=_last_use, reverse=True)
+
+
+def _last_use(path: Path) -> float:
+    times = [0.0]
+    for file in (path, _stamp(path)):
+        with contextlib.suppress(OSError):
+            times.append(file.stat().st_mtime)
+    return max(times)
+
+
+def _base(path: Path, index: str, pool: int) -> Stored | None:
+    """Map another file of the same images, if images of `pool` can be made of it."""
+    try:
+        found = open_store(path, verify=not _was_verified(path))
+    except (DamagedStore, FileNotFoundError):
+        return None
+    return found if found.header.index == index and found.header.pool in (1, pool) else None
+
+
+@contextlib.contextmanager
+def _turn(lock: Path, say: Say) -> Iterator[None]:
+    """Be the one process that writes into a folder; remove what a killed one has left half written."""
+    with contextlib.ExitStack() as held:
+        try:
+            held.enter_context(locked(lock, timeout_s=0))
+        except InUseError:
+            say("another process decodes these images: waiting for it")
+            held.enter_context(locked(lock))
+        for left in lock.parent.glob(".*.tmp"):
+            _remove(left)
+        yield
+
+
+def _clear(path: Path) -> None:
+    for old in _others(path)[KEPT - 1 :]:
+        _remove(old)
+        _remove(_stamp(old))
+
+
+def _remove(path: Path) -> None:
+    with contextlib.suppress(OSError):  # on Windows, that a process has it mapped still
+        path.unlink()
+
+
+def _silent(_: str) -> None:
+    pass
+
+
+def _was_verified(path: Path) -> bool:
+    """Whether a large file was compared with its checksums since this machine was started, and not written since."""
+    try:
+        return path.stat().st_size > ALWAYS_VERIFIED_BYTES and _stamp(path).read_text() == _state(path)
+    except OSError:
+        return False
+
+
+def _note_verified(path: Path) -> None:
+    """Remember that a file is whole, and that it was used."""
+    with contextlib.suppress(OSError):  # in a read-only folder it is verified every time
+        _stamp(path).write_text(_state(path))
+
+
+def _stamp(path: Path) -> Path:
+    return path.with_suffix(".verified")
+
+
+def _state(path: Path) -> str:
+    about = path.stat()
+    return f"{_session()} {about.st_ino} {about.st_size} {about.st_mtime_ns} {about.st_ctime_ns}"
+
+
+def _session() -> str:
+    """What is another one after the next start of this machine; where the system does not say, the day."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return f"{platform.node()} {time.strftime('%Y-%m-%d')}"

@@ -1,0 +1,292 @@
+"""A file of decoded images in the order of their splits, mapped into memory by every process that reads them.
+
+Layout: 64 bytes that say the format and where the header lies; from byte 4096 on the images of training, validation,
+test and no split at all, each as rows of pixels of channels; their labels and their numbers in the dataset as int64;
+the header as JSON. Blocks of 4 MiB of all that lies between have CRC-32 checksums in the header, and the header's
+SHA-256 stands at the beginning, which is written last.
+"""
+
+import contextlib
+import errno
+import hashlib
+import mmap
+import os
+import shutil
+import struct
+import warnings
+import zlib
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import torch
+from jaxtyping import Int, UInt8
+from pydantic import ValidationError
+from torch import Tensor
+
+from autodistill.data.content import fingerprint, statistics
+from autodistill.data.source import Labels, Numbers, Split
+from autodistill.data.splits import SplitRows, Splits
+from autodistill.errors import StoreError
+from autodistill.machine import usable_cores
+from autodistill.records import Record
+from autodistill.store import writing
+
+MAGIC = b"autodistill images, format 1".ljust(32)
+_PREAMBLE = struct.Struct("<32sQQ32s")
+"""Magic, first byte and length of the header, SHA-256 of the header."""
+PIXELS_AT = 4096
+BLOCK_BYTES = 4 * 2**20
+_NUMBER = np.dtype("<i8")
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+class DamagedStore(Exception):
+    """A file that holds no images, or not those that were written; its text says what is wrong."""
+
+
+class Header(Record):
+    """What a file says of its images."""
+
+    index: str
+    """Digest of the files they were read from."""
+    pool: int
+    """Size of the blocks of pixels that were averaged."""
+    shape: tuple[int, int, int]
+    """Channels, height, width."""
+    parts: dict[str, int]
+    """Examples of each part of the dataset, whose numbers go through all parts."""
+    splits: tuple[int, int, int]
+    """Images of the training, validation and test split, with which the rows begin."""
+    classes: tuple[str, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    fingerprint: str
+    """SHA-256 of the splits' pixels and labels."""
+    checksums: tuple[int, ...]
+    """CRC-32 of each block."""
+
+    @property
+    def rows(self) -> int:
+        return sum(self.parts.values())
+
+
+@dataclass(frozen=True)
+class Stored:
+    """Images mapped from a file: a process holds the pages that it has read, and all processes hold them once."""
+
+    path: Path
+    header: Header
+    images: UInt8[Tensor, "rows channels height width"]
+    row_labels: Int[Tensor, " rows"]
+    numbers: Int[Tensor, " rows"]
+    """Of each row's example in the dataset."""
+
+    @property
+    def splits(self) -> Splits:
+        """Views of the map."""
+        sizes = [*self.header.splits, self.header.rows - sum(self.header.splits)]
+        pairs = zip(self.images.split(sizes), self.row_labels.split(sizes), strict=True)
+        train, validation, test, _ = (Split(*pair) for pair in pairs)
+        return Splits(train, validation, test)
+
+    @property
+    def labels(self) -> Labels:
+        """The labels by example."""
+        by_number = torch.empty_like(self.row_labels)
+        by_number[self.numbers] = self.row_labels
+        counts = self.header.parts
+        parts = dict(zip(counts, np.split(by_number.numpy(), np.cumsum([*counts.values()])[:-1]), strict=True))
+        return Labels(self.header.classes, parts["train"], parts.get("validation"), parts.get("test"))
+
+
+def open_store(path: Path, *, verify: bool = True) -> Stored:
+    """Map a file of images, read-only.
+
+    Args:
+        verify: Compare all blocks with their checksums; False where another process of this command has just done so.
+
+    Raises:
+        FileNotFoundError, NotADirectoryError: there is no such file.
+        DamagedStore: the file is not what was written.
+        StoreError: the file cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            header, end = _header(file.read(_PREAMBLE.size), path)
+            if verify:
+                _verify(path, header.checksums, end)
+            whole = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    except (FileNotFoundError, NotADirectoryError):
+        raise
+    except OSError as error:
+        raise StoreError(
+            f"{path}: cannot be read ({error.strerror or error})", "give it back its permissions"
+        ) from error
+    return _mapped(path, header, whole)
+
+
+def write_store(
+    path: Path,
+    *,
+    index: str,
+    pool: int,
+    labels: Labels,
+    rows: SplitRows,
+    shape: tuple[int, int, int],
+    fill: Callable[[Path, int, Numbers], None],
+) -> None:
+    """Write a file of images: whole, or not at all.
+
+    Args:
+        fill: Writes the images into a file, from a byte on; the row of each example comes third.
+
+    Raises:
+        StoreError: the disk is full, or the folder read-only.
+    """
+    total = sum(len(part) for part in labels.parts.values())
+    chosen = np.concatenate(rows)
+    numbers = np.concatenate([chosen, np.setdiff1d(np.arange(total), chosen)]).astype(_NUMBER)
+    places = np.empty_like(numbers)
+    places[numbers] = np.arange(total)
+    row_labels = np.concatenate([*labels.parts.values()])[numbers].astype(_NUMBER)
+    labels_at = _labels_at(shape, total)
+    end = labels_at + 2 * total * _NUMBER.itemsize
+    header = Header(
+        index=index,
+        pool=pool,
+        shape=shape,
+        parts={name: len(part) for name, part in labels.parts.items()},
+        splits=(len(rows.train), len(rows.validation), len(rows.test)),
+        classes=labels.classes,
+        mean=(),
+        std=(),
+        fingerprint="",
+        checksums=(),
+    )
+    with _full_disk_told(path, end), writing(path) as temporary:
+        _reserve(temporary, end)
+        fill(temporary, PIXELS_AT, places)
+        with temporary.open("r+b") as file:
+            file.seek(labels_at)
+            file.write(row_labels.tobytes() + numbers.tobytes())
+        header = _described(temporary, header, end)
+        text = header.model_dump_json().encode()
+        with temporary.open("r+b") as file:
+            file.seek(end)
+            file.write(text)
+            file.seek(0)
+            file.write(_PREAMBLE.pack(MAGIC, end, len(text), hashlib.sha256(text).digest()))
+
+
+def write_rows(
+    file: BinaryIO, offset: int, images: UInt8[Tensor, "examples channels height width"], places: Numbers
+) -> None:
+    """Write images into rows of a file that is not buffered, the first of which begins at byte `offset`."""
+    rows = images.permute(0, 2, 3, 1).reshape(len(images), -1).contiguous().numpy()
+    for row, place in zip(rows, places.tolist(), strict=True):
+        file.seek(offset + place * row.nbytes)
+        left = row.data
+        while left:
+            left = left[file.write(left) :]
+
+
+def _labels_at(shape: tuple[int, int, int], rows: int) -> int:
+    pixels = rows * shape[0] * shape[1] * shape[2]
+    return PIXELS_AT + -(-pixels // _NUMBER.itemsize) * _NUMBER.itemsize
+
+
+def _described(temporary: Path, header: Header, end: int) -> Header:
+    """Add to a header what follows from the images."""
+    with temporary.open("rb") as file:
+        whole = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    splits = _mapped(temporary, header, whole).splits
+    mean, std = statistics(splits.train.images)
+    found = {"mean": mean, "std": std, "fingerprint": fingerprint(splits), "checksums": _checksums(temporary, end)}
+    return header.model_copy(update=found)
+
+
+def _header(first: bytes, path: Path) -> tuple[Header, int]:
+    """The header, and the byte at which it begins."""
+    if len(first) < _PREAMBLE.size:
+        raise DamagedStore("cut short")
+    magic, begin, length, digest = _PREAMBLE.unpack(first)
+    if magic != MAGIC:
+        raise DamagedStore("not a file of images in this version's format")
+    with path.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        if size != begin + length:
+            raise DamagedStore(f"{size:,} bytes, {begin + length:,} were written")
+        file.seek(begin)
+        text = file.read()
+    if hashlib.sha256(text).digest() != digest:
+        raise DamagedStore("its header differs from its checksum")
+    try:
+        return Header.model_validate_json(text), begin
+    except ValidationError as error:
+        raise DamagedStore("its header is another version's") from error
+
+
+def _verify(path: Path, checksums: tuple[int, ...], end: int) -> None:
+    found = _checksums(path, end)
+    wrong = [number for number, pair in enumerate(zip(found, checksums, strict=True)) if pair[0] != pair[1]]
+    if wrong:
+        raise DamagedStore(f"{len(wrong)} of {len(checksums)} blocks differ from their checksums")
+
+
+def _checksums(path: Path, end: int) -> tuple[int, ...]:
+    """CRC-32 of each block. Blocks are read, not mapped: mapped pages would count as this process's memory."""
+
+    def checksum(begin: int) -> int:
+        with path.open("rb") as file:
+            file.seek(begin)
+            return zlib.crc32(file.read(min(BLOCK_BYTES, end - begin)))
+
+    with ThreadPoolExecutor(usable_cores()) as pool:  # zlib lets other threads run meanwhile
+        return tuple(pool.map(checksum, range(PIXELS_AT, end, BLOCK_BYTES)))
+
+
+def _mapped(path: Path, header: Header, whole: mmap.mmap) -> Stored:
+    channels, height, width = header.shape
+    rows, pixels_each = header.rows, channels * height * width
+    labels_at = _labels_at(header.shape, rows)
+    with warnings.catch_warnings():
+        # Nobody writes into images; a write would end the process, and reach neither the file nor the others.
+        warnings.filterwarnings("ignore", message="The given buffer is not writable")
+        pixels = torch.frombuffer(whole, dtype=torch.uint8, offset=PIXELS_AT, count=rows * pixels_each)
+        numbers = torch.frombuffer(whole, dtype=torch.int64, offset=labels_at, count=2 * rows)
+    images = pixels.view(rows, height, width, channels).permute(0, 3, 1, 2)
+    return Stored(path, header, images, numbers[:rows], numbers[rows:])
+
+
+def _reserve(path: Path, size: int) -> None:
+    """Make a file of `size` bytes whose blocks are on the disk already, where the system can do that."""
+    with path.open("wb") as file:
+        if hasattr(os, "posix_fallocate"):
+            try:
+                os.posix_fallocate(file.fileno(), 0, size)
+                return
+            except OSError as error:
+                if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
+                    raise
+        file.truncate(size)
+
+
+@contextlib.contextmanager
+def _full_disk_told(path: Path, needed: int) -> Iterator[None]:
+    free = shutil.disk_usage(path.parent).free
+    full = StoreError(
+        f"{path}: the decoded images need {needed:,} bytes, {free:,} bytes are free on that disk",
+        "free space, let AUTODISTILL_CACHE name a folder on a larger disk, or set a smaller data.image_size",
+    )
+    if free < needed:
+        raise full
+    try:
+        yield
+    except StoreError as error:
+        if isinstance(error.__cause__, OSError) and error.__cause__.errno in _FULL:
+            raise full from error
+        raise

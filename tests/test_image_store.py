@@ -1,0 +1,484 @@
+"""Decoded images are kept in one file: found again, shared, checked, and written by one process at a time."""
+
+import errno
+import hashlib
+import os
+import pickle
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from dataset_files import forbid_network, write_fashion, write_images
+from PIL import Image
+
+from autodistill.data import Data, handed_over, load, received, with_validation
+from autodistill.data import decoders as decoders_module
+from autodistill.data import image_cache as cache_module
+from autodistill.decoding import BOOT
+from autodistill.errors import DataError, StoreError
+from autodistill.space.models import DataSpec
+from autodistill.store import locked
+from autodistill.views import View, take_view
+
+
+@pytest.fixture(autouse=True)
+def offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    forbid_network(monkeypatch)
+
+
+@pytest.fixture
+def cache() -> Path:
+    return Path(os.environ["AUTODISTILL_CACHE"]) / "images"
+
+
+@pytest.fixture
+def spec(tmp_path: Path) -> DataSpec:
+    return DataSpec(name=f"folder:{write_images(tmp_path / 'pets', ('cat', 'dog'), count=25)}")
+
+
+class Decoded:
+    """Counts what `load` decodes, by its progress, and keeps what it says."""
+
+    def __init__(self) -> None:
+        self.images = 0
+        self.lines: list[str] = []
+
+    def load(self, spec: DataSpec) -> Data:
+        self.images = 0
+        self.lines.clear()
+        return load(spec, progress=self._progress, say=self.lines.append)
+
+    def _progress(self, done: int, total: int) -> None:
+        assert 0 < done <= total
+        self.images = done
+
+
+@pytest.fixture
+def decoded() -> Decoded:
+    return Decoded()
+
+
+def stores(cache: Path) -> list[Path]:
+    return sorted(cache.glob("*/*.images"))
+
+
+def pixels_by_file(folder: Path) -> dict[bytes, str]:
+    """Independently of the package: decoded pixels to class."""
+    return {np.asarray(Image.open(path)).tobytes(): path.parent.name for path in folder.glob("*/*.png")}
+
+
+def oracle_fingerprint(data: Data) -> str:
+    """As the fingerprint was defined when images were resident: every later version has to keep to it."""
+    digest = hashlib.sha256()
+    for images, labels in (data.train, data.validation, data.test):
+        digest.update(f"{tuple(images.shape)};".encode())
+        digest.update(np.ascontiguousarray(images.numpy()).tobytes())
+        digest.update(labels.numpy().astype(np.int64).tobytes())
+    return digest.hexdigest()
+
+
+def test_images_are_decoded_once_and_found_again(spec: DataSpec, cache: Path, decoded: Decoded) -> None:
+    once = decoded.load(spec)
+    assert decoded.images == 50
+    again = decoded.load(spec)
+    assert decoded.images == 0
+    assert once.file == again.file == stores(cache)[0]
+    assert once.fingerprint == again.fingerprint == oracle_fingerprint(again)
+    assert (once.mean, once.std, once.classes) == (again.mean, again.std, again.classes)
+    files = pixels_by_file(Path(spec.name.partition(":")[2]))
+    for split, other in zip(
+        (once.train, once.validation, once.test), (again.train, again.validation, again.test), strict=True
+    ):
+        assert torch.equal(split.images, other.images)
+        for image, label in zip(other.images, other.labels, strict=True):
+            assert files[image.permute(1, 2, 0).numpy().tobytes()] == again.classes[int(label)]
+
+
+@pytest.mark.parametrize("change", [{"split_seed": 3}, {"train": 20}, {"validation": 4, "test": 30}, {"pool": 5}])
+def test_another_split_or_pooling_decodes_nothing(
+    spec: DataSpec, tmp_path: Path, decoded: Decoded, monkeypatch: pytest.MonkeyPatch, change: dict[str, int]
+) -> None:
+    changed = spec.model_copy(update=change)
+    expected = load(changed)
+    monkeypatch.setenv("AUTODISTILL_CACHE", str(tmp_path / "other"))
+    load(spec)
+    with monkeypatch.context() as patched:
+        patched.setattr("autodistill.data.image_folder.decode_files", None)
+        found = load(changed)
+    assert found.file != expected.file
+    assert found.fingerprint == expected.fingerprint == oracle_fingerprint(found)
+    assert (found.mean, found.std) == (expected.mean, expected.std)
+
+
+def test_pooled_images_are_pooled_once(spec: DataSpec, cache: Path, decoded: Decoded) -> None:
+    pooled = spec.model_copy(update={"pool": 2})
+    assert load(pooled).image_shape == (3, 5, 5)
+    assert len(stores(cache)) == 2
+    again = decoded.load(pooled)
+    assert decoded.images == 0
+    assert oracle_fingerprint(again) == again.fingerprint
+
+
+def test_touched_and_moved_folders_are_decoded_again_to_the_same_fingerprint(
+    spec: DataSpec, tmp_path: Path, decoded: Decoded
+) -> None:
+    once = decoded.load(spec)
+    for path in (tmp_path / "pets").glob("*/*.png"):
+        os.utime(path, ns=(0, path.stat().st_mtime_ns + 10**9))
+    touched = decoded.load(spec)
+    assert decoded.images == 50
+    (tmp_path / "pets").rename(tmp_path / "animals")
+    moved = decoded.load(DataSpec(name=f"folder:{tmp_path / 'animals'}"))
+    assert decoded.images == 50
+    assert once.fingerprint == touched.fingerprint == moved.fingerprint
+
+
+def test_a_changed_image_and_a_renamed_class_are_noticed(spec: DataSpec, tmp_path: Path) -> None:
+    once = load(spec)
+    path = tmp_path / "pets" / "cat" / "3.png"
+    pixels = np.array(Image.open(path))
+    pixels[0, 0, 0] ^= 1
+    Image.fromarray(pixels).save(path)
+    changed = load(spec)
+    assert changed.fingerprint != once.fingerprint
+    (tmp_path / "pets" / "dog").rename(tmp_path / "pets" / "fox")
+    renamed = load(spec)
+    assert renamed.classes == ("cat", "fox")
+    assert renamed.fingerprint == changed.fingerprint  # class names are no part of it
+    path.unlink()
+    assert len(load(spec).train.labels) < len(renamed.train.labels) + 1
+
+
+def flip(path: Path, place: int) -> None:
+    with path.open("r+b") as file:
+        file.seek(place)
+        byte = file.read(1)
+        file.seek(place)
+        file.write(bytes([byte[0] ^ 4]))
+
+
+def damages(path: Path) -> Iterator[None]:
+    """Damage a whole file in one way after another; the caller makes it whole in between."""
+    size = path.stat().st_size
+    for place in (0, 40, 4096, size // 2, size - 1200, size - 2):
+        flip(path, place)
+        yield
+    for length in (0, 10, 5000, size - 1):
+        os.truncate(path, length)
+        yield
+    path.write_bytes(path.read_bytes() + b"x")
+    yield
+    path.write_bytes(b"words" * 5000)
+    yield
+    content = path.read_bytes()
+    path.write_bytes(content.replace(b"format 1", b"format 9", 1))
+    yield
+
+
+def test_a_damaged_file_is_told_and_written_again(spec: DataSpec, cache: Path, decoded: Decoded) -> None:
+    whole = load(spec)
+    assert whole.file is not None
+    content, count = whole.file.read_bytes(), 0
+    for _ in damages(whole.file):
+        found = decoded.load(spec)
+        assert decoded.images == 50
+        (line,) = decoded.lines
+        assert line.startswith(f"{whole.file}: damaged (")
+        assert whole.file.read_bytes() == content
+        assert oracle_fingerprint(found) == whole.fingerprint
+        count += 1
+    assert count == 13
+    assert [path.suffix for path in whole.file.parent.glob("*") if path.name != "lock"].count(".images") == 1
+
+
+def test_another_version_s_file_is_told_and_written_again(spec: DataSpec, decoded: Decoded) -> None:
+    file = load(spec).file
+    assert file is not None
+    content = file.read_bytes()
+    file.write_bytes(content.replace(b"images, format 1", b"images, format 2", 1))
+    decoded.load(spec)
+    assert "not a file of images in this version's format" in decoded.lines[0]
+    assert file.read_bytes() == content
+
+
+def test_another_folder_s_file_under_this_name_is_not_used(spec: DataSpec, tmp_path: Path, decoded: Decoded) -> None:
+    file = load(spec).file
+    other = load(DataSpec(name=f"folder:{write_images(tmp_path / 'more', ('cat', 'dog'), count=30)}")).file
+    assert file is not None
+    assert other is not None
+    shutil.copy(other, file)
+    assert sum(map(len, (found := decoded.load(spec)).train.labels.split(1))) + len(found.test.labels) < 50
+    assert decoded.images == 50
+    assert "it holds other images" in decoded.lines[0]
+
+
+def test_a_damaged_file_is_not_copied_from(spec: DataSpec, decoded: Decoded) -> None:
+    file = load(spec).file
+    assert file is not None
+    flip(file, 4100)
+    other = spec.model_copy(update={"split_seed": 5})
+    found = decoded.load(other)
+    assert oracle_fingerprint(found) == found.fingerprint
+    shutil.rmtree(file.parent)
+    assert load(other).fingerprint == found.fingerprint
+
+
+def test_a_large_file_is_verified_once_for_each_start_of_the_machine(
+    spec: DataSpec, decoded: Decoded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cache_module, "ALWAYS_VERIFIED_BYTES", 100)
+    file = load(spec).file
+    assert file is not None
+    verified: list[bool] = []
+    opened = cache_module.open_store
+    monkeypatch.setattr(
+        cache_module,
+        "open_store",
+        lambda path, *, verify=True: verified.append(verify) or opened(path, verify=verify),
+    )
+    decoded.load(spec)
+    assert verified == [False]
+    monkeypatch.setattr(cache_module, "_session", lambda: "started again")
+    decoded.load(spec)
+    decoded.load(spec)
+    assert verified == [False, True, False]
+    flip(file, 5000)  # which changes the file's times
+    decoded.load(spec)
+    assert "blocks differ" in decoded.lines[0]
+    assert decoded.images == 50
+
+
+def test_a_full_disk_names_file_and_bytes_and_leaves_nothing(
+    spec: DataSpec, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage(cache.parent)
+    needed = 4096 + 50 * (3 * 10 * 10 + 8 + 8)
+    with monkeypatch.context() as patched:
+        patched.setattr(shutil, "disk_usage", lambda path: usage._replace(free=needed - 1))
+        with pytest.raises(StoreError, match=f"{needed:,} bytes, {needed - 1:,} bytes are free") as caught:
+            load(spec)
+    assert caught.value.message.startswith(str(cache))
+    assert "AUTODISTILL_CACHE" in caught.value.hint
+    with monkeypatch.context() as patched:
+
+        def full(*_: object) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        patched.setattr(os, "posix_fallocate", full, raising=False)
+        with pytest.raises(StoreError, match="bytes are free on that disk"):
+            load(spec)
+        patched.delattr(os, "posix_fallocate")
+        patched.setattr("autodistill.data.decoders.decode_rows", full)
+        with pytest.raises(StoreError, match="bytes are free on that disk"):
+            load(spec)
+    assert [path.name for path in cache.glob("*/*")] == ["lock"]
+    load(spec)
+
+
+def test_a_read_only_cache_serves_what_it_has_and_refuses_the_rest(
+    spec: DataSpec, cache: Path, decoded: Decoded
+) -> None:
+    once = load(spec)
+    assert once.file is not None
+    folder = once.file.parent
+    if os.geteuid() == 0:
+        pytest.skip("the superuser may write everywhere")
+    folder.chmod(0o500)
+    try:
+        assert decoded.load(spec).fingerprint == once.fingerprint
+        with pytest.raises(StoreError, match="cannot be written"):
+            load(spec.model_copy(update={"split_seed": 2}))
+    finally:
+        folder.chmod(0o700)
+
+
+def test_a_cache_folder_that_cannot_be_made_is_a_clear_error(
+    spec: DataSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("AUTODISTILL_CACHE", str(tmp_path / "file"))
+    with pytest.raises(StoreError, match="cannot be written"):
+        load(spec)
+
+
+def test_one_process_writes_and_others_wait_for_it(spec: DataSpec, cache: Path, decoded: Decoded) -> None:
+    file = load(spec).file
+    assert file is not None
+    content = file.read_bytes()
+    file.unlink()
+    found: list[Data] = []
+    waiting = threading.Event()
+
+    def say(line: str) -> None:
+        assert "another process decodes these images" in line
+        waiting.set()
+
+    def wait() -> None:
+        found.append(load(spec, say=say, progress=lambda done, total: pytest.fail("decoded")))
+
+    with locked(file.parent / "lock"):
+        other = threading.Thread(target=wait)
+        other.start()
+        assert waiting.wait(60)
+        file.write_bytes(content)
+    other.join(60)
+    assert oracle_fingerprint(found[0]) == found[0].fingerprint
+
+
+def test_what_a_killed_process_left_is_cleared_away(spec: DataSpec, cache: Path) -> None:
+    file = load(spec).file
+    assert file is not None
+    left = file.parent / f".{file.name}.123-abcd.tmp"
+    left.write_bytes(bytes(100))
+    load(spec.model_copy(update={"split_seed": 1}))
+    assert not left.exists()
+
+
+def test_files_that_were_used_long_ago_are_removed(
+    spec: DataSpec, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cache_module, "KEPT", 2)
+    files = []
+    for seed in range(3):
+        files.append(load(spec.model_copy(update={"split_seed": seed})).file)
+        for path in cache.glob("*/*"):
+            os.utime(path, (path.stat().st_atime - 100, path.stat().st_mtime - 100))
+        load(spec)
+    assert stores(cache) == sorted(path for path in (files[0], files[2]) if path is not None)
+
+
+def test_files_that_change_while_they_are_read_are_refused(
+    spec: DataSpec, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def change(done: int, total: int) -> None:
+        (tmp_path / "pets" / "dog" / "24.png").unlink()
+
+    with pytest.raises(DataError, match="changed or removed while"):
+        load(spec, progress=change)
+    assert not stores(cache)
+
+
+def test_splits_are_views_of_one_map_and_no_view_copies_them(spec: DataSpec) -> None:
+    data = load(spec)
+    whole = with_validation(data)
+    storages = {
+        part.images.untyped_storage().data_ptr() for part in (data.train, data.validation, data.test, whole.train)
+    }
+    assert len(storages) == 1
+    assert torch.equal(whole.train.images, torch.cat([data.train.images, data.validation.images]))
+    assert torch.equal(whole.train.labels, torch.cat([data.train.labels, data.validation.labels]))
+    assert whole.train.images.is_contiguous(memory_format=torch.channels_last)
+    assert data.to("cpu").train.images.data_ptr() == data.train.images.data_ptr()
+    flat = data.train.images.permute(0, 2, 3, 1).flatten(0, 2)
+    assert flat.data_ptr() == data.train.images.data_ptr()
+    taken = take_view(data.train.images, torch.tensor([3, 1]), view=View(0, 0, False), epoch=0)
+    assert torch.equal(taken, data.train.images[[3, 1]])
+
+
+def test_resident_sets_are_joined_as_before() -> None:
+    data = load(DataSpec(train=100, validation=50, test=50))
+    whole = with_validation(data)
+    assert data.file is None
+    assert torch.equal(whole.train.images, torch.cat([data.train.images, data.validation.images]))
+
+
+def test_a_file_set_is_kept_too(tmp_path: Path, decoded: Decoded) -> None:
+    spec = DataSpec(name="fashion-mnist", root=str(write_fashion(tmp_path / "fashion")))
+    once = decoded.load(spec)
+    assert decoded.images == 90
+    again = decoded.load(spec)
+    assert decoded.images == 0
+    assert once.fingerprint == again.fingerprint == oracle_fingerprint(again)
+
+
+def test_another_process_is_handed_a_path_and_gets_the_same_data(spec: DataSpec) -> None:
+    data = load(spec)
+    sent = pickle.dumps(handed_over(data))
+    assert len(sent) < 1000
+    found = received(pickle.loads(sent), spec)
+    assert found.fingerprint == data.fingerprint
+    assert torch.equal(found.test.images, data.test.images)
+    small = load(DataSpec(train=100, validation=50, test=50))
+    assert received(handed_over(small), DataSpec()) is small
+    assert handed_over(with_validation(data)).fingerprint != data.fingerprint
+
+
+def by_processes(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+    """Have a few files decoded as many are."""
+    monkeypatch.setattr(decoders_module, "FEW_FILES", 0)
+    monkeypatch.setattr(decoders_module, "CHUNK_FILES", 7)
+    monkeypatch.setattr(decoders_module, "usable_cores", lambda: count)
+
+
+def test_many_files_are_decoded_by_processes_to_the_same_pixels(
+    spec: DataSpec, cache: Path, decoded: Decoded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = load(spec)
+    shutil.rmtree(cache)
+    by_processes(monkeypatch, 3)
+    there = decoded.load(spec)
+    assert decoded.images == 50
+    assert there.fingerprint == here.fingerprint
+
+
+def test_damaged_files_and_other_sizes_are_named_by_processes_too(
+    spec: DataSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    by_processes(monkeypatch, 2)
+    for name in ("cat/1.png", "dog/24.png"):
+        (tmp_path / "pets" / name).write_bytes(b"words")
+    with pytest.raises(DataError, match="not a whole image") as caught:
+        load(spec)
+    assert len(caught.value.message.splitlines()) == 2
+    Image.new("RGB", (7, 9)).save(tmp_path / "pets" / "dog" / "24.png")
+    with pytest.raises(DataError, match="7x9, images before it are 10x10"):
+        load(spec)
+
+
+@pytest.mark.parametrize("code", ["import os, sys; sys.stdin.readline(); os._exit(3)", "import sys; sys.exit(3)"])
+def test_a_decoding_process_that_dies_is_an_error(
+    spec: DataSpec, cache: Path, monkeypatch: pytest.MonkeyPatch, code: str
+) -> None:
+    by_processes(monkeypatch, 2)
+    monkeypatch.setattr(decoders_module, "BOOT", code)
+    with pytest.raises(DataError, match=r"ended with code 3 at one of 7 files from .*png to .*png"):
+        load(spec)
+    assert not stores(cache)
+
+
+def test_a_decoding_process_that_cannot_write_says_why(
+    spec: DataSpec, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    by_processes(monkeypatch, 2)
+    full = f"import sys; [*map(lambda _: sys.stdin.readline(), range(3))]; print({errno.ENOSPC}, flush=True)"
+    monkeypatch.setattr(decoders_module, "BOOT", full)
+    with pytest.raises(StoreError, match="bytes are free on that disk"):
+        load(spec)
+    assert not stores(cache)
+
+
+def test_a_decoding_process_imports_neither_torch_nor_numpy(tmp_path: Path) -> None:
+    code = BOOT.replace("from autodistill", "import os; from autodistill", 1)
+    code += "; print([name for name in ('torch', 'numpy', 'torchvision') if name in sys.modules])"
+    image = tmp_path / "a.png"
+    Image.new("RGB", (4, 4)).save(image)
+    target = tmp_path / "target"
+    target.write_bytes(bytes(48))
+    lines = f'{__import__("json").dumps(sys.path)}\n["{target}", 0, 4, false]\n[[0, "{image}"]]\n'
+    ended = subprocess.run([sys.executable, "-c", code], input=lines, capture_output=True, text=True, check=True)
+    assert ended.stdout.splitlines() == ["[]", "[]"]
+
+
+def test_images_larger_than_a_gpu_are_refused_before_they_are_copied(
+    spec: DataSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (14_999, 80_000))
+    data = load(spec)
+    with pytest.raises(DataError, match=r"the images need 0\.00 GB on cuda"):
+        data.to("cuda")

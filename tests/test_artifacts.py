@@ -16,6 +16,8 @@ from autodistill.store import Depot, RunFolder, read_result
 from autodistill.workers import carrying
 from autodistill.workers.carrying import Carrier, brought
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(params=["folder", "s3"])
 def url(request, tmp_path, monkeypatch):

@@ -13,6 +13,8 @@ from factories import STUDIES
 from autodistill.records import InspectionRecord
 from autodistill.report import render, render_inspection
 
+pytestmark = pytest.mark.slow
+
 PAGES = ("nothing", "all failed", "profiled", "profiled, 40 hostile teachers")
 INSPECTION = "inspection"
 NARROW, A4 = 360, 718

@@ -19,6 +19,8 @@ from autodistill.cli import app
 from autodistill.errors import AutodistillError, ConfigError, StoreError, StudyError
 from autodistill.records import StudyRecord, to_json
 
+pytestmark = pytest.mark.slow
+
 SETTINGS = (
     "data.train=150",
     "data.validation=60",

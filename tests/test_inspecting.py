@@ -15,6 +15,8 @@ from autodistill.space import load as load_space
 from autodistill.store import cache_root
 from autodistill.study import KNOWN
 
+pytestmark = pytest.mark.slow
+
 OVERRIDES = ('ladder.architectures=["resnet8:0.25", "resnet8:0.5", "resnet8"]', "ladder.epochs=5")
 
 

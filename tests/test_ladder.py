@@ -20,6 +20,8 @@ from autodistill.space.models import Space
 from autodistill.teachers import Teacher, check, load
 from autodistill.views import View
 
+pytestmark = pytest.mark.slow
+
 URI = f"ladder:{ARCHITECTURE}"
 
 

@@ -14,6 +14,8 @@ from autodistill.recommend.words import points
 from autodistill.records import Contrast, RaceRecord, Recommendation, StudyRecord, TrialParams
 from autodistill.report.sections.verdict import recommendation_info
 
+pytestmark = pytest.mark.slow
+
 NOTHING = [0.770, 0.772, 0.774]
 
 

@@ -18,6 +18,8 @@ from autodistill.workers import remote
 from autodistill.workers.joining import share_of
 from autodistill.workers.memory import CONTEXT_BYTES
 
+pytestmark = pytest.mark.slow
+
 SECRET = "postgresql://me:hidden@db/kd"
 LEFT = to_wire(Note(text="left study s after 3 tasks"))
 GB = 2**30

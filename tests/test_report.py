@@ -17,6 +17,8 @@ from autodistill.report import render
 from autodistill.report.canvas import COLOURS, MARKERS
 from autodistill.report.words import clean, duration, markdown, short
 
+pytestmark = pytest.mark.slow
+
 VOID = {"meta", "img", "br", "link", "input", "hr"}
 
 

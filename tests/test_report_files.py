@@ -20,6 +20,8 @@ from autodistill.records import read_record, read_study, to_json
 from autodistill.report import render
 from autodistill.showing import rendered
 
+pytestmark = pytest.mark.slow
+
 REPORTS = Path(__file__).parents[1] / "reports"
 EXAMPLES = ("fashion-mnist-mobilenetv2", "digits-mobilenetv2-resnet8-0.5")
 EXAMPLE = "fashion-mnist-mobilenetv2"

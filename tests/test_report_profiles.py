@@ -20,6 +20,8 @@ from autodistill.report.sections.profiles import spread_out
 from autodistill.report.sections.scores import SCORES, scores_info
 from autodistill.report.sections.temperatures import temperatures_info
 
+pytestmark = pytest.mark.slow
+
 FOUR = {"s": 0.70, "m": 0.86, "l": 0.89, "xl": 0.91}
 
 

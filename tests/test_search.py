@@ -12,6 +12,8 @@ from autodistill.records import TrialEnded
 from autodistill.search import candidates, finalists_of, goes_on, importance, make_plan, parse_budget
 from autodistill.space import Space
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize(
     ("teachers", "priors", "searched"), [(1, 4 / 3, 11.667), (4, 16 / 3, 4.667), (5, 17 / 3, 4.333), (6, 6, 4)]

@@ -14,6 +14,8 @@ from autodistill.records import RunEnded, RunRequest, TrialParams
 from autodistill.space import Space
 from autodistill.workers import Pool, Setup, StandBy
 
+pytestmark = pytest.mark.slow
+
 SPACE = Space.model_validate(
     {"data": {"name": "folder:gone"}, "training": {"epochs": 2, "short_epochs": 1, "batch_size": 50}}
 )

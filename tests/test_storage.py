@@ -25,6 +25,8 @@ from autodistill.search.keeping import KeptStudy
 from autodistill.search.opening import unwritable
 from autodistill.storage import checked, close_storage, holds_study, open_storage, patiently, redacted, scrubbed
 
+pytestmark = pytest.mark.slow
+
 SHOWN = {
     "postgresql://me:***@db.example:5432/kd",
     "postgresql://me@db.example:5432/kd?***",

@@ -23,6 +23,8 @@ from autodistill.records import EpochEvent, LogitsComputed
 from autodistill.store import RunFolder, read_result
 from autodistill.workers import CheckTask, LadderTask, Message, Pool, ViewTask, Workplace
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:

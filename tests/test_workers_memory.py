@@ -19,6 +19,8 @@ from autodistill.space.models import DataSpec, TrainingSpec
 from autodistill.workers import LadderTask, Setup, Workplace, memory
 from autodistill.workers.memory import within_memory
 
+pytestmark = pytest.mark.slow
+
 BATCH = 40
 
 

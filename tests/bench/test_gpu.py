@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 import torch
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def beside_each_other(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,8 @@ from autodistill.report.charts import CHARTS
 from autodistill.report.sections import SECTIONS
 from autodistill.report.sections.parts import MOST_ROWS, Table
 
+pytestmark = pytest.mark.slow
+
 SECTION_NAMES = list(SECTIONS)
 
 

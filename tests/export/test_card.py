@@ -9,6 +9,8 @@ from small_exports import HAS_ONNX, TEACHER, TEACHER_NAME, raw_images
 from autodistill.export.card import LOSSES, card
 from autodistill.losses import LOSSES as TRAINED_LOSSES
 
+pytestmark = pytest.mark.slow
+
 
 def test_the_cards_examples_run(study, exported):
     place, _ = exported

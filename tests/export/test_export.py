@@ -21,6 +21,8 @@ from autodistill.records import (
 from autodistill.store import RunFolder
 from autodistill.workers import Workplace
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("name", WRITTEN)
 def test_a_format_agrees_with_the_network_by_hand_at_any_batch(study, folder, record, exported, name):

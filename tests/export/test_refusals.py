@@ -14,6 +14,8 @@ from autodistill.export import chosen, export_student, formats
 from autodistill.export.deployed import Deployed
 from autodistill.export.weights import pick
 
+pytestmark = pytest.mark.slow
+
 
 def test_a_folder_that_exists_is_left_alone(folder, record, study, tmp_path):
     to = tmp_path / "there"

@@ -12,6 +12,8 @@ from autodistill.search import Outcome, make_plan, search
 from autodistill.space import Space
 from autodistill.store import seed_from
 
+pytestmark = pytest.mark.slow
+
 RACED = Space.model_validate({"confirm": {"teachers": 3, "seeds": 6}})
 
 

@@ -13,6 +13,8 @@ from autodistill.search.asking import prior_params
 from autodistill.search.auditing import MOST_AUDITED
 from autodistill.space import Space
 
+pytestmark = pytest.mark.slow
+
 
 def controlled(tmp_path, **trainer):
     asked = question(*FOUR, budget="45")

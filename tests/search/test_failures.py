@@ -8,6 +8,8 @@ from autodistill.records import RunRecord, TrialParams
 from autodistill.search.failures import causes, every_run_failed
 from autodistill.space.models import TrainingSpec
 
+pytestmark = pytest.mark.slow
+
 DIED = (
     "the worker process died 3 times (last: signal 6, SIGABRT) while training the run {}; 1.2 GB of memory were free"
 )

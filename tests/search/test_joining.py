@@ -7,6 +7,8 @@ from search_runs import Trainer, question, run
 from autodistill.errors import ConfigError
 from autodistill.search import Outcome, Question, search
 
+pytestmark = pytest.mark.slow
+
 THREE, FOUR = ("weak", "mid", "slow"), ("weak", "strong", "mid", "slow")
 
 

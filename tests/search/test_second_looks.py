@@ -12,6 +12,8 @@ from autodistill.search import Outcome, candidates, finalists_of, make_plan, sea
 from autodistill.search.requests import next_seed, plain_kd_run
 from autodistill.space import Space
 
+pytestmark = pytest.mark.slow
+
 SOME = TrialParams(teacher="weak", rule="ts", rule_params={"tau": 7.0}, tau_student=7.0, soft_weight=0.3)
 
 

@@ -15,6 +15,8 @@ from autodistill.search.streaming import pays
 from autodistill.space import Space
 from autodistill.store import seed_from
 
+pytestmark = pytest.mark.slow
+
 ETA = Space().search.eta
 
 

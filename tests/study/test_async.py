@@ -17,6 +17,8 @@ from autodistill.study import estimate, prepare
 from autodistill.study import running as running_module
 from autodistill.workers import crew
 
+pytestmark = pytest.mark.slow
+
 QUICK = Pace(beat_s=0.3, lease_s=20.0, look_s=0.1, idle_s=0.1)
 
 

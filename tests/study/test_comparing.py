@@ -24,6 +24,8 @@ from autodistill.study import limits as limits_module
 from autodistill.study import prepare_all, run_students, within
 from autodistill.study import running as running_module
 
+pytestmark = pytest.mark.slow
+
 STUDENTS = ("resnet8:0.25", "resnet8:0.5")
 NAME = "smoke-resnet8-0.25-resnet8-0.5"
 

@@ -20,6 +20,8 @@ from autodistill.space import Space
 from autodistill.workers import crew
 from autodistill.workers.joining import adapted
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch):

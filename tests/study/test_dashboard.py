@@ -5,7 +5,10 @@ from typing import Any
 from wsgiref.util import setup_testing_defaults
 
 import optuna_dashboard
+import pytest
 from small_studies import NAME
+
+pytestmark = pytest.mark.slow
 
 
 def asked(app: Any, path: str) -> Any:

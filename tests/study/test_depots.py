@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pytest
 from hands import Hand
 from small_studies import NAME, core, drive, request
 
@@ -9,6 +10,8 @@ from autodistill.queue.messages import Setup
 from autodistill.queue.terms import Pace
 from autodistill.workers import carrying, crew
 from autodistill.workers.joining import adapted
+
+pytestmark = pytest.mark.slow
 
 
 def test_a_study_by_a_worker_that_shares_no_folder_is_the_same(reference, tmp_path, monkeypatch):

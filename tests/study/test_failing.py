@@ -11,6 +11,8 @@ from autodistill.errors import StudyError
 from autodistill.records import read_study
 from autodistill.store import RunFolder, read_result
 
+pytestmark = pytest.mark.slow
+
 
 def test_a_study_whose_every_run_fails_names_them_and_says_so_again(here, warm):
     for attempt in ("first", "resumed"):

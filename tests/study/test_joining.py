@@ -8,6 +8,8 @@ from small_studies import NAME, core, drive, request, results, stamps
 from autodistill.errors import StoreError
 from autodistill.records import Note, RunEnded
 
+pytestmark = pytest.mark.slow
+
 ONE, BOTH = ("ladder:resnet8:0.25",), ("ladder:resnet8:0.25", "ladder:resnet8:0.5")
 
 

@@ -12,6 +12,8 @@ from autodistill.study import estimate, estimates, fitting, prepare, sharing
 from autodistill.study.sharing import Tried, tried
 from autodistill.trainer.probing import Timing
 
+pytestmark = pytest.mark.slow
+
 
 def stored() -> set[Path]:
     return set(cache_root().glob("measured/*.json"))

@@ -10,6 +10,8 @@ from autodistill.errors import StoreError
 from autodistill.store import cache_root, demand_folder
 from autodistill.study import prepare
 
+pytestmark = pytest.mark.slow
+
 FILES = ["study.json", "identity.json", "run.toml", "env.json", "plan.json", "carried.json", "study.db", "lock"]
 
 

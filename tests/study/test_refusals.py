@@ -17,6 +17,8 @@ from autodistill.space import shipped
 from autodistill.store import cache_root, locked
 from autodistill.study import KNOWN, prepare, run_study
 
+pytestmark = pytest.mark.slow
+
 REFUSED = {
     "student": ({"student": "mobilnetv2"}, r"unknown network 'mobilnetv2' \(did you mean 'mobilenetv2'"),
     "data": ({"data": "digitz"}, r"data\.name: unknown dataset 'digitz' \(did you mean 'digits'"),

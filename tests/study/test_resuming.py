@@ -32,6 +32,8 @@ from autodistill.study import prepare, run_study
 from autodistill.study import running as running_module
 from autodistill.study.simulating import Costs
 
+pytestmark = pytest.mark.slow
+
 KILLS: dict[str, Callable[[Path, int], bool]] = {
     "the ladder is trained": lambda place, runs: any(place.glob("cache/ladder/*/*.lock")),
     "the cache is filled": lambda place, runs: len(list(place.glob("cache/logits/*/*.safetensors"))) > 2,

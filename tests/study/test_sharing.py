@@ -21,6 +21,8 @@ from autodistill.study.sharing import (
 )
 from autodistill.workers import Workplace
 
+pytestmark = pytest.mark.slow
+
 GB = 2**30
 
 

@@ -34,6 +34,8 @@ from autodistill.study import environment, estimate, estimates, prepare, run_stu
 from autodistill.study import running as running_module
 from autodistill.workers import Workplace
 
+pytestmark = pytest.mark.slow
+
 
 def test_a_study_ends_with_every_part_of_its_record(reference):
     record = reference.record

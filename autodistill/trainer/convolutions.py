@@ -8,7 +8,8 @@ divides the sides of the map and the input channels are fewer than a SIMD block 
 
 Subsampling the map first and convolving with stride 1 is the same function. `cpu_network` does that for every
 `nn.Conv2d` of a network. A network may convolve in other ways too: by subclasses, by `functional.conv2d`, by scripted
-modules. Its backward pass runs within `backward_pass`, which intercepts the operator itself.
+modules. Its backward pass runs within `backward_pass`, which intercepts the operator itself. Contiguous memory does
+not suffice: a network that permutes its maps may still convolve in channels_last memory.
 """
 
 import contextlib

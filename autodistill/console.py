@@ -140,9 +140,9 @@ class Decoding:
     def __init__(self, *, quiet: bool = False) -> None:
         self._quiet, self._console = quiet, err()
         self._live: Progress | None = None
+        self._next: float | None = None
 
     def __enter__(self) -> "Decoding":
-        self._next = time.monotonic() + SHOWN_AFTER_S
         return self
 
     def __exit__(
@@ -153,11 +153,14 @@ class Decoding:
 
     def progress(self, done: int, total: int) -> None:
         """Show that `done` of `total` images are decoded."""
-        if self._quiet or time.monotonic() < self._next:
+        now = time.monotonic()
+        if self._next is None:  # what came before the first image, imports among it, is no decoding
+            self._next = now + SHOWN_AFTER_S
+        if self._quiet or now < self._next:
             return
         if not self._console.is_terminal:
             show_note(f"{time.strftime('%H:%M:%S')} decoding images: {done:,} of {total:,}")
-            self._next = time.monotonic() + PLAIN_LINE_EVERY_S
+            self._next = now + PLAIN_LINE_EVERY_S
             return
         if self._live is None:
             columns = (TextColumn("decoding images"), BarColumn(bar_width=24), MofNCompleteColumn())

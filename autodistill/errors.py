@@ -6,7 +6,7 @@ AutodistillError
 ├── TeacherError    2  a checkpoint that is missing, foreign, broken or at chance
 ├── StoreError      2  a folder that is read-only, full, or of another study
 │   ├── InUseError  2  one that another process works in
-│   └── VersionError 2 a database that another version of Optuna made
+│   └── VersionError  2  a database that another version of Optuna made
 ├── CacheError      1  teacher logits that cannot be stored as they are
 ├── ExportError     1  a student that a file format cannot carry unchanged
 ├── TrialError      1  one training run that failed (recorded; the study goes on)

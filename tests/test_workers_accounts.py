@@ -28,8 +28,8 @@ from autodistill.queue.messages import (
 from autodistill.queue.terms import in_words
 from autodistill.records import Note, TrialParams
 from autodistill.store import RunFolder, read_result
-from autodistill.workers import Pool, deaths
-from autodistill.workers.deaths import Death, account, cause, way_out
+from autodistill.workers import Pool, StandBy, deaths
+from autodistill.workers.deaths import Death, account, cause, noticed, way_out
 from autodistill.workers.joining import leave_on_signals
 from autodistill.workers.memory import keep_freed_memory
 from autodistill.workers.output import LONGEST_LINE, MOST_LINES, WorkerOutput, harmless, last_lines
@@ -243,3 +243,31 @@ def test_a_system_without_posix_signals_starts_workers_all_the_same(monkeypatch)
         pass
     monkeypatch.setattr("autodistill.workers.memory.os", SimpleNamespace(name="nt"))
     assert not keep_freed_memory()
+
+
+@posix
+@pytest.mark.parametrize("fails", [False, True])
+def test_the_free_memory_of_a_gpu_is_told_unless_the_gpu_failed_too(fails, monkeypatch):
+    def told(device: str) -> tuple[int, int]:
+        assert device == "cuda:1"
+        if fails:
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
+        return 2_000_000_000, 80_000_000_000
+
+    monkeypatch.setattr("torch.cuda.mem_get_info", told)
+    hand = StandBy().take()
+    hand.process.kill()
+    death = noticed(hand.process, hand.output, oom_kills_before=10**9, device="cuda:1")
+    hand.pipe.close()
+    assert death.gpu_free_bytes == (None if fails else 2_000_000_000)
+    assert cause(death) == "signal 9, SIGKILL: killed from outside"
+
+
+@posix
+def test_a_process_that_hangs_after_it_closed_its_pipe_is_ended(monkeypatch):
+    monkeypatch.setattr(deaths, "JOIN_S", 0.1)
+    hand = StandBy().take()
+    death = noticed(hand.process, hand.output, oom_kills_before=0, device="cpu")
+    assert not hand.process.is_alive()
+    hand.pipe.close()
+    assert cause(death).startswith("it closed its pipe but did not end")

@@ -1,5 +1,6 @@
 """Why a worker process died: what its exit status, the kernel's counters and its stderr tell, in words."""
 
+import contextlib
 import signal
 from multiprocessing.process import BaseProcess
 from typing import NamedTuple
@@ -18,6 +19,8 @@ WINDOWS_CODES = {
     0xC0000409: "aborted after a corrupted stack or a failed check",
 }
 """NTSTATUS values that end a process (learn.microsoft.com, MS-ERREF 2.3)."""
+KILL = 9
+"""SIGKILL, a name that Windows lacks."""
 JOIN_S = 5.0
 """A process that closed its pipe has ended within this time, or is taken for hung."""
 RESUME = "every finished run is kept: the same command goes on"
@@ -52,15 +55,13 @@ def noticed(process: BaseProcess, output: WorkerOutput, *, oom_kills_before: int
     if code is None:
         process.kill()
         process.join()
-    gpu_free = torch.cuda.mem_get_info(device)[0] if device.startswith("cuda") else None
+    gpu_free = None
+    with contextlib.suppress(RuntimeError):  # of a GPU that failed with the worker
+        gpu_free = torch.cuda.mem_get_info(device)[0] if device.startswith("cuda") else None
     killed = code == -KILL and oom_kills() > oom_kills_before
     death = Death(code, killed, free_memory_bytes(), gpu_free, output.tail())
     output.close()
     return death
-
-
-KILL = 9
-"""SIGKILL, a name that Windows lacks."""
 
 
 def cause(death: Death) -> str:

@@ -20,7 +20,7 @@ from autodistill.search import Outcome, search
 from autodistill.storage import close_storage
 from autodistill.workers.crew import Crew
 
-pytestmark = pytest.mark.usefixtures("quick")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("quick")]
 
 
 def test_a_second_coordinator_is_refused_and_a_dead_one_replaced(url, tmp_path):

@@ -17,7 +17,7 @@ from autodistill.storage import close_storage
 from autodistill.workers import crew as crew_module
 from autodistill.workers.crew import Crew
 
-pytestmark = pytest.mark.usefixtures("quick")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("quick")]
 
 
 def test_a_restart_of_the_database_loses_nothing(postgres, tmp_path):

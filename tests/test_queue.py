@@ -22,7 +22,7 @@ from autodistill.store import RunFolder, read_result, write_result, write_text
 from autodistill.workers import crew as crew_module
 from autodistill.workers.crew import Crew
 
-pytestmark = pytest.mark.usefixtures("quick")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("quick")]
 
 
 def test_many_workers_do_each_task_once_and_leave_when_the_study_is_complete(url, tmp_path):

@@ -3,6 +3,8 @@
 Nothing is written to them, and the error names what is there and what to do.
 """
 
+import contextlib
+import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,8 @@ from autodistill.search.opening import IDENTITY, set_aside
 from autodistill.storage import close_storage, find_study, holds_study, open_storage
 from autodistill.storage.looking import describe, revisions
 from autodistill.study import prepare
+
+pytestmark = pytest.mark.slow
 
 SCHEMAS = {
     "older": (12, "2.10.1", "v2.6.0.a"),
@@ -302,6 +306,11 @@ def folder(path: Path) -> None:
     path.mkdir()
 
 
+def columns(path: Path, table: str) -> list[str]:
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        return [name for _, name, *_ in connection.execute(f"PRAGMA table_info({table})")]
+
+
 DAMAGE: dict[str, tuple[Callable[[Path], None], str, str]] = {
     "newer": (newer, "old", "its tables were made by Optuna 9.0.0 (revision v9.0.0.a)"),
     "older": (older, "old", "its tables were made by Optuna 2.10.1 (revision v2.6.0.a)"),
@@ -335,7 +344,10 @@ def test_a_studys_own_database_that_cannot_be_used_is_set_aside_and_made_again(c
     assert again.trials == outcome.trials
     assert len(trainer.asked) == count, "results are kept"
     aside = tmp_path / f"study.db.{suffix}-2"
-    assert aside.is_dir() if case == "folder" else aside.read_bytes().startswith(kept[:99])
+    if case == "other columns":  # Optuna adds its tables before it finds that these are not its own
+        assert columns(aside, "studies") == ["study_id", "study_name"]
+    else:
+        assert aside.is_dir() if case == "folder" else aside.read_bytes().startswith(kept[:99])
     assert (tmp_path / f"study.db.{suffix}").read_bytes() == b"an earlier one"
     assert said(events)[0].startswith(f"{path}: ")
     assert reason in said(events)[0]

@@ -35,6 +35,8 @@ from autodistill.workers.memory import keep_freed_memory
 from autodistill.workers.output import LONGEST_LINE, MOST_LINES, WorkerOutput, harmless, last_lines
 from autodistill.workers.standby import uninterrupted
 
+pytestmark = pytest.mark.slow
+
 posix = pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
 TOLD = {
     "abort": ("signal 6, SIGABRT", "corrupted size vs. prev_size", "Fatal Python error: Aborted"),

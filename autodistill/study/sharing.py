@@ -21,7 +21,10 @@ from autodistill.views import View
 from autodistill.workers.memory import CONTEXT_BYTES, USED, memory_share, release
 
 MOST = 8
-"""Workers on one GPU. Kernels of several processes take turns on it, unless NVIDIA's MPS runs them side by side."""
+"""Workers on one GPU. Their kernels take turns on it, unless NVIDIA's MPS runs them side by side.
+
+Without MPS, 8 processes trained 8 students on an H100 in the time of 8 after each other (MobileNetV2 x0.5, VGG8,
+ResNet8x4; n = 2)."""
 
 HEADROOM = 2.0
 """A worker's need in units of a training step's peak: evaluation, a teacher's pass, the search for temperatures."""

@@ -41,8 +41,9 @@ EXAMPLES = 256
 """Examples that once-a-run work is measured on, at most."""
 FIRST_IMAGES, GROWTH = 2, 4
 """BatchNorm needs two images to train on."""
-LONG_S = 1.0
-"""Work that takes this long the first time is not repeated."""
+LONG_S, FORWARD = 0.5, 1 / 3
+"""Where training on two images takes this long, a forward pass is not measured: its arithmetic is a third of a
+training step's."""
 ENDLESS = 10**6
 """Epochs of a run that is neither finished nor evaluated."""
 
@@ -93,18 +94,19 @@ def probe_student(
     taught = _taught(params, few, data, space)
     supervised = _Epochs(model, data, space, lambda labels: _taught(params, labels, data, space), execution)
     training, targets = _epoch(supervised, seconds)
-    precision = space.training.precision
+    precision, batch = space.training.precision, min(space.training.batch_size, len(data.train.labels))
 
     def evaluated(count: int) -> object:
         held = Split(data.validation.images[:count], data.validation.labels[:count])
         return evaluate(copy.deepcopy(model), held, data, precision=precision)
 
     held_out = min(EXAMPLES, len(data.validation.labels))
+    forward_s = _forward_s(training, batch)
     fit_s = _repeated(lambda: _taught(params, few, data, space), 0.0) + _repeated(lambda: taught.summary(few), 0.0)
     return Probe(
         training=training,
         targets=targets,
-        evaluation_s=_per_image(evaluated, most=held_out, seconds=seconds / 2),
+        evaluation_s=forward_s or _per_image(evaluated, most=held_out, seconds=seconds / 2),
         build_s=build_s,
         fit_s=fit_s / len(few),
         profile_s=_profile_s(few.cpu(), data, space) / len(few),
@@ -127,7 +129,14 @@ def probe_untrained(
         normalisation=Normalisation("data", data.mean, data.std),
         channels=data.image_shape[0],
     )
-    return epoch, view_s(known, data, seconds=seconds / 2)
+    batch = min(space.training.batch_size, len(data.train.labels))
+    return epoch, _forward_s(epoch, batch) or view_s(known, data, seconds=seconds / 2)
+
+
+def _forward_s(training: Line, batch: int) -> float | None:
+    """Return the seconds of a forward pass per image from those of training, where measuring it would take long."""
+    image_s = training.each_s / batch
+    return FORWARD * image_s if FIRST_IMAGES * image_s >= LONG_S else None
 
 
 def view_s(teacher: Teacher, data: Data, *, seconds: float) -> float:
@@ -148,11 +157,9 @@ def _per_image(work: Callable[[int], object], *, most: int, seconds: float) -> f
 def _repeated(work: Callable[[], object], seconds: float) -> float:
     """Median seconds of repeated work that ends with a value on the host.
 
-    The first time is not counted, because libraries choose their kernels then, unless it takes long.
+    The first time is not counted: libraries choose their kernels then, and start a GPU.
     """
-    first = _seconds(work)
-    if first >= LONG_S:
-        return first
+    work()
     taken = [_seconds(work)]
     while sum(taken) < seconds:
         taken.append(_seconds(work))
@@ -198,10 +205,10 @@ class _Epochs:
         return Taken(whole, self.watch.seconds["targets"])
 
     def one_step(self, size: int) -> Taken:
-        """Time a step; the first of a shape takes several times as long, and counts only where that is long."""
+        """Time the second step of a shape: the first takes several times as long."""
         epochs = self.of(1, size)
-        first = self.next(epochs)
-        return first if first.whole >= LONG_S else self.next(epochs)
+        self.next(epochs)
+        return self.next(epochs)
 
     def median(self, steps: int, size: int, *, seconds: float) -> Taken:
         epochs = self.of(steps, size)

@@ -17,6 +17,7 @@ from torch.nn import functional
 
 from autodistill.data import Data, normalise
 from autodistill.trainer import Recipe, Supervision
+from autodistill.trainer.convolutions import cpu_network
 from autodistill.trainer.precision import autocast
 from autodistill.trainer.step import Step, inputs_of
 from autodistill.views import take_drawn
@@ -137,7 +138,7 @@ class Fused(Step):
         self.recipe = trials[0].recipe
         self.like = {name: value.clone() for name, value in trials[0].model.state_dict().items()}
         self.model = fuse([trial.model for trial in trials]).to(memory_format=torch.channels_last).train()
-        self.forward = self.network = self.model
+        self.forward = self.network = cpu_network(self.model)
         self._flatten()
         floats = {name: it for name, it in self.model.state_dict().items() if it.is_floating_point()}
         self.average = {name: value.detach().clone() for name, value in floats.items()}

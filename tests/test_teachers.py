@@ -230,6 +230,9 @@ def test_accuracy_at_chance_is_refused_and_just_above_accepted() -> None:
     answers = torch.where(torch.arange(200) < most, labels, (labels + 1) % 10)
     error = complaint(teacher, nn.functional.one_hot(answers, 10).float())
     assert "validation accuracy 17.0% is at chance (up to 17.0%)" in error.message
+    assert "classes in this order" in error.hint
+    own = complaint(replace(teacher, uri="ladder:resnet8"), nn.functional.one_hot(answers, 10).float())
+    assert own.hint.startswith("autodistill trained it on these images: raise ladder.epochs")
     answers[most] = labels[most]
     assert check(teacher, digits(), nn.functional.one_hot(answers, 10).float()).val_top1 == pytest.approx(0.175)
 

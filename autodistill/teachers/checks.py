@@ -40,7 +40,7 @@ def check(teacher: Teacher, data: Data, logits: Float[Tensor, "examples classes"
         raise TeacherError(
             f"teacher {teacher.name} ({teacher.uri}): validation accuracy {top1:.1%} "
             f"is at chance (up to {chance:.1%})",
-            "check that it was trained on these classes in this order, and its normalisation (?norm=NAME)",
+            _at_chance_hint(teacher),
         )
     return TeacherRecord(
         name=teacher.name,
@@ -95,6 +95,12 @@ def normalisation(uri: str, named: str | None, facts: Facts, data: Data, channel
             f"name its normalisation: {with_option(uri, 'norm=NAME')} (one of {', '.join(known)})",
         )
     return Normalisation("stated", facts.mean, facts.std)
+
+
+def _at_chance_hint(teacher: Teacher) -> str:
+    if teacher.uri.startswith("ladder:"):
+        return "autodistill trained it on these images: raise ladder.epochs, or name trained teachers with --teacher"
+    return "check that it was trained on these classes in this order, and its normalisation (?norm=NAME)"
 
 
 def _chance(labels: Int[Tensor, " examples"]) -> float:

@@ -16,10 +16,10 @@ class Stopwatch:
     @contextlib.contextmanager
     def part(self, name: str) -> Iterator[None]:
         """Time a block. On a GPU it must end with a value on the host: launches return before they are done."""
-        begun, outer, self._inside = time.monotonic(), self._inside, 0.0
+        begun, outer, self._inside = time.perf_counter(), self._inside, 0.0
         try:
             yield
         finally:
-            took = time.monotonic() - begun
+            took = time.perf_counter() - begun
             self.seconds[name] += took - self._inside
             self._inside = outer + took

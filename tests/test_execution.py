@@ -1,8 +1,8 @@
 """How a step is executed: what each way computes, when it gives up, and which one is chosen."""
 
 import copy
-import time
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -122,6 +122,27 @@ def test_a_recording_that_fails_is_an_eager_run_without_a_lost_or_a_doubled_step
     ]
 
 
+def test_without_a_working_compiler_a_gpu_records_and_takes_every_step_once(monkeypatch):
+    class Passing(OnGpu):
+        def __call__(self) -> None:
+            self.forward(torch.zeros(1))
+            self.taken += 1
+
+    def broken(model: nn.Module, *, dynamic: bool) -> Callable[[Tensor], Tensor]:
+        def fail(inputs: Tensor) -> Tensor:
+            raise RuntimeError("no working C compiler\nand more")
+
+        return fail
+
+    recordings, step, said = Recordings(), Passing(), []
+    monkeypatch.setattr(torch, "compile", broken)
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: None)
+    monkeypatch.setattr(execution, "_recorded", recordings.record)
+    execution.Executor(step, Execution("compiled", said.append))(11)
+    assert (recordings.recorded, recordings.replayed, step.taken) == (1, 11 - execution.WARM_UP, 11)
+    assert said == ["training steps are recorded, not compiled: no working C compiler"]
+
+
 @pytest.mark.parametrize(
     ("eager", "graph", "steps", "best"),
     [
@@ -145,7 +166,8 @@ def test_the_fastest_way_counts_its_own_setup(eager, graph, steps, best):
 
 def test_a_way_is_timed_on_real_steps(monkeypatch):
     model = linear()
-    monkeypatch.setattr(time, "perf_counter", iter([0.0, 9.0, 10.0, 13.0]).__next__)
+    ticks = SimpleNamespace(perf_counter=iter([0.0, 9.0, 10.0, 13.0]).__next__)
+    monkeypatch.setattr("autodistill.trainer.probing.time", ticks)
     found = measured(lambda: model, toy(), recipe(batch_size=8), mode="eager")
     assert found == Timing(setup_s=6.0, step_s=1.0)  # 3 steps an epoch: 9 s, then 3
     assert not same(model, linear())

@@ -40,6 +40,10 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(torch.cuda.amp.common, "amp_definitely_not_available", lambda: False)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *_, **__: True)
     with FAKE:
+        try:
+            torch.zeros(2, device="cuda")[torch.arange(2, device="cuda")]
+        except RuntimeError as error:  # torch 2.9: indexing asks the driver
+            pytest.skip(f"torch {torch.__version__} indexes fake CUDA tensors with a driver only: {error}"[:120])
         yield
 
 

@@ -1,5 +1,6 @@
 """Workers: what they answer, and what becomes of their failures."""
 
+import itertools
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -256,12 +257,20 @@ def test_measuring_takes_as_long_for_a_slow_network_as_for_a_fast_one(monkeypatc
         now[0] += image_s * images + (0.0 if images in batches else cold_s)
         batches.add(images)
 
-    monkeypatch.setattr(probing, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(probing, "time", SimpleNamespace(perf_counter=lambda: now[0]))
     found = probe_student(lambda: Slow(shown), place.data, SPACE, PARAMS, seconds=0.4)
     assert found.training.seconds(1) == pytest.approx(image_s * SPACE.training.batch_size)
     slow = 2 * image_s >= 0.5
     assert found.evaluation_s == pytest.approx(image_s / 3 if slow else image_s)
     assert now[0] - len(batches) * cold_s == pytest.approx(2 * 2 * image_s) if slow else now[0] < 4.0 + 10 * cold_s
+
+
+def test_a_clock_that_ticks_seldom_is_no_division_by_zero(monkeypatch, tmp_path):
+    ticks = (float(it // 41) for it in itertools.count())
+    monkeypatch.setattr(probing, "time", SimpleNamespace(perf_counter=ticks.__next__))
+    place = Workplace(setup(tmp_path))
+    found = probe_student(lambda: place.student(0), place.data, SPACE, PARAMS, seconds=0.1)
+    assert found.training.seconds(1) >= 0
 
 
 def test_a_trained_teacher_has_no_training_to_measure(place):

@@ -110,6 +110,7 @@ def tried(space: Space, data: Data, *, student: str, device: torch.device) -> Tr
         width=space.student.width,
         precision=spec.precision,
         steps=steps,
+        image_bytes=sum(part.images.nbytes for part in (data.train, data.validation, data.test)),
     )
     found = recall(Tried, of)
     if found is None:

@@ -55,8 +55,8 @@ class Executor:
             if self._mode != "compiled":
                 raise
             # The compiler fails before anything is computed, so the step is still to be taken.
-            self._fall_back(error)
-            self._step()
+            self._without_compiler(error)
+            _beside(self._step, self._side)
         if self._on_gpu and self._first == 0 and self._mode != "eager":
             self._record()
 
@@ -67,10 +67,21 @@ class Executor:
             self._step.model.zero_grad(set_to_none=True)
             self._fall_back(error)
 
+    def _without_compiler(self, reason: object) -> None:
+        """Record the plain network on a GPU, whose eager steps take several times as long; else fall back."""
+        if not self._on_gpu:
+            self._fall_back(reason)
+            return
+        self._say(f"training steps are recorded, not compiled: {_in_a_line(reason)}")
+        self._mode, self._first, self._step.forward = "graph", WARM_UP - 1, self._step.network
+
     def _fall_back(self, reason: object) -> None:
-        why = next(iter(str(reason).splitlines()), "") or type(reason).__name__
-        self._say(f"training steps are executed eagerly, not by {self._mode}: {why}")
+        self._say(f"training steps are executed eagerly, not by {self._mode}: {_in_a_line(reason)}")
         self._mode, self._first, self._step.forward = "eager", 0, self._step.network
+
+
+def _in_a_line(reason: object) -> str:
+    return next(iter(str(reason).splitlines()), "") or type(reason).__name__
 
 
 def _beside(step: Step, side: "torch.cuda.Stream | None") -> None:

@@ -44,6 +44,8 @@ FIRST_IMAGES, GROWTH = 2, 4
 LONG_S, FORWARD = 0.5, 1 / 3
 """Where training on two images takes this long, a forward pass is not measured: its arithmetic is a third of a
 training step's."""
+SHORTEST_S = 1e-6
+"""No step is shorter; a coarse clock may say so."""
 ENDLESS = 10**6
 """Epochs of a run that is neither finished nor evaluated."""
 
@@ -87,9 +89,9 @@ def probe_student(
         seconds: about how long each part is measured.
         execution: of the training steps.
     """
-    begun = time.monotonic()
+    begun = time.perf_counter()
     model = build()
-    build_s = time.monotonic() - begun
+    build_s = time.perf_counter() - begun
     few = data.train.labels[:EXAMPLES]
     taught = _taught(params, few, data, space)
     supervised = _Epochs(model, data, space, lambda labels: _taught(params, labels, data, space), execution)
@@ -167,9 +169,9 @@ def _repeated(work: Callable[[], object], seconds: float) -> float:
 
 
 def _seconds(work: Callable[[], object]) -> float:
-    begun = time.monotonic()
+    begun = time.perf_counter()
     work()
-    return time.monotonic() - begun
+    return time.perf_counter() - begun
 
 
 @dataclass
@@ -233,7 +235,7 @@ def _epoch(epochs: _Epochs, seconds: float) -> tuple[Line, Line]:
         whole, targets = (Line(each_s=it * batch / size) for it in one)
         return whole, targets
     count = len(labels) // batch
-    steps = max(1, min(GPU_STEPS if gpu else STEPS, int(seconds / FEWEST / one.whole), count))
+    steps = max(1, min(GPU_STEPS if gpu else STEPS, int(seconds / FEWEST / max(one.whole, SHORTEST_S)), count))
     lengths = (steps // 4, steps) if gpu and 4 <= steps < count else (steps,)
     taken = [epochs.median(length, batch, seconds=seconds) for length in lengths]
     return line_through(lengths, [it.whole for it in taken]), line_through(lengths, [it.targets for it in taken])
@@ -264,7 +266,7 @@ def _profile_s(labels: Tensor, data: Data, space: Space) -> float:
     """Measure the seconds of a profile, with a share of the teachers' agreement."""
     logits, prior = _made_up(labels, data), space.prior
     params = prior.params if prior.rule == "isats" else None
-    begun = time.monotonic()
+    begun = time.perf_counter()
     profile(logits, labels, logits, labels, isats_params=params)
     agreement({"one": logits, "other": logits}, labels)
-    return time.monotonic() - begun
+    return time.perf_counter() - begun

@@ -2,11 +2,13 @@
 
 import contextlib
 import copy
+import threading
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn import utils as nn_utils
 from torch.nn.utils.parametrizations import weight_norm
 from torch.utils._python_dispatch import TorchDispatchMode
 from torchvision.models import mobilenet_v3_small, resnet18
@@ -105,6 +107,12 @@ def hooked() -> nn.Module:
     return network
 
 
+def hooked_weight_norm() -> nn.Module:
+    """A weight that a hook computes before each forward pass."""
+    with pytest.warns(FutureWarning, match="weight_norm"):
+        return nn.Sequential(nn_utils.weight_norm(strided()))
+
+
 OTHER_WAYS = {
     "function": lambda: Functional(strided()),
     "operator": lambda: Direct(strided()),
@@ -112,6 +120,7 @@ OTHER_WAYS = {
     "subclass": lambda: nn.Sequential(Standardised(4, 8, 1, stride=2)),
     "parametrised": lambda: nn.Sequential(weight_norm(strided())),
     "parametrised function": lambda: nn.Sequential(weight_norm(Bare())),
+    "weight computed by a hook": hooked_weight_norm,
     "transposed": lambda: nn.Sequential(nn.ConvTranspose2d(4, 3, 1, stride=2, output_padding=1)),
     "subclass of a transposed one": lambda: nn.Sequential(Upsampling(4, 3, 1, stride=2, output_padding=1)),
     "padded by reflection": lambda: nn.Sequential(nn.Conv2d(4, 8, 1, 2, 1, padding_mode="reflect")),
@@ -425,3 +434,15 @@ def test_a_replacement_keeps_hooks_and_is_made_under_every_name() -> None:
     twin["two"](torch.randn(1, 4, 4, 4))
     assert calls == [1]
     assert twin["two"].stride == (2, 2)
+
+
+def test_a_network_that_cannot_be_copied_is_trained_itself() -> None:
+    network = nn.Sequential(nn.Conv2d(1, 4, 1), *hooked_weight_norm(), nn.Flatten(), nn.Linear(128, 2))
+    with pytest.raises(RuntimeError, match="deepcopy"):
+        copy.deepcopy(network)
+    assert cpu_network(network) is network
+    assert isinstance(backward_pass(network), SafeGradients)
+    locked = nn.Sequential(strided())
+    locked.lock = threading.Lock()
+    assert cpu_network(locked) is locked
+    assert isinstance(backward_pass(locked), SafeGradients)

@@ -35,6 +35,8 @@ SMALLEST_MAP = 2
 slower than with the padding written out."""
 MODULE_PACKAGES = ("torch.nn.", "torchvision.models.", "torchvision.ops.", "autodistill.models.")
 """Their modules convolve through the convolutions of torch.nn only, never by a function."""
+UNCOPYABLE = (RuntimeError, TypeError, copy.Error)
+"""What `copy.deepcopy` raises for a computed tensor (RuntimeError), and for a lock or an open file (TypeError)."""
 
 
 class Pointwise(nn.Conv2d):
@@ -91,13 +93,17 @@ def cpu_network(model: nn.Module) -> nn.Module:
     """Return the network to train `model` through on a CPU.
 
     The result computes the same function of the same parameters and buffers, which it shares with `model`. Some of
-    its convolutions are computed in another way. It is `model` itself on another device, and where no convolution
-    needs it.
+    its convolutions are computed in another way. The result is `model` itself on another device, where no convolution
+    needs replacing, and where the model cannot be copied: `torch.nn.utils.weight_norm`, for example, keeps a computed
+    weight in its module. `backward_pass` guards the gradients of such a model too.
     """
     held = [*model.parameters(), *model.buffers()]
     if not any(_kind(module) for module in model.modules()) or any(it.device.type != "cpu" for it in held):
         return model
-    twin = copy.deepcopy(model, {id(tensor): tensor for tensor in held})
+    try:
+        twin = copy.deepcopy(model, {id(tensor): tensor for tensor in held})
+    except UNCOPYABLE:
+        return model
     replace_convolutions(twin)
     return twin.train()
 

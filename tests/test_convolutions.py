@@ -2,11 +2,13 @@
 
 import contextlib
 import copy
+import threading
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn import utils as nn_utils
 from torch.nn.utils.parametrizations import weight_norm
 from torch.utils._python_dispatch import TorchDispatchMode
 from torchvision.models import mobilenet_v3_small, resnet18
@@ -59,6 +61,21 @@ class Standardised(nn.Conv2d):
         return functional.conv2d(maps, weight, self.bias, self.stride)
 
 
+class Bare(nn.Module):
+    """Holds a weight and convolves by a function."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(8, 4, 1, 1, generator=torch.Generator().manual_seed(0)))
+
+    def forward(self, maps: Tensor) -> Tensor:
+        return functional.conv2d(maps, self.weight, stride=2)
+
+
+class Upsampling(nn.ConvTranspose2d):
+    """A subclass that changes nothing."""
+
+
 class Watching(TorchDispatchMode):
     """Notes the strided 1x1 convolutions whose gradients are computed as such."""
 
@@ -90,12 +107,22 @@ def hooked() -> nn.Module:
     return network
 
 
+def hooked_weight_norm() -> nn.Module:
+    """A weight that a hook computes before each forward pass."""
+    with pytest.warns(FutureWarning, match="weight_norm"):
+        return nn.Sequential(nn_utils.weight_norm(strided()))
+
+
 OTHER_WAYS = {
     "function": lambda: Functional(strided()),
     "operator": lambda: Direct(strided()),
     "made in the forward pass": Late,
     "subclass": lambda: nn.Sequential(Standardised(4, 8, 1, stride=2)),
     "parametrised": lambda: nn.Sequential(weight_norm(strided())),
+    "parametrised function": lambda: nn.Sequential(weight_norm(Bare())),
+    "weight computed by a hook": hooked_weight_norm,
+    "transposed": lambda: nn.Sequential(nn.ConvTranspose2d(4, 3, 1, stride=2, output_padding=1)),
+    "subclass of a transposed one": lambda: nn.Sequential(Upsampling(4, 3, 1, stride=2, output_padding=1)),
     "padded by reflection": lambda: nn.Sequential(nn.Conv2d(4, 8, 1, 2, 1, padding_mode="reflect")),
     "patched": patched,
     "hook": hooked,
@@ -157,10 +184,14 @@ def test_a_mobilenet_has_all_but_its_stem_and_strided_depthwise_convolutions_rep
         nn.Conv2d(4, 4, 3, padding="same", groups=4),
         nn.Conv2d(4, 4, 5, padding=2, groups=4),
         nn.Conv2d(4, 4, 3, padding=1),
+        nn.Conv1d(4, 4, 1),
+        nn.Conv3d(4, 4, 3, stride=2),
+        nn.ConvTranspose2d(4, 4, 1),
+        nn.ConvTranspose2d(4, 4, 2, stride=2),
     ],
     ids=str,
 )
-def test_any_other_convolution_stays_and_is_safe(convolution: nn.Conv2d) -> None:
+def test_any_other_convolution_stays_and_is_safe(convolution: nn.Module) -> None:
     network = nn.Sequential(convolution)
     assert not replaced(network)
     assert not isinstance(backward_pass(network), SafeGradients)
@@ -244,18 +275,102 @@ def test_gradients_of_a_network_that_convolves_in_another_way_are_intercepted(wa
         torch.testing.assert_close(plain, intercepted)
 
 
-def test_interception_leaves_alone_what_no_kernel_for_1x1_convolutions_computes() -> None:
-    maps = torch.randn(2, 4, 8, 8, requires_grad=True)
-    weight = torch.randn(4, 4, 1, 1, requires_grad=True)
-    for output in (
-        functional.conv2d(maps, weight, stride=2, padding=1),
-        functional.conv_transpose2d(maps, weight, stride=2),
+@pytest.mark.parametrize(
+    "convolution",
+    [
+        nn.Conv1d(4, 3, 1, stride=2),
+        nn.Conv3d(4, 3, 1, stride=(1, 1, 2)),
+        nn.ConvTranspose1d(4, 3, 1, stride=2),
+        nn.ConvTranspose2d(4, 3, 1, stride=(2, 1)),
+        nn.ConvTranspose3d(4, 3, 1, stride=3),
+        nn.LazyConvTranspose2d(3, 1, stride=2),
+    ],
+    ids=str,
+)
+def test_strided_1x1_convolutions_of_every_kind_are_intercepted(convolution: nn.Module) -> None:
+    network = nn.Sequential(convolution)
+    assert cpu_network(network) is network
+    assert isinstance(backward_pass(network), SafeGradients)
+
+
+def test_interception_leaves_padded_convolutions_alone_which_are_right() -> None:
+    """Without padding, oneDNN would compute these weight gradients wrongly."""
+    generator = torch.Generator().manual_seed(0)
+    for convolve, in_channels, weights, options in (
+        (functional.conv2d, 4, (8, 4, 1, 1), {}),
+        (functional.conv_transpose2d, 64, (64, 4, 1, 1), {"output_padding": 1}),
     ):
-        plain = torch.autograd.grad(output.square().sum(), (maps, weight), retain_graph=True)
-        with Watching() as watching, SafeGradients():
-            intercepted = torch.autograd.grad(output.square().sum(), (maps, weight))
-        assert watching.seen == 1
-        assert all(map(torch.equal, plain, intercepted))
+        maps = torch.randn(3, in_channels, 64, 64, generator=generator)
+        weight = torch.randn(weights, generator=generator)
+        gradient, found = None, []
+        for kind in (torch.float64, torch.float32):
+            held = [it.to(kind, memory_format=torch.channels_last).requires_grad_() for it in (maps, weight)]
+            output = convolve(*held, stride=2, padding=1, **options)
+            if gradient is None:
+                gradient = torch.randn(output.shape, generator=generator)
+            with Watching() as watching, SafeGradients():
+                found.append(torch.autograd.grad(output, held, gradient.to(output)))
+            assert watching.seen == 1
+        for exact, single in zip(*found, strict=True):
+            torch.testing.assert_close(single.double(), exact, rtol=1e-4, atol=1e-3)
+
+
+TRANSPOSED = {
+    "a stride that divides the sides of the output": ((64, 4), (64, 64), {"stride": 2, "output_padding": 1}),
+    "half a SIMD block and more": ((64, 12), (64, 64), {"stride": 2, "output_padding": 1}),
+    "a small map": ((64, 4), (8, 8), {"stride": 2, "output_padding": 1}),
+    "a stride of 3": ((64, 4), (32, 32), {"stride": 3, "output_padding": 2}),
+    "a stride along the width": ((64, 4), (64, 64), {"stride": (1, 2), "output_padding": (0, 1)}),
+    "no output padding": ((64, 4), (9, 5), {"stride": 2}),
+    "output padding along the height": ((6, 4), (5, 7), {"stride": 3, "output_padding": (1, 0)}),
+    "output padding of more than a stride": ((6, 4), (5, 7), {"stride": 2, "output_padding": 4, "dilation": 5}),
+    "groups": ((6, 4), (8, 8), {"stride": 2, "output_padding": 1, "groups": 2}),
+    "no bias": ((6, 4), (8, 8), {"stride": 2, "output_padding": 1, "bias": False}),
+    "a line": ((64, 4), (64,), {"stride": 2, "output_padding": 1}),
+    "a line in groups": ((6, 4), (9,), {"stride": 3, "output_padding": 1, "groups": 2}),
+    "a volume": ((64, 4), (4, 8, 8), {"stride": 2, "output_padding": 1}),
+    "a volume with three strides": ((6, 4), (3, 4, 5), {"stride": (1, 2, 3), "output_padding": (0, 1, 1)}),
+}
+
+
+@pytest.mark.parametrize("features_last", [True, False])
+@pytest.mark.parametrize("case", TRANSPOSED)
+def test_a_transposed_1x1_convolution_writes_its_pixels_a_stride_apart(case: str, *, features_last: bool) -> None:
+    """Result and gradients, against float64 sums over channels that are written out."""
+    (in_channels, channels), sides, options = TRANSPOSED[case]
+    module = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)[len(sides) - 1]
+    convolution = module(in_channels, channels, 1, **options)
+    groups, strides = convolution.groups, convolution.stride
+
+    def in_memory(values: Tensor) -> Tensor:
+        return values.movedim(1, -1).contiguous().movedim(-1, 1) if features_last else values.contiguous()
+
+    generator = torch.Generator().manual_seed(0)
+    maps = in_memory(torch.randn(3, in_channels, *sides, generator=generator)).requires_grad_()
+    network = nn.Sequential(convolution)
+    with torch.no_grad():
+        convolution.weight.set_(in_memory(convolution.weight))
+    output = cpu_network(network)(maps)
+    gradient = in_memory(torch.randn(output.shape, generator=generator))
+    with Watching() as watching, backward_pass(network):
+        output.backward(gradient)
+    assert (watching.seen, watching.others) == (0, 1)
+
+    written = (..., *(slice(0, (side - 1) * step + 1, step) for side, step in zip(sides, strides, strict=True)))
+    pixels = maps.detach().double().flatten(2).unflatten(1, (groups, -1))
+    weight = convolution.weight.detach().double().view(groups, -1, channels // groups)
+    at_pixels = gradient.double()[written].flatten(2).unflatten(1, (groups, -1))
+    expected = torch.zeros_like(output, dtype=torch.float64)
+    expected[written] = torch.einsum("bgip,gio->bgop", pixels, weight).reshape(3, channels, *sides)
+    found = [
+        (maps.grad, torch.einsum("bgop,gio->bgip", at_pixels, weight)),
+        (convolution.weight.grad, torch.einsum("bgip,bgop->gio", pixels, at_pixels)),
+    ]
+    if convolution.bias is not None:
+        expected += convolution.bias.detach().double().view(-1, *[1] * len(sides))
+        found.append((convolution.bias.grad, gradient.double().transpose(0, 1).flatten(1).sum(1)))
+    for single, exact in [*found, (output, expected)]:
+        torch.testing.assert_close(single.double(), exact.reshape(single.shape), rtol=1e-4, atol=1e-3)
 
 
 @pytest.mark.parametrize("dimensions", [1, 3])
@@ -319,3 +434,15 @@ def test_a_replacement_keeps_hooks_and_is_made_under_every_name() -> None:
     twin["two"](torch.randn(1, 4, 4, 4))
     assert calls == [1]
     assert twin["two"].stride == (2, 2)
+
+
+def test_a_network_that_cannot_be_copied_is_trained_itself() -> None:
+    network = nn.Sequential(nn.Conv2d(1, 4, 1), *hooked_weight_norm(), nn.Flatten(), nn.Linear(128, 2))
+    with pytest.raises(RuntimeError, match="deepcopy"):
+        copy.deepcopy(network)
+    assert cpu_network(network) is network
+    assert isinstance(backward_pass(network), SafeGradients)
+    locked = nn.Sequential(strided())
+    locked.lock = threading.Lock()
+    assert cpu_network(locked) is locked
+    assert isinstance(backward_pass(locked), SafeGradients)

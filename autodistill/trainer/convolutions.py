@@ -4,12 +4,16 @@ oneDNN's weight gradient of a 1x1 convolution with a stride writes past its work
 (https://github.com/uxlfoundation/oneDNN/issues/6035): the process crashes or hangs, or the gradient is wrong and
 nothing says so. In torch 2.14 this happens in channels_last memory, without padding and groups, where the stride
 divides the sides of the map and the input channels are fewer than a SIMD block (8 with AVX2; 16 with AVX-512, from
-56 pixels a side on), in float32 and bfloat16. `tests/bench/kernels.py` shows the state of the installed torch.
+56 pixels a side on), in float32 and bfloat16. The same kernel computes the weight gradient of a transposed 1x1
+convolution, with input and output swapped: there the error strikes where the output channels are few and an output
+padding makes the stride divide the sides of the output. `tests/bench/kernels.py` shows the state of the installed
+torch.
 
 Subsampling the map first and convolving with stride 1 is the same function. `cpu_network` does that for every
-`nn.Conv2d` of a network. A network may convolve in other ways too: by subclasses, by `functional.conv2d`, by scripted
-modules. Its backward pass runs within `backward_pass`, which intercepts the operator itself. Contiguous memory does
-not suffice: a network that permutes its maps may still convolve in channels_last memory.
+`nn.Conv2d` of a network. A network may convolve in other ways too: by transposed convolutions, by subclasses, by
+`functional.conv2d`, by scripted modules. Its backward pass runs within `backward_pass`, which intercepts the operator
+itself. Contiguous memory does not suffice: a network that permutes its maps may still convolve in channels_last
+memory.
 """
 
 import contextlib
@@ -20,6 +24,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.modules.conv import _ConvNd
 from torch.utils._python_dispatch import TorchDispatchMode
 
 SMALL_MAP = 16
@@ -29,7 +34,9 @@ SMALLEST_MAP = 2
 """Pixels along a side. On such maps oneDNN computes the weight gradient of a depthwise convolution 3 to 9 times
 slower than with the padding written out."""
 MODULE_PACKAGES = ("torch.nn.", "torchvision.models.", "torchvision.ops.", "autodistill.models.")
-"""Their modules convolve through `nn.Conv2d` only, never by a function."""
+"""Their modules convolve through the convolutions of torch.nn only, never by a function."""
+UNCOPYABLE = (RuntimeError, TypeError, copy.Error)
+"""What `copy.deepcopy` raises for a computed tensor (RuntimeError), and for a lock or an open file (TypeError)."""
 
 
 class Pointwise(nn.Conv2d):
@@ -60,7 +67,7 @@ class Depthwise(nn.Conv2d):
 
 
 class SafeGradients(TorchDispatchMode):
-    """Within it, gradients of strided 1x1 convolutions are computed from the pixels that the stride leaves."""
+    """Computes gradients of strided 1x1 convolutions, transposed or not, from the pixels that the stride leaves."""
 
     supports_higher_order_operators = True
 
@@ -76,8 +83,8 @@ class SafeGradients(TorchDispatchMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         if func is torch.ops.aten.convolution_backward.default:
-            _, _, weight, _, stride, padding, _, transposed, *_ = args
-            if max(weight.shape[2:]) == 1 and max(stride) > 1 and not (any(padding) or transposed):
+            _, _, weight, _, stride, padding, *_ = args
+            if max(weight.shape[2:]) == 1 and max(stride) > 1 and not any(padding):
                 return _subsampled_gradients(*args)
         return func(*args, **(kwargs or {}))
 
@@ -86,13 +93,17 @@ def cpu_network(model: nn.Module) -> nn.Module:
     """Return the network to train `model` through on a CPU.
 
     The result computes the same function of the same parameters and buffers, which it shares with `model`. Some of
-    its convolutions are computed in another way. It is `model` itself on another device, and where no convolution
-    needs it.
+    its convolutions are computed in another way. The result is `model` itself on another device, where no convolution
+    needs replacing, and where the model cannot be copied: `torch.nn.utils.weight_norm`, for example, keeps a computed
+    weight in its module. `backward_pass` guards the gradients of such a model too.
     """
     held = [*model.parameters(), *model.buffers()]
     if not any(_kind(module) for module in model.modules()) or any(it.device.type != "cpu" for it in held):
         return model
-    twin = copy.deepcopy(model, {id(tensor): tensor for tensor in held})
+    try:
+        twin = copy.deepcopy(model, {id(tensor): tensor for tensor in held})
+    except UNCOPYABLE:
+        return model
     replace_convolutions(twin)
     return twin.train()
 
@@ -134,19 +145,22 @@ def _kind(module: nn.Module) -> type[nn.Conv2d] | None:
 
 def _is_safe(module: nn.Module) -> bool:
     """Whether a module is known to call no strided 1x1 convolution itself."""
-    if type(module) in (Pointwise, Depthwise):
+    kind = type(module)
+    if kind in (Pointwise, Depthwise):
         return True
-    if isinstance(module, nn.Conv2d) and max(module.kernel_size) == 1 and max(module.stride) > 1:
+    if isinstance(module, _ConvNd) and max(module.kernel_size) == 1 and max(module.stride) > 1:
         return False
+    # A parametrised module's class is made by torch.nn, whatever its base is.
+    known = all(base.__module__.startswith(MODULE_PACKAGES) for base in kind.__mro__ if base is not object)
     hooked = module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module)
-    return type(module).__module__.startswith(MODULE_PACKAGES) and not hooked
+    return known and not hooked
 
 
 def _subsampled_gradients(  # noqa: PLR0913
     gradient: Tensor,
     maps: Tensor,
     weight: Tensor,
-    bias_sizes: list[int] | None,
+    _: list[int] | None,
     stride: list[int],
     padding: list[int],
     dilation: list[int],
@@ -155,24 +169,32 @@ def _subsampled_gradients(  # noqa: PLR0913
     groups: int,
     wanted: list[bool],
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """Compute what `aten.convolution_backward` does, for a 1x1 convolution without padding."""
-    steps = stride if len(stride) > 1 else stride * (maps.dim() - 2)
-    pixels: tuple[slice, ...] = (slice(None), slice(None), *(slice(None, None, step) for step in steps))
-    at_pixels, of_weight, of_bias = torch.ops.aten.convolution_backward(
-        gradient,
-        maps[pixels],
+    """Compute what `aten.convolution_backward` does, for a 1x1 convolution without padding.
+
+    A convolution reads, and a transposed convolution writes, every stride-th pixel of its larger map.
+    """
+    axes = range(2, maps.dim())
+    steps = stride if len(stride) > 1 else stride * len(axes)
+    smaller = maps if transposed else gradient
+    # The bounds matter with an output padding of a stride or more, which a dilation permits.
+    bounds = [(smaller.shape[axis] - 1) * step + 1 for axis, step in zip(axes, steps, strict=True)]
+    pixels = (slice(None), slice(None), *(slice(0, end, step) for end, step in zip(bounds, steps, strict=True)))
+    at_pixels, of_weight, _ = torch.ops.aten.convolution_backward(
+        gradient[pixels] if transposed else gradient,
+        maps if transposed else maps[pixels],
         weight,
-        bias_sizes,
+        None,
         [1] * len(stride),
         padding,
         dilation,
         transposed,
-        output_padding,
+        [0] * len(output_padding),
         groups,
-        wanted,
+        [*wanted[:2], False],
     )
-    if not wanted[0]:
-        return None, of_weight, of_bias
+    of_bias = gradient.sum((0, *axes)) if wanted[2] else None
+    if transposed or not wanted[0]:
+        return at_pixels, of_weight, of_bias
     of_maps = torch.zeros_like(maps)
     of_maps[pixels] = at_pixels
     return of_maps, of_weight, of_bias

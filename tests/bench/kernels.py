@@ -5,8 +5,9 @@ gradients of input and weight, against float64. Children run under glibc's check
 which finds writes past the end of a buffer. They compute everything twice: results must be equal to the bit. Where a
 child dies, another one goes on with the next convolution.
 
-Without options, a few convolutions of the kind that oneDNN computes wrongly (uxlfoundation/oneDNN#6035) are tried: a
-mended torch release shows there. `--scan` tries all distinct convolutions of the shipped networks.
+Without options, a few convolutions of the kind that oneDNN computes wrongly (uxlfoundation/oneDNN#6035) are tried,
+transposed convolutions among them: a mended torch release shows there. `--scan` tries all distinct convolutions of
+the shipped networks.
 """
 
 import argparse
@@ -30,7 +31,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from autodistill.models import MODELS, build
-from autodistill.trainer.convolutions import cpu_network, replace_convolutions
+from autodistill.trainer.convolutions import SafeGradients, backward_pass, cpu_network, replace_convolutions
 
 SETS = {"native": "", "AVX512_CORE": "avx512", "AVX2": "avx2", "SSE41": "default"}
 """Values of ONEDNN_MAX_CPU_ISA, and those of ATEN_CPU_CAPABILITY that go with them."""
@@ -46,7 +47,10 @@ HANGS_S = 300
 
 
 class Convolution(NamedTuple):
-    """A convolution as a network computes it. Two numbers each: along height and width."""
+    """A convolution as a network computes it. Two numbers each: along height and width.
+
+    With an `output_padding`, it is a transposed convolution.
+    """
 
     in_channels: int
     channels: int
@@ -55,25 +59,35 @@ class Convolution(NamedTuple):
     padding: tuple[int, int]
     groups: int
     size: tuple[int, int]
+    output_padding: tuple[int, int] | None = None
 
     def __str__(self) -> str:
         kernel, stride, padding, size = (f"{a}x{b}" for a, b in (self.kernel, self.stride, self.padding, self.size))
         shape = f"{self.in_channels}->{self.channels} kernel {kernel} stride {stride} padding {padding}"
+        if self.output_padding is not None:
+            shape = f"transposed {shape} output padding {'x'.join(map(str, self.output_padding))}"
         return f"{shape} groups {self.groups} on {size}"
 
     @property
     def batch(self) -> int:
         return 2 if self.size[0] >= 56 else 3
 
-    def module(self) -> nn.Conv2d:
-        return nn.Conv2d(
-            self.in_channels, self.channels, self.kernel, self.stride, self.padding, groups=self.groups, bias=False
-        )
+    def module(self) -> nn.Conv2d | nn.ConvTranspose2d:
+        shape = (self.in_channels, self.channels, self.kernel, self.stride, self.padding)
+        if self.output_padding is not None:
+            return nn.ConvTranspose2d(*shape, self.output_padding, groups=self.groups, bias=False)
+        return nn.Conv2d(*shape, groups=self.groups, bias=False)
 
 
 def strided(in_channels: int, channels: int, size: int, *, stride: tuple[int, int] = (2, 2)) -> Convolution:
     """A 1x1 convolution with a stride."""
     return Convolution(in_channels, channels, (1, 1), stride, (0, 0), 1, (size, size))
+
+
+def transposed(in_channels: int, channels: int, size: int, *, stride: tuple[int, int] = (2, 2)) -> Convolution:
+    """A transposed 1x1 convolution with a stride, which divides the sides of its output."""
+    padding = (stride[0] - 1, stride[1] - 1)
+    return strided(in_channels, channels, size, stride=stride)._replace(output_padding=padding)
 
 
 FAULTY = (
@@ -85,6 +99,14 @@ FAULTY = (
     strided(4, 8, 63, stride=(3, 3)),
     strided(4, 8, 64, stride=(1, 2)),
     strided(4, 8, 64, stride=(2, 1)),
+    transposed(64, 4, 8),
+    transposed(64, 4, 32),
+    transposed(64, 4, 64),
+    transposed(8, 4, 32),
+    transposed(64, 12, 64),
+    transposed(64, 4, 32, stride=(3, 3)),
+    transposed(64, 4, 64, stride=(1, 2)),
+    transposed(64, 4, 64, stride=(2, 1)),
 )
 
 
@@ -150,8 +172,10 @@ def results(convolution: Convolution, way: str, inputs: Sequence[Tensor]) -> lis
         network[0].weight.copy_(weight)
     network.to(memory_format=layout)
     maps = maps.detach().contiguous(memory_format=layout).requires_grad_()
-    output = (cpu_network(network) if way == "trained" else network)(maps)
-    output.backward(gradient.contiguous(memory_format=layout))
+    run = cpu_network(network) if way == "trained" else network
+    output = run(maps)
+    with backward_pass(run) if way == "trained" else contextlib.nullcontext():
+        output.backward(gradient.contiguous(memory_format=layout))
     return [output.detach(), maps.grad, network[0].weight.grad]
 
 
@@ -253,24 +277,21 @@ def tried(
 
 
 def is_replaced(convolution: Convolution) -> bool:
-    """Whether the module is trained through another one."""
+    """Whether training computes the convolution, or its gradients, in another way than the module does."""
     network = nn.Sequential(convolution.module())
-    return cpu_network(network) is not network
+    trained = cpu_network(network)
+    return trained is not network or isinstance(backward_pass(trained), SafeGradients)
 
 
 def expected(convolution: Convolution) -> dict[str, np.ndarray]:
     """Random float32 inputs, and results in float64, which oneDNN has no part in."""
     generator = torch.Generator().manual_seed(0)
-    sides = [
-        (size + 2 * padding - kernel) // stride + 1
-        for size, padding, kernel, stride in zip(
-            convolution.size, convolution.padding, convolution.kernel, convolution.stride, strict=True
-        )
-    ]
+    maps = torch.randn(convolution.batch, convolution.in_channels, *convolution.size, generator=generator)
+    module = convolution.module()
     inputs = {
-        "maps": torch.randn(convolution.batch, convolution.in_channels, *convolution.size, generator=generator),
-        "kernel": torch.randn(convolution.module().weight.shape, generator=generator),
-        "gradient": torch.randn(convolution.batch, convolution.channels, *sides, generator=generator),
+        "maps": maps,
+        "kernel": torch.randn(module.weight.shape, generator=generator),
+        "gradient": torch.randn(module.to("meta")(maps.to("meta")).shape, generator=generator),
     }
     found = results(convolution, "contiguous", [it.double() for it in inputs.values()])
     return {name: it.numpy() for name, it in (inputs | dict(zip(PARTS, found, strict=True))).items()}

@@ -283,7 +283,7 @@ def claim(folder: RunFolder, identity: Mapping[str, Any]) -> None:
             "give this study its own name with --study, or remove the folder",
         ) from error
     lines = list(_differences(kept, asked := json.loads(text)))
-    if kept.get("data") == asked.get("data"):  # equal images and labels, wherever they lie now
+    if isinstance(kept, dict) and kept.get("data") == asked.get("data"):  # the same images and labels, moved
         lines = [line for line in lines if not line.startswith(("space.data.name:", "space.data.root:"))]
     if lines:
         more = [f"and {len(lines) - _SHOWN} more"] if len(lines) > _SHOWN else []

@@ -304,3 +304,20 @@ def test_a_folder_that_cannot_say_whose_it_is_is_refused(tmp_path: Path) -> None
         folder.identity.write_bytes(content)
         with pytest.raises(StoreError, match=r"identity\.json: damaged"):
             claim(folder, IDENTITY)
+
+
+def test_a_study_goes_on_where_its_images_were_moved_and_nowhere_else(tmp_path):
+    folder = RunFolder(tmp_path / "study")
+    folder.path.mkdir()
+
+    def of(name: str, data: str, epochs: int = 3) -> dict[str, object]:
+        return {"data": data, "space": {"data": {"name": name, "root": ""}, "training": {"epochs": epochs}}}
+
+    claim(folder, of("folder:/here", "abc"))
+    claim(folder, of("folder:/there", "abc"))
+    with pytest.raises(
+        StoreError, match=r"data: there 'abc', asked for 'def'\n  space\.data\.name: there 'folder:/here'"
+    ):
+        claim(folder, of("folder:/there", "def"))
+    with pytest.raises(StoreError, match=r"another study:\n  space\.training\.epochs: there 3, asked for 4$"):
+        claim(folder, of("folder:/there", "abc", epochs=4))

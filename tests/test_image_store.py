@@ -11,8 +11,10 @@ import signal
 import subprocess
 import sys
 import threading
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,6 +25,8 @@ from PIL import Image
 from autodistill.data import Data, handed_over, load, received, with_validation
 from autodistill.data import decoders as decoders_module
 from autodistill.data import image_cache as cache_module
+from autodistill.data import image_store as store_module
+from autodistill.data.image_store import DamagedStore, open_store
 from autodistill.decoding import BOOT, serve
 from autodistill.errors import DataError, StoreError
 from autodistill.space.models import DataSpec
@@ -255,6 +259,56 @@ def test_a_large_file_is_verified_once_for_each_start_of_the_machine(
     decoded.load(spec)
     assert "blocks differ" in decoded.lines[0]
     assert decoded.images == 50
+
+
+def test_a_pool_that_does_not_divide_the_size_is_refused_before_anything_is_decoded(
+    spec: DataSpec, cache: Path, decoded: Decoded
+) -> None:
+    with pytest.raises(DataError, match=r"data\.pool = 3 does not divide 10x10 images"):
+        decoded.load(spec.model_copy(update={"pool": 3}))
+    assert decoded.images == 0
+    assert not stores(cache)
+
+
+def test_header_checksums_and_map_are_of_one_file_though_another_takes_its_place(
+    spec: DataSpec, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load(spec)
+    (path,) = stores(cache)
+    before = open_store(path)
+    first = before.images.clone()
+    other = tmp_path / "other.images"
+    content = bytearray(path.read_bytes())
+    content[4096] ^= 1
+    other.write_bytes(content)
+    opened = Path.open
+
+    def replaced_once_open(self: Path, *given: Any, **named: Any) -> Any:
+        file = opened(self, *given, **named)
+        if self == path and other.exists():
+            other.replace(path)
+        return file
+
+    monkeypatch.setattr(Path, "open", replaced_once_open)
+    assert torch.equal(open_store(path).images, first)
+    with pytest.raises(DamagedStore, match="1 of 1 blocks differ"):
+        open_store(path)
+
+
+def test_without_pread_blocks_are_read_one_after_another(
+    spec: DataSpec, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load(spec)
+    (path,) = stores(cache)
+    monkeypatch.setattr(store_module, "BLOCK_BYTES", 1000)
+    monkeypatch.setattr(store_module, "usable_cores", lambda: 4)
+    with path.open("rb") as file:
+        end = path.stat().st_size
+        found = store_module._checksums(file, end)
+        monkeypatch.delattr(os, "pread", raising=False)
+        assert store_module._checksums(file, end) == found
+    content = path.read_bytes()
+    assert found == tuple(zlib.crc32(content[begin : begin + 1000]) for begin in range(4096, end, 1000))
 
 
 def test_a_full_disk_names_file_and_bytes_and_leaves_nothing(

@@ -32,6 +32,7 @@ from autodistill.queue.terms import in_words
 from autodistill.records import Note, TrialParams
 from autodistill.store import RunFolder, read_result
 from autodistill.workers import Pool, StandBy, deaths
+from autodistill.workers.crew import Crew
 from autodistill.workers.deaths import Death, KillWatch, account, cause, noticed, unquoted, way_out
 from autodistill.workers.joining import leave_on_signals
 from autodistill.workers.memory import keep_freed_memory
@@ -220,6 +221,31 @@ def test_a_kill_explains_one_death_and_leaves_the_next_to_the_next(clock):
     clock.kills = 6
     assert watch.explains(new), "its own count was read after the first kill"
     assert not watch.explains(workers[2])
+
+
+@slow
+@posix
+@pytest.mark.parametrize(
+    ("seen_alive", "told"), [(True, "killed from outside"), (False, "out of memory, by the count of the kernel")]
+)
+def test_deaths_of_workers_that_share_a_database_are_explained_alike(
+    seen_alive, told, tmp_path, monkeypatch, counter
+):
+    monkeypatch.setattr(deaths, "DYING_S", 0.0)
+    monkeypatch.setattr(deaths, "LOOK_S", 0.0)
+    hand = StandBy().take()
+    monkeypatch.setattr(Crew, "_start", lambda self, number: hand)
+    crew = Crew(1, setup(tmp_path), url=f"sqlite:///{tmp_path}/kd.db", study="s")
+    crew._local = [hand]
+    assert crew._replaced() == {}
+    counter.kills = 5
+    if seen_alive:
+        assert crew._replaced() == {}
+    hand.process.kill()
+    hand.process.join()
+    hand.pipe.close()
+    (found,) = crew._replaced().values()
+    assert f"signal 9, SIGKILL: {told}) while working for the study" in found
 
 
 @pytest.mark.parametrize(

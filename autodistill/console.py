@@ -41,7 +41,7 @@ T = TypeVar("T")
 PLAIN_LINE_EVERY_S = 30.0
 
 SHOWN_AFTER_S = 1.0
-"""What takes less is over before anybody has read of it."""
+"""Decoding that takes less time is not shown: a message would be gone before a user could read it."""
 
 WIDE = 1000
 """Columns where nobody looks at a screen: a pipe gets whole lines."""

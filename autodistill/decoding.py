@@ -1,5 +1,6 @@
 """Decode image files into the rows of a file. Imports Pillow only, so that a decoding process starts quickly."""
 
+import errno
 import json
 import signal
 from collections.abc import Iterator, Sequence
@@ -49,7 +50,7 @@ def serve(requests: Any, answers: Any) -> None:
         try:
             answer: object = decode_rows(job, json.loads(line))
         except OSError as error:
-            answer = error.errno
+            answer = error.errno or errno.EIO  # Python raises some errors without a number
         answers.write(json.dumps(answer) + "\n")
         answers.flush()
 

@@ -11,6 +11,7 @@ AutodistillError
 ├── ExportError     1  a student that a file format cannot carry unchanged
 ├── TrialError      1  one training run that failed (recorded; the study goes on)
 └── StudyError      1  a study that cannot go on
+    └── EveryRunFailed  1  one whose runs of the first stage all failed
 """
 
 import difflib
@@ -72,6 +73,10 @@ class TrialError(AutodistillError):
 
 
 class StudyError(AutodistillError):
+    pass
+
+
+class EveryRunFailed(StudyError):
     pass
 
 

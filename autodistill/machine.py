@@ -1,4 +1,4 @@
-"""What this process may use of the machine: memory and processor cores, within the limits of a container.
+"""What this process may use of the machine, within the limits of a container, and how the system ends processes.
 
 Linux tells both in text files. The functions that read them take `root`, the folder that stands for `/`, so that they
 can be tried on copies of such files. The control groups are those of version 1 and version 2
@@ -8,12 +8,24 @@ can be tried on copies of such files. The control groups are those of version 1 
 import ctypes
 import math
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path("/")
+WINDOWS_CODES = {
+    0xC0000005: "access violation",
+    0xC0000017: "out of memory",
+    0xC000001D: "illegal instruction",
+    0xC00000FD: "stack overflow",
+    0xC0000374: "heap corruption",
+    0xC0000409: "aborted after a corrupted stack or a failed check",
+}
+"""NTSTATUS values that end a process (learn.microsoft.com, MS-ERREF 2.3)."""
+KILL = 9
+"""SIGKILL, a name that Windows lacks."""
 
 
 class CgroupFiles(NamedTuple):
@@ -79,6 +91,29 @@ def oom_kills(*, root: Path = ROOT) -> int:
     texts = [_text(group.folders[0] / FILES[group.version].oom_kills)] if group and group.folders else []
     counts = [numbers(text).get("oom_kill") for text in (*texts, _text(root / "proc/vmstat"))]
     return next((count for count in counts if count is not None), 0)
+
+
+def signal_name(number: int) -> str:
+    """Return the name of a signal: `SIGABRT`; `no name` where this system knows none."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return "SIGKILL" if number == KILL else "no name"
+
+
+def exit_cause(code: int, *, oom_killed: bool = False) -> str:
+    """Return why a process ended: `signal 6, SIGABRT`, `exit code 3`.
+
+    Args:
+        code: as `subprocess` and `multiprocessing` give it, minus the signal's number after a signal.
+        oom_killed: whether `oom_kills` counts a kill that explains this end. Memory is named on no other ground.
+    """
+    if code >= 0:
+        return f"exit code {code:#x}, {WINDOWS_CODES[code]}" if code in WINDOWS_CODES else f"exit code {code}"
+    said = f"signal {-code}, {signal_name(-code)}"
+    if code == -KILL:
+        return f"{said}: {'out of memory, by the count of the kernel' if oom_killed else 'killed from outside'}"
+    return f"{said}: ended from outside" if code == -signal.SIGTERM else said
 
 
 def cgroup(controller: str, *, root: Path = ROOT) -> Cgroup | None:

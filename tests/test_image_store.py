@@ -2,14 +2,19 @@
 
 import errno
 import hashlib
+import io
+import itertools
 import os
 import pickle
 import shutil
+import signal
 import subprocess
 import sys
 import threading
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +25,9 @@ from PIL import Image
 from autodistill.data import Data, handed_over, load, received, with_validation
 from autodistill.data import decoders as decoders_module
 from autodistill.data import image_cache as cache_module
-from autodistill.decoding import BOOT
+from autodistill.data import image_store as store_module
+from autodistill.data.image_store import DamagedStore, open_store
+from autodistill.decoding import BOOT, serve
 from autodistill.errors import DataError, StoreError
 from autodistill.space.models import DataSpec
 from autodistill.store import locked
@@ -254,6 +261,56 @@ def test_a_large_file_is_verified_once_for_each_start_of_the_machine(
     assert decoded.images == 50
 
 
+def test_a_pool_that_does_not_divide_the_size_is_refused_before_anything_is_decoded(
+    spec: DataSpec, cache: Path, decoded: Decoded
+) -> None:
+    with pytest.raises(DataError, match=r"data\.pool = 3 does not divide 10x10 images"):
+        decoded.load(spec.model_copy(update={"pool": 3}))
+    assert decoded.images == 0
+    assert not stores(cache)
+
+
+def test_header_checksums_and_map_are_of_one_file_though_another_takes_its_place(
+    spec: DataSpec, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load(spec)
+    (path,) = stores(cache)
+    before = open_store(path)
+    first = before.images.clone()
+    other = tmp_path / "other.images"
+    content = bytearray(path.read_bytes())
+    content[4096] ^= 1
+    other.write_bytes(content)
+    opened = Path.open
+
+    def replaced_once_open(self: Path, *given: Any, **named: Any) -> Any:
+        file = opened(self, *given, **named)
+        if self == path and other.exists():
+            other.replace(path)
+        return file
+
+    monkeypatch.setattr(Path, "open", replaced_once_open)
+    assert torch.equal(open_store(path).images, first)
+    with pytest.raises(DamagedStore, match="1 of 1 blocks differ"):
+        open_store(path)
+
+
+def test_without_pread_blocks_are_read_one_after_another(
+    spec: DataSpec, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load(spec)
+    (path,) = stores(cache)
+    monkeypatch.setattr(store_module, "BLOCK_BYTES", 1000)
+    monkeypatch.setattr(store_module, "usable_cores", lambda: 4)
+    with path.open("rb") as file:
+        end = path.stat().st_size
+        found = store_module._checksums(file, end)
+        monkeypatch.delattr(os, "pread", raising=False)
+        assert store_module._checksums(file, end) == found
+    content = path.read_bytes()
+    assert found == tuple(zlib.crc32(content[begin : begin + 1000]) for begin in range(4096, end, 1000))
+
+
 def test_a_full_disk_names_file_and_bytes_and_leaves_nothing(
     spec: DataSpec, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -441,15 +498,65 @@ def test_damaged_files_and_other_sizes_are_named_by_processes_too(
         load(spec)
 
 
-@pytest.mark.parametrize("code", ["import os, sys; sys.stdin.readline(); os._exit(3)", "import sys; sys.exit(3)"])
+@pytest.mark.parametrize(
+    ("code", "told"),
+    [
+        ("import os, sys; sys.stdin.readline(); os._exit(3)", "exit code 3"),
+        ("import sys; sys.exit(3)", "exit code 3"),
+        ("import sys; print('[[', end='', flush=True); sys.exit(4)", "exit code 4"),
+        ("import os; os.kill(os.getpid(), 9)", "signal 9, SIGKILL: killed from outside"),
+    ],
+)
 def test_a_decoding_process_that_dies_is_an_error(
-    spec: DataSpec, cache: Path, monkeypatch: pytest.MonkeyPatch, code: str
+    spec: DataSpec, cache: Path, monkeypatch: pytest.MonkeyPatch, code: str, told: str
 ) -> None:
     by_processes(monkeypatch, 2)
     monkeypatch.setattr(decoders_module, "BOOT", code)
-    with pytest.raises(DataError, match=r"ended with code 3 at one of 7 files from .*png to .*png"):
+    monkeypatch.setattr(decoders_module, "free_memory_bytes", lambda: 2_340_000_000)
+    monkeypatch.setattr(decoders_module, "oom_kills", lambda: 7)
+    with pytest.raises(DataError, match=r"died \(.*\) at one of 7 files from .*png to .*png; 2.3 GB of") as caught:
         load(spec)
+    assert f"died ({told})" in caught.value.message
+    assert "memory" not in caught.value.hint
     assert not stores(cache)
+
+
+def test_a_decoding_process_that_the_kernel_killed_for_want_of_memory_is_told_so(
+    spec: DataSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    by_processes(monkeypatch, 2)
+    kills = itertools.count()
+    monkeypatch.setattr(decoders_module, "BOOT", "import os; os.kill(os.getpid(), 9)")
+    monkeypatch.setattr(decoders_module, "oom_kills", lambda: next(kills))
+    with pytest.raises(DataError, match="SIGKILL: out of memory, by the count of the kernel") as caught:
+        load(spec)
+    assert "more memory" in caught.value.hint
+
+
+def test_an_error_without_a_number_reaches_the_process_that_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object) -> None:
+        raise OSError("no number")
+
+    monkeypatch.setattr("autodistill.decoding.decode_rows", fails)
+    answers = io.StringIO()
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        serve(io.StringIO('["target", 0, 4, false]\n[[0, "a.png"]]\n'), answers)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert answers.getvalue() == f"{errno.EIO}\n"
+
+
+def test_modules_in_the_current_folder_are_not_imported_by_decoding_processes(
+    spec: DataSpec, tmp_path: Path, decoded: Decoded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "PIL").mkdir()
+    for name in ("json.py", "PIL/__init__.py", "signal.py"):
+        (tmp_path / name).write_text("raise SystemExit('a file of the user was imported')")
+    monkeypatch.chdir(tmp_path)
+    by_processes(monkeypatch, 2)
+    decoded.load(spec)
+    assert decoded.images == 50
 
 
 def test_a_decoding_process_that_cannot_write_says_why(

@@ -25,7 +25,7 @@ from autodistill.storage import close_storage, find_study, holds_study, open_sto
 from autodistill.storage.looking import describe, revisions
 from autodistill.study import prepare
 
-pytestmark = pytest.mark.slow
+slow = pytest.mark.slow
 
 SCHEMAS = {
     "older": (12, "2.10.1", "v2.6.0.a"),
@@ -88,7 +88,7 @@ def contents(url: str) -> dict[str, list[tuple[Any, ...]]]:
         }
 
 
-@pytest.fixture(params=["sqlite", "server"])
+@pytest.fixture(params=["sqlite", pytest.param("server", marks=slow)])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "server":
         name = "".join(it if it.isalnum() else "_" for it in request.node.name.lower())
@@ -251,6 +251,7 @@ def test_a_folder_is_refused_and_so_is_a_file_in_no_folder(kind, tmp_path):
     assert f"{tmp_path}/nowhere: no such folder" in refused(lambda: prepare(request(storage=nowhere))).message
 
 
+@slow
 def test_a_password_is_not_shown(monkeypatch, postgres):
     monkeypatch.setattr(storage_module, "other_schema", lambda _: storage_module.Schema("v0", "1.0", older=True))
     url = postgres.url.replace("postgresql://postgres:", "postgresql://postgres:hidden")

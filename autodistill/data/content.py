@@ -40,6 +40,17 @@ def statistics(images: Images) -> tuple[tuple[float, ...], tuple[float, ...]]:
     return tuple(mean.tolist()), tuple(std.clamp(min=1 / 255).tolist())
 
 
+def demand_pool(size: int, *, height: int, width: int) -> None:
+    """Check that images can be averaged in blocks of `size` x `size` pixels.
+
+    Raises:
+        DataError: `size` does not divide the image size.
+    """
+    if height % size or width % size:
+        divisors = ", ".join(str(n) for n in range(1, min(height, width) + 1) if height % n == 0 and width % n == 0)
+        raise DataError(f"data.pool = {size} does not divide {height}x{width} images", f"allowed: {divisors}")
+
+
 def average_pool(images: Images, *, size: int) -> UInt8[Tensor, "examples channels pooled_height pooled_width"]:
     """Average blocks of `size` x `size` pixels, rounded to the nearest level, halves up.
 
@@ -47,9 +58,7 @@ def average_pool(images: Images, *, size: int) -> UInt8[Tensor, "examples channe
         DataError: `size` does not divide the image size.
     """
     height, width = images.shape[2:]
-    if height % size or width % size:
-        divisors = ", ".join(str(n) for n in range(1, min(height, width) + 1) if height % n == 0 and width % n == 0)
-        raise DataError(f"data.pool = {size} does not divide {height}x{width} images", f"allowed: {divisors}")
+    demand_pool(size, height=height, width=width)
     blocks = images.reshape(*images.shape[:2], height // size, size, width // size, size)
     total: Tensor = blocks.sum((3, 5), dtype=torch.int32)
     return ((total + size * size // 2) // (size * size)).to(torch.uint8)

@@ -12,7 +12,7 @@ from typing import Any
 
 from autodistill.decoding import BOOT, Job, Problem, decode_rows
 from autodistill.errors import DataError
-from autodistill.machine import usable_cores
+from autodistill.machine import exit_cause, free_memory_bytes, oom_kills, usable_cores
 
 Progress = Callable[[int, int], None]
 """Told how many images are done, and how many there are."""
@@ -100,7 +100,7 @@ def _decoder(job: Job) -> Iterator["subprocess.Popen[str]"]:
     importable.
     """
     process = subprocess.Popen(
-        [sys.executable, "-c", BOOT],
+        [sys.executable, "-P", "-c", BOOT],  # -P: no module of the current folder takes the place of another
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -126,18 +126,28 @@ def _decoder(job: Job) -> Iterator["subprocess.Popen[str]"]:
 
 def _asked(process: "subprocess.Popen[str]", chunk: list[Row]) -> list[Problem]:
     assert process.stdout is not None
+    kills = oom_kills()
     _send(process, chunk)
     line = process.stdout.readline()
-    if not line:
-        raise DataError(
-            f"a process that decodes images ended with code {process.wait()} at one of {len(chunk)} files from"
-            f" {chunk[0][1]} to {chunk[-1][1]}",
-            "a negative code is a signal's number, -9 often a lack of memory; remove the file if there is a bad one",
-        )
+    if not line.endswith("\n"):  # nothing, or half a line: the process has died
+        code = process.wait()
+        raise _death(code, chunk, oom_killed=oom_kills() > kills)
     answer: Any = json.loads(line)
     if isinstance(answer, int):
         raise OSError(answer, os.strerror(answer))
     return [Problem(*problem) for problem in answer]
+
+
+def _death(code: int, chunk: list[Row], *, oom_killed: bool) -> DataError:
+    free = free_memory_bytes()
+    known = "" if free is None else f"; {free / 1e9:.1f} GB of memory were free"
+    return DataError(
+        f"a process that decodes images died ({exit_cause(code, oom_killed=oom_killed)}) at one of {len(chunk)} files"
+        f" from {chunk[0][1]} to {chunk[-1][1]}{known}",
+        "give this machine or container more memory"
+        if oom_killed
+        else "what the process wrote to stderr is shown above; if one of these files is bad, remove it",
+    )
 
 
 def _send(process: "subprocess.Popen[str]", message: object) -> None:

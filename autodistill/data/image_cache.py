@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from autodistill.data.content import average_pool, chunks
+from autodistill.data.content import average_pool, chunks, demand_pool
 from autodistill.data.decoders import Progress
 from autodistill.data.image_store import DamagedStore, Stored, open_store, write_rows, write_store
 from autodistill.data.source import Files, Numbers
@@ -28,7 +28,7 @@ ALWAYS_VERIFIED_BYTES = 2**30
 start of the machine, or after they were written."""
 
 Say = Callable[[str], None]
-"""Told a line for people."""
+"""Function that shows a line of text to the user."""
 
 
 def mapped(files: Files, spec: DataSpec, *, progress: Progress, say: Say) -> Stored:
@@ -45,7 +45,7 @@ def mapped(files: Files, spec: DataSpec, *, progress: Progress, say: Say) -> Sto
     found = _kept(path, index, say)
     if found is None:
         with _turn(path.parent / "lock", say):
-            found = _kept(path, index, _silent) or _written(path, files, index, spec, progress, say)
+            found = _kept(path, index, _silent) or _written(path, files, index, spec, progress)
             _clear(path)
     return found
 
@@ -71,22 +71,26 @@ def _kept(path: Path, index: str, say: Say) -> Stored | None:
     return found
 
 
-def _written(path: Path, files: Files, index: str, spec: DataSpec, progress: Progress, say: Say) -> Stored:
+def _written(path: Path, files: Files, index: str, spec: DataSpec, progress: Progress) -> Stored:
     base = next((found for other in _others(path) if (found := _base(other, index, spec.pool))), None)
-    if base is None and spec.pool > 1:
+    if base is None:
         whole = spec.model_copy(update={"pool": 1})
-        base = _written(_path(files, index, whole), files, index, whole, progress, say)
-    if base is not None:
-        _derive(path, base, spec, progress)
-    else:
-        _decode(path, files, index, spec, progress)
+        base = _decoded(_path(files, index, whole), files, index, whole, progress, pool=spec.pool)
+        if spec.pool == 1:
+            return base
+    _derive(path, base, spec, progress)
     _note_verified(path)
     return open_store(path, verify=False)
 
 
-def _decode(path: Path, files: Files, index: str, spec: DataSpec, progress: Progress) -> None:
-    """Write a file of images from the dataset's files."""
+def _decoded(path: Path, files: Files, index: str, spec: DataSpec, progress: Progress, *, pool: int) -> Stored:
+    """Write a file of images from the dataset's files, and map it.
+
+    Args:
+        pool: by which the images are averaged later; checked before the first of them is decoded.
+    """
     labels, shape, write = files.read()
+    demand_pool(pool, height=shape[1], width=shape[2])
 
     def fill(target: Path, offset: int, places: Numbers) -> None:
         write(target, offset, places, progress)
@@ -98,6 +102,8 @@ def _decode(path: Path, files: Files, index: str, spec: DataSpec, progress: Prog
 
     rows = split_rows(labels, spec)
     write_store(path, index=index, pool=1, labels=labels, rows=rows, shape=shape, fill=fill)
+    _note_verified(path)
+    return open_store(path, verify=False)
 
 
 def _derive(path: Path, base: Stored, spec: DataSpec, progress: Progress) -> None:
@@ -151,7 +157,7 @@ def _base(path: Path, index: str, pool: int) -> Stored | None:
 
 @contextlib.contextmanager
 def _turn(lock: Path, say: Say) -> Iterator[None]:
-    """Be the one process that writes into a folder; remove what a killed one has left half written."""
+    """Hold the lock of a folder, so that no other process writes there; remove files that a killed process left."""
     with contextlib.ExitStack() as held:
         try:
             held.enter_context(locked(lock, timeout_s=0))
@@ -202,7 +208,7 @@ def _state(path: Path) -> str:
 
 
 def _session() -> str:
-    """What is another one after the next start of this machine; where the system does not say, the day."""
+    """Return text that changes whenever this machine starts; the date where the system does not number its starts."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:

@@ -13,6 +13,7 @@ import mmap
 import os
 import shutil
 import struct
+import threading
 import warnings
 import zlib
 from collections.abc import Callable, Iterator
@@ -45,7 +46,7 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class DamagedStore(Exception):
-    """A file that holds no images, or not those that were written; its text says what is wrong."""
+    """A file is not a file of images, or was changed after it was written. The message says which."""
 
 
 class Header(Record):
@@ -115,10 +116,10 @@ def open_store(path: Path, *, verify: bool = True) -> Stored:
         StoreError: the file cannot be read.
     """
     try:
-        with path.open("rb") as file:
-            header, end = _header(file.read(_PREAMBLE.size), path)
+        with path.open("rb") as file:  # once: another process may put a new file in its place meanwhile
+            header, end = _header(file)
             if verify:
-                _verify(path, header.checksums, end)
+                _verify(file, header.checksums, end)
             whole = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     except (FileNotFoundError, NotADirectoryError):
         raise
@@ -203,25 +204,26 @@ def _described(temporary: Path, header: Header, end: int) -> Header:
     """Add to a header what follows from the images."""
     with temporary.open("rb") as file:
         whole = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        checksums = _checksums(file, end)
     splits = _mapped(temporary, header, whole).splits
     mean, std = statistics(splits.train.images)
-    found = {"mean": mean, "std": std, "fingerprint": fingerprint(splits), "checksums": _checksums(temporary, end)}
+    found = {"mean": mean, "std": std, "fingerprint": fingerprint(splits), "checksums": checksums}
     return header.model_copy(update=found)
 
 
-def _header(first: bytes, path: Path) -> tuple[Header, int]:
-    """The header, and the byte at which it begins."""
+def _header(file: BinaryIO) -> tuple[Header, int]:
+    """Read the header; return it, and the byte at which it begins."""
+    first = file.read(_PREAMBLE.size)
     if len(first) < _PREAMBLE.size:
         raise DamagedStore("cut short")
     magic, begin, length, digest = _PREAMBLE.unpack(first)
     if magic != MAGIC:
         raise DamagedStore("not a file of images in this version's format")
-    with path.open("rb") as file:
-        size = file.seek(0, os.SEEK_END)
-        if size != begin + length:
-            raise DamagedStore(f"{size:,} bytes, {begin + length:,} were written")
-        file.seek(begin)
-        text = file.read()
+    size = file.seek(0, os.SEEK_END)
+    if size != begin + length:
+        raise DamagedStore(f"{size:,} bytes, {begin + length:,} were written")
+    file.seek(begin)
+    text = file.read()
     if hashlib.sha256(text).digest() != digest:
         raise DamagedStore("its header differs from its checksum")
     try:
@@ -230,20 +232,26 @@ def _header(first: bytes, path: Path) -> tuple[Header, int]:
         raise DamagedStore("its header is another version's") from error
 
 
-def _verify(path: Path, checksums: tuple[int, ...], end: int) -> None:
-    found = _checksums(path, end)
+def _verify(file: BinaryIO, checksums: tuple[int, ...], end: int) -> None:
+    found = _checksums(file, end)
     wrong = [number for number, pair in enumerate(zip(found, checksums, strict=True)) if pair[0] != pair[1]]
     if wrong:
         raise DamagedStore(f"{len(wrong)} of {len(checksums)} blocks differ from their checksums")
 
 
-def _checksums(path: Path, end: int) -> tuple[int, ...]:
-    """CRC-32 of each block. Blocks are read, not mapped: mapped pages would count as this process's memory."""
+def _checksums(file: BinaryIO, end: int) -> tuple[int, ...]:
+    """Return the CRC-32 of each block. Blocks are read: mapped pages would count as this process's memory."""
+    turn = threading.Lock()
+
+    def read(begin: int, count: int) -> bytes:
+        if hasattr(os, "pread"):
+            return os.pread(file.fileno(), count, begin)
+        with turn:  # Windows: threads share the position of a file
+            file.seek(begin)
+            return file.read(count)
 
     def checksum(begin: int) -> int:
-        with path.open("rb") as file:
-            file.seek(begin)
-            return zlib.crc32(file.read(min(BLOCK_BYTES, end - begin)))
+        return zlib.crc32(read(begin, min(BLOCK_BYTES, end - begin)))
 
     with ThreadPoolExecutor(usable_cores()) as pool:  # zlib lets other threads run meanwhile
         return tuple(pool.map(checksum, range(PIXELS_AT, end, BLOCK_BYTES)))

@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from autodistill.errors import StudyError
+from autodistill.errors import EveryRunFailed
 from autodistill.records import RunRecord
 from autodistill.space.models import TrainingSpec
 
@@ -24,7 +24,7 @@ def causes(runs: Sequence[RunRecord]) -> dict[str, list[str]]:
     return dict(sorted(found.items(), key=lambda item: -len(item[1])))
 
 
-def every_run_failed(runs: Sequence[RunRecord], *, training: TrainingSpec, folder: Path | None) -> StudyError:
+def every_run_failed(runs: Sequence[RunRecord], *, training: TrainingSpec, folder: Path | None) -> EveryRunFailed:
     """Return the error for a study that cannot go on.
 
     Args:
@@ -44,7 +44,7 @@ def every_run_failed(runs: Sequence[RunRecord], *, training: TrainingSpec, folde
         hint = f"lower training.lr, which is {training.lr:g}: --set training.lr={lower}, {anew}"
     else:
         hint = f"change what the messages name, {anew}"
-    return StudyError("\n".join([f"all {len(runs)} runs of the first stage failed:", *lines]), hint)
+    return EveryRunFailed("\n".join([f"all {len(runs)} runs of the first stage failed:", *lines]), hint)
 
 
 def _listed(names: Sequence[str]) -> str:

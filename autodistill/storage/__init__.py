@@ -233,7 +233,7 @@ def patiently(
     patience_s: float | None = None,
     sleep: Callable[[float], object] = time.sleep,
 ) -> T:
-    """Call again, at growing intervals, while the database is away; what is called must bear being called twice.
+    """Call again, at growing intervals, while the database is away; the call must be idempotent.
 
     Args:
         say: told once, when it is away at the second call too: the first may only have met a lost connection.

@@ -20,7 +20,7 @@ def check_places(folders: Sequence[RunFolder], *, storage: str) -> None:
         ConfigError: the address is of an unknown kind, or its driver is missing.
         StoreError: one of the places cannot be used, or holds something else.
     """
-    for part in ("ladder", "logits"):
+    for part in ("images", "ladder", "logits"):
         demand_folder(cache_root() / part, writable=False)
     for folder in folders:
         demand_usable(folder)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from autodistill.errors import StudyError
+from autodistill.errors import EveryRunFailed
 from autodistill.records import EpochRecord, Event, PhaseStarted, RunEnded, RunRecord, RunRequest, TimePlanned
 from autodistill.search import Outcome, Question, Source, certain_runs, search
 
@@ -237,7 +237,7 @@ def simulate(
     ]
     for clock in clocks:
         # Kept results can all be failures: then the study ends there, and says so itself.
-        with contextlib.suppress(StudyError):
+        with contextlib.suppress(EveryRunFailed):
             for event in search(asked, Outcome(), run=clock, database=database, order=order if database else None):
                 if isinstance(event, PhaseStarted):
                     clock.phase = event.phase

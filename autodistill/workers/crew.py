@@ -25,7 +25,7 @@ from autodistill.records import Note, RunEnded, RunRequest
 from autodistill.storage import AWAY, close_storage, patiently, reason_of, scrubbed
 from autodistill.store import RunFolder, digest, write_result
 from autodistill.workers.carrying import brought, depot_of
-from autodistill.workers.deaths import account, noticed, way_out
+from autodistill.workers.deaths import KillWatch, account, noticed, unquoted, way_out
 from autodistill.workers.joining import work_here
 from autodistill.workers.pool import device_of
 from autodistill.workers.standby import Hand, StandBy
@@ -53,7 +53,7 @@ class Crew:
         self._setup, self._url, self._study, self._pace = setup, url, study, PACE
         self._key = digest(setup.model_dump(mode="json"))
         self._local: list[Hand] = []
-        self._size, self._failures = size, 0
+        self._size, self._failures, self._kills = size, 0, KillWatch()
         self._silent: dict[int, tuple[tuple[int, int], float]] = {}
         self._heard: dict[int, tuple[int, int]] = {}
         """Of a task: its generation, and how much of its progress was passed on."""
@@ -209,7 +209,7 @@ class Crew:
         if entry.deaths + 1 < MOST_DEATHS:
             patiently(lambda: self._board.reopen(entry, died=True))
             worker = f"the worker {entry.worker}" if entry.worker else "the worker"
-            self._notes.append(f"lost {worker} that was {in_words(task)}, another goes on: {why}")
+            self._notes.append(f"lost {worker} that was {in_words(task)}, another goes on: {unquoted(why)}")
             return
         if not patiently(lambda: self._board.withdraw(entry)):
             return  # it has answered after all
@@ -246,26 +246,28 @@ class Crew:
 
     def _start(self, number: int) -> Hand:
         threads = max(1, usable_cores() // max(1, self._size))
-        device = device_of(self._setup.device, number)
         hand = self._standby.take()
         with contextlib.suppress(OSError):  # it died meanwhile, and is replaced like any other
-            hand.pipe.send((work_here, (self._url, self._study, device, threads)))
+            hand.pipe.send((work_here, (self._url, self._study, device_of(self._setup.device, number), threads)))
+        self._kills.look([hand.process])
         return hand
 
     def _replaced(self) -> dict[str, str]:
         """Replace local workers that died; return their names and the accounts of their deaths."""
         dead = {}
+        self._kills.look(hand.process for hand in self._local)
         for number, hand in enumerate(self._local):
-            hand.output.pass_on()
-            if hand.process.exitcode not in (None, 0):
-                device = device_of(self._setup.device, number)
-                death = noticed(hand.process, hand.output, oom_kills_before=hand.oom_kills, device=device)
-                told = scrubbed(account(death, "working for the study"), self._url)
-                dead[_name_of(hand.process)] = told
-                self._failures += 1
-                if self._failures > MOST_DEATHS * self._size:
-                    raise StudyError(f"the workers keep dying; the last one: {told}", way_out(death))
-                self._local[number] = self._start(number)
+            if hand.process.exitcode in (None, 0):
+                hand.output.pass_on()
+                continue
+            death = noticed(hand.process, hand.output, self._kills, device=device_of(self._setup.device, number))
+            dead[_name_of(hand.process)] = told = scrubbed(account(death, "working for the study"), self._url)
+            self._failures += 1
+            over = self._failures > MOST_DEATHS * self._size
+            hand.output.close(quoted=death.stderr if over else "")
+            if over:
+                raise StudyError(f"the workers keep dying; the last one: {told}", way_out(death))
+            self._local[number] = self._start(number)
         return dead
 
     def _dismiss(self) -> None:

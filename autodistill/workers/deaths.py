@@ -1,26 +1,26 @@
-"""Why a worker process died: what its exit status, the kernel's counters and its stderr tell, in words."""
+"""Say in words why a worker process died: by its exit status, the kernel's counters and its stderr."""
 
 import contextlib
-import signal
+import re
+import time
+from collections.abc import Iterable
 from multiprocessing.process import BaseProcess
 from typing import NamedTuple
 
 import torch
 
-from autodistill.machine import free_memory_bytes, oom_kills
+from autodistill.machine import KILL, WINDOWS_CODES, exit_cause, free_memory_bytes, oom_kills, signal_name
 from autodistill.workers.output import WorkerOutput
 
-WINDOWS_CODES = {
-    0xC0000005: "access violation",
-    0xC0000017: "out of memory",
-    0xC000001D: "illegal instruction",
-    0xC00000FD: "stack overflow",
-    0xC0000374: "heap corruption",
-    0xC0000409: "aborted after a corrupted stack or a failed check",
-}
-"""NTSTATUS values that end a process (learn.microsoft.com, MS-ERREF 2.3)."""
-KILL = 9
-"""SIGKILL, a name that Windows lacks."""
+NATIVE = ("SIGABRT", "SIGSEGV", "SIGBUS", "SIGILL", "SIGFPE")
+"""Signals that a process raises itself when its native code fails."""
+_MEMORY_ERROR = re.compile(r"(\w+\.)*\w*MemoryError(:|$)")
+"""Last line of a traceback: `MemoryError`, or NumPy's subclass with its module."""
+DYING_S = 2.0
+"""The kernel counts a kill before the process has ended: releasing its memory takes up to this time."""
+_QUOTES = "; its stderr ends with:\n"
+LOOK_S = 0.5
+"""The kernel's count is not read more often."""
 JOIN_S = 5.0
 """A process that closed its pipe has ended within this time, or is taken for hung."""
 RESUME = "every finished run is kept: the same command goes on"
@@ -41,13 +41,51 @@ class Death(NamedTuple):
     """The last lines."""
 
 
-def noticed(process: BaseProcess, output: WorkerOutput, *, oom_kills_before: int, device: str) -> Death:
+class KillWatch:
+    """Tells which deaths of workers are explained by the kernel's count of kills for want of memory.
+
+    The count covers other processes too. So a death is explained only by a kill that was counted after the worker was
+    last known to live, and each kill explains one death.
+    """
+
+    def __init__(self) -> None:
+        self._counts: dict[BaseProcess, list[tuple[float, int]]] = {}
+        """Times (s) and counts at which a worker lived. The first is `DYING_S` old, once there is one so old."""
+
+    def look(self, processes: Iterable[BaseProcess]) -> None:
+        """Read the kernel's count while workers live. Call it for each new worker, and every second or so.
+
+        A process that was looked at less than `LOOK_S` ago is skipped.
+        """
+        now = time.monotonic()
+        due = [it for it in processes if it not in self._counts or now - self._counts[it][-1][0] >= LOOK_S]
+        count = oom_kills() if due else 0
+        for process in due:
+            if not process.is_alive():  # asked after the count was read: a living worker is not among the killed
+                continue
+            counts = self._counts.setdefault(process, [])
+            counts.append((now, count))
+            while len(counts) > 1 and now - counts[1][0] >= DYING_S:
+                del counts[0]
+
+    def explains(self, process: BaseProcess) -> bool:
+        """Return whether a counted kill explains the death of a process, which is then forgotten."""
+        counts = self._counts.pop(process, [])
+        count = oom_kills()
+        if not counts or count <= counts[0][1]:
+            return False
+        for others in self._counts.values():
+            others[:] = [(when, min(seen + 1, count)) for when, seen in others]
+        return True
+
+
+def noticed(process: BaseProcess, output: WorkerOutput, kills: KillWatch, *, device: str) -> Death:
     """Wait for the end of a process whose pipe is closed, and look at the machine.
 
     Args:
         process: ended with SIGKILL where it does not end by itself.
-        output: its stderr, which is closed.
-        oom_kills_before: value of `oom_kills` when the process was started.
+        output: its stderr.
+        kills: has looked at the process while it lived.
         device: torch's name of the device that it used.
     """
     process.join(JOIN_S)
@@ -58,30 +96,15 @@ def noticed(process: BaseProcess, output: WorkerOutput, *, oom_kills_before: int
     gpu_free = None
     with contextlib.suppress(RuntimeError):  # of a GPU that failed with the worker
         gpu_free = torch.cuda.mem_get_info(device)[0] if device.startswith("cuda") else None
-    killed = code == -KILL and oom_kills() > oom_kills_before
-    death = Death(code, killed, free_memory_bytes(), gpu_free, output.tail())
-    output.close()
-    return death
+    killed = code == -KILL and kills.explains(process)
+    return Death(code, killed, free_memory_bytes(), gpu_free, output.tail())
 
 
 def cause(death: Death) -> str:
-    """Return the cause of a death: `signal 6, SIGABRT`, `exit code 3`.
-
-    Memory is named only where the exit status or the kernel's counters do.
-    """
-    code = death.exit_code
-    if code is None:
+    """Return the cause of a death, as `machine.exit_cause` words it."""
+    if death.exit_code is None:
         return f"it closed its pipe but did not end within {JOIN_S:g} s"
-    if code >= 0:
-        return f"exit code {code:#x}, {WINDOWS_CODES[code]}" if code in WINDOWS_CODES else f"exit code {code}"
-    try:
-        name = signal.Signals(-code).name
-    except ValueError:
-        name = "SIGKILL" if code == -KILL else "no name"
-    said = f"signal {-code}, {name}"
-    if code == -KILL:
-        return f"{said}: {'out of memory, by the count of the kernel' if death.oom_killed else 'killed from outside'}"
-    return f"{said}: ended from outside" if code == -signal.SIGTERM else said
+    return exit_cause(death.exit_code, oom_killed=death.oom_killed)
 
 
 def free_memory(death: Death) -> str:
@@ -101,23 +124,30 @@ def account(death: Death, doing: str, *, times: int = 1) -> str:
     died = f"the worker process died {times} times (last: " if times > 1 else "a worker process died ("
     first = "; ".join(filter(None, (f"{died}{cause(death)}) while {doing}", free_memory(death))))
     quoted = "\n".join(f"    {line}" for line in death.stderr.splitlines())
-    return f"{first}; its stderr ends with:\n{quoted}" if quoted else f"{first}; it wrote nothing to stderr"
+    return f"{first}{_QUOTES}{quoted}" if quoted else f"{first}; it wrote nothing to stderr"
+
+
+def unquoted(told: str) -> str:
+    """Return what `account` gave without the lines of stderr, for a terminal that has shown them already."""
+    first, quotes, _ = told.partition(_QUOTES)
+    return f"{first}; its stderr is shown above" if quotes else first
 
 
 def way_out(death: Death) -> str:
     """Return what a person can do about a death that came back at every attempt."""
-    code = death.exit_code
-    if death.oom_killed or code == 0xC0000017:
+    code, last = death.exit_code, death.stderr.rstrip().rpartition("\n")[2]
+    if death.oom_killed or code == 0xC0000017 or (code == 1 and _MEMORY_ERROR.match(last)):
         return f"use fewer workers (--workers), or give this machine or container more memory; {RESUME}"
-    if code == -KILL:
-        return (
-            "no counter of the kernel says that memory ran out: look for what kills processes here, such as the "
-            f"limits of a batch system or container (dmesg and journalctl can name it); {RESUME}"
-        )
-    if code is not None and (code < 0 or code in WINDOWS_CODES):
+    if code in WINDOWS_CODES or (code is not None and code < 0 and signal_name(-code) in NATIVE):
         return (
             "a native library failed: `autodistill env` shows the versions, another version of torch may not fail; "
             f"{RESUME}"
+        )
+    if code is not None and code < 0:
+        uncounted = "no counter of the kernel says that memory ran out: " if code == -KILL else ""
+        return (
+            f"{uncounted}look for what kills processes here, such as the limits of a batch system or container "
+            f"(dmesg and journalctl can name it); {RESUME}"
         )
     return (
         "autodistill did not foresee this error: please report the lines above with the output of `autodistill env`; "

@@ -4,8 +4,10 @@ Native libraries write their last message there (glibc: `corrupted size vs. prev
 file, not a pipe: a worker never waits for its reader, and a file can take the place of descriptor 2 on every system.
 """
 
+import codecs
 import contextlib
 import faulthandler
+import io
 import os
 import sys
 import tempfile
@@ -30,17 +32,16 @@ class WorkerOutput:
     def __init__(self) -> None:
         self.path = ""
         self._file: BinaryIO | None = None
+        decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        self._decoder = io.IncrementalNewlineDecoder(decoder, translate=True)
         with contextlib.suppress(OSError):
             descriptor, self.path = tempfile.mkstemp(prefix="autodistill-worker-", suffix=".log")
             self._file = os.fdopen(descriptor, "rb")
 
     def pass_on(self) -> None:
-        """Write to this process's stderr what is new."""
-        new = self._file.read() if self._file is not None else b""
-        if new:
-            with contextlib.suppress(OSError):
-                sys.stderr.write(new.decode(errors="replace"))
-                sys.stderr.flush()
+        """Write to this process's stderr what is new, with control characters spelt out."""
+        if self._file is not None:
+            _show(self._decoder.decode(self._file.read()))
 
     def tail(self) -> str:
         """Return the last lines, as `last_lines` picks them."""
@@ -52,11 +53,17 @@ class WorkerOutput:
         self._file.seek(here)
         return last_lines(text)
 
-    def close(self) -> None:
-        """Pass on what is left, and remove the file. Closing again does nothing."""
+    def close(self, *, quoted: str = "") -> None:
+        """Pass on what is left, and remove the file. Closing again does nothing.
+
+        Args:
+            quoted: lines, as `tail` gives them, that an error shows: they are not passed on.
+        """
         if self._file is None:
             return
-        self.pass_on()
+        left = self._decoder.decode(self._file.read(), final=True)
+        known = set(quoted.splitlines())
+        _show("".join(line for line in left.splitlines(keepends=True) if _quotable(line) not in known))
         self._file.close()
         self._file = None
         with contextlib.suppress(OSError):
@@ -84,7 +91,7 @@ def last_lines(text: str) -> str:
 
     Before Python's report of a fatal signal lies the message of the native library, so both parts are kept.
     """
-    lines = [harmless(line)[:LONGEST_LINE].rstrip() for line in text.splitlines()]
+    lines = [_quotable(line) for line in text.splitlines()]
     lines = [line for line in lines if line and not line.startswith("Extension modules:")]
     fatal = max((number for number, line in enumerate(lines) if line.startswith(FATAL)), default=None)
     if fatal is None:
@@ -92,6 +99,18 @@ def last_lines(text: str) -> str:
     native, report = lines[max(0, fatal - NATIVE_LINES) : fatal], lines[fatal:]
     room = MOST_LINES - len(native)
     return "\n".join([*native, *report[:room]] if len(report) <= room else [*native, *report[: room - 1], "  ..."])
+
+
+def _show(text: str) -> None:
+    shown = "\n".join(map(harmless, text.split("\n")))
+    if shown:
+        with contextlib.suppress(OSError):
+            sys.stderr.write(shown)
+            sys.stderr.flush()
+
+
+def _quotable(line: str) -> str:
+    return harmless(line.rstrip("\r\n"))[:LONGEST_LINE].rstrip()
 
 
 def harmless(line: str) -> str:

@@ -18,7 +18,7 @@ from autodistill.queue.messages import Message, Setup, Task, ViewTask
 from autodistill.queue.terms import MOST_DEATHS, Source, given_up, in_words, longest_first
 from autodistill.records import Note, RunEnded, RunRequest
 from autodistill.store import RunFolder, write_result
-from autodistill.workers.deaths import account, noticed, way_out
+from autodistill.workers.deaths import Death, KillWatch, account, noticed, unquoted, way_out
 from autodistill.workers.output import WorkerOutput
 from autodistill.workers.standby import Hand, StandBy
 from autodistill.workers.tasks import Workplace
@@ -36,8 +36,6 @@ class _Worker:
     process: BaseProcess
     pipe: Connection
     output: WorkerOutput
-    oom_kills: int
-    """Kills for want of memory before this worker, and later ones that explain another worker's death."""
     task: Task | None = None
 
 
@@ -55,6 +53,7 @@ class Pool:
         self._setup = setup
         self._standby = standby or StandBy()
         self._data = pickle.dumps(data and handed_over(data))
+        self._kills = KillWatch()
         hands = [self._standby.take() for _ in range(size)]
         self._workers = [self._hired(hand, number) for number, hand in enumerate(hands)]
         self._deaths: dict[str, int] = {}
@@ -91,10 +90,12 @@ class Pool:
         while any(worker.task is not None for worker in self._workers):
             pipes = {worker.pipe: worker for worker in self._workers if worker.task is not None}
             ready = wait(list(pipes), SHOW_S)
-            for worker in self._workers:
-                worker.output.pass_on()
+            self._kills.look(worker.process for worker in self._workers)
             for pipe in ready:
                 yield from self._receive(pipes[pipe])  # type: ignore[index]
+            # After messages: the error that ends a study quotes what a dead worker wrote, which is not shown twice.
+            for worker in self._workers:
+                worker.output.pass_on()
             if ready:
                 yield from self._feed(source)
 
@@ -104,7 +105,8 @@ class Pool:
         with contextlib.suppress(OSError):
             hand.pipe.send((work, (setup,)))
             hand.pipe.send_bytes(self._data)
-        return _Worker(hand.process, hand.pipe, hand.output, hand.oom_kills)
+        self._kills.look([hand.process])
+        return _Worker(hand.process, hand.pipe, hand.output)
 
     def _feed(self, source: Source) -> Iterator[RunEnded]:
         """Give everybody who is free a task, until there is none; yields the answers that are known already."""
@@ -138,36 +140,42 @@ class Pool:
             yield message
 
     def _replace(self, worker: _Worker) -> Iterator[Message]:
-        """Start another worker in place of a dead one; its task goes on from its last checkpoint."""
+        """Start another worker in place of a dead one; its task goes on from its last checkpoint.
+
+        What the dead one wrote to stderr is shown once: as it came, or in the error that ends the study.
+        """
         task = worker.task
         assert task is not None
         worker.pipe.close()
-        device = device_of(self._setup.device, self._workers.index(worker))
-        death = noticed(worker.process, worker.output, oom_kills_before=worker.oom_kills, device=device)
-        if death.oom_killed:
-            for other in self._workers:
-                other.oom_kills += 1
         number = self._workers.index(worker)
+        device = device_of(self._setup.device, number)
+        death = noticed(worker.process, worker.output, self._kills, device=device)
         self._workers[number] = self._hired(self._standby.take(), number)
         if isinstance(task, ViewTask):
             self._deadly.add(task.name)
-            yield Note(
-                text=f"{account(death, in_words(task))}\n    the runs that need them compute them", warning=True
-            )
+            yield _warning(worker, death, task, then="the runs that need them compute them")
             return
         name = task.run if isinstance(task, RunRequest) else repr(task)
         self._deaths[name] = self._deaths.get(name, 0) + 1
         if self._deaths[name] < MOST_DEATHS:
             self._again.append(task)
-            yield Note(text=f"{account(death, in_words(task))}\n    another worker goes on with it", warning=True)
+            yield _warning(worker, death, task, then="another worker goes on with it")
             return
         error = account(death, in_words(task), times=MOST_DEATHS)
         if not isinstance(task, RunRequest):
+            worker.output.close(quoted=death.stderr)
             raise StudyError(error, way_out(death))
+        worker.output.close()
         ended = given_up(task, error)
         # Kept like any other failure: what the search decides next rests on it, and must after a resume.
         write_result(RunFolder(Path(self._setup.runs)), ended)
         yield ended
+
+
+def _warning(worker: _Worker, death: Death, task: Task, *, then: str) -> Note:
+    """Show what is left of a dead worker's stderr, and return the note that goes below it."""
+    worker.output.close()
+    return Note(text=f"{unquoted(account(death, in_words(task)))}\n    {then}", warning=True)
 
 
 def device_of(device: str, number: int) -> str:

@@ -15,7 +15,6 @@ from multiprocessing.process import BaseProcess
 from types import TracebackType
 from typing import NamedTuple
 
-from autodistill.machine import oom_kills
 from autodistill.workers.output import WorkerOutput, redirect_stderr
 
 ALLOCATOR = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**32), "MALLOC_TOP_PAD_": str(2**28)}
@@ -30,8 +29,6 @@ class Hand(NamedTuple):
     pipe: Connection
     output: WorkerOutput
     """Its stderr."""
-    oom_kills: int
-    """Value of `machine.oom_kills` when it was started."""
 
 
 class StandBy:
@@ -65,16 +62,18 @@ class StandBy:
 def _started() -> Hand:
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
-    output, kills = WorkerOutput(), oom_kills()
+    output = WorkerOutput()
     process = context.Process(target=stand_by, args=(theirs, os.getpid(), output.path), daemon=True)
     with in_environment(ALLOCATOR), uninterrupted():
         process.start()
     theirs.close()
-    return Hand(process, ours, output, kills)
+    return Hand(process, ours, output)
 
 
 def stand_by(pipe: Connection, parent: int, stderr: str) -> None:
-    """Run what the pipe brings: the main function of a process. Importing this module has imported nearly all others.
+    """Run the function that the pipe brings. The main function of a process.
+
+    The import of this module, which comes first, imports nearly all other modules.
 
     Args:
         pipe: brings a function and its arguments.
@@ -109,11 +108,11 @@ def uninterrupted() -> Iterator[None]:
 
     Windows cannot block signals: a worker ignores Ctrl-C there from its first line on.
     """
-    # The tracker unblocks the signal when it is started: start it first.
-    resource_tracker.ensure_running()
-    if not hasattr(signal, "pthread_sigmask"):
+    if not hasattr(signal, "pthread_sigmask"):  # such systems have no resource tracker either
         yield
         return
+    # The tracker unblocks the signal when it is started: start it first.
+    resource_tracker.ensure_running()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield

@@ -58,7 +58,7 @@ def test_a_file_of_another_user_is_named(monkeypatch):
     refused(rf"^{path}: cannot be read \(no permission\)")
 
 
-@pytest.mark.parametrize("part", ["", "ladder", "logits"])
+@pytest.mark.parametrize("part", ["", "images", "ladder", "logits"])
 def test_a_file_in_the_place_of_the_cache_is_named(part, tmp_path, monkeypatch):
     monkeypatch.setenv("AUTODISTILL_CACHE", str(tmp_path / "cache"))
     place = tmp_path / "cache" / part

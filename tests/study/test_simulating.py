@@ -5,7 +5,8 @@ import random
 import pytest
 from search_runs import FOUR, question
 
-from autodistill.records import RunRequest, TrialParams
+from autodistill.errors import StudyError
+from autodistill.records import RunEnded, RunRecord, RunRequest, TrialParams
 from autodistill.space import Space
 from autodistill.study.simulating import (
     Certain,
@@ -198,3 +199,19 @@ def test_two_workers_take_over_half_as_long_and_logits_are_counted_once():
     assert alone.phases_s["teachers"] == pytest.approx(4 * (3 + 3 * 0.25))
     assert alone.phases_s["baselines and priors"] == pytest.approx(2 * (2 * 30 + 4 * 10) + 4 * 7 * 3)
     assert alone.wall_s / 2 < both.wall_s < 0.75 * alone.wall_s
+
+
+def test_kept_results_that_are_all_failures_end_the_simulated_study_too():
+    def failed(request: RunRequest) -> RunEnded:
+        return RunEnded(record=RunRecord(**request.kept(), state="failed", error="out of memory"), wall_s=0.0)
+
+    costs = NOTHING._replace(teachers=dict.fromkeys(FOUR, KEPT))
+    assert "confirm" not in simulate(question(*FOUR), costs, 1, kept=failed).phases_s
+
+
+def test_any_other_error_of_a_simulated_study_is_raised():
+    def away(_: RunRequest) -> RunEnded:
+        raise StudyError("the database stayed away")
+
+    with pytest.raises(StudyError, match="stayed away"):
+        simulate(question(*FOUR), NOTHING._replace(teachers=dict.fromkeys(FOUR, KEPT)), 1, kept=away)

@@ -1,5 +1,6 @@
 """Folders of images: split, resized, and refused where they are mixed up."""
 
+import os
 import shutil
 from pathlib import Path
 
@@ -158,3 +159,18 @@ def test_files_of_several_kinds_of_damage_get_all_hints(tmp_path: Path) -> None:
     assert "pixels of mode I;16" in error.message
     assert "remove the file" in error.hint
     assert "convert it" in error.hint
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes on this system")
+def test_a_named_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    write_images(tmp_path, ("cat", "dog"), count=10)
+    os.mkfifo(tmp_path / "cat" / "pipe.png")
+    assert error_of(DataSpec(name=f"folder:{tmp_path}")).message == f"{tmp_path}/cat/pipe.png: not a regular file"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="names are Unicode on this system")
+def test_a_class_name_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
+    write_images(tmp_path, ("cat", "dog"), count=10)
+    os.rename(os.fsencode(tmp_path / "cat"), os.fsencode(tmp_path) + b"/c\xff")
+    message = error_of(DataSpec(name=f"folder:{tmp_path}")).message
+    assert message == f"{tmp_path}: the name of class folder c\\udcff is not UTF-8"

@@ -1,7 +1,9 @@
 """`folder:PATH`: one folder of images per class, as torchvision's ImageFolder finds them, decoded as RGB."""
 
 import contextlib
+import os
 import re
+import stat
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -53,6 +55,7 @@ def _images(path: Path) -> dict[str, Any]:
     """The images of the training, validation and test part, as torchvision's ImageFolder lists them."""
     found = {part: _scan(place) for part, place in _parts(path).items()}
     _check_classes(path, {part: tuple(images.classes) for part, images in found.items()})
+    _check_regular(file for images in found.values() for file, _ in images.samples)
     if "test" not in found and "val" in found:
         found["test"] = found.pop("val")
     return {part: found[key] for part, key in PARTS.items() if key in found}
@@ -118,6 +121,9 @@ def _check_classes(path: Path, classes: dict[str, tuple[str, ...]]) -> None:
             f"{path}: one class ({classes['train'][0]}), at least 2 are needed", "add another class folder"
         )
     for part, names in classes.items():
+        for name in names:
+            if (shown := name.encode(errors="backslashreplace").decode()) != name:
+                raise DataError(f"{path}: the name of class folder {shown} is not UTF-8", "rename the folder")
         missing, extra = (
             ", ".join(sorted(set(a) - set(b))) for a, b in ((classes["train"], names), (names, classes["train"]))
         )
@@ -127,6 +133,14 @@ def _check_classes(path: Path, classes: dict[str, tuple[str, ...]]) -> None:
                 f" only in {part}: {extra or 'none'})",
                 "give every split the same class folders",
             )
+
+
+def _check_regular(files: Iterable[str]) -> None:
+    """Refuse what is named like an image and is no file: to open a named pipe, for example, waits for ever."""
+    for file in files:
+        with contextlib.suppress(FileNotFoundError):  # a dangling link, which decoding names with its reason
+            if not stat.S_ISREG(os.stat(file).st_mode):
+                raise DataError(f"{file}: not a regular file", "remove it, or put an image in its place")
 
 
 def _content(found: dict[str, Any], *, size: int | None) -> Content:

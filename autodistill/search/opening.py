@@ -139,7 +139,7 @@ def _own(question: Question, database: Path) -> KeptStudy:
 
 
 def _demand_damage(database: Path, error: Exception) -> None:
-    """Raise where a file cannot be used for now, rather than for what it holds."""
+    """Raise where a file cannot be opened or locked; return where its content is damaged."""
     cause = error.__cause__ if isinstance(error, StoreError) else error
     while isinstance(cause, optuna.exceptions.StorageInternalError) and cause.__cause__ is not None:
         cause = cause.__cause__

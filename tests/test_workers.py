@@ -250,7 +250,7 @@ class Slow(nn.Module):
 @pytest.mark.parametrize("image_s", [0.0001, 0.01, 0.3, 20.0])
 @pytest.mark.parametrize("cold_s", [0.0, 5.0])
 def test_measuring_takes_as_long_for_a_slow_network_as_for_a_fast_one(monkeypatch, tmp_path, image_s, cold_s):
-    """A slow network is trained twice on the two images that BatchNorm needs. First passes do not count."""
+    """A slow network is trained three times on the two images that BatchNorm needs. First passes do not count."""
     now, batches, place = [0.0], set[int](), Workplace(setup(tmp_path))
 
     def shown(images: int) -> None:
@@ -262,7 +262,21 @@ def test_measuring_takes_as_long_for_a_slow_network_as_for_a_fast_one(monkeypatc
     assert found.training.seconds(1) == pytest.approx(image_s * SPACE.training.batch_size)
     slow = 2 * image_s >= 0.5
     assert found.evaluation_s == pytest.approx(image_s / 3 if slow else image_s)
-    assert now[0] - len(batches) * cold_s == pytest.approx(2 * 2 * image_s) if slow else now[0] < 4.0 + 10 * cold_s
+    assert now[0] - len(batches) * cold_s == pytest.approx(3 * 2 * image_s) if slow else now[0] < 4.0 + 10 * cold_s
+
+
+def test_a_pause_of_the_machine_is_not_taken_for_a_slow_network(monkeypatch, tmp_path):
+    """The second step, the first that counts, takes two seconds more than it should."""
+    now, steps, place = [0.0], [0], Workplace(setup(tmp_path))
+
+    def shown(images: int) -> None:
+        steps[0] += 1
+        now[0] += 0.001 * images + (2.0 if steps[0] == 2 else 0.0)
+
+    monkeypatch.setattr(probing, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    found = probe_student(lambda: Slow(shown), place.data, SPACE, PARAMS, seconds=0.4)
+    assert found.training.seconds(1) == pytest.approx(0.001 * SPACE.training.batch_size)
+    assert found.evaluation_s == pytest.approx(0.001)
 
 
 def test_a_clock_that_ticks_seldom_is_no_division_by_zero(monkeypatch, tmp_path):

@@ -1,5 +1,6 @@
 """Measurements that this machine has made before: kept in the cache folder, so that no network is measured twice."""
 
+import contextlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -49,6 +50,12 @@ def keep(found: Record, of: Facts) -> None:
         write_text(_path(type(found), of), to_json(found))
     except StoreError:
         return
+
+
+def forget(kind: type[Record], of: Facts) -> None:
+    """Remove a kept measurement that turned out to be wrong; the next command makes it again."""
+    with contextlib.suppress(OSError):
+        _path(kind, of).unlink(missing_ok=True)
 
 
 def _path(kind: type[Record], of: Facts) -> Path:

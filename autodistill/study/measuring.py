@@ -14,7 +14,8 @@ from autodistill.records import Event, TrialParams
 from autodistill.rules import RULES
 from autodistill.search import prior_params
 from autodistill.store import cache_root
-from autodistill.study.measurements import Facts, facts, keep, recall
+from autodistill.study.measurements import Facts, facts, forget, keep, recall
+from autodistill.study.pace import APART
 from autodistill.study.preparing import Prepared
 from autodistill.study.simulating import Costs, TeacherCosts
 from autodistill.views import View
@@ -25,6 +26,8 @@ PROBE_S = 0.4
 """About how long each thing is measured."""
 MEASURING_S = 4.0
 """About how long all measuring may take, shared out among the workers' tasks."""
+WRONG, LEAST_JUDGED_S = 1.5, 5.0
+"""A measurement is wrong where runs took this many times longer or shorter than planned; below 5 s that is noise."""
 PARTS = 3
 """Things that a task measures, about."""
 
@@ -71,6 +74,20 @@ def kept_costs(prepared: Prepared) -> Costs | None:
     if student is None or None in teachers.values():
         return None
     return _costs(prepared, student, {name: it for name, it in teachers.items() if it is not None})
+
+
+def forget_if_wrong(prepared: Prepared, planned_s: Mapping[str, float], took_s: Mapping[str, float]) -> None:
+    """Remove the student's kept measurement where the phases of a study show that it was wrong.
+
+    Args:
+        prepared: the study.
+        planned_s: seconds by phase, as they were planned.
+        took_s: seconds by phase.
+    """
+    phases = [it for it in planned_s if it not in APART and it in took_s]
+    planned, took = (sum(seconds[it] for it in phases) for seconds in (planned_s, took_s))
+    if max(planned, took) >= LEAST_JUDGED_S and not planned / WRONG <= took <= planned * WRONG:
+        forget(Probe, _student_facts(prepared))
 
 
 def _known_teacher(prepared: Prepared, name: str) -> TeacherProbe | None:

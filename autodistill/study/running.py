@@ -35,7 +35,7 @@ from autodistill.study.changing import join_teachers
 from autodistill.study.environment import environment
 from autodistill.study.estimates import order_file, plan_for, question_of, runs_beside, spelt, time_left
 from autodistill.study.limits import student_latency
-from autodistill.study.measuring import measure
+from autodistill.study.measuring import forget_if_wrong, measure
 from autodistill.study.pace import paced, words
 from autodistill.study.preparing import Prepared, identity
 from autodistill.study.profiling import checked, compared_teachers
@@ -122,6 +122,8 @@ def run_study(prepared: Prepared, *, standby: StandBy | None = None) -> Generato
             ledger.phase_s["start-up"] = round(ledger.phase_s.get("start-up", 0.0) + time.monotonic() - begun, 2)
             ledger.latency = latency
             record = yield from paced(_recorded(prepared, pool, ledger), ledger.planned)
+            if record.state == "complete":
+                forget_if_wrong(prepared, ledger.planned_s, ledger.phase_s)
             if record.state == "complete" and isinstance(pool, Crew):
                 pool.complete()
             return record

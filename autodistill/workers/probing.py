@@ -151,6 +151,8 @@ def _per_image(work: Callable[[int], object], *, most: int, seconds: float) -> f
     size = min(FIRST_IMAGES, most)
     while True:
         took = _repeated(lambda size=size: work(size), seconds if size == most else 0.0)  # type: ignore[misc]
+        if size < most and took >= seconds / GROWTH:
+            took = min(took, _seconds(lambda size=size: work(size)))  # type: ignore[misc]
         if size == most or took >= seconds / GROWTH:
             return took / size
         size = min(GROWTH * size, most)
@@ -206,11 +208,16 @@ class _Epochs:
         whole = _seconds(lambda: next(epochs))
         return Taken(whole, self.watch.seconds["targets"])
 
-    def one_step(self, size: int) -> Taken:
-        """Time the second step of a shape: the first takes several times as long."""
+    def one_step(self, size: int, *, enough_s: float) -> Taken:
+        """Time the second step of a shape: the first takes several times as long.
+
+        A step that takes `enough_s` or longer is taken once more, and the shorter time counts: a single pause of the
+        machine must not end the measuring.
+        """
         epochs = self.of(1, size)
         self.next(epochs)
-        return self.next(epochs)
+        taken = self.next(epochs)
+        return min(taken, self.next(epochs)) if taken.whole >= enough_s else taken
 
     def median(self, steps: int, size: int, *, seconds: float) -> Taken:
         epochs = self.of(steps, size)
@@ -227,10 +234,11 @@ def _epoch(epochs: _Epochs, seconds: float) -> tuple[Line, Line]:
     labels = epochs.data.train.labels
     batch, gpu = min(epochs.space.training.batch_size, len(labels)), labels.is_cuda
     size = batch if gpu else min(FIRST_IMAGES, batch)
-    one = epochs.one_step(size)
-    while size < batch and one.whole < seconds / GROWTH:
+    enough_s = seconds / GROWTH
+    one = epochs.one_step(size, enough_s=enough_s)
+    while size < batch and one.whole < enough_s:
         size = min(GROWTH * size, batch)
-        one = epochs.one_step(size)
+        one = epochs.one_step(size, enough_s=enough_s)
     if not gpu and FEWEST * one.whole >= seconds:
         whole, targets = (Line(each_s=it * batch / size) for it in one)
         return whole, targets

@@ -9,6 +9,7 @@ from small_studies import Here, request
 
 from autodistill.store import cache_root
 from autodistill.study import estimate, estimates, fitting, prepare, sharing
+from autodistill.study.measuring import forget_if_wrong
 from autodistill.study.sharing import Tried, tried
 from autodistill.trainer.probing import Timing
 
@@ -87,8 +88,14 @@ def test_a_damaged_measurement_is_made_again(pools, spoil: Callable[[Path], None
 
 def test_a_teacher_that_was_measured_untrained_is_known_when_it_is_trained(pools, reference, warm):
     """The reference study measured its teachers before it trained them."""
-    estimate(prepare(request(workers=2)))
-    assert pools == []
+
+    def of_teachers() -> set[str]:
+        return {path.name for path in stored() if path.name.startswith("teacher")}
+
+    before = of_teachers()
+    assert before
+    assert estimate(prepare(request(workers=2))).time is not None
+    assert of_teachers() == before
 
 
 def test_the_faster_number_format_is_tried_once(monkeypatch):
@@ -118,3 +125,24 @@ def test_steps_are_tried_on_a_gpu_once(monkeypatch):
     found = [tried(prepared.space, prepared.data, student="s", device=torch.device("cuda:0")) for _ in range(2)]
     assert found == [Tried(mode="graph", peak_bytes=2000)] * 2
     assert asked == ["eager", "graph"]
+
+
+@pytest.mark.parametrize(
+    ("planned", "took", "left"),
+    [
+        (60.0, 61.0, 3),
+        (60.0, 89.0, 3),
+        (60.0, 41.0, 3),
+        (60.0, 91.0, 2),
+        (60.0, 39.0, 2),
+        (1.0, 4.0, 3),
+        (640.0, 4.0, 2),
+    ],
+)
+def test_a_measurement_that_a_study_proves_wrong_is_forgotten(pools, planned, took, left):
+    """Phases of other work do not judge the student's measurement."""
+    prepared = prepare(request())
+    estimate(prepared)
+    others = {"teachers": 5.0, "report": 2.0}
+    forget_if_wrong(prepared, {"search": planned, **others}, {"search": took, "teachers": 900.0, "start-up": 9.0})
+    assert len(stored()) == left

@@ -43,7 +43,7 @@ class SizeError(DataError):
 
 
 def serve(requests: Any, answers: Any) -> None:
-    """Decode what is asked for on `requests`, and answer each line of it with a line: the problems, or an errno."""
+    """Read requests, a JSON line each; decode their files and write a line each: the problems found, or an errno."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that asks: it closes the pipe
     job = Job(*json.loads(requests.readline()))
     for line in requests:

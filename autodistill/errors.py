@@ -4,14 +4,14 @@ AutodistillError
 ├── ConfigError     2  a flag, a TOML key, a budget that cannot hold its plan
 ├── DataError       2  images or labels that are missing, mixed up or too few
 ├── TeacherError    2  a checkpoint that is missing, foreign, broken or at chance
-├── StoreError      2  a folder that is read-only, full, or of another study
-│   ├── InUseError  2  one that another process works in
+├── StoreError      2  a folder that is read-only, is full, or holds another study
+│   ├── InUseError  2  a folder that another process works in
 │   └── VersionError  2  a database that another version of Optuna made
 ├── CacheError      1  teacher logits that cannot be stored as they are
 ├── ExportError     1  a student that a file format cannot carry unchanged
 ├── TrialError      1  one training run that failed (recorded; the study goes on)
 └── StudyError      1  a study that cannot go on
-    └── EveryRunFailed  1  one whose runs of the first stage all failed
+    └── EveryRunFailed  1  a study in which all runs of the first stage failed
 """
 
 import difflib

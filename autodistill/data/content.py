@@ -36,7 +36,7 @@ def statistics(images: Images) -> tuple[tuple[float, ...], tuple[float, ...]]:
     share = counts / counts.sum(1, dtype=torch.float64)[:, None]
     mean = share @ levels
     std = (share * (levels - mean[:, None]) ** 2).sum(1).sqrt()
-    # A channel without contrast has none to scale to: one grey level keeps it finite.
+    # A channel of one value has a standard deviation of 0; one grey level in its place keeps the division finite.
     return tuple(mean.tolist()), tuple(std.clamp(min=1 / 255).tolist())
 
 

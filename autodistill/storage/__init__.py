@@ -103,7 +103,7 @@ def checked(url: str) -> str:
 
 
 def open_storage(url: str) -> BaseStorage:
-    """Open a database, and create Optuna's tables where it has none.
+    """Open a database, and create Optuna's tables in an empty database.
 
     Raises:
         ConfigError: the address is of an unknown kind, or its driver is missing.

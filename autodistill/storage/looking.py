@@ -62,7 +62,7 @@ def other_schema(connection: Connection) -> Schema | None:
     Tables that another process is creating at this moment are no other version.
 
     Raises:
-        NotOptunas: the table `studies` is somebody else's.
+        NotOptunas: the table `studies` was not made by Optuna.
     """
     there = sqlalchemy.inspect(connection)
     if not there.has_table("studies"):

@@ -173,7 +173,7 @@ class Pool:
 
 
 def _warning(worker: _Worker, death: Death, task: Task, *, then: str) -> Note:
-    """Show what is left of a dead worker's stderr, and return the note that goes below it."""
+    """Show the rest of a dead worker's stderr, and return the note to show after that."""
     worker.output.close()
     return Note(text=f"{unquoted(account(death, in_words(task)))}\n    {then}", warning=True)
 

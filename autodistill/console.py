@@ -22,7 +22,7 @@ from rich.table import Table
 from rich.text import Text
 
 from autodistill.errors import AutodistillError
-from autodistill.recommend.words import about, recipe
+from autodistill.formatting import about, recipe
 from autodistill.records import (
     EpochEvent,
     Event,

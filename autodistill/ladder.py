@@ -5,16 +5,16 @@ from pathlib import Path
 
 from torch import nn
 
+from autodistill.config import Space
 from autodistill.data import Data
+from autodistill.data.views import View
 from autodistill.errors import ConfigError, StudyError, TeacherError, TrialError
 from autodistill.models import build, parse_name
 from autodistill.records import TaskProgress
-from autodistill.space import Space
 from autodistill.store import digest, locked
 from autodistill.teachers import save
-from autodistill.trainer import Execution, Recipe, train
-from autodistill.trainer.execution import EAGER
-from autodistill.views import View
+from autodistill.training import Execution, Recipe, train
+from autodistill.training.execution import EAGER
 
 SCHEME = "ladder:"
 FORMAT = 1

@@ -5,12 +5,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-from autodistill.cache import LogitCache
+from autodistill.config.models import DataSpec, LadderSpec, Space, TrainingSpec
 from autodistill.data import load as load_data
+from autodistill.data.views import View
 from autodistill.ladder import file_uri, train_teacher
-from autodistill.space.models import DataSpec, LadderSpec, Space, TrainingSpec
+from autodistill.logit_cache import LogitCache
 from autodistill.teachers import load
-from autodistill.views import View
 
 ARCHITECTURE = "resnet8:0.25"
 SPEC = DataSpec(train=250, validation=200, test=50)

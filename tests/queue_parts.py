@@ -4,13 +4,13 @@ from pathlib import Path
 
 from simulated import Simulated, epoch_of, record_of
 
+from autodistill.config import Space
 from autodistill.queue.board import Board, Entry, open_board
 from autodistill.queue.lease import Lease
 from autodistill.queue.messages import Setup
 from autodistill.queue.terms import Pace
 from autodistill.queue.wire import to_wire
 from autodistill.records import RunEnded, RunRecord, RunRequest
-from autodistill.space import Space
 from autodistill.store import RunFolder, write_text
 from autodistill.workers import crew as crew_module
 

@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from autodistill.config import Space
+from autodistill.methods import RULES
 from autodistill.records import (
     EpochRecord,
     Event,
@@ -20,10 +22,8 @@ from autodistill.records import (
     TeacherRecord,
     TrialParams,
 )
-from autodistill.rules import RULES
 from autodistill.search import Outcome, Question, make_plan, search
 from autodistill.search.requests import CONFIRM_SEED
-from autodistill.space import Space
 
 RECORDED = Path(__file__).parent / "bench" / "recorded" / "fashion-mnist.jsonl"
 SEARCH_SEEDS = 2

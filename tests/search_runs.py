@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from autodistill.config import Space
 from autodistill.records import CostRecord, EpochRecord, Event, RunEnded, RunRecord, RunRequest, TeacherRecord
 from autodistill.search import Outcome, Question, Source, make_plan, search
-from autodistill.space import Space
 from autodistill.store import seed_from
 
 GAIN = {"weak": -0.02, "mid": 0.03, "slow": 0.05, "strong": 0.02, "fifth": 0.0, "sixth": 0.01}

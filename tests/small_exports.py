@@ -8,7 +8,6 @@ from safetensors import safe_open
 
 from autodistill import data as datasets
 from autodistill.models import build
-from autodistill.recommend import recommend
 from autodistill.records import (
     FinalistRecord,
     PlanRecord,
@@ -19,6 +18,7 @@ from autodistill.records import (
     TrialParams,
     to_json,
 )
+from autodistill.stats.recommend import recommend
 from autodistill.store import write_text
 from autodistill.workers import CheckTask, LadderTask, Workplace
 
@@ -41,7 +41,7 @@ WRITTEN = [*("safetensors", "pt2"), pytest.param("onnx", marks=EXTRA)]
 
 
 def write_study(prepared):
-    from autodistill.space import dump
+    from autodistill.config import dump
 
     work = Workplace(prepared.setup)
     list(work.do(LadderTask(uri=f"ladder:{TEACHER_NAME}")))

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from autodistill import cost
 from autodistill.commands import search_request
+from autodistill.models import cost
 from autodistill.queue.terms import Source
 from autodistill.records import (
     Event,

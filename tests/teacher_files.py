@@ -15,14 +15,14 @@ from torch import Tensor, nn
 from torchvision.models import Weights, WeightsEnum, get_model
 from torchvision.transforms._presets import ImageClassification
 
+from autodistill.config.models import TrainingSpec
 from autodistill.data import Data, Split
 from autodistill.data import load as load_data
+from autodistill.data.views import View
 from autodistill.errors import TeacherError
 from autodistill.models import build
-from autodistill.space.models import TrainingSpec
 from autodistill.teachers import load
-from autodistill.trainer import Recipe, train
-from autodistill.views import View
+from autodistill.training import Recipe, train
 
 SCALES: dict[str, tuple[float, float]] = {"none": (0.0, 1.0), "half": (0.5, 0.5)}
 

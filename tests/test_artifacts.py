@@ -7,10 +7,10 @@ import pytest
 from simulated import Simulated, epoch_of, request
 from small_studies import request as study_request
 
+from autodistill.config import Space
 from autodistill.errors import ConfigError, StoreError
 from autodistill.queue.messages import Setup
 from autodistill.records import EpochEvent, RunEnded
-from autodistill.space import Space
 from autodistill.storage.depot import checked_depot, open_depot
 from autodistill.store import Depot, RunFolder, read_result
 from autodistill.workers import carrying

@@ -10,13 +10,13 @@ import torch
 from teacher_files import coloured, digits, flip, network
 from torch import Tensor, nn
 
-from autodistill import cache as cache_module
-from autodistill.cache import LogitCache, estimated_bytes, missing_views
+from autodistill import logit_cache as cache_module
 from autodistill.data import Data
+from autodistill.data.views import View, take_view
 from autodistill.errors import CacheError, StoreError, TeacherError
+from autodistill.logit_cache import LogitCache, estimated_bytes, missing_views
 from autodistill.teachers import Normalisation, Teacher, logits_of
 from autodistill.teachers.teacher import ready
-from autodistill.views import View, take_view
 
 VIEW = View(7, 1, False)
 OWN = Normalisation("data", digits().mean, digits().std)

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from autodistill.cost import latency_ms, measure, student_record
 from autodistill.models import build
+from autodistill.models.cost import latency_ms, measure, student_record
 
 
 def small_net() -> nn.Module:

@@ -9,11 +9,11 @@ from dataset_files import forbid_network
 from PIL import Image
 from sklearn.datasets import load_digits
 
+from autodistill.config.models import DataSpec
 from autodistill.data import DATASETS, average_pool, images_at_once, load, normalise
 from autodistill.data.source import Source, Split
 from autodistill.data.splits import split
 from autodistill.errors import AutodistillError, ConfigError, DataError
-from autodistill.space.models import DataSpec
 
 
 @pytest.fixture(autouse=True)

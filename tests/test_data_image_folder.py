@@ -10,9 +10,9 @@ import torch
 from dataset_files import forbid_network, write_images
 from PIL import Image
 
+from autodistill.config.models import DataSpec
 from autodistill.data import load
 from autodistill.errors import AutodistillError
-from autodistill.space.models import DataSpec
 
 
 @pytest.fixture(autouse=True)

@@ -8,10 +8,10 @@ import pytest
 import torch
 from dataset_files import FASHION, accept_any_checksum, forbid_network, idx, write_cifar, write_fashion
 
+from autodistill.config.models import DataSpec
 from autodistill.data import average_pool, load
 from autodistill.data.standard import DEBIAN_FASHION_MNIST, read_idx
 from autodistill.errors import AutodistillError, DataError
-from autodistill.space.models import DataSpec
 
 
 @pytest.fixture(autouse=True)

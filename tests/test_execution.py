@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 from toy_runs import dropping, linear, recipe, same, supervision, toy
 
-from autodistill.trainer import Execution, execution, train
-from autodistill.trainer.execution import Mode
-from autodistill.trainer.probing import Timing, faster_step, measured
-from autodistill.trainer.step import Step, batches
-from autodistill.views import View
+from autodistill.data.views import View
+from autodistill.training import Execution, execution, train
+from autodistill.training.execution import Mode
+from autodistill.training.probing import Timing, faster_step, measured
+from autodistill.training.step import Step, batches
 
 GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
@@ -167,7 +167,7 @@ def test_the_fastest_way_counts_its_own_setup(eager, graph, steps, best):
 def test_a_way_is_timed_on_real_steps(monkeypatch):
     model = linear()
     ticks = SimpleNamespace(perf_counter=iter([0.0, 9.0, 10.0, 13.0]).__next__)
-    monkeypatch.setattr("autodistill.trainer.probing.time", ticks)
+    monkeypatch.setattr("autodistill.training.probing.time", ticks)
     found = measured(lambda: model, toy(), recipe(batch_size=8), mode="eager")
     assert found == Timing(setup_s=6.0, step_s=1.0)  # 3 steps an epoch: 9 s, then 3
     assert not same(model, linear())
@@ -178,7 +178,7 @@ def test_a_way_that_falls_back_has_no_time():
 
 
 def test_steps_that_fail_are_no_way_but_a_want_of_memory_is_said(monkeypatch):
-    monkeypatch.setattr("autodistill.trainer.probing._next_s", lambda epochs: next(epochs) and 1.0)
+    monkeypatch.setattr("autodistill.training.probing._next_s", lambda epochs: next(epochs) and 1.0)
     steep = recipe(epochs=3, lr=1e30)
     assert measured(linear, toy(), steep, mode="eager") is None
 

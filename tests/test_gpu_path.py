@@ -14,14 +14,14 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 
 from autodistill import metrics
 from autodistill.data import Data, Split
+from autodistill.data.views import View, draw, take_drawn
+from autodistill.methods import RULES, Temperatures
 from autodistill.models import MODELS, build
 from autodistill.records import TrialParams
-from autodistill.rules import RULES, Temperatures
 from autodistill.teachers import Normalisation, Teacher
-from autodistill.trainer import Supervision, supervise
-from autodistill.trainer.step import losses, predict
-from autodistill.trainer.supervision import Taught
-from autodistill.views import View, draw, take_drawn
+from autodistill.training import Supervision, supervise
+from autodistill.training.step import losses, predict
+from autodistill.training.supervision import Taught
 
 EXAMPLES, BATCH, CLASSES, SIZE, CROP = 12, 4, 5, 32, 4
 MEAN, STD = (0.501, 0.502, 0.503), (0.251, 0.252, 0.253)

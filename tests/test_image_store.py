@@ -22,16 +22,16 @@ import torch
 from dataset_files import forbid_network, write_fashion, write_images
 from PIL import Image
 
+from autodistill.config.models import DataSpec
 from autodistill.data import Data, handed_over, load, received, with_validation
 from autodistill.data import decoders as decoders_module
 from autodistill.data import image_cache as cache_module
 from autodistill.data import image_store as store_module
 from autodistill.data.image_store import DamagedStore, open_store
+from autodistill.data.views import View, take_view
 from autodistill.decoding import BOOT, serve
 from autodistill.errors import DataError, StoreError
-from autodistill.space.models import DataSpec
 from autodistill.store import locked
-from autodistill.views import View, take_view
 
 
 @pytest.fixture(autouse=True)

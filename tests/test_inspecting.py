@@ -7,11 +7,11 @@ import pytest
 
 from autodistill import commands
 from autodistill.commands.inspecting import show_inspection
+from autodistill.config import load as load_space
 from autodistill.data import load as load_data
 from autodistill.errors import ConfigError
 from autodistill.ladder import train_teacher
 from autodistill.records import InspectionRecord
-from autodistill.space import load as load_space
 from autodistill.store import cache_root
 from autodistill.study import KNOWN
 

@@ -8,8 +8,7 @@ import torch
 from hypothesis import settings
 from rule_oracles import is_clear, log_dv, samples, softmax_loop, variance_loop
 
-from autodistill.metrics import on_top
-from autodistill.rules import (
+from autodistill.methods import (
     ANCHORS,
     RULES,
     fit_tau_wrong,
@@ -18,6 +17,7 @@ from autodistill.rules import (
     summarise,
     ts,
 )
+from autodistill.metrics import on_top
 
 QUICK = settings(max_examples=30, deadline=None, derandomize=True)
 EXTREMES = (0.0, -0.0, 1.0, -7.0, 1e-7, -1e-7, 1.4e-45, 1 + 1e-6, 6e4, -6e4, 1e20, 3e38, -3e38)

@@ -11,14 +11,14 @@ from ladder_race import ARCHITECTURE, ladder_space
 from teacher_files import digits
 from torch import Tensor
 
-from autodistill import trainer
-from autodistill.cache import LogitCache
+from autodistill import training as trainer
+from autodistill.config.models import Space
+from autodistill.data.views import View
 from autodistill.errors import StudyError, TeacherError
 from autodistill.ladder import expand, file_uri, path_of, train_teacher
+from autodistill.logit_cache import LogitCache
 from autodistill.records import TaskProgress
-from autodistill.space.models import Space
 from autodistill.teachers import Teacher, check, load
-from autodistill.views import View
 
 pytestmark = pytest.mark.slow
 

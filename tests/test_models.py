@@ -4,9 +4,9 @@ import torchvision
 from torch import nn
 from torchvision.models.mobilenetv2 import InvertedResidual
 
-from autodistill.cost import measure
 from autodistill.errors import ConfigError
 from autodistill.models import build, lay_out, parse_name
+from autodistill.models.cost import measure
 from autodistill.models.parts import PreActivationBlock
 
 

@@ -6,12 +6,12 @@ from small_studies import request
 from torch import nn
 from toy_runs import linear, recipe, toy
 
-from autodistill.space import dump
+from autodistill.config import dump
 from autodistill.store import write_text
 from autodistill.study import prepare
 from autodistill.study.preparing import identity
-from autodistill.trainer import precision, train
-from autodistill.trainer.precision import autocast, faster_precision
+from autodistill.training import precision, train
+from autodistill.training.precision import autocast, faster_precision
 
 CPU = torch.device("cpu")
 IMAGES = torch.zeros(4, 1, 8, 8)

@@ -12,17 +12,17 @@ from rule_oracles import log_dv, softmax_loop, variance_loop
 from scipy import stats
 from scipy.optimize import minimize_scalar
 
-from autodistill import profile as profiles
-from autodistill.cache import LogitCache
+from autodistill.config import load as load_space
 from autodistill.data import load as load_data
+from autodistill.data.views import View
+from autodistill.logit_cache import LogitCache
+from autodistill.methods import RULES
 from autodistill.models import build
-from autodistill.profile import BINS, TEMPERATURES, agreement, fit_temperature, profile, sample
 from autodistill.records import AgreementRecord, Note, ProfileRecord
-from autodistill.rules import RULES
-from autodistill.space import load as load_space
 from autodistill.study import KNOWN, checked, compared_teachers
+from autodistill.teachers import profile as profiles
 from autodistill.teachers import save
-from autodistill.views import View
+from autodistill.teachers.profile import BINS, TEMPERATURES, agreement, fit_temperature, profile, sample
 from autodistill.workers import AgreementTask, CheckTask, Profiled, ProfileTask, Setup, Workplace
 
 

@@ -6,13 +6,13 @@ from factories import STUDIES, bare, confirmed, study
 from record_parts import finalist, run
 from scipy import stats
 
-from autodistill.layout import compare
-from autodistill.recommend import recommend
-from autodistill.recommend.evidence import collect, seed_noise
-from autodistill.recommend.sampling import accuracy_error, difference_error
-from autodistill.recommend.words import points
+from autodistill.formatting import points
 from autodistill.records import Contrast, RaceRecord, Recommendation, StudyRecord, TrialParams
 from autodistill.report.sections.verdict import recommendation_info
+from autodistill.stats import compare
+from autodistill.stats.evidence import collect, seed_noise
+from autodistill.stats.recommend import recommend
+from autodistill.stats.sampling import accuracy_error, difference_error
 
 pytestmark = pytest.mark.slow
 

@@ -8,10 +8,10 @@ import pytest
 from factories import bare, confirmed
 from scipy import stats
 
-from autodistill.recommend import recommend
-from autodistill.recommend.students import recommend_student
-from autodistill.recommend.words import amount, listed, quantity
+from autodistill.formatting import amount, listed, quantity
 from autodistill.records import CostRecord, StudentBudget, StudyRecord
+from autodistill.stats.recommend import recommend
+from autodistill.stats.students import recommend_student
 
 FREE = StudentBudget()
 SMALL, LARGE = [0.800, 0.801, 0.802], [0.900, 0.902, 0.901]

@@ -11,11 +11,11 @@ import pytest
 from factories import HOSTILE, STUDIES, bare, confirmed, hostile_names, profiled, study
 
 from autodistill.errors import StoreError
-from autodistill.recommend import recommend
 from autodistill.records import StudyRecord, read_study
 from autodistill.report import render
 from autodistill.report.canvas import COLOURS, MARKERS
 from autodistill.report.words import clean, duration, markdown, short
+from autodistill.stats.recommend import recommend
 
 pytestmark = pytest.mark.slow
 

@@ -5,7 +5,6 @@ from factories import bare, confirmed, study
 from record_parts import failed_run, finalist, isats, run, targets, trial
 from scipy.stats import spearmanr
 
-from autodistill.recommend import recommend
 from autodistill.records import RaceRecord, TrialParams
 from autodistill.report.sections.environment import environment_info
 from autodistill.report.sections.evidence import MOST_CURVES, MOST_POINTS, curves_info, failures_info, trials_info
@@ -13,6 +12,7 @@ from autodistill.report.sections.method import budget_info, method_info
 from autodistill.report.sections.mismatch import mismatch_info, rank_correlation
 from autodistill.report.sections.verdict import leaderboard_info
 from autodistill.report.words import EMPTY
+from autodistill.stats.recommend import recommend
 
 
 def test_leaderboard_by_hand() -> None:

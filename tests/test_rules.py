@@ -9,8 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rule_oracles import softmax_loop
 
-from autodistill.metrics import derived_variance, inherent_variance
-from autodistill.rules import (
+from autodistill.methods import (
     ANCHORS,
     RULES,
     asymmetric_softmax,
@@ -19,6 +18,7 @@ from autodistill.rules import (
     isats_tau_other,
     ts,
 )
+from autodistill.metrics import derived_variance, inherent_variance
 
 QUICK = settings(max_examples=30, deadline=None, derandomize=True)
 EXTREMES = (0.0, -0.0, 1.0, -7.0, 1e-7, -1e-7, 1.4e-45, 1 + 1e-6, 6e4, -6e4, 1e20, 3e38, -3e38)
@@ -240,7 +240,7 @@ def test_ties_are_no_harder_than_anything_else(name):
 def test_rows_do_not_depend_on_their_company(monkeypatch):
     logits, labels = teacher(100)
     together = isats_tau_other(logits, labels)
-    monkeypatch.setattr("autodistill.rules.instance_specific.NUMBERS_IN_MEMORY", 70)
+    monkeypatch.setattr("autodistill.methods.instance_specific.NUMBERS_IN_MEMORY", 70)
     torch.testing.assert_close(isats_tau_other(logits, labels), together, rtol=1e-12, atol=0)
 
 

@@ -7,10 +7,10 @@ import optuna
 import pytest
 from search_runs import FOUR, GAIN, Trainer, question, run, score, searched
 
+from autodistill.config import Space
 from autodistill.errors import ConfigError, StudyError
 from autodistill.records import TrialEnded
 from autodistill.search import candidates, finalists_of, goes_on, importance, make_plan, parse_budget
-from autodistill.space import Space
 
 pytestmark = pytest.mark.slow
 

@@ -4,8 +4,8 @@ import tomllib
 
 import pytest
 
+from autodistill.config import Known, Range, Space, bounds, dump, load, parse, shipped
 from autodistill.errors import ConfigError
-from autodistill.space import Known, Range, Space, bounds, dump, load, parse, shipped
 
 KNOWN = Known(
     datasets=("digits", "fashion-mnist", "cifar10", "cifar100", "folder"),

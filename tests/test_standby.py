@@ -8,10 +8,10 @@ import pytest
 from dataset_files import write_images
 from teacher_files import digits
 
+from autodistill.config import Space
 from autodistill.data import load as load_data
 from autodistill.errors import DataError
 from autodistill.records import RunEnded, RunRequest, TrialParams
-from autodistill.space import Space
 from autodistill.workers import Pool, Setup, StandBy
 
 pytestmark = pytest.mark.slow

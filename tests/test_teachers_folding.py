@@ -8,15 +8,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from autodistill import cache as cache_module
+from autodistill import logit_cache as cache_module
 from autodistill import teachers
-from autodistill.cache import LogitCache
+from autodistill.config.models import DataSpec
 from autodistill.data import load
+from autodistill.data.views import View
+from autodistill.logit_cache import LogitCache
 from autodistill.models import build
-from autodistill.space.models import DataSpec
 from autodistill.teachers.folding import folded
 from autodistill.teachers.teacher import Normalisation, Teacher, computed_as, logits_of, ready
-from autodistill.views import View
 
 PLAIN = Normalisation("none", (0.0,), (1.0,))
 

@@ -14,17 +14,16 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from toy_runs import CLASSES, dropping, linear, recipe, same, supervision, teacher, toy, watched
 
 from autodistill import data as datasets
-from autodistill import views
-from autodistill.data import Data, Split
+from autodistill.config.models import DataSpec
+from autodistill.data import Data, Split, views
+from autodistill.data.views import View
 from autodistill.errors import TrialError
-from autodistill.losses import LOSSES
+from autodistill.methods.losses import LOSSES
 from autodistill.models import build
 from autodistill.records import EpochRecord, TrialParams
-from autodistill.space.models import DataSpec
-from autodistill.trainer import Recipe, Supervision, evaluate, learning_rate, supervise, train
-from autodistill.trainer import step as step_module
-from autodistill.trainer.step import inputs_of
-from autodistill.views import View
+from autodistill.training import Recipe, Supervision, evaluate, learning_rate, supervise, train
+from autodistill.training import step as step_module
+from autodistill.training.step import inputs_of
 
 
 def test_the_rate_rises_linearly_and_falls_along_a_cosine_to_zero():

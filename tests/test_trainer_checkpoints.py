@@ -10,11 +10,11 @@ import pytest
 from torch import nn
 from toy_runs import dropping, recipe, same, supervision, toy, watched
 
-from autodistill import trainer
+from autodistill import training as trainer
+from autodistill.data.views import View
 from autodistill.errors import StoreError
 from autodistill.records import EpochRecord
-from autodistill.trainer import train
-from autodistill.views import View
+from autodistill.training import train
 
 Run = Callable[..., Iterator[EpochRecord]]
 

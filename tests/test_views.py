@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy import stats
 
-from autodistill.views import View, draw, splitmix64, take_drawn, take_view
+from autodistill.data.views import View, draw, splitmix64, take_drawn, take_view
 
 MASK = 2**64 - 1
 

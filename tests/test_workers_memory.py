@@ -11,11 +11,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from autodistill.config import Space
+from autodistill.config.models import DataSpec, TrainingSpec
 from autodistill.errors import StudyError, TrialError
 from autodistill.models import build
 from autodistill.records import EpochEvent, EpochRecord, Note, RunEnded, RunRequest, TrialParams
-from autodistill.space import Space
-from autodistill.space.models import DataSpec, TrainingSpec
 from autodistill.workers import LadderTask, Setup, Workplace, memory
 from autodistill.workers.memory import within_memory
 

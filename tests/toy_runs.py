@@ -5,11 +5,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from autodistill.config.models import TrainingSpec
 from autodistill.data import Data, Split
+from autodistill.data.views import View
 from autodistill.records import TrialParams
-from autodistill.space.models import TrainingSpec
-from autodistill.trainer import Recipe, Supervision, supervise
-from autodistill.views import View
+from autodistill.training import Recipe, Supervision, supervise
 
 CLASSES, SIZE = 4, 4
 AS_THEY_ARE = View(0, 0, False)

@@ -3,8 +3,8 @@
 import multiprocessing
 from pathlib import Path
 
+from autodistill.config import Space
 from autodistill.records import RunEnded, RunRequest, TrialParams
-from autodistill.space import Space
 from autodistill.workers import Message, Setup
 
 SPACE = Space.model_validate(

@@ -6,7 +6,7 @@ from importlib import metadata
 import torch
 
 from autodistill import console
-from autodistill.space import dump, load
+from autodistill.config import dump, load
 from autodistill.store import cache_root
 from autodistill.study import KNOWN, environment
 

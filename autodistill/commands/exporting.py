@@ -4,9 +4,9 @@ from pathlib import Path
 
 from autodistill import console, showing
 from autodistill.commands.loading import shown_loading
+from autodistill.config import load
 from autodistill.export import chosen, export_student, left_out
-from autodistill.recommend.words import count
-from autodistill.space import load
+from autodistill.formatting import count
 from autodistill.study import KNOWN
 
 EXPORTS = Path("exports")

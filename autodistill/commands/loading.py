@@ -6,8 +6,8 @@ from functools import partial
 
 from autodistill import console
 from autodistill import data as datasets
+from autodistill.config.models import DataSpec
 from autodistill.data import Data
-from autodistill.space.models import DataSpec
 
 
 @contextlib.contextmanager

@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 
 import torch
 
+from autodistill.config import shipped
 from autodistill.errors import ConfigError
 from autodistill.machine import memory_bytes, usable_cores
 from autodistill.records import CostKind, StudentBudget
-from autodistill.space import shipped
 from autodistill.storage.depot import checked_depot
 from autodistill.study import Request, study_name
 

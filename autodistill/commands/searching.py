@@ -7,7 +7,7 @@ from collections.abc import Generator, Sequence
 from autodistill import console, showing
 from autodistill.commands.loading import shown_loading
 from autodistill.commands.requests import Family
-from autodistill.recommend.words import about, count, excess_words, quantity
+from autodistill.formatting import about, count, excess_words, quantity
 from autodistill.records import ComparisonRecord, Event, LeftOutRecord, StudentBudget, StudyRecord
 from autodistill.storage import SQLITE, redacted
 from autodistill.store import cache_root, demand_folder

@@ -2,8 +2,8 @@
 
 from autodistill import console
 from autodistill.commands.loading import shown_loading
+from autodistill.formatting import count
 from autodistill.ladder import SCHEME, path_of
-from autodistill.recommend.words import count
 from autodistill.records import Note, TaskProgress, TeacherRecord
 from autodistill.store import cache_root
 from autodistill.study import Prepared, Request, prepare

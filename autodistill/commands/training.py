@@ -8,6 +8,7 @@ from autodistill.commands.searching import describe_student
 from autodistill.commands.teaching import checked
 from autodistill.errors import ConfigError, StoreError
 from autodistill.ladder import SCHEME
+from autodistill.methods import RULES
 from autodistill.records import (
     EpochRecord,
     Note,
@@ -17,11 +18,10 @@ from autodistill.records import (
     TrainedRecord,
     TrialParams,
 )
-from autodistill.rules import RULES
 from autodistill.search import prior_params
 from autodistill.store import RunFolder, write_text
 from autodistill.study import Prepared, Request, prepare
-from autodistill.trainer import Supervision
+from autodistill.training import Supervision
 from autodistill.workers import LadderTask, Workplace
 
 

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from autodistill.config.models import DataSpec
 from autodistill.data.content import average_pool, fingerprint, statistics
 from autodistill.data.decoders import Progress
 from autodistill.data.image_cache import Say, mapped
@@ -22,7 +23,6 @@ from autodistill.data.splits import split
 from autodistill.data.standard import cifar10, cifar100, digits, fashion_mnist
 from autodistill.errors import DataError, lookup
 from autodistill.records import DataRecord
-from autodistill.space.models import DataSpec
 
 __all__ = [
     "DATASETS",

@@ -11,13 +11,13 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from autodistill.config.models import DataSpec
 from autodistill.data.content import average_pool, chunks, demand_pool
 from autodistill.data.decoders import Progress
 from autodistill.data.image_store import DamagedStore, Stored, open_store, write_rows, write_store
 from autodistill.data.source import Files, Numbers
 from autodistill.data.splits import split_rows
 from autodistill.errors import DataError, InUseError
-from autodistill.space.models import DataSpec
 from autodistill.store import cache_root, digest, locked
 
 KEPT = 4

@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from autodistill.config.models import DataSpec
 from autodistill.data.decoders import Progress, decode_files
 from autodistill.data.source import Content, Files, Labels, Numbers, stamp
 from autodistill.decoding import Job, opened
 from autodistill.errors import ConfigError, DataError
-from autodistill.space.models import DataSpec
 from autodistill.store import digest
 
 PARTS = {"train": "train", "validation": "val", "test": "test"}

@@ -10,9 +10,9 @@ import numpy as np
 from jaxtyping import Int, UInt8
 from torch import Tensor
 
+from autodistill.config.models import DataSpec
 from autodistill.data.decoders import Progress
 from autodistill.errors import ConfigError
-from autodistill.space.models import DataSpec
 
 Numbers = Int[np.ndarray, " examples"]
 

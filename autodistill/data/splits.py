@@ -7,9 +7,9 @@ import numpy as np
 import torch
 from jaxtyping import Int
 
+from autodistill.config.models import DataSpec
 from autodistill.data.source import Labels, Numbers, Source, Split
 from autodistill.errors import DataError
-from autodistill.space.models import DataSpec
 
 Rows = Int[np.ndarray, " rows"]
 

@@ -15,12 +15,12 @@ from jaxtyping import UInt8
 from numpy.exceptions import VisibleDeprecationWarning
 from torch import Tensor
 
+from autodistill.config.models import DataSpec
 from autodistill.data.content import chunks
 from autodistill.data.decoders import Progress
 from autodistill.data.image_store import write_rows
 from autodistill.data.source import Content, Files, Numbers, Source, Split, refuse, stamp
 from autodistill.errors import DataError
-from autodistill.space.models import DataSpec
 from autodistill.store import digest
 
 DEFAULT_ROOT = "data"

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from autodistill import data as datasets
 from autodistill import metrics
+from autodistill.config import Space
 from autodistill.data import LoadData
 from autodistill.errors import ExportError, StoreError
 from autodistill.export.card import CARD, Exported, ExportedFile, card
@@ -20,7 +21,6 @@ from autodistill.export.deployed import eager_logits, logits_of, study_data
 from autodistill.export.formats import FORMATS, Parcel, chosen, left_out
 from autodistill.export.weights import Student, pick
 from autodistill.records import StudyRecord
-from autodistill.space import Space
 from autodistill.store import RunFolder, write_text
 
 __all__ = ["FORMATS", "Exported", "ExportedFile", "chosen", "export_student", "left_out"]

@@ -9,7 +9,7 @@ from importlib import metadata
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from autodistill.recommend.words import contrast_words
+from autodistill.formatting import contrast_words
 from autodistill.records import Contrast, RankRow, Record, StudyRecord, TeacherRecord, TrainedRecord, TrialParams
 from autodistill.report.sections.environment import CITATIONS
 from autodistill.report.sections.method import method_info

@@ -6,11 +6,11 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
+from autodistill.config import Space
 from autodistill.data import Data, LoadData, Split, average_pool, normalise
 from autodistill.errors import DataError
 from autodistill.export.weights import Facts, Student
 from autodistill.records import StudyRecord
-from autodistill.space import Space
 
 BATCHES = (1, 7, 256)
 """Sizes of the first two batches and of all others: a graph that took one size only would fail on them."""

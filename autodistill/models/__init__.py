@@ -8,12 +8,12 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
+from autodistill.config import StudentSpec
 from autodistill.data import Data
 from autodistill.errors import ConfigError, lookup
 from autodistill.models.layout import fit
 from autodistill.models.networks import mobilenetv2, resnet_cifar, resnet_imagenet, vgg, wide_resnet
 from autodistill.models.parts import Shape
-from autodistill.space import StudentSpec
 
 __all__ = ["MODELS", "Architecture", "Layout", "build", "lay_out", "parse_name", "student_network"]
 

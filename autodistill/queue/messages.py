@@ -1,5 +1,6 @@
 """What workers are told and what they answer: plain data, so that it can travel."""
 
+from autodistill.config import Space
 from autodistill.records import (
     AgreementRecord,
     Event,
@@ -10,7 +11,6 @@ from autodistill.records import (
     TeacherRecord,
     TrialParams,
 )
-from autodistill.space import Space
 
 
 class Setup(Record):

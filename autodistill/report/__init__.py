@@ -11,14 +11,14 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from autodistill.errors import StoreError
-from autodistill.recommend import judged
-from autodistill.recommend.students import judged_students
 from autodistill.records import ComparisonRecord, InspectionRecord, StudyRecord, to_json
 from autodistill.report.charts import CHARTS
 from autodistill.report.sections import SECTIONS, TEACHER_SECTIONS
 from autodistill.report.sections.students import students_info
 from autodistill.report.student_charts import pareto_chart
 from autodistill.report.words import clean, markdown, redact
+from autodistill.stats.recommend import judged
+from autodistill.stats.students import judged_students
 from autodistill.store import write_text
 
 _BLANK_LINES = re.compile(r"\n{3,}")

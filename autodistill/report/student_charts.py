@@ -3,7 +3,7 @@
 import math
 from typing import TYPE_CHECKING
 
-from autodistill.recommend.words import COSTS
+from autodistill.formatting import COSTS
 from autodistill.records import CostKind
 from autodistill.report.canvas import INK, MUTED, blank, log_sizes, look, named
 from autodistill.report.sections.students import StudentsInfo

@@ -3,7 +3,7 @@
 import re
 import unicodedata
 
-from autodistill.recommend.words import count, interval, percent, plural, points, probability, recipe, short
+from autodistill.formatting import count, interval, percent, plural, points, probability, recipe, short
 
 __all__ = ["EMPTY", "clean", "count", "duration", "interval", "markdown", "maybe", "percent", "plural", "points"]
 __all__ += ["probability", "recipe", "redact", "short"]

@@ -10,11 +10,11 @@ from collections.abc import Callable, Mapping
 import optuna
 from optuna.trial import FrozenTrial, Trial
 
+from autodistill.config import Dimension, Range, Space
 from autodistill.records import ParamValue, TrialParams, TrialRecord
 from autodistill.search.carrying import STATES
 from autodistill.search.keeping import KeptStudy, Say
 from autodistill.search.question import Question
-from autodistill.space import Dimension, Range, Space
 from autodistill.store import seed_from
 
 Suggest = Callable[[str, "Dimension"], ParamValue]

@@ -4,9 +4,9 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from autodistill.config import Dimension, Range
 from autodistill.records import ParamValue, TrialRecord
 from autodistill.search.question import Question
-from autodistill.space import Dimension, Range
 
 STATES = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
 

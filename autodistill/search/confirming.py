@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool
 
-from autodistill import layout
+from autodistill import stats
 from autodistill.records import (
     Event,
     FinalistRecord,
@@ -138,14 +138,14 @@ def _race(desk: Desk, chosen: Sequence[Candidate], race: RaceRecord) -> Iterator
     """Give out confirm runs look by look, until all is decided or no run is left."""
     rows, threshold = len(chosen) + 1, desk.question.space.confirm.threshold
     left = rows * (race.seeds - race.first)
-    looks = layout.most_looks(left)
+    looks = stats.most_looks(left)
     asked = np.zeros((rows, race.first + left), dtype=bool)
     asked[:, : race.first] = True
     while left > 1:
         # Only complete waves are looked at: which run ends first changes nothing.
         scores = _scores(desk, chosen, asked)
-        named = layout.undecided(scores, threshold=threshold, spent=layout.share(left, looks))
-        new = layout.next_runs(asked, named, left=left)
+        named = stats.undecided(scores, threshold=threshold, spent=stats.share(left, looks))
+        new = stats.next_runs(asked, named, left=left)
         if not new.any():
             break
         asked |= new
@@ -153,7 +153,7 @@ def _race(desk: Desk, chosen: Sequence[Candidate], race: RaceRecord) -> Iterator
         left -= int(new.sum())
 
 
-def _scores(desk: Desk, chosen: Sequence[Candidate], asked: Asked) -> layout.Scores:
+def _scores(desk: Desk, chosen: Sequence[Candidate], asked: Asked) -> stats.Scores:
     """Test accuracies; NaN where a run failed or was not asked for."""
     scores = np.full(asked.shape, math.nan)
     for row, one in enumerate([None, *chosen]):

@@ -4,9 +4,9 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from autodistill.config.models import TrainingSpec
 from autodistill.errors import EveryRunFailed
 from autodistill.records import RunRecord
-from autodistill.space.models import TrainingSpec
 
 MOST_NAMES = 6
 """Runs that are named for each cause."""

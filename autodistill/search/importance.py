@@ -6,8 +6,8 @@ from statistics import fmean, stdev
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 
+from autodistill.config import Dimension, Range, Space
 from autodistill.records import ImportanceRecord, ParamValue, TrialRecord
-from autodistill.space import Dimension, Range, Space
 
 SMALLEST_N = 10
 EVALUATOR_SEEDS = range(5)

@@ -4,10 +4,10 @@ import math
 import re
 from typing import Literal, NamedTuple
 
-from autodistill import layout
+from autodistill import stats
+from autodistill.config import Space
 from autodistill.errors import ConfigError
 from autodistill.records import PlanRecord, RaceRecord
-from autodistill.space import Space
 
 PROTECTED_PRIORS = 4
 """With up to this many teachers every prior goes on to a full run; with more, this many of the best do."""
@@ -121,9 +121,9 @@ def _control_runs(space: Space, teachers: int) -> int:
 def _race(space: Space, teachers: int) -> RaceRecord | None:
     """Race the confirm seeds where there is something to win: measured, at 3 seeds there is not."""
     spec = space.confirm
-    if spec.seeds < layout.SMALLEST or min(spec.teachers, teachers) < 2:
+    if spec.seeds < stats.SMALLEST or min(spec.teachers, teachers) < 2:
         return None
-    return RaceRecord(first=layout.FIRST, seeds=spec.seeds)
+    return RaceRecord(first=stats.FIRST, seeds=spec.seeds)
 
 
 def _total_epochs(budget: Budget, full: int, epochs_per_s: float | None) -> int:

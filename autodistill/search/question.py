@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from autodistill.config import Space
 from autodistill.records import PlanRecord, TeacherRecord, TrialRecord
-from autodistill.space import Space
 
 
 class Question(NamedTuple):

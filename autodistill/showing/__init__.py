@@ -9,9 +9,7 @@ from typing import Any
 
 from autodistill import console
 from autodistill.errors import ConfigError, StoreError, near
-from autodistill.recommend import judged
-from autodistill.recommend.students import judged_students
-from autodistill.recommend.words import amount, count, excess_words
+from autodistill.formatting import amount, count, excess_words
 from autodistill.records import ComparisonRecord, StudyRecord, read_record, read_study
 from autodistill.report.sections.evidence import curves_info
 from autodistill.showing.spaces import copy_space, list_spaces, show_space
@@ -31,6 +29,8 @@ from autodistill.showing.tables import (
     trial_rows,
     trial_score,
 )
+from autodistill.stats.recommend import judged
+from autodistill.stats.students import judged_students
 from autodistill.store import RunFolder
 
 __all__ = ["copy_space", "folder_of", "list_spaces", "rendered", "show", "show_record", "show_space", "study_of"]

@@ -4,8 +4,8 @@ import tomllib
 from pathlib import Path
 
 from autodistill import console
+from autodistill.config import shipped
 from autodistill.errors import ConfigError, StoreError, near
-from autodistill.space import shipped
 from autodistill.store import write_text
 
 

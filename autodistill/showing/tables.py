@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from autodistill import console
-from autodistill.recommend.words import COSTS, count, interval, probability, quantity
+from autodistill.formatting import COSTS, count, interval, probability, quantity
 from autodistill.records import StudentRow, StudyRecord, TrialParams, TrialRecord
 from autodistill.report.sections.parts import plain_kd_confirmed
 

@@ -4,8 +4,6 @@ import time
 from collections.abc import Generator, Sequence
 from pathlib import Path
 
-from autodistill.recommend import threshold_of
-from autodistill.recommend.students import recommend_student
 from autodistill.records import (
     ComparisonRecord,
     Event,
@@ -15,6 +13,8 @@ from autodistill.records import (
     StudyRecord,
     to_json,
 )
+from autodistill.stats.recommend import threshold_of
+from autodistill.stats.students import recommend_student
 from autodistill.store import RunFolder, claim, owned, write_text
 from autodistill.study.preparing import Prepared
 from autodistill.study.running import run_study

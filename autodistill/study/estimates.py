@@ -7,8 +7,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
-from autodistill.cache import estimated_bytes
 from autodistill.errors import StudyError
+from autodistill.logit_cache import estimated_bytes
 from autodistill.records import CostRecord, Event, PlanRecord, RunRequest, TeacherRecord, TimePlanned
 from autodistill.search import Question, certain_runs, copy_study, make_plan, parse_budget
 from autodistill.store import RunFolder, digest, read_result

@@ -7,18 +7,18 @@ from typing import Literal
 import torch
 
 from autodistill import ladder, teachers
-from autodistill.cache import estimated_bytes
+from autodistill.config import PlainKDSpec, Space, load
 from autodistill.data import Data, normalise
 from autodistill.errors import ConfigError, StoreError
+from autodistill.logit_cache import estimated_bytes
+from autodistill.methods import RULES
 from autodistill.models import student_network
 from autodistill.records import read_study
 from autodistill.records.base import Record
-from autodistill.rules import RULES
-from autodistill.space import PlainKDSpec, Space, load
 from autodistill.store import RunFolder
 from autodistill.study.known import KNOWN
 from autodistill.study.measurements import facts, keep, recall
-from autodistill.trainer.precision import faster_precision, gpu_precision
+from autodistill.training.precision import faster_precision, gpu_precision
 
 
 def fit_to_classes(space: Space, data: Data) -> tuple[Space, tuple[str, ...]]:

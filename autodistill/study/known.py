@@ -1,10 +1,10 @@
 """The registries' names, which a search space may use."""
 
+from autodistill.config import Known
 from autodistill.data import DATASETS
-from autodistill.losses import LOSSES
+from autodistill.methods import RULES
+from autodistill.methods.losses import LOSSES
 from autodistill.models import MODELS
-from autodistill.rules import RULES
-from autodistill.space import Known
 
 KNOWN = Known(
     datasets=tuple(DATASETS),

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 import torch
 
-from autodistill.cost import latency_ms
 from autodistill.errors import ConfigError
+from autodistill.formatting import COSTS, excess_words
 from autodistill.models import student_network
-from autodistill.recommend.words import COSTS, excess_words
+from autodistill.models.cost import latency_ms
 from autodistill.records import LatencyRecord, LeftOutRecord, StudentBudget, costs_of, latency_of
 from autodistill.study.environment import environment
 from autodistill.study.preparing import Prepared

@@ -9,10 +9,10 @@ from typing import TypeVar
 import torch
 from pydantic import ValidationError
 
+from autodistill.config import Space
 from autodistill.data import Data
 from autodistill.errors import StoreError
 from autodistill.records.base import Record, to_json
-from autodistill.space import Space
 from autodistill.store import cache_root, digest, write_text
 from autodistill.study.environment import processor
 

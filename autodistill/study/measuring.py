@@ -7,18 +7,18 @@ from typing import Any
 import torch
 
 from autodistill import teachers
-from autodistill.cache import missing_views
+from autodistill.data.views import View
 from autodistill.ladder import file_uri
-from autodistill.profile import MOST_ROWS
+from autodistill.logit_cache import missing_views
+from autodistill.methods import RULES
 from autodistill.records import Event, TrialParams
-from autodistill.rules import RULES
 from autodistill.search import prior_params
 from autodistill.store import cache_root
 from autodistill.study.measurements import Facts, facts, forget, keep, recall
 from autodistill.study.pace import APART
 from autodistill.study.preparing import Prepared
 from autodistill.study.simulating import Costs, TeacherCosts
-from autodistill.views import View
+from autodistill.teachers.profile import MOST_ROWS
 from autodistill.workers import Message, Probe, ProbeTask, Task, TeacherProbe, TeacherProbeTask
 
 TAU_STUDENT_FROM = {name: rule.tau_student_from for name, rule in RULES.items()}

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Generator
 from typing import TypeVar
 
-from autodistill.recommend.words import about
+from autodistill.formatting import about
 from autodistill.records import EpochEvent, Event, PhaseStarted, RunEnded, TaskProgress, TimeLeft, TimePlanned
 
 T = TypeVar("T")

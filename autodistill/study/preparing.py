@@ -10,12 +10,12 @@ from pydantic import Field
 
 from autodistill import data as datasets
 from autodistill import ladder, teachers
-from autodistill.cost import student_record
+from autodistill.config import Space, load
 from autodistill.data import Data, LoadData
 from autodistill.errors import ConfigError, StoreError
+from autodistill.models.cost import student_record
 from autodistill.records import LatencyRecord, Record, StudentBudget, StudentRecord, StudyRecord, read_study
 from autodistill.search import make_plan, parse_budget
-from autodistill.space import Space, load
 from autodistill.store import RunFolder, cache_root, digest
 from autodistill.study.fitting import (
     check_batch,

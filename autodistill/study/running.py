@@ -10,7 +10,7 @@ from pathlib import Path
 
 from autodistill import data as datasets
 from autodistill import ladder
-from autodistill.recommend import recommend
+from autodistill.config import dump
 from autodistill.records import (
     AgreementRecord,
     Event,
@@ -29,7 +29,7 @@ from autodistill.records import (
     to_json,
 )
 from autodistill.search import Outcome, audited_trials, importance, search
-from autodistill.space import dump
+from autodistill.stats.recommend import recommend
 from autodistill.store import claim, forget_checkpoint, owned, write_text
 from autodistill.study.changing import join_teachers
 from autodistill.study.environment import environment

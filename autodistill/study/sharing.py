@@ -6,18 +6,18 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from autodistill.cache import estimated_bytes
+from autodistill.config import Space
 from autodistill.data import Data
+from autodistill.data.views import View
 from autodistill.errors import ConfigError
+from autodistill.logit_cache import estimated_bytes
 from autodistill.machine import usable_cores
 from autodistill.models import student_network
 from autodistill.records import Mode
 from autodistill.records.base import Record
-from autodistill.space import Space
 from autodistill.study.measurements import facts, keep, recall
-from autodistill.trainer import Recipe
-from autodistill.trainer.probing import Timing, faster_step, measured
-from autodistill.views import View
+from autodistill.training import Recipe
+from autodistill.training.probing import Timing, faster_step, measured
 from autodistill.workers.memory import CONTEXT_BYTES, USED, memory_share, release
 
 MOST = 8

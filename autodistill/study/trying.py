@@ -5,10 +5,10 @@ from collections.abc import Iterator, Mapping
 
 import torch
 
+from autodistill.config import Dimension, Range, Space, bounds
 from autodistill.errors import ConfigError
+from autodistill.methods import RULES
 from autodistill.records import ParamValue
-from autodistill.rules import RULES
-from autodistill.space import Dimension, Range, Space, bounds
 
 EXAMPLES = 8
 

@@ -8,9 +8,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from autodistill import metrics
-from autodistill.cost import measure
 from autodistill.data import Data
 from autodistill.errors import TeacherError, near
+from autodistill.models.cost import measure
 from autodistill.records import TeacherRecord
 from autodistill.teachers.checkpoints import Facts, other_classes
 from autodistill.teachers.teacher import Normalisation, Teacher, logits_of, with_option

@@ -14,18 +14,18 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from autodistill.config import Space
 from autodistill.data import Data, Split
+from autodistill.data.views import View
 from autodistill.ladder import SCHEME, network
-from autodistill.profile import agreement, profile
 from autodistill.queue.messages import Line, Probe, ProbeTask, TeacherProbe, TeacherProbeTask
 from autodistill.records import EpochRecord, TrialParams
-from autodistill.space import Space
 from autodistill.stopwatch import Stopwatch
 from autodistill.teachers import Normalisation, Teacher, logits_of
+from autodistill.teachers.profile import agreement, profile
 from autodistill.teachers.teacher import BATCH, ready
-from autodistill.trainer import Execution, Recipe, Supervision, evaluate, supervise, train
-from autodistill.trainer.execution import EAGER
-from autodistill.views import View
+from autodistill.training import Execution, Recipe, Supervision, evaluate, supervise, train
+from autodistill.training.execution import EAGER
 
 if TYPE_CHECKING:
     from autodistill.workers.tasks import Workplace

@@ -4,10 +4,10 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from autodistill.errors import CacheError, TeacherError
-from autodistill.profile import agreement, profile
 from autodistill.queue.messages import Profiled, ViewTask
 from autodistill.records import AgreementRecord, LogitsComputed, Note
 from autodistill.teachers import Teacher
+from autodistill.teachers.profile import agreement, profile
 
 if TYPE_CHECKING:
     from autodistill.workers.tasks import Workplace

@@ -9,10 +9,11 @@ import torch
 from torch import nn
 
 from autodistill import data as datasets
-from autodistill.cache import LogitCache
 from autodistill.data import Data, Kept
+from autodistill.data.views import View
 from autodistill.errors import CacheError, StudyError, TeacherError, TrialError
 from autodistill.ladder import file_uri, train_teacher
+from autodistill.logit_cache import LogitCache
 from autodistill.models import student_network
 from autodistill.queue.messages import (
     AgreementTask,
@@ -41,9 +42,8 @@ from autodistill.records import (
 from autodistill.stopwatch import Stopwatch
 from autodistill.store import NO_DEPOT, RunFolder, write_result
 from autodistill.teachers import Teacher, check, load, save
-from autodistill.trainer import Execution, Recipe, Supervision, supervise, train
-from autodistill.trainer.probing import images_that_fit
-from autodistill.views import View
+from autodistill.training import Execution, Recipe, Supervision, supervise, train
+from autodistill.training.probing import images_that_fit
 from autodistill.workers.memory import FEWER_PROCESSES, out_of_memory_as, within_memory
 from autodistill.workers.probing import measured
 from autodistill.workers.profiling import compared, computed_ahead, profiled

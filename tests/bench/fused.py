@@ -16,11 +16,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from autodistill.data import Data, normalise
-from autodistill.trainer import Recipe, Supervision
-from autodistill.trainer.convolutions import cpu_network
-from autodistill.trainer.precision import autocast
-from autodistill.trainer.step import Step, inputs_of
-from autodistill.views import take_drawn
+from autodistill.data.views import take_drawn
+from autodistill.training import Recipe, Supervision
+from autodistill.training.convolutions import cpu_network
+from autodistill.training.precision import autocast
+from autodistill.training.step import Step, inputs_of
 
 
 class Linears(nn.Module):

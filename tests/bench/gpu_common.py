@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from autodistill.config import TrainingSpec
 from autodistill.data import Data, Split
+from autodistill.data.views import View
 from autodistill.models import build
 from autodistill.records import EpochRecord, TrialParams
-from autodistill.space import TrainingSpec
-from autodistill.trainer import Execution, Recipe, Supervision, supervise, train
-from autodistill.trainer.execution import Mode
-from autodistill.views import View
+from autodistill.training import Execution, Recipe, Supervision, supervise, train
+from autodistill.training.execution import Mode
 
 SIZE, BATCH, CLASSES, EXAMPLES = 32, 128, 100, 50_000
 STUDENTS = ("mobilenetv2:0.5", "vgg8", "resnet8x4")

@@ -30,8 +30,8 @@ from fused import Fused, Trial
 from gpu_common import Bench, asked, epochs, finish, header, images, recipe, spelt, student, supervision, timed
 
 from autodistill.data import Data
-from autodistill.trainer import Execution
-from autodistill.trainer.execution import EAGER, Executor, Mode
+from autodistill.training import Execution
+from autodistill.training.execution import EAGER, Executor, Mode
 
 MOST_S = {"mobilenetv2:0.5": 0.13, "vgg8": 0.12, "resnet8x4": 0.2}
 LONGEST_S = 600

@@ -21,12 +21,12 @@ from gpu_common import CLASSES, SIZE, Bench, asked, finish, header, images, spel
 from torch import nn
 
 from autodistill.data import Data
+from autodistill.data.views import View, take_view
+from autodistill.methods import isats, isats_tau_other
 from autodistill.models import build
 from autodistill.models.networks import wide_resnet
 from autodistill.models.parts import Shape
-from autodistill.rules import isats, isats_tau_other
 from autodistill.teachers.teacher import Normalisation, Teacher, logits_of, ready
-from autodistill.views import View, take_view
 
 MOST_S = 0.1
 TEACHERS: dict[str, Callable[[], nn.Module]] = {

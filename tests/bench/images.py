@@ -140,8 +140,8 @@ def timed_load(told: str) -> dict[str, float]:
     import sklearn.model_selection  # noqa: F401
     import torchvision.datasets  # noqa: F401
 
+    from autodistill.config.models import DataSpec
     from autodistill.data import load
-    from autodistill.space.models import DataSpec
 
     spec = DataSpec(**json.loads(told))
     begun = time.perf_counter()
@@ -178,9 +178,9 @@ def memory(folder: str) -> dict[str, float]:
     import sklearn.model_selection  # noqa: F401
     import torchvision.datasets  # noqa: F401
 
+    from autodistill.config import Space
     from autodistill.data import load
     from autodistill.records import RunRequest, TrialParams
-    from autodistill.space import Space
     from autodistill.workers import Pool, Setup
 
     space = Space.model_validate(

@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from autodistill.models import MODELS, build
-from autodistill.trainer.convolutions import SafeGradients, backward_pass, cpu_network, replace_convolutions
+from autodistill.training.convolutions import SafeGradients, backward_pass, cpu_network, replace_convolutions
 
 SETS = {"native": "", "AVX512_CORE": "avx512", "AVX2": "avx2", "SSE41": "default"}
 """Values of ONEDNN_MAX_CPU_ISA, and those of ATEN_CPU_CAPABILITY that go with them."""

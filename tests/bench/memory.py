@@ -26,8 +26,8 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import torch
 
+from autodistill.config import load
 from autodistill.records import RunRequest, TrialParams
-from autodistill.space import load
 from autodistill.study import KNOWN
 from autodistill.workers import LadderTask, Setup, Workplace
 

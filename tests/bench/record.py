@@ -29,8 +29,8 @@ from unittest import mock
 import torch
 
 from autodistill import ladder
+from autodistill.methods import RULES
 from autodistill.records import RunEnded, RunRequest, TeacherRecord, TrialParams
-from autodistill.rules import RULES
 from autodistill.store import write_text
 from autodistill.study import Request, prepare
 from autodistill.study.preparing import Prepared
@@ -109,7 +109,7 @@ def train(place: Workplace, cell: Cell) -> dict[str, Any]:
         return decay_rate(step, steps, peak=peak, warmup=warmup, full_steps=steps * full // cell.epochs)
 
     patched = (
-        mock.patch("autodistill.trainer.step.learning_rate", rate) if cell.schedule == "decay" else mock.MagicMock()
+        mock.patch("autodistill.training.step.learning_rate", rate) if cell.schedule == "decay" else mock.MagicMock()
     )
     with patched:
         ended = next(message for message in place.do(request) if isinstance(message, RunEnded))

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from autodistill.rules import isats_tau_other
+from autodistill.methods import isats_tau_other
 
 LEAST = {100: 3.0, 10: 2.0}
 RATIO, LOW, HIGH = 5 / 3, math.log(0.5), math.log(30)

@@ -30,18 +30,18 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from autodistill.cache import LogitCache
+from autodistill.config import TrainingSpec
 from autodistill.data import Data, Split, normalise
+from autodistill.data.views import View
+from autodistill.logit_cache import LogitCache
 from autodistill.models import build
 from autodistill.models.networks import wide_resnet
 from autodistill.models.parts import Shape
 from autodistill.records import TrialParams
-from autodistill.space import TrainingSpec
 from autodistill.stopwatch import Stopwatch
 from autodistill.teachers.teacher import Normalisation, Teacher, ready
-from autodistill.trainer import Recipe, supervise, train
-from autodistill.trainer.precision import faster_precision
-from autodistill.views import View
+from autodistill.training import Recipe, supervise, train
+from autodistill.training.precision import faster_precision
 
 BATCH, CLASSES = 128, 100
 STEPS, PLAIN_STEPS = 8, 3

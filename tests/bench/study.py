@@ -48,9 +48,9 @@ from torch.nn import functional
 from torch.utils.data import DataLoader
 
 from autodistill import data as datasets
+from autodistill.config import DataSpec
 from autodistill.data import Data, normalise
 from autodistill.models import build
-from autodistill.space import DataSpec
 from autodistill.teachers import save
 
 BATCH, CLASSES, BUDGET = 128, 10, 20

@@ -12,13 +12,13 @@ from bench.fused import Fused, Trial, fuse, taken_apart
 from torch import Tensor, nn
 
 from autodistill import data
+from autodistill.config.models import TrainingSpec
 from autodistill.data import Data, Split
+from autodistill.data.views import View
 from autodistill.models import build
 from autodistill.records import TrialParams
-from autodistill.space.models import TrainingSpec
-from autodistill.trainer import Execution, Recipe, supervise, train
-from autodistill.trainer.execution import Executor
-from autodistill.views import View
+from autodistill.training import Execution, Recipe, supervise, train
+from autodistill.training.execution import Executor
 
 CLASSES, SIZE, EPOCHS = 5, 8, 2
 STUDENTS = ("mobilenetv2:0.1", "vgg8:0.1", "resnet8x4:0.1", "resnet8:0.5", "wrn_16_2:0.2")
@@ -31,11 +31,11 @@ def float64(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     def normalise(images: Tensor, **statistics: tuple[float, ...]) -> Tensor:
         return data.normalise(images, **statistics).double()
 
-    for module in ("autodistill.trainer.step", "bench.fused"):
+    for module in ("autodistill.training.step", "bench.fused"):
         monkeypatch.setattr(f"{module}.normalise", normalise)
     monkeypatch.setattr(Tensor, "float", Tensor.double)
     # As on a GPU, where trials are fused.
-    monkeypatch.setattr("autodistill.trainer.step.cpu_network", lambda model: model)
+    monkeypatch.setattr("autodistill.training.step.cpu_network", lambda model: model)
     torch.set_default_dtype(torch.float64)
     yield
     torch.set_default_dtype(torch.float32)

@@ -16,8 +16,8 @@ from itertools import product
 
 import numpy as np
 
-from autodistill import layout
-from autodistill.recommend import THRESHOLD
+from autodistill import stats
+from autodistill.stats.recommend import THRESHOLD
 
 STUDIES, RACED_STUDIES = 10_000, 3_000
 FINALISTS, SEEDS = (2, 3, 4, 5), (3, 5, 8)
@@ -68,15 +68,15 @@ class Row:
 def designs() -> Iterator[Design]:
     for finalists, seeds, noise in product(FINALISTS, SEEDS, NOISES):
         yield Design(finalists, seeds, noise, raced=False)
-        if seeds >= layout.SMALLEST and finalists > 2:
+        if seeds >= stats.SMALLEST and finalists > 2:
             yield Design(finalists, seeds, noise, raced=True)
 
 
 def simulate(design: Design) -> list[Row]:
     """The design at every lead; the same noise for each."""
     draw = np.random.default_rng([design.finalists, design.seeds, list(NOISES).index(design.noise), design.raced])
-    left = design.finalists * (design.seeds - layout.FIRST)
-    columns = layout.FIRST + left // 2 if design.raced else design.seeds
+    left = design.finalists * (design.seeds - stats.FIRST)
+    columns = stats.FIRST + left // 2 if design.raced else design.seeds
     size, factor = NOISES[design.noise]
     noise = np.full(design.finalists, size)
     noise[design.first_teacher] *= factor
@@ -86,26 +86,26 @@ def simulate(design: Design) -> list[Row]:
     if design.raced:
         return [_raced_row(design, lead, scores) for lead in LEADS]
     # What is true shifts the differences and nothing else: one comparison serves all leads.
-    pairs = layout.compare(scores)
+    pairs = stats.compare(scores)
     return [_row(design, lead, pairs, truth=_truth(design, lead)) for lead in LEADS]
 
 
-def race(scores: layout.Scores, *, seeds: int) -> tuple[layout.Scores, np.ndarray, np.ndarray]:
+def race(scores: stats.Scores, *, seeds: int) -> tuple[stats.Scores, np.ndarray, np.ndarray]:
     """Race every study: what was run, the error probability of its last look, the runs left."""
     studies, finalists, _ = scores.shape
-    left = np.full(studies, finalists * (seeds - layout.FIRST))
-    looks = layout.most_looks(int(left[0]))
+    left = np.full(studies, finalists * (seeds - stats.FIRST))
+    looks = stats.most_looks(int(left[0]))
     asked = np.zeros(scores.shape, dtype=bool)
-    asked[..., : layout.FIRST] = True
+    asked[..., : stats.FIRST] = True
     on = np.arange(studies)
     while len(on):
         seen = np.where(asked[on], scores[on], np.nan)
-        named = layout.undecided(seen, threshold=THRESHOLD, spent=layout.share(left[on], looks))
-        new = layout.next_runs(asked[on], named & (left[on] > 1)[:, None], left=left[on])
+        named = stats.undecided(seen, threshold=THRESHOLD, spent=stats.share(left[on], looks))
+        new = stats.next_runs(asked[on], named & (left[on] > 1)[:, None], left=left[on])
         asked[on] |= new
         left[on] -= new.sum(axis=(-2, -1))
         on = on[new.any(axis=(-2, -1))]
-    return np.where(asked, scores, np.nan), layout.share(left, looks), left
+    return np.where(asked, scores, np.nan), stats.share(left, looks), left
 
 
 def _truth(design: Design, lead: float) -> np.ndarray:
@@ -115,10 +115,10 @@ def _truth(design: Design, lead: float) -> np.ndarray:
     return truth
 
 
-def _raced_row(design: Design, lead: float, noise: layout.Scores) -> Row:
+def _raced_row(design: Design, lead: float, noise: stats.Scores) -> Row:
     truth = _truth(design, lead)
     scores, share, left = race(noise + truth[:, None], seeds=design.seeds)
-    pairs = layout.compare(scores)
+    pairs = stats.compare(scores)
     off = pairs._replace(difference=pairs.difference - (truth[:, None] - truth))
     unspent = float(left.mean()) / (design.finalists * design.seeds)
     return _row(design, lead, off, truth=truth, share=share, unspent=unspent)
@@ -127,7 +127,7 @@ def _raced_row(design: Design, lead: float, noise: layout.Scores) -> Row:
 def _row(
     design: Design,
     lead: float,
-    off: layout.Pairs,
+    off: stats.Pairs,
     *,
     truth: np.ndarray,
     share: float | np.ndarray = 1.0,
@@ -136,7 +136,7 @@ def _row(
     """Count what intervals and decisions make of differences that are `off` the truth by this much."""
     covered = (np.abs(off.difference) <= off.half_width()).mean(axis=0)[np.triu_indices(design.finalists, 1)]
     found = off._replace(difference=off.difference + (truth[:, None] - truth))
-    better = layout.better(layout.ends(found, share=share), threshold=THRESHOLD)
+    better = stats.better(stats.ends(found, share=share), threshold=THRESHOLD)
     first = design.first_teacher
     beaten = better | np.eye(design.finalists, dtype=bool)
     named = beaten[:, first:, first:].all(axis=-1).mean(axis=0)

@@ -7,9 +7,9 @@ import pytest
 import torch
 from dataset_files import accept_any_checksum, forbid_network, write_cifar, write_fashion, write_images
 
+from autodistill.config.models import DataSpec
 from autodistill.data import DATASETS, Data, load, normalise, record
 from autodistill.errors import AutodistillError
-from autodistill.space.models import DataSpec
 
 
 def fashion_files(root: Path) -> DataSpec:

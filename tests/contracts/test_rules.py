@@ -5,9 +5,9 @@ import inspect
 import pytest
 import torch
 
+from autodistill.methods import RULES, Rule, soften, summarise
 from autodistill.metrics import on_top
-from autodistill.rules import RULES, Rule, soften, summarise
-from autodistill.trainer.supervision import Taught
+from autodistill.training.supervision import Taught
 
 # A rule with parameters of its own needs a line here: a space would give them.
 PARAMS: dict[str, dict[str, float | str]] = {

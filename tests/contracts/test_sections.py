@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 from factories import STUDIES
 
-from autodistill.recommend import recommend
 from autodistill.records import StudyRecord
 from autodistill.report.charts import CHARTS
 from autodistill.report.sections import SECTIONS
 from autodistill.report.sections.parts import MOST_ROWS, Table
+from autodistill.stats.recommend import recommend
 
 pytestmark = pytest.mark.slow
 

@@ -6,10 +6,10 @@ import pytest
 from factories import bare, confirmed
 from search_runs import FOUR, Trainer, question, run
 
-from autodistill.recommend import judged, recommend
+from autodistill.config import Space
 from autodistill.records import PhaseStarted, RaceRecord, RunEnded, RunRequest, StudyRecord
 from autodistill.search import Outcome, make_plan, search
-from autodistill.space import Space
+from autodistill.stats.recommend import judged, recommend
 from autodistill.store import seed_from
 
 pytestmark = pytest.mark.slow

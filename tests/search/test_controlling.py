@@ -4,6 +4,7 @@ import pytest
 from factories import bare
 from search_runs import FOUR, Trainer, question, run, score
 
+from autodistill.config import Space
 from autodistill.records import ControlRecord, PhaseStarted
 from autodistill.report.sections.controls import controls_info
 from autodistill.report.sections.evidence import curves_info
@@ -11,7 +12,6 @@ from autodistill.report.words import EMPTY
 from autodistill.search import make_plan
 from autodistill.search.asking import prior_params
 from autodistill.search.auditing import MOST_AUDITED
-from autodistill.space import Space
 
 pytestmark = pytest.mark.slow
 

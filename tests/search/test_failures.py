@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from autodistill.config.models import TrainingSpec
 from autodistill.records import RunRecord, TrialParams
 from autodistill.search.failures import causes, every_run_failed
-from autodistill.space.models import TrainingSpec
 
 pytestmark = pytest.mark.slow
 

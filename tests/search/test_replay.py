@@ -6,8 +6,8 @@ from dataclasses import replace
 import pytest
 from replays import RECORDED, Player, Recording, load, play, question, rungs
 
+from autodistill.config import load as load_space
 from autodistill.search import Outcome
-from autodistill.space import load as load_space
 from autodistill.study import KNOWN
 
 FOUR = ("resnet8:0.25", "resnet8:0.5", "resnet8", "vgg8:0.5")

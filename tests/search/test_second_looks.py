@@ -6,11 +6,11 @@ import pytest
 from factories import bare
 from search_runs import FOUR, Trainer, question, run, score
 
+from autodistill.config import Space
 from autodistill.records import RunRequest, TrialParams, TrialRecord
 from autodistill.report.sections.second_looks import second_looks_info
 from autodistill.search import Outcome, candidates, finalists_of, make_plan, search
 from autodistill.search.requests import next_seed, plain_kd_run
-from autodistill.space import Space
 
 pytestmark = pytest.mark.slow
 

@@ -7,12 +7,12 @@ from itertools import chain
 import pytest
 from search_runs import FOUR, GAIN, Trainer, question, run, searched
 
+from autodistill.config import Space
 from autodistill.errors import StoreError
 from autodistill.records import TrialEnded
 from autodistill.search import Outcome, goes_on, search
 from autodistill.search.order import Order, Step
 from autodistill.search.streaming import pays
-from autodistill.space import Space
 from autodistill.store import seed_from
 
 pytestmark = pytest.mark.slow

@@ -12,11 +12,11 @@ import pytest
 from small_studies import NAME, core, drive, kept, request
 
 from autodistill import commands
+from autodistill.config import Space
 from autodistill.errors import ConfigError, StoreError
 from autodistill.queue.messages import Setup
 from autodistill.queue.terms import Pace
 from autodistill.records import Note, RunEnded
-from autodistill.space import Space
 from autodistill.workers import crew
 from autodistill.workers.joining import adapted
 

@@ -11,7 +11,7 @@ from autodistill.store import cache_root
 from autodistill.study import estimate, estimates, fitting, prepare, sharing
 from autodistill.study.measuring import forget_if_wrong
 from autodistill.study.sharing import Tried, tried
-from autodistill.trainer.probing import Timing
+from autodistill.training.probing import Timing
 
 pytestmark = pytest.mark.slow
 

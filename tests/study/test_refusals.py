@@ -12,8 +12,8 @@ from small_studies import NAME, TINY, core, drive, everything, request
 
 from autodistill import __main__ as entry
 from autodistill import storage
+from autodistill.config import shipped
 from autodistill.errors import AutodistillError, ConfigError, StoreError
-from autodistill.space import shipped
 from autodistill.store import cache_root, locked
 from autodistill.study import KNOWN, prepare, run_study
 
@@ -146,7 +146,7 @@ def test_parameters_that_a_rule_refuses_are_found_before_any_work(case):
 
 
 def test_the_shipped_spaces_pass_the_trial_of_their_rules():
-    from autodistill.space import load
+    from autodistill.config import load
     from autodistill.study.trying import try_rules
 
     for name in shipped():

@@ -5,9 +5,9 @@ import random
 import pytest
 from search_runs import FOUR, question
 
+from autodistill.config import Space
 from autodistill.errors import StudyError
 from autodistill.records import RunEnded, RunRecord, RunRequest, TrialParams
-from autodistill.space import Space
 from autodistill.study.simulating import (
     Certain,
     Clock,

@@ -12,7 +12,8 @@ import torch
 from factories import bare
 from small_studies import NAME, NEEDED_VIEWS, Here, briefly, core, drive, everything, kept, request, stamps
 
-from autodistill import cache, showing
+from autodistill import logit_cache as cache
+from autodistill import showing
 from autodistill.commands import search_request
 from autodistill.errors import StoreError
 from autodistill.records import (

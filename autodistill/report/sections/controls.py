@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from autodistill import layout
-from autodistill.recommend.words import sure
+from autodistill import stats
+from autodistill.formatting import sure
 from autodistill.records import ControlRecord, StudyRecord
 from autodistill.report.sections.parts import Cell, Column, Row, Table, number_columns, row
 from autodistill.report.words import EMPTY, interval, percent, points, recipe, short
@@ -91,5 +91,5 @@ def _difference(one: ControlRecord, other: ControlRecord) -> tuple[float, float 
     difference = float((scores[0] - scores[1]).mean())
     if len(seeds) < 2 or np.ptp(scores[0] - scores[1]) == 0:
         return difference, None, None
-    width = float(layout.compare(scores).half_width(layout.STATED)[0, 1])
+    width = float(stats.compare(scores).half_width(stats.STATED)[0, 1])
     return difference, difference - width, difference + width

@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from autodistill.recommend.sampling import accuracy_error
 from autodistill.records import PlanRecord, RunRecord, StudyRecord
 from autodistill.report.sections.parts import (
     Figure,
@@ -15,6 +14,7 @@ from autodistill.report.sections.parts import (
     verdict_of,
 )
 from autodistill.report.words import count, plural, short
+from autodistill.stats.sampling import accuracy_error
 
 
 @dataclass(frozen=True)

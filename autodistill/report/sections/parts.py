@@ -4,8 +4,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from autodistill.recommend import recommend
 from autodistill.records import InspectionRecord, Recommendation, RunRecord, StudyRecord
+from autodistill.stats.recommend import recommend
 
 MOST_ROWS = 100
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from urllib.parse import quote
 
-from autodistill.recommend.words import COSTS, amount, excess_words, limits_words, quantity
+from autodistill.formatting import COSTS, amount, excess_words, limits_words, quantity
 from autodistill.records import ComparisonRecord, Costs, StudentChoice, StudentRow, latency_of
 from autodistill.report.sections.parts import Cell, Column, Figure, Row, Table, number_columns, row, text_columns
 from autodistill.report.sections.verdict import Fact, leaderboard_info

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from autodistill.recommend.words import contrast_words
+from autodistill.formatting import contrast_words
 from autodistill.records import Contrast, RankRow, Recommendation, RunRecord, StudyRecord, TargetSummary
 from autodistill.report.sections.parts import (
     Cell,

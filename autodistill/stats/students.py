@@ -1,0 +1,206 @@
+"""Which student to ship: each with the teacher that its own study recommends, within the limits.
+
+Every study trains its finalists over the same confirm seeds, and so the students' recommended configurations are a
+students x seeds layout, judged by the same rule as the teachers of one study.
+"""
+
+from collections.abc import Iterator, Sequence
+
+from autodistill.formatting import (
+    COSTS,
+    count,
+    interval,
+    limits_words,
+    listed,
+    percent,
+    points,
+    recipe,
+    short,
+    sure,
+)
+from autodistill.records import (
+    BudgetLine,
+    ComparisonRecord,
+    Contrast,
+    CostKind,
+    FinalistRecord,
+    StudentBudget,
+    StudentChoice,
+    StudentContrast,
+    StudentRow,
+    StudyRecord,
+    TrialParams,
+    costs_of,
+    latency_of,
+)
+from autodistill.stats.evidence import Evidence, collect
+from autodistill.stats.recommend import THRESHOLD, judged, threshold_of
+
+
+def recommend_student(
+    studies: Sequence[StudyRecord], *, limits: StudentBudget, threshold: float = THRESHOLD
+) -> StudentChoice:
+    """Choose the student to ship, or the cheaper of those that cannot be told apart.
+
+    Args:
+        studies: one for each student, at least one; those without a recommendation count as unconfirmed.
+        limits: all of the studies' students keep within them.
+        threshold: the smallest difference in accuracy that matters, a fraction.
+
+    Raises:
+        ValueError: no study.
+    """
+    if not studies:
+        raise ValueError("studies: at least one, got none")
+    evidence = _evidence(studies, threshold)
+    rows = _with_fronts([_row(study, evidence) for study in studies])
+    confirmed = [row for row in rows if row.test_top1 is not None]
+    if not confirmed:
+        first = min(rows, key=_cheapness)
+        sentence = "No student was confirmed on test yet, so none can be preferred."
+        return StudentChoice(
+            verdict="unconfirmed",
+            student=first.student,
+            study=first.study,
+            sentence=sentence,
+            rows=tuple(rows),
+            threshold=threshold,
+        )
+    best, *others = confirmed
+    pairs = [evidence.contrast(best.student, other.student) for other in others]
+    tied = [best, *(row for row in others if not evidence.better(best.student, row.student))]
+    contrasts = [_contrast(pair) for pair in pairs if pair is not None]
+    chosen = min(tied, key=_cheapness)
+    missing = len(confirmed) < len(rows)
+    verdict = "only_one" if len(confirmed) == 1 else "winner" if len(tied) == 1 else "no_clear_difference"
+    verdict = "unconfirmed" if missing and len(confirmed) == 1 else verdict
+    return StudentChoice(
+        verdict=verdict,
+        student=chosen.student,
+        study=chosen.study,
+        sentence=_sentence(studies[0].data.name, chosen, tied, limits, alone=verdict == "unconfirmed"),
+        reasons=tuple(_reasons(chosen, tied, rows, contrasts)),
+        rows=tuple(rows),
+        contrasts=tuple(contrasts),
+        lines=tuple(_lines(confirmed)),
+        threshold=threshold,
+    )
+
+
+def judged_students(record: ComparisonRecord) -> ComparisonRecord:
+    """The record with its studies' verdicts and its own drawn anew."""
+    studies = tuple(judged(study) for study in record.studies)
+    threshold = record.choice.threshold if record.choice else threshold_of(studies[0])
+    choice = recommend_student(studies, limits=record.limits, threshold=threshold)
+    return record.model_copy(update={"studies": studies, "choice": choice})
+
+
+def _evidence(studies: Sequence[StudyRecord], threshold: float) -> Evidence:
+    """The students' recommended configurations as the finalists of one layout, each under its student's name."""
+    stand_ins = []
+    for study in studies:
+        chosen = study.recommendation
+        if chosen is not None and study.state == "complete":
+            runs = next((one.runs for one in study.finalists if one.teacher == chosen.teacher), ())
+            stand_ins.append(FinalistRecord(teacher=study.student.name, params=chosen.params, runs=runs))
+    first = studies[0]
+    plan = first.plan.model_copy(update={"race": None})  # students were not raced against each other
+    return collect(first.model_copy(update={"finalists": tuple(stand_ins), "plan": plan}), threshold=threshold)
+
+
+def _row(study: StudyRecord, evidence: Evidence) -> StudentRow:
+    found, chosen = evidence.of(study.student.name), study.recommendation
+    ranked = next((row for row in chosen.ranking if row.teacher == chosen.teacher), None) if chosen else None
+    return StudentRow(
+        student=study.student.name,
+        study=study.name,
+        teacher=chosen.teacher if chosen else None,
+        params=chosen.params if chosen else TrialParams(),
+        seeds=len(found.scores) if found else 0,
+        test_top1=found.mean if found else None,
+        low=ranked.low if ranked else None,
+        high=ranked.high if ranked else None,
+        costs=costs_of(study.student.cost, latency_of(study)),
+    )
+
+
+def _with_fronts(rows: Sequence[StudentRow]) -> list[StudentRow]:
+    """Best first, each with the costs by which it lies on the Pareto front; without a test accuracy on none."""
+    ranked = sorted(rows, key=lambda row: (-_accuracy(row), _cheapness(row)))
+    fronts = {row.student: tuple(kind for kind in row.costs if _on_front(row, rows, kind)) for row in rows}
+    return [row.model_copy(update={"front": fronts[row.student]}) for row in ranked]
+
+
+def _on_front(row: StudentRow, rows: Sequence[StudentRow], kind: CostKind) -> bool:
+    if row.test_top1 is None:
+        return False
+    own = (row.costs[kind], -row.test_top1)
+    rivals = [(other.costs[kind], -_accuracy(other)) for other in rows if kind in other.costs]
+    return not any(cost <= own[0] and error <= own[1] and (cost, error) != own for cost, error in rivals)
+
+
+def _lines(rows: Sequence[StudentRow]) -> Iterator[BudgetLine]:
+    """Cost by cost, each limit from which on another student is the most accurate, the tightest first."""
+    for kind in COSTS:
+        best = -1.0
+        known = [(row.costs[kind], -_accuracy(row), row.student, row) for row in rows if kind in row.costs]
+        for limit, _, _, row in sorted(known, key=lambda it: it[:3]):
+            if _accuracy(row) > best:
+                best = _accuracy(row)
+                yield BudgetLine(kind=kind, limit=limit, student=row.student, teacher=row.teacher, test_top1=best)
+
+
+def _accuracy(row: StudentRow) -> float:
+    return -1.0 if row.test_top1 is None else row.test_top1
+
+
+def _cheapness(row: StudentRow) -> tuple[int | float, int | float, str]:
+    return row.costs["macs"], row.costs["params"], row.student
+
+
+def _contrast(pair: Contrast) -> StudentContrast:
+    assert pair.versus is not None
+    return StudentContrast(
+        student=pair.teacher, versus=pair.versus, difference=pair.difference, low=pair.low, high=pair.high
+    )
+
+
+def _sentence(
+    data: str, chosen: StudentRow, tied: Sequence[StudentRow], limits: StudentBudget, *, alone: bool
+) -> str:
+    within = f" within {limits_words(limits)}" if limits.given else ""
+    result = (
+        f"{percent(_accuracy(chosen))} test accuracy (95 % interval {interval(chosen.low, chosen.high, percent)})"
+    )
+    how = f"{short(chosen.student)}, {_taught(chosen)}: {result}"
+    if alone:
+        return f"On {data}{within}, only {how}; no other student is confirmed yet, so none can be preferred."
+    if len(tied) == 1:
+        return f"On {data}{within}, ship {how}."
+    names = listed([short(row.student) for row in tied]) if len(tied) < 4 else f"the {len(tied)} best students"
+    cheapest = "cheaper one" if len(tied) == 2 else "cheapest"
+    return f"No clear difference between {names} on {data}{within}: ship the {cheapest}, {how}."
+
+
+def _taught(row: StudentRow) -> str:
+    if row.teacher is None:
+        return "trained without a teacher"
+    return f"taught by {short(row.teacher)} with {recipe(row.params)}"
+
+
+def _reasons(
+    chosen: StudentRow, tied: Sequence[StudentRow], rows: Sequence[StudentRow], contrasts: Sequence[StudentContrast]
+) -> Iterator[str]:
+    apart = {one.versus for one in contrasts} - {row.student for row in tied}
+    for one in contrasts:
+        end = "told apart" if one.versus in apart else "not told apart"
+        size = f"{points(one.difference)} points ({sure(one.low, one.high)})"
+        yield f"{short(one.student)} against {short(one.versus)}: {size}: {end}."
+    if len(tied) > 1:
+        spelt = ", ".join(f"{short(row.student)} {count(row.costs['macs'])}" for row in tied)
+        yield f"{short(chosen.student)} is the cheapest of them (MACs per image: {spelt})."
+    for row in rows:
+        if row.test_top1 is not None and not row.front:
+            yield f"{short(row.student)} is beaten at every cost: another student is at least as accurate for less."
+        elif row.test_top1 is None:
+            yield f"{short(row.student)} was not confirmed on test."

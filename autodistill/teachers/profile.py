@@ -1,0 +1,182 @@
+"""The dark-knowledge profile of teachers: what their logits alone tell, before any student is trained.
+
+Pure functions from logits to records. Large splits are sampled, with rows that depend on nothing but the sizes, so
+that all teachers of a study are judged on the same samples. Figures are kept to six digits: what the order of
+additions changes is never in a record.
+"""
+
+import math
+from collections.abc import Mapping
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from autodistill import metrics
+from autodistill.methods import RULES, isats
+from autodistill.records import (
+    AgreementRecord,
+    ParamValue,
+    ProfileRecord,
+    ScoresRecord,
+    SpreadRecord,
+    TauOtherRecord,
+)
+
+TEMPERATURES = tuple(2 ** (half / 2 - 1) for half in range(13))
+"""Half octaves from 0.5 to 32."""
+
+BINS = 24
+"""Of tau_other: with the default bounds a bin is a factor of 1.19."""
+
+TAU_MIN, TAU_MAX = 0.5, 30.0
+"""Bounds of tau_other where the parameters name none: those of the rule."""
+
+MOST_ROWS = 10_000
+"""At this many samples the standard error of a share is below half a point."""
+
+LOGITS_LOOKED_AT = 2**20
+PAIRS_LOOKED_AT = 2**24
+FEWEST_ROWS = 128
+"""However many classes there are."""
+
+COLDEST, HOTTEST = 0.01, 100.0
+"""Range of the fitted temperature."""
+
+
+def profile(
+    logits: Float[Tensor, "examples classes"],
+    labels: Int[Tensor, " examples"],
+    validation_logits: Float[Tensor, "held classes"],
+    validation_labels: Int[Tensor, " held"],
+    *,
+    isats_params: Mapping[str, ParamValue] | None = None,
+) -> ProfileRecord:
+    """Profile a teacher.
+
+    Args:
+        logits: the teacher's, on view 0 of the training split.
+        labels: class indices.
+        validation_logits: the teacher's, on the validation split.
+        validation_labels: class indices.
+        isats_params: the rule's own, those of a study's prior; None: its defaults. A `tau_wrong` among them has no
+            effect: what is shown is where the search ends.
+
+    Raises:
+        ValueError: parameters that the rule refuses.
+    """
+    classes = logits.shape[1]
+    rows = sample(len(labels), size=LOGITS_LOOKED_AT // classes)
+    held = sample(len(validation_labels), size=LOGITS_LOOKED_AT // classes)
+    z, y = logits[rows].double(), labels[rows]
+    validation, answers = validation_logits[held].double(), validation_labels[held]
+    tau = fit_temperature(validation, answers)
+    return ProfileRecord(
+        train=_scores(z, y),
+        validation=_scores(validation, answers),
+        temperature=_kept(tau),
+        calibrated_nll=_kept(metrics.nll(validation / tau, answers)),
+        calibrated_ece=_kept(metrics.expected_calibration_error(validation / tau, answers)),
+        spread=tuple(_spread(z, y, tau) for tau in TEMPERATURES),
+        tau_other=_tau_other(z, y, isats_params or {}) if classes >= RULES["isats"].min_classes else None,
+    )
+
+
+def agreement(
+    logits: Mapping[str, Float[Tensor, "examples classes"]], labels: Int[Tensor, " examples"]
+) -> AgreementRecord | None:
+    """How far teachers, given by name, agree on the order of the other classes.
+
+    Returns:
+        None where there is nothing to compare: fewer than two teachers, or than three classes.
+    """
+    sizes = {one.shape[1] for one in logits.values()}
+    if len(logits) < 2 or min(sizes) < 3:
+        return None
+    rows = sample(len(labels), size=PAIRS_LOOKED_AT // min(sizes) ** 2)
+    found = metrics.rank_agreements(torch.stack([one[rows].float() for one in logits.values()]), labels[rows])
+    return AgreementRecord(
+        examples=len(rows), teachers=tuple(logits), spearman=_matrix(found.spearman), kendall=_matrix(found.kendall)
+    )
+
+
+def sample(examples: int, *, size: int) -> Int[Tensor, " rows"]:
+    """Rows to look at, in rising order: all, or about `size` of them, drawn the same way every time."""
+    size = min(MOST_ROWS, max(FEWEST_ROWS, size))
+    if examples <= size:
+        return torch.arange(examples)
+    return torch.randperm(examples, generator=torch.Generator().manual_seed(0))[:size].sort().values
+
+
+def fit_temperature(logits: Float[Tensor, "batch classes"], labels: Int[Tensor, " batch"]) -> float:
+    """The temperature that makes the NLL smallest, within [0.01, 100] (Guo et al., ICML 2017).
+
+    The NLL is convex in 1 / tau, so its slope, mean expected logit minus mean label's logit, is halved down to zero.
+    """
+    wide, right = logits.double(), metrics.take_target(logits.double(), labels).mean()
+    low, high = math.log(COLDEST), math.log(HOTTEST)
+    for _ in range(40):
+        middle = (low + high) / 2
+        expected = ((wide / math.exp(middle)).softmax(dim=1) * wide).sum(dim=1).mean()
+        # Too sure: the logits that are expected exceed those of the labels.
+        low, high = (middle, high) if expected > right else (low, middle)
+    return math.exp((low + high) / 2)
+
+
+def _scores(logits: Tensor, labels: Tensor) -> ScoresRecord:
+    return ScoresRecord(
+        examples=len(labels),
+        top1=_kept(metrics.top1(logits, labels)),
+        nll=_kept(metrics.nll(logits, labels)),
+        ece=_kept(metrics.expected_calibration_error(logits, labels)),
+        target_probability=_kept(metrics.mean_target_probability(logits.softmax(dim=1), labels)),
+    )
+
+
+def _spread(logits: Tensor, labels: Tensor, tau: float) -> SpreadRecord:
+    average = metrics.derived_average((logits / tau).softmax(dim=1), labels)
+    inherent = metrics.inherent_variance(logits, labels, tau_other=tau)
+    derived = (average * (logits.shape[1] - 1)).square() * inherent
+    return SpreadRecord(
+        tau=_kept(tau),
+        derived_average=_kept(average.mean()),
+        inherent_variance=_kept(inherent.mean()),
+        inherent_variance_error=_error(inherent),
+        derived_variance=_kept(derived.mean()),
+        derived_variance_error=_error(derived),
+    )
+
+
+def _tau_other(logits: Tensor, labels: Tensor, params: Mapping[str, ParamValue]) -> TauOtherRecord:
+    own = {name: value for name, value in params.items() if name != "tau_wrong"}
+    targets = isats(logits, labels, **own)  # type: ignore[arg-type]
+    assert targets.at_lower is not None
+    assert targets.at_upper is not None
+    low, high = math.log(float(own.get("tau_min", TAU_MIN))), math.log(float(own.get("tau_max", TAU_MAX)))
+    right = metrics.on_top(logits, labels)
+    found = targets.tau_other[right]
+    bins = ((found.log() - low) / (high - low) * BINS).long().clamp(0, BINS - 1)
+    count = max(1, len(found))
+    return TauOtherRecord(
+        params=own,
+        teacher_right=_kept(len(found) / len(labels)),
+        edges=tuple(_kept(math.exp(low + (high - low) * edge / BINS)) for edge in range(BINS + 1)),
+        shares=tuple(_kept(number / count) for number in bins.bincount(minlength=BINS).tolist()),
+        median=_kept(found.quantile(0.5)) if len(found) else None,
+        at_lower=_kept(float(targets.at_lower[right].sum()) / count),
+        at_upper=_kept(float(targets.at_upper[right].sum()) / count),
+        displaced=_kept(targets.displaced.double().mean()),
+    )
+
+
+def _error(values: Tensor) -> float:
+    """Standard error of the mean; 0 for a single sample, which tells none."""
+    return _kept(values.std() / math.sqrt(len(values))) if len(values) > 1 else 0.0
+
+
+def _matrix(values: Tensor) -> tuple[tuple[float | None, ...], ...]:
+    return tuple(tuple(None if math.isnan(one) else _kept(one) for one in row) for row in values.tolist())
+
+
+def _kept(value: float | Tensor) -> float:
+    return float(f"{float(value):.6g}")

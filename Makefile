@@ -16,11 +16,11 @@ search: install
 test: install
 	$(BIN)/python -m pytest -n 2
 
-# Without the tests marked slow, which train studies or start processes.
+# Without tests marked slow, which train studies or start processes.
 test-quick: install
 	$(BIN)/python -m pytest -n 2 -m "not slow"
 
-# The tests of numbers again, with the instruction set of processors that have no AVX-512.
+# Quick tests with the instruction set of processors without AVX-512.
 test-avx2: install
 	ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 $(BIN)/python -m pytest -n 2 -m "not slow"
 

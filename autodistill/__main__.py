@@ -1,4 +1,4 @@
-"""Entry point of both scripts: checks that the environment is ours alone, then runs the command line."""
+"""Entry point of both scripts: check for a conflicting package, then run the command line."""
 
 import atexit
 import contextlib
@@ -9,10 +9,10 @@ from importlib import metadata
 from autodistill.errors import AutodistillError, ConfigError
 
 FOREIGN = "autodistill"
-"""Another project's distribution that owns the same module and script."""
+"""Distribution of another project with the same module and script."""
 
 INTERRUPTED = 130
-"""Exit code after Ctrl-C, as a shell has it: 128 and the signal's number."""
+"""Exit code after Ctrl-C, as in a shell: 128 plus the signal's number."""
 
 
 def main() -> None:
@@ -26,7 +26,7 @@ def main() -> None:
         if not isinstance(end.code, int):
             raise
         code = INTERRUPTED if _interrupted(end) else end.code
-    # Python takes torch and all else apart object by object, which takes seconds: do what else belongs to an end.
+    # A normal exit takes seconds because Python frees torch's objects one by one. Skip that part only.
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError):
@@ -35,7 +35,7 @@ def main() -> None:
 
 
 def run() -> None:
-    """Run the command line; ends with `SystemExit`."""
+    """Run the command line; end with `SystemExit`."""
     from autodistill.cli import app
 
     try:
@@ -44,23 +44,23 @@ def run() -> None:
     except AutodistillError as error:
         if os.environ.get("AUTODISTILL_DEBUG"):
             raise
-        from autodistill.console import show_error
+        from autodistill.cli.console import show_error
 
         show_error(error)
         sys.exit(error.exit_code)
 
 
 def _interrupted(end: BaseException) -> bool:
-    """Click ends with 1 after Ctrl-C, as after a failure."""
+    """Return whether Ctrl-C caused an exit; Click's exit code is 1, as after a failure."""
     cause = end.__cause__ or end.__context__
     return isinstance(cause, KeyboardInterrupt) or (cause is not None and _interrupted(cause))
 
 
 def refuse_foreign_package() -> None:
-    """pip installs two packages of one module name over each other without a word; both are broken then.
+    """Refuse to run beside the other project's package: pip lets both overwrite each other's files silently.
 
     Raises:
-        ConfigError: the other project's package is installed here.
+        ConfigError: The other package is installed.
     """
     try:
         version = metadata.version(FOREIGN)
@@ -68,7 +68,7 @@ def refuse_foreign_package() -> None:
         return
     raise ConfigError(
         f"the package {FOREIGN!r} {version}, another project, is installed in this environment: "
-        "both own the module and the command `autodistill`",
+        "both install the module and the command `autodistill`",
         "make a fresh environment (python -m venv .venv) and install only kd-autodistill into it",
     )
 

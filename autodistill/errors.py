@@ -1,17 +1,18 @@
-"""Every error a user can meet, with its exit code.
+"""All errors shown to users, with their exit codes.
 
 AutodistillError
-├── ConfigError     2  a flag, a TOML key, a budget that cannot hold its plan
-├── DataError       2  images or labels that are missing, mixed up or too few
-├── TeacherError    2  a checkpoint that is missing, foreign, broken or at chance
-├── StoreError      2  a folder that is read-only, is full, or holds another study
-│   ├── InUseError  2  a folder that another process works in
-│   └── VersionError  2  a database that another version of Optuna made
-├── CacheError      1  teacher logits that cannot be stored as they are
-├── ExportError     1  a student that a file format cannot carry unchanged
-├── TrialError      1  one training run that failed (recorded; the study goes on)
-└── StudyError      1  a study that cannot go on
-    └── EveryRunFailed  1  a study in which all runs of the first stage failed
+├── ConfigError     2  wrong flag or TOML key, or too small a budget
+├── DataError       2  images or labels are missing, inconsistent or too few
+├── TeacherError    2  a checkpoint is missing, unsuitable, damaged or at chance
+├── StoreError      2  a folder is read-only, full, or holds another study
+│   ├── InUseError  2  another process uses the folder
+│   └── VersionError  2  another version of Optuna made the database
+├── CacheError      1  teacher logits cannot be stored exactly
+├── ExportError     1  a file format cannot represent the student unchanged
+├── TrialError      1  a training run failed (recorded; the study continues)
+│   └── DivergedError  1  the loss became infinite or NaN
+└── StudyError      1  the study cannot continue
+    └── EveryRunFailed  1  all runs of the first stage failed
 """
 
 import difflib
@@ -22,7 +23,7 @@ T = TypeVar("T")
 
 
 class AutodistillError(Exception):
-    """An error with a way out: `message` says what, where and what is allowed, `hint` what to do next."""
+    """Base class. `message` says what is wrong, where, and what is allowed; `hint` says what to do next."""
 
     exit_code = 1
 
@@ -32,7 +33,7 @@ class AutodistillError(Exception):
         self.hint = hint
 
     def __reduce__(self) -> tuple[type["AutodistillError"], tuple[str, str]]:
-        # Exceptions cross process boundaries; the default would drop the hint.
+        # Exceptions are pickled between processes; the default drops the hint.
         return type(self), (self.message, self.hint)
 
 
@@ -72,6 +73,10 @@ class TrialError(AutodistillError):
     pass
 
 
+class DivergedError(TrialError):
+    pass
+
+
 class StudyError(AutodistillError):
     pass
 
@@ -81,7 +86,7 @@ class EveryRunFailed(StudyError):
 
 
 def near(name: str, allowed: Iterable[str]) -> str:
-    """Render the allowed names, near matches first: `did you mean 'isats'? allowed: ats, isats, ts`."""
+    """Format allowed names, near matches first: `did you mean 'isats'? allowed: ats, isats, ts`."""
     names = sorted(allowed)
     matches = difflib.get_close_matches(name, names, n=2, cutoff=0.5)
     guess = f"did you mean {' or '.join(repr(match) for match in matches)}? " if matches else ""
@@ -92,7 +97,7 @@ def lookup(kind: str, name: str, registry: Mapping[str, T]) -> T:
     """Return `registry[name]`.
 
     Raises:
-        ConfigError: the name is not registered; the message carries near matches.
+        ConfigError: The name is not registered; the message lists near matches.
     """
     if name not in registry:
         raise ConfigError(f"unknown {kind} {name!r} ({near(name, registry)})")

@@ -1,32 +1,46 @@
-"""Figures, names and costs as a reader meets them. Figures to 0.1 points."""
+"""Numbers, names and costs as text for readers. Accuracies are shown to 0.1 points."""
 
+import re
+import unicodedata
 from collections.abc import Callable, Sequence
 
 from autodistill.records import Contrast, CostKind, LeftOutRecord, StudentBudget, TrialParams, costs_of
 
-LONGEST = 64
+EMPTY = "\N{EN DASH}"
+"""Text of a table cell without a value."""
+MAX_NAME = 64
 TOO_FEW = "too few seeds"
 COSTS: dict[CostKind, str] = {"params": "params", "macs": "MACs", "size_bytes": "size", "latency_ms": "latency"}
 
+_CREDENTIALS = re.compile(r"(\w+://[^\s:/@\"]*:)[^\s/@\"]+@")
+_MARKDOWN = re.compile(r"[\\`*\[\]|~$]|(?<![0-9A-Za-z])_|_(?![0-9A-Za-z])")
+_HTML = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;"})
+
 
 def percent(fraction: float) -> str:
+    """Format a fraction as per cent: `71.3 %`."""
     return f"{100 * fraction:.1f} %"
 
 
+def maybe(fraction: float | None) -> str:
+    """Format a fraction as per cent, None as a dash."""
+    return EMPTY if fraction is None else percent(fraction)
+
+
 def points(difference: float) -> str:
-    """A signed difference in points of accuracy; never a minus zero."""
+    """Format a difference in points of accuracy with its sign, never as minus zero: `+1.3`."""
     return f"{round(100 * difference, 1) + 0.0:+.1f}"
 
 
 def probability(share: float | None) -> str:
-    """A share of random draws: never certain. None is a dash."""
+    """Format a Monte Carlo probability, which is never certain; None as a dash."""
     if share is None:
-        return "\N{EN DASH}"
+        return EMPTY
     return "< 0.01" if share < 0.01 else "> 0.99" if share > 0.99 else f"{share:.2f}"
 
 
 def count(number: int | float) -> str:
-    """A large number as people say it: `1.25 M`."""
+    """Format a large number with a unit prefix: `1.25 M`."""
     for size, unit in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
         if number >= size:
             return f"{number / size:.3g} {unit}"
@@ -34,14 +48,19 @@ def count(number: int | float) -> str:
 
 
 def amount(kind: CostKind, number: int | float) -> str:
-    """A cost in its unit: `2.5 M params`, `100 M MACs`, `10 MB`, `5 ms`."""
+    """Format a cost with its unit: `2.5 M params`, `100 M MACs`, `10 MB`, `5 ms`."""
     if kind == "size_bytes":
         return f"{count(number)}B"
     return f"{number:.3g} ms" if kind == "latency_ms" else f"{count(number)} {COSTS[kind]}"
 
 
+def quantity(kind: CostKind, number: int | float) -> str:
+    """Format a cost for a column whose heading names it: `2.5 M`, `10 MB`, `5 ms`."""
+    return amount(kind, number).removesuffix(f" {COSTS[kind]}")
+
+
 def about(seconds: float) -> str:
-    """A time that is not known to the second: `8 s`, `45 s`, `12 min`, `2.5 h`."""
+    """Format an estimated time: `8 s`, `45 s`, `12 min`, `2.5 h`."""
     if seconds < 10:
         return f"{seconds:.0f} s"
     if seconds < 97.5:
@@ -49,35 +68,28 @@ def about(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def limits_words(limits: StudentBudget) -> str:
-    """Limits as one phrase: `2.5 M params and 5 ms`."""
-    return " and ".join(amount(kind, limit) for kind, limit in limits.given.items())
-
-
-def excess_words(left_out: LeftOutRecord, limits: StudentBudget) -> str:
-    """What a student has of what a limit allows less of: `3.5 M params (limit 2.5 M params)`."""
-    costs = costs_of(left_out.student.cost, left_out.latency)
-    return ", ".join(
-        f"{amount(kind, costs[kind])} (limit {amount(kind, limits.given[kind])})" for kind in left_out.excess
-    )
-
-
-def quantity(kind: CostKind, number: int | float) -> str:
-    """A cost under a heading that names it: `2.5 M`, `10 MB`, `5 ms`."""
-    return amount(kind, number).removesuffix(f" {COSTS[kind]}")
+def duration(seconds: int | float) -> str:
+    """Format a measured time: `41.2 s`, `5 min 01 s`, `2 h 07 min`."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s"
+    return f"{minutes // 60} h {minutes % 60:02d} min"
 
 
 def listed(names: Sequence[str]) -> str:
-    """`a`, `a and b`, `a, b and c`."""
+    """Join names: `a`, `a and b`, `a, b and c`."""
     return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
 
 
 def plural(number: int, noun: str) -> str:
+    """Format a number with its noun: `1 seed`, `1,000 seeds`."""
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
-def short(text: str, longest: int = LONGEST) -> str:
-    """Put a name on one line and cut a long one in its middle: both ends tell names apart."""
+def short(text: str, longest: int = MAX_NAME) -> str:
+    """Put a name on one line and cut a long name in its middle, because either end may tell names apart."""
     text = " ".join(text.split())
     if len(text) <= longest:
         return text
@@ -86,35 +98,70 @@ def short(text: str, longest: int = LONGEST) -> str:
 
 
 def interval(low: float | None, high: float | None, text: Callable[[float], str] = points) -> str:
-    """`+0.8 to +2.2`, or why there is none."""
+    """Format an interval, `+0.8 to +2.2`, or the reason why it is missing."""
     return TOO_FEW if low is None or high is None else f"{text(low)} to {text(high)}"
 
 
 def sure(low: float | None, high: float | None, text: Callable[[float], str] = points) -> str:
-    """`95 % interval +0.8 to +2.2`, or why there is none."""
+    """Format an interval with its level, `95 % interval +0.8 to +2.2`, or the reason why it is missing."""
     found = interval(low, high, text)
     return f"{found} for an interval" if found == TOO_FEW else f"95 % interval {found}"
 
 
 def recipe(params: TrialParams) -> str:
-    """A configuration in words: `ISATS (target ratio 1.67), soft weight 0.5`."""
+    """Format a configuration: `ISATS (target ratio 1.67), soft weight 0.5`."""
     if params.teacher is None:
         return "no teacher"
-    settings = [f"{key.replace('_', ' ')} {_number(value)}" for key, value in sorted(params.rule_params.items())]
+    settings = [f"{key.replace('_', ' ')} {_number(value)}" for key, value in sorted(params.method_params.items())]
     if params.tau_student != 1:
         settings.append(f"tau student {_number(params.tau_student)}")
     inside = f" ({', '.join(settings)})" if settings else ""
-    return f"{(params.rule or 'no rule').upper()}{inside}, soft weight {_number(params.soft_weight)}"
+    return f"{(params.method or 'no method').upper()}{inside}, soft weight {_number(params.soft_weight)}"
 
 
 def contrast_words(contrast: Contrast) -> str:
-    """`+1.5 points over no teacher (95 % interval +0.8 to +2.2)`."""
+    """Format a contrast: `+1.5 points over no teacher (95 % interval +0.8 to +2.2)`."""
     size = f"{points(contrast.difference)} points"
     if contrast.versus is None:
         size += " over no teacher" if (contrast.low or 0) > 0 else " against no teacher"
-    if contrast.low is None:
-        return f"{size} ({TOO_FEW} for an interval)"
-    return f"{size} (95 % interval {interval(contrast.low, contrast.high)})"
+    return f"{size} ({sure(contrast.low, contrast.high)})"
+
+
+def limits_words(limits: StudentBudget) -> str:
+    """Format the limits on a student as one phrase: `2.5 M params and 5 ms`."""
+    return " and ".join(amount(kind, limit) for kind, limit in limits.given.items())
+
+
+def excess_words(left_out: LeftOutRecord, limits: StudentBudget) -> str:
+    """Format the costs by which a student breaks its limits: `3.5 M params (limit 2.5 M params)`."""
+    costs = costs_of(left_out.student.cost, left_out.latency)
+    return ", ".join(
+        f"{amount(kind, costs[kind])} (limit {amount(kind, limits.given[kind])})" for kind in left_out.excess
+    )
+
+
+def redact(text: str) -> str:
+    """Hide the password of every URL."""
+    return _CREDENTIALS.sub(r"\1***@", text)
+
+
+def clean(text: str) -> str:
+    """Replace control, direction and surrogate characters in a user's text, and hide the passwords of URLs."""
+    if text.isascii() and text.isprintable():
+        return redact(text)
+    shown = (
+        char
+        if char in "\n\r\t" or unicodedata.category(char) not in ("Cc", "Cf", "Cs", "Co")
+        else "\N{REPLACEMENT CHARACTER}"
+        for char in text
+    )
+    return redact("".join(shown))
+
+
+def markdown(text: str) -> str:
+    """Escape text for markdown on one line, so that it fits a table cell."""
+    flat = " ".join(text.split()).translate(_HTML)
+    return _MARKDOWN.sub(lambda match: "\\" + match.group(), flat)
 
 
 def _number(value: float | str) -> str:

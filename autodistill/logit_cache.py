@@ -1,7 +1,7 @@
-"""Teacher logits on disk: each (teacher, view) is computed once, by whoever needs it first, and read by all.
+"""Teacher logits on disk. The logits of a teacher on a view are computed once and read by all processes.
 
-The cache keeps raw logits in float16, never probabilities: temperatures stay free. The reader that
-computed a view gets the stored rows too, so nothing depends on who came first.
+The cache stores raw logits in float16, not probabilities, so that temperatures can change. The process that computes
+a view also reads the stored rows, so that results do not depend on which process computed the view.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ from autodistill.data import Data
 from autodistill.data.views import View, take_view
 from autodistill.errors import CacheError, InUseError
 from autodistill.stopwatch import Stopwatch
-from autodistill.store import NO_DEPOT, Depot, digest, locked, write_bytes
+from autodistill.store import digest, locked, write_bytes
 from autodistill.teachers import Teacher, check_logits, computed_as, logits_of
 
 FORMAT = 2
@@ -28,13 +28,13 @@ DTYPE = torch.float16
 Logits = Float16[Tensor, "examples classes"]
 
 Part = tuple[object, ...]
-"""Of the data that a teacher is run over: a view of the training split, or the validation split."""
+"""Name of the images that a teacher is run on: a view of the training split, or the validation split."""
 
 VALIDATION: Part = ("validation",)
 
 
 def estimated_bytes(*, teachers: int, views: int, examples: int, classes: int) -> int:
-    """Size on disk of a study's logits."""
+    """Estimate the size of a study's logits on disk."""
     return teachers * views * examples * classes * DTYPE.itemsize
 
 
@@ -44,9 +44,30 @@ def training_part(view: View, number: int) -> Part:
 
 
 def logits_path(root: Path, teacher: str, data: str, part: Part, *, device: torch.device) -> Path:
-    """Return the file of a teacher's logits, given the fingerprints of teacher and data."""
-    key = digest(FORMAT, teacher, data, part, str(DTYPE), computed_as(device), torch.__version__)
-    return root / "logits" / teacher[:16] / f"{key}.safetensors"
+    """Return the path of a teacher's logits below the cache folder `root`.
+
+    Args:
+        root: The cache folder.
+        teacher: Fingerprint of the teacher.
+        data: Fingerprint of the data.
+        part: Name of the images.
+        device: Device on which the teacher is run.
+    """
+    return root / logits_name(teacher, data, part, computed_as=computed_as(device), version=torch.__version__)
+
+
+def logits_name(teacher: str, data: str, part: Part, *, computed_as: str, version: str) -> str:
+    """Return the path of a teacher's logits below the cache folder, as another machine computes them.
+
+    Args:
+        teacher: Fingerprint of the teacher.
+        data: Fingerprint of the data.
+        part: Name of the images.
+        computed_as: How the machine computes logits.
+        version: Version of torch there.
+    """
+    key = digest(FORMAT, teacher, data, part, str(DTYPE), computed_as, version)
+    return f"logits/{teacher[:16]}/{key}.safetensors"
 
 
 def missing_views(
@@ -59,13 +80,15 @@ def missing_views(
 
 
 class LogitCache:
-    """The logits of teachers on one dataset.
+    """Cache of teachers' logits on one dataset.
 
     Args:
-        root: the user's cache folder; shared by studies.
-        say: called with a line when something was mended.
-        watch: told what reading and writing take, and what the teachers.
-        depot: where other machines leave theirs.
+        root: The user's cache folder, which studies share.
+        data: The dataset.
+        view: The augmentation of the training split.
+        say: Called with a line of text when a damaged file is replaced.
+        watch: Measures the seconds spent on reading and writing (`cache`) and on running teachers (`teacher`).
+        on_write: Called with the path of each file that is written.
     """
 
     def __init__(
@@ -76,46 +99,50 @@ class LogitCache:
         view: View,
         say: Callable[[str], None],
         watch: Stopwatch | None = None,
-        depot: Depot = NO_DEPOT,
+        on_write: Callable[[Path], object] = lambda _: None,
     ) -> None:
         self._root = root
         self._data = data
         self._view = view
         self._say = say
         self._watch = watch or Stopwatch()
-        self._depot = depot
+        self._on_write = on_write
         self.computed = 0
-        """Times a teacher was run by this process."""
+        """How often this process has run a teacher."""
 
     def training(self, teacher: Teacher, number: int, *, later: Iterable[int] = ()) -> Logits:
-        """Logits on view `number` of the training split.
+        """Return the logits of a view of the training split, computed if they are missing or damaged.
 
         Args:
-            later: views that the caller will need too: computed while another process is at this one.
+            teacher: The teacher.
+            number: Number of the view.
+            later: Numbers of views that the caller needs later. While another process computes view `number`, this
+                process computes those that are missing.
 
         Raises:
-            CacheError: a logit that float16 cannot hold.
-            TeacherError: logits that are not finite, or of another class count.
+            CacheError: A logit does not fit into float16.
+            TeacherError: Logits are not finite, or have another class count.
+            StoreError: The cache folder is read-only, or its disk full.
         """
         return self._get(teacher, training_part(self._view, number), [training_part(self._view, it) for it in later])
 
     def validation(self, teacher: Teacher) -> Logits:
-        """Logits on the validation split as it is."""
+        """Return the logits of the validation split without augmentation; errors as for `training`."""
         return self._get(teacher, VALIDATION)
 
     def ahead(self, teacher: Teacher, number: int) -> None:
-        """Compute a view that is missing, unless another process is at it."""
+        """Compute a view of the training split in advance, if it is missing and no other process computes it."""
         part = training_part(self._view, number)
         if not self._path(teacher, part).exists():
             with self._watch.part("cache"):
-                self._made(teacher, part, wait=False)
+                self._fill(teacher, part, wait=False)
 
     def _logits(self, teacher: Teacher, part: Part) -> Tensor:
         number = part[-1]
         if not isinstance(number, int):
             return logits_of(teacher, self._data.validation.images)
         images = self._data.train.images
-        # Batch by batch: a view of all images, and the places of its pixels, would take nine times their memory.
+        # Batch by batch: a view of all images, with the indices of its pixels, would take nine times their memory.
         return logits_of(
             teacher, images, take=lambda examples: take_view(images, examples, view=self._view, epoch=number)
         )
@@ -125,26 +152,35 @@ class LogitCache:
             path = self._path(teacher, part)
             found = _read(path)
             if found is None:
-                self._see_to(teacher, part, later)
+                self._ensure(teacher, part, later)
                 found = _read(path)
         if found is None:
             raise CacheError(f"{path}: was written and cannot be read back", "check the disk; set AUTODISTILL_CACHE")
         return found
 
-    def _see_to(self, teacher: Teacher, part: Part, later: Sequence[Part]) -> None:
-        """Have a part computed: here, or by another process that is at it, which leaves time for later ones here."""
-        if self._made(teacher, part, wait=False):
+    def _ensure(self, teacher: Teacher, part: Part, later: Sequence[Part]) -> None:
+        """Compute a part, or wait for another process that computes it; compute later parts while waiting."""
+        if self._fill(teacher, part, wait=False):
             return
         path = self._path(teacher, part)
         for other in later:
             if path.exists():
                 break
             if not self._path(teacher, other).exists():
-                self._made(teacher, other, wait=False)
-        self._made(teacher, part, wait=True)
+                self._fill(teacher, other, wait=False)
+        self._fill(teacher, part, wait=True)
 
-    def _made(self, teacher: Teacher, part: Part, *, wait: bool) -> bool:
-        """Compute a part that is missing or damaged; False where another process is at it and is not waited for."""
+    def _fill(self, teacher: Teacher, part: Part, *, wait: bool) -> bool:
+        """Compute and write a part that is missing or damaged.
+
+        Args:
+            teacher: The teacher.
+            part: Name of the images.
+            wait: Whether to wait for another process that computes this part.
+
+        Returns:
+            Whether the file is complete; False where another process computes it and `wait` is False.
+        """
         path = self._path(teacher, part)
         with contextlib.ExitStack() as held:
             try:
@@ -154,19 +190,9 @@ class LogitCache:
             if _read(path) is None:
                 if path.exists():
                     self._say(f"{path}: damaged cache file; computed again")
-                self._fill(teacher, path, part)
+                _write(path, self._compute(teacher, part))
+                self._on_write(path)
         return True
-
-    def _fill(self, teacher: Teacher, path: Path, part: Part) -> None:
-        """Fetch a part that another machine left, or compute it and leave it for them."""
-        damaged = path.exists()
-        if not damaged and self._depot.fetch(path):
-            return
-        logits = self._compute(teacher, part)
-        # Two machines can be at it at once, and differ in the last bits: whoever left it first is right.
-        if damaged or not self._depot.fetch(path):
-            _write(path, logits)
-            self._depot.leave(path)
 
     def _path(self, teacher: Teacher, part: Part) -> Path:
         device = self._data.train.images.device
@@ -187,12 +213,17 @@ class LogitCache:
         return stored.cpu()
 
 
+def is_whole(path: Path) -> bool:
+    """Return whether a file of logits exists and is undamaged."""
+    return _read(path) is not None
+
+
 def _write(path: Path, logits: Logits) -> None:
     write_bytes(path, safetensors.torch.save({"logits": logits}, {"sha256": _sha256(logits)}))
 
 
 def _read(path: Path) -> Logits | None:
-    """What a file holds; None where it is missing or damaged."""
+    """Read a file of logits; return None if it is missing or damaged."""
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             logits: Tensor = file.get_tensor("logits")
@@ -203,7 +234,7 @@ def _read(path: Path) -> Logits | None:
 
 
 def _sha256(logits: Tensor) -> str:
-    """Covers type and shape too, which a damaged header can change under whole values."""
+    """Hash type, shape and values: a damaged header can change type and shape of undamaged values."""
     found = hashlib.sha256(f"{logits.dtype}{tuple(logits.shape)}".encode())
     found.update(logits.contiguous().view(-1).view(torch.uint8).numpy().data)
     return found.hexdigest()

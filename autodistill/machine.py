@@ -1,7 +1,7 @@
-"""What this process may use of the machine, within the limits of a container, and how the system ends processes.
+"""Memory and cores that this process may use, with the limits of its container, and causes of the end of processes.
 
-Linux tells both in text files. The functions that read them take `root`, the folder that stands for `/`, so that they
-can be tried on copies of such files. The control groups are those of version 1 and version 2
+On Linux both are read from text files. The functions that read them take `root`, a folder in place of `/`, so that
+tests can use copies of such files. Control groups of version 1 and version 2 are supported
 (docs.kernel.org/admin-guide/cgroup-v1/memory.html and docs.kernel.org/admin-guide/cgroup-v2.html).
 """
 
@@ -25,7 +25,7 @@ WINDOWS_CODES = {
 }
 """NTSTATUS values that end a process (learn.microsoft.com, MS-ERREF 2.3)."""
 KILL = 9
-"""SIGKILL, a name that Windows lacks."""
+"""Number of SIGKILL, which `signal` does not define on Windows."""
 
 
 class CgroupFiles(NamedTuple):
@@ -36,7 +36,7 @@ class CgroupFiles(NamedTuple):
     reclaimable: str
     """Key of `memory.stat`: bytes of cached files that the kernel gives up before it refuses memory."""
     oom_kills: str
-    """File with a line `oom_kill N`: processes of the group that the kernel has killed for want of memory."""
+    """File with a line `oom_kill N`: number of processes of the group that the kernel killed for lack of memory."""
 
 
 FILES = {
@@ -52,7 +52,7 @@ class Cgroup(NamedTuple):
 
     version: int
     folders: tuple[Path, ...]
-    """The group's own folder first, then those of the groups around it, as far as they are visible."""
+    """Folder of the group, then folders of the enclosing groups, as far as they are visible."""
 
 
 def memory_bytes(*, root: Path = ROOT) -> int:
@@ -62,9 +62,9 @@ def memory_bytes(*, root: Path = ROOT) -> int:
 
 
 def free_memory_bytes(*, root: Path = ROOT) -> int | None:
-    """Return the memory that processes can still get without swapping; None where the system does not tell.
+    """Return the memory that processes can still allocate without swapping; None if the system does not report it.
 
-    Files in the page cache count as free: the kernel gives their memory to processes that ask for it.
+    Memory of files in the page cache counts as free, because the kernel gives it to processes on demand.
     """
     available = _available_bytes(root)
     free = [max(0, limit - used) for limit, used in _memory_limits(root)]
@@ -72,9 +72,9 @@ def free_memory_bytes(*, root: Path = ROOT) -> int | None:
 
 
 def usable_cores(*, root: Path = ROOT) -> int:
-    """Return how many cores this process may use: its affinity and the CPU quota of its container, at least 1.
+    """Return the number of cores that this process may use, by its affinity and the CPU quota of its container.
 
-    A quota of part of a core counts as a whole one.
+    The number is at least 1; a fraction of a core counts as a whole core.
     """
     group = cgroup("cpu", root=root)
     quotas = [_quota(group.version, folder) for folder in group.folders] if group else []
@@ -82,10 +82,10 @@ def usable_cores(*, root: Path = ROOT) -> int:
 
 
 def oom_kills(*, root: Path = ROOT) -> int:
-    """Return how many processes the kernel has killed so far for want of memory; 0 where it does not count them.
+    """Return how many processes the kernel has killed so far for lack of memory; 0 if the kernel does not count them.
 
-    The count is the control group's where there is one: it includes kills for want of memory outside the group. Else
-    the count is the machine's.
+    The count is that of the control group if there is one, else that of the machine. The count of a control group
+    includes kills of its processes for lack of memory outside the group.
     """
     group = cgroup("memory", root=root)
     texts = [_text(group.folders[0] / FILES[group.version].oom_kills)] if group and group.folders else []
@@ -94,7 +94,7 @@ def oom_kills(*, root: Path = ROOT) -> int:
 
 
 def signal_name(number: int) -> str:
-    """Return the name of a signal: `SIGABRT`; `no name` where this system knows none."""
+    """Return the name of a signal: `SIGABRT`; `no name` for a number without a name on this system."""
     try:
         return signal.Signals(number).name
     except ValueError:
@@ -102,11 +102,11 @@ def signal_name(number: int) -> str:
 
 
 def exit_cause(code: int, *, oom_killed: bool = False) -> str:
-    """Return why a process ended: `signal 6, SIGABRT`, `exit code 3`.
+    """Return the cause of the end of a process: `signal 6, SIGABRT`, `exit code 3`.
 
     Args:
-        code: as `subprocess` and `multiprocessing` give it, minus the signal's number after a signal.
-        oom_killed: whether `oom_kills` counts a kill that explains this end. Memory is named on no other ground.
+        code: Exit code of `subprocess` or `multiprocessing`: negative signal number after a signal.
+        oom_killed: Whether the count of `oom_kills` has increased. Memory is named as the cause only in this case.
     """
     if code >= 0:
         return f"exit code {code:#x}, {WINDOWS_CODES[code]}" if code in WINDOWS_CODES else f"exit code {code}"
@@ -117,7 +117,7 @@ def exit_cause(code: int, *, oom_killed: bool = False) -> str:
 
 
 def cgroup(controller: str, *, root: Path = ROOT) -> Cgroup | None:
-    """Find the control group that limits this process; None where there is none.
+    """Return the control group that limits this process; None if there is none.
 
     Args:
         controller: `memory` or `cpu`.
@@ -128,19 +128,19 @@ def cgroup(controller: str, *, root: Path = ROOT) -> Cgroup | None:
         if path is None or (version == 1 and controller not in names):
             continue
         if version == 2 and controller in paths:
-            continue  # version 1 has this controller: version 2 does not limit by it
+            continue  # version 1 manages this controller, so version 2 does not
         return Cgroup(version, tuple(_upwards(root / mounted.lstrip("/"), below(path, top))))
     return None
 
 
 def cgroup_paths(text: str) -> dict[str, str]:
-    """Parse `/proc/self/cgroup`: controller to path of the group; the controller of version 2 is the empty name."""
+    """Parse `/proc/self/cgroup`: path of the group by controller; the name is empty in version 2."""
     fields = (line.split(":", 2) for line in text.splitlines())
     return {name: field[2] for field in fields if len(field) == 3 for name in field[1].split(",")}
 
 
 def cgroup_mounts(text: str) -> list[tuple[int, str, str, tuple[str, ...]]]:
-    """Parse `/proc/self/mountinfo`: version, mount point, top group shown there, and options of each mounted tree."""
+    """Parse `/proc/self/mountinfo`: version, mount point, mounted group and options of each mounted tree."""
     found = []
     for line in text.splitlines():
         before, _, after = line.partition(" - ")
@@ -151,27 +151,27 @@ def cgroup_mounts(text: str) -> list[tuple[int, str, str, tuple[str, ...]]]:
 
 
 def below(path: str, top: str) -> str:
-    """Return a group's path below the group that is mounted; empty where the mount does not show the group by path.
+    """Return the path of a group relative to the mounted group `top`; empty if the group is not below `top`.
 
-    In a container `/proc/self/cgroup` can name the host's path while the mount shows the container's group alone.
+    In a container `/proc/self/cgroup` can contain the path on the host, while only the container's group is mounted.
     """
     inside = path == top or path.startswith(f"{top.rstrip('/')}/")
     return path.removeprefix(top.rstrip("/")).strip("/") if inside and ".." not in path else ""
 
 
 def numbers(text: str) -> dict[str, int]:
-    """Parse lines of a name and a whole number: `oom_kill 2`, `MemAvailable:   1024 kB` (in kB then)."""
+    """Parse lines of a name and an integer: `oom_kill 2`, `MemAvailable:   1024 kB` (the number is in kB)."""
     rows = (line.replace(":", " ").split() for line in text.splitlines())
     return {row[0]: int(row[1]) for row in rows if len(row) >= 2 and row[1].isdecimal()}
 
 
 def bytes_in(text: str) -> int | None:
-    """Parse a file that holds one number of bytes; None where it says `max`, or nothing."""
+    """Parse the text of a file with one number of bytes; None if it is `max` or empty."""
     return int(text) if text.strip().isdecimal() else None
 
 
 def quota(quota_us: str, period_us: str) -> float | None:
-    """Return the cores that a CPU quota allows; None where there is no quota: `max`, `-1`, nothing."""
+    """Return the number of cores that a CPU quota allows; None for no quota: `max`, `-1` or an empty string."""
     if not (quota_us.isdecimal() and period_us.isdecimal() and int(period_us)):
         return None
     return int(quota_us) / int(period_us)
@@ -188,7 +188,7 @@ def _upwards(mounted: Path, group: str) -> Iterator[Path]:
 
 
 def _memory_limits(root: Path) -> list[tuple[int, int]]:
-    """Limit and use in bytes of the control groups around this process that limit memory."""
+    """Return limit and usage in bytes of each enclosing control group that limits memory."""
     group = cgroup("memory", root=root)
     if group is None:
         return []
@@ -261,7 +261,7 @@ def _windows_memory() -> Mapping[str, int]:
 
 
 def _text(path: Path) -> str:
-    """A file's text; empty where it is missing or cannot be read."""
+    """Return the text of a file; empty if it is missing or cannot be read."""
     try:
         return path.read_text(encoding="utf-8", errors="replace")
     except OSError:

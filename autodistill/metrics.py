@@ -1,7 +1,7 @@
-"""What a set of logits or probabilities is like: accuracy, calibration, the spread of the other classes, their order.
+"""Metrics of logits and probabilities: accuracy, calibration, spread and order of the other classes.
 
-Pure functions. Shares and scores are fractions in [0, 1]; per-sample results are float64, because a variance of
-probabilities can be far below what float32 tells apart.
+All functions are pure. Shares and scores are fractions in [0, 1]. Per-sample results are float64, because a variance
+of probabilities can be far below the resolution of float32.
 """
 
 from typing import NamedTuple
@@ -13,32 +13,32 @@ from torch import Tensor
 
 CALIBRATION_BINS = 15
 PAIRS_IN_MEMORY = 2**24
-"""Class pairs compared at a time by the rank agreements: 64 MB, a few times over."""
+"""Class pairs that the rank agreements compare at a time. Each float32 buffer takes 64 MB, and there are several."""
 
 
 class RankAgreement(NamedTuple):
-    """Mean over the samples of two rank correlations, each in [-1, 1]; one number each, or a matrix each."""
+    """Two rank correlations, each a mean over the samples in [-1, 1]: scalars, or matrices of teachers x teachers."""
 
     spearman: Float[Tensor, "..."]
     kendall: Float[Tensor, "..."]
 
 
 def top1(logits: Float[Tensor, "batch classes"], labels: Int[Tensor, " batch"]) -> Float[Tensor, ""]:
-    """Share of samples whose largest logit is the label's (of equal logits the first class counts)."""
+    """Return the share of samples whose largest logit is the label's; the first of equal logits counts."""
     return (logits.argmax(dim=1) == labels).double().mean()
 
 
 def nll(logits: Float[Tensor, "batch classes"], labels: Int[Tensor, " batch"]) -> Float[Tensor, ""]:
-    """Mean negative log-likelihood of the labels under softmax(logits), in nats."""
+    """Return the mean negative log-likelihood of the labels under softmax(logits), in nats."""
     return F.cross_entropy(logits.double(), labels.long())
 
 
 def expected_calibration_error(
     logits: Float[Tensor, "batch classes"], labels: Int[Tensor, " batch"]
 ) -> Float[Tensor, ""]:
-    """Mean gap between confidence and accuracy over 15 bins of equal width, weighted by their samples.
+    """Return the mean gap between confidence and accuracy over 15 bins of equal width, weighted by their samples.
 
-    A confidence on an edge belongs to the bin below it. Source: Guo et al., ICML 2017, equation 3.
+    A confidence on the edge of two bins belongs to the lower bin. Source: Guo et al., ICML 2017, equation 3.
     """
     confidence, predicted = logits.double().softmax(dim=1).max(dim=1)
     surplus = confidence - (predicted == labels).double()
@@ -47,20 +47,18 @@ def expected_calibration_error(
     return per_bin.abs().sum() / len(labels)
 
 
-def mean_target_probability(
-    probs: Float[Tensor, "batch classes"], labels: Int[Tensor, " batch"]
-) -> Float[Tensor, ""]:
-    """Mean probability of the label."""
+def mean_target_probability(probs: Float[Tensor, "batch classes"], labels: Int[Tensor, " batch"]) -> Float[Tensor, ""]:
+    """Return the mean probability of the label."""
     return take_target(probs.double(), labels).mean()
 
 
 def derived_average(probs: Float[Tensor, "batch classes"], labels: Int[Tensor, " batch"]) -> Float[Tensor, " batch"]:
-    """Mean of the C-1 other probabilities of each sample (Li et al., NeurIPS 2022)."""
+    """Return the mean of the C-1 other probabilities of each sample (DA; Li et al., NeurIPS 2022)."""
     return fill_target(probs.double(), labels, 0.0).sum(dim=1) / (probs.shape[1] - 1)
 
 
 def derived_variance(probs: Float[Tensor, "batch classes"], labels: Int[Tensor, " batch"]) -> Float[Tensor, " batch"]:
-    """Population variance of the C-1 other probabilities of each sample (Li et al., NeurIPS 2022)."""
+    """Return the population variance of the C-1 other probabilities of each sample (DV; Li et al., NeurIPS 2022)."""
     deviation = probs.double() - derived_average(probs, labels)[:, None]
     return fill_target(deviation, labels, 0.0).square().sum(dim=1) / (probs.shape[1] - 1)
 
@@ -71,33 +69,31 @@ def inherent_variance(
     *,
     tau_other: float | Float[Tensor, " batch"],
 ) -> Float[Tensor, " batch"]:
-    """Population variance of the softmax over the C-1 other logits alone, divided by `tau_other`.
+    """Return the population variance of softmax(other logits / `tau_other`) of each sample (IV).
 
-    It is DV / (1 - p_y)^2: the part of the derived variance that the target class has no hand in.
+    IV = DV / (1 - p_y)^2 is the part of the derived variance that does not depend on the target class.
     """
     gaps = other_gaps(logits.double(), labels).T
     _, log_variance = log_moments(gaps, tau_other)
     return log_variance.exp()
 
 
-def other_gaps(
-    logits: Float[Tensor, "batch classes"], labels: Int[Tensor, " batch"]
-) -> Float[Tensor, "batch classes"]:
-    """How far each other logit lies below the largest other one (at most 0); 0 at the target."""
+def other_gaps(logits: Float[Tensor, "batch classes"], labels: Int[Tensor, " batch"]) -> Float[Tensor, "batch classes"]:
+    """Return each other logit minus the largest other logit (at most 0); 0 at the target."""
     return fill_target(logits - largest_other(logits, labels)[:, None], labels, 0.0)
 
 
 def log_moments(
     gaps: Float[Tensor, "classes batch"], tau_other: float | Float[Tensor, " batch"]
 ) -> tuple[Float[Tensor, " batch"], Float[Tensor, " batch"]]:
-    """Logarithms of the sum of exp(gap / tau_other) over the other classes, and of the inherent variance.
+    """Return the logarithms of the sum of exp(gap / tau_other) over the other classes and of the inherent variance.
 
     With t = expm1(gap / tau_other) the sum is n + sum t and IV is var(t) / (n + sum t)^2 over the n = C-1 other
     classes. The target's gap is 0, so it adds nothing to either sum. Because the largest class has t = 0, the
-    mean square of t is at most n times its variance: nothing cancels, however close the logits.
+    mean square of t is at most n times its variance, so nothing cancels, however close the logits are.
 
     Args:
-        gaps: `other_gaps`, transposed (sums over the first axis are the fast ones when classes are few).
+        gaps: `other_gaps`, transposed, because sums over the first axis are faster when there are few classes.
         tau_other: one temperature, or one for each sample.
     """
     others = gaps.shape[0] - 1
@@ -109,24 +105,24 @@ def log_moments(
 
 
 def take_target(values: Float[Tensor, "batch classes"], labels: Int[Tensor, " batch"]) -> Float[Tensor, " batch"]:
-    """The label's entry of each row."""
+    """Return the label's entry of each row."""
     return values.gather(1, labels.long()[:, None])[:, 0]
 
 
 def fill_target(
     values: Float[Tensor, "batch classes"], labels: Int[Tensor, " batch"], value: float
 ) -> Float[Tensor, "batch classes"]:
-    """The rows with the label's entry set to `value`."""
+    """Return the rows with the label's entry set to `value`."""
     return values.scatter(1, labels.long()[:, None], value)
 
 
 def largest_other(logits: Float[Tensor, "batch classes"], labels: Int[Tensor, " batch"]) -> Float[Tensor, " batch"]:
-    """The largest entry of each row but for the label's."""
+    """Return the largest entry of each row, the label's excluded."""
     return fill_target(logits, labels, -torch.inf).amax(dim=1)
 
 
 def on_top(logits: Float[Tensor, "batch classes"], labels: Int[Tensor, " batch"]) -> Bool[Tensor, " batch"]:
-    """Whether no other entry of the row exceeds the label's."""
+    """Return whether the label's entry is the largest of its row, ties included."""
     return take_target(logits, labels) >= logits.amax(dim=1)
 
 
@@ -135,26 +131,27 @@ def rank_agreement(
     reference: Float[Tensor, "batch classes"],
     labels: Int[Tensor, " batch"],
 ) -> RankAgreement:
-    """How far two teachers agree, sample by sample, on the order of the other classes.
+    """Return how far two teachers agree on the order of the other classes, as scalars.
 
-    The one pair of `rank_agreements`, with its errors.
+    See `rank_agreements` for the definition and the errors.
     """
     both = rank_agreements(torch.stack([logits, reference]), labels)
     return RankAgreement(both.spearman[0, 1], both.kendall[0, 1])
 
 
 def rank_agreements(logits: Float[Tensor, "teachers batch classes"], labels: Int[Tensor, " batch"]) -> RankAgreement:
-    """How far teachers agree, pair by pair and sample by sample, on the order of the other classes.
+    """Return how far each pair of teachers agrees on the order of the other classes.
 
-    Spearman's rho with mean ranks for ties and Kendall's tau-b, averaged over the samples. A sample where one of
-    a pair gives all other classes the same logit has no order and is left out (no sample left: NaN).
-    Time and memory grow with the square of the classes; the order of each teacher is found once.
+    The measures are Spearman's rho with mean ranks for ties and Kendall's tau-b, averaged over the samples. A sample
+    without an order, because one teacher of the pair gives all other classes the same logit, is left out; a pair
+    without any sample is NaN. Time and memory grow with the square of the number of classes. The order of each
+    teacher is computed once.
 
     Returns:
         Two symmetric matrices of teachers x teachers.
 
     Raises:
-        ValueError: fewer than three classes (there is no order among the others).
+        ValueError: there are fewer than three classes, so the other classes have no order.
     """
     teachers, _, classes = logits.shape
     if classes < 3:
@@ -168,16 +165,16 @@ def rank_agreements(logits: Float[Tensor, "teachers batch classes"], labels: Int
 def _rank_correlations(
     logits: Float[Tensor, "teachers batch classes"], labels: Int[Tensor, " batch"]
 ) -> tuple[Float[Tensor, "batch teachers teachers"], Float[Tensor, "batch teachers teachers"]]:
-    """Spearman's rho and Kendall's tau-b of each sample; NaN where one side is all ties."""
+    """Return Spearman's rho and Kendall's tau-b of each sample; NaN where one teacher has only ties."""
     orders = torch.stack([_orders(one, labels) for one in logits], dim=1)
-    # Half the row sum of the order matrix is the mean rank about its centre.
+    # Half the row sum of the order matrix is the centred mean rank.
     return _cosines(orders.sum(dim=3).double()), _cosines(orders.flatten(2))
 
 
 def _orders(
     logits: Float[Tensor, "batch classes"], labels: Int[Tensor, " batch"]
 ) -> Float[Tensor, "batch classes classes"]:
-    """Sign of z_i - z_j for each pair of other classes; 0 for pairs with the target."""
+    """Return the sign of z_i - z_j for each pair of other classes; 0 for pairs with the target."""
     other = fill_target(torch.ones_like(logits, dtype=torch.float32), labels, 0.0)
     above = logits[:, :, None] > logits[:, None, :]
     return (above.float() - above.mT.float()) * other[:, :, None] * other[:, None, :]

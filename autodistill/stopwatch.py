@@ -1,4 +1,4 @@
-"""Seconds by part of the work."""
+"""A stopwatch that measures parts of the work."""
 
 import contextlib
 import time
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 
 class Stopwatch:
-    """Adds up seconds by part; a part inside another counts for itself alone."""
+    """Sums seconds by part. The time of a part inside another part counts for the inner part only."""
 
     def __init__(self) -> None:
         self.seconds: defaultdict[str, float] = defaultdict(float)
@@ -15,7 +15,7 @@ class Stopwatch:
 
     @contextlib.contextmanager
     def part(self, name: str) -> Iterator[None]:
-        """Time a block. On a GPU it must end with a value on the host: launches return before they are done."""
+        """Time a block. On a GPU the block must wait for its result, because kernel launches return immediately."""
         begun, outer, self._inside = time.perf_counter(), self._inside, 0.0
         try:
             yield

@@ -19,7 +19,7 @@ FLAGS = (
     "--disable-dev-shm-usage",
     "--hide-scrollbars",
     "--disable-background-networking",
-    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
+    "--host-resolver-methods=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
 )
 """The sandbox does not start as root, and the pages are our own; no name of a host is ever looked up."""
 

@@ -1,5 +1,6 @@
 """Every test has its own cache and working folder, no network, and one torch thread."""
 
+import os
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -42,6 +43,18 @@ def postgres() -> Iterator[Postgres]:
         yield server
 
 
+@pytest.fixture(scope="session")
+def ray_cluster(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A Ray cluster of this process, for the session; its actors can import the modules of tests."""
+    ray = pytest.importorskip("ray")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", f"{repository}{os.pathsep}{repository / 'tests'}")
+        patch.setenv("AUTODISTILL_CACHE", str(tmp_path_factory.mktemp("node")))
+        ray.init(address="local", num_cpus=4, log_to_driver=False, include_dashboard=False)  # room for two executors
+    yield
+    ray.shutdown()
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--update-golden", action="store_true", help="write the golden files anew")
 
@@ -49,23 +62,3 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 @pytest.fixture(scope="session")
 def update_golden(request: pytest.FixtureRequest) -> bool:
     return bool(request.config.getoption("--update-golden"))
-
-
-@pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Coordinators that look often."""
-    from queue_parts import QUICK  # not above: what it imports is to be checked by beartype, from pytest's start on
-
-    monkeypatch.setattr("autodistill.workers.crew.PACE", QUICK)
-
-
-@pytest.fixture(params=["sqlite", "journal", "server"])
-def url(request, tmp_path) -> str:
-    if request.param == "server":
-        return request.getfixturevalue("postgres").url
-    return {"sqlite": f"sqlite:///{tmp_path}/kd.db", "journal": f"journal:{tmp_path}/kd.log"}[request.param]
-
-
-@pytest.fixture
-def file(tmp_path) -> str:
-    return f"sqlite:///{tmp_path}/kd.db"

@@ -21,7 +21,6 @@ from record_parts import (
 
 from autodistill.records import (
     AgreementRecord,
-    AuditTrail,
     FinalistRecord,
     ImportanceRecord,
     StudyRecord,
@@ -59,23 +58,6 @@ def profiled(record: StudyRecord) -> StudyRecord:
     return record.model_copy(update={"teachers": teachers, "agreement": agreement if len(names) > 1 else None})
 
 
-def asynchronous(record: StudyRecord, *, workers: int = 3) -> StudyRecord:
-    """The same study as if each trial had been asked for while the last `workers` before it were running."""
-
-    def trail(one: TrialRecord) -> AuditTrail:
-        ended = max(0, one.number - workers)
-        before = [it for it in record.trials[:ended] if it.params.teacher == one.params.teacher]
-        rivals = {it.number: it.short.val_top1 for it in before if it.short and it.short.val_top1 is not None}
-        known = ((0, ended - 1),) if ended else ()
-        return AuditTrail(
-            sampler_seed=one.number, known=known, running=tuple(range(ended, one.number)), rivals=rivals
-        )
-
-    trials = (it if it.kind == "prior" else it.model_copy(update={"audit_trail": trail(it)}) for it in record.trials)
-    plan = record.plan.model_copy(update={"asynchronous": True})
-    return record.model_copy(update={"plan": plan, "trials": tuple(trials)})
-
-
 def bare(teachers: Mapping[str, float]) -> StudyRecord:
     """A study that has run nothing yet."""
     return StudyRecord(
@@ -85,7 +67,7 @@ def bare(teachers: Mapping[str, float]) -> StudyRecord:
         student=student(),
         data=data(),
         space={
-            "rules": ["isats", "ts"],
+            "methods": ["isats", "ts"],
             "train": {"epochs": EPOCHS_FULL, "lr": 0.1},
             "search": {"soft_weight": [0.1, 0.9]},
         },
@@ -142,7 +124,7 @@ def study(
         "importance": _importance(trials),
         "timing": {
             "phases_s": {"teachers": 21.4, "search": 190.0, "confirm": 77.25},
-            "runs_s": {"baselines/plain-kd": 30.0, "trials/0000/short": 11.0},
+            "runs_s": {"baselines/plain-kd": 30.0, "trials/0000/rung": 11.0},
             "parts_s": {"teacher": 4.0, "cache": 0.5, "student": 35.0, "evaluation": 1.5},
             "views_computed": 48,
         },
@@ -183,11 +165,11 @@ def _importance(trials: int) -> ImportanceRecord:
     return ImportanceRecord(
         n=trials,
         evaluator_seeds=5,
-        shares={"teacher": 0.61, "soft_weight": 0.24, "rule": 0.15},
-        shares_std={"teacher": 0.03, "soft_weight": 0.05, "rule": 0.04},
-        within_rule={"isats": {"target_ratio": 0.7, "soft_weight": 0.3}, "ts": {"tau": 0.6, "soft_weight": 0.4}},
-        within_rule_std={"isats": {"target_ratio": 0.1, "soft_weight": 0.1}, "ts": {"tau": 0.1, "soft_weight": 0.1}},
-        within_rule_n={"isats": trials - 4, "ts": 4},
+        shares={"teacher": 0.61, "soft_weight": 0.24, "method": 0.15},
+        shares_std={"teacher": 0.03, "soft_weight": 0.05, "method": 0.04},
+        within_method={"isats": {"target_ratio": 0.7, "soft_weight": 0.3}, "ts": {"tau": 0.6, "soft_weight": 0.4}},
+        within_method_std={"isats": {"target_ratio": 0.1, "soft_weight": 0.1}, "ts": {"tau": 0.1, "soft_weight": 0.1}},
+        within_method_n={"isats": trials - 4, "ts": 4},
     )
 
 
@@ -206,7 +188,6 @@ STUDIES: dict[str, Callable[[], StudyRecord]] = {
     "all pruned": lambda: study(20, state="pruned"),
     "all failed": lambda: study(20, state="failed"),
     "still running": lambda: study(6, state="running"),
-    "asynchronous": lambda: asynchronous(study(40)),
     "unconfirmed": lambda: study(20, seeds=0),
     "one seed": lambda: study(20, seeds=1),
     "one teacher": lambda: study(20, teachers={"only": 0.9}),

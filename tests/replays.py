@@ -1,33 +1,32 @@
-"""Studies whose runs were recorded (`tests/bench/record.py`): the search decides, nothing is trained."""
+"""Searches over recorded runs (`tests/bench/record.py`). Nothing is trained."""
 
 import json
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from search_runs import OnEvent, search
 
 from autodistill.config import Space
-from autodistill.methods import RULES
+from autodistill.methods import METHODS
 from autodistill.records import (
     EpochRecord,
-    Event,
-    RunEnded,
     Rungs,
-    RunRecord,
-    RunRequest,
+    RunResult,
+    RunSpec,
     TeacherRecord,
     TrialParams,
 )
-from autodistill.search import Outcome, Question, make_plan, search
-from autodistill.search.requests import CONFIRM_SEED
+from autodistill.search import SearchSpec, SearchState, make_plan
+from autodistill.search.state import CONFIRM_SEED
 
 RECORDED = Path(__file__).parent / "bench" / "recorded" / "fashion-mnist.jsonl"
 SEARCH_SEEDS = 2
-"""Seeds that short runs were recorded for."""
+"""Seeds that rungs were recorded for."""
 
 
 class Scores(NamedTuple):
@@ -49,7 +48,9 @@ class Recording:
 
     teachers: tuple[TeacherRecord, ...]
     full: int
-    short: int
+    """Epochs of a full run."""
+    rung: int
+    """Epochs up to the rung."""
     runs: Mapping[Key, Scores]
     configurations: tuple[TrialParams, ...]
     """With a teacher, in the order of recording."""
@@ -96,30 +97,30 @@ def load(path: Path = RECORDED) -> Recording:
     teachers = {name: TeacherRecord.model_validate(it) for name, it in first["teachers"].items()}
     order = dict.fromkeys(it.teacher for it in configurations.values() if it.teacher)
     return Recording(
-        tuple(teachers[name] for name in order), training.epochs, training.short, runs, tuple(configurations.values())
+        tuple(teachers[name] for name in order), training.epochs, training.rung, runs, tuple(configurations.values())
     )
 
 
 class Rung(NamedTuple):
-    """How a trial is judged part-way."""
+    """A kind of rung."""
 
     score: Callable[[Recording, TrialParams, int], float]
-    """What its short run scores."""
+    """What its rung scores."""
     rungs: Rungs
     rest: int
-    """Epochs that a survivor's full run costs on top of the short ones."""
+    """Epochs that the full run of a promoted trial costs in addition to its rung."""
 
 
 def short_run(recording: Recording, params: TrialParams, seed: int) -> float:
-    return recording.runs[key_of(params, seed, "cosine", recording.short)].val[recording.short]
+    return recording.runs[key_of(params, seed, "cosine", recording.rung)].val[recording.rung]
 
 
 def averaged_weights(recording: Recording, params: TrialParams, seed: int) -> float:
-    return recording.runs[key_of(params, seed, "cosine", recording.full)].val[recording.short]
+    return recording.runs[key_of(params, seed, "cosine", recording.full)].val[recording.rung]
 
 
 def decay_branch(recording: Recording, params: TrialParams, _: int) -> float:
-    return recording.runs[key_of(params, 0, "decay", recording.short)].val[recording.short]  # one seed was recorded
+    return recording.runs[key_of(params, 0, "decay", recording.rung)].val[recording.rung]  # one seed was recorded
 
 
 def full_run(recording: Recording, params: TrialParams, seed: int) -> float:
@@ -127,73 +128,77 @@ def full_run(recording: Recording, params: TrialParams, seed: int) -> float:
 
 
 def rungs(recording: Recording) -> dict[str, Rung]:
-    """The three variants: a decay branch repeats its decay, a quarter of the short run; averaged weights nothing."""
-    full, short = recording.full, recording.short
+    """Return the kinds of rungs. A decay branch repeats its decay, a quarter of the rung; a part-way rung nothing."""
+    full, short = recording.full, recording.rung
     return {
-        "complete short run": Rung(short_run, "short runs", full),
-        "decay branch": Rung(decay_branch, "short runs", full - short + short // 4),
+        "complete rung": Rung(short_run, "short schedule", full),
+        "decay branch": Rung(decay_branch, "short schedule", full - short + short // 4),
         "averaged weights": Rung(averaged_weights, "part-way", full - short),
     }
 
 
 @dataclass
 class Player:
-    """A runner that looks runs up."""
+    """Looks results up.
+
+    Args:
+        recording: the recorded runs.
+        rung: how trials are judged part-way.
+        first: the recorded seed that the runs of the search have; confirm runs have the other seeds.
+        base: the seed of the study, from which the seeds of its runs count.
+        handicap: added to the rung scores of a teacher's students, which then start slowly or fast.
+    """
 
     recording: Recording
     rung: Rung
     first: int = 0
-    """The recorded seed that the search's runs have; confirm runs have the others."""
     base: int = 0
-    """The study's own seed, which its runs' seeds count from."""
     handicap: Mapping[str, float] = field(default_factory=dict)
-    """Added to the short scores of a teacher's students: slow and fast starters."""
-    asked: list[RunRequest] = field(default_factory=list)
+    asked: list[RunSpec] = field(default_factory=list)
 
-    def __call__(self, requests: Sequence[RunRequest]) -> Iterator[Event]:
-        for request in requests:
-            self.asked.append(request)
-            yield RunEnded(record=self.record(request), wall_s=1.0)
+    def train(self, runs: Sequence[RunSpec], _: OnEvent) -> list[RunResult]:
+        self.asked += runs
+        return [self.result(run) for run in runs]
 
-    def record(self, request: RunRequest) -> RunRecord:
-        recording, params, full = self.recording, request.params, self.recording.full
-        confirm = request.evaluate_on != "validation"
+    def result(self, run: RunSpec) -> RunResult:
+        recording, params, full = self.recording, run.params, self.recording.full
+        confirm = run.evaluate_on != "validation"
         others = [seed for seed in recording.seeds if seed != self.first]
-        # Second looks, which have no short run, may have any recorded seed.
-        known = recording.seeds if request.run.startswith("second-looks/") else range(SEARCH_SEEDS)
+        # Reruns, which have no rung, may have any recorded seed.
+        known = recording.seeds if run.run.startswith("reruns/") else range(SEARCH_SEEDS)
         searching = [self.first, *(seed for seed in known if seed != self.first)]
-        place = request.seed - self.base - (CONFIRM_SEED if confirm else 0)
+        place = run.seed - self.base - (CONFIRM_SEED if confirm else 0)
         seed = (others if confirm else searching)[place % len(others if confirm else searching)]
-        epochs = request.last_epoch
-        if epochs == recording.short:
+        epochs = run.last_epoch
+        if epochs == recording.rung:
             val = self.rung.score(recording, params, seed) + self.handicap.get(params.teacher or "", 0.0)
             test = None
         else:
             scores = recording.runs[key_of(params, seed, "cosine", full)]
             val, test = scores.val[full], scores.test if confirm else None
-            epochs = request.begun_epochs + self.rung.rest if request.run.startswith("trials/") else full
-        return _ended(request, val=val, test=test, epochs=epochs)
+            epochs = run.begun_epochs + self.rung.rest if run.run.startswith("trials/") else full
+        return _result(run, val=val, test=test, epochs=epochs)
 
 
-def _ended(request: RunRequest, *, val: float, test: float | None, epochs: int) -> RunRecord:
+def _result(run: RunSpec, *, val: float, test: float | None, epochs: int) -> RunResult:
     curve = [EpochRecord(epoch=number, train_loss=1.0, hard_loss=1.0) for number in range(1, epochs)]
     last: dict[str, Any] = {"epoch": epochs, "train_loss": 1.0, "hard_loss": 1.0, "val_top1": val, "test_top1": test}
-    return RunRecord(**request.kept(), state="complete", curve=(*curve, EpochRecord(**last)))
+    return RunResult(**run.kept(), state="complete", curve=(*curve, EpochRecord(**last)))
 
 
 def space(recording: Recording) -> Space:
     """The recorded grid as a search space."""
-    rules: dict[str, dict[str, tuple[float, ...]]] = {}
+    methods: dict[str, dict[str, tuple[float, ...]]] = {}
     for params in recording.configurations:
-        for name, value in params.rule_params.items():
-            known = rules.setdefault(str(params.rule), {}).get(name, ())
-            rules[str(params.rule)][name] = tuple(sorted({*known, float(value)}))
+        for name, value in params.method_params.items():
+            known = methods.setdefault(str(params.method), {}).get(name, ())
+            methods[str(params.method)][name] = tuple(sorted({*known, float(value)}))
     weights = sorted({params.soft_weight for params in recording.configurations})
-    training = {"epochs": recording.full, "short_epochs": recording.short}
-    return Space.model_validate({"training": training, "search": {"rules": rules, "soft_weight": weights}})
+    training = {"epochs": recording.full, "rung_epochs": recording.rung}
+    return Space.model_validate({"training": training, "search": {"methods": methods, "soft_weight": weights}})
 
 
-def question(
+def search_spec(
     recording: Recording,
     names: Sequence[str],
     *,
@@ -201,21 +206,18 @@ def question(
     budget: str = "20",
     wave: int = 2,
     rungs: Rungs = "part-way",
-) -> Question:
-    """A study of some of the recorded teachers."""
+) -> SearchSpec:
+    """A search over some of the recorded teachers."""
     held = space(recording)
     held = held.model_copy(
         update={"search": held.search.model_copy(update={"seed": seed, "wave": wave, "rungs": rungs})}
     )
     teachers = tuple(it for it in recording.teachers if it.name in names)
     plan = make_plan(held, teachers=len(teachers), requested=budget)
-    follows = {name: rule.tau_student_from for name, rule in RULES.items()}
-    return Question("a-study", held, plan, teachers, follows)
+    follows = {name: method.tau_student_from for name, method in METHODS.items()}
+    return SearchSpec(space=held, plan=plan, teachers=teachers, tau_student_from=follows)
 
 
-def play(asked: Question, player: Player) -> Outcome:
-    """Run a study to its end; nothing is kept."""
-    outcome = Outcome()
-    for _ in search(asked, outcome, run=player, database=None):
-        pass
-    return outcome
+def play(spec: SearchSpec, player: Player) -> SearchState:
+    """Run a search to its end."""
+    return search(spec, player)[0]

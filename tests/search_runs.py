@@ -1,18 +1,43 @@
-"""Studies whose trainer computes its scores: nothing is trained."""
+"""Whole searches over a made-up scoring function. Nothing is trained."""
 
 import math
-import random
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
 
 from autodistill.config import Space
-from autodistill.records import CostRecord, EpochRecord, Event, RunEnded, RunRecord, RunRequest, TeacherRecord
-from autodistill.search import Outcome, Question, Source, make_plan, search
+from autodistill.records import (
+    CostRecord,
+    EpochRecord,
+    Event,
+    RunEnded,
+    RunResult,
+    RunSpec,
+    TeacherRecord,
+    TrialRecord,
+)
+from autodistill.search import (
+    Sampler,
+    SearchSpec,
+    SearchState,
+    audit,
+    confirm,
+    controls,
+    first_stage,
+    make_plan,
+    rerun_leaders,
+    waves,
+)
 from autodistill.store import seed_from
 
 GAIN = {"weak": -0.02, "mid": 0.03, "slow": 0.05, "strong": 0.02, "fifth": 0.0, "sixth": 0.01}
+"""What a teacher adds to the accuracy of its students. `slow` is the best teacher, and its students start slowly."""
+FOUR = ("weak", "mid", "slow", "strong")
 TAU_STUDENT_FROM = {"isats": None, "ats": None, "ts": "tau"}
+
+Fails = Callable[[RunSpec], bool]
+Scores = Callable[[RunSpec], float]
+OnEvent = Callable[[Event], None]
+Watch = Callable[[Event, SearchState], object]
 
 
 def teacher(name: str) -> TeacherRecord:
@@ -29,97 +54,138 @@ def teacher(name: str) -> TeacherRecord:
     )
 
 
-def score(request: RunRequest) -> float:
-    """Accuracy of a pretended run: the teacher's gain, the weight's, fewer epochs' loss, seed noise."""
-    params, full = request.params, request.last_epoch >= 30
-    noise = (seed_from(request.seed, request.last_epoch, len(str(params))) % 1000 / 1000 - 0.5) * 0.002
+def score(run: RunSpec) -> float:
+    """Return a made-up accuracy: the teacher's gain, less for a poor soft weight and for few epochs, and noise."""
+    params, full = run.params, run.last_epoch >= 30
+    noise = (seed_from(run.seed, run.last_epoch, len(str(params))) % 1000 / 1000 - 0.5) * 0.002
     if params.teacher is None:
         return 0.75 + noise - (0 if full else 0.1)
     late = 0.3 if params.teacher == "slow" else 0.1
     return 0.75 + GAIN[params.teacher] - 0.04 * abs(params.soft_weight - 0.6) - (0 if full else late) + noise
 
 
-def ended(request: RunRequest, *, fail: bool = False, top1: float) -> RunEnded:
-    last = {"val_top1": top1, "test_top1": top1 if request.evaluate_on == "validation+test" else None}
+def result_of(run: RunSpec, *, fail: bool = False, top1: float) -> RunResult:
+    last = {"val_top1": top1, "test_top1": top1 if run.evaluate_on == "validation+test" else None}
     curve = tuple(
-        EpochRecord(epoch=epoch, train_loss=1.0, hard_loss=1.0, **(last if epoch == request.last_epoch else {}))
-        for epoch in range(1, request.last_epoch + (not fail))
+        EpochRecord(epoch=epoch, train_loss=1.0, hard_loss=1.0, **(last if epoch == run.last_epoch else {}))
+        for epoch in range(1, run.last_epoch + (not fail))
     )
     state, error = ("failed", "the loss became nan") if fail else ("complete", "")
-    record = RunRecord(**request.kept(), state=state, error=error, curve=curve)
-    return RunEnded(record=record, wall_s=1.0)
+    return RunResult(**run.kept(), state=state, error=error, curve=curve)
 
 
-Fails = Callable[[RunRequest], bool]
+class Trains(Protocol):
+    def train(self, runs: Sequence[RunSpec], on_event: OnEvent, /) -> list[RunResult]: ...
 
 
 class Trainer:
-    """Remembers results, as the run folder does; notes what it was asked."""
+    """Makes results up, and keeps them as a study folder does.
+
+    Args:
+        fails: whether a run fails.
+        scores: accuracy of a run.
+        backwards: runs end in reverse order.
+        dies_after: raise `KeyboardInterrupt` instead of training more than so many runs.
+    """
 
     def __init__(
         self,
         *,
         fails: Fails = lambda _: False,
-        scores: Callable[[RunRequest], float] = score,
+        scores: Scores = score,
         backwards: bool = False,
         dies_after: float = math.inf,
-        workers: int = 1,
-        draw: int = 0,
     ) -> None:
-        self.kept: dict[str, RunEnded] = {}
-        self.asked: list[RunRequest] = []
+        self.kept: dict[str, RunResult] = {}
+        self.trained: list[RunSpec] = []
         self.fails, self.scores, self.backwards, self.dies_after = fails, scores, backwards, dies_after
-        self.workers, self.chance = workers, random.Random(draw)
-        self.under_way: list[RunRequest] = []
 
-    def __call__(self, requests: Sequence[RunRequest] | Source) -> Iterator[Event]:
-        if callable(requests):
-            yield from self._streamed(requests)
-            return
-        for request in reversed(requests) if self.backwards else requests:
-            if request.run not in self.kept:
+    def train(self, runs: Sequence[RunSpec], on_event: OnEvent) -> list[RunResult]:
+        for run in reversed(runs) if self.backwards else runs:
+            reused = run.run in self.kept
+            if not reused:
                 if len(self.kept) >= self.dies_after:
                     raise KeyboardInterrupt
-                self.trained(request)
-            yield self.kept[request.run]
-
-    def _streamed(self, source: Source) -> Iterator[Event]:
-        """`workers` places; which run ends next is drawn."""
-        self.under_way = []
-        while True:
-            while len(self.under_way) < self.workers and (given := source()) is not None:
-                if given.run in self.kept:
-                    yield self.kept[given.run]
-                else:
-                    self.under_way.append(given)
-            if not self.under_way:
-                return
-            if len(self.kept) >= self.dies_after:
-                raise KeyboardInterrupt
-            yield self.trained(self.under_way.pop(self.chance.randrange(len(self.under_way))))
-
-    def trained(self, request: RunRequest) -> RunEnded:
-        self.asked.append(request)
-        self.kept[request.run] = ended(request, fail=self.fails(request), top1=self.scores(request))
-        return self.kept[request.run]
+                self.trained.append(run)
+                self.kept[run.run] = result_of(run, fail=self.fails(run), top1=self.scores(run))
+            on_event(RunEnded(record=self.kept[run.run], wall_s=1.0, reused=reused))
+        return [self.kept[run.run] for run in runs]
 
 
-def question(*names: str, budget: str = "20", space: Space | None = None, **options: Any) -> Question:
+def search_spec(
+    *names: str,
+    budget: str = "20",
+    space: Space | None = None,
+    recorded: Sequence[TrialRecord] = (),
+    carried: Sequence[TrialRecord] = (),
+    **options: Any,
+) -> SearchSpec:
     space = space or Space()
-    plan = make_plan(space, teachers=len(names), requested=budget, **options)
-    return Question("a-study", space, plan, tuple(teacher(name) for name in names), TAU_STUDENT_FROM)
+    return SearchSpec(
+        space=space,
+        plan=make_plan(space, teachers=len(names), requested=budget, **options),
+        teachers=tuple(teacher(name) for name in names),
+        tau_student_from=TAU_STUDENT_FROM,
+        recorded=tuple(recorded),
+        carried=tuple(carried),
+    )
 
 
-FOUR = ("weak", "mid", "slow", "strong")
+def search(
+    spec: SearchSpec, trainer: Trains | None = None, *, watch: Watch = lambda *_: None, audited: bool = False
+) -> tuple[SearchState, list[Event]]:
+    """Run a whole search; return its state and its events.
+
+    Args:
+        spec: the search.
+        trainer: makes the results up.
+        watch: is called with each event and the state; it may raise.
+        audited: whether the best pruned trials are trained to the end.
+    """
+    state, events = started(spec, trainer or Trainer(), watch=watch)
+    promoted = first_stage(state)
+    waves(state, promoted)
+    rerun_leaders(state)
+    confirm(state)
+    controls(state)
+    if audited:
+        audit(state)
+    return state, events
 
 
-def run(asked: Question, trainer: Trainer, database: Path) -> tuple[Outcome, list[Event]]:
-    outcome = Outcome()
-    order = database.with_suffix(".jsonl")
-    return outcome, list(search(asked, outcome, run=trainer, database=database, order=order))
+def started(spec: SearchSpec, trainer: Trains, *, watch: Watch = lambda *_: None) -> tuple[SearchState, list[Event]]:
+    """Return the state before the first stage, and the list that its events are added to."""
+    events: list[Event] = []
+
+    def on_event(event: Event) -> None:
+        if isinstance(event, RunEnded):  # as a study does: the record shows each run as soon as it has ended
+            state.results[event.record.run] = event.record
+        events.append(event)
+        watch(event, state)
+
+    state = SearchState(
+        spec=spec,
+        train=lambda runs: trainer.train(runs, on_event),
+        on_event=on_event,
+        sampler=Sampler(spec.space, [it.name for it in spec.teachers], spec.tau_student_from),
+    )
+    return state, events
 
 
-def searched(asked: Question, trainer: Trainer) -> tuple[Outcome, list[Event]]:
-    """A study without a database."""
-    outcome = Outcome()
-    return outcome, list(search(asked, outcome, run=trainer, database=None))
+def kill_after(count: int, record: list[TrialRecord]) -> Watch:
+    """Return a watcher that ends the search after so many events; `record` then holds the trials so far.
+
+    As in a study, the record of an earlier process is kept until a run is trained.
+    """
+    left, fresh = count, not record
+
+    def watch(event: Event, state: SearchState) -> None:
+        nonlocal left, fresh
+        fresh = fresh or (isinstance(event, RunEnded) and not event.reused)
+        if not left:
+            if fresh:
+                record[:] = [TrialRecord.model_validate_json(it.model_dump_json()) for it in state.trials]
+            raise KeyboardInterrupt
+        left -= 1
+
+    return watch

@@ -7,24 +7,22 @@ import torch
 from safetensors import safe_open
 
 from autodistill import data as datasets
+from autodistill.executors import CheckTask, SerialExecutor, TrainTask, TrainTeacherTask
 from autodistill.models import build
 from autodistill.records import (
     FinalistRecord,
     PlanRecord,
-    RunEnded,
-    RunRequest,
+    RunSpec,
     StudyRecord,
-    TeacherRecord,
     TrialParams,
     to_json,
 )
-from autodistill.stats.recommend import recommend
+from autodistill.stats.verdict import recommend
 from autodistill.store import write_text
-from autodistill.workers import CheckTask, LadderTask, Workplace
 
 STUDENT = "resnet8:0.25"
 TEACHER_NAME = "resnet8"
-TEACHER = TrialParams(teacher=TEACHER_NAME, rule="ts", rule_params={"tau": 4.0}, tau_student=4.0, soft_weight=0.5)
+TEACHER = TrialParams(teacher=TEACHER_NAME, method="ts", method_params={"tau": 4.0}, tau_student=4.0, soft_weight=0.5)
 SMALL = (
     "data.train=120",
     "data.validation=60",
@@ -40,23 +38,23 @@ EXTRA = pytest.mark.skipif(not HAS_ONNX, reason="the extra [onnx] is not install
 WRITTEN = [*("safetensors", "pt2"), pytest.param("onnx", marks=EXTRA)]
 
 
-def write_study(prepared):
+def write_study(spec):
     from autodistill.config import dump
 
-    work = Workplace(prepared.setup)
-    list(work.do(LadderTask(uri=f"ladder:{TEACHER_NAME}")))
-    (teacher,) = (it for it in work.do(CheckTask(name=TEACHER_NAME)) if isinstance(it, TeacherRecord))
-    finalists = [finalist(work, "baselines/no-teacher", TrialParams()), finalist(work, "confirm/0000", TEACHER)]
-    space, data = prepared.space, datasets.record(prepared.data, spec=prepared.space.data, views=prepared.views)
+    executor = SerialExecutor(spec.setup, data=spec.data)
+    executor.run([TrainTeacherTask(uri=f"ladder:{TEACHER_NAME}")], lambda _: None)
+    (teacher,) = executor.run([CheckTask(name=TEACHER_NAME)], lambda _: None)
+    finalists = [finalist(executor, "baselines/no-teacher", TrialParams()), finalist(executor, "confirm/0000", TEACHER)]
+    space, data = spec.space, datasets.record(spec.data, spec=spec.space.data, views=spec.views)
     parts = {"no_teacher": 1.0, "plain_kd": 1.0, "priors": 1.0, "confirm": 4.0, "search": 1.0}
     record = StudyRecord(
-        name=prepared.folder.path.name,
+        name=spec.folder.path.name,
         state="complete",
-        command=prepared.request.command,
-        student=prepared.student,
+        command=spec.options.command,
+        student=spec.student,
         data=data,
         space=space.model_dump(mode="json", exclude_none=True),
-        plan=PlanRecord(requested="8", epochs_full=3, epochs_short=1, total_epochs=24, wave=1, **parts),
+        plan=PlanRecord(requested="8", epochs_full=3, epochs_rung=1, total_epochs=24, wave=1, **parts),
         spent_epochs=12,
         teachers=(teacher,),
         finalists=tuple(finalists),
@@ -64,36 +62,38 @@ def write_study(prepared):
     )
     # Trained this little, no teacher helps: the study is told to recommend the one that it has.
     verdict = recommend(record).model_copy(update={"verdict": "only_one", "teacher": TEACHER_NAME, "params": TEACHER})
-    write_text(prepared.folder.record, to_json(record.model_copy(update={"recommendation": verdict})))
-    write_text(prepared.folder.space, dump(space))
+    write_text(spec.folder.record, to_json(record.model_copy(update={"recommendation": verdict})))
+    write_text(spec.folder.space, dump(space))
 
 
-def finalist(work, name, params):
-    seeds = (1000, 1001)
-    asked = [
-        RunRequest(run=f"{name}-{seed}", params=params, seed=seed, epochs=3, evaluate_on="validation+test")
-        for seed in seeds
+def finalist(executor, name, params):
+    tasks = [
+        TrainTask(
+            spec=RunSpec(run=f"{name}-{seed}", params=params, seed=seed, epochs=3, evaluate_on="validation+test"),
+            key=f"{name.replace('/', '-')}-{seed}",
+        )
+        for seed in (1000, 1001)
     ]
-    runs = tuple(it.record for one in asked for it in work.do(one) if isinstance(it, RunEnded))
+    runs = tuple(found.result for found in executor.run(tasks, lambda _: None))
     return FinalistRecord(teacher=params.teacher, params=params, runs=runs)
 
 
 def raw_images(study):
     """The test images as they are before the study averages 2 x 2 pixels."""
-    prepared, _ = study
-    return datasets.load(prepared.space.data.model_copy(update={"pool": 1})).test.images
+    spec, _ = study
+    return datasets.load(spec.space.data.model_copy(update={"pool": 1})).test.images
 
 
 def eager(study, folder, record):
     """Logits by hand, in float64, from the kept weights: averaging, scaling, normalisation, network."""
-    prepared, _ = study
+    spec, _ = study
     run = max(record.finalists[1].runs, key=lambda it: it.val_top1)
-    with safe_open(folder.weights(run.run), framework="pt") as file:
+    with safe_open(folder.weights(run.key), framework="pt") as file:
         state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     module = build(STUDENT, num_classes=10, in_channels=1, image_size=4, seed=3).eval()
     module.load_state_dict(state)
     blocks = raw_images(study).double().unfold(2, 2, 2).unfold(3, 2, 2)
     pooled = (blocks.mean((-1, -2)) + 0.5).floor()
-    (mean,), (std,) = prepared.data.mean, prepared.data.std
+    (mean,), (std,) = spec.data.mean, spec.data.std
     with torch.inference_mode():
         return module.double()((pooled / 255 - mean) / std)

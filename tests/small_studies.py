@@ -1,92 +1,104 @@
-"""Studies of a few seconds: what they are asked, how they are driven, what of them is compared."""
+"""Studies of a few seconds: their options, how they run, and which parts of their records are compared."""
 
-import functools
-import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import pytest
+import fake_trainer
 
-from autodistill.commands import search_request
-from autodistill.models import cost
-from autodistill.queue.terms import Source
-from autodistill.records import (
-    Event,
-    RunEnded,
-    StudyRecord,
-    read_study,
-)
-from autodistill.study import limits, measuring, prepare, run_study
-from autodistill.workers import Message, Pool, Setup, Task, Workplace
+from autodistill.cli.flags import search_options
+from autodistill.executors import Result, SerialExecutor, Task, TrainTeacherTask, WorkerContext
+from autodistill.records import Event, LatencyRecord, StudyRecord, TaskProgress, read_study
+from autodistill.study import SearchOptions, StudySpec, resolve, run_study
+from autodistill.study.run import ExecutorFor
 
 TINY = (
     "data.train=100",
     "data.validation=100",
     "data.test=100",
     "training.epochs=3",
-    "training.short_epochs=1",
+    "training.rung_epochs=1",
     "ladder.epochs=10",
     'ladder.architectures=["resnet8:0.25", "resnet8:0.5"]',
 )
 NAME = "smoke-resnet8-0.25"
 NEEDED_VIEWS = 2 * 3
-
 """Two teachers, a view for each of three epochs."""
+LATENCY = LatencyRecord(median_ms=1.0, iqr_ms=0.1, device="made up")
 
 
-class Here(Pool):
-    """The pool's work done in this process: as many workplaces, taking turns."""
-
-    def __init__(self, size: int, setup: Setup, **_: object) -> None:
-        self.places = [Workplace(setup) for _ in range(size)]
-
-    def __enter__(self) -> "Here":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
-    def run(self, tasks: Sequence[Task] | Source) -> Iterator[Message]:
-        source = tasks if callable(tasks) else iter((*tasks, None)).__next__
-        for place in itertools.cycle(self.places):
-            task = source()
-            if task is None:
-                return
-            yield from (task,) if isinstance(task, RunEnded) else place.do(task)
-
-
-def briefly(patch: pytest.MonkeyPatch) -> None:
-    """Measure times of parts and latency by as few repetitions as there can be: how exactly is not what tests ask."""
-    patch.setattr(measuring, "PROBE_S", 0.01)
-    patch.setattr(limits, "latency_ms", functools.partial(cost.latency_ms, min_run_time_s=0.01))
-
-
-def request(
+def options(
     *more: str, student: str = "resnet8:0.25", budget: str = "11", workers: int | str = 1, **flags: Any
-) -> Any:
+) -> SearchOptions:
     overrides = (*TINY, *more)
-    return search_request(
-        student=student, space="smoke", budget=budget, workers=workers, overrides=overrides, **flags
-    )
+    return search_options(student=student, space="smoke", budget=budget, workers=workers, overrides=overrides, **flags)
 
 
-def drive(asked: Any, watch: Callable[[Event], None] = lambda _: None) -> StudyRecord:
-    events = run_study(prepare(asked))
-    while True:
-        try:
-            watch(next(events))
-        except StopIteration as end:
-            return end.value
+def serial(spec: StudySpec) -> SerialExecutor:
+    """Start an executor that trains in this process."""
+    return SerialExecutor(spec.setup, data=spec.data)
+
+
+def fake_work(task: Task, context: WorkerContext) -> Result:
+    """Do a task as the fake trainer does, but leave no file of a ladder teacher, which a later command would load."""
+    if isinstance(task, TrainTeacherTask):
+        context.on_event(TaskProgress(task=f"teacher {task.uri}", done=1, total=1))
+        return None
+    return fake_trainer.work(task, context)
+
+
+def faking(spec: StudySpec) -> SerialExecutor:
+    """Start an executor that trains nothing."""
+    return SerialExecutor(spec.setup, data=spec.data, work=fake_work)
+
+
+def no_work(task: Task, context: WorkerContext) -> Result:
+    raise AssertionError(f"nothing is left to do, but: {task!r}")
+
+
+def idle(spec: StudySpec) -> SerialExecutor:
+    """Start an executor that must get no task."""
+    return SerialExecutor(spec.setup, data=spec.data, work=no_work)
+
+
+def drive(
+    asked: SearchOptions, on_event: Callable[[Event], object] = lambda _: None, *, executor_for: ExecutorFor = serial
+) -> StudyRecord:
+    """Run a study with real training."""
+    return run_study(resolve(asked), on_event, executor_for=executor_for)
+
+
+def fake(
+    asked: SearchOptions, on_event: Callable[[Event], object] = lambda _: None, *, executor_for: ExecutorFor = faking
+) -> StudyRecord:
+    """Run a study without training and without measuring the student's latency."""
+    return run_study(resolve(asked)._replace(latency=LATENCY), on_event, executor_for=executor_for)
+
+
+class Killed(Exception):
+    """Stands for the end of the process."""
+
+
+def kill_after(count: int) -> Callable[[Event], None]:
+    """Return an `on_event` that ends the study at an event."""
+    seen = 0
+
+    def on_event(event: Event) -> None:
+        nonlocal seen
+        seen += 1
+        if seen == count:
+            raise Killed
+
+    return on_event
 
 
 def core(record: StudyRecord) -> dict[str, Any]:
-    """What equal studies share."""
-    return record.model_dump(mode="json", exclude={"timing", "environment"})
+    """Return what equal studies share."""
+    return record.model_dump(mode="json", exclude={"timing", "environment", "found"})
 
 
-def kept() -> StudyRecord:
-    return read_study(Path("runs", NAME, "study.json"))
+def kept(name: str = NAME) -> StudyRecord:
+    return read_study(Path("runs", name, "study.json"))
 
 
 def everything(*roots: Path) -> set[Path]:
@@ -104,4 +116,4 @@ def stamps(paths: Iterable[Path]) -> dict[Path, int]:
 
 
 def results(place: Path) -> list[Path]:
-    return list(place.glob("runs/*/**/result.json"))
+    return sorted(place.glob("runs/*/results/*.json"))

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torchvision.models import Weights, WeightsEnum, get_model
 from torchvision.transforms._presets import ImageClassification
 
-from autodistill.config.models import TrainingSpec
+from autodistill.config import TrainingSpec
 from autodistill.data import Data, Split
 from autodistill.data import load as load_data
 from autodistill.data.views import View
@@ -61,7 +61,7 @@ def _trained(normalisation: str) -> dict[str, Tensor]:
     if normalisation != "data":
         mean, std = SCALES[normalisation]
         data = replace(data, mean=(mean,), std=(std,))
-    spec = TrainingSpec(epochs=6, short_epochs=1, batch_size=25, evaluate_every=6)
+    spec = TrainingSpec(epochs=6, rung_epochs=1, batch_size=25, evaluate_every=6)
     model = network()
     for _ in train(model, data, Recipe(spec, View(0, 0, False), 1, 6, 0)):
         pass

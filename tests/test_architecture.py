@@ -1,4 +1,4 @@
-"""The structure, as tests: layers, packaging, sizes, late imports, frozen options."""
+"""The structure, as tests: layers, packaging, late imports, frozen options."""
 
 import subprocess
 import sys
@@ -9,16 +9,15 @@ PACKAGE = Path(__file__).parents[1] / "autodistill"
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 
 OPTIONS = {
-    "search": "--student --teacher --data --space --budget --study --seed --device --workers --storage --artifacts "
-    "--set --max-trials --async --audit-pruning --max-params --max-macs --max-size --max-latency --timeout "
+    "search": "--student --teacher --data --space --budget --study --seed --device --workers "
+    "--ray --per-gpu --insecure --storage "
+    "--set --max-trials --audit-pruning --max-params --max-macs --max-size --max-latency --timeout "
     "--cache-size --dry-run --offline --format --quiet",
     "report": "--out",
     "show": "--format --all --sort --pareto --watch",
     "train": "--from --student --teacher --data --space --set --seed --device --out --with-validation --offline",
     "export": "--weights --format --out",
-    "worker": "--study --storage --device --per-gpu --runs --wait",
-    "launch slurm": "--study --workers --gpus --cpus --time --sbatch --submit --storage",
-    "launch ray": "--study --workers --gpus --cpus --per-gpu --address --storage",
+    "cluster slurm": "--nodes --gpus --cpus --time --sbatch",
     "env": "--format",
     "spaces list": "",
     "spaces ls": "",
@@ -55,9 +54,8 @@ def test_help_imports_nothing_heavy():
 
 
 def test_report_and_show_import_no_torch():
-    code = (
-        "import sys, autodistill.showing, autodistill.report; print('torch' in sys.modules, 'optuna' in sys.modules)"
-    )
+    code = "import sys, autodistill.cli.show, autodistill.report\n"
+    code += "print('torch' in sys.modules, 'optuna' in sys.modules)"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "False False"
 

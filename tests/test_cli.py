@@ -10,14 +10,13 @@ from pathlib import Path
 
 import pytest
 from factories import study
-from small_studies import briefly
 from typer.testing import CliRunner
 
 from autodistill import __main__ as entry
 from autodistill import __version__
 from autodistill.cli import app
 from autodistill.errors import AutodistillError, ConfigError, StoreError, StudyError
-from autodistill.records import StudyRecord, to_json
+from autodistill.records import EpochEvent, StudyRecord, to_json
 
 pytestmark = pytest.mark.slow
 
@@ -26,7 +25,7 @@ SETTINGS = (
     "data.validation=60",
     "data.test=60",
     "training.epochs=2",
-    "training.short_epochs=1",
+    "training.rung_epochs=1",
     "ladder.epochs=6",
     "confirm.seeds=2",
 )
@@ -45,7 +44,6 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 @pytest.fixture
 def here(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
     """As `run`, in this process, which has imported torch already."""
-    briefly(monkeypatch)
 
     def run_here(*arguments: str) -> subprocess.CompletedProcess[str]:
         monkeypatch.setattr(sys, "argv", ["autodistill", *arguments])
@@ -96,7 +94,7 @@ def test_a_search_ends_with_a_result_a_report_and_the_next_command(here):
     assert again.returncode == 0
     assert again.stderr == ""
     document = json.loads(again.stdout)
-    assert document["schema_version"] == 1
+    assert document["schema_version"] == 2
     assert document["state"] == "complete"
     trained = here("train", "--from", "smoke-resnet8-0.25", "--out", "mine.safetensors")
     assert trained.returncode == 0, trained.stderr
@@ -188,7 +186,7 @@ def test_a_command_ends_with_the_code_of_its_outcome(monkeypatch, outcome, code)
             raise outcome
 
     ends: list[int] = []
-    monkeypatch.setattr("autodistill.showing.list_spaces", command)
+    monkeypatch.setattr("autodistill.cli.spaces.list_spaces", command)
     monkeypatch.setattr(sys, "argv", ["autodistill", "spaces", "list"])
     monkeypatch.setattr(entry.atexit, "_run_exitfuncs", lambda: None)
     monkeypatch.setattr(entry.os, "_exit", ends.append)
@@ -231,7 +229,7 @@ def test_report_says_where_it_lies_and_takes_a_path(kept):
     ("text", "part"),
     [
         ('{"schema_version": 1, "name"', "not whole JSON"),
-        ('{"schema_version": 99}', "schema_version 99, this autodistill reads up to 1"),
+        ('{"schema_version": 99}', "schema_version 99, this autodistill reads up to 2"),
         ("[]", "not a study record"),
         ('{"schema_version": 1}', "Field required"),
     ],
@@ -264,3 +262,45 @@ def test_user_text_is_no_markup(here):
     assert "[red]x[/red]" in error.message
     found = here("show", "[red]x[/red]")
     assert "[red]x[/red]" in found.stderr
+
+
+def test_ctrl_c_ends_a_search_with_130_and_the_command_that_continues(here, monkeypatch):
+    """The signal comes while the first runs are trained."""
+
+    def interrupted(event: object) -> None:
+        if isinstance(event, EpochEvent):
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("autodistill.cli.search.Display.show", lambda self, event: interrupted(event))
+    found = here("search", *TINY)
+    assert found.returncode == 130
+    last = found.stderr.strip().splitlines()[-1]
+    assert last.startswith(
+        "interrupted; every finished run is kept. Continue with: autodistill search --student resnet8"
+    )
+    assert json.loads(Path("runs/smoke-resnet8-0.25/study.json").read_text())["state"] == "running"
+
+
+def test_a_timeout_ends_with_0_and_the_same_command_continues(here):
+    found = here("search", *TINY, "--timeout", "0.001s")
+    assert found.returncode == 0, found.stderr
+    assert "--timeout: stopped after 0.001 s; the same command continues" in found.stderr
+    assert found.stderr.strip().splitlines()[-1].partition("Next: ")[2].startswith("autodistill search --student")
+    assert "Teachers" in found.stdout
+    assert json.loads(invoke("show", "smoke-resnet8-0.25", "--format", "json"))["state"] == "running"
+
+
+def test_a_damaged_study_is_refused_with_exit_code_2(here):
+    path = Path("runs/smoke-resnet8-0.25/study.json")
+    path.parent.mkdir(parents=True)
+    path.write_text('{"schema_version": 2, "name"')
+    found = here("search", *TINY)
+    assert found.returncode == 2
+    assert found.stderr.startswith(f"error: {path}: not whole JSON")
+    assert path.read_text() == '{"schema_version": 2, "name"'
+
+
+def test_an_old_key_is_refused_with_the_new_name(here):
+    found = here("search", *TINY, "--set", "training.short_epochs=1")
+    assert found.returncode == 2
+    assert "training.short_epochs: is called training.rung_epochs now" in found.stderr

@@ -17,7 +17,7 @@ from toy_runs import recipe, toy
 from autodistill.models import MODELS, build
 from autodistill.training import train
 from autodistill.training.convolutions import Depthwise, Pointwise, SafeGradients, backward_pass, cpu_network
-from autodistill.training.precision import faster_precision
+from autodistill.training.probing import faster_precision
 
 NAMES = ["mobilenetv2:0.25", "resnet8:0.5", "vgg8:0.25", "resnet50:0.25", "wrn_16_2:0.25"]
 

@@ -9,10 +9,9 @@ from dataset_files import forbid_network
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from autodistill.config.models import DataSpec
+from autodistill.config import DataSpec
 from autodistill.data import DATASETS, average_pool, images_at_once, load, normalise
-from autodistill.data.source import Source, Split
-from autodistill.data.splits import split
+from autodistill.data.splits import Source, Split, split
 from autodistill.errors import AutodistillError, ConfigError, DataError
 
 
@@ -64,7 +63,7 @@ def test_an_unknown_dataset_gets_near_matches() -> None:
 
 
 def test_root_means_nothing_to_digits() -> None:
-    assert "data.root = 'x' means nothing to digits" in error_of(DataSpec(root="x")).message
+    assert "data.root = 'x' has no effect on digits" in error_of(DataSpec(root="x")).message
 
 
 def test_pooling_averages_and_rounds_halves_up() -> None:

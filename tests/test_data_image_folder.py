@@ -10,7 +10,7 @@ import torch
 from dataset_files import forbid_network, write_images
 from PIL import Image
 
-from autodistill.config.models import DataSpec
+from autodistill.config import DataSpec
 from autodistill.data import load
 from autodistill.errors import AutodistillError
 
@@ -119,7 +119,7 @@ def test_files_that_are_no_whole_images_are_named(tmp_path: Path) -> None:
     whole = bad.read_bytes()
     for content in (b"words", b"", whole[: len(whole) // 2], whole[:40] + bytes(20) + whole[60:]):
         bad.write_bytes(content)
-        assert error_of(DataSpec(name=f"folder:{tmp_path}")).message.startswith(f"{bad}: not a whole image")
+        assert error_of(DataSpec(name=f"folder:{tmp_path}")).message.startswith(f"{bad}: not a complete image")
 
 
 def test_sixteen_bit_images_are_refused_not_clipped(tmp_path: Path) -> None:
@@ -146,7 +146,7 @@ def test_all_damaged_files_are_named_at_once_up_to_a_dozen(tmp_path: Path) -> No
         lines = error.message.splitlines()
         assert {line.strip().split(": not")[0] for line in lines[:12]} <= {str(path) for path in bad}
         assert len(lines) == min(count, 12) + (count > 12)
-        assert error.hint.count("put a whole one in its place") == 1
+        assert error.hint.count("replace it by a complete image") == 1
     assert lines[-1].strip() == "and 2 more files"
 
 
@@ -155,7 +155,7 @@ def test_files_of_several_kinds_of_damage_get_all_hints(tmp_path: Path) -> None:
     (tmp_path / "cat" / "0.png").write_bytes(b"words")
     Image.fromarray(np.full((10, 10), 40_000, np.uint16)).save(tmp_path / "dog" / "1.png")
     error = error_of(DataSpec(name=f"folder:{tmp_path}"))
-    assert "not a whole image" in error.message
+    assert "not a complete image" in error.message
     assert "pixels of mode I;16" in error.message
     assert "remove the file" in error.hint
     assert "convert it" in error.hint

@@ -8,9 +8,9 @@ import pytest
 import torch
 from dataset_files import FASHION, accept_any_checksum, forbid_network, idx, write_cifar, write_fashion
 
-from autodistill.config.models import DataSpec
+from autodistill.config import DataSpec
 from autodistill.data import average_pool, load
-from autodistill.data.standard import DEBIAN_FASHION_MNIST, read_idx
+from autodistill.data.datasets import DEBIAN_FASHION_MNIST, read_idx
 from autodistill.errors import AutodistillError, DataError
 
 
@@ -56,7 +56,7 @@ def test_damaged_idx_files_are_named(tmp_path: Path) -> None:
     whole = idx(np.arange(12, dtype=np.uint8).reshape(3, 2, 2))
     assert read_idx(written(tmp_path / "whole", whole), axes=3).flatten().tolist() == list(range(12))
     for name, content, axes, words in (
-        ("short", whole[:-1], 3, "11 values"),
+        ("rung", whole[:-1], 3, "11 values"),
         ("long", whole + b"x", 3, "13 values"),
         ("other", whole, 1, "not an idx file of bytes with 1 axes"),
         ("stub", whole[:6], 3, "not an idx file"),

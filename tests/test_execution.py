@@ -44,9 +44,7 @@ def compiler(monkeypatch: pytest.MonkeyPatch) -> list[nn.Module]:
 def test_a_compiled_run_is_the_eager_one(compiler):
     plain, other, said = linear(), linear(), []
     first = list(train(plain, toy(), recipe(), supervision=supervision()))
-    again = list(
-        train(other, toy(), recipe(), supervision=supervision(), execution=Execution("compiled", said.append))
-    )
+    again = list(train(other, toy(), recipe(), supervision=supervision(), execution=Execution("compiled", said.append)))
     assert compiler == [other]
     assert said == []
     for one, two in zip(first, again, strict=True):
@@ -102,7 +100,7 @@ def test_a_run_is_recorded_once_after_its_warm_up_and_every_step_is_taken_once(m
     recordings, step = Recordings(), OnGpu()
     monkeypatch.setattr(torch.cuda, "Stream", lambda device: None)
     monkeypatch.setattr(execution, "_recorded", recordings.record)
-    execute = execution.Executor(step, Execution("graph"))
+    execute = execution.StepRunner(step, Execution("graph"))
     for steps in (2, 5, 4):
         execute(steps)
     assert (recordings.recorded, recordings.replayed, step.taken) == (1, 11 - execution.WARM_UP, 11)
@@ -115,7 +113,7 @@ def test_a_recording_that_fails_is_an_eager_run_without_a_lost_or_a_doubled_step
     step, said = OnGpu(), []
     monkeypatch.setattr(torch.cuda, "Stream", lambda device: None)
     monkeypatch.setattr(execution, "_recorded", fail)
-    execution.Executor(step, Execution("graph", said.append))(7)
+    execution.StepRunner(step, Execution("graph", said.append))(7)
     assert step.taken == 7
     assert said == [
         "training steps are executed eagerly, not by graph: operation not permitted when stream is capturing"
@@ -138,7 +136,7 @@ def test_without_a_working_compiler_a_gpu_records_and_takes_every_step_once(monk
     monkeypatch.setattr(torch, "compile", broken)
     monkeypatch.setattr(torch.cuda, "Stream", lambda device: None)
     monkeypatch.setattr(execution, "_recorded", recordings.record)
-    execution.Executor(step, Execution("compiled", said.append))(11)
+    execution.StepRunner(step, Execution("compiled", said.append))(11)
     assert (recordings.recorded, recordings.replayed, step.taken) == (1, 11 - execution.WARM_UP, 11)
     assert said == ["training steps are recorded, not compiled: no working C compiler"]
 

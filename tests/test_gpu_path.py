@@ -15,13 +15,12 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 from autodistill import metrics
 from autodistill.data import Data, Split
 from autodistill.data.views import View, draw, take_drawn
-from autodistill.methods import RULES, Temperatures
+from autodistill.methods import METHODS, Temperatures
 from autodistill.models import MODELS, build
 from autodistill.records import TrialParams
 from autodistill.teachers import Normalisation, Teacher
-from autodistill.training import Supervision, supervise
+from autodistill.training import SoftTargets, Supervision, supervise
 from autodistill.training.step import losses, predict
-from autodistill.training.supervision import Taught
 
 EXAMPLES, BATCH, CLASSES, SIZE, CROP = 12, 4, 5, 32, 4
 MEAN, STD = (0.501, 0.502, 0.503), (0.251, 0.252, 0.253)
@@ -58,19 +57,19 @@ def network(name: str, device: str) -> nn.Module:
         return build(name, num_classes=CLASSES, in_channels=3, image_size=SIZE, seed=0)
 
 
-def supervision(rule: str, logits: Tensor) -> Supervision:
-    params = TrialParams(teacher="t", rule=rule, rule_params=PARAMS[rule], soft_weight=0.5)
+def supervision(method: str, logits: Tensor) -> Supervision:
+    params = TrialParams(teacher="t", method=method, method_params=PARAMS[method], soft_weight=0.5)
     return supervise(params, logits=lambda _: logits, labels=torch.zeros(EXAMPLES).long(), loss="soft_cross_entropy")
 
 
-def taught_on(device: str) -> Taught:
-    """Logits of a view and temperatures, as every rule hands them to the step."""
+def taught_on(device: str) -> SoftTargets:
+    """Logits of a view and temperatures, as every method hands them to the step."""
     logits = torch.zeros(EXAMPLES, CLASSES, dtype=torch.float16, device=device)
     each = torch.ones(EXAMPLES, dtype=torch.float64, device=device)
-    return Taught(logits, Temperatures(each, each, "other_max"))
+    return SoftTargets(logits, Temperatures(each, each, "other_max"))
 
 
-def batch_losses(model: nn.Module, data: Data, taught: Taught | None, given: Supervision | None) -> Tensor:
+def batch_losses(model: nn.Module, data: Data, taught: SoftTargets | None, given: Supervision | None) -> Tensor:
     """What a training step computes before its backward pass, from the gather on."""
     device = data.train.labels.device
     everything, view = torch.arange(EXAMPLES, device=device), View(3, CROP, True)
@@ -80,7 +79,7 @@ def batch_losses(model: nn.Module, data: Data, taught: Taught | None, given: Sup
     seen = take_drawn(data.train.images, batch, draws[batch], crop=CROP)
     logits = predict(model, seen, data, "auto")
     labels = data.train.labels[batch]
-    return losses(logits, labels, taught.targets(batch, labels) if taught else None, given)
+    return losses(logits, labels, taught.probs(batch, labels) if taught else None, given)
 
 
 @contextmanager
@@ -113,18 +112,18 @@ def test_a_gpu_computes_in_bfloat16_and_scores_in_float32(fake):
     assert kinds == {torch.bfloat16}
 
 
-@pytest.mark.parametrize("rule", sorted(RULES))
-def test_the_soft_targets_of_every_rule_are_made_on_the_device(rule, fake):
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_the_soft_targets_of_every_method_are_made_on_the_device(method, fake):
     taught = taught_on("cuda")
-    found = batch_losses(network("resnet8:0.25", "cuda"), data_on("cuda"), taught, supervision(rule, taught.logits))
+    found = batch_losses(network("resnet8:0.25", "cuda"), data_on("cuda"), taught, supervision(method, taught.logits))
     assert (found.device.type, tuple(found.shape)) == ("cuda", (3,))
 
 
-@pytest.mark.parametrize("rule", ["ts", "ats"])
-def test_given_temperatures_are_spread_over_the_samples_on_the_device(rule, fake):
+@pytest.mark.parametrize("method", ["ts", "ats"])
+def test_given_temperatures_are_spread_over_the_samples_on_the_device(method, fake):
     """The search of ISATS looks at values, once a view: it is left to the tests on a GPU."""
-    given, labels = supervision(rule, taught_on("cuda").logits), data_on("cuda").train.labels
-    assert {it.device.type for it in given.taught(0, labels).tensors} == {"cuda"}
+    given, labels = supervision(method, taught_on("cuda").logits), data_on("cuda").train.labels
+    assert {it.device.type for it in given.soft_targets(0, labels).tensors} == {"cuda"}
 
 
 @pytest.mark.parametrize("input_size", [None, 48])
@@ -150,12 +149,12 @@ def test_scores_are_computed_on_the_device_until_they_are_read(fake):
     assert [it.device.type for it in scores] == ["cuda", "cuda"]
 
 
-@pytest.mark.parametrize("rule", sorted(RULES))
+@pytest.mark.parametrize("method", sorted(METHODS))
 @pytest.mark.parametrize("name", sorted(MODELS))
-def test_the_backward_pass_needs_no_value(name, rule):
+def test_the_backward_pass_needs_no_value(name, method):
     """Tensors on the meta device have no values that could be read."""
     model, taught = network(name, "meta").train(), taught_on("meta")
-    batch_losses(model, data_on("meta"), taught, supervision(rule, taught.logits))[0].backward()
+    batch_losses(model, data_on("meta"), taught, supervision(method, taught.logits))[0].backward()
     for key, parameter in model.named_parameters():
         assert parameter.grad is not None, key
         assert (parameter.grad.device.type, parameter.grad.shape) == ("meta", parameter.shape), key

@@ -22,14 +22,14 @@ import torch
 from dataset_files import forbid_network, write_fashion, write_images
 from PIL import Image
 
-from autodistill.config.models import DataSpec
+from autodistill.config import DataSpec
 from autodistill.data import Data, handed_over, load, received, with_validation
-from autodistill.data import decoders as decoders_module
+from autodistill.data import decoding as decoding_module
 from autodistill.data import image_cache as cache_module
 from autodistill.data import image_store as store_module
+from autodistill.data.decoding import BOOT, serve
 from autodistill.data.image_store import DamagedStore, open_store
 from autodistill.data.views import View, take_view
-from autodistill.decoding import BOOT, serve
 from autodistill.errors import DataError, StoreError
 from autodistill.store import locked
 
@@ -116,7 +116,7 @@ def test_another_split_or_pooling_decodes_nothing(
     monkeypatch.setenv("AUTODISTILL_CACHE", str(tmp_path / "other"))
     load(spec)
     with monkeypatch.context() as patched:
-        patched.setattr("autodistill.data.image_folder.decode_files", None)
+        patched.setattr("autodistill.data.datasets.decode_files", None)
         found = load(changed)
     assert found.file != expected.file
     assert found.fingerprint == expected.fingerprint == oracle_fingerprint(found)
@@ -331,7 +331,7 @@ def test_a_full_disk_names_file_and_bytes_and_leaves_nothing(
         with pytest.raises(StoreError, match="bytes are free on that disk"):
             load(spec)
         patched.delattr(os, "posix_fallocate")
-        patched.setattr("autodistill.data.decoders.decode_rows", full)
+        patched.setattr("autodistill.data.decoding.decode_rows", full)
         with pytest.raises(StoreError, match="bytes are free on that disk"):
             load(spec)
     assert [path.name for path in cache.glob("*/*")] == ["lock"]
@@ -468,9 +468,9 @@ def test_another_process_is_handed_a_path_and_gets_the_same_data(spec: DataSpec)
 
 def by_processes(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
     """Have a few files decoded as many are."""
-    monkeypatch.setattr(decoders_module, "FEW_FILES", 0)
-    monkeypatch.setattr(decoders_module, "CHUNK_FILES", 7)
-    monkeypatch.setattr(decoders_module, "usable_cores", lambda: count)
+    monkeypatch.setattr(decoding_module, "FEW_FILES", 0)
+    monkeypatch.setattr(decoding_module, "CHUNK_FILES", 7)
+    monkeypatch.setattr(decoding_module, "usable_cores", lambda: count)
 
 
 def test_many_files_are_decoded_by_processes_to_the_same_pixels(
@@ -490,7 +490,7 @@ def test_damaged_files_and_other_sizes_are_named_by_processes_too(
     by_processes(monkeypatch, 2)
     for name in ("cat/1.png", "dog/24.png"):
         (tmp_path / "pets" / name).write_bytes(b"words")
-    with pytest.raises(DataError, match="not a whole image") as caught:
+    with pytest.raises(DataError, match="not a complete image") as caught:
         load(spec)
     assert len(caught.value.message.splitlines()) == 2
     Image.new("RGB", (7, 9)).save(tmp_path / "pets" / "dog" / "24.png")
@@ -511,9 +511,9 @@ def test_a_decoding_process_that_dies_is_an_error(
     spec: DataSpec, cache: Path, monkeypatch: pytest.MonkeyPatch, code: str, told: str
 ) -> None:
     by_processes(monkeypatch, 2)
-    monkeypatch.setattr(decoders_module, "BOOT", code)
-    monkeypatch.setattr(decoders_module, "free_memory_bytes", lambda: 2_340_000_000)
-    monkeypatch.setattr(decoders_module, "oom_kills", lambda: 7)
+    monkeypatch.setattr(decoding_module, "BOOT", code)
+    monkeypatch.setattr(decoding_module, "free_memory_bytes", lambda: 2_340_000_000)
+    monkeypatch.setattr(decoding_module, "oom_kills", lambda: 7)
     with pytest.raises(DataError, match=r"died \(.*\) at one of 7 files from .*png to .*png; 2.3 GB of") as caught:
         load(spec)
     assert f"died ({told})" in caught.value.message
@@ -526,8 +526,8 @@ def test_a_decoding_process_that_the_kernel_killed_for_want_of_memory_is_told_so
 ) -> None:
     by_processes(monkeypatch, 2)
     kills = itertools.count()
-    monkeypatch.setattr(decoders_module, "BOOT", "import os; os.kill(os.getpid(), 9)")
-    monkeypatch.setattr(decoders_module, "oom_kills", lambda: next(kills))
+    monkeypatch.setattr(decoding_module, "BOOT", "import os; os.kill(os.getpid(), 9)")
+    monkeypatch.setattr(decoding_module, "oom_kills", lambda: next(kills))
     with pytest.raises(DataError, match="SIGKILL: out of memory, by the count of the kernel") as caught:
         load(spec)
     assert "more memory" in caught.value.hint
@@ -537,7 +537,7 @@ def test_an_error_without_a_number_reaches_the_process_that_asks(monkeypatch: py
     def fails(*_: object) -> None:
         raise OSError("no number")
 
-    monkeypatch.setattr("autodistill.decoding.decode_rows", fails)
+    monkeypatch.setattr("autodistill.data.decoding.decode_rows", fails)
     answers = io.StringIO()
     before = signal.getsignal(signal.SIGINT)
     try:
@@ -564,21 +564,21 @@ def test_a_decoding_process_that_cannot_write_says_why(
 ) -> None:
     by_processes(monkeypatch, 2)
     full = f"import sys; [*map(lambda _: sys.stdin.readline(), range(3))]; print({errno.ENOSPC}, flush=True)"
-    monkeypatch.setattr(decoders_module, "BOOT", full)
+    monkeypatch.setattr(decoding_module, "BOOT", full)
     with pytest.raises(StoreError, match="bytes are free on that disk"):
         load(spec)
     assert not stores(cache)
 
 
 def test_a_decoding_process_imports_neither_torch_nor_numpy(tmp_path: Path) -> None:
-    code = BOOT.replace("from autodistill", "import os; from autodistill", 1)
-    code += "; print([name for name in ('torch', 'numpy', 'torchvision') if name in sys.modules])"
+    code = BOOT + "; print([name for name in ('torch', 'numpy', 'torchvision') if name in sys.modules])"
     image = tmp_path / "a.png"
     Image.new("RGB", (4, 4)).save(image)
     target = tmp_path / "target"
     target.write_bytes(bytes(48))
     lines = f'{__import__("json").dumps(sys.path)}\n["{target}", 0, 4, false]\n[[0, "{image}"]]\n'
-    ended = subprocess.run([sys.executable, "-c", code], input=lines, capture_output=True, text=True, check=True)
+    command = [sys.executable, "-c", code, decoding_module.__file__]
+    ended = subprocess.run(command, input=lines, capture_output=True, text=True, check=True)
     assert ended.stdout.splitlines() == ["[]", "[]"]
 
 

@@ -5,15 +5,15 @@ from pathlib import Path
 
 import pytest
 
-from autodistill import commands
-from autodistill.commands.inspecting import show_inspection
+from autodistill.cli.flags import search_options
+from autodistill.cli.teachers import inspect_teachers, show_inspection
 from autodistill.config import load as load_space
 from autodistill.data import load as load_data
 from autodistill.errors import ConfigError
-from autodistill.ladder import train_teacher
 from autodistill.records import InspectionRecord
 from autodistill.store import cache_root
 from autodistill.study import KNOWN
+from autodistill.training.ladder import train_teacher
 
 pytestmark = pytest.mark.slow
 
@@ -25,8 +25,8 @@ def test_inspecting_trained_teachers(capsys, tmp_path: Path):
     data = load_data(space.data)
     for architecture in ("resnet8:0.25", "resnet8:0.5"):
         list(train_teacher(f"ladder:{architecture}", root=cache_root(), data=data, space=space))
-    request = commands.search_request(space="smoke", overrides=OVERRIDES, device="cpu", workers=1)
-    commands.inspect_teachers(request, as_json=True, to=tmp_path)
+    asked = search_options(space="smoke", overrides=OVERRIDES, device="cpu", workers=1)
+    inspect_teachers(asked, as_json=True, to=tmp_path)
     printed = capsys.readouterr()
     record = InspectionRecord.model_validate(json.loads(printed.out))
     assert [one.name for one in record.teachers] == ["resnet8:0.25", "resnet8:0.5"]
@@ -42,15 +42,21 @@ def test_inspecting_trained_teachers(capsys, tmp_path: Path):
 
     show_inspection(record)
     tables = capsys.readouterr().out
-    for caption in ("Teachers by size", "Other classes under softmax", "Where ISATS puts", "Agreement on the order"):
+    for caption in (
+        "Teachers by size",
+        "Other classes under softmax",
+        "Temperatures of the other classes under ISATS",
+        "Agreement on the order",
+    ):
         assert caption in tables
     assert (
-        "The variance of the other classes rises, then falls, as teachers grow. This takes three teachers" in tables
+        "The variance of the other classes rises, then falls, as teachers grow. Checking this takes three teachers"
+        in tables
     )
 
 
 def test_inspecting_teachers_of_which_none_is_trained():
-    request = commands.search_request(space="smoke", device="cpu", workers=1)
+    asked = search_options(space="smoke", device="cpu", workers=1)
     with pytest.raises(ConfigError, match=r"none of the teachers is trained yet: resnet8:0\.25, resnet8") as error:
-        commands.inspect_teachers(request, as_json=False, to=None)
+        inspect_teachers(asked, as_json=False, to=None)
     assert error.value.hint == "autodistill teachers train --space smoke"

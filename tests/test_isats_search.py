@@ -6,11 +6,11 @@ import random
 import pytest
 import torch
 from hypothesis import settings
-from rule_oracles import is_clear, log_dv, samples, softmax_loop, variance_loop
+from method_oracles import is_clear, log_dv, samples, softmax_loop, variance_loop
 
 from autodistill.methods import (
     ANCHORS,
-    RULES,
+    METHODS,
     fit_tau_wrong,
     isats,
     isats_tau_other,
@@ -56,9 +56,7 @@ def test_no_point_of_a_dense_grid_beats_the_search(family, anchor):
         for form in ({"ratio": rng.uniform(0.5, 5), "fixed": None}, {"ratio": None, "fixed": rng.uniform(0.5, 8)}):
             logits, labels = samples(family, count, classes, generator)
             logits = logits.to(rng.choice([torch.float16, torch.bfloat16, torch.float32]))
-            found = isats_tau_other(
-                logits, labels, target_ratio=form["ratio"], tau_target=form["fixed"], anchor=anchor
-            )
+            found = isats_tau_other(logits, labels, target_ratio=form["ratio"], tau_target=form["fixed"], anchor=anchor)
             log_grid = torch.linspace(math.log(0.5), math.log(30), 4096, dtype=torch.float64)
             curve = log_dv(logits, labels, log_grid.exp().expand(count, -1), anchor=anchor, **form)
             best = curve.amax(dim=1)
@@ -157,9 +155,7 @@ def test_hard_rows_reach_the_same_variance_in_any_company(family):
     """On a plateau that is flat to float64's last digit the temperature itself may differ."""
     logits, labels = samples(family, 100, 10, torch.Generator().manual_seed(1))
     together = isats_tau_other(logits, labels, tau_target=1.0)
-    alone = torch.cat(
-        [isats_tau_other(z[None], y[None], tau_target=1.0) for z, y in zip(logits, labels, strict=True)]
-    )
+    alone = torch.cat([isats_tau_other(z[None], y[None], tau_target=1.0) for z, y in zip(logits, labels, strict=True)])
     form = {"anchor": "other_max", "ratio": None, "fixed": 1.0}
     reached, in_company = (log_dv(logits, labels, tau[:, None], **form) for tau in (alone, together))
     torch.testing.assert_close(reached, in_company, rtol=1e-10, atol=1e-10)
@@ -194,9 +190,9 @@ def test_fit_takes_the_median_of_the_right_samples():
     middle = (right[(len(right) - 1) // 2] + right[len(right) // 2]) / 2
     assert len(right) < 101
     assert fit_tau_wrong(logits, labels, target_ratio=2.0) == pytest.approx(middle)
-    assert RULES["isats"].fit(logits, labels, target_ratio=2.0) == {"tau_wrong": pytest.approx(middle)}
-    assert RULES["isats"].fit(logits, labels, tau_wrong="literal") == {}
-    assert RULES["isats"].fit(logits, labels, tau_wrong=3.0) == {}
+    assert METHODS["isats"].fit(logits, labels, target_ratio=2.0) == {"tau_wrong": pytest.approx(middle)}
+    assert METHODS["isats"].fit(logits, labels, tau_wrong="literal") == {}
+    assert METHODS["isats"].fit(logits, labels, tau_wrong=3.0) == {}
 
 
 def test_fit_without_a_right_sample_is_the_geometric_mean_of_the_bounds():
@@ -205,7 +201,7 @@ def test_fit_without_a_right_sample_is_the_geometric_mean_of_the_bounds():
     assert fit_tau_wrong(logits, labels, tau_min=2.0, tau_max=8.0) == pytest.approx(4)
 
 
-def test_the_literal_rule_sits_at_its_lower_bound_and_the_ray_does_not():
+def test_the_literal_method_sits_at_its_lower_bound_and_the_ray_does_not():
     logits, labels = teacher(500, seed=3)
     logits = logits - logits.mean(dim=1, keepdim=True)
     right = on_top(logits, labels)

@@ -11,14 +11,15 @@ from ladder_race import ARCHITECTURE, ladder_space
 from teacher_files import digits
 from torch import Tensor
 
-from autodistill import training as trainer
-from autodistill.config.models import Space
+from autodistill.config import Space
 from autodistill.data.views import View
 from autodistill.errors import StudyError, TeacherError
-from autodistill.ladder import expand, file_uri, path_of, train_teacher
 from autodistill.logit_cache import LogitCache
 from autodistill.records import TaskProgress
 from autodistill.teachers import Teacher, check, load
+from autodistill.teachers.ladder import expand, file_uri, path_of
+from autodistill.training import loop as trainer
+from autodistill.training.ladder import train_teacher
 
 pytestmark = pytest.mark.slow
 
@@ -30,7 +31,9 @@ def training(root: Path, space: Space | None = None, uri: str = URI) -> Iterator
 
 
 def loaded(root: Path, space: Space | None = None) -> Teacher:
-    return load(file_uri(URI, root=root, data=digits(), space=space or ladder_space()), data=digits(), shown_as=URI)
+    return load(
+        file_uri(URI, root=root, data=digits().fingerprint, space=space or ladder_space()), data=digits(), shown_as=URI
+    )
 
 
 def kept(root: Path) -> list[str]:
@@ -79,7 +82,7 @@ def test_a_rung_that_nobody_can_build_is_an_error_at_once(uri: str, found: str) 
 
 
 def test_other_uris_are_left_as_they_are(tmp_path: Path) -> None:
-    assert file_uri("file:a.pt", root=tmp_path, data=digits(), space=ladder_space()) == "file:a.pt"
+    assert file_uri("file:a.pt", root=tmp_path, data=digits().fingerprint, space=ladder_space()) == "file:a.pt"
 
 
 def test_a_teacher_is_keyed_by_data_and_recipe_alone() -> None:
@@ -87,14 +90,14 @@ def test_a_teacher_is_keyed_by_data_and_recipe_alone() -> None:
 
     def key(changed: Space, *, uri: str = URI, data_name: str = digits().fingerprint) -> Path:
         data = replace(digits(), fingerprint=data_name)
-        return path_of(uri, root=Path("cache"), data=data, space=changed)
+        return path_of(uri, root=Path("cache"), data=data.fingerprint, space=changed)
 
     def changed(part: str, **values: object) -> Space:
         return space.model_copy(update={part: getattr(space, part).model_copy(update=values)})
 
     same = [
         changed("student", width=0.5, stem_stride=2),
-        changed("training", lr=0.7, epochs=99, short_epochs=3, evaluate_every=2),
+        changed("training", lr=0.7, epochs=99, rung_epochs=3, evaluate_every=2),
         changed("ladder", architectures=("resnet8", ARCHITECTURE)),
         changed("search", budget="40", seed=5),
         changed("confirm", seeds=7),
@@ -127,9 +130,7 @@ def test_a_teacher_is_keyed_by_data_and_recipe_alone() -> None:
 
 def test_a_teacher_is_trained_once_and_kept(tmp_path: Path, trained_epochs: list[int]) -> None:
     progress = list(training(tmp_path))
-    assert [(it.done, it.total, it.task) for it in progress] == [
-        (n, 5, f"teacher {ARCHITECTURE}") for n in range(1, 6)
-    ]
+    assert [(it.done, it.total, it.task) for it in progress] == [(n, 5, f"teacher {ARCHITECTURE}") for n in range(1, 6)]
     assert trained_epochs == [1, 2, 3, 4, 5]
     assert kept(tmp_path) == ["resnet8-0.25.safetensors"]
     assert list(training(tmp_path)) == []

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from autodistill import machine
-from autodistill.commands.requests import search_request
+from autodistill.cli.flags import search_options
 
 GB = 2**30
 MEMINFO = "MemTotal:       16777216 kB\nMemFree:         1048576 kB\nMemAvailable:    8388608 kB\n"
@@ -196,11 +196,11 @@ def test_windows_tells_through_its_own_interface(windows):
 
 
 def test_workers_are_counted_where_functions_of_other_systems_are_missing(windows, monkeypatch):
-    assert search_request(student="resnet8", device="cpu").workers == 6
+    assert search_options(student="resnet8", device="cpu").workers == 6
     monkeypatch.setattr(os, "cpu_count", lambda: 32)
-    assert search_request(student="resnet8", device="cpu").workers == 12, "one for each GB"
+    assert search_options(student="resnet8", device="cpu").workers == 12, "one for each GB"
     monkeypatch.setattr(os, "cpu_count", lambda: None)
-    assert search_request(student="resnet8", device="cpu").workers == 1
+    assert search_options(student="resnet8", device="cpu").workers == 1
 
 
 def test_a_failing_interface_is_an_error_of_the_system(windows, monkeypatch):

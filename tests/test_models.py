@@ -7,7 +7,7 @@ from torchvision.models.mobilenetv2 import InvertedResidual
 from autodistill.errors import ConfigError
 from autodistill.models import build, lay_out, parse_name
 from autodistill.models.cost import measure
-from autodistill.models.parts import PreActivationBlock
+from autodistill.models.networks import PreActivationBlock
 
 
 def on_meta(

@@ -1,17 +1,18 @@
 """The number format of a step: which is asked for, which is faster, and that a study keeps what it chose."""
 
+import shutil
+
 import pytest
 import torch
-from small_studies import request
+from small_studies import Killed, fake, kill_after, options
 from torch import nn
 from toy_runs import linear, recipe, toy
 
-from autodistill.config import dump
-from autodistill.store import write_text
-from autodistill.study import prepare
-from autodistill.study.preparing import identity
-from autodistill.training import precision, train
-from autodistill.training.precision import autocast, faster_precision
+from autodistill.store import cache_root
+from autodistill.study import fitting, resolve
+from autodistill.training import probing, train
+from autodistill.training.probing import faster_precision
+from autodistill.training.step import autocast
 
 CPU = torch.device("cpu")
 IMAGES = torch.zeros(4, 1, 8, 8)
@@ -34,7 +35,7 @@ class Clock(nn.Module):
 @pytest.fixture
 def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     now = [0.0]
-    monkeypatch.setattr(precision.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(probing.time, "perf_counter", lambda: now[0])
     monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: True)
     return now
 
@@ -86,20 +87,18 @@ def test_a_bfloat16_run_ends_near_the_float32_one_and_is_not_it():
 
 
 def test_a_study_keeps_the_format_it_chose_and_says_so(monkeypatch):
-    from autodistill.study import fitting
-
     answers = iter(["bfloat16", "float32"])
     monkeypatch.setattr(fitting, "faster_precision", lambda *_: next(answers))
-    prepared = prepare(request("training.precision=auto"))
-    assert prepared.space.training.precision == "bfloat16"
-    assert "--set training.precision=bfloat16" in prepared.request.command
-    write_text(prepared.folder.space, dump(prepared.runnable_space))
-    again = prepare(request("training.precision=auto"))
-    assert identity(again) == identity(prepared), "not asked again"
+    asked = options("training.precision=auto")
+    spec = resolve(asked)
+    assert spec.space.training.precision == "bfloat16"
+    assert "--set training.precision=bfloat16" in spec.options.command
+    with pytest.raises(Killed):
+        fake(asked, kill_after(1))
+    shutil.rmtree(cache_root())
+    assert resolve(asked).space == spec.space, "not chosen again"
 
 
 def test_a_space_that_names_a_format_is_not_timed(monkeypatch):
-    from autodistill.study import fitting
-
     monkeypatch.setattr(fitting, "faster_precision", pytest.fail)
-    assert prepare(request()).space.training.precision == "float32"
+    assert resolve(options()).space.training.precision == "float32"

@@ -7,23 +7,36 @@ from pathlib import Path
 
 import pytest
 import torch
+from executor_parts import Here
+from method_oracles import log_dv, softmax_loop, variance_loop
 from record_parts import teacher
-from rule_oracles import log_dv, softmax_loop, variance_loop
 from scipy import stats
 from scipy.optimize import minimize_scalar
 
 from autodistill.config import load as load_space
 from autodistill.data import load as load_data
 from autodistill.data.views import View
+from autodistill.executors import (
+    AgreementTask,
+    CheckTask,
+    Profiled,
+    ProfileTask,
+    Result,
+    SerialExecutor,
+    Task,
+    TrainTeacherTask,
+    WorkerContext,
+    perform,
+)
 from autodistill.logit_cache import LogitCache
-from autodistill.methods import RULES
+from autodistill.methods import METHODS
 from autodistill.models import build
-from autodistill.records import AgreementRecord, Note, ProfileRecord
-from autodistill.study import KNOWN, checked, compared_teachers
+from autodistill.records import AgreementRecord, Event, Note, ProfileRecord
+from autodistill.study import KNOWN
+from autodistill.study.teachers import prepare_teachers
 from autodistill.teachers import profile as profiles
 from autodistill.teachers import save
 from autodistill.teachers.profile import BINS, TEMPERATURES, agreement, fit_temperature, profile, sample
-from autodistill.workers import AgreementTask, CheckTask, Profiled, ProfileTask, Setup, Workplace
 
 
 def made(rows: int = 60, classes: int = 6, *, seed: int = 0, lift: float = 2.0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -145,9 +158,7 @@ def test_tau_other_by_brute_force(params):
     assert got.at_lower == pytest.approx(mean([tau <= 1.01 * low for tau in taus]))
     assert got.at_upper == pytest.approx(mean([tau >= high / 1.01 for tau in taus]))
     assert got.edges == pytest.approx([low * (high / low) ** (edge / BINS) for edge in range(BINS + 1)], rel=1e-5)
-    inside = [
-        sum(a <= tau < b for tau in taus) / len(taus) for a, b in itertools.pairwise((*got.edges[:-1], math.inf))
-    ]
+    inside = [sum(a <= tau < b for tau in taus) / len(taus) for a, b in itertools.pairwise((*got.edges[:-1], math.inf))]
     assert got.shares == pytest.approx(inside, abs=1e-5)
     displaced = 0
     for (row, y), tau, is_right in zip(rows_of(LOGITS, LABELS), best, right, strict=True):
@@ -158,15 +169,15 @@ def test_tau_other_by_brute_force(params):
     assert got.params == {name: value for name, value in params.items() if name != "tau_wrong"}
 
 
-def test_the_literal_rule_displaces_labels_here():
+def test_the_literal_method_displaces_labels_here():
     """So that the column is not 0 in every test."""
     assert found(isats_params={"tau_target": 4.0, "anchor": "raw"}).tau_other.displaced > 0.1
 
 
-def test_bounds_are_the_rules_own():
-    defaults = inspect.signature(RULES["isats"].temperatures).parameters
+def test_bounds_are_the_methods_own():
+    defaults = inspect.signature(METHODS["isats"].temperatures).parameters
     assert (defaults["tau_min"].default, defaults["tau_max"].default) == (profiles.TAU_MIN, profiles.TAU_MAX)
-    assert set(RULES["isats"].params) == set(defaults) - {"logits", "labels"}
+    assert set(METHODS["isats"].params) == set(defaults) - {"logits", "labels"}
 
 
 def test_a_teacher_that_is_never_right():
@@ -235,7 +246,8 @@ def test_records_survive_json_and_keep_six_digits():
 
 
 @pytest.fixture
-def place(tmp_path):
+def worker(tmp_path) -> Here:
+    """A worker with two untrained teachers in files."""
     space = load_space("smoke", known=KNOWN)
     data = load_data(space.data)
     uris = {}
@@ -244,15 +256,11 @@ def place(tmp_path):
         path = tmp_path / f"{name}.safetensors"
         save(path, model, architecture="resnet8:0.25", data=data)
         uris[name] = f"file:{path}"
-    cache = str(tmp_path / "cache")
-    setup = Setup(
-        space=space, student="resnet8:0.25", teachers=uris, views=1, device="cpu", runs=str(tmp_path), cache=cache
-    )
-    return Workplace(setup)
+    return Here(tmp_path, space=space, teachers=uris, views=1)
 
 
-def test_a_worker_profiles_from_cached_logits_alone(place):
-    (answer,) = place.do(ProfileTask(name="one"))
+def test_a_worker_profiles_from_cached_logits_alone(worker):
+    place, answer = worker.context, worker.do(ProfileTask(name="one"))
     assert isinstance(answer, Profiled)
     train, validation = (place.cache.training(place.teacher("one"), 0), place.cache.validation(place.teacher("one")))
     assert place.cache.computed == 2, "view 0 and validation, which the study needs anyway"
@@ -260,59 +268,60 @@ def test_a_worker_profiles_from_cached_logits_alone(place):
     labels = place.data.train.labels, place.data.validation.labels
     assert answer.profile == profile(train, labels[0], validation, labels[1], isats_params=ratio)
     assert answer.profile.tau_other.params == ratio
-    list(place.do(ProfileTask(name="two")))
-    (both,) = place.do(AgreementTask(names=("one", "two")))
-    assert both == agreement(
-        {name: place.cache.training(place.teacher(name), 0) for name in ("one", "two")}, labels[0]
-    )
+    worker.do(ProfileTask(name="two"))
+    both = worker.do(AgreementTask(names=("one", "two")))
+    assert both == agreement({name: place.cache.training(place.teacher(name), 0) for name in ("one", "two")}, labels[0])
     assert place.cache.computed == 4
     cached = answer.model_copy(update={"views_computed": 0})
-    assert list(Workplace(place.setup).do(ProfileTask(name="one"))) == [cached], "again on resume, from disk"
+    assert perform(ProfileTask(name="one"), WorkerContext(place.setup)) == cached, "again on resume, from disk"
 
 
-def test_a_logit_that_the_cache_cannot_hold_costs_the_profile_and_no_more(place):
-    module = place.teacher("two").module
+def spoil(context: WorkerContext, name: str) -> None:
+    """Make a logit of a teacher too large for the cache."""
     with torch.no_grad():
-        next(reversed(list(module.parameters()))).fill_(1e6)
-    (note,) = place.do(ProfileTask(name="two"))
+        next(reversed(list(context.teacher(name).module.parameters()))).fill_(1e6)
+
+
+def test_a_logit_that_the_cache_cannot_hold_costs_the_profile_and_no_more(worker):
+    spoil(worker.context, "two")
+    assert worker.do(ProfileTask(name="two")) is None
+    (note,) = worker.events
     assert isinstance(note, Note)
     assert note.warning
     assert "teacher two has no profile" in note.text
     assert "does not fit into float16" in note.text
 
 
-def test_a_study_profiles_its_teachers_and_compares_those_that_have_one(place):
-    asked = []
+def test_a_study_profiles_its_teachers_and_compares_those_that_have_one(worker):
+    asked: list[Task] = []
 
-    def run(tasks):
-        asked.append([type(task).__name__ for task in tasks])
-        for task in tasks:
-            if task.model_dump().get("name") == "broken":
-                broken = teacher("broken", val_top1=0.9, size=1)
-                yield broken if isinstance(task, CheckTask) else Note(text="broken", warning=True)
-            elif isinstance(task, CheckTask):
-                yield teacher(task.name, val_top1=0.9, size=1)
-            else:
-                yield from place.do(task)
+    def work(task: Task, context: WorkerContext) -> Result:
+        asked.append(task)
+        if isinstance(task, TrainTeacherTask):
+            return None
+        if isinstance(task, CheckTask):
+            return teacher(task.name, val_top1=0.9, size=1)
+        if isinstance(task, ProfileTask) and task.name == "broken":
+            return None
+        return perform(task, context)
 
-    events = checked(("two", "broken", "one"), run=run)
-    assert next(events).text == "broken"
-    with pytest.raises(StopIteration) as end:
-        next(events)
-    teachers, computed = end.value.value
+    events: list[Event] = []
+    with SerialExecutor(worker.context.setup, work=work) as executor:
+        names = ("two", "broken", "one")
+        teachers, both, computed = prepare_teachers(names, executor, events.append, untrained=["ladder:b"], epochs=3)
     assert computed == 2
     assert [(one.name, one.profile is None) for one in teachers] == [("two", False), ("broken", True), ("one", False)]
     assert teachers[0].model_copy(update={"profile": None}) == teacher("two", val_top1=0.9, size=1)
-    with pytest.raises(StopIteration) as end:
-        next(compared_teachers(teachers, run=run))
-    both = end.value.value
-    assert asked == [["CheckTask", "ProfileTask"] * 3, ["AgreementTask"]]
+    kinds = [type(task).__name__ for task in asked]
+    assert kinds == ["TrainTeacherTask", *["CheckTask", "ProfileTask"] * 3, "AgreementTask"]
+    assert [(it.phase, it.runs, it.epochs) for it in events] == [("teachers", 1, 3), ("profiles", 0, 0)]
     assert isinstance(both, AgreementRecord)
     assert both.teachers == ("two", "one")
 
 
-def test_the_same_logits_serve_the_trials(place):
-    list(place.do(ProfileTask(name="one")))
+def test_the_same_logits_serve_the_trials(worker):
+    worker.do(ProfileTask(name="one"))
+    place = worker.context
     spec = place.setup.space.data
     later = LogitCache(
         Path(place.setup.cache),

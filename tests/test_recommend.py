@@ -8,11 +8,11 @@ from scipy import stats
 
 from autodistill.formatting import points
 from autodistill.records import Contrast, RaceRecord, Recommendation, StudyRecord, TrialParams
-from autodistill.report.sections.verdict import recommendation_info
+from autodistill.report.verdict import recommendation_info
 from autodistill.stats import compare
 from autodistill.stats.evidence import collect, seed_noise
-from autodistill.stats.recommend import recommend
-from autodistill.stats.sampling import accuracy_error, difference_error
+from autodistill.stats.intervals import accuracy_error, difference_error
+from autodistill.stats.verdict import recommend
 
 pytestmark = pytest.mark.slow
 
@@ -100,9 +100,9 @@ def test_teachers_that_are_all_behind_no_teacher_are_said_to_be() -> None:
     table = {"small": shifted(-0.0007, wide), "large": shifted(-0.0005, wide[::-1]), None: NOTHING}
     verdict = recommend(confirmed(table))
     assert (verdict.verdict, verdict.teacher, verdict.versus_no_teacher) == ("no_teacher", None, "cannot_tell")
-    assert verdict.sentence.startswith("No teacher is ahead of none for ")
-    assert verdict.sentence.endswith("so whether one helps cannot be told yet.")
-    assert recommendation_info(confirmed(table)).headline == "No teacher is ahead of none"
+    assert verdict.sentence.startswith("No teacher beats training on labels alone for ")
+    assert verdict.sentence.endswith("so whether a teacher helps cannot be told yet.")
+    assert recommendation_info(confirmed(table)).headline == "No teacher beats labels alone"
 
 
 def test_at_least_is_the_lower_end_at_the_level_of_naming() -> None:
@@ -149,7 +149,7 @@ def test_the_test_sets_size_has_an_error_of_its_own() -> None:
     assert contrast(verdict, "a", None).sampling == pytest.approx(difference_error(0.792, 0.772, images=10_000))
     assert any(
         "A test set of 10,000 images gives one accuracy a standard error of 0.4 points" in reason
-        and reason.endswith(": not in the intervals.")
+        and reason.endswith("; the intervals do not include it.")
         for reason in verdict.reasons
     )
 
@@ -182,7 +182,7 @@ def test_a_race_that_stops_early_decides_by_wider_intervals() -> None:
     wide, narrow = contrast(early, "a", "b"), contrast(at_once, "a", "b")
     assert (wide.low, wide.high) == (narrow.low, narrow.high)
     assert wide.at_least < narrow.at_least
-    assert any("6 runs of 15 were left over" in r and "by 99.83 % intervals" in r for r in early.reasons)
+    assert any("6 of 15 runs were not needed" in r and "by 99.83 % intervals" in r for r in early.reasons)
     pairs = compare(np.array(list(table.values())))
     expected = pairs.difference[0, 1] - pairs.half_width(1 - 0.075 * 0.1 / 3)[0, 1]
     assert wide.at_least == pytest.approx(expected)
@@ -224,7 +224,7 @@ def test_no_help() -> None:
     verdict = recommend(confirmed({"a": shifted(-0.003), "b": shifted(-0.004), None: NOTHING}))
     assert (verdict.verdict, verdict.teacher, verdict.versus_no_teacher) == ("no_teacher", None, "does_not_help")
     assert verdict.params == TrialParams()
-    assert "train it without one, 77.2 % test accuracy (3 seeds); the best teacher, a with" in verdict.sentence
+    assert "train it without a teacher, 77.2 % test accuracy (3 seeds); the best teacher, a with" in verdict.sentence
 
 
 def test_cannot_tell() -> None:
@@ -307,12 +307,12 @@ def test_unconfirmed_with_all_confirm_runs_failed() -> None:
 def test_unconfirmed_without_a_gain_trains_without_a_teacher() -> None:
     record = study(20, seeds=0).model_copy(update={"no_teacher": run("baselines/none", TrialParams(), val=0.95)})
     assert recommend(record).teacher is None
-    assert "no teacher beat training without one (95.0 %" in recommend(record).sentence
+    assert "no teacher beat training without a teacher (95.0 %" in recommend(record).sentence
 
 
 def test_unconfirmed_on_short_runs_alone() -> None:
     record = study(20, state="pruned").model_copy(update={"plain_kd": None})
-    best = max((one.short for one in record.trials if one.short), key=lambda short: short.val_top1)
+    best = max((one.rung for one in record.trials if one.rung), key=lambda short: short.val_top1)
     assert recommend(record).params == best.params
     assert "after 4 of 12 epochs" in recommend(record).sentence
 

@@ -10,8 +10,8 @@ from scipy import stats
 
 from autodistill.formatting import amount, listed, quantity
 from autodistill.records import CostRecord, StudentBudget, StudyRecord
-from autodistill.stats.recommend import recommend
 from autodistill.stats.students import recommend_student
+from autodistill.stats.verdict import recommend
 
 FREE = StudentBudget()
 SMALL, LARGE = [0.800, 0.801, 0.802], [0.900, 0.902, 0.901]
@@ -107,7 +107,7 @@ def test_students_without_a_confirm_run_come_last_and_alone_are_unconfirmed():
     choice = recommend_student([bad, searched("a", SMALL)], limits=FREE)
     assert [row.student for row in choice.rows] == ["a", bad.student.name]
     assert (choice.verdict, choice.student, choice.rows[1].front) == ("unconfirmed", "a", ())
-    assert "no other student is confirmed yet" in choice.sentence
+    assert "only one student is confirmed so far, so none can be preferred" in choice.sentence
     assert f"{bad.student.name} was not confirmed on test." in choice.reasons
     alone = recommend_student([bad], limits=FREE)
     assert (alone.verdict, alone.lines, alone.contrasts) == ("unconfirmed", (), ())

@@ -11,11 +11,11 @@ import pytest
 from factories import HOSTILE, STUDIES, bare, confirmed, hostile_names, profiled, study
 
 from autodistill.errors import StoreError
+from autodistill.formatting import clean, duration, markdown, short
 from autodistill.records import StudyRecord, read_study
 from autodistill.report import render
 from autodistill.report.canvas import COLOURS, MARKERS
-from autodistill.report.words import clean, duration, markdown, short
-from autodistill.stats.recommend import recommend
+from autodistill.stats.verdict import recommend
 
 pytestmark = pytest.mark.slow
 
@@ -172,6 +172,38 @@ def test_the_stored_threshold_is_kept(tmp_path: Path) -> None:
     record = bare({})
     render(record.model_copy(update={"recommendation": recommend(record, threshold=0.05)}), tmp_path)
     assert json.loads((tmp_path / "study.json").read_text())["recommendation"]["threshold"] == 0.05
+
+
+VERSION_1 = Path(__file__).parent / "files" / "study-version-1.json"
+
+
+def test_a_record_of_version_1_renders(tmp_path: Path) -> None:
+    """The file is that of a study which the last release with version 1 made."""
+    record = read_study(VERSION_1)
+    page = render(record, tmp_path).read_text(encoding="utf-8")
+    assert record.schema_version == 2
+    assert {trial.params.method for trial in record.trials} == {"ts", "ats", "isats"}
+    assert all(trial.rung is not None for trial in record.trials)
+    assert len(record.reruns) == 2
+    assert record.recommendation is not None
+    assert record.recommendation.teacher in page
+    assert "repeats this study run for run" in page
+
+
+def test_an_asynchronous_study_of_version_1_renders_and_promises_no_equal_study(tmp_path: Path) -> None:
+    """Its trials hold an audit trail, which no report shows; its command does not repeat it."""
+    document = json.loads(VERSION_1.read_text(encoding="utf-8"))
+    document["plan"]["asynchronous"] = True
+    for trial in document["trials"]:
+        trial["audit_trail"] = {"sampler_seed": 1, "known": [[0, 1]], "running": [2], "rivals": {"0": 0.5}}
+    (tmp_path / "study.json").write_text(json.dumps(document), encoding="utf-8")
+    page = render(read_study(tmp_path / "study.json"), tmp_path / "async").read_text(encoding="utf-8")
+    for words in ("<dt>Suggestions</dt>", "does not repeat this study run for run"):
+        assert words in page
+    assert "repeats this study run for run" not in page
+    for text in (page, (tmp_path / "async" / "report.md").read_text(encoding="utf-8")):
+        assert "audit trail" not in text.lower()
+        assert "sampler seed" not in text.lower()
 
 
 def test_import_is_light() -> None:

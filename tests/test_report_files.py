@@ -16,9 +16,9 @@ from factories import STUDIES, profiled, study
 from json_schema import SCHEMAS, faults, schema_of
 from pydantic import BaseModel
 
+from autodistill.cli.show import rendered
 from autodistill.records import read_record, read_study, to_json
 from autodistill.report import render
-from autodistill.showing import rendered
 
 pytestmark = pytest.mark.slow
 
@@ -52,7 +52,7 @@ def test_two_processes_write_the_same_bytes_without_torch(tmp_path: Path) -> Non
 
 
 def published(name: str) -> dict[str, Any]:
-    return json.loads(files("autodistill.records").joinpath(f"{name}.schema.json").read_text(encoding="utf-8"))
+    return json.loads(files("autodistill").joinpath(f"{name}.schema.json").read_text(encoding="utf-8"))
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +62,7 @@ def schema() -> dict[str, Any]:
 
 @pytest.mark.parametrize("name", SCHEMAS)
 def test_the_published_schema_is_the_models(name: str, repository: Path, update_golden: bool) -> None:
-    folder = repository / "autodistill" / "records"
+    folder = repository / "autodistill"
     made = schema_of(SCHEMAS[name], folder)
     if update_golden:
         (folder / f"{name}.schema.json").write_text(made, encoding="utf-8")

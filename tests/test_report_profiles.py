@@ -13,12 +13,10 @@ from autodistill.records import AgreementRecord, InspectionRecord, ProfileRecord
 from autodistill.report import render, render_inspection
 from autodistill.report.canvas import blank
 from autodistill.report.charts import CHARTS
-from autodistill.report.sections.agreement import agreement_info
-from autodistill.report.sections.knowledge import course, knowledge_info
-from autodistill.report.sections.mismatch import mismatch_info
-from autodistill.report.sections.profiles import spread_out
-from autodistill.report.sections.scores import SCORES, scores_info
-from autodistill.report.sections.temperatures import temperatures_info
+from autodistill.report.parts import spread_out
+from autodistill.report.scores import SCORES, scores_info
+from autodistill.report.teachers import agreement_info, course, knowledge_info, temperatures_info
+from autodistill.report.verdict import mismatch_info
 
 pytestmark = pytest.mark.slow
 
@@ -66,12 +64,12 @@ def test_course_takes_steps_within_two_standard_errors_for_none(means, signs):
     ("heights", "start", "way"),
     [
         ((1, 3, 2, 1), "Seen here: over 4 teachers", "rises, then falls"),
-        ((1, 2, 3), "The rise alone is seen here", "rises"),
-        ((3, 2, 1), "The fall alone is seen here", "falls"),
+        ((1, 2, 3), "Only the rise is seen here", "rises"),
+        ((3, 2, 1), "Only the fall is seen here", "falls"),
         ((3, 1, 2), "Not seen here", "falls, then rises"),
         ((1, 2, 1, 2), "Not seen here", "goes up and down, with 2 turns"),
         ((1, 1, 1), "Not seen here", "does not change beyond its error"),
-        ((1, 2), "This takes three teachers; 2 profiles here", ""),
+        ((1, 2), "Checking this takes three teachers; there are 2 profiles", ""),
     ],
 )
 def test_the_variance_claim_stands_beside_what_was_measured(heights, start, way):
@@ -93,16 +91,14 @@ def test_the_order_claim_stands_beside_what_was_measured(rho, start):
     found = AgreementRecord(examples=7, teachers=("t0", "t1", "t2"), spearman=matrix, kendall=matrix)
     claim = knowledge_info(record.model_copy(update={"agreement": found})).claims[1]
     assert claim.found.startswith(f"{start}: over 3 pairs the mean Spearman correlation is {rho + 0.02:.2f}, ")
-    assert f"from {rho:.2f} (t0 and t1) to {rho + 0.04:.2f}, and Kendall's {rho + 0.02:.2f};" in claim.found
+    assert f"from {rho:.2f} (t0 and t1) to {rho + 0.04:.2f}, and Kendall's {rho + 0.02:.2f}. " in claim.found
     assert knowledge_info(record).claims[1].found == "There is no pair of teachers to compare."
 
 
 def test_scores_by_hand():
     scores = {"s": 0.77, "m": 0.79, "l": 0.78, "xl": 0.76}
     trials = [trial(n, isats(name), state="complete", score=val) for n, (name, val) in enumerate(scores.items())]
-    info = scores_info(
-        profiled(study(0, teachers=FOUR)).model_copy(update={"trials": tuple(trials), "plain_kd": None})
-    )
+    info = scores_info(profiled(study(0, teachers=FOUR)).model_copy(update={"trials": tuple(trials), "plain_kd": None}))
     got = {one.label: one for one in info.ranked}
     assert len(got) == len(SCORES)
     # Students rank 2 4 3 1 by the size of their teachers, and accuracy ranks the teachers 1 2 3 4.
@@ -113,8 +109,8 @@ def test_scores_by_hand():
     assert got["derived variance at tau 4, more is better"].picked == "xl"
     assert info.regret_at_random == pytest.approx((0.02 + 0 + 0.01 + 0.03) / 4)
     assert info.finding == (
-        "Taking the most accurate teacher, xl, would have cost 3.0 points against the best choice in this study, "
-        "taking one at random 1.5 points on average."
+        "Taking the most accurate teacher, xl, would have cost 3.0 points against the best choice in this study; "
+        "taking a teacher at random, 1.5 points on average."
     )
     assert "4 teachers are too few" in info.note
     assert f"1 in {math.factorial(4)}" in info.note
@@ -152,7 +148,7 @@ def test_histograms_and_bounds_by_hand():
         update={"profile": record.teachers[1].profile.model_copy(update={"tau_other": stuck})}
     )
     finding = temperatures_info(record.model_copy(update={"teachers": (record.teachers[0], odd)})).figure.finding
-    assert "m has the most samples at a bound, 70.0 %, so that the bounds set its temperatures." in finding
+    assert "m has the most samples at a bound, 70.0 %, so the bounds determine its temperatures." in finding
 
 
 def test_heat_map_is_ordered_by_size_and_puts_spearman_below():
@@ -245,7 +241,7 @@ def test_mismatch_shows_size_and_seed_noise():
     assert info.spearman_params == pytest.approx(info.spearman), "here the bigger teacher is the more accurate one"
     assert f"With the number of parameters the Spearman correlation is {info.spearman_params:+.2f}." in info.note
     assert "two standard deviations of a run's seed noise" in info.note
-    assert "nobody measured" in mismatch_info(study(20, seeds=0)).note
+    assert "its seed noise was not measured" in mismatch_info(study(20, seeds=0)).note
     tested = {row.cells[0].text: row.cells[3] for row in info.figure.table.rows}
     assert "seeds" in tested["ladder-l"].below
     assert tested["ladder-s"].text == "\N{EN DASH}"

@@ -5,14 +5,12 @@ from factories import bare, confirmed, study
 from record_parts import failed_run, finalist, isats, run, targets, trial
 from scipy.stats import spearmanr
 
+from autodistill.formatting import EMPTY
 from autodistill.records import RaceRecord, TrialParams
-from autodistill.report.sections.environment import environment_info
-from autodistill.report.sections.evidence import MOST_CURVES, MOST_POINTS, curves_info, failures_info, trials_info
-from autodistill.report.sections.method import budget_info, method_info
-from autodistill.report.sections.mismatch import mismatch_info, rank_correlation
-from autodistill.report.sections.verdict import leaderboard_info
-from autodistill.report.words import EMPTY
-from autodistill.stats.recommend import recommend
+from autodistill.report.method import budget_info, environment_info, method_info
+from autodistill.report.trials import MAX_CURVES, MAX_POINTS, curves_info, failures_info, trials_info
+from autodistill.report.verdict import leaderboard_info, mismatch_info, rank_correlation
+from autodistill.stats.verdict import recommend
 
 
 def test_leaderboard_by_hand() -> None:
@@ -89,7 +87,7 @@ def test_trial_notes_warn_about_bounds_displacement_and_replicates() -> None:
     record = study(12)
     odd = record.trials[11]
     summary = targets(at_lower=0.7, displaced=0.12)
-    odd = odd.model_copy(update={"short": odd.short.model_copy(update={"targets": summary}), "full": None})
+    odd = odd.model_copy(update={"rung": odd.rung.model_copy(update={"targets": summary}), "full": None})
     notes = trials_info(record.model_copy(update={"trials": (odd,)})).table.rows[0].cells[-1].text
     assert "replicate of trial 5" in notes
     assert "at a bound for 70 % of the samples that the teacher gets right" in notes
@@ -104,7 +102,7 @@ def test_long_studies_are_cut_and_say_so() -> None:
     curves = curves_info(record)
     assert len(table.rows) == 100
     assert "100 of 1,000 trials" in table.note
-    assert len(curves.curves) == MOST_CURVES
+    assert len(curves.curves) == MAX_CURVES
     assert "60 of 1,002 curves shown" in curves.note
     shown = {row.cells[0].text for row in table.rows}
     best = max((one for one in record.trials if one.full), key=lambda one: one.full.val_top1)
@@ -114,18 +112,18 @@ def test_long_studies_are_cut_and_say_so() -> None:
 def test_long_curves_are_thinned_and_keep_their_ends() -> None:
     long = run("long", TrialParams(), val=0.7, epochs=240)
     curve = curves_info(bare({}).model_copy(update={"no_teacher": long})).curves[0]
-    assert len(curve.points) == MOST_POINTS
+    assert len(curve.points) == MAX_POINTS
     assert (curve.points[0][0], curve.points[-1]) == (1, (240, 0.7))
     epochs = [epoch for epoch, _ in curve.points]
     assert sorted(set(epochs)) == epochs
 
 
 def test_saving_by_hand() -> None:
-    """Twenty trials pruned after 4 of 12 epochs: 240 epochs not spent, 80 spent on short runs."""
+    """Twenty trials pruned after 4 of 12 epochs: 240 epochs not spent, 80 spent on rungs."""
     info = curves_info(study(20, state="pruned"))
-    assert (info.pruned, info.saved_epochs, info.short_epochs) == (20, 240, 80)
+    assert (info.pruned, info.saved_epochs, info.rung_epochs) == (20, 240, 80)
     assert "240 epochs (20.0 full-training equivalents) not spent" in info.saving
-    assert {curve.mark for curve in info.curves[2:]} == {"pruned"}
+    assert {curve.end for curve in info.curves[2:]} == {"pruned"}
 
 
 def test_budget_counts_a_shared_run_once() -> None:
@@ -166,10 +164,10 @@ def test_environment_renders_what_is_there() -> None:
         "confirm": "1 min 17 s",
         "all phases": "4 min 49 s",
         "2 training runs, summed over the workers": "41.0 s",
-        "of it: teachers over views that were not cached": "4.0 s",
-        "of it: cached logits, read or waited for": "0.5 s",
-        "of it: the student's training": "35.0 s",
-        "of it: evaluation of the student": "1.5 s",
+        "of these, teachers over views that were not cached": "4.0 s",
+        "of these, cached logits, read or waited for": "0.5 s",
+        "of these, the student's training": "35.0 s",
+        "of these, evaluation of the student": "1.5 s",
         "teacher runs over a view of the data, all others cached": "48",
     }
     record = study(20)

@@ -7,15 +7,13 @@ from factories import bare, study
 from record_parts import isats, kd, trial
 
 from autodistill.records import ImportanceRecord, StudyRecord, TrialRecord
-from autodistill.report.charts import CHARTS
-from autodistill.report.sections.importance import importance_info
-from autodistill.report.sections.replicates import replicates_info
-from autodistill.report.sections.slices import MOST_DRAWN, pair_info, slices_info
-from autodistill.report.trial_charts import pair_chart
+from autodistill.report.charts import CHARTS, pair_chart
+from autodistill.report.controls import replicates_info
+from autodistill.report.importance import MAX_DRAWN, importance_info, pair_info, slices_info
 
 
 def searched(count: int, **importance: dict[str, float] | dict[str, dict[str, float]]) -> StudyRecord:
-    """Trial k of n: ratio 1 + k / n, weight 0.5 where k is even and 0.6 else, short-run score 0.6 + k / 1000."""
+    """Trial k of n: ratio 1 + k / n, weight 0.5 where k is even and 0.6 else, rung score 0.6 + k / 1000."""
     trials = [
         trial(
             number,
@@ -30,38 +28,43 @@ def searched(count: int, **importance: dict[str, float] | dict[str, dict[str, fl
 
 
 def rescored(one: TrialRecord, score: float) -> TrialRecord:
-    assert one.short is not None
-    last = one.short.curve[-1].model_copy(update={"val_top1": score})
-    short = one.short.model_copy(update={"curve": (*one.short.curve[:-1], last)})
-    return one.model_copy(update={"short": short})
+    assert one.rung is not None
+    last = one.rung.curve[-1].model_copy(update={"val_top1": score})
+    short = one.rung.model_copy(update={"curve": (*one.rung.curve[:-1], last)})
+    return one.model_copy(update={"rung": short})
 
 
 def test_a_lead_within_the_forests_spread_is_said() -> None:
     def finding(gap: float) -> str:
-        shares, spread = {"teacher": 0.4 + gap, "rule": 0.4}, {"teacher": 0.03, "rule": 0.04}
+        shares, spread = {"teacher": 0.4 + gap, "method": 0.4}, {"teacher": 0.03, "method": 0.04}
         record = searched(30, shares=shares, shares_std=spread)
         return importance_info(record).figure.finding
 
     # The spread of the difference is 0.05: 9 points lie within twice that, 11 do not.
     assert finding(0.09) == (
-        "The largest share of variance, 49 ± 3 %, goes to teacher (n = 30 short runs); "
-        "rule with 40 ± 4 % is within the forests' spread of it."
+        "The largest share of variance, 49 ± 3 %, goes to teacher (n = 30 rung scores); "
+        "method, 40 ± 4 %, is within the spread of the forests."
     )
-    assert finding(0.11) == "The largest share of variance, 51 ± 3 %, goes to teacher (n = 30 short runs)."
+    assert finding(0.11) == "The largest share of variance, 51 ± 3 %, goes to teacher (n = 30 rung scores)."
 
 
 def test_importance_of_an_older_record_has_no_spread() -> None:
-    info = importance_info(searched(30, shares={"teacher": 0.7, "rule": 0.3}))
-    assert [cell.text for row in info.figure.table.rows for cell in row.cells] == ["teacher", "70 %", "rule", "30 %"]
+    info = importance_info(searched(30, shares={"teacher": 0.7, "method": 0.3}))
+    assert [cell.text for row in info.figure.table.rows for cell in row.cells] == [
+        "teacher",
+        "70 %",
+        "method",
+        "30 %",
+    ]
     assert info.note == ""
 
 
 @pytest.mark.parametrize("count", [29, 30])
 def test_slices_start_at_thirty_scored_trials(count: int) -> None:
-    record = searched(count, within_rule={"isats": {"target_ratio": 0.8, "soft_weight": 0.2}})
+    record = searched(count, within_method={"isats": {"target_ratio": 0.8, "soft_weight": 0.2}})
     assert (slices_info(record).figure is None) == (pair_info(record).figure is None) == (count == 29)
     if count == 29:
-        assert slices_info(record).note == "Slices are drawn from 30 scored trials on; here are 29."
+        assert slices_info(record).note == "Slices take at least 30 scored trials; there are 29."
 
 
 def test_a_failed_short_run_is_no_scored_trial() -> None:
@@ -73,12 +76,12 @@ def test_a_failed_short_run_is_no_scored_trial() -> None:
 def test_slices_by_hand() -> None:
     """Thirty trials: scores rise with the ratio, thirds of ten have means 0.6045, 0.6145 and 0.6245."""
     within = {"isats": {"target_ratio": 0.8, "soft_weight": 0.2}}
-    info = slices_info(searched(30, shares={"soft_weight": 0.1}, within_rule=within))
+    info = slices_info(searched(30, shares={"soft_weight": 0.1}, within_method=within))
     assert [one.name for one in info.slices] == ["ISATS: target ratio", "soft weight"]
     cells = [(cell.text, cell.below) for cell in info.figure.table.rows[0].cells]
     assert cells[1:] == [("30", ""), ("60.5 %", "1 to 1.3"), ("61.5 %", "1.33 to 1.63"), ("62.5 %", "1.67 to 1.97")]
     assert info.figure.finding == (
-        "ISATS: target ratio: the highest third of its values, 1.67 to 1.97, has the best mean short run, 62.5 %; "
+        "ISATS: target ratio: the highest third of its values, 1.67 to 1.97, has the best mean rung score, 62.5 %; "
         "the worst third has 60.5 %."
     )
     assert [(point.x, point.y) for point in info.slices[0].points[:2]] == [
@@ -91,11 +94,11 @@ def test_importance_orders_the_slices_and_rules_count_by_their_trials() -> None:
     record = searched(30)
     tau = [trial(30 + place, kd("ladder-m"), state="complete", score=0.7) for place in range(10)]
     varied = [
-        one.model_copy(update={"params": one.params.model_copy(update={"rule_params": {"tau": 1.0 + place}})})
+        one.model_copy(update={"params": one.params.model_copy(update={"method_params": {"tau": 1.0 + place}})})
         for place, one in enumerate(tau)
     ]
     shares = ImportanceRecord(
-        n=40, shares={"soft_weight": 0.3}, within_rule={"isats": {"target_ratio": 0.5}, "ts": {"tau": 0.9}}
+        n=40, shares={"soft_weight": 0.3}, within_method={"isats": {"target_ratio": 0.5}, "ts": {"tau": 0.9}}
     )
     both = record.model_copy(update={"trials": (*record.trials, *varied), "importance": shares})
     # 0.5 x 30/40 = 0.375, then 0.3, then 0.9 x 10/40 = 0.225.
@@ -113,17 +116,17 @@ def test_one_collapsed_run_does_not_flatten_the_others() -> None:
 
 
 def test_many_trials_are_thinned_and_said_so() -> None:
-    info = slices_info(searched(300, within_rule={"isats": {"target_ratio": 0.8, "soft_weight": 0.2}}))
-    assert {len(one.points) for one in info.slices} == {MOST_DRAWN}
-    assert f"At most {MOST_DRAWN} of 300 trials drawn in a panel" in info.note
-    pair = pair_info(searched(300, within_rule={"isats": {"target_ratio": 0.8, "soft_weight": 0.2}}))
-    assert sum(map(len, pair.fifths)) == MOST_DRAWN
-    assert f"{MOST_DRAWN} of 300 trials drawn" in pair.note
+    info = slices_info(searched(300, within_method={"isats": {"target_ratio": 0.8, "soft_weight": 0.2}}))
+    assert {len(one.points) for one in info.slices} == {MAX_DRAWN}
+    assert f"At most {MAX_DRAWN} of 300 trials drawn in a panel" in info.note
+    pair = pair_info(searched(300, within_method={"isats": {"target_ratio": 0.8, "soft_weight": 0.2}}))
+    assert sum(map(len, pair.fifths)) == MAX_DRAWN
+    assert f"{MAX_DRAWN} of 300 trials drawn" in pair.note
 
 
 def test_a_space_says_which_axes_are_logarithmic() -> None:
-    record = searched(30, within_rule={"isats": {"target_ratio": 0.8, "soft_weight": 0.2}})
-    space = {"search": {"rules": {"isats": {"target_ratio": {"low": 1, "high": 4, "log": True}}}}}
+    record = searched(30, within_method={"isats": {"target_ratio": 0.8, "soft_weight": 0.2}})
+    space = {"search": {"methods": {"isats": {"target_ratio": {"low": 1, "high": 4, "log": True}}}}}
     assert pair_info(record).logs == (False, False)
     spaced = record.model_copy(update={"space": {**space}})
     assert pair_info(spaced).logs == (True, False)
@@ -132,7 +135,7 @@ def test_a_space_says_which_axes_are_logarithmic() -> None:
 
 def test_the_pair_by_hand() -> None:
     """Fifths of six by score, which rises with the ratio: the best are trials 24 to 29, with both weights."""
-    info = pair_info(searched(30, within_rule={"isats": {"target_ratio": 0.8, "soft_weight": 0.2}}))
+    info = pair_info(searched(30, within_method={"isats": {"target_ratio": 0.8, "soft_weight": 0.2}}))
     assert info.names == ("ISATS: target ratio", "ISATS: soft weight")
     assert info.figure.finding == (
         "The best fifth of 30 ISATS trials has target ratio 1.8 to 1.97 and soft weight 0.5 to 0.6."
@@ -163,7 +166,7 @@ def test_replicates_by_hand() -> None:
     assert info.groups == 2
     assert info.std == pytest.approx(0.00447, abs=5e-6)
     assert info.finding == (
-        "2 configurations ran again with another seed: between seeds a short run has a standard deviation of "
+        "2 configurations ran again with another seed: between seeds a rung score has a standard deviation of "
         "0.4 points (2 degrees of freedom)."
     )
     assert [cell.text for cell in info.table.rows[1].cells] == [
@@ -180,7 +183,7 @@ def test_nothing_repeated_is_no_section() -> None:
 
 
 def test_contours_are_drawn_through_the_pair_where_there_is_a_plane() -> None:
-    info = pair_info(searched(60, within_rule={"isats": {"target_ratio": 0.8, "soft_weight": 0.2}}))
+    info = pair_info(searched(60, within_method={"isats": {"target_ratio": 0.8, "soft_weight": 0.2}}))
     drawn, line = pair_chart(info), tuple(tuple(replace(it, y=it.x) for it in fifth) for fifth in info.fifths)
     flat = pair_chart(replace(info, fifths=line, logs=(False, False)))
     assert drawn.count(b"<path") > flat.count(b"<path")

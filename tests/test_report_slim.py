@@ -6,8 +6,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from autodistill.report.canvas import COLOURS, INK, MUTED
-from autodistill.report.slim import DARK, SHADES, slim
+from autodistill.report.canvas import COLOURS, DARK, INK, MUTED, SHADES, slim
 
 NAMESPACE = "{http://www.w3.org/2000/svg}"
 LINK = "{http://www.w3.org/1999/xlink}href"

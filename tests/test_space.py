@@ -10,7 +10,7 @@ from autodistill.errors import ConfigError
 KNOWN = Known(
     datasets=("digits", "fashion-mnist", "cifar10", "cifar100", "folder"),
     architectures=("resnet8", "resnet20", "resnet56", "resnet32x4"),
-    rules={"ts": ("tau",), "ats": ("tau_target", "tau_other", "anchor"), "isats": ("target_ratio", "anchor")},
+    methods={"ts": ("tau",), "ats": ("tau_target", "tau_other", "anchor"), "isats": ("target_ratio", "anchor")},
     losses=("soft_cross_entropy",),
 )
 
@@ -37,7 +37,7 @@ def test_every_mistake_is_named_at_once_with_file_key_value_and_what_is_allowed(
         {
             "data": {"name": "digit"},
             "training": {"epochs": "many", "lrr": 0.1},
-            "search": {"soft_weight": [0.5, 2.0], "rules": {"isatz": {}, "ts": {"tau": {"low": 4, "high": 1}}}},
+            "search": {"soft_weight": [0.5, 2.0], "methods": {"isatz": {}, "ts": {"tau": {"low": 4, "high": 1}}}},
             "ladder": {"architectures": ["resnet9"]},
         }
     )
@@ -48,8 +48,8 @@ def test_every_mistake_is_named_at_once_with_file_key_value_and_what_is_allowed(
         "(got 'many')",
         "training.lrr: unknown key (did you mean 'lr'?",
         "search.soft_weight: must lie in [0, 1]",
-        "search.rules.isatz: unknown rule 'isatz' (did you mean 'isats'",
-        "search.rules.ts.tau: low 4 must be below high 1",
+        "search.methods.isatz: unknown method 'isatz' (did you mean 'isats'",
+        "search.methods.ts.tau: low 4 must be below high 1",
         "ladder.architectures: unknown architecture 'resnet9'",
     ):
         assert part in found
@@ -58,15 +58,15 @@ def test_every_mistake_is_named_at_once_with_file_key_value_and_what_is_allowed(
 @pytest.mark.parametrize(
     ("tree", "part"),
     [
-        ({"prior": {"rule": "ts", "params": {"tau": 99.0}}}, "prior.params.tau: 99.0 is not in 1 to 16 (log)"),
+        ({"prior": {"method": "ts", "params": {"tau": 99.0}}}, "prior.params.tau: 99.0 is not in 1 to 16 (log)"),
         ({"prior": {"params": {}}}, "prior.params.target_ratio: None is not in 0.8 to 4 (log)"),
         ({"prior": {"soft_weight": 0.95}}, "prior.soft_weight: 0.95 is not in 0.1 to 0.9"),
-        ({"search": {"rules": {"ts": {"tau": 4}}}}, "prior.rule: 'isats' is not searched (search.rules has ts)"),
-        ({"search": {"rules": {"ts": {"tua": 4}}}}, "search.rules.ts.tua: unknown parameter (did you mean 'tau'?"),
-        ({"search": {"rules": {"ts": {"tau": -4.0}}}}, "search.rules.ts.tau: must be above 0 (got -4)"),
+        ({"search": {"methods": {"ts": {"tau": 4}}}}, "prior.method: 'isats' is not searched (search.methods has ts)"),
+        ({"search": {"methods": {"ts": {"tua": 4}}}}, "search.methods.ts.tua: unknown parameter (did you mean 'tau'?"),
+        ({"search": {"methods": {"ts": {"tau": -4.0}}}}, "search.methods.ts.tau: must be above 0 (got -4)"),
         (
-            {"training": {"epochs": 3, "short_epochs": 3}},
-            "training: epochs = 3 leaves no room for a short run of 3: at least 4 epochs, or at most 2 short_epochs",
+            {"training": {"epochs": 3, "rung_epochs": 3}},
+            "training: epochs = 3 leaves no room for a rung of 3: at least 4 epochs, or at most 2 rung_epochs",
         ),
         ({"search": {"soft_weight": []}}, "search.soft_weight: a list of choices needs at least one"),
         ({"teachers": []}, "teachers: needs at least one URI"),
@@ -97,13 +97,13 @@ def test_a_missing_file_and_broken_toml_are_named(tmp_path):
         load(str(tmp_path / "none.toml"), known=KNOWN)
     broken = tmp_path / "broken.toml"
     broken.write_text("[data\n")
-    with pytest.raises(ConfigError, match="no valid TOML"):
+    with pytest.raises(ConfigError, match="not valid TOML"):
         load(str(broken), known=KNOWN)
 
 
 def test_a_short_run_is_a_third_unless_it_is_named():
-    assert Space().training.short == 10
-    assert load("smoke", known=KNOWN).training.short == 2
+    assert Space().training.rung == 10
+    assert load("smoke", known=KNOWN).training.rung == 2
 
 
 def test_bounds():

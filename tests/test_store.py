@@ -7,18 +7,20 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from autodistill.errors import StoreError
-from autodistill.records import EpochRecord, RunEnded, RunRecord, TrialParams
+from autodistill.records import EpochRecord, KeptResult, RunResult, RunSpec, RunTimes, TrialParams
 from autodistill.store import (
-    RunFolder,
+    StudyFolder,
     cache_root,
-    claim,
+    copy_from_sibling,
+    differences,
     digest,
     locked,
-    owned,
+    locked_study,
     read_result,
     seed_from,
     write_bytes,
@@ -158,17 +160,17 @@ def test_a_study_s_folder_is_its_owner_s_alone_unless_it_was_shared_before(tmp_p
     def rights(folder: Path) -> int:
         return stat.S_IMODE(folder.stat().st_mode)
 
-    made, shared = RunFolder(tmp_path / "runs" / "made"), RunFolder(tmp_path / "runs" / "shared")
+    made, shared = StudyFolder(tmp_path / "runs" / "made"), StudyFolder(tmp_path / "runs" / "shared")
     shared.path.mkdir(parents=True)
     shared.path.chmod(0o770)
     for folder, expected in ((made, 0o700), (shared, 0o770)):
-        with owned(folder), pytest.raises(StoreError, match="in use"), owned(folder):
+        with locked_study(folder), pytest.raises(StoreError, match="in use"), locked_study(folder):
             pass
         assert rights(folder.path) == expected
     (tmp_path / "file").write_text("")
     with (
         pytest.raises(StoreError, match=r"cannot be written \(Not a directory\)"),
-        owned(RunFolder(tmp_path / "file" / "x")),
+        locked_study(StudyFolder(tmp_path / "file" / "x")),
     ):
         pass
 
@@ -203,7 +205,7 @@ def test_who_comes_second_waits(tmp_path: Path) -> None:
     assert order == ["first", "second"]
 
 
-# The run folder
+# The study folder
 
 
 def test_the_cache_lies_where_the_variable_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -215,109 +217,134 @@ def test_the_cache_lies_where_the_variable_says(monkeypatch: pytest.MonkeyPatch,
 
 
 def test_everything_of_a_study_lies_below_its_folder(tmp_path: Path) -> None:
-    folder = RunFolder(tmp_path / "s")
-    own = [folder.space, folder.identity, folder.environment, folder.record, folder.database, folder.lock]
-    run = [folder.result("trials/0007/short"), folder.checkpoint("trials/0007/short"), folder.weights("a")]
-    assert len(set(own + run)) == 9
+    folder = StudyFolder(tmp_path / "s")
+    own = [folder.record, folder.space, folder.database, folder.lock]
+    run = [folder.result("0a1b"), folder.checkpoint("0a1b"), folder.weights("0a1b")]
+    assert len(set(own + run)) == 7
     assert all(path.is_relative_to(tmp_path / "s") for path in own + run)
-    assert run[0] == tmp_path / "s" / "trials" / "0007" / "short" / "result.json"
+    assert run[0] == tmp_path / "s" / "results" / "0a1b.json"
 
 
-ENDED = RunEnded(
-    record=RunRecord(
-        run="trials/0001/short",
-        params=TrialParams(teacher="wrn", rule="ts", rule_params={"tau": 4.0}, soft_weight=0.5),
-        seed=3,
-        epochs=2,
-        state="complete",
-        curve=(
-            EpochRecord(epoch=1, train_loss=0.1 + 0.2, hard_loss=1e-300),
-            EpochRecord(epoch=2, train_loss=1 / 3, hard_loss=2.5, val_top1=0.7),
-        ),
-    ),
-    wall_s=1.5,
-    views_computed=2,
+RUN = RunSpec(
+    run="trials/0001/rung",
+    params=TrialParams(teacher="wrn", method="ts", method_params={"tau": 4.0}, soft_weight=0.5),
+    seed=3,
+    epochs=3,
+    rung=2,
+    until=2,
 )
+CURVE = (
+    EpochRecord(epoch=1, train_loss=0.1 + 0.2, hard_loss=1e-300),
+    EpochRecord(epoch=2, train_loss=1 / 3, hard_loss=2.5, val_top1=0.7),
+    EpochRecord(epoch=3, train_loss=1 / 3, hard_loss=2.5, val_top1=0.8, test_top1=0.75),
+)
+FULL = RUN.model_copy(update={"run": "trials/0001/full", "until": None, "begun_epochs": 2})
+CONFIRM = RUN.model_copy(update={"run": "confirm/1", "rung": None, "until": None, "evaluate_on": "validation+test"})
+
+
+def result(spec: RunSpec = RUN, *, key: str = "0a1b", epochs: int = 2, **more: Any) -> KeptResult:
+    record = RunResult(**spec.kept(), key=key, state=more.pop("state", "complete"), curve=CURVE[:epochs])
+    return KeptResult(result=record, **{"wall_s": 1.5, "parts_s": {"student": 1.5}, "views_computed": 2, **more})
 
 
 def test_a_result_is_read_as_it_was_written(tmp_path: Path) -> None:
-    folder = RunFolder(tmp_path)
-    assert read_result(folder, ENDED.record.run) is None
-    write_result(folder, ENDED)
-    assert read_result(folder, ENDED.record.run) == ENDED.model_copy(update={"reused": True})
-    assert read_result(folder, "trials/0002/short") is None
+    folder = StudyFolder(tmp_path)
+    assert read_result(folder, "0a1b") is None
+    write_result(folder, result())
+    assert read_result(folder, "0a1b") == result()
+    assert read_result(folder, "0a1c") is None
 
 
 def test_a_damaged_result_is_as_none(tmp_path: Path) -> None:
-    folder, run = RunFolder(tmp_path), ENDED.record.run
-    write_result(folder, ENDED)
-    path = folder.result(run)
+    folder = StudyFolder(tmp_path)
+    write_result(folder, result())
+    path = folder.result("0a1b")
     whole = path.read_bytes()
     other = json.loads(whole)
-    other["record"]["run"] = "trials/0002/short"
+    other["result"]["key"] = "0a1c"
     damaged = [b"", b"{}", b"null", b"\xff\xfe\x00", whole[:-3], whole[: len(whole) // 2], b"[" + whole]
     damaged += [whole.replace(b'"seed"', b'"sead"'), json.dumps(other).encode()]
     for content in damaged:
         path.write_bytes(content)
-        assert read_result(folder, run) is None
-    write_result(folder, ENDED)
-    assert read_result(folder, run) is not None
+        assert read_result(folder, "0a1b") is None
+    write_result(folder, result())
+    assert read_result(folder, "0a1b") is not None
 
 
-# Whose folder it is
+# One result for all runs of a key
 
 
-IDENTITY = {"student": "resnet8", "space": {"training": {"lr": 0.1, "epochs": 3}}, "teachers": {"a": "file:a.pt"}}
+def test_a_result_answers_its_own_run() -> None:
+    found = result().answer(RUN)
+    assert found == result()
 
 
-def test_a_folder_belongs_to_the_study_that_came_first(tmp_path: Path) -> None:
-    folder = RunFolder(tmp_path / "s")
-    claim(folder, IDENTITY)
-    claim(folder, {**IDENTITY, "space": {"training": {"epochs": 3, "lr": 0.1}}})
-    other = {**IDENTITY, "student": "vgg8", "space": {"training": {"lr": 0.2, "epochs": 3}}, "teachers": {"b": "x"}}
-    with pytest.raises(StoreError) as caught:
-        claim(folder, other)
-    assert caught.value.message.splitlines() == [
-        f"{folder.path}: belongs to another study:",
-        "  space.training.lr: there 0.1, asked for 0.2",
-        "  student: there 'resnet8', asked for 'vgg8'",
-        "  teachers.a: there 'file:a.pt', asked for None",
-        "  teachers.b: there None, asked for 'x'",
+def test_a_full_result_answers_its_rung_with_the_epochs_and_times_of_the_rung() -> None:
+    rung = RunTimes(wall_s=0.5, parts_s={"student": 0.5}, views_computed=1)
+    found = result(FULL, epochs=3, rung=rung).answer(RUN)
+    assert (found.result.run, found.result.until, found.result.begun_epochs) == ("trials/0001/rung", 2, 0)
+    assert found.result.curve == CURVE[:2]
+    assert found.result.spent_epochs == 2
+    assert (found.wall_s, found.parts_s, found.views_computed) == (0.5, {"student": 0.5}, 1)
+    assert result(FULL, epochs=3).answer(RUN).wall_s == 0.0, "another run has taken that time"
+
+
+def test_a_full_result_answers_a_full_run_without_the_test_score_that_was_not_asked_for() -> None:
+    found = result(CONFIRM, epochs=3).answer(FULL)
+    assert found.result.spent_epochs == 1, "the rung has paid for the others"
+    assert [it.test_top1 for it in found.result.curve] == [None, None, None]
+    assert found.result.val_top1 == 0.8
+    assert result(CONFIRM, epochs=3).answer(CONFIRM).result.test_top1 == 0.75
+
+
+def test_a_result_that_does_not_suffice_answers_nothing() -> None:
+    assert result().answer(FULL) is None, "too short"
+    unscored = result(FULL, epochs=3)
+    last = CURVE[2].model_copy(update={"test_top1": None})
+    curve = (*CURVE[:2], last)
+    unscored = unscored.model_copy(update={"result": unscored.result.model_copy(update={"curve": curve})})
+    assert unscored.answer(FULL) is not None
+    assert unscored.answer(CONFIRM) is None, "no test score"
+    assert result(CONFIRM, epochs=3).answer(RUN.model_copy(update={"rung": 1, "until": 1})) is None, "no score there"
+
+
+def test_a_failure_answers_runs_that_end_after_it_only() -> None:
+    failed = result(FULL, epochs=2, state="failed")
+    assert failed.answer(FULL).result.state == "failed"
+    rung = failed.answer(RUN)
+    assert (rung.result.state, rung.result.error, rung.result.curve) == ("complete", "", CURVE[:2])
+
+
+def test_files_of_a_key_are_copied_from_another_study(tmp_path: Path) -> None:
+    mine, other, third = (StudyFolder(tmp_path / name) for name in ("mine", "other", "third"))
+    write_result(third, result())
+    assert copy_from_sibling(mine, "0a1b", FULL) is None, "it does not suffice"
+    assert not mine.path.exists()
+    write_result(other, result(FULL, epochs=3))
+    write_bytes(other.weights("0a1b"), b"weights")
+    write_bytes(other.checkpoint("0a1b"), b"checkpoint")
+    found = copy_from_sibling(mine, "0a1b", FULL)
+    assert found is not None
+    assert (found.study, found.wall_s, found.views_computed) == ("other", 0.0, 0)
+    assert read_result(mine, "0a1b") == found
+    assert found.result == result(FULL, epochs=3).result
+    assert mine.weights("0a1b").read_bytes() == b"weights"
+    assert mine.checkpoint("0a1b").read_bytes() == b"checkpoint"
+    assert copy_from_sibling(StudyFolder(tmp_path / "fourth"), "0a1c", FULL) is None
+
+
+# Differences
+
+
+def test_differences_name_key_and_values() -> None:
+    there = {"student": "resnet8", "space": {"training": {"lr": 0.1, "epochs": 3}}, "teachers": {"a": "file:a.pt"}}
+    asked = {"student": "vgg8", "space": {"training": {"epochs": 3, "lr": 0.2}}, "teachers": {"b": "x"}}
+    assert list(differences(there, asked)) == [
+        "space.training.lr: there 0.1, asked for 0.2",
+        "student: there 'resnet8', asked for 'vgg8'",
+        "teachers.a: there 'file:a.pt', asked for None",
+        "teachers.b: there None, asked for 'x'",
     ]
-    assert "--study" in caught.value.hint
-    claim(folder, IDENTITY)
-
-
-def test_many_differences_are_counted(tmp_path: Path) -> None:
-    folder = RunFolder(tmp_path)
-    claim(folder, {f"key{number:02}": number for number in range(15)})
-    with pytest.raises(StoreError) as caught:
-        claim(folder, {f"key{number:02}": -1 for number in range(15)})
-    assert caught.value.message.splitlines()[-2:] == ["  key11: there 11, asked for -1", "  and 3 more"]
-
-
-def test_a_folder_that_cannot_say_whose_it_is_is_refused(tmp_path: Path) -> None:
-    folder = RunFolder(tmp_path)
-    claim(folder, IDENTITY)
-    whole = folder.identity.read_bytes()
-    for content in (b"", whole[:-5], b"\xff"):
-        folder.identity.write_bytes(content)
-        with pytest.raises(StoreError, match=r"identity\.json: damaged"):
-            claim(folder, IDENTITY)
-
-
-def test_a_study_goes_on_where_its_images_were_moved_and_nowhere_else(tmp_path):
-    folder = RunFolder(tmp_path / "study")
-    folder.path.mkdir()
-
-    def of(name: str, data: str, epochs: int = 3) -> dict[str, object]:
-        return {"data": data, "space": {"data": {"name": name, "root": ""}, "training": {"epochs": epochs}}}
-
-    claim(folder, of("folder:/here", "abc"))
-    claim(folder, of("folder:/there", "abc"))
-    with pytest.raises(
-        StoreError, match=r"data: there 'abc', asked for 'def'\n  space\.data\.name: there 'folder:/here'"
-    ):
-        claim(folder, of("folder:/there", "def"))
-    with pytest.raises(StoreError, match=r"another study:\n  space\.training\.epochs: there 3, asked for 4$"):
-        claim(folder, of("folder:/there", "abc", epochs=4))
+    assert list(differences(there, json.loads(json.dumps(there)))) == []
+    (long,) = differences({"a": "x" * 1000}, {"a": "y"})
+    assert len(long) < 250

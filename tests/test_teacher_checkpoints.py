@@ -69,7 +69,7 @@ def test_a_truncated_file(share: float, good: Path, good_pt: Path) -> None:
         path.write_bytes(content[: int(share * len(content))])
         error = refused(f"file:{path}")
         assert f"{path} cannot be read as plain tensors" in error.message
-        assert "must be copied again" in error.hint
+        assert "copy a damaged file again" in error.hint
 
 
 def test_a_bit_that_flipped_in_a_file_of_ours_is_found(good: Path) -> None:
@@ -110,7 +110,7 @@ def test_random_damage_gives_a_teacher_or_an_error_of_ours(good: Path, good_pt: 
         ("zip", "carries posix.mkdir, which is never run"),
         ("legacy", "carries posix.mkdir, which is never run"),
         ("wrapped", "carries posix.mkdir, which is never run"),
-        ("pickle", "no whole torch file"),
+        ("pickle", "not a complete torch file"),
         ("misnamed", "header"),
     ],
 )
@@ -150,7 +150,7 @@ def test_a_pickled_network_and_a_file_of_something_else(tmp_path: Path) -> None:
 def test_another_architecture_and_another_width(tmp_path: Path) -> None:
     torch.save(network("wrn_16_2:0.25").state_dict(), tmp_path / "t.pt")
     error = refused(f"file:{tmp_path}/t.pt?arch={ARCHITECTURE}")
-    assert f"is no {ARCHITECTURE}" in error.message
+    assert f"not a {ARCHITECTURE}" in error.message
     assert "missing bn1.bias" in error.message
     assert "unexpected bn.bias" in error.message
     assert "?arch=NAME" in error.hint
@@ -212,7 +212,7 @@ def test_imagenet_statistics_are_for_three_channels(tmp_path: Path) -> None:
 def test_a_file_without_an_architecture(tmp_path: Path) -> None:
     torch.save(network().state_dict(), tmp_path / "t.pt")
     error = refused(f"file:{tmp_path}/t.pt?norm=none")
-    assert "does not say its architecture" in error.message
+    assert "does not name its architecture" in error.message
     assert f"file:{tmp_path}/t.pt?norm=none&arch=NAME (one of mobilenetv2, resnet8," in error.hint
     assert f"file:{tmp_path}/t.pt?arch=NAME" in refused(f"file:{tmp_path}/t.pt").hint
 

@@ -10,13 +10,12 @@ from torch import Tensor, nn
 
 from autodistill import logit_cache as cache_module
 from autodistill import teachers
-from autodistill.config.models import DataSpec
+from autodistill.config import DataSpec
 from autodistill.data import load
 from autodistill.data.views import View
 from autodistill.logit_cache import LogitCache
 from autodistill.models import build
-from autodistill.teachers.folding import folded
-from autodistill.teachers.teacher import Normalisation, Teacher, computed_as, logits_of, ready
+from autodistill.teachers.teacher import Normalisation, Teacher, computed_as, folded, logits_of, ready
 
 PLAIN = Normalisation("none", (0.0,), (1.0,))
 

@@ -107,7 +107,7 @@ def test_a_torchvision_file_that_is_damaged_foreign_or_carries_code(
     file.write_bytes(file.read_bytes()[:5000])
     assert "cannot be read as plain tensors" in refused(uri).message
     torch.save(network().state_dict(), file)
-    assert "is no shufflenet_v2_x0_5" in refused(uri).message
+    assert "not a shufflenet_v2_x0_5" in refused(uri).message
     torch.save({"state_dict": Touch(tmp_path / "sign")}, file)
     assert "never run" in refused(uri).message
     assert not (tmp_path / "sign").exists()

@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 import torch
-from rule_oracles import log_dv, softmax_loop
+from method_oracles import log_dv, softmax_loop
 from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 from torch.utils._python_dispatch import TorchDispatchMode
 from toy_runs import CLASSES, dropping, linear, recipe, same, supervision, teacher, toy, watched
 
 from autodistill import data as datasets
-from autodistill.config.models import DataSpec
+from autodistill.config import DataSpec
 from autodistill.data import Data, Split, views
 from autodistill.data.views import View
 from autodistill.errors import TrialError
@@ -162,7 +162,7 @@ def test_what_is_left_over_of_an_epoch_waits_for_another():
 @pytest.mark.parametrize("taught", [False, True])
 def test_equal_runs_are_equal_to_the_bit_and_another_seed_is_another_run(taught):
     def run(seed: int) -> tuple[list[EpochRecord], nn.Module]:
-        given = supervision(rule="isats", target_ratio=5 / 3) if taught else None
+        given = supervision(method="isats", target_ratio=5 / 3) if taught else None
         model = dropping()
         return list(train(model, toy(), recipe(seed=seed, view=View(3, 1, True)), supervision=given)), model
 
@@ -186,7 +186,7 @@ def test_weights_that_the_last_step_broke_are_a_failure_too():
 def test_the_global_generator_is_left_alone():
     torch.manual_seed(5)
     before = torch.get_rng_state()
-    for _ in train(dropping(), toy(), recipe(), supervision=supervision(rule="isats", target_ratio=1.0)):
+    for _ in train(dropping(), toy(), recipe(), supervision=supervision(method="isats", target_ratio=1.0)):
         assert torch.equal(torch.get_rng_state(), before)
     torch.manual_seed(6)
     first = list(train(dropping(), toy(), recipe()))
@@ -228,12 +228,12 @@ def test_a_cpu_computes_in_float32():
     assert kinds - {None} == {torch.float32}
 
 
-def test_what_a_rule_takes_from_the_teacher_once_is_in_the_targets_and_in_the_summary():
-    taught = supervision(rule="isats", target_ratio=5 / 3)
+def test_what_a_method_takes_from_the_teacher_once_is_in_the_targets_and_in_the_summary():
+    taught = supervision(method="isats", target_ratio=5 / 3)
     labels = toy().train.labels
     right = teacher(0).argmax(1) == labels
     assert 0 < int((~right).sum()) < 24, "the made-up teacher must err, and not always"
-    found, summary = taught.taught(0, labels).temperatures, taught.summary(labels)
+    found, summary = taught.soft_targets(0, labels).temperatures, taught.summary(labels)
     median = float(found.other[right].quantile(0.5))
     assert found.other[~right].tolist() == pytest.approx([median] * int((~right).sum()))
     assert summary.tau_wrong == pytest.approx(median)
@@ -247,7 +247,7 @@ def test_a_pool_of_views_is_cycled_through():
         asked.append(number)
         return teacher(number)
 
-    params = TrialParams(teacher="t", rule="ts", rule_params={"tau": 2.0}, tau_student=2.0, soft_weight=0.5)
+    params = TrialParams(teacher="t", method="ts", method_params={"tau": 2.0}, tau_student=2.0, soft_weight=0.5)
     taught = supervise(params, logits=logits, labels=toy().train.labels, loss="soft_cross_entropy")
     list(train(linear(), toy(), recipe(epochs=5, views=2), supervision=taught))
     assert asked == [0, 1, 0, 1, 0]
@@ -319,7 +319,7 @@ def test_a_distilled_convolutional_run_is_a_plain_loop_in_float64(monkeypatch):
     labels = data.train.labels.long()
     logits = torch.randn(100, 10, generator=torch.Generator().manual_seed(0)) + 2 * nn.functional.one_hot(labels, 10)
     assert 0 < int((logits.argmax(1) != labels).sum()) < 50, "the made-up teacher must err, and not always"
-    params = TrialParams(teacher="t", rule="isats", rule_params={"target_ratio": 5 / 3}, soft_weight=0.5)
+    params = TrialParams(teacher="t", method="isats", method_params={"target_ratio": 5 / 3}, soft_weight=0.5)
     taught = supervise(params, logits=lambda _: logits, labels=data.train.labels, loss="soft_cross_entropy")
     model = build("resnet8:0.25", num_classes=10, in_channels=1, image_size=8, seed=0)
     twin, plan = copy.deepcopy(model), recipe(epochs=3, batch_size=25, view=View(0, 1, False))

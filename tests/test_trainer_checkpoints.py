@@ -10,10 +10,10 @@ import pytest
 from torch import nn
 from toy_runs import dropping, recipe, same, supervision, toy, watched
 
-from autodistill import training as trainer
 from autodistill.data.views import View
 from autodistill.errors import StoreError
 from autodistill.records import EpochRecord
+from autodistill.training import loop as trainer
 from autodistill.training import train
 
 Run = Callable[..., Iterator[EpochRecord]]
@@ -22,7 +22,7 @@ Run = Callable[..., Iterator[EpochRecord]]
 def resumable(checkpoint: Path, **changes: Any) -> tuple[nn.Module, Run]:
     model, seed = dropping(), changes.pop("seed", 0)
     plan = recipe(epochs=changes.pop("epochs", 4), view=View(3, 1, True), seed=seed)
-    taught = supervision(rule="isats", **{"target_ratio": 5 / 3, **changes})
+    taught = supervision(method="isats", **{"target_ratio": 5 / 3, **changes})
     run = functools.partial(train, model, toy(), plan, supervision=taught, checkpoint=checkpoint)
     return model, run
 
@@ -88,7 +88,7 @@ def test_a_checkpoint_of_another_run_is_not_gone_on_with(tmp_path, whole, change
 
 
 def test_a_full_disk_is_no_failure_of_the_run(tmp_path, monkeypatch):
-    monkeypatch.setattr(trainer, "CHECKPOINT_EVERY_S", 0.0)
+    monkeypatch.setattr("autodistill.training.loop.CHECKPOINT_EVERY_S", 0.0)
     (tmp_path / "a file").touch()
     _, run = resumable(tmp_path / "a file" / "checkpoint.pt")
     with pytest.raises(StoreError, match=r"checkpoint\.pt: cannot be written"):
@@ -96,26 +96,16 @@ def test_a_full_disk_is_no_failure_of_the_run(tmp_path, monkeypatch):
 
 
 def test_a_run_in_two_parts_ends_as_the_whole_one_to_the_bit(tmp_path, whole):
-    short, full = tmp_path / "short.pt", tmp_path / "full.pt"
-    first, run = resumable(short)
+    """A trial's full run continues from the checkpoint of its rung, in the same file."""
+    checkpoint = tmp_path / "checkpoint.pt"
+    first, run = resumable(checkpoint)
     assert list(run(until=2)) == whole[1][:2]
     assert not same(first, whole[0])
-    model, run = resumable(full)
+    model, run = resumable(checkpoint)
     seen = watched(model)
-    assert list(run(begun=short)) == whole[1]
+    assert list(run()) == whole[1]
     assert same(model, whole[0])
     assert len(seen) == 3 * 2
-    assert short.exists(), "it is its owner's to remove"
-
-
-@pytest.mark.parametrize("how", ["missing", "foreign"])
-def test_where_the_first_part_is_lost_all_is_trained(tmp_path, whole, how):
-    short = tmp_path / "short.pt"
-    if how == "foreign":
-        stopped(short, 2, seed=1)
-    model, run = resumable(tmp_path / "full.pt")
-    assert list(run(begun=short)) == whole[1]
-    assert same(model, whole[0])
 
 
 def test_the_rung_is_scored_whenever_it_comes():

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from autodistill.config.models import TrainingSpec
+from autodistill.config import TrainingSpec
 from autodistill.data import Data, Split
 from autodistill.data.views import View
 from autodistill.records import TrialParams
@@ -63,10 +63,10 @@ def teacher(number: int) -> Tensor:
     return (noise + 3 * nn.functional.one_hot(torch.arange(24) % CLASSES, CLASSES)).half()
 
 
-def supervision(*, rule: str = "ts", soft_weight: float = 0.7, **rule_params: float) -> Supervision:
-    own = rule_params or {"tau": 2.0}
+def supervision(*, method: str = "ts", soft_weight: float = 0.7, **method_params: float) -> Supervision:
+    own = method_params or {"tau": 2.0}
     params = TrialParams(
-        teacher="t", rule=rule, rule_params=own, tau_student=own.get("tau", 1.0), soft_weight=soft_weight
+        teacher="t", method=method, method_params=own, tau_student=own.get("tau", 1.0), soft_weight=soft_weight
     )
     return supervise(params, logits=teacher, labels=toy().train.labels, loss="soft_cross_entropy")
 

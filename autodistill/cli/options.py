@@ -16,28 +16,31 @@ Students = Annotated[
     list[str],
     typer.Option(
         "--student",
-        help="Network to train, repeatable; the space gives its width unless it is named: mobilenetv2:0.5.",
+        help="Network to train, such as mobilenetv2 or mobilenetv2:0.5 (width; default: the space's). Repeatable.",
     ),
 ]
 Teachers = Annotated[
     list[str] | None,
     typer.Option(
-        "--teacher", help="Teacher by URI, repeatable: file:CKPT?arch=NAME, torchvision:NAME@WEIGHTS, ladder:."
+        "--teacher",
+        help="URI of a teacher: file:CKPT?arch=NAME, torchvision:NAME@WEIGHTS, ladder:. Repeatable. "
+        "Default: the space's.",
     ),
 ]
 DataName = Annotated[
-    str, typer.Option("--data", help="Dataset: digits, fashion-mnist, cifar10, cifar100, folder:PATH.")
+    str, typer.Option("--data", help="digits, fashion-mnist, cifar10, cifar100, folder:PATH. Default: the space's.")
 ]
-SpaceName = Annotated[str, typer.Option("--space", help="Shipped search space or TOML file; default: the dataset's.")]
+SpaceName = Annotated[str, typer.Option("--space", help="Shipped search space or TOML file. Default: the dataset's.")]
 Overrides = Annotated[
-    list[str] | None, typer.Option("--set", help="Override a key of the space, repeatable: training.epochs=20.")
+    list[str] | None, typer.Option("--set", help="Set a key of the space, such as training.epochs=20. Repeatable.")
 ]
-Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:0, or auto.")]
+Device = Annotated[str, typer.Option(help="Device of all training: cpu, cuda, cuda:N, or auto (a GPU if available).")]
 Offline = Annotated[bool, typer.Option("--offline", help="Download nothing.")]
 Workers = Annotated[
     str,
     typer.Option(
-        help="Processes here; auto: one per core that has a gigabyte of memory, on each GPU 1 to 8 by its memory."
+        help="Number of worker processes. auto: 1 to 4 on each GPU, as its memory allows; without a GPU one per core, "
+        "at most one per GB of memory."
     ),
 ]
 Storage = Annotated[
@@ -46,39 +49,28 @@ Storage = Annotated[
         "--storage",
         envvar="AUTODISTILL_STORAGE",
         show_envvar=True,
-        help="Database: postgresql://USER@HOST/DATABASE, sqlite:///FILE, journal:FILE on a shared folder. "
-        "Default: a SQLite file in the run folder.",
+        help="Database that gets a copy of the trials for dashboards: postgresql://USER@HOST/DATABASE or "
+        "sqlite:///FILE. Default: a SQLite file in the study folder.",
     ),
 ]
-Artifacts = Annotated[
+Ray = Annotated[
     str,
     typer.Option(
-        "--artifacts",
-        help="Depot for workers that share no folder with the search: s3://BUCKET/PREFIX, file:///FOLDER.",
+        "--ray",
+        help="Run on a Ray cluster: auto (this machine's), HOST:PORT, or local (a new one on this machine).",
     ),
 ]
-SharedStorage = Annotated[
-    str,
-    typer.Option(
-        "--storage",
-        envvar="AUTODISTILL_STORAGE",
-        show_envvar=True,
-        help="The database that the search was given: postgresql://USER@HOST/DATABASE, sqlite:///FILE, journal:FILE.",
-    ),
+PerGpu = Annotated[int, typer.Option(min=1, help="With --ray: number of workers that share a GPU.")]
+Insecure = Annotated[
+    bool, typer.Option("--insecure", help="With --ray: accept a cluster on a network without token authentication.")
 ]
-OutputFormat = Annotated[Format, typer.Option("--format", help="What stdout carries.")]
-Run = Annotated[str, typer.Argument(help="A study's name, or its folder.")]
+OutputFormat = Annotated[Format, typer.Option("--format", help="Format of the result on stdout.")]
+Run = Annotated[str, typer.Argument(help="Name or folder of a study.")]
 Budget = Annotated[
-    str, typer.Option(help="Total cost: 20 full trainings of the student, 600ep, 8h. Default: the space's.")
-]
-Asynchronous = Annotated[
-    bool,
-    typer.Option(
-        "--async",
-        help="Ask for trials whenever a worker is free, not in waves: nobody idles, no two studies are equal, "
-        "each trial keeps an audit trail.",
-    ),
+    str,
+    typer.Option(help="Total cost: 20 (full trainings), 600ep (epochs), 8h or 30min (time). Default: the space's."),
 ]
 AuditPruning = Annotated[
-    bool, typer.Option("--audit-pruning", help="Then train the best pruned trials to the end, outside the budget.")
+    bool,
+    typer.Option("--audit-pruning", help="After the study, train the best pruned trials in full, outside the budget."),
 ]

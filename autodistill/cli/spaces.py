@@ -1,50 +1,45 @@
-"""`autodistill spaces`."""
+"""`spaces list|show|cp|check`."""
 
+import tomllib
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
 
-import typer
-
-from autodistill.cli.options import (
-    Overrides,
-)
-
-SpaceArgument = Annotated[str, typer.Argument(help="A shipped space.")]
-
-spaces_app = typer.Typer(no_args_is_help=True, help="List, show, copy and check search spaces.")
+from autodistill.cli import console
+from autodistill.config import shipped
+from autodistill.errors import ConfigError, StoreError, near
+from autodistill.store import write_text
 
 
-@spaces_app.command("ls", hidden=True)
-@spaces_app.command("list")
-def spaces_ls() -> None:
-    """List the shipped spaces."""
-    from autodistill import showing
-
-    showing.list_spaces()
+def list_spaces() -> None:
+    """Print the names and purposes of the shipped spaces."""
+    rows = [(name, tomllib.loads(text).get("purpose", "")) for name, text in sorted(shipped().items())]
+    console.show_table("Search spaces", ("name", "purpose"), rows)
 
 
-@spaces_app.command("show")
-def spaces_show(name: SpaceArgument) -> None:
+def show_space(name: str) -> None:
     """Print a shipped space."""
-    from autodistill import showing
-
-    showing.show_space(name)
+    console.show_text(_text(name).rstrip())
 
 
-@spaces_app.command("cp")
-def spaces_cp(name: SpaceArgument, file: Annotated[Path, typer.Argument(help="A new file, to edit.")]) -> None:
-    """Copy a shipped space to a file to edit."""
-    from autodistill import showing
+def copy_space(name: str, file: Path) -> None:
+    """Copy a shipped space to a new file."""
+    if file.exists():
+        raise StoreError(f"{file}: exists already", "name a new file, or remove this one")
+    write_text(file, _text(name))
+    console.show_note(f"wrote {file}. Next: autodistill spaces check {file}")
 
-    showing.copy_space(name, file)
+
+def check_space(file: str, overrides: Sequence[str]) -> None:
+    """Check a space and print all its values."""
+    from autodistill.config import dump, load
+    from autodistill.study import KNOWN
+
+    console.show_text(dump(load(file, known=KNOWN, overrides=overrides)).rstrip())
+    console.show_note(f"{file} is valid. Next: autodistill search --student mobilenetv2 --space {file}")
 
 
-@spaces_app.command("check")
-def spaces_check(
-    file: Annotated[str, typer.Argument(help="TOML file, or the name of a shipped space.")],
-    overrides: Overrides = None,
-) -> None:
-    """Check a space and print it resolved."""
-    from autodistill import commands
-
-    commands.check_space(file, overrides or ())
+def _text(name: str) -> str:
+    spaces = shipped()
+    if name not in spaces:
+        raise ConfigError(f"unknown space {name!r} ({near(name, spaces)})")
+    return spaces[name]

@@ -1,102 +1,148 @@
-"""`autodistill teachers`."""
+"""`teachers list|train|check|inspect`."""
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
 
-import typer
-
-from autodistill.cli.options import (
-    DataName,
-    Device,
-    Format,
-    Offline,
-    OutputFormat,
-    Overrides,
-    SpaceName,
-    Teachers,
-    Workers,
-)
-
-teachers_app = typer.Typer(no_args_is_help=True, help="Train, list and check teachers.")
+from autodistill import data as datasets
+from autodistill.cli import console
+from autodistill.cli.progress import Display, shown_loading
+from autodistill.errors import ConfigError
+from autodistill.executors import CheckTask, LocalExecutor, SerialExecutor, TrainTeacherTask
+from autodistill.formatting import count
+from autodistill.records import InspectionRecord, TeacherRecord
+from autodistill.report import render_inspection
+from autodistill.report.parts import Cell, Table
+from autodistill.report.teachers import agreement_info, knowledge_info, temperatures_info
+from autodistill.store import cache_root
+from autodistill.study import SearchOptions, StudySpec, prepare_teachers, resolve
+from autodistill.teachers.ladder import SCHEME, path_of
 
 
-@teachers_app.command("list")
-def teachers_list(
-    teacher: Teachers = None,
-    data: DataName = "",
-    space: SpaceName = "",
-    overrides: Overrides = None,
-    offline: Offline = False,
-    output: OutputFormat = Format.TABLE,
-) -> None:
-    """List a space's teachers with their size and, where trained, their accuracy."""
-    from autodistill import commands
-
-    request = commands.search_request(
-        teachers=teacher or (), data=data, space=space, overrides=overrides or (), offline=offline
-    )
-    commands.list_teachers(request, as_json=output is Format.JSON)
-
-
-@teachers_app.command("train")
-def teachers_train(
-    data: DataName = "",
-    space: SpaceName = "",
-    overrides: Overrides = None,
-    device: Device = "auto",
-    workers: Workers = "auto",
-) -> None:
-    """Train the ladder of a space and keep it for every later study."""
-    from autodistill import commands
-
-    request = commands.search_request(
-        data=data, space=space, overrides=overrides or (), device=device, workers=workers
-    )
-    commands.train_teachers(request)
+def list_teachers(options: SearchOptions, *, as_json: bool) -> None:
+    """Print the teachers of a space; mark those of the default ladder that are not trained yet."""
+    spec = resolved_for(options)
+    missing = set(spec.untrained)
+    records = checked(spec, [name for name, uri in spec.teachers.items() if uri not in missing])
+    rows = []
+    for name, uri in spec.teachers.items():
+        record = records.get(name)
+        where = uri
+        if uri in missing:
+            where = "not trained yet"
+        elif uri.startswith(SCHEME):
+            where = str(path_of(uri, root=cache_root(), data=spec.data.fingerprint, space=spec.space))
+        rows.append((name, uri, record, where))
+    if as_json:
+        console.show_json(
+            {
+                "schema_version": 1,
+                "teachers": [
+                    {"name": name, "uri": uri, "place": where, **(record.model_dump(mode="json") if record else {})}
+                    for name, uri, record, where in rows
+                ],
+            }
+        )
+        return
+    _show_teachers([(name, record, where) for name, _, record, where in rows])
 
 
-@teachers_app.command("check")
-def teachers_check(
-    teacher: Annotated[
-        list[str], typer.Argument(help="URIs: file:CKPT?arch=NAME&norm=imagenet, torchvision:NAME@WEIGHTS.")
-    ],
-    data: DataName = "",
-    space: SpaceName = "",
-    overrides: Overrides = None,
-    offline: Offline = False,
-    output: OutputFormat = Format.TABLE,
-) -> None:
-    """Check teachers as `search` would before it starts."""
-    from autodistill import commands
-
-    request = commands.search_request(
-        teachers=teacher, data=data, space=space, overrides=overrides or (), offline=offline
-    )
-    commands.check_teachers(request, as_json=output is Format.JSON)
+def train_teachers(options: SearchOptions) -> None:
+    """Train the missing teachers of a space's default ladder."""
+    spec = resolved_for(options)
+    missing = [TrainTeacherTask(uri=uri) for uri in spec.untrained]
+    with Display() as display, LocalExecutor(options.workers, spec.setup, data=spec.data) as executor:
+        executor.run(missing, display.show)
+    records = checked(spec, list(spec.teachers))
+    _show_teachers([(name, records[name], uri) for name, uri in spec.teachers.items()])
 
 
-@teachers_app.command("inspect")
-def teachers_inspect(
-    teacher: Annotated[list[str] | None, typer.Argument(help="URIs; none: those of the space.")] = None,
-    data: DataName = "",
-    space: SpaceName = "",
-    overrides: Overrides = None,
-    device: Device = "auto",
-    workers: Workers = "auto",
-    offline: Offline = False,
-    output: OutputFormat = Format.TABLE,
-    to: Annotated[Path | None, typer.Option("--out", help="Folder for an HTML page of the same.")] = None,
-) -> None:
-    """Show what teachers know before any student is trained: calibration, variances, temperatures, agreement."""
-    from autodistill import commands
+def check_teachers(options: SearchOptions, *, as_json: bool) -> None:
+    """Check teachers; the first error ends the command."""
+    spec = resolved_for(options)
+    records = list(checked(spec, list(spec.teachers)).values())
+    if as_json:
+        console.show_json({"schema_version": 1, "teachers": [record.model_dump(mode="json") for record in records]})
+    else:
+        _show_teachers([(record.name, record, record.uri) for record in records])
 
-    request = commands.search_request(
-        teachers=teacher or (),
-        data=data,
-        space=space,
-        overrides=overrides or (),
-        device=device,
-        workers=workers,
-        offline=offline,
-    )
-    commands.inspect_teachers(request, as_json=output is Format.JSON, to=to)
+
+def checked(spec: StudySpec, names: list[str]) -> dict[str, TeacherRecord]:
+    """Check teachers in this process; return their records by name."""
+    with Display() as display, SerialExecutor(spec.setup, data=spec.data) as executor:
+        records = executor.run([CheckTask(name=name) for name in names], display.show)
+    return {record.name: record for record in records if isinstance(record, TeacherRecord)}
+
+
+def resolved_for(options: SearchOptions) -> StudySpec:
+    """Resolve the options of a command about teachers, with an arbitrary student and no plan."""
+    with shown_loading() as load_data:
+        return resolve(options.model_copy(update={"student": "resnet8"}), planned=False, load_data=load_data)
+
+
+def _show_teachers(rows: list[tuple[str, TeacherRecord | None, str]]) -> None:
+    columns = ("name", ">val %", ">NLL", ">ECE %", ">params", ">MACs", ">size", "normalisation", "where")
+    table: list[tuple[object, ...]] = []
+    for name, record, where in rows:
+        if record is None:
+            table.append((name, None, None, None, None, None, None, None, where))
+            continue
+        cost = record.cost
+        scores = (console.percent(record.val_top1), f"{record.val_nll:.3f}", console.percent(record.val_ece))
+        sizes = (count(cost.params), count(cost.macs), count(cost.size_bytes) + "B")
+        table.append((name, *scores, *sizes, record.normalisation, where))
+    console.show_table("Teachers", columns, table)
+
+
+def inspect_teachers(options: SearchOptions, *, as_json: bool, to: Path | None) -> None:
+    """Print the profiles of teachers; render them as a page in the folder `to`."""
+    spec = resolved_for(options)
+    names = _trained(spec)
+    size = min(options.workers, len(names))
+    with Display() as display, LocalExecutor(size, spec.setup, data=spec.data) as executor:
+        teachers, agreement, _ = prepare_teachers(names, executor, display.show)
+    data = datasets.record(spec.data, spec=spec.space.data, views=spec.views)
+    record = InspectionRecord(data=data, teachers=teachers, agreement=agreement)
+    if as_json:
+        console.show_json(record.model_dump(mode="json"))
+    else:
+        show_inspection(record)
+    if to is not None:
+        console.show_note(f"Page: {render_inspection(record, to)}")
+
+
+def _trained(spec: StudySpec) -> list[str]:
+    """Return the names of the trained teachers; print a note about the others.
+
+    Raises:
+        ConfigError: No teacher is trained.
+    """
+    untrained = set(spec.untrained)
+    names = [name for name, uri in spec.teachers.items() if uri not in untrained]
+    missing = [name for name in spec.teachers if name not in names]
+    train = f"autodistill teachers train --space {spec.options.space}"
+    if not names:
+        raise ConfigError(f"none of the teachers is trained yet: {', '.join(spec.teachers)}", train)
+    if missing:
+        console.show_note(f"left out, not trained yet: {', '.join(missing)}. To train them: {train}")
+    return names
+
+
+def show_inspection(record: InspectionRecord) -> None:
+    """Print the tables of the report's sections, then the claims."""
+    knowledge = knowledge_info(record)
+    for table in _tables(record):
+        columns = [f">{column.label}" if column.number else column.label for column in table.columns]
+        console.show_table(table.caption, columns, [[_text(cell) for cell in row.cells] for row in table.rows])
+    for claim in knowledge.claims:
+        console.show_text(f"{claim.said} {claim.found}")
+
+
+def _tables(record: InspectionRecord) -> Iterator[Table]:
+    """Yield the tables of the report's sections, including those of its charts."""
+    infos = (knowledge_info(record), temperatures_info(record), agreement_info(record))
+    tables = (infos[0].table, *(info.figure.table for info in infos if info.figure))
+    yield from (table for table in tables if table is not None)
+
+
+def _text(cell: Cell) -> str:
+    return f"{cell.text} ({cell.below})" if cell.below else cell.text

@@ -1,4 +1,4 @@
-"""Datasets, split: `load(spec)` gives uint8 images, mapped from a file that the machine's processes share."""
+"""Datasets. `load(spec)` returns a split dataset of uint8 images, mapped from a file that all processes share."""
 
 import contextlib
 import hashlib
@@ -12,15 +12,12 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from autodistill.config.models import DataSpec
-from autodistill.data.content import average_pool, fingerprint, statistics
-from autodistill.data.decoders import Progress
+from autodistill.config import DataSpec
+from autodistill.data.datasets import cifar10, cifar100, digits, fashion_mnist, image_folder
+from autodistill.data.decoding import Progress
 from autodistill.data.image_cache import Say, mapped
-from autodistill.data.image_folder import folder
 from autodistill.data.image_store import DamagedStore, Stored, open_store
-from autodistill.data.source import Files, Source, Split
-from autodistill.data.splits import split
-from autodistill.data.standard import cifar10, cifar100, digits, fashion_mnist
+from autodistill.data.splits import Files, Source, Split, average_pool, fingerprint, split, statistics
 from autodistill.errors import DataError, lookup
 from autodistill.records import DataRecord
 
@@ -47,18 +44,19 @@ DATASETS: dict[str, Callable[[DataSpec], Source | Files]] = {
     "fashion-mnist": fashion_mnist,
     "cifar10": cifar10,
     "cifar100": cifar100,
-    "folder": folder,
+    "folder": image_folder,
 }
 
 PIXELS_AT_ONCE, FEWEST_AT_ONCE, MOST_AT_ONCE = 2**17, 16, 512
-"""Images in a forward pass on a CPU: the maps of more pixels leave its caches. On one core of an AMD EPYC, against
-512 images of 3x32x32 at once: MobileNetV2 x0.5 2.2, ResNet-110 1.35, VGG8 1.3 times as fast, and the same to the bit;
-images of 8x8 take as long by 256 as by 512, and longer by fewer. Of images above 32x32 nothing was measured."""
+"""Size of a forward pass without training on a CPU: pixels, and smallest and largest number of images. The maps of
+more pixels exceed the processor's caches. Measured on one core of an AMD EPYC, compared with 512 images of 3x32x32 at
+a time: MobileNetV2 x0.5 2.2, ResNet-110 1.35, VGG8 1.3 times as fast, with equal bits. Images of 8x8 take as long
+with 256 as with 512 at a time, and longer with fewer. Images above 32x32 were not measured."""
 
 
 @dataclass(frozen=True)
 class Data:
-    """A dataset, split. `mean` and `std` are the training images' per channel, scaled to [0, 1]."""
+    """A split dataset. `mean` and `std` are those of the training images per channel, in [0, 1]."""
 
     name: str
     classes: tuple[str, ...]
@@ -68,9 +66,9 @@ class Data:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     fingerprint: str
-    """SHA-256 over the images and labels of each split: what a cache of anything computed from them is keyed by."""
+    """SHA-256 of images and labels of each split. Caches of derived values use it as a key."""
     file: Path | None = None
-    """Where `load` has mapped the images from; None: they are in this process's memory alone."""
+    """File from which the images are mapped; None: the images are in the memory of this process."""
 
     @property
     def num_classes(self) -> int:
@@ -86,7 +84,7 @@ class Data:
         """Return the same data on another device.
 
         Raises:
-            DataError: the images are larger than the free memory of the GPU.
+            DataError: The images do not fit into the free memory of the GPU.
         """
         device = torch.device(device)
         if device == self.train.images.device:
@@ -98,29 +96,30 @@ class Data:
 
 
 LoadData = Callable[[DataSpec], Data]
-"""`load`, or a function that also shows how far it is."""
+"""A function with the signature `load(spec)`, which may also show progress."""
 
 
 class Kept(NamedTuple):
-    """Data in a file that other processes of this machine can map: what a worker is told instead of the images."""
+    """A file of images that other processes of this machine can map. It is sent to workers in place of the images."""
 
     file: Path
     fingerprint: str
 
 
 def load(spec: DataSpec, *, progress: Progress = lambda done, total: None, say: Say = lambda text: None) -> Data:
-    """Load, pool and split the dataset that `spec` names.
+    """Load, pool and split a dataset.
 
-    Datasets that are read from files are decoded once and kept in the cache folder, see `image_cache`.
+    Datasets in files are decoded once and kept in the cache folder, see `image_cache`.
 
     Args:
-        progress: Told how many images were decoded, and of how many.
-        say: Told a line when images that were kept are damaged, or when another process decodes them.
+        spec: Name and settings of the dataset.
+        progress: Called with the number of decoded images and of all images.
+        say: Called with a line of text when cached images are damaged, or when another process decodes the images.
 
     Raises:
-        ConfigError: an unknown name, or a key that means nothing to this dataset.
-        DataError: files that are missing, damaged or mixed up, or sizes that cannot be had.
-        StoreError: the cache folder is read-only, or its disk full.
+        ConfigError: The name is unknown, or a setting has no effect on this dataset.
+        DataError: Files are missing, damaged or inconsistent, or the sizes of the splits are impossible.
+        StoreError: The cache folder is read-only, or its disk is full.
     """
     source = lookup("dataset", spec.name.partition(":")[0], DATASETS)(spec)
     if isinstance(source, Files):
@@ -142,23 +141,23 @@ def load(spec: DataSpec, *, progress: Progress = lambda done, total: None, say: 
 
 
 def handed_over(data: Data) -> Data | Kept:
-    """What another process of this machine is to be sent of data from `load`: no pixels, where they are in a file."""
+    """Return what to send to another process of this machine: the data's file, or the data if they have no file."""
     return data if data.file is None else Kept(data.file, data.fingerprint)
 
 
 def received(given: Data | Kept | None, spec: DataSpec) -> Data:
-    """The data that `handed_over` has sent; loaded where nothing was sent, or the file is gone.
+    """Return the data for a result of `handed_over`. Load them if nothing was sent, or if the file no longer exists.
 
     Raises:
-        DataError: the dataset's files were changed meanwhile.
-        AutodistillError: as `load`.
+        DataError: The dataset's files have changed since `handed_over` was called.
+        AutodistillError: As for `load`.
     """
     if isinstance(given, Data):
         return given
     if given is None:
         return load(spec)
     with contextlib.suppress(FileNotFoundError, DamagedStore):
-        # The process that sent the file has verified it just now.
+        # The process that sent the file has just verified it.
         data = _of_file(spec, open_store(given.file, verify=False))
         if data.fingerprint == given.fingerprint:
             return data
@@ -172,10 +171,10 @@ def received(given: Data | Kept | None, spec: DataSpec) -> Data:
 
 
 def with_validation(data: Data) -> Data:
-    """Return the same data with the validation images in the training split too, after its own.
+    """Return the same data with the validation images appended to the training split.
 
-    `mean` and `std` stay those of the training split: what a student is fed is part of its configuration. The
-    validation split stays in its place, but a score on it is one on training images. Mapped images are not copied.
+    `mean` and `std` are unchanged, because the normalisation is part of a student's configuration. The validation
+    split is unchanged too, but its images are then training images. Mapped images are not copied.
     """
     joined = Split(
         _joined(data.train.images, data.validation.images), _joined(data.train.labels, data.validation.labels)
@@ -185,7 +184,7 @@ def with_validation(data: Data) -> Data:
 
 
 def _joined(first: Tensor, second: Tensor) -> Tensor:
-    """Both after each other: a view, where `second` follows `first` in memory already."""
+    """Concatenate two tensors, without a copy if `second` follows `first` in memory."""
     together = (len(first) + len(second), *first.shape[1:])
     one_block = first.untyped_storage().data_ptr() == second.untyped_storage().data_ptr()
     if one_block and second.storage_offset() == first.storage_offset() + first.numel():
@@ -195,7 +194,7 @@ def _joined(first: Tensor, second: Tensor) -> Tensor:
 
 
 def record(data: Data, *, spec: DataSpec, views: int) -> DataRecord:
-    """Describe `data`, loaded from `spec` and seen through a pool of `views` views, for the study's record."""
+    """Return the record of data that were loaded from `spec` and are augmented by a pool of `views` views."""
     return DataRecord(
         name=data.name,
         classes=data.classes,
@@ -213,7 +212,7 @@ def record(data: Data, *, spec: DataSpec, views: int) -> DataRecord:
 def normalise(
     images: UInt8[Tensor, "batch channels height width"], *, mean: tuple[float, ...], std: tuple[float, ...]
 ) -> Float[Tensor, "batch channels height width"]:
-    """Scale images to [0, 1], subtract `mean` and divide by `std`, per channel; memory format as the images'."""
+    """Scale images to [0, 1], subtract `mean` and divide by `std` per channel. The memory format is unchanged."""
     scale, shift = _scale_and_shift(mean, std, images.device)
     return images.to(torch.float32).mul_(scale).add_(shift)
 
@@ -221,10 +220,12 @@ def normalise(
 def images_at_once(
     images: UInt8[Tensor, "examples channels height width"], *, on_gpu: int, size: int | None = None
 ) -> int:
-    """How many images a network is shown at once where nothing is trained.
+    """Return the number of images in a forward pass without training.
 
     Args:
-        size: height and width that the images are resized to.
+        images: All images; their device and size decide.
+        on_gpu: The result on a GPU.
+        size: Height and width to which the network resizes the images; None: it does not.
     """
     if images.device.type != "cpu":
         return on_gpu
@@ -234,7 +235,7 @@ def images_at_once(
 
 @cache
 def _scale_and_shift(mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> tuple[Tensor, Tensor]:
-    # Kept: two copies to the device in every batch would each wait for it.
+    # Cached: otherwise every batch would copy two tensors to the device and wait for both copies.
     centre, spread = (torch.tensor(numbers, dtype=torch.float64)[:, None, None] for numbers in (mean, std))
     scale, shift = 1 / (255 * spread), -centre / spread
     return scale.to(device, torch.float32), shift.to(device, torch.float32)

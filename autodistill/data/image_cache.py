@@ -1,8 +1,8 @@
-"""Decoded images of a dataset's files, kept once for all processes of a machine.
+"""Cache of decoded images, which all processes of a machine share.
 
-The cache folder has a folder for each place that images come from and each way to decode them. In there, a file holds
-the images of one split and one pooling, see `image_store`. A file that is missing or damaged is written again: from
-another file of the same images where there is one, else from the dataset's own files.
+The cache has a folder for each location of image files and each way to decode them. In this folder, each file holds
+the images of one split and one pooling, see `image_store`. A missing or damaged file is written again: from another
+file with the same images, if there is one, otherwise from the dataset's own files.
 """
 
 import contextlib
@@ -11,34 +11,38 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from autodistill.config.models import DataSpec
-from autodistill.data.content import average_pool, chunks, demand_pool
-from autodistill.data.decoders import Progress
+from autodistill.config import DataSpec
+from autodistill.data.decoding import Progress
 from autodistill.data.image_store import DamagedStore, Stored, open_store, write_rows, write_store
-from autodistill.data.source import Files, Numbers
-from autodistill.data.splits import split_rows
+from autodistill.data.splits import Files, Numbers, average_pool, chunks, demand_pool, split_rows
 from autodistill.errors import DataError, InUseError
 from autodistill.store import cache_root, digest, locked
 
 KEPT = 4
-"""Files that stay in a folder, those used last: other splits, poolings and older contents of the same place."""
+"""Largest number of files in a folder: other splits, poolings and older contents. The last used files are kept."""
 
 ALWAYS_VERIFIED_BYTES = 2**30
-"""Smaller files are compared with their checksums at every start, in less than a second; larger ones once after each
-start of the machine, or after they were written."""
+"""Smaller files are compared with their checksums at every start, which takes less than a second. Larger files are
+compared once after each start of the machine and after each change."""
 
 Say = Callable[[str], None]
 """Function that shows a line of text to the user."""
 
 
 def mapped(files: Files, spec: DataSpec, *, progress: Progress, say: Say) -> Stored:
-    """Map the images of `files`, split and pooled as `spec` says; write them first where they are not kept.
+    """Map the images of a dataset's files, split and pooled. Decode them first if they are not in the cache.
 
-    One process writes at a time; others wait for it.
+    One process writes at a time; other processes wait.
+
+    Args:
+        files: The dataset's files.
+        spec: Split and pooling.
+        progress: Called with the number of decoded images and of all images.
+        say: Called with a line of text when a file is damaged, or when another process decodes the images.
 
     Raises:
-        DataError: files that cannot be read, or sizes that cannot be had.
-        StoreError: the cache folder is read-only, or its disk full.
+        DataError: Files cannot be read, or the sizes of the splits are impossible.
+        StoreError: The cache folder is read-only, or its disk is full.
     """
     index = files.index()
     path = _path(files, index, spec)
@@ -57,7 +61,7 @@ def _path(files: Files, index: str, spec: DataSpec) -> Path:
 
 
 def _kept(path: Path, index: str, say: Say) -> Stored | None:
-    """Map a file that is there and whole; None, and a line, where it is not."""
+    """Map a file of the cache; return None if it is missing or damaged."""
     try:
         found = open_store(path, verify=not _was_verified(path))
         if found.header.index != index:
@@ -84,10 +88,15 @@ def _written(path: Path, files: Files, index: str, spec: DataSpec, progress: Pro
 
 
 def _decoded(path: Path, files: Files, index: str, spec: DataSpec, progress: Progress, *, pool: int) -> Stored:
-    """Write a file of images from the dataset's files, and map it.
+    """Decode the dataset's files, write a file of images and map it.
 
     Args:
-        pool: by which the images are averaged later; checked before the first of them is decoded.
+        path: The file.
+        files: The dataset's files.
+        index: Digest of the dataset's files.
+        spec: The split.
+        progress: Called with the number of decoded images and of all images.
+        pool: Pooling that is applied later; checked before the first image is decoded.
     """
     labels, shape, write = files.read()
     demand_pool(pool, height=shape[1], width=shape[2])
@@ -107,7 +116,7 @@ def _decoded(path: Path, files: Files, index: str, spec: DataSpec, progress: Pro
 
 
 def _derive(path: Path, base: Stored, spec: DataSpec, progress: Progress) -> None:
-    """Write a file of images from another file that holds them in another order, or not yet pooled."""
+    """Write a file of images from another file of the same images, in another order or without pooling."""
     size = spec.pool // base.header.pool
     channels, height, width = average_pool(base.images[:1], size=size).shape[1:]
 
@@ -133,7 +142,7 @@ def _derive(path: Path, base: Stored, spec: DataSpec, progress: Progress) -> Non
 
 
 def _others(path: Path) -> list[Path]:
-    """The folder's other files of images, those used last first."""
+    """Return the other files in the folder, the last used first."""
     found = [other for other in path.parent.glob("*.images") if other != path]
     return sorted(found, key=_last_use, reverse=True)
 
@@ -147,7 +156,7 @@ def _last_use(path: Path) -> float:
 
 
 def _base(path: Path, index: str, pool: int) -> Stored | None:
-    """Map another file of the same images, if images of `pool` can be made of it."""
+    """Map another file if it contains the same images, with the wanted pooling or without pooling."""
     try:
         found = open_store(path, verify=not _was_verified(path))
     except (DamagedStore, FileNotFoundError):
@@ -157,7 +166,7 @@ def _base(path: Path, index: str, pool: int) -> Stored | None:
 
 @contextlib.contextmanager
 def _turn(lock: Path, say: Say) -> Iterator[None]:
-    """Hold the lock of a folder, so that no other process writes there; remove files that a killed process left."""
+    """Hold the lock of a folder against other processes that write. Remove temporary files of killed processes."""
     with contextlib.ExitStack() as held:
         try:
             held.enter_context(locked(lock, timeout_s=0))
@@ -176,7 +185,7 @@ def _clear(path: Path) -> None:
 
 
 def _remove(path: Path) -> None:
-    with contextlib.suppress(OSError):  # on Windows, that a process has it mapped still
+    with contextlib.suppress(OSError):  # on Windows: a process still maps the file
         path.unlink()
 
 
@@ -185,7 +194,7 @@ def _silent(_: str) -> None:
 
 
 def _was_verified(path: Path) -> bool:
-    """Whether a large file was compared with its checksums since this machine was started, and not written since."""
+    """Return whether a large file was verified since this machine was started, and has not changed since then."""
     try:
         return path.stat().st_size > ALWAYS_VERIFIED_BYTES and _stamp(path).read_text() == _state(path)
     except OSError:
@@ -193,8 +202,8 @@ def _was_verified(path: Path) -> bool:
 
 
 def _note_verified(path: Path) -> None:
-    """Remember that a file is whole, and that it was used."""
-    with contextlib.suppress(OSError):  # in a read-only folder it is verified every time
+    """Record that a file is verified, and the time of its last use."""
+    with contextlib.suppress(OSError):  # in a read-only folder the file is verified at every start
         _stamp(path).write_text(_state(path))
 
 
@@ -208,7 +217,7 @@ def _state(path: Path) -> str:
 
 
 def _session() -> str:
-    """Return text that changes whenever this machine starts; the date where the system does not number its starts."""
+    """Return text that changes with each start of this machine; the date if the system does not identify starts."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:

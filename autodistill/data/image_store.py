@@ -1,9 +1,11 @@
-"""A file of decoded images in the order of their splits, mapped into memory by every process that reads them.
+"""A file of decoded images, which every process of a machine maps into memory.
 
-Layout: 64 bytes that say the format and where the header lies; from byte 4096 on the images of training, validation,
-test and no split at all, each as rows of pixels of channels; their labels and their numbers in the dataset as int64;
-the header as JSON. Blocks of 4 MiB of all that lies between have CRC-32 checksums in the header, and the header's
-SHA-256 stands at the beginning, which is written last.
+Layout of the file:
+
+- a preamble: format, position and length of the header, SHA-256 of the header; it is written last
+- from byte 4096: the images of training, validation, test and no split, in this order, as (height, width, channels)
+- the labels of the images, then their numbers in the dataset, as int64
+- the header, as JSON, with a CRC-32 checksum for each block of 4 MiB between byte 4096 and the header
 """
 
 import contextlib
@@ -28,9 +30,7 @@ from jaxtyping import Int, UInt8
 from pydantic import ValidationError
 from torch import Tensor
 
-from autodistill.data.content import fingerprint, statistics
-from autodistill.data.source import Labels, Numbers, Split
-from autodistill.data.splits import SplitRows, Splits
+from autodistill.data.splits import Labels, Numbers, Split, SplitRows, Splits, fingerprint, statistics
 from autodistill.errors import StoreError
 from autodistill.machine import usable_cores
 from autodistill.records import Record
@@ -46,27 +46,27 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class DamagedStore(Exception):
-    """A file is not a file of images, or was changed after it was written. The message says which."""
+    """A file is not a file of images, or was changed after it was written. The message gives the reason."""
 
 
 class Header(Record):
-    """What a file says of its images."""
+    """Description of the images in a file."""
 
     index: str
-    """Digest of the files they were read from."""
+    """Digest of the files from which the images were read."""
     pool: int
-    """Size of the blocks of pixels that were averaged."""
+    """Side of the blocks of pixels that were averaged; 1: none."""
     shape: tuple[int, int, int]
     """Channels, height, width."""
     parts: dict[str, int]
-    """Examples of each part of the dataset, whose numbers go through all parts."""
+    """Number of examples in each part of the dataset. Examples are numbered consecutively through all parts."""
     splits: tuple[int, int, int]
-    """Images of the training, validation and test split, with which the rows begin."""
+    """Number of images in the training, validation and test split. Images of no split follow them."""
     classes: tuple[str, ...]
     mean: tuple[float, ...]
     std: tuple[float, ...]
     fingerprint: str
-    """SHA-256 of the splits' pixels and labels."""
+    """SHA-256 of pixels and labels of the splits."""
     checksums: tuple[int, ...]
     """CRC-32 of each block."""
 
@@ -77,18 +77,18 @@ class Header(Record):
 
 @dataclass(frozen=True)
 class Stored:
-    """Images mapped from a file: a process holds the pages that it has read, and all processes hold them once."""
+    """Images mapped from a file. Only pages that were read are in memory, once for all processes."""
 
     path: Path
     header: Header
     images: UInt8[Tensor, "rows channels height width"]
     row_labels: Int[Tensor, " rows"]
     numbers: Int[Tensor, " rows"]
-    """Of each row's example in the dataset."""
+    """Number of each row's example in the dataset."""
 
     @property
     def splits(self) -> Splits:
-        """Views of the map."""
+        """The splits, without copies."""
         sizes = [*self.header.splits, self.header.rows - sum(self.header.splits)]
         pairs = zip(self.images.split(sizes), self.row_labels.split(sizes), strict=True)
         train, validation, test, _ = (Split(*pair) for pair in pairs)
@@ -96,7 +96,7 @@ class Stored:
 
     @property
     def labels(self) -> Labels:
-        """The labels by example."""
+        """The labels in the order of the examples' numbers."""
         by_number = torch.empty_like(self.row_labels)
         by_number[self.numbers] = self.row_labels
         counts = self.header.parts
@@ -108,15 +108,16 @@ def open_store(path: Path, *, verify: bool = True) -> Stored:
     """Map a file of images, read-only.
 
     Args:
-        verify: Compare all blocks with their checksums; False where another process of this command has just done so.
+        path: The file.
+        verify: Whether to compare all blocks with their checksums. The header is always verified.
 
     Raises:
-        FileNotFoundError, NotADirectoryError: there is no such file.
-        DamagedStore: the file is not what was written.
-        StoreError: the file cannot be read.
+        FileNotFoundError, NotADirectoryError: The file does not exist.
+        DamagedStore: The file is not what was written.
+        StoreError: The file cannot be read.
     """
     try:
-        with path.open("rb") as file:  # once: another process may put a new file in its place meanwhile
+        with path.open("rb") as file:  # opened once only: another process may replace the file meanwhile
             header, end = _header(file)
             if verify:
                 _verify(file, header.checksums, end)
@@ -140,13 +141,19 @@ def write_store(
     shape: tuple[int, int, int],
     fill: Callable[[Path, int, Numbers], None],
 ) -> None:
-    """Write a file of images: whole, or not at all.
+    """Write a file of images atomically.
 
     Args:
-        fill: Writes the images into a file, from a byte on; the row of each example comes third.
+        path: The file.
+        index: Digest of the files from which the images are read.
+        pool: Side of the blocks of pixels that were averaged.
+        labels: Labels of all examples.
+        rows: Numbers of the examples in each split.
+        shape: Channels, height, width.
+        fill: `fill(path, offset, rows)` writes the image of each example to its row; rows start at byte `offset`.
 
     Raises:
-        StoreError: the disk is full, or the folder read-only.
+        StoreError: The disk is full, or the folder is read-only.
     """
     total = sum(len(part) for part in labels.parts.values())
     chosen = np.concatenate(rows)
@@ -186,7 +193,7 @@ def write_store(
 def write_rows(
     file: BinaryIO, offset: int, images: UInt8[Tensor, "examples channels height width"], places: Numbers
 ) -> None:
-    """Write images into rows of a file that is not buffered, the first of which begins at byte `offset`."""
+    """Write images to the given rows of an unbuffered file; row 0 starts at byte `offset`."""
     rows = images.permute(0, 2, 3, 1).reshape(len(images), -1).contiguous().numpy()
     for row, place in zip(rows, places.tolist(), strict=True):
         file.seek(offset + place * row.nbytes)
@@ -201,7 +208,7 @@ def _labels_at(shape: tuple[int, int, int], rows: int) -> int:
 
 
 def _described(temporary: Path, header: Header, end: int) -> Header:
-    """Add to a header what follows from the images."""
+    """Return the header with statistics, fingerprint and checksums of the images."""
     with temporary.open("rb") as file:
         whole = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         checksums = _checksums(file, end)
@@ -212,10 +219,10 @@ def _described(temporary: Path, header: Header, end: int) -> Header:
 
 
 def _header(file: BinaryIO) -> tuple[Header, int]:
-    """Read the header; return it, and the byte at which it begins."""
+    """Read the header; return it and its position."""
     first = file.read(_PREAMBLE.size)
     if len(first) < _PREAMBLE.size:
-        raise DamagedStore("cut short")
+        raise DamagedStore("truncated")
     magic, begin, length, digest = _PREAMBLE.unpack(first)
     if magic != MAGIC:
         raise DamagedStore("not a file of images in this version's format")
@@ -229,7 +236,7 @@ def _header(file: BinaryIO) -> tuple[Header, int]:
     try:
         return Header.model_validate_json(text), begin
     except ValidationError as error:
-        raise DamagedStore("its header is another version's") from error
+        raise DamagedStore("its header has another version") from error
 
 
 def _verify(file: BinaryIO, checksums: tuple[int, ...], end: int) -> None:
@@ -240,20 +247,20 @@ def _verify(file: BinaryIO, checksums: tuple[int, ...], end: int) -> None:
 
 
 def _checksums(file: BinaryIO, end: int) -> tuple[int, ...]:
-    """Return the CRC-32 of each block. Blocks are read: mapped pages would count as this process's memory."""
+    """Return the CRC-32 of each block. The blocks are not mapped: mapped pages count as memory of this process."""
     turn = threading.Lock()
 
     def read(begin: int, count: int) -> bytes:
         if hasattr(os, "pread"):
             return os.pread(file.fileno(), count, begin)
-        with turn:  # Windows: threads share the position of a file
+        with turn:  # on Windows, threads share the position of a file
             file.seek(begin)
             return file.read(count)
 
     def checksum(begin: int) -> int:
         return zlib.crc32(read(begin, min(BLOCK_BYTES, end - begin)))
 
-    with ThreadPoolExecutor(usable_cores()) as pool:  # zlib lets other threads run meanwhile
+    with ThreadPoolExecutor(usable_cores()) as pool:  # zlib releases the interpreter lock
         return tuple(pool.map(checksum, range(PIXELS_AT, end, BLOCK_BYTES)))
 
 
@@ -262,7 +269,7 @@ def _mapped(path: Path, header: Header, whole: mmap.mmap) -> Stored:
     rows, pixels_each = header.rows, channels * height * width
     labels_at = _labels_at(header.shape, rows)
     with warnings.catch_warnings():
-        # Nobody writes into images; a write would end the process, and reach neither the file nor the others.
+        # Nothing writes to the images. A write would end this process without changing the file or others' memory.
         warnings.filterwarnings("ignore", message="The given buffer is not writable")
         pixels = torch.frombuffer(whole, dtype=torch.uint8, offset=PIXELS_AT, count=rows * pixels_each)
         numbers = torch.frombuffer(whole, dtype=torch.int64, offset=labels_at, count=2 * rows)
@@ -271,7 +278,7 @@ def _mapped(path: Path, header: Header, whole: mmap.mmap) -> Stored:
 
 
 def _reserve(path: Path, size: int) -> None:
-    """Make a file of `size` bytes whose blocks are on the disk already, where the system can do that."""
+    """Create a file of `size` bytes and reserve its blocks on the disk, if the system supports that."""
     with path.open("wb") as file:
         if hasattr(os, "posix_fallocate"):
             try:

@@ -1,8 +1,8 @@
 """Keyed views: the augmentation of an example is a pure function of (view seed, epoch, example).
 
-It depends neither on batch order, batch composition, trial, worker nor device, so a teacher's logits for a view
-serve every trial. Draws therefore come from a counter-based hash, which any of them can compute alone, and not from
-a generator, whose draws depend on what was drawn before.
+A view does not depend on the order or composition of batches, on the trial, the worker or the device, so that the
+logits of a teacher on a view are valid for every trial. Random numbers therefore come from a counter-based hash, not
+from a generator whose numbers depend on earlier calls.
 """
 
 from typing import NamedTuple
@@ -12,17 +12,19 @@ from jaxtyping import Int, Integer, UInt8
 from torch import Tensor
 
 _DRAWS = 3
-"""Per example: top, left, mirror."""
+"""Random numbers per example: top, left, mirror."""
 _GOLDEN, _FIRST, _SECOND, _MASK = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB, 2**64 - 1
-"""SplitMix64's increment and multipliers; 64 bits."""
+"""Increment and multipliers of SplitMix64, and a mask of 64 bits."""
 
 
 class View(NamedTuple):
-    """What an augmentation is: its seed, `crop` pixels of zero padding before a random crop, mirror half of them."""
+    """Settings of an augmentation."""
 
     seed: int
     crop: int
+    """Pixels of zero padding on every side before a random crop back to the image size."""
     flip: bool
+    """Whether half of the images are mirrored."""
 
 
 def take_view(
@@ -32,14 +34,14 @@ def take_view(
     view: View,
     epoch: int,
 ) -> UInt8[Tensor, "batch channels height width"]:
-    """Gather one view of each of `examples`, in channels_last memory.
+    """Return one view of each of `examples`, in channels_last memory.
 
     Args:
-        images: The resident images. In channels_last memory nothing but the batch is copied; any other layout gives
-            the same result, but is rearranged whole at every call.
-        examples: Rows of `images`, on the same device.
-        view: The augmentation. crop 0 without flip gives the images as they are.
-        epoch: Any integer; a study with a pool of views passes the place in the pool.
+        images: All images. In channels_last memory only the batch is copied. Any other layout gives the same result,
+            but each call copies all images.
+        examples: Indices into `images`, on the same device.
+        view: The augmentation. With crop 0 and without flip the result is the images themselves.
+        epoch: Any integer; a study with a pool of views passes the number of the view.
 
     Raises:
         ValueError: `view.crop` is negative.
@@ -54,7 +56,7 @@ def take_drawn(
     *,
     crop: int,
 ) -> UInt8[Tensor, "batch channels height width"]:
-    """`take_view` where the draws of `examples` are known.
+    """Return one view of each of `examples`, given the result of `draw`; otherwise as `take_view`.
 
     Raises:
         ValueError: `crop` is negative.
@@ -62,7 +64,7 @@ def take_drawn(
     if crop < 0:
         raise ValueError(f"crop {crop} must be at least 0")
     channels, height, width = images.shape[1:]
-    examples = examples.long()  # 32 bits do not hold a place among the pixels of a large set
+    examples = examples.long()  # 32 bits cannot index the pixels of a large dataset
     top, left, mirror = draws.long().unbind(1)
     rows = top[:, None] - crop + torch.arange(height, device=images.device)
     across = torch.arange(width, device=images.device)
@@ -71,7 +73,7 @@ def take_drawn(
     pixels = (examples[:, None] * height + inside_rows)[:, :, None] * width + inside_cols[:, None, :]
     found = images.permute(0, 2, 3, 1).flatten(0, 2).index_select(0, pixels.flatten())
     inside = (rows == inside_rows)[:, :, None] & (cols == inside_cols)[:, None, :]
-    found *= inside.view(-1, 1)  # the padding is black, whatever pixel the clamped index found
+    found *= inside.view(-1, 1)  # the padding is black; the clamped index found a pixel at the edge
     return found.view(-1, height, width, channels).permute(0, 3, 1, 2)
 
 
@@ -85,7 +87,7 @@ def draw(examples: Int[Tensor, " batch"], *, view: View, epoch: int) -> Int[Tens
     sides = 2 * view.crop + 1
     counters = examples.long()[:, None] * _DRAWS + torch.arange(_DRAWS, device=examples.device)
     upper = _shift_right(splitmix64(_key(view.seed, epoch), counters), 32)
-    # Scaled by plain numbers, column by column: a tensor of the ranges would be a copy to the device in every batch.
+    # Scaled by Python numbers, column by column: a tensor of the ranges would be copied to the device in every batch.
     ranges = (sides, sides, 2 if view.flip else 1)
     return torch.stack([column * size >> 32 for column, size in zip(upper.unbind(1), ranges, strict=True)], dim=1)
 
@@ -99,12 +101,12 @@ def splitmix64(key: int, counters: Int[Tensor, "*shape"]) -> Int[Tensor, "*shape
 
 
 def _key(seed: int, epoch: int) -> int:
-    # Hashed one after the other: with a sum, epoch e + 1 of seed s would be epoch e of seed s + 1.
+    # Hashed one after the other: with a sum, epoch e + 1 of seed s would equal epoch e of seed s + 1.
     return _first_output(_first_output(seed) ^ epoch)
 
 
 def _first_output(key: int) -> int:
-    """Compute the first output of the SplitMix64 stream with state `key`, on the host: no device is waited for."""
+    """Compute the first output of the SplitMix64 stream with state `key`, on the host without a device."""
     mixed = (key + _GOLDEN) & _MASK
     mixed = (mixed ^ mixed >> 30) * _FIRST & _MASK
     mixed = (mixed ^ mixed >> 27) * _SECOND & _MASK
@@ -112,7 +114,7 @@ def _first_output(key: int) -> int:
 
 
 def _shift_right(bits: Int[Tensor, "*shape"], places: int) -> Int[Tensor, "*shape"]:
-    # torch shifts int64 arithmetically: the copies of the sign must go.
+    # torch shifts int64 arithmetically; the mask removes the copies of the sign bit.
     return (bits >> places) & ((1 << (64 - places)) - 1)
 
 

@@ -1,4 +1,4 @@
-"""The student to ship: the recommended one of a study, in several file formats, checked, with a model card."""
+"""Export of the recommended student of a study: several file formats, each verified, and a model card."""
 
 import contextlib
 import os
@@ -14,24 +14,27 @@ from torch import Tensor
 from autodistill import data as datasets
 from autodistill import metrics
 from autodistill.config import Space
-from autodistill.data import LoadData
-from autodistill.errors import ExportError, StoreError
+from autodistill.data import Data, LoadData, Split, normalise
+from autodistill.errors import DataError, ExportError, StoreError
 from autodistill.export.card import CARD, Exported, ExportedFile, card
-from autodistill.export.deployed import eager_logits, logits_of, study_data
-from autodistill.export.formats import FORMATS, Parcel, chosen, left_out
+from autodistill.export.formats import FORMATS, Parcel, Predict, chosen, left_out
 from autodistill.export.weights import Student, pick
 from autodistill.records import StudyRecord
-from autodistill.store import RunFolder, write_text
+from autodistill.store import StudyFolder, write_text
 
 __all__ = ["FORMATS", "Exported", "ExportedFile", "chosen", "export_student", "left_out"]
 
 TOLERANCE = 1e-4
-"""Largest difference of a format's logits from the eager student's, as a share of the largest logit (at least 1)."""
+"""Largest allowed difference of a format's logits from those of the eager student, relative to the largest logit (at
+least 1)."""
+
+BATCHES = (1, 7, 256)
+"""Sizes of the first, the second and all other batches. A graph that accepts one size only fails."""
 
 
 def export_student(
     record: StudyRecord,
-    folder: RunFolder,
+    folder: StudyFolder,
     *,
     space: Space,
     to: Path,
@@ -39,25 +42,26 @@ def export_student(
     weights: Path | None = None,
     load_data: LoadData = datasets.load,
 ) -> Exported:
-    """Write a study's recommended student, whole or not at all.
+    """Write the recommended student of a study to a new folder, atomically.
 
-    Every file is read back and run on the test images, raw as a user has them; its logits are compared with those of
-    the plain network on the study's own preprocessed test images.
+    Each file is read back and run on the raw test images, as a user has them. Its logits are compared with those of
+    the plain network on the preprocessed test images of the study.
 
     Args:
-        record: the study.
-        folder: where its runs lie.
-        space: its resolved space.
-        to: the new folder.
-        formats: keys of FORMATS.
-        weights: what `train --from` wrote; None: the recommended configuration's best confirm run on validation.
-        load_data: loads the study's images.
+        record: The study.
+        folder: The folder of the study's runs.
+        space: The resolved space of the study.
+        to: The new folder.
+        formats: Keys of FORMATS.
+        weights: A file that `train --from` wrote; None: the weights of the recommended configuration's confirm run
+            with the best validation accuracy.
+        load_data: Function that loads the study's images.
 
     Raises:
-        StoreError: `to` exists or cannot be written; no recommendation or no weights.
-        ConfigError: weights that are not this study's student.
-        DataError: the study's data are not to be had.
-        ExportError: an operator that a format lacks, or logits that differ by more than TOLERANCE.
+        StoreError: `to` exists or cannot be written, or there is no recommendation or no file of weights.
+        ConfigError: The weights are not those of this study's student.
+        DataError: The study's data are missing or have changed.
+        ExportError: A format lacks an operator, or logits differ by more than TOLERANCE.
     """
     if to.exists():
         raise StoreError(f"{to}: exists already; nothing was written", "name a new folder with --out, or remove it")
@@ -85,7 +89,7 @@ def export_student(
 
 
 def metadata(student: Student, record: StudyRecord, *, pool: int) -> dict[str, Any]:
-    """What travels inside the files: class names, what images go in, how the weights were made."""
+    """Return the metadata of the files: class names, format of input images, and how the weights were trained."""
     facts, (channels, height, width) = student.facts, record.data.image_shape
     images = {
         "dtype": "uint8",
@@ -107,10 +111,10 @@ def metadata(student: Student, record: StudyRecord, *, pool: int) -> dict[str, A
 
 @contextlib.contextmanager
 def writing_folder(path: Path) -> Iterator[Path]:
-    """Give a temporary folder beside `path` that takes its name on success and is removed otherwise.
+    """Create a temporary folder beside `path`; rename it to `path` on success and remove it otherwise.
 
     Raises:
-        StoreError: `path` exists by then, or cannot be written.
+        StoreError: `path` was created meanwhile, or cannot be written.
     """
     temporary = path.absolute().with_name(f".{path.absolute().name}.{os.getpid()}.tmp")
     try:
@@ -125,6 +129,43 @@ def writing_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def study_data(record: StudyRecord, space: Space, *, load: LoadData) -> tuple[Data, Split]:
+    """Load the study's data, and the test split before pooling.
+
+    Raises:
+        ConfigError: As for `load`.
+        DataError: As for `load`, or the data are no longer those of the study.
+    """
+    data = load(space.data)
+    if data.fingerprint != record.data.fingerprint:
+        raise DataError(
+            f"{record.data.name}: the images or labels are not those that study {record.name!r} was run on",
+            f"put the data back as they were, or run the study again: {record.command}",
+        )
+    if space.data.pool == 1:
+        return data, data.test
+    return data, load(space.data.model_copy(update={"pool": 1})).test
+
+
+def eager_logits(student: Student, data: Data) -> Float[Tensor, "examples classes"]:
+    """Compute the logits of the test images as training does, with normalisation outside the network."""
+    mean, std = student.facts.mean, student.facts.std
+
+    def predict(images: Tensor) -> Tensor:
+        logits: Tensor = student.module(normalise(images, mean=mean, std=std))
+        return logits
+
+    return logits_of(predict, data.test.images)
+
+
+def logits_of(predict: Predict, images: UInt8[Tensor, "examples *shape"]) -> Float[Tensor, "examples classes"]:
+    """Compute the logits of all images, in batches of several sizes."""
+    first, second, rest = BATCHES
+    parts = [images[:first], images[first : first + second], *images[first + second :].split(rest)]
+    with torch.inference_mode():
+        return torch.cat([predict(part.contiguous()) for part in parts if len(part)])
+
+
 def _written(
     name: str,
     parcel: Parcel,
@@ -135,7 +176,7 @@ def _written(
     eager: Float[Tensor, "examples classes"],
     tolerance: float,
 ) -> ExportedFile:
-    """Write a format, read it back, and compare what it makes of the test images."""
+    """Write a file, read it back, and compare its logits on the test images with those of the eager student."""
     format = FORMATS[name]
     path = place / format.file
     format.write(parcel, path)

@@ -1,4 +1,4 @@
-"""The model card: what was exported, from the study's own record."""
+"""The model card of an exported student, rendered from the record of its study."""
 
 import json
 import re
@@ -9,13 +9,10 @@ from importlib import metadata
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from autodistill.formatting import contrast_words
-from autodistill.records import Contrast, RankRow, Record, StudyRecord, TeacherRecord, TrainedRecord, TrialParams
-from autodistill.report.sections.environment import CITATIONS
-from autodistill.report.sections.method import method_info
-from autodistill.report.words import (
+from autodistill.formatting import (
     EMPTY,
     clean,
+    contrast_words,
     count,
     duration,
     interval,
@@ -26,6 +23,8 @@ from autodistill.report.words import (
     recipe,
     short,
 )
+from autodistill.records import Contrast, RankRow, Record, StudyRecord, TeacherRecord, TrainedRecord, TrialParams
+from autodistill.report.method import CITATIONS, method_info
 
 CARD = "README.md"
 TEMPLATE = "model_card.md.j2"
@@ -36,7 +35,7 @@ LOSSES = {
     "soft_cross_entropy": "(1 - {w}) x CE(label, f) + {w} x {t}^2 x CE(teacher, softmax(f / {t})); "
     "both cross-entropies are summed over classes and averaged over the batch",
 }
-"""A loss in words, by its name in a space: soft weight w, student temperature t."""
+"""Formula of each loss by its name, with soft weight w and student temperature t."""
 
 _BLANK_LINES = re.compile(r"\n{3,}")
 
@@ -49,29 +48,29 @@ class ExportedFile(Record):
     about: str
     size_bytes: int
     max_difference: float
-    """Largest absolute difference of its logits from the eager student's on the test set."""
+    """Largest absolute difference of its logits from those of the eager student on the test set."""
     changed: int
-    """Test images whose top class differs."""
+    """Number of test images whose predicted class differs."""
 
 
 class Exported(Record):
-    """What an export wrote and measured."""
+    """Files and measurements of an export."""
 
     trained: TrainedRecord
     files: tuple[ExportedFile, ...]
     test_top1: float
-    """Of the exported weights, in float32."""
+    """Test accuracy of the exported weights, in float32."""
     tolerance: float
-    """Largest difference of logits that was allowed."""
+    """Largest allowed difference of logits."""
     pool: int
-    """Pixels averaged each way into one, inside the graphs."""
+    """Side of the blocks of pixels that the graphs average into one pixel."""
     resized: bool
-    """The study's loader resized the images, which no graph does."""
+    """Whether the study resized the images when it read them. The exported graphs do not resize."""
     torch: str
 
     @property
     def source(self) -> str:
-        """Where the weights come from, in words."""
+        """Origin of the weights in words."""
         trained = self.trained
         if trained.run:
             return f"the study's run {trained.run}"
@@ -79,7 +78,7 @@ class Exported(Record):
 
 
 def card(record: StudyRecord, found: Exported) -> str:
-    """Render the model card as markdown with a hub's front matter; everything from a user is escaped."""
+    """Render the model card as markdown with the front matter of model hubs. All text of users is escaped."""
     trained, verdict = found.trained, record.recommendation
     assert verdict is not None
     teacher = next((one for one in record.teachers if one.name == trained.params.teacher), None)
@@ -96,7 +95,7 @@ def card(record: StudyRecord, found: Exported) -> str:
             version=_version(),
             sentence=verdict.sentence,
             shape=f"N x {channels} x {height * found.pool} x {width * found.pool}",
-            tags=[record.student.architecture, *([trained.params.rule] if trained.params.rule else [])],
+            tags=[record.student.architecture, *([trained.params.method] if trained.params.method else [])],
             data=_data(record),
             student=_student(record),
             training=_training(record, trained, teacher),
@@ -149,14 +148,12 @@ def _training(record: StudyRecord, trained: TrainedRecord, teacher: TeacherRecor
             f"{trained.trained_on.replace('+', ' + ')}, {trained.images:,} images, {trained.epochs} epochs",
         ),
         ("Teacher", _teacher(params, teacher)),
-        ("Rule", recipe(params)),
+        ("Method", recipe(params)),
     ]
     if trained.targets is not None:
         used = trained.targets
         wrong = "" if used.tau_wrong is None else f"; {used.tau_wrong:.3g} where the teacher is wrong"
-        medians = (
-            f"target {used.tau_target:.3g}, other {used.tau_other:.3g} (medians over the training images{wrong})"
-        )
+        medians = f"target {used.tau_target:.3g}, other {used.tau_other:.3g} (medians over the training images{wrong})"
         rows.append(("Temperatures in use", medians))
     rows.append(("Soft weight", f"{params.soft_weight:.3g}" if params.teacher else "none: labels alone"))
     rows.append(("Loss", _loss(record, params)))
@@ -260,7 +257,7 @@ def _version() -> str:
 
 @cache
 def _environment() -> Environment:
-    """Autoescape is on and every value leaves as Markup that was escaped for markdown: nothing can be forgotten."""
+    """Return the template environment, which escapes every value for markdown, so that no template can forget it."""
     environment = Environment(
         loader=PackageLoader("autodistill.report"),
         autoescape=True,
@@ -270,7 +267,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    # JSON strings are YAML strings; one line, so that no line break of YAML's is in them.
+    # JSON strings are valid YAML strings; without line breaks, because YAML knows more of them than JSON.
     environment.filters["yaml"] = lambda text: Markup(json.dumps(" ".join(clean(text).split()), ensure_ascii=False))
     environment.filters["verbatim"] = lambda text: Markup(" ".join(clean(text).split()))
     return environment

@@ -1,4 +1,4 @@
-"""File formats of an exported student: each is written whole, read back as its user would, and run."""
+"""File formats of an exported student, with a function to write each and a function to read and run it."""
 
 import importlib.util
 import io
@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from jaxtyping import Float, UInt8
+from torch import Tensor, nn
 from torch.export import Dim
 
-from autodistill.data import Data
+from autodistill.data import Data, average_pool
 from autodistill.errors import ConfigError, ExportError, lookup
-from autodistill.export.deployed import Deployed, Predict
-from autodistill.export.weights import Student, fill, read
+from autodistill.export.weights import Facts, Student, fill, read
 from autodistill.records import DataRecord
 from autodistill.store import writing
 from autodistill.teachers import save
@@ -24,8 +24,35 @@ METADATA = "autodistill.json"
 """Name of the metadata inside a .pt2 file; in an ONNX file the key is `autodistill`."""
 
 
+Predict = Callable[[Tensor], Tensor]
+"""Function of raw uint8 images that returns float32 logits."""
+
+
+class Deployed(nn.Module):
+    """A student with its preprocessing: it takes raw images of levels 0 to 255, pools and normalises them.
+
+    Args:
+        student: Network that takes normalised images and returns logits.
+        facts: Metadata with mean and standard deviation per channel, of images in [0, 1].
+        pool: Side of the blocks of pixels that are averaged into one pixel, as in the study; 1: no pooling.
+    """
+
+    def __init__(self, student: nn.Module, *, facts: Facts, pool: int) -> None:
+        super().__init__()
+        centre, spread = (torch.tensor(it, dtype=torch.float64)[:, None, None] for it in (facts.mean, facts.std))
+        self.student = student
+        self.pool = pool
+        self.scale = nn.Buffer((1 / (255 * spread)).float())
+        self.shift = nn.Buffer((-centre / spread).float())
+
+    def forward(self, images: UInt8[Tensor, "batch channels height width"]) -> Float[Tensor, "batch classes"]:
+        pooled = images if self.pool == 1 else average_pool(images, size=self.pool)
+        logits: Tensor = self.student(pooled.to(torch.float32) * self.scale + self.shift)
+        return logits
+
+
 class Parcel(NamedTuple):
-    """What a format is given to write."""
+    """A student with everything that a file contains."""
 
     student: Student
     data: Data
@@ -34,24 +61,29 @@ class Parcel(NamedTuple):
 
     @property
     def deployed(self) -> Deployed:
+        """The student with its preprocessing, in evaluation mode."""
         return Deployed(self.student.module, facts=self.student.facts, pool=self.pool).eval()
 
 
 class Format(NamedTuple):
+    """A file format."""
+
     file: str
+    """Name of the file."""
     write: Callable[[Parcel, Path], None]
     read: Callable[[Path, DataRecord, int], Predict]
-    """`read(path, data, pool)`."""
+    """`read(path, data, pool)` returns a function that runs the student."""
     needs: tuple[str, ...] = ()
-    """Packages beyond the core's, all of the extra of the format's name."""
+    """Packages that the format needs, all from the extra of the format's name."""
     about: str = ""
+    """Description for the model card."""
 
 
 def chosen(names: str) -> tuple[str, ...]:
-    """Formats by their names, joined by commas; none named: all that can be written here.
+    """Parse names of formats, separated by commas; an empty string means all formats whose packages are installed.
 
     Raises:
-        ConfigError: an unknown format, or one whose packages are missing.
+        ConfigError: A format is unknown, or its packages are missing.
     """
     asked = tuple(dict.fromkeys(name.strip() for name in names.split(",") if name.strip()))
     for name in asked:
@@ -64,7 +96,7 @@ def chosen(names: str) -> tuple[str, ...]:
 
 
 def left_out(names: tuple[str, ...]) -> tuple[str, ...]:
-    """Formats that are not in `names` because their packages are missing."""
+    """Return the formats that are not in `names` because their packages are missing."""
     return tuple(name for name, format in FORMATS.items() if name not in names and _missing(format))
 
 
@@ -106,7 +138,7 @@ def _write_onnx(parcel: Parcel, path: Path) -> None:
     program = _traced(parcel, path)
     names: dict[str, Any] = {"input_names": ["images"], "output_names": ["logits"]}
     with warnings.catch_warnings():
-        # The converter's own packages warn about each other's versions.
+        # The packages of the converter warn about each other's versions.
         warnings.simplefilter("ignore")
         try:
             found = torch.onnx.export(program, dynamic_shapes={"images": {0: "batch"}}, verbose=False, **names)

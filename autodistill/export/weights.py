@@ -1,4 +1,4 @@
-"""Which weights are exported, and whether they are what they are taken for."""
+"""Choice and verification of the weights to export."""
 
 import json
 from collections.abc import Mapping
@@ -11,14 +11,14 @@ from torch import Tensor, nn
 
 from autodistill.errors import ConfigError, StoreError
 from autodistill.models import build, lay_out, parse_name
-from autodistill.records import DataRecord, Recommendation, RunRecord, StudyRecord, TrainedRecord
-from autodistill.store import RunFolder
+from autodistill.records import DataRecord, Recommendation, RunResult, StudyRecord, TrainedRecord
+from autodistill.store import StudyFolder
 
 HINT = "name with --weights what `autodistill train --from STUDY` wrote"
 
 
 class Facts(BaseModel):
-    """What a file of weights says about its network."""
+    """Metadata of a file of weights."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -38,34 +38,35 @@ class Student(NamedTuple):
     trained: TrainedRecord
 
 
-def pick(record: StudyRecord, folder: RunFolder, *, weights: Path | None = None) -> Student:
-    """Load the recommended student of a study, or check that a file holds one.
+def pick(record: StudyRecord, folder: StudyFolder, *, weights: Path | None = None) -> Student:
+    """Load the recommended student of a study from a confirm run or from a given file.
 
-    Of the recommended configuration's confirm runs it is the one with the best validation accuracy: the test set has
-    no part in the choice.
+    Among the confirm runs of the recommended configuration, choose the one with the best validation accuracy. The
+    test set has no influence on the choice.
 
     Args:
-        record: the study.
-        folder: where its runs lie.
-        weights: what `train --from` wrote; None: a confirm run's.
+        record: The study.
+        folder: The folder of the study's runs.
+        weights: A file that `train --from` wrote; None: the weights of a confirm run.
 
     Raises:
-        StoreError: no recommendation, no confirm run, a file that is missing, damaged or no student.
-        ConfigError: weights of another architecture, of other classes, of another study, or of unknown making.
+        StoreError: There is no recommendation or no confirm run, or the file is missing, damaged or not a student.
+        ConfigError: The weights belong to another architecture, other classes or another study, or the file does not
+            describe its training.
     """
     verdict = record.recommendation
     if verdict is None:
         raise StoreError(f"study {record.name!r} has no recommendation yet", f"finish it first: {record.command}")
     run = None if weights else _confirmed(record, verdict)
-    path = weights or folder.weights(run.run if run else "")
+    path = weights or folder.weights(run.key if run else "")
     facts, state = read(path)
     _check(path, facts, record)
     module = fill(path, facts, state, record.data)
     if run is None:
-        run = next((one for one in record.runs() if folder.weights(one.run).resolve() == path.resolve()), None)
+        run = next((one for one in record.runs() if folder.weights(one.key).resolve() == path.resolve()), None)
     trained = made_by(run, record) if run else facts.trained
     if trained is None or trained.study != record.name:
-        made = "says nothing of how it was trained" if trained is None else f"is of study {trained.study!r}"
+        made = "does not say how it was trained" if trained is None else f"belongs to study {trained.study!r}"
         raise ConfigError(
             f"--weights {path}: {made}; the model card of study {record.name!r} would be wrong",
             f"train it: autodistill train --from {record.name} --out student.safetensors",
@@ -77,7 +78,7 @@ def read(path: Path) -> tuple[Facts, dict[str, Tensor]]:
     """Read a safetensors file of weights.
 
     Raises:
-        StoreError: the file is missing, damaged or says too little.
+        StoreError: The file is missing or damaged, or lacks metadata.
     """
     try:
         with safetensors.safe_open(path, framework="pt") as file:
@@ -90,17 +91,17 @@ def read(path: Path) -> tuple[Facts, dict[str, Tensor]]:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
-        raise StoreError(f"{path}: holds no student: metadata {where}: {first['msg']}", HINT) from error
+        raise StoreError(f"{path}: contains no student: metadata {where}: {first['msg']}", HINT) from error
     except (safetensors.SafetensorError, ValueError, OSError) as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise StoreError(f"{path}: cannot be read as weights: {reason}", HINT) from error
 
 
 def fill(path: Path, facts: Facts, state: Mapping[str, Tensor], data: DataRecord) -> nn.Module:
-    """Build the network that a file of weights names, for these data, and fill it.
+    """Build the network that the metadata of a file name, and load the weights.
 
     Raises:
-        StoreError: the file names one network and holds another.
+        StoreError: The weights are not those of this network.
     """
     module = build(
         facts.architecture,
@@ -115,15 +116,13 @@ def fill(path: Path, facts: Facts, state: Mapping[str, Tensor], data: DataRecord
     if odd:
         found, want = _shape(state.get(odd[0])), _shape(wanted.get(odd[0]))
         network = f"{facts.architecture} for images of {' x '.join(map(str, data.image_shape))}"
-        raise StoreError(
-            f"{path}: is no {network}: {odd[0]} is {found}, not {want} ({len(odd)} tensors differ)", HINT
-        )
+        raise StoreError(f"{path}: not a {network}: {odd[0]} is {found}, not {want} ({len(odd)} tensors differ)", HINT)
     module.load_state_dict(state)
     return module.eval().requires_grad_(False)
 
 
-def made_by(run: RunRecord, record: StudyRecord) -> TrainedRecord:
-    """How the weights that a study's run left were made."""
+def made_by(run: RunResult, record: StudyRecord) -> TrainedRecord:
+    """Return the record of how the weights of a study's run were trained."""
     return TrainedRecord(
         study=record.name,
         run=run.run,
@@ -138,7 +137,7 @@ def made_by(run: RunRecord, record: StudyRecord) -> TrainedRecord:
     )
 
 
-def _confirmed(record: StudyRecord, verdict: Recommendation) -> RunRecord:
+def _confirmed(record: StudyRecord, verdict: Recommendation) -> RunResult:
     same = (one for one in record.finalists if (one.teacher, one.params) == (verdict.teacher, verdict.params))
     runs = [run for one in same for run in one.runs]
     scores = {run.run: run.val_top1 for run in runs if run.val_top1 is not None}
@@ -153,7 +152,7 @@ def _confirmed(record: StudyRecord, verdict: Recommendation) -> RunRecord:
 
 
 def _check(path: Path, facts: Facts, record: StudyRecord) -> None:
-    """Refuse weights that are not the study's student on the study's classes."""
+    """Check that weights are those of the study's student on the study's classes."""
     hint = f"train its own: autodistill train --from {record.name} --out student.safetensors"
     student, (channels, height, _) = record.student, record.data.image_shape
     if parse_name(facts.architecture) != (student.architecture, student.width):

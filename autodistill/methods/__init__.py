@@ -1,9 +1,9 @@
-"""Soft-target rules: from a teacher's logits to the probabilities that a student is trained on.
+"""Distillation methods: how the logits of a teacher become the soft targets of a student.
 
-Every rule is a line in `RULES` and two pure functions of `(logits, labels, *, ...)`: one gives `Temperatures`, the
-other `Targets` made with them. `tau_target` and `tau_other` are the temperatures of the target class and of the other
-classes; `anchor` names what is subtracted from a sample's logits first, because ATS and ISATS, unlike TS, change when
-a constant is added to all logits.
+A method is an entry in `METHODS` with two pure functions of `(logits, labels, *, ...)`: one returns `Temperatures`,
+the other `Targets` computed with these temperatures. `tau_target` and `tau_other` are the temperatures of the target
+class and of the other classes. `anchor` names the value that is subtracted from a sample's logits first: ATS and
+ISATS, unlike TS, change when a constant is added to all logits.
 
 Sources: TS, Hinton et al. 2015; ATS, Li et al., NeurIPS 2022; ISATS, Fan, Li and Zhan, Front. Comput. Sci. 2026,
 10.1007/s11704-025-41434-w (arXiv 2405.13078).
@@ -24,7 +24,7 @@ from autodistill.methods.instance_specific import (
     isats_temperatures,
     literal_as_none,
 )
-from autodistill.methods.softmax import (
+from autodistill.methods.temperature_scaling import (
     ANCHORS,
     Targets,
     Temperatures,
@@ -40,8 +40,8 @@ from autodistill.records import TargetSummary
 
 __all__ = [
     "ANCHORS",
-    "RULES",
-    "Rule",
+    "METHODS",
+    "Method",
     "Targets",
     "Temperatures",
     "asymmetric_softmax",
@@ -56,28 +56,29 @@ __all__ = [
 ]
 
 
-class Rule(NamedTuple):
-    """A rule as a study sees it."""
+class Method(NamedTuple):
+    """A distillation method."""
 
     targets: Callable[..., Targets]
-    """`targets(logits, labels, **params)`: soft targets with what is to be said of them."""
+    """`targets(logits, labels, **params)`: soft targets with diagnostics."""
     temperatures: Callable[..., Temperatures]
-    """Of the same arguments: what `soften` makes the same soft targets of."""
+    """`temperatures(logits, labels, **params)`: temperatures from which `soften` computes the same soft targets."""
     fit: Callable[..., dict[str, float]] | None
-    """`fit(logits, labels, **params)`: further parameters, from the teacher's logits on the training split."""
+    """`fit(logits, labels, **params)`: further parameters, computed once from the teacher's logits on view 0."""
     params: tuple[str, ...]
-    """The rule's own parameters, which a space may set."""
+    """Names of the method's parameters, which a search space may set."""
     min_classes: int
+    """Smallest number of classes for which the method is defined."""
     tau_student_from: str | None
-    """The parameter that tau_student follows unless a space names it; None: tau_student is 1."""
+    """Parameter whose value `tau_student` takes unless the space sets it; None: `tau_student` is 1."""
 
 
-RULES: dict[str, Rule] = {
-    "ts": Rule(ts, ts_temperatures, None, ("tau",), min_classes=2, tau_student_from="tau"),
-    "ats": Rule(
+METHODS: dict[str, Method] = {
+    "ts": Method(ts, ts_temperatures, None, ("tau",), min_classes=2, tau_student_from="tau"),
+    "ats": Method(
         ats, ats_temperatures, None, ("tau_target", "tau_other", "anchor"), min_classes=2, tau_student_from=None
     ),
-    "isats": Rule(
+    "isats": Method(
         isats,
         isats_temperatures,
         isats_fit,
@@ -94,13 +95,13 @@ def summarise(
     labels: Int[Tensor, " batch"],
     tau_wrong: float | str | None,
 ) -> TargetSummary:
-    """Where a rule put its temperatures: medians over the samples, shares in [0, 1].
+    """Summarise the temperatures of a method: medians over the samples, shares in [0, 1].
 
     Args:
-        targets: the rule's, on all training samples of view 0.
-        teacher_logits: what they were made from.
-        labels: class indices.
-        tau_wrong: the rule's parameter of that name, None if it has none.
+        targets: Soft targets of all training samples on view 0.
+        teacher_logits: The logits from which `targets` were computed.
+        labels: Class indices.
+        tau_wrong: The method's parameter of that name; None if the method has none.
     """
     right = on_top(teacher_logits, labels)
     return TargetSummary(
@@ -115,5 +116,5 @@ def summarise(
 
 
 def _share(flags: Tensor | None, among: Tensor) -> float:
-    """Share of the samples in `among` that are flagged; 0 where there are none."""
+    """Return the share of the samples in `among` that are flagged; 0 where `among` selects none."""
     return 0.0 if flags is None or not among.any() else float(flags[among].double().mean())

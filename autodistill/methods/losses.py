@@ -1,7 +1,7 @@
-"""What a student minimises: the hard term from the labels, the soft term from a teacher's targets.
+"""Losses of a student: a hard term from the labels and a soft term from the soft targets.
 
-A weight means nothing without its reduction: here every cross-entropy is summed over classes and averaged over the
-batch. Everything is computed in float32, whatever comes in and whatever autocast says.
+The meaning of a loss weight depends on the reduction. Here every cross-entropy is summed over classes and averaged
+over the batch. All losses are computed in float32, whatever the type of the inputs and inside autocast too.
 """
 
 import math
@@ -14,20 +14,20 @@ from torch import Tensor
 
 
 class Loss(NamedTuple):
-    """One batch's loss and its parts, float32 scalars on the device of the logits."""
+    """Loss of a batch and its terms: float32 scalars on the device of the logits."""
 
     total: Float[Tensor, ""]
     hard: Float[Tensor, ""]
     soft: Float[Tensor, ""] | None
-    """The soft term with its tau_student^2, before its weight; None without a teacher."""
+    """Soft term, multiplied by tau_student^2 but not by its weight; None without a teacher."""
 
 
 DistillationLoss = Callable[..., Loss]
-"""The signature that every loss shares: that of `distillation_loss`."""
+"""A loss with the signature of `distillation_loss`."""
 
 
 def hard_loss(student_logits: Float[Tensor, "batch classes"], labels: Int[Tensor, " batch"]) -> Loss:
-    """Cross-entropy with the labels alone: training without a teacher. Mean over the batch, in nats."""
+    """Compute the cross-entropy with the labels, the loss without a teacher. Mean over the batch, in nats."""
     hard = F.cross_entropy(student_logits.float(), labels.long())
     return Loss(hard, hard, None)
 
@@ -40,21 +40,21 @@ def distillation_loss(
     soft_weight: float,
     tau_student: float,
 ) -> Loss:
-    """(1 - soft_weight) CE(y, f) + soft_weight tau_student^2 CE(p_teacher, softmax(f / tau_student)).
+    """Compute (1 - soft_weight) CE(y, f) + soft_weight tau_student^2 CE(p_teacher, softmax(f / tau_student)).
 
     Both cross-entropies are summed over the classes and averaged over the batch, in nats. The factor tau_student^2
-    keeps the soft gradients' size when the temperature changes (Hinton et al. 2015). The cross-entropy differs from
-    the Kullback-Leibler divergence by the entropy of the targets, which the student has no hand in.
+    keeps the size of the soft term's gradients when the temperature changes (Hinton et al. 2015). The cross-entropy
+    differs from the Kullback-Leibler divergence by the entropy of the targets, which does not depend on the student.
 
     Args:
-        student_logits: raw outputs f, of any float type.
-        labels: class indices.
-        target_probs: soft targets of a rule, `Targets.probs`.
-        soft_weight: weight of the soft term, in [0, 1]; the hard term has the rest.
-        tau_student: temperature of the student in the soft term.
+        student_logits: Outputs f of the student, of any float type.
+        labels: Class indices y.
+        target_probs: Soft targets p_teacher, `Targets.probs`.
+        soft_weight: Weight of the soft term, in [0, 1]. The weight of the hard term is 1 - soft_weight.
+        tau_student: Temperature of the student in the soft term.
 
     Raises:
-        ValueError: `soft_weight` outside [0, 1], or `tau_student` not positive and finite.
+        ValueError: `soft_weight` is outside [0, 1], or `tau_student` is not positive and finite.
     """
     if not 0 <= soft_weight <= 1:
         raise ValueError(f"soft_weight is {soft_weight}: it must lie in [0, 1]")

@@ -1,4 +1,4 @@
-"""Students and teachers by the field's names, with a stem and strides that suit the image size."""
+"""Registry of networks by the names of the literature, with a stem and strides that suit the image size."""
 
 import math
 from collections.abc import Callable
@@ -11,9 +11,7 @@ from torch import nn
 from autodistill.config import StudentSpec
 from autodistill.data import Data
 from autodistill.errors import ConfigError, lookup
-from autodistill.models.layout import fit
-from autodistill.models.networks import mobilenetv2, resnet_cifar, resnet_imagenet, vgg, wide_resnet
-from autodistill.models.parts import Shape
+from autodistill.models.networks import Shape, mobilenetv2, resnet_cifar, resnet_imagenet, vgg, wide_resnet
 
 __all__ = ["MODELS", "Architecture", "Layout", "build", "lay_out", "parse_name", "student_network"]
 
@@ -22,12 +20,13 @@ _SMALL_IMAGE = 32
 
 
 class Architecture(NamedTuple):
-    """How to build a network, and its published strides: 1 or 2 at each place that may have one, the stem first."""
+    """A function that builds a network, and the published strides."""
 
     build: Callable[[Shape], nn.Module]
     strides: tuple[int, ...]
+    """Stride, 1 or 2, of each layer that may be strided, the stem first."""
     small: tuple[int, ...] | None = None
-    """The published strides on images of at most CIFAR's 32x32, where they are other ones."""
+    """The published strides for images of at most 32x32 (CIFAR), if they differ."""
 
 
 _CIFAR = (1, 2, 2)
@@ -60,7 +59,7 @@ MODELS: dict[str, Architecture] = {
 
 
 class Layout(NamedTuple):
-    """What a name means for images of one size."""
+    """Architecture, width and strides of a network for one image size."""
 
     architecture: str
     width: float
@@ -81,10 +80,10 @@ class Layout(NamedTuple):
 
 
 def parse_name(name: str, default_width: float = 1.0) -> tuple[str, float]:
-    """Split `mobilenetv2:0.5` into architecture and width; without one, the width is `default_width`.
+    """Split `mobilenetv2:0.5` into architecture and width; without `:WIDTH`, the width is `default_width`.
 
     Raises:
-        ConfigError: an unknown architecture (with near matches) or a width outside (0, 16].
+        ConfigError: The architecture is unknown (the message names near matches), or the width is outside (0, 16].
     """
     architecture, colon, written = name.partition(":")
     lookup("network", architecture, MODELS)
@@ -102,19 +101,25 @@ def parse_name(name: str, default_width: float = 1.0) -> tuple[str, float]:
 
 
 def lay_out(name: str, *, image_size: int, default_width: float = 1.0, stem_stride: int | None = None) -> Layout:
-    """Resolve a name, and the strides that suit the image size.
+    """Resolve the name of a network and choose strides that suit the image size.
 
-    The total stride is the published one, but at most the largest power of two that leaves a final map of 2x2,
-    rounding up; the earliest strides are dropped first. `stem_stride` puts one into the stem or keeps it out.
+    The total stride is the published total stride, but at most the largest power of two that leaves a final map of
+    2x2, rounded up. The earliest strides are removed first.
+
+    Args:
+        name: A key of MODELS, with or without `:WIDTH`.
+        image_size: Height and width of the images.
+        default_width: Width of a name without `:WIDTH`.
+        stem_stride: Stride of the stem; None: chosen by the image size.
 
     Raises:
-        ConfigError: an unknown name, a wrong width, images too small for `stem_stride`.
+        ConfigError: The name is unknown, the width is wrong, or the images are too small for `stem_stride`.
     """
     architecture, width = parse_name(name, default_width)
     published, small = MODELS[architecture].strides, MODELS[architecture].small
     if small is not None and image_size <= _SMALL_IMAGE:
         published = small
-    return Layout(architecture, width, fit(published, image_size=image_size, stem_stride=stem_stride))
+    return Layout(architecture, width, _fitting_strides(published, image_size=image_size, stem_stride=stem_stride))
 
 
 def build(
@@ -127,30 +132,30 @@ def build(
     default_width: float = 1.0,
     stem_stride: int | None = None,
 ) -> nn.Module:
-    """Build a network on the current default device, initialised from `seed` alone.
+    """Build a network on the current default device. Its weights depend on `seed` only.
 
     Args:
-        name: A key of MODELS, with a width after a colon or without.
-        num_classes: Logits that it returns.
-        in_channels: Of the images.
-        image_size: Height and width of the images; decides stem and strides.
-        seed: Of the initialisation; torch's global generator stays as it was.
-        default_width: Where the name carries none.
-        stem_stride: None: chosen by the image size.
+        name: A key of MODELS, with or without `:WIDTH`.
+        num_classes: Number of logits.
+        in_channels: Channels of the images.
+        image_size: Height and width of the images, which determine stem and strides.
+        seed: Seed of the initialisation. The state of torch's global generator is restored.
+        default_width: Width of a name without `:WIDTH`.
+        stem_stride: Stride of the stem; None: chosen by the image size.
 
     Raises:
-        ConfigError: an unknown name, a wrong width, images too small for `stem_stride`.
+        ConfigError: The name is unknown, the width is wrong, or the images are too small for `stem_stride`.
     """
     layout = lay_out(name, image_size=image_size, default_width=default_width, stem_stride=stem_stride)
     shape = Shape(num_classes, in_channels, layout.width, layout.strides)
     with torch.random.fork_rng(devices=[]):
-        # Not torch.manual_seed, which would seed the GPUs' generators too, and those are not forked here.
+        # Not torch.manual_seed: it also seeds the generators of GPUs, which are not forked here.
         torch.default_generator.manual_seed(seed)
         return MODELS[layout.architecture].build(shape)
 
 
 def student_network(name: str, data: Data, spec: StudentSpec, *, seed: int = 0) -> nn.Module:
-    """A student as a study builds it, freshly initialised."""
+    """Build the student of a study, freshly initialised."""
     return build(
         name,
         num_classes=data.num_classes,
@@ -160,3 +165,45 @@ def student_network(name: str, data: Data, spec: StudentSpec, *, seed: int = 0) 
         default_width=spec.width,
         stem_stride=spec.stem_stride,
     )
+
+
+def _largest_stride(image_size: int) -> int:
+    """Return the largest power of two that leaves a final map of at least 2x2, rounded up: 4 for 8x8, 16 for 32x32.
+
+    Raises:
+        ValueError: `image_size` is below 1.
+    """
+    if image_size < 1:
+        raise ValueError(f"image_size {image_size} must be at least 1")
+    return 1 << max(0, (image_size - 1).bit_length() - 1)
+
+
+def _fitting_strides(published: tuple[int, ...], *, image_size: int, stem_stride: int | None) -> tuple[int, ...]:
+    """Remove strides, the earliest first, until the total stride suits the image size.
+
+    Args:
+        published: Stride, 1 or 2, of each layer that may be strided, the stem first.
+        image_size: Height and width of the images.
+        stem_stride: Stride of the stem. The later strides are chosen so that the total stride stays the same, if
+            there are enough of them. None: the stem is treated like the other layers.
+
+    Raises:
+        ConfigError: The images are too small for `stem_stride`.
+    """
+    total = min(math.prod(published), _largest_stride(image_size))
+    if stem_stride is None:
+        return _drop_earliest(published, total)
+    if stem_stride > total:
+        raise ConfigError(
+            f"student.stem_stride = {stem_stride}: {image_size}x{image_size} images allow a total stride of {total}",
+            "set student.stem_stride = 1, or take larger images",
+        )
+    return stem_stride, *_drop_earliest(published[1:], total // stem_stride)
+
+
+def _drop_earliest(strides: tuple[int, ...], total: int) -> tuple[int, ...]:
+    kept = list(strides)
+    for place in range(len(kept)):
+        if math.prod(kept) > total:
+            kept[place] = 1
+    return tuple(kept)

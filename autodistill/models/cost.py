@@ -1,4 +1,4 @@
-"""What a network costs: parameters, MACs, size, latency."""
+"""Cost of a network: parameters, MACs, size, latency."""
 
 import copy
 import logging
@@ -15,19 +15,22 @@ ImageShape = tuple[int, int, int]
 
 
 class Latency(NamedTuple):
-    """Median and interquartile range of one image's forward pass, in milliseconds."""
+    """Median and interquartile range of the time of a forward pass of one image, in milliseconds."""
 
     median_ms: float
     iqr_ms: float
 
 
 def measure(model: nn.Module, *, image_shape: ImageShape) -> CostRecord:
-    """Count parameters, the MACs of one image, and the bytes of the state in float32, buffers included.
+    """Count parameters, MACs per image, and the bytes of parameters and buffers in float32.
 
-    MACs are those of convolutions and matrix products, as FLOP counters have it; nothing is computed and `model` is
-    left as it is.
+    MACs are those of convolutions and matrix products, as is usual. `model` is not changed and not executed.
+
+    Args:
+        model: The network.
+        image_shape: Channels, height, width.
     """
-    from torch.utils.flop_counter import FlopCounterMode  # half a second: it brings Triton along
+    from torch.utils.flop_counter import FlopCounterMode  # imports Triton, which takes half a second
 
     twin = copy.deepcopy(model).to("meta").eval()
     counter = FlopCounterMode(display=False)
@@ -44,15 +47,15 @@ def measure(model: nn.Module, *, image_shape: ImageShape) -> CostRecord:
 def latency_ms(
     model: nn.Module, *, image_shape: ImageShape, device: torch.device | str, min_run_time_s: float = 0.2
 ) -> Latency:
-    """Time one image on one thread; `model` is left as it is.
+    """Time the forward pass of one image on one thread. `model` is not changed.
 
     Args:
         model: The network.
         image_shape: Channels, height, width.
-        device: Where to time it.
-        min_run_time_s: Blocks of calls are timed until this much time is spent.
+        device: The device to time.
+        min_run_time_s: Smallest total time of the measured calls.
     """
-    # The import looks for a CUDA toolkit, and warns where there is a toolkit and no device.
+    # The import looks for a CUDA toolkit, and warns if there is a toolkit but no device.
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
     from torch.utils.benchmark import Timer
 
@@ -72,10 +75,17 @@ def student_record(
     default_width: float = 1.0,
     stem_stride: int | None = None,
 ) -> StudentRecord:
-    """Describe a student without making its weights.
+    """Return the record of a student without allocating its weights.
+
+    Args:
+        name: A key of MODELS, with or without `:WIDTH`.
+        num_classes: Number of logits.
+        image_shape: Channels, height, width.
+        default_width: Width of a name without `:WIDTH`.
+        stem_stride: Stride of the stem; None: chosen by the image size.
 
     Raises:
-        ConfigError: an unknown name, a wrong width, images too small for `stem_stride`.
+        ConfigError: The name is unknown, the width is wrong, or the images are too small for `stem_stride`.
     """
     channels, image_size = image_shape[0], min(image_shape[1:])
     layout = lay_out(name, image_size=image_size, default_width=default_width, stem_stride=stem_stride)

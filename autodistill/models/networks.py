@@ -1,22 +1,36 @@
-"""The published networks, assembled from torchvision's blocks where it has them."""
+"""The networks, assembled from torchvision's blocks where it has them.
+
+Each function returns a network of raw logits for images of shape (batch, in_channels, height, width).
+"""
 
 from collections import OrderedDict
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
-from torch import nn
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
 
-from autodistill.models.parts import GlobalAverage, PreActivationBlock, Shape, classifier, initialise, scaled
+
+class Shape(NamedTuple):
+    """Arguments of the functions that build networks."""
+
+    num_classes: int
+    in_channels: int
+    width: float
+    """Factor of the published numbers of channels."""
+    strides: tuple[int, ...]
+    """Stride, 1 or 2, of each layer that may be strided, the stem first."""
 
 
 def mobilenetv2(shape: Shape) -> nn.Module:
-    """torchvision's MobileNetV2 (Sandler et al. 2018), 17 inverted-residual blocks, strides as asked.
+    """Build torchvision's MobileNetV2 (Sandler et al. 2018) with 17 inverted-residual blocks.
 
-    Channels are rounded to multiples of 8 and the head stays 1280 wide below width 1, as torchvision has it; the
-    CIFAR student of the distillation literature (width 0.5) rounds nothing, so that its second stage has 12 channels
-    where this one has 16, and it expands in its first block too.
+    As in torchvision, channels are rounded to multiples of 8, and the head has 1280 channels at widths below 1 too.
+    The CIFAR student of the distillation literature (width 0.5) differs: it does not round channels, so that its
+    second stage has 12 channels instead of 16, and it expands in its first block too.
 
-    No dropout: a training step then draws no random number, so that a resumed run repeats an unbroken one exactly.
+    There is no dropout: a training step then draws no random numbers, and a resumed run equals an uninterrupted run.
     """
     from torchvision.models import MobileNetV2
 
@@ -38,19 +52,20 @@ def mobilenetv2(shape: Shape) -> nn.Module:
     net.features.append(GlobalAverage())
     for part in net.modules():
         if isinstance(part, nn.ReLU6):
-            # In place it saves nothing: autograd keeps a copy of the input, made first.
+            # In place saves no memory here: autograd first copies the input.
             part.inplace = False
     module: nn.Module = net
     return module
 
 
 def resnet_cifar(shape: Shape, *, depth: int, channels: tuple[int, int, int, int] = (16, 16, 32, 64)) -> nn.Module:
-    """CIFAR ResNet of 6n + 2 layers (He et al. 2016, section 4.2), projections where the shape changes.
+    """Build a CIFAR ResNet of 6n + 2 layers (He et al. 2016, section 4.2), with projections where the shape changes.
 
     Args:
-        shape: What to build.
-        depth: 6n + 2.
-        channels: Of the stem and the three stages; (32, 64, 128, 256) is the `x4` of the distillation literature.
+        shape: Classes, channels, width and strides.
+        depth: Number of layers, 6n + 2.
+        channels: Channels of the stem and the three stages. (32, 64, 128, 256) is the `x4` of the distillation
+            literature.
     """
     from torchvision.models.resnet import BasicBlock
 
@@ -61,9 +76,10 @@ def resnet_cifar(shape: Shape, *, depth: int, channels: tuple[int, int, int, int
 
 
 def resnet_imagenet(shape: Shape, *, blocks: tuple[int, int, int, int], bottleneck: bool = False) -> nn.Module:
-    """torchvision's ResNet (He et al. 2016), names and weights interchangeable with it.
+    """Build torchvision's ResNet (He et al. 2016), with torchvision's names of weights.
 
-    Without a stride left for the max pool there is none, and the stem is 3x3, as is usual on small images.
+    If the stride of the max pool is 1, there is no max pool and the stem is a 3x3 convolution, as is usual for small
+    images.
     """
     from torchvision.models.resnet import BasicBlock, Bottleneck
 
@@ -77,7 +93,7 @@ def resnet_imagenet(shape: Shape, *, blocks: tuple[int, int, int, int], bottlene
 
 
 def wide_resnet(shape: Shape, *, depth: int, widen: int) -> nn.Module:
-    """Wide ResNet of 6n + 4 layers (Zagoruyko and Komodakis 2016, arXiv:1605.07146), without dropout."""
+    """Build a Wide ResNet of 6n + 4 layers (Zagoruyko and Komodakis 2016, arXiv:1605.07146), without dropout."""
     stem, *planes = (scaled(count, shape.width) for count in (16, 16 * widen, 32 * widen, 64 * widen))
     strides = (1, *shape.strides[1:])
     layers: OrderedDict[str, nn.Module] = OrderedDict(
@@ -93,10 +109,10 @@ def wide_resnet(shape: Shape, *, depth: int, widen: int) -> nn.Module:
 
 
 def vgg(shape: Shape, *, convolutions: int) -> nn.Module:
-    """VGG (Simonyan and Zisserman 2015) with BatchNorm and one linear layer, as the distillation literature has it.
+    """Build VGG (Simonyan and Zisserman 2015) with BatchNorm and one linear layer, as in the distillation literature.
 
-    Five blocks of `convolutions` 3x3 convolutions; a max pool after a block where its stride is 2. Convolutions have
-    no bias, which the BatchNorm behind them would take away again.
+    There are five blocks of `convolutions` 3x3 convolutions, and a max pool after each block whose stride is 2. The
+    convolutions have no bias, because the following BatchNorm would cancel it.
     """
     stem_stride, *pools = shape.strides
     layers: OrderedDict[str, nn.Module] = OrderedDict()
@@ -106,11 +122,64 @@ def vgg(shape: Shape, *, convolutions: int) -> nn.Module:
         strides = [stem_stride if place == 0 else 1] + [1] * (convolutions - 1)
         layers[f"block{place + 1}"] = nn.Sequential(*_plain_convolutions(before, channels, strides))
         if place < len(pools) and pools[place] == 2:
-            # Rounding up: an odd map keeps its last row, as the strided convolutions of the other networks do.
+            # Rounded up: a map of odd size keeps its last row, as with the strided convolutions of other networks.
             layers[f"pool{place + 1}"] = nn.MaxPool2d(2, 2, ceil_mode=True)
         before = channels
     layers.update(classifier(before, shape.num_classes))
     return initialise(nn.Sequential(layers))
+
+
+class GlobalAverage(nn.Module):
+    """Average over the map with a gradient in channels_last memory.
+
+    The gradient of `adaptive_avg_pool2d` is not in channels_last memory, and `avg_pool2d` copies its input. With 1280
+    channels, a MobileNetV2 step on small images then takes 12 to 14 % longer on a CPU.
+    """
+
+    def forward(self, maps: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch channels 1 1"]:
+        return maps.permute(0, 2, 3, 1).flatten(1, 2).mean(1)[:, :, None, None]
+
+
+class PreActivationBlock(nn.Module):
+    """Residual block with BatchNorm and ReLU before each 3x3 convolution (He et al. 2016, arXiv:1603.05027).
+
+    Where the number of channels or the stride changes, the shortcut is a 1x1 convolution of the activated input.
+    """
+
+    def __init__(self, in_channels: int, channels: int, *, stride: int) -> None:
+        super().__init__()
+        self.bn1 = nn.BatchNorm2d(in_channels)
+        self.conv1 = nn.Conv2d(in_channels, channels, 3, stride, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(channels)
+        self.conv2 = nn.Conv2d(channels, channels, 3, 1, 1, bias=False)
+        same = stride == 1 and in_channels == channels
+        self.shortcut = None if same else nn.Conv2d(in_channels, channels, 1, stride, bias=False)
+
+    def forward(
+        self, images: Float[Tensor, "batch in_channels height width"]
+    ) -> Float[Tensor, "batch channels out_height out_width"]:
+        active = F.relu(self.bn1(images))
+        residual: Tensor = self.conv2(F.relu(self.bn2(self.conv1(active))))
+        shortcut: Tensor = images if self.shortcut is None else self.shortcut(active)
+        return shortcut + residual
+
+
+def scaled(channels: int, width: float) -> int:
+    """Return the number of channels at a width, rounded to the nearest integer, at least one."""
+    return max(1, round(channels * width))
+
+
+def initialise(net: nn.Module) -> nn.Module:
+    """Initialise convolutions by He's normal distribution, fan-out mode (He et al. 2015), and return the network."""
+    for module in net.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+    return net
+
+
+def classifier(channels: int, num_classes: int) -> "OrderedDict[str, nn.Module]":
+    """Return the layers of a classifier: an average over the map and a linear layer."""
+    return OrderedDict(avgpool=nn.AdaptiveAvgPool2d(1), flatten=nn.Flatten(), fc=nn.Linear(channels, num_classes))
 
 
 def _plain_convolutions(before: int, channels: int, strides: Iterable[int]) -> Iterable[nn.Module]:

@@ -1,8 +1,11 @@
-"""A study's record as HTML, markdown and JSON. Nothing upstream knows that reports exist."""
+"""Reports: a record as HTML, markdown, JSON and charts.
+
+A section is a pure function of the record in `SECTIONS` and a block in both templates.
+"""
 
 import base64
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -11,22 +14,55 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from autodistill.errors import StoreError
+from autodistill.formatting import clean, markdown, redact
 from autodistill.records import ComparisonRecord, InspectionRecord, StudyRecord, to_json
-from autodistill.report.charts import CHARTS
-from autodistill.report.sections import SECTIONS, TEACHER_SECTIONS
-from autodistill.report.sections.students import students_info
-from autodistill.report.student_charts import pareto_chart
-from autodistill.report.words import clean, markdown, redact
-from autodistill.stats.recommend import judged
+from autodistill.report.charts import CHARTS, pareto_chart
+from autodistill.report.controls import controls_info, replicates_info
+from autodistill.report.importance import importance_info, pair_info, slices_info
+from autodistill.report.method import budget_info, environment_info, method_info
+from autodistill.report.scores import scores_info
+from autodistill.report.students import students_info
+from autodistill.report.teachers import agreement_info, knowledge_info, temperatures_info
+from autodistill.report.trials import curves_info, failures_info, reruns_info, trials_info
+from autodistill.report.verdict import leaderboard_info, mismatch_info, recommendation_info
 from autodistill.stats.students import judged_students
+from autodistill.stats.verdict import judged
 from autodistill.store import write_text
+
+TEACHER_SECTIONS: dict[str, Callable[[StudyRecord | InspectionRecord], Any]] = {
+    "knowledge": knowledge_info,
+    "temperatures": temperatures_info,
+    "agreement": agreement_info,
+    "scores": scores_info,
+}
+"""Sections that need only teachers, not a study."""
+
+SECTIONS: dict[str, Callable[[StudyRecord], Any]] = {
+    "recommendation": recommendation_info,
+    "leaderboard": leaderboard_info,
+    "controls": controls_info,
+    "mismatch": mismatch_info,
+    **TEACHER_SECTIONS,
+    "trials": trials_info,
+    "curves": curves_info,
+    "reruns": reruns_info,
+    "importance": importance_info,
+    "slices": slices_info,
+    "pair": pair_info,
+    "replicates": replicates_info,
+    "failures": failures_info,
+    "budget": budget_info,
+    "method": method_info,
+    "environment": environment_info,
+}
+"""The data functions of a study's report, in the order of the page."""
 
 _BLANK_LINES = re.compile(r"\n{3,}")
 _PER_CENT = re.compile(r"(?<=\d) %")
 
 
 def render(record: StudyRecord, out_dir: Path) -> Path:
-    """Write `report.html`, `report.md`, `study.json` and `charts/*.svg`, each whole or not at all.
+    """Write `report.html`, `report.md`, `study.json` and `charts/*.svg`, each atomically.
 
     Returns:
         The path of `report.html`, which is written last.
@@ -46,7 +82,7 @@ def render(record: StudyRecord, out_dir: Path) -> Path:
 
 
 def render_comparison(record: ComparisonRecord, out_dir: Path) -> Path:
-    """Write the page of several students, and each student's whole report below `students/`.
+    """Write the page that compares several students, and each student's report below `students/`.
 
     Returns:
         The path of `report.html`, which is written last.
@@ -57,7 +93,7 @@ def render_comparison(record: ComparisonRecord, out_dir: Path) -> Path:
     record = judged_students(record)
     studies, choice = record.studies, record.choice
     if wrong := [study.name for study in studies if Path(study.name).name != study.name]:
-        raise StoreError(f"study {wrong[0]!r}: the name is no plain name of a folder", "give it the name that it had")
+        raise StoreError(f"study {wrong[0]!r}: the name is not a plain folder name", "restore the original name")
     assert choice is not None
     for study in studies:
         render(study, out_dir / "students" / study.name)
@@ -73,10 +109,10 @@ def render_comparison(record: ComparisonRecord, out_dir: Path) -> Path:
 
 
 def render_inspection(record: InspectionRecord, out_dir: Path) -> Path:
-    """Write `teachers.html`: what a report says about its teachers' dark knowledge, without a study.
+    """Write `teachers.html`, the sections on dark knowledge for teachers without a study.
 
     Returns:
-        Its path.
+        The path of `teachers.html`.
 
     Raises:
         StoreError: the folder cannot be written.
@@ -95,7 +131,7 @@ def as_html(
     *,
     template: str = "report.html.j2",
 ) -> str:
-    """One page without script or outside request; charts are embedded."""
+    """Return one HTML page without scripts or outside requests; charts are embedded."""
     embedded = {name: f"data:image/svg+xml;base64,{base64.b64encode(svg).decode()}" for name, svg in charts.items()}
     return _html().get_template(template).render(record=record, charts=embedded, **infos)
 
@@ -107,7 +143,7 @@ def as_markdown(
     *,
     template: str = "report.md.j2",
 ) -> str:
-    """The same sections as text that pastes into a pull request; charts are links."""
+    """Return the same sections as markdown for a pull request; charts are links."""
     linked = {name: f"charts/{name}.svg" for name in charts}
     text = _markdown().get_template(template).render(record=record, charts=linked, **infos)
     return _BLANK_LINES.sub("\n\n", text)
@@ -115,7 +151,7 @@ def as_markdown(
 
 @cache
 def _html() -> Environment:
-    """Autoescape is on; a per cent sign stays on the line of its number."""
+    """Return the environment of HTML templates. It escapes all values and keeps per cent signs with their numbers."""
     environment = _environment(
         lambda value: value if isinstance(value, Markup) else _PER_CENT.sub("\N{NO-BREAK SPACE}%", clean(str(value)))
     )
@@ -126,7 +162,7 @@ def _html() -> Environment:
 
 @cache
 def _markdown() -> Environment:
-    """Autoescape is on and every value leaves as Markup that was escaped for markdown: nothing can be forgotten."""
+    """Return the environment of markdown templates, which escapes all values for markdown."""
     environment = _environment(
         lambda value: value if isinstance(value, Markup) else Markup(markdown(clean(str(value))))
     )
@@ -148,12 +184,12 @@ def _environment(finalize: Any) -> Environment:
 
 
 def _words(text: str) -> Markup:
-    """A command whose lines break between words only: browsers take the hyphens of an option for a chance too."""
+    """Wrap each word of a command in a span. Lines then break between words, not at the hyphens of an option."""
     return Markup(" ").join(Markup("<span>{}</span>").format(word) for word in clean(text).split(" "))
 
 
 def _fenced(text: str) -> Markup:
-    """A code block whose fence is longer than any run of backticks inside it."""
+    """Return a code block with a fence that is longer than any run of backticks inside it."""
     text = clean(text)
     fence = "```"
     while fence in text:

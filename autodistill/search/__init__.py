@@ -1,41 +1,45 @@
-"""The search: what is tried next, what is stopped, who is confirmed.
+"""The search decides what is tried next, what is stopped and what is confirmed. It trains nothing itself.
 
-It decides; it does not train. `Runner` trains the runs that it is given, together, and yields their
-events. Every decision follows from (study, results of runs), so re-running `search` over kept
-results takes the same way again and goes on where it was. Where a study asks whenever a worker is
-free, it also follows from the order in which runs ended; that is kept too.
+Every decision follows from the specification, the recorded trials and the results of runs.
 """
 
-from autodistill.search.asking import prior_params
-from autodistill.search.auditing import audited_trials
-from autodistill.search.confirming import candidates, finalists_of
-from autodistill.search.copying import copy_study
+from autodistill.search.confirm import (
+    audit,
+    audited_trials,
+    candidates,
+    confirm,
+    controls,
+    finalists_of,
+    rerun_leaders,
+)
 from autodistill.search.importance import importance
-from autodistill.search.opening import refuse_foreign
-from autodistill.search.outcome import Outcome, Runner, Source
+from autodistill.search.mirror import Mirror, refuse_foreign
 from autodistill.search.plan import Budget, make_plan, parse_budget, plan_epochs
-from autodistill.search.question import Question
-from autodistill.search.requests import certain_runs
-from autodistill.search.stages import search
-from autodistill.search.trials import goes_on
+from autodistill.search.sampler import Sampler, prior_params
+from autodistill.search.stages import first_stage, goes_on, waves
+from autodistill.search.state import SearchSpec, SearchState, no_teacher_runs
 
 __all__ = [
     "Budget",
-    "Outcome",
-    "Question",
-    "Runner",
-    "Source",
+    "Mirror",
+    "Sampler",
+    "SearchSpec",
+    "SearchState",
+    "audit",
     "audited_trials",
     "candidates",
-    "certain_runs",
-    "copy_study",
+    "confirm",
+    "controls",
     "finalists_of",
+    "first_stage",
     "goes_on",
     "importance",
     "make_plan",
+    "no_teacher_runs",
     "parse_budget",
     "plan_epochs",
     "prior_params",
     "refuse_foreign",
-    "search",
+    "rerun_leaders",
+    "waves",
 ]

@@ -1,157 +1,227 @@
-"""The stages of a study: baselines and priors, waves of searched trials, second looks, confirm runs."""
+"""The stages of a search before the confirm runs: baselines and priors, then waves of trials.
+
+A trial trains up to its rung, is compared with the other trials of its teacher there, and is pruned or goes on.
+The order in which suggestions, results and decisions follow each other depends on nothing but results, so a search over
+kept results takes the same way again and goes on from its end.
+"""
 
 import math
-from collections.abc import Callable, Generator, Iterator, Sequence
-from pathlib import Path
-
-import optuna
-import sqlalchemy
+from collections.abc import Mapping, Sequence
 
 from autodistill.errors import ConfigError
-from autodistill.records import Event, Note, PhaseStarted, TrialRecord
-from autodistill.search.auditing import audit
-from autodistill.search.confirming import confirm, look_again
-from autodistill.search.controlling import controls
+from autodistill.records import PhaseStarted, TrialEnded, TrialRecord, TrialStarted
 from autodistill.search.failures import every_run_failed
-from autodistill.search.opening import open_study, unwritable
-from autodistill.search.order import Order
-from autodistill.search.outcome import Desk, Outcome, Runner, drive, score
 from autodistill.search.plan import PROTECTED_PRIORS, wave_size
-from autodistill.search.question import Question
-from autodistill.search.requests import full_run, no_teacher_run, plain_kd_run, short_run
-from autodistill.search.streaming import stream
-from autodistill.search.trials import finish, judged, left, new_trial, rivals_of, settle, with_short
+from autodistill.search.state import (
+    SearchState,
+    full_run,
+    left_epochs,
+    next_seed,
+    no_teacher_runs,
+    plain_kd_run,
+    rung_run,
+    score,
+    smallest_budget,
+)
 
 
-def search(
-    question: Question,
-    outcome: Outcome,
-    *,
-    run: Runner,
-    database: Path | str | None,
-    order: Path | None = None,
-    hold: Callable[[], None] = lambda: None,
-    folder: Path | None = None,
-) -> Iterator[Event]:
-    """Run a study to its end, or on from where it was.
+def first_stage(state: SearchState) -> list[TrialRecord]:
+    """Train the baselines, all "no teacher" runs that the study needs, and every teacher's prior up to its rung.
 
-    Args:
-        question: what is searched, over which teachers, with which plan.
-        outcome: filled on the way.
-        run: trains requests and yields their events, `RunEnded` for each.
-        database: Optuna's SQLite file, or the address of another storage; None: nothing is kept.
-        order: file that keeps in which order things happened, where decisions rest on it; None: it is not kept.
-        hold: raises where another process decides by now.
-        folder: run folder, which errors name; None: results are kept nowhere.
+    Returns:
+        The priors that go on to a full run.
 
     Raises:
-        StudyError: every run of the first stage failed.
-        StoreError: the database cannot be reached or written.
+        ConfigError: a teacher joined the study, and the budget has no room for it.
+        EveryRunFailed: all of these runs failed.
     """
-    notes: list[str] = []
-    study = open_study(question, database, say=notes.append)
-    try:
-        yield from (Note(text=note, warning=True) for note in notes)
-        desk = Desk(question, outcome, study, run, [], hold)
-        promoted = yield from _baselines_and_priors(desk, folder=folder)
-        yield from stream(desk, promoted, Order(order)) if question.plan.asynchronous else _waves(desk, promoted)
-        yield from look_again(desk)
-        yield from confirm(desk)
-        yield from controls(desk)
-        if question.audit:
-            yield from audit(desk)
-    except (optuna.exceptions.StorageInternalError, sqlalchemy.exc.OperationalError) as error:
-        raise unwritable(database, error) from error
-    finally:
-        study.close()
-
-
-def _baselines_and_priors(desk: Desk, *, folder: Path | None) -> Generator[Event, None, list[TrialRecord]]:
-    """Train both baselines and every teacher's prior up to its rung; returns the priors that go on."""
-    question, outcome = desk.question, desk.outcome
-    known = _carried(desk)
-    priors = [new_trial(desk, wave=0, prior_of=it.name) for it in question.teachers if it.name not in known]
-    baselines = [no_teacher_run(question, 0), plain_kd_run(question)]
-    requests = [*baselines, *(short_run(question, prior) for prior in priors)]
-    epochs = sum(request.new_epochs for request in requests)
-    if known:
-        _demand_room(desk, epochs + min(len(priors), PROTECTED_PRIORS) * question.plan.epochs_rest)
-    yield PhaseStarted(phase="baselines and priors", runs=len(requests), epochs=epochs)
-    yield from drive(desk, requests)
-    outcome.no_teacher, outcome.plain_kd = (outcome.results[request.run] for request in baselines)
-    promoted = yield from _best_priors(desk, priors)
-    runs = [outcome.results[request.run] for request in requests]
-    if all(run.state == "failed" for run in runs):
-        raise every_run_failed(runs, training=question.space.training, folder=folder)
+    spec = state.spec
+    tried = _carry(state)
+    priors = [new_trial(state, wave=0, prior_of=it.name) for it in spec.teachers if it.name not in tried]
+    no_teacher, plain_kd = no_teacher_runs(spec), plain_kd_run(spec)
+    runs = [*no_teacher, plain_kd, *(rung_run(spec, prior) for prior in priors)]
+    if tried:
+        counted = [no_teacher[0], plain_kd, *(rung_run(spec, prior) for prior in priors)]
+        _check_room(state, sum(run.new_epochs for run in counted), len(priors))
+    epochs = sum(run.new_epochs for run in runs)
+    state.on_event(PhaseStarted(phase="baselines and priors", runs=len(runs), epochs=epochs))
+    results = state.run(runs)
+    state.no_teacher, state.plain_kd = results[0], results[len(no_teacher)]
+    promoted = _best_priors(state, priors)
+    if all(result.state == "failed" for result in results):
+        raise every_run_failed(results, training=spec.space.training)
     return promoted
 
 
-def _carried(desk: Desk) -> set[str]:
-    """Put the trials of before a teacher joined on record; returns the teachers that have had their prior."""
-    carried = desk.question.carried
-    desk.outcome.trials.extend(carried)
-    runs = [run for trial in carried for run in (trial.short, trial.full) if run is not None]
-    desk.outcome.results.update({run.run: run for run in runs})
-    return {str(trial.params.teacher) for trial in carried if trial.kind == "prior"}
+def waves(state: SearchState, promoted: Sequence[TrialRecord]) -> None:
+    """Ask for trials in waves until the budget is spent.
+
+    The rests of a wave are trained beside the rungs of the next wave.
+
+    Args:
+        state: after the first stage.
+        promoted: trials that go on to a full run.
+    """
+    spec = state.spec
+    plan, eta = spec.plan, spec.space.search.eta
+    state.on_event(PhaseStarted(phase="search", runs=0, epochs=left_epochs(state)))
+    wave = max((trial.wave for trial in state.trials), default=0)
+    while True:
+        size = wave_size(plan, left=left_epochs(state, len(promoted)), eta=eta)
+        if plan.max_trials is not None:
+            size = min(size, plan.max_trials - len(state.trials))
+        wave += 1
+        asked = [new_trial(state, wave=wave) for _ in range(size)]
+        if not promoted and not asked:
+            return
+        rests = [full_run(spec, trial) for trial in promoted]
+        state.run([*rests, *(rung_run(spec, trial) for trial in asked)])
+        for trial in promoted:
+            _end(state, trial)
+        promoted = _judge(state, asked)
 
 
-def _demand_room(desk: Desk, epochs: int) -> None:
-    """Refuse a teacher that the budget cannot pay any more, before anything is trained."""
-    missing = epochs - left(desk, 0)
+def new_trial(state: SearchState, *, wave: int, prior_of: str | None = None) -> TrialRecord:
+    """Ask for a trial, or read it where an earlier process of this study has recorded it."""
+    number, spec = len(state.trials), state.spec
+    recorded = spec.recorded[number] if number < len(spec.recorded) else None
+    if recorded is not None:
+        params, attrs = recorded.params, recorded.sampler_attrs
+    else:
+        params = state.sampler.ask(prior_of=prior_of)
+        attrs = dict(state.sampler.trials[number].system_attrs)
+    same = [trial.number for trial in state.trials if trial.params == params]
+    trial = TrialRecord(
+        number=number,
+        kind="search" if prior_of is None else "prior",
+        wave=wave,
+        params=params,
+        seed=next_seed(spec, params, state.trials),
+        replicate_of=same[0] if same else None,
+        state="running",
+        sampler_attrs=attrs,
+    )
+    if recorded is not None:
+        state.sampler.add(trial)
+    state.trials.append(trial)
+    state.on_event(TrialStarted(record=trial))
+    return trial
+
+
+def goes_on(score: float, rivals: Sequence[float], *, eta: float) -> bool:
+    """Return whether a rung score is among the best 1/eta of its teacher's.
+
+    Only students of one teacher are compared. Stock pruners compare all students, and so cut a teacher whose students
+    start slowly.
+
+    Args:
+        score: validation accuracy at the rung.
+        rivals: those of the same teacher's other trials.
+        eta: above 1; 3 lets one in three go on.
+    """
+    better = sum(rival > score for rival in rivals)
+    return better < math.ceil((len(rivals) + 1) / eta)
+
+
+def _carry(state: SearchState) -> set[str]:
+    """Take over the trials from before a teacher joined; returns the teachers that have had their prior."""
+    for trial in state.spec.carried:
+        state.sampler.add(trial)
+        state.trials.append(trial)
+        state.results.update({run.run: run for run in (trial.rung, trial.full) if run is not None})
+    return {str(trial.params.teacher) for trial in state.spec.carried if trial.kind == "prior"}
+
+
+def _check_room(state: SearchState, epochs: int, priors: int) -> None:
+    """Refuse a teacher for which the budget has no room left, before anything is trained."""
+    plan = state.spec.plan
+    needed = epochs + min(priors, PROTECTED_PRIORS) * plan.epochs_rest
+    missing = needed - left_epochs(state)
     if missing > 0:
-        plan = desk.question.plan
         raise ConfigError(
             f"--budget {plan.requested}: with what is spent, nothing is left for the teacher that joins",
-            f"raise it to {math.ceil(100 * (plan.total_epochs + missing) / plan.epochs_full) / 100:g} or more",
+            f"raise it to {smallest_budget(plan, missing):g} or more",
         )
 
 
-def _best_priors(desk: Desk, priors: Sequence[TrialRecord]) -> Generator[Event, None, list[TrialRecord]]:
-    priors = [with_short(desk, prior) for prior in priors]
-    ranked = sorted(priors, key=lambda it: (-score(it.short), it.number))
+def _best_priors(state: SearchState, priors: Sequence[TrialRecord]) -> list[TrialRecord]:
+    """Return the priors that go on to a full run: up to `PROTECTED_PRIORS`, the best at their rung."""
+    priors = [_with_rung(state, prior) for prior in priors]
+    ranked = sorted(priors, key=lambda it: (-score(it.rung), it.number))
     chosen = [it.number for it in ranked if it.state == "running"][:PROTECTED_PRIORS]
-    promoted: list[TrialRecord] = []
+    promoted = []
     for prior in priors:
         if prior.number in chosen:
             promoted.append(prior)
         elif prior.state == "running":
-            reason = (
-                f"short run {score(prior.short):.1%}: not among the best {PROTECTED_PRIORS} of {len(priors)} priors"
-            )
+            reason = f"rung {score(prior.rung):.1%}: not among the best {PROTECTED_PRIORS} of {len(priors)} priors"
             prior = prior.model_copy(update={"state": "pruned", "reason": reason})
-        yield from settle(desk, prior)
+        _settle(state, prior)
     return promoted
 
 
-def _waves(desk: Desk, promoted: list[TrialRecord]) -> Iterator[Event]:
-    """Ask in waves; the full runs of one wave are trained beside the short runs of the next."""
-    plan, outcome = desk.question.plan, desk.outcome
-    yield PhaseStarted(phase="search", runs=0, epochs=left(desk, 0))
-    wave = max((trial.wave for trial in outcome.trials), default=0)
-    while True:
-        room = wave_size(plan, left=left(desk, len(promoted)), eta=desk.question.space.search.eta)
-        if plan.max_trials is not None:
-            room = min(room, plan.max_trials - len(outcome.trials))
-        wave += 1
-        asked = [new_trial(desk, wave=wave) for _ in range(room)]
-        if not promoted and not asked:
-            return
-        fulls = [full_run(desk.question, trial) for trial in promoted]
-        yield from drive(desk, [*fulls, *(short_run(desk.question, trial) for trial in asked)])
-        yield from finish(desk, promoted)
-        promoted = yield from _judge(desk, asked)
-
-
-def _judge(desk: Desk, asked: Sequence[TrialRecord]) -> Generator[Event, None, list[TrialRecord]]:
-    """Prune or promote a wave's trials, in number order, on what is known when the whole wave has run."""
-    trials = [with_short(desk, trial) for trial in asked]
+def _judge(state: SearchState, asked: Sequence[TrialRecord]) -> list[TrialRecord]:
+    """Prune or promote the trials of a wave, in number order, after all of them have reached their rung."""
+    trials = [_with_rung(state, trial) for trial in asked]
     for trial in trials:
-        desk.outcome.trials[trial.number] = trial
+        state.trials[trial.number] = trial
     promoted: list[TrialRecord] = []
     for trial in trials:
         if trial.state == "running":
-            trial = judged(desk, trial, rivals_of(desk, trial), left=left(desk, len(promoted)))
+            trial = _judged(state, trial, left=left_epochs(state, len(promoted)))
         if trial.state == "running":
             promoted.append(trial)
-        yield from settle(desk, trial)
+        _settle(state, trial)
     return promoted
+
+
+def _judged(state: SearchState, trial: TrialRecord, *, left: int) -> TrialRecord:
+    """Return the trial, pruned where rivals did better or where the budget has no room for its rest."""
+    rivals = _rivals(state, trial)
+    own, eta, pruned = score(trial.rung), state.spec.space.search.eta, {"state": "pruned"}
+    if not goes_on(own, list(rivals.values()), eta=eta):
+        better = sum(rival > own for rival in rivals.values())
+        reason = (
+            f"rung {own:.1%}: {better} of {trial.params.teacher}'s {len(rivals)} other trials did better, "
+            f"the best {max(rivals.values()):.1%}; {math.ceil((len(rivals) + 1) / eta)} of {len(rivals) + 1} may go on"
+        )
+        return trial.model_copy(update={**pruned, "reason": reason})
+    if left < state.spec.plan.epochs_rest:
+        reason = f"rung {own:.1%}: not promoted, the budget has no full run left"
+        return trial.model_copy(update={**pruned, "reason": reason, "out_of_budget": True})
+    return trial
+
+
+def _rivals(state: SearchState, trial: TrialRecord) -> Mapping[int, float]:
+    """Return the rung scores of the same teacher's other trials, by number."""
+    return {
+        other.number: other.rung.val_top1
+        for other in state.trials
+        if other.number != trial.number
+        and other.params.teacher == trial.params.teacher
+        and other.rung is not None
+        and other.rung.val_top1 is not None
+    }
+
+
+def _with_rung(state: SearchState, trial: TrialRecord) -> TrialRecord:
+    run = state.results[rung_run(state.spec, trial).run]
+    failed = {"state": "failed", "reason": f"rung: {run.reason}"} if run.state == "failed" else {}
+    return trial.model_copy(update={"rung": run, **failed})
+
+
+def _end(state: SearchState, trial: TrialRecord) -> None:
+    """End a trial whose full run is over."""
+    full = state.results[full_run(state.spec, trial).run]
+    ended = {"state": "complete"} if full.state == "complete" else {"state": "failed", "reason": full.reason}
+    _settle(state, _with_rung(state, trial).model_copy(update={"full": full, **ended}))
+
+
+def _settle(state: SearchState, trial: TrialRecord) -> None:
+    """Record a trial and tell the sampler."""
+    if trial.state != "running":
+        trial = trial.model_copy(update={"sampler_attrs": {}})
+    state.trials[trial.number] = trial
+    state.sampler.tell(trial)
+    if trial.state != "running":
+        state.on_event(TrialEnded(record=trial))

@@ -1,4 +1,4 @@
-"""The finalists' confirm runs as one layout, and what its intervals say."""
+"""The confirm runs of a study as a two-way table of scores, and the answers its intervals give."""
 
 import math
 from collections.abc import Sequence
@@ -12,21 +12,22 @@ from jaxtyping import Float
 from scipy.special import fdtrc, stdtrit
 
 from autodistill import stats
-from autodistill.records import Contrast, FinalistRecord, RankRow, RunRecord, SeedsToSettle, StudyRecord
-from autodistill.stats.sampling import accuracy_error, difference_error
+from autodistill.records import Contrast, FinalistRecord, RankRow, RunResult, SeedsToSettle, StudyRecord
+from autodistill.stats.intervals import accuracy_error, difference_error
 
 WIDEST = 0.5
-"""An interval wider than this, half the scale of an accuracy, says only that the seeds are too few."""
+"""A wider interval, over half the scale of an accuracy, is not reported: there are too few seeds."""
 
 Answer = Literal["helps", "does_not_help", "cannot_tell"]
 
 
 @dataclass(frozen=True)
 class Finalist:
-    """A finalist with at least one confirm run: test accuracy by seed."""
+    """A finalist with at least one confirm run."""
 
     record: FinalistRecord
     scores: dict[int, float]
+    """Test accuracy by seed."""
 
     @property
     def mean(self) -> float:
@@ -35,29 +36,29 @@ class Finalist:
 
 @dataclass(frozen=True)
 class Race:
-    """How a raced study ended."""
+    """The end of a study whose confirm runs were raced."""
 
     left: int
     """Confirm runs that were not needed."""
     runs: int
-    """That the budget paid for."""
+    """Confirm runs that the budget paid for."""
     share: float
-    """Of the error probability, spent by the look that it ended with."""
+    """Share of the error probability that the last look spent."""
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """The finalists, best first, and the layout of those that have intervals.
+    """The finalists, best first, and the table of scores of those with intervals.
 
-    The no-teacher baseline is a row of the layout like any other: it was trained over the same seeds.
+    The baseline without a teacher is a row of the table like any other: it was trained over the same seeds.
     """
 
     finalists: tuple[Finalist, ...]
     members: tuple[Finalist, ...]
-    """Those with two runs or more, in the order of the layout's rows; empty where no two share two seeds."""
+    """Finalists with two runs or more, in the order of the table's rows; empty if no two share two seeds."""
     threshold: float
     images: int
-    """In the test set."""
+    """Number of test images."""
     race: Race | None = None
 
     @cached_property
@@ -70,92 +71,97 @@ class Evidence:
         return stats.compare(self.table)
 
     @cached_property
-    def _ends(self) -> stats.Ends:
-        return stats.ends(self._pairs, share=self.race.share if self.race else 1.0)
+    def _bounds(self) -> stats.Bounds:
+        return stats.bounds(self._pairs, share=self._share)
+
+    @property
+    def _share(self) -> float:
+        return self.race.share if self.race else 1.0
 
     @property
     def teachers(self) -> list[str]:
         return [one.record.teacher for one in self.finalists if one.record.teacher is not None]
 
-    def of(self, teacher: str | None) -> Finalist | None:
+    def finalist(self, teacher: str | None) -> Finalist | None:
+        """Return the finalist of a teacher; None stands for no teacher."""
         return next((one for one in self.finalists if one.record.teacher == teacher), None)
 
     def row(self, teacher: str | None) -> int | None:
+        """Return the table's row of a teacher."""
         return next((row for row, one in enumerate(self.members) if one.record.teacher == teacher), None)
 
-    def place(self, teacher: str, versus: str | None) -> tuple[int, int] | None:
-        """Where the layout compares the two; None where they share fewer than two seeds."""
-        one, other = self.row(teacher), self.row(versus)
-        if one is None or other is None or np.isnan(self._pairs.error[one, other]):
-            return None
-        return one, other
-
     def better(self, teacher: str, other: str) -> bool:
-        """Whether a teacher is better than another, by what matters."""
-        at = self.place(teacher, other)
-        return at is not None and bool(stats.better(self._ends, threshold=self.threshold)[at])
+        """Return whether a teacher is better than another by at least the threshold."""
+        cell = self._cell(teacher, other)
+        return cell is not None and bool(stats.better(self._bounds, threshold=self.threshold)[cell])
 
     def answer(self, teacher: str) -> Answer:
-        """Does a teacher help?"""
-        at = self.place(teacher, None)
-        if at is None:
+        """Return whether a teacher helps."""
+        cell = self._cell(teacher, None)
+        if cell is None:
             return "cannot_tell"
-        if stats.helps(self._ends)[at]:
+        if stats.helps(self._bounds)[cell]:
             return "helps"
-        return "does_not_help" if stats.helps_not(self._ends, threshold=self.threshold)[at] else "cannot_tell"
+        return "does_not_help" if stats.does_not_help(self._bounds, threshold=self.threshold)[cell] else "cannot_tell"
 
     def behind(self, teacher: str) -> bool:
-        """Whether a teacher's students did worse than those without a teacher, in the mean."""
+        """Return whether a teacher's students have a lower mean than students without a teacher."""
         contrast = self.contrast(teacher, None)
         return contrast is not None and contrast.difference < 0
 
     def contrast(self, teacher: str, versus: str | None) -> Contrast | None:
-        """`teacher` minus `versus`; None where `versus` has no confirm run."""
-        one, other = self.of(teacher), self.of(versus)
+        """Return `teacher` minus `versus`; None if `versus` has no confirm run."""
+        one, other = self.finalist(teacher), self.finalist(versus)
         if one is None or other is None:
             return None
         sampling = difference_error(one.mean, other.mean, images=self.images)
-        at = self.place(teacher, versus)
-        if at is None:
+        cell = self._cell(teacher, versus)
+        if cell is None:
             return Contrast(teacher=teacher, versus=versus, difference=one.mean - other.mean, sampling=sampling)
-        difference, width = float(self._pairs.difference[at]), float(self._pairs.half_width()[at])
-        ends = (difference - width, difference + width) if 2 * width <= WIDEST else (None, None)
+        difference, width = float(self._pairs.difference[cell]), float(self._pairs.half_width()[cell])
+        low, high = (difference - width, difference + width) if 2 * width <= WIDEST else (None, None)
         return Contrast(
             teacher=teacher,
             versus=versus,
             difference=difference,
-            low=ends[0],
-            high=ends[1],
-            at_least=float(self._ends.at_least[at]),
+            low=low,
+            high=high,
+            at_least=float(self._bounds.at_least[cell]),
             sampling=sampling,
         )
 
     def seeds_to_settle(self, teacher: str, versus: str | None) -> SeedsToSettle | None:
-        """What it takes to decide a pair; None where it has no interval to start from."""
-        at = self.place(teacher, versus)
-        if at is None:
+        """Return the number of seeds that would decide a pair; None if the pair has no interval yet."""
+        cell = self._cell(teacher, versus)
+        if cell is None:
             return None
-        difference, error, freedom = (float(part[at]) for part in self._pairs)
-        shared = int((~np.isnan(self.table[list(at)])).all(axis=0).sum())
+        difference, error, dof = (float(part[cell]) for part in self._pairs)
         seeds = stats.seeds_to_settle(
             difference,
             error,
-            freedom,
-            shared,
+            dof,
+            int((~np.isnan(self.table[list(cell)])).all(axis=0).sum()),
             threshold=self.threshold,
             gain=versus is None,
-            share=self.race.share if self.race else 1.0,
+            share=self._share,
         )
         return SeedsToSettle(teacher=teacher, versus=versus, seeds=seeds)
 
+    def _cell(self, teacher: str, versus: str | None) -> tuple[int, int] | None:
+        """Return the table's cell that compares two finalists; None if they share fewer than two seeds."""
+        one, other = self.row(teacher), self.row(versus)
+        if one is None or other is None or np.isnan(self._pairs.standard_error[one, other]):
+            return None
+        return one, other
+
 
 def collect(record: StudyRecord, *, threshold: float) -> Evidence:
-    """Gather the confirm runs that ended with a test accuracy."""
+    """Collect the confirm runs that ended with a test accuracy."""
     found = [Finalist(one, _test_scores(one.runs)) for one in record.finalists]
     found = [one for one in found if one.scores]
     members = tuple(one for one in found if len(one.scores) > 1)
     means = {one.record.teacher: one.mean for one in found}
-    if members and np.isnan(stats.compare(_table(members)).error).all():
+    if members and np.isnan(stats.compare(_table(members)).standard_error).all():
         members = ()
     if members:
         means |= dict(zip((one.record.teacher for one in members), _means(members), strict=True))
@@ -164,34 +170,33 @@ def collect(record: StudyRecord, *, threshold: float) -> Evidence:
 
 
 def seed_noise(evidence: Evidence) -> tuple[float, float] | None:
-    """Do the finalists differ by more than seed noise?
+    """Test whether the finalists differ by more than seed noise.
 
     Returns:
-        The residual standard deviation of one run, and the p of an F test of the finalists over the layout; None
-        without a layout.
+        The residual standard deviation of one run and the p of an F test of the finalists; None without intervals.
     """
     if not evidence.members:
         return None
     fitted = stats.fit(evidence.table)
-    rank, freedom = int(fitted.rank), int(fitted.freedom)
-    variance, between = float(fitted.within) / freedom, float(fitted.between) / rank
-    p = float(fdtrc(rank, freedom, between / variance)) if variance > 0 else float(between == 0)
+    rank, dof = int(fitted.rank), int(fitted.residual_dof)
+    variance, between = float(fitted.residual_ss) / dof, float(fitted.between_ss) / rank
+    p = float(fdtrc(rank, dof, between / variance)) if variance > 0 else float(between == 0)
     return math.sqrt(variance), p
 
 
 def contrasts(evidence: Evidence) -> list[Contrast]:
-    """The better teacher minus the worse, pair by pair, then each teacher minus no teacher."""
+    """Return the better teacher minus the worse for every pair, then each teacher minus no teacher."""
     pairs = [*combinations(evidence.teachers, 2), *((teacher, None) for teacher in evidence.teachers)]
     return [contrast for pair in pairs if (contrast := evidence.contrast(*pair)) is not None]
 
 
 def ranking(evidence: Evidence) -> list[RankRow]:
-    """The finalists, best first, each with the Student-t interval of its own runs alone."""
+    """Return the finalists, best first, each with the Student-t interval of its own runs alone."""
     probable = stats.probability_best(evidence.table) if evidence.members else None
     rows = []
     for one in evidence.finalists:
-        place = evidence.row(one.record.teacher)
-        p_best = None if probable is None or place is None else float(probable[place])
+        row = evidence.row(one.record.teacher)
+        p_best = None if probable is None or row is None else float(probable[row])
         rows.append(_rank_row(one, p_best=p_best, images=evidence.images))
     return rows
 
@@ -240,7 +245,7 @@ def _table(members: Sequence[Finalist]) -> Float[np.ndarray, "finalists seeds"]:
 
 
 def _means(members: Sequence[Finalist]) -> list[float]:
-    """Each one's mean, with seed effects taken out where runs are missing."""
+    """Return each finalist's mean, with seed effects removed where runs are missing."""
     table = _table(members)
     fitted = stats.fit(table)
     if not np.isnan(table).any() or fitted.rank < len(members) - 1:
@@ -249,6 +254,6 @@ def _means(members: Sequence[Finalist]) -> list[float]:
     return [float(effect + by_seed.mean()) for effect in fitted.effects]
 
 
-def _test_scores(runs: Sequence[RunRecord]) -> dict[int, float]:
+def _test_scores(runs: Sequence[RunResult]) -> dict[int, float]:
     scores = {run.seed: run.test_top1 for run in runs}
     return {seed: score for seed, score in scores.items() if score is not None and math.isfinite(score)}

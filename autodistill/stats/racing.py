@@ -1,66 +1,70 @@
-"""Racing: the next confirm runs go to the finalists that are not decided yet.
+"""Racing: the next confirm runs go to the finalists that are still undecided.
 
-Row 0 of a layout is the baseline without a teacher, the other rows are teachers. All are trained over the first
-seeds; after that each look at the results names who goes on. The looks share the error probability: a tenth of it in
-equal parts for those on the way, the rest for the last one, so a study that stops early is surer of its answer than
-one that spends all its runs.
+Row 0 of a table of scores is the baseline without a teacher, the other rows are teachers. All are trained over the
+first seeds. After that, each look at the results names the finalists to train over another seed. The looks share the
+error probability: all looks but the last share a tenth of it equally, and the last look has the rest. A study that
+stops early is therefore surer of its answer than a study that spends all its runs.
 """
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from autodistill.stats.deciding import STATED, better, ends, helps, helps_not
-from autodistill.stats.fitting import Scores, compare, fit
+from autodistill.stats.intervals import STATED, Scores, better, bounds, compare, does_not_help, fit, helps
 
 FIRST = 3
 """Seeds that every finalist is trained over before the first look."""
 SMALLEST = 5
-"""Confirm seeds from which racing pays."""
-ON_THE_WAY = 0.1
+"""Number of confirm seeds from which racing pays."""
+EARLY_SHARE = 0.1
 """Share of the error probability that all looks but the last spend together."""
 
 
 def most_looks(runs: int) -> int:
-    """Looks on the way, where this many runs are left after the first seeds: each look pays for two runs or more."""
+    """Return the largest number of looks before the last, where `runs` runs remain after the first seeds.
+
+    Each look pays for at least two runs.
+    """
     return runs // 2
 
 
 def share(left: int | Int[np.ndarray, "*draws"], looks: int) -> Float[np.ndarray, "*draws"]:
-    """The error probability that a look may spend, of 1 in all.
+    """Return the share of the error probability that a look may spend.
 
     Args:
-        left: confirm runs that are not trained yet; below two it is the last look.
-        looks: looks on the way, from `most_looks`; 0 without racing.
+        left: confirm runs that are not trained yet; fewer than two make this the last look.
+        looks: looks before the last, from `most_looks`; 0 without racing.
     """
     if not looks:
         return np.ones(np.shape(left))
-    return np.where(np.asarray(left) < 2, 1 - ON_THE_WAY, ON_THE_WAY / looks)
+    return np.where(np.asarray(left) < 2, 1 - EARLY_SHARE, EARLY_SHARE / looks)
 
 
 def undecided(
     scores: Scores, *, threshold: float, spent: float | Float[np.ndarray, "*draws"]
 ) -> Bool[np.ndarray, "*draws finalists"]:
-    """Who should be trained over another seed; nobody where all is decided.
+    """Return which finalists to train over another seed; none once everything is decided.
 
-    The best teacher and the nearest of those that it is not told apart from; the best teacher and the baseline while
-    it is open whether a teacher helps. A finalist with fewer than two finished runs is out of the race.
+    These are the best teacher and its nearest rival among the teachers that are not told apart from it, and the best
+    teacher and the baseline while it is open whether a teacher helps. A finalist with fewer than two finished runs
+    takes no part.
 
     Args:
         scores: NaN where there is no run.
-        spent: the share of the error probability that this look may spend.
+        spent: share of the error probability that this look may spend.
     """
     pairs = compare(scores)
-    found = ends(pairs, share=spent)
+    found = bounds(pairs, share=spent)
     places = np.arange(scores.shape[-2])
     runs = (~np.isnan(scores)).sum(axis=-1)
     racing = (runs > 1) & (places > 0)
     best = np.where(racing, fit(scores).effects, -np.inf).argmax(axis=-1)[..., None]
     rivals = racing & (places != best) & ~_row(better(found, threshold=threshold), best)
-    # The rival that may yet be the best: of two that lie equally far behind, the one with fewer seeds.
+    # The lower bound of the lead picks the rival that may still be best: of two equally far behind, the one with
+    # fewer seeds.
     lead = _row(pairs.difference - pairs.half_width(STATED), best)
     rival = np.where(rivals, lead, np.inf).argmin(axis=-1)[..., None]
     contested = rivals.any(axis=-1, keepdims=True)
-    answered = _row(helps(found) | helps_not(found, threshold=threshold), best)[..., :1]
+    answered = _row(helps(found) | does_not_help(found, threshold=threshold), best)[..., :1]
     unclear = ~answered & (runs[..., :1] > 1)
     named = (places == best) & (contested | unclear) | (places == rival) & contested | (places == 0) & unclear
     return np.asarray(named & racing.any(axis=-1, keepdims=True))
@@ -72,12 +76,12 @@ def next_runs(
     *,
     left: int | Int[np.ndarray, "*draws"],
 ) -> Bool[np.ndarray, "*draws finalists seeds"]:
-    """The runs to train next: one for each that is named, as far as they are paid, earliest seeds first.
+    """Return the runs to train next: one per named finalist while the budget lasts, earliest seeds first.
 
     Args:
-        asked: runs that were trained, failed ones included.
-        named: who goes on.
-        left: runs that are still paid for.
+        asked: runs that were trained, failed runs included.
+        named: finalists to train, from `undecided`.
+        left: number of runs that the budget still pays for.
     """
     missing = (named[..., None] & ~asked).swapaxes(-1, -2)
     order = missing.reshape(*missing.shape[:-2], -1).cumsum(axis=-1).reshape(missing.shape)
@@ -86,5 +90,5 @@ def next_runs(
 
 
 def _row(matrix: np.ndarray, at: Int[np.ndarray, "*draws 1"]) -> np.ndarray:
-    """One row of each matrix."""
+    """Return one row of each matrix."""
     return np.asarray(np.take_along_axis(matrix, at[..., None], axis=-2)[..., 0, :])

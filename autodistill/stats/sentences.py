@@ -1,4 +1,4 @@
-"""A verdict in plain English."""
+"""The verdict of a study in plain English: one sentence and the reasons behind it."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -8,32 +8,40 @@ import numpy as np
 from autodistill.formatting import contrast_words, count, percent, plural, points, recipe, short
 from autodistill.records import FinalistRecord, SeedsToSettle, StudyRecord
 from autodistill.stats.evidence import Evidence, seed_noise
-from autodistill.stats.sampling import accuracy_error
+from autodistill.stats.intervals import accuracy_error
 
-MOST_PAIRS = 5
-LONGEST_REASON = 120
+MAX_PAIRS = 5
+MAX_REASON = 120
 
 
 def sentence(record: StudyRecord, evidence: Evidence, *, verdict: str, teacher: str, tied: list[str]) -> str:
-    """The recommendation, for a study with confirmed teachers; `teacher` is the one to talk about."""
-    of = f"{short(record.student.name)} on {record.data.name}"
-    best = evidence.of(teacher)
+    """Return the recommendation of a study with confirmed teachers.
+
+    Args:
+        teacher: the recommended teacher, or the best one if training without a teacher is recommended.
+        tied: the best teacher and those that are not told apart from it.
+    """
+    task = f"{short(record.student.name)} on {record.data.name}"
+    best = evidence.finalist(teacher)
     assert best is not None
-    recipe_words = f"teacher {short(teacher)} with {recipe(best.record.params)}"
+    named = f"teacher {short(teacher)} with {recipe(best.record.params)}"
     if verdict == "no_teacher":
-        alone = f"train it without one, {_result(evidence, None)}; {_no_gain(evidence, teacher)}"
+        alone = f"train it without a teacher, {_result(evidence, None)}; {_no_gain(evidence, teacher)}"
         if evidence.answer(teacher) == "does_not_help":
-            return f"No teacher helps {of}: {alone}."
-        return f"No teacher is ahead of none for {of}: {alone}, so whether one helps cannot be told yet."
+            return f"No teacher helps {task}: {alone}."
+        return (
+            f"No teacher beats training on labels alone for {task}: {alone}, so whether a teacher helps cannot be "
+            "told yet."
+        )
     result = f"{_result(evidence, teacher)}, {_gain(evidence, teacher)}"
     if verdict == "winner":
-        return f"For {of}, take {recipe_words}: {result}."
+        return f"For {task}, take {named}: {result}."
     if verdict == "only_one":
         which = "the only one tried" if len(record.teachers) < 2 else "the only one confirmed"
-        return f"For {of}, take {recipe_words} ({which}): {result}."
+        return f"For {task}, take {named} ({which}): {result}."
     names = " and ".join(short(name) for name in tied) if len(tied) < 4 else f"the {len(tied)} best"
-    take = f"take {_cheap_words(record, evidence, teacher, tied)}, {recipe_words}"
-    return f"No clear difference between teachers {names} for {of}: {take}: {result}."
+    take = f"take {_cheap_words(record, evidence, teacher, tied)}, {named}"
+    return f"No clear difference between teachers {names} for {task}: {take}: {result}."
 
 
 def reasons(
@@ -45,11 +53,11 @@ def reasons(
     tied: list[str],
     settle: Sequence[SeedsToSettle],
 ) -> Iterator[str]:
-    """What the sentence rests on, one short statement each."""
+    """Yield the reasons for a verdict, one short statement each."""
     yield from _pair_reasons(evidence, tied)
     if verdict == "no_clear_difference":
         yield _cost_reason(record, evidence, teacher, tied)
-    yield from _settling(evidence, settle)
+    yield from _settle_reasons(evidence, settle)
     yield noise_words(evidence)
     yield from _race_reason(evidence)
     yield from _target_reason(evidence, teacher)
@@ -62,7 +70,7 @@ def noise_words(evidence: Evidence) -> str:
     """Say whether the students differ by more than seed noise."""
     noise = seed_noise(evidence)
     if noise is None:
-        return "Seed noise is unknown: it takes two finalists that share two confirm seeds."
+        return "Seed noise is unknown: measuring it takes two finalists that share two confirm seeds."
     deviation, p = noise
     finalists, seeds = evidence.table.shape
     means = [one.mean for one in evidence.members]
@@ -77,7 +85,7 @@ def noise_words(evidence: Evidence) -> str:
 
 
 def _result(evidence: Evidence, teacher: str | None) -> str:
-    one = evidence.of(teacher)
+    one = evidence.finalist(teacher)
     assert one is not None
     return f"{percent(one.mean)} test accuracy ({plural(len(one.scores), 'seed')})"
 
@@ -92,7 +100,7 @@ def _gain(evidence: Evidence, teacher: str) -> str:
 
 
 def _no_gain(evidence: Evidence, teacher: str) -> str:
-    contrast, one = evidence.contrast(teacher, None), evidence.of(teacher)
+    contrast, one = evidence.contrast(teacher, None), evidence.finalist(teacher)
     assert contrast is not None
     assert one is not None
     return f"the best teacher, {short(teacher)} with {recipe(one.record.params)}, gave {contrast_words(contrast)}"
@@ -100,18 +108,18 @@ def _no_gain(evidence: Evidence, teacher: str) -> str:
 
 def _pair_reasons(evidence: Evidence, tied: list[str]) -> Iterator[str]:
     best, *others = evidence.teachers
-    for other in others[:MOST_PAIRS]:
+    for other in others[:MAX_PAIRS]:
         contrast = evidence.contrast(best, other)
         assert contrast is not None
         told = "not told apart" if other in tied else "told apart"
         if other in tied and (contrast.low or 0) > 0:
-            least = f"{100 * evidence.threshold:.1f} points that count as a difference"
-            told = f"they differ, but not surely by the {least}: not told apart"
+            least = f"{100 * evidence.threshold:.1f} points that count"
+            told = f"a difference, but not certain to reach the {least}: not told apart"
         yield f"{short(best)} against {short(other)}: {contrast_words(contrast)}: {told}."
 
 
 def _cheap_words(record: StudyRecord, evidence: Evidence, teacher: str, tied: list[str]) -> str:
-    """Which of the tied teachers is taken: not always the cheapest."""
+    """Say which of the tied teachers is taken. It is not always the cheapest."""
     macs = {one.name: one.cost.macs for one in record.teachers}
     if all(macs.get(teacher, math.inf) <= macs.get(name, math.inf) for name in tied):
         return "the cheaper one" if len(tied) == 2 else "the cheapest one"
@@ -125,17 +133,17 @@ def _cheap_words(record: StudyRecord, evidence: Evidence, teacher: str, tied: li
 
 def _cost_reason(record: StudyRecord, evidence: Evidence, teacher: str, tied: list[str]) -> str:
     macs = {one.name: count(one.cost.macs) for one in record.teachers}
-    costs = [f"{short(name)} {macs.get(name, 'unknown')}" for name in tied[: MOST_PAIRS + 1]]
+    costs = [f"{short(name)} {macs.get(name, 'unknown')}" for name in tied[: MAX_PAIRS + 1]]
     which = _cheap_words(record, evidence, teacher, tied)
     return f"{short(teacher)} is {which} (MACs per image: {', '.join(costs)})."
 
 
-def _settling(evidence: Evidence, settle: Sequence[SeedsToSettle]) -> Iterator[str]:
-    """How many confirm seeds would settle what is open, were difference and noise to stay as measured."""
+def _settle_reasons(evidence: Evidence, settle: Sequence[SeedsToSettle]) -> Iterator[str]:
+    """Say how many confirm seeds would decide what is open, if difference and noise stay as measured."""
     if not evidence.members:
-        yield "One confirm seed gives no interval: confirm over at least two seeds to settle it."
+        yield "One confirm seed gives no interval: confirm over at least two seeds to get one."
         return
-    for one in settle[:MOST_PAIRS]:
+    for one in settle[:MAX_PAIRS]:
         contrast = evidence.contrast(one.teacher, one.versus)
         assert contrast is not None
         pair = f"{short(one.teacher)} from {short(one.versus or 'no teacher')}"
@@ -149,19 +157,20 @@ def _settling(evidence: Evidence, settle: Sequence[SeedsToSettle]) -> Iterator[s
 
 
 def _race_reason(evidence: Evidence) -> Iterator[str]:
-    if evidence.race is None:
-        return
     race = evidence.race
-    saved = f"{plural(race.left, 'run')} of {race.runs} were left over" if race.left else f"all {race.runs} runs went"
+    if race is None:
+        return
+    saved = f"{race.left} of {race.runs} runs were not needed" if race.left else f"all {race.runs} runs went"
     level = f"{100 * (1 - 0.05 * race.share):.2f} %"
     yield (
-        f"Confirm seeds were raced: after the first ones, the next went to whoever was not decided yet; {saved}. "
-        f"Because the study looked more than once, it decided by {level} intervals; those shown are 95 %."
+        f"Confirm seeds were raced: after the first seeds, only finalists that were still undecided got another; "
+        f"{saved}. Because the study looked at its results more than once, it decided by {level} intervals; the "
+        "intervals shown are 95 %."
     )
 
 
 def _target_reason(evidence: Evidence, teacher: str) -> Iterator[str]:
-    one = evidence.of(teacher)
+    one = evidence.finalist(teacher)
     targets = next((run.targets for run in one.record.runs if run.targets), None) if one else None
     if targets is None:
         return
@@ -171,9 +180,9 @@ def _target_reason(evidence: Evidence, teacher: str) -> Iterator[str]:
 
 
 def _selection_reasons(evidence: Evidence) -> Iterator[str]:
-    """The gap between the score that chose a finalist and what it is worth."""
-    for teacher in evidence.teachers[: MOST_PAIRS + 1]:
-        one = evidence.of(teacher)
+    """Compare the search score that chose each finalist with its confirmed mean."""
+    for teacher in evidence.teachers[: MAX_PAIRS + 1]:
+        one = evidence.finalist(teacher)
         assert one is not None
         yield from _selection_reason(teacher, one.record)
 
@@ -185,7 +194,7 @@ def _selection_reason(teacher: str, record: FinalistRecord) -> Iterator[str]:
     confirmed = math.fsum(scores) / len(scores)
     searched = record.search_val_top1
     inflated = round(100 * (searched - confirmed), 1) > 0
-    cause = "from having been chosen, and from luck" if inflated else "nothing was inflated"
+    cause = "inflated by choosing the best of many noisy scores" if inflated else "so choosing did not inflate it"
     yield (
         f"On validation, {short(teacher)} had {percent(searched)} in the search and {percent(confirmed)} over the "
         f"confirm seeds: {points(searched - confirmed)} points, {cause}."
@@ -193,8 +202,8 @@ def _selection_reason(teacher: str, record: FinalistRecord) -> Iterator[str]:
 
 
 def _sampling_reason(evidence: Evidence, teacher: str) -> str:
-    """What the test set's size leaves open; seeds do not show it, because all students share the images."""
-    one = evidence.of(teacher)
+    """State the error that the size of the test set causes. Seeds do not show it: all students share the images."""
+    one = evidence.finalist(teacher)
     assert one is not None
     error = f"{100 * accuracy_error(one.mean, images=evidence.images):.1f} points"
     text = f"A test set of {plural(evidence.images, 'image')} gives one accuracy a standard error of {error}"
@@ -202,25 +211,25 @@ def _sampling_reason(evidence: Evidence, teacher: str) -> str:
     if contrast is not None and contrast.sampling is not None:
         least, most = (f"{100 * end:.1f}" for end in contrast.sampling)
         text += (
-            f", and the difference between {short(teacher)} and no teacher one of {least} to {most}, by how far they "
-            "err on the same images"
+            f", and the difference between {short(teacher)} and no teacher a standard error of {least} to {most}, "
+            "depending on how many errors they share"
         )
-    return f"{text}: not in the intervals."
+    return f"{text}; the intervals do not include it."
 
 
 def _failure_reasons(record: StudyRecord, evidence: Evidence) -> Iterator[str]:
     for teacher in record.teachers:
         trials = [trial for trial in record.trials if trial.params.teacher == teacher.name]
         if trials and all(trial.state == "failed" for trial in trials):
-            first = short(trials[0].reason or "no reason recorded", LONGEST_REASON)
-            yield f"Every trial of {short(teacher.name)} failed ({len(trials)}), the first one with: {first}."
+            first = short(trials[0].reason or "no reason recorded", MAX_REASON)
+            yield f"Every trial of {short(teacher.name)} failed ({len(trials)}), the first with: {first}."
     for finalist in record.finalists:
         name = short(finalist.teacher or "no teacher")
         failed = sum(run.state == "failed" for run in finalist.runs)
         if failed:
             yield f"{failed} of {plural(len(finalist.runs), 'confirm run')} of {name} failed."
-        found = evidence.of(finalist.teacher)
+        found = evidence.finalist(finalist.teacher)
         if found and evidence.members and evidence.row(finalist.teacher) is None:
-            yield f"{name} has a single confirm run and stands outside the intervals."
-    if evidence.of(None) is None:
+            yield f"{name} has a single confirm run and therefore no interval."
+    if evidence.finalist(None) is None:
         yield "No run without a teacher was confirmed, so whether a teacher helps cannot be told."

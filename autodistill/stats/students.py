@@ -1,7 +1,7 @@
-"""Which student to ship: each with the teacher that its own study recommends, within the limits.
+"""The choice among several students, each with the teacher that its own study recommends.
 
-Every study trains its finalists over the same confirm seeds, and so the students' recommended configurations are a
-students x seeds layout, judged by the same rule as the teachers of one study.
+Every study trains its finalists over the same confirm seeds. The scores of the students' recommended configurations
+therefore form a table of students x seeds, which is judged like the teachers of one study.
 """
 
 from collections.abc import Iterator, Sequence
@@ -34,17 +34,17 @@ from autodistill.records import (
     latency_of,
 )
 from autodistill.stats.evidence import Evidence, collect
-from autodistill.stats.recommend import THRESHOLD, judged, threshold_of
+from autodistill.stats.verdict import THRESHOLD, judged, threshold_of
 
 
 def recommend_student(
     studies: Sequence[StudyRecord], *, limits: StudentBudget, threshold: float = THRESHOLD
 ) -> StudentChoice:
-    """Choose the student to ship, or the cheaper of those that cannot be told apart.
+    """Choose the student to ship: the best one, or the cheapest of those that cannot be told apart.
 
     Args:
-        studies: one for each student, at least one; those without a recommendation count as unconfirmed.
-        limits: all of the studies' students keep within them.
+        studies: at least one, one per student. A study without a recommendation counts as unconfirmed.
+        limits: limits that all of these students meet.
         threshold: the smallest difference in accuracy that matters, a fraction.
 
     Raises:
@@ -57,7 +57,7 @@ def recommend_student(
     confirmed = [row for row in rows if row.test_top1 is not None]
     if not confirmed:
         first = min(rows, key=_cheapness)
-        sentence = "No student was confirmed on test yet, so none can be preferred."
+        sentence = "No student is confirmed on test yet, so none can be preferred."
         return StudentChoice(
             verdict="unconfirmed",
             student=first.student,
@@ -88,7 +88,7 @@ def recommend_student(
 
 
 def judged_students(record: ComparisonRecord) -> ComparisonRecord:
-    """The record with its studies' verdicts and its own drawn anew."""
+    """Return the record with the verdicts of its studies and its own choice computed anew."""
     studies = tuple(judged(study) for study in record.studies)
     threshold = record.choice.threshold if record.choice else threshold_of(studies[0])
     choice = recommend_student(studies, limits=record.limits, threshold=threshold)
@@ -96,7 +96,7 @@ def judged_students(record: ComparisonRecord) -> ComparisonRecord:
 
 
 def _evidence(studies: Sequence[StudyRecord], threshold: float) -> Evidence:
-    """The students' recommended configurations as the finalists of one layout, each under its student's name."""
+    """Collect the recommended configurations as the finalists of one table, each under its student's name."""
     stand_ins = []
     for study in studies:
         chosen = study.recommendation
@@ -104,12 +104,12 @@ def _evidence(studies: Sequence[StudyRecord], threshold: float) -> Evidence:
             runs = next((one.runs for one in study.finalists if one.teacher == chosen.teacher), ())
             stand_ins.append(FinalistRecord(teacher=study.student.name, params=chosen.params, runs=runs))
     first = studies[0]
-    plan = first.plan.model_copy(update={"race": None})  # students were not raced against each other
+    plan = first.plan.model_copy(update={"race": None})  # the students were not raced against each other
     return collect(first.model_copy(update={"finalists": tuple(stand_ins), "plan": plan}), threshold=threshold)
 
 
 def _row(study: StudyRecord, evidence: Evidence) -> StudentRow:
-    found, chosen = evidence.of(study.student.name), study.recommendation
+    found, chosen = evidence.finalist(study.student.name), study.recommendation
     ranked = next((row for row in chosen.ranking if row.teacher == chosen.teacher), None) if chosen else None
     return StudentRow(
         student=study.student.name,
@@ -125,7 +125,10 @@ def _row(study: StudyRecord, evidence: Evidence) -> StudentRow:
 
 
 def _with_fronts(rows: Sequence[StudentRow]) -> list[StudentRow]:
-    """Best first, each with the costs by which it lies on the Pareto front; without a test accuracy on none."""
+    """Return the rows best first, each with the costs by which it is on the Pareto front.
+
+    A student without a test accuracy is on no front.
+    """
     ranked = sorted(rows, key=lambda row: (-_accuracy(row), _cheapness(row)))
     fronts = {row.student: tuple(kind for kind in row.costs if _on_front(row, rows, kind)) for row in rows}
     return [row.model_copy(update={"front": fronts[row.student]}) for row in ranked]
@@ -140,7 +143,7 @@ def _on_front(row: StudentRow, rows: Sequence[StudentRow], kind: CostKind) -> bo
 
 
 def _lines(rows: Sequence[StudentRow]) -> Iterator[BudgetLine]:
-    """Cost by cost, each limit from which on another student is the most accurate, the tightest first."""
+    """Yield, for each cost, the limits at which another student becomes the most accurate, tightest first."""
     for kind in COSTS:
         best = -1.0
         known = [(row.costs[kind], -_accuracy(row), row.student, row) for row in rows if kind in row.costs]
@@ -165,16 +168,12 @@ def _contrast(pair: Contrast) -> StudentContrast:
     )
 
 
-def _sentence(
-    data: str, chosen: StudentRow, tied: Sequence[StudentRow], limits: StudentBudget, *, alone: bool
-) -> str:
+def _sentence(data: str, chosen: StudentRow, tied: Sequence[StudentRow], limits: StudentBudget, *, alone: bool) -> str:
     within = f" within {limits_words(limits)}" if limits.given else ""
-    result = (
-        f"{percent(_accuracy(chosen))} test accuracy (95 % interval {interval(chosen.low, chosen.high, percent)})"
-    )
+    result = f"{percent(_accuracy(chosen))} test accuracy (95 % interval {interval(chosen.low, chosen.high, percent)})"
     how = f"{short(chosen.student)}, {_taught(chosen)}: {result}"
     if alone:
-        return f"On {data}{within}, only {how}; no other student is confirmed yet, so none can be preferred."
+        return f"On {data}{within}, only one student is confirmed so far, so none can be preferred: {how}."
     if len(tied) == 1:
         return f"On {data}{within}, ship {how}."
     names = listed([short(row.student) for row in tied]) if len(tied) < 4 else f"the {len(tied)} best students"
@@ -201,6 +200,9 @@ def _reasons(
         yield f"{short(chosen.student)} is the cheapest of them (MACs per image: {spelt})."
     for row in rows:
         if row.test_top1 is not None and not row.front:
-            yield f"{short(row.student)} is beaten at every cost: another student is at least as accurate for less."
+            yield (
+                f"{short(row.student)} is on no Pareto front: for each cost, another student is at least as accurate "
+                "at no higher cost."
+            )
         elif row.test_top1 is None:
             yield f"{short(row.student)} was not confirmed on test."

@@ -1,33 +1,30 @@
-"""One study, wired: data, teachers, search, confirm runs, record."""
+"""A study: options are resolved, teachers prepared, the search run, and the record kept."""
 
-from autodistill.study.comparing import run_students
 from autodistill.study.environment import environment
-from autodistill.study.estimates import Estimate, cache_size, estimate, spelt
 from autodistill.study.fitting import pinned
-from autodistill.study.known import KNOWN
 from autodistill.study.limits import within
-from autodistill.study.pace import words
-from autodistill.study.preparing import Prepared, Request, prepare, prepare_all, study_name
-from autodistill.study.profiling import checked, compared_teachers
-from autodistill.study.running import run_study
+from autodistill.study.resolve import KNOWN, SearchOptions, StudySpec, resolve, resolve_all, study_name
+from autodistill.study.run import run_study
+from autodistill.study.students import run_students
+from autodistill.study.teachers import prepare_teachers
+from autodistill.study.timing import Estimate, cache_size, describe_plan, describe_time, estimate
 
 __all__ = [
     "KNOWN",
     "Estimate",
-    "Prepared",
-    "Request",
+    "SearchOptions",
+    "StudySpec",
     "cache_size",
-    "checked",
-    "compared_teachers",
+    "describe_plan",
+    "describe_time",
     "environment",
     "estimate",
     "pinned",
-    "prepare",
-    "prepare_all",
+    "prepare_teachers",
+    "resolve",
+    "resolve_all",
     "run_students",
     "run_study",
-    "spelt",
     "study_name",
     "within",
-    "words",
 ]

@@ -1,4 +1,4 @@
-"""Versions and machine, as far as they could change a result."""
+"""Versions and hardware that can change a result."""
 
 import platform
 from importlib import metadata
@@ -6,22 +6,27 @@ from pathlib import Path
 
 import torch
 
+from autodistill.executors.local import ALLOCATOR
 from autodistill.machine import usable_cores
 from autodistill.teachers import computed_as
-from autodistill.workers.standby import ALLOCATOR
 
 
 def environment(device: str) -> dict[str, str]:
-    """Versions and machine, as far as they could change a result."""
+    """Return versions and hardware that can change a result, by name."""
     packages = ("torch", "torchvision", "optuna", "scikit-learn", "numpy", "scipy")
-    found = {"autodistill": _version("kd-autodistill"), "python": platform.python_version()}
-    found |= {name: _version(name) for name in packages}
-    found |= {"platform": platform.platform(), "processor": processor(), "cores": str(usable_cores())}
-    found["device"] = torch.cuda.get_device_name(device) if device.startswith("cuda") else "cpu"
-    found["teacher logits"] = computed_as(torch.device(device))
-    found["threads of a worker"] = str(torch.get_num_threads()) if device.startswith("cuda") else "1"
-    found["allocator of workers"] = " ".join(f"{name}={value}" for name, value in ALLOCATOR.items())
-    return found
+    gpu = device.startswith("cuda")
+    return {
+        "autodistill": _version("kd-autodistill"),
+        "python": platform.python_version(),
+        **{name: _version(name) for name in packages},
+        "platform": platform.platform(),
+        "processor": processor(),
+        "cores": str(usable_cores()),
+        "device": device_name(device) if gpu else "cpu",
+        "teacher logits": computed_as(torch.device(device)),
+        "threads of a worker": str(torch.get_num_threads()) if gpu else "1",
+        "allocator of workers": " ".join(f"{name}={value}" for name, value in ALLOCATOR.items()),
+    }
 
 
 def _version(package: str) -> str:
@@ -31,8 +36,13 @@ def _version(package: str) -> str:
         return "not installed"
 
 
+def device_name(device: str) -> str:
+    """Return the name of a GPU. A machine that only drives a cluster may have no GPU itself."""
+    return torch.cuda.get_device_name(device) if torch.cuda.is_available() else "GPU of the cluster"
+
+
 def processor() -> str:
-    """Return the processor's name, from /proc/cpuinfo where `platform` does not know it."""
+    """Return the name of the processor: from /proc/cpuinfo if it exists, else from `platform`."""
     info = Path("/proc/cpuinfo")
     if info.exists():
         for line in info.read_text(encoding="utf-8").splitlines():

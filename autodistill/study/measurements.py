@@ -1,4 +1,4 @@
-"""Measurements that this machine has made before: kept in the cache folder, so that no network is measured twice."""
+"""Measurements of networks on this machine, kept in the cache folder so that none is repeated."""
 
 import contextlib
 import os
@@ -12,19 +12,19 @@ from pydantic import ValidationError
 from autodistill.config import Space
 from autodistill.data import Data
 from autodistill.errors import StoreError
-from autodistill.records.base import Record, to_json
+from autodistill.records import Record, to_json
 from autodistill.store import cache_root, digest, write_text
-from autodistill.study.environment import processor
+from autodistill.study.environment import device_name, processor
 
 FORMAT = 1
 
 R = TypeVar("R", bound=Record)
 Facts = Mapping[str, object]
-"""What a measurement depends on: plain data."""
+"""Everything that a measurement depends on, as JSON data."""
 
 
 def facts(data: Data, space: Space, *, device: str, **more: object) -> Facts:
-    """Collect what every measurement of a network depends on: images, batch, machine and libraries."""
+    """Return what a measurement of a network depends on: images, batch size, hardware, libraries, and `more`."""
     return {
         "format": FORMAT,
         "classes": data.num_classes,
@@ -36,35 +36,40 @@ def facts(data: Data, space: Space, *, device: str, **more: object) -> Facts:
     }
 
 
+DESCRIPTIONS = ("StudentRecord", "TeacherFile")
+"""Kinds that hold facts, not times: whoever removes `measured` to measure again need not build networks again."""
+
+
 def recall(kind: type[R], of: Facts) -> R | None:
-    """Return a kept measurement; None where there is none, or its file is damaged: it is made again then."""
+    """Return a kept measurement; None if there is none or its file is damaged."""
     try:
         return kind.model_validate_json(_path(kind, of).read_bytes())
     except (OSError, ValidationError):
         return None
 
 
-def keep(found: Record, of: Facts) -> None:
-    """Keep a measurement. A cache folder that cannot be written keeps none: the next command measures again."""
+def keep(measurement: Record, of: Facts) -> None:
+    """Keep a measurement. If the cache folder cannot be written, the next command measures again."""
     try:
-        write_text(_path(type(found), of), to_json(found))
+        write_text(_path(type(measurement), of), to_json(measurement))
     except StoreError:
         return
 
 
 def forget(kind: type[Record], of: Facts) -> None:
-    """Remove a kept measurement that turned out to be wrong; the next command makes it again."""
+    """Remove a kept measurement that proved wrong, so that the next command measures again."""
     with contextlib.suppress(OSError):
         _path(kind, of).unlink(missing_ok=True)
 
 
 def _path(kind: type[Record], of: Facts) -> Path:
-    return cache_root() / "measured" / f"{kind.__name__.lower()}-{digest(of)}.json"
+    folder = "described" if kind.__name__ in DESCRIPTIONS else "measured"
+    return cache_root() / folder / f"{kind.__name__.lower()}-{digest(of)}.json"
 
 
 def _machine(device: str) -> dict[str, object]:
     if device.startswith("cuda"):
-        return {"device": torch.cuda.get_device_name(device)}
-    # The instruction sets that libraries use can be limited by these variables.
+        return {"device": device_name(device)}
+    # These variables limit the instruction sets that libraries use.
     limits = {name: os.environ.get(name, "") for name in ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA")}
     return {"device": processor(), "capability": torch.backends.cpu.get_cpu_capability(), **limits}

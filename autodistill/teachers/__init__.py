@@ -1,9 +1,10 @@
-"""Teachers by URI: safe loading, one way to run them, and the checks that come before any trial.
+"""Teachers by URI: loading, running, checks and profiles.
 
     file:runs/wrn.safetensors?arch=wrn_40_2&norm=imagenet
     torchvision:resnet50@IMAGENET1K_V2
 
-Only tensors are read: safetensors, or torch files with `weights_only=True`. No checkpoint runs code.
+Checkpoints are safetensors files, or torch files read with `weights_only=True`. Loading never runs code of a
+checkpoint.
 """
 
 from autodistill.teachers.checkpoints import save

@@ -1,4 +1,4 @@
-"""Checkpoint files: only tensors are read. No checkpoint runs code."""
+"""Checkpoint files. Only tensors and metadata are read; code in a checkpoint is never run."""
 
 import hashlib
 import json
@@ -38,11 +38,11 @@ _DAMAGE = (
     AttributeError,
     AssertionError,
 )
-"""What the two readers were seen to raise on cut, flipped and random bytes, and their like."""
+"""Errors of the two readers that were observed for truncated, flipped and random bytes, and related errors."""
 
 
 class Facts(BaseModel):
-    """What a file says about its network beside the weights; None: it does not."""
+    """Metadata of a checkpoint; None: the file does not contain the value."""
 
     model_config = ConfigDict(frozen=True, coerce_numbers_to_str=True)
 
@@ -52,10 +52,12 @@ class Facts(BaseModel):
     classes: tuple[str, ...] | None = None
     stem_stride: Literal[1, 2] | None = None
     image_size: Annotated[int, Field(ge=1)] | None = None
-    """Height and width of the images that it was trained on."""
+    """Height and width of the training images."""
 
 
 class Checkpoint(NamedTuple):
+    """Weights and metadata of a checkpoint."""
+
     state: dict[str, Tensor]
     facts: Facts
 
@@ -69,10 +71,18 @@ def save(
     stem_stride: int | None = None,
     more: Mapping[str, object] | None = None,
 ) -> None:
-    """Write a network as safetensors with the facts that `load` needs in its metadata, and with `more`.
+    """Write a network as safetensors, with the metadata that `load` needs.
+
+    Args:
+        path: The file.
+        module: The network.
+        architecture: Name of the network in the registry, with its width.
+        data: The training data.
+        stem_stride: Stride of the stem; None: chosen by the image size.
+        more: Further metadata, as JSON values.
 
     Raises:
-        StoreError: the folder is read-only or the disk is full.
+        StoreError: The folder is read-only, or the disk is full.
     """
     facts: dict[str, object] = {"architecture": architecture, "stem_stride": stem_stride}
     facts |= {"mean": data.mean, "std": data.std, "classes": data.classes, "image_size": data.image_shape[1]}
@@ -85,8 +95,12 @@ def save(
 def read(path: Path, uri: str) -> Checkpoint:
     """Read a safetensors or torch file.
 
+    Args:
+        path: The file.
+        uri: URI of the teacher, for error messages.
+
     Raises:
-        TeacherError: the file is missing, unreadable, damaged, of another type, or holds more than plain tensors.
+        TeacherError: The file is missing, unreadable, damaged or of another type, or contains more than tensors.
     """
     readers = {".safetensors": _read_safetensors, ".pt": _read_torch, ".pth": _read_torch, ".bin": _read_torch}
     try:
@@ -104,8 +118,8 @@ def read(path: Path, uri: str) -> Checkpoint:
     except _DAMAGE as error:
         raise TeacherError(
             f"teacher {uri}: {path} cannot be read as plain tensors: {_reason(error)}",
-            "a damaged file must be copied again (one of the ladder: delete it, and it is trained again); "
-            "from a file with more than tensors save `model.state_dict()` as safetensors",
+            "copy a damaged file again, or delete it if it is a ladder teacher, which is then trained again; "
+            "from a file with more than tensors, save `model.state_dict()` as safetensors",
         ) from error
     return Checkpoint({_plain(key): value for key, value in state.items()}, _validated(facts, uri))
 
@@ -113,8 +127,15 @@ def read(path: Path, uri: str) -> Checkpoint:
 def fill(module: nn.Module, state: Mapping[str, Tensor], *, uri: str, architecture: str, data: Data) -> None:
     """Load weights into a network.
 
+    Args:
+        module: The network.
+        state: The weights.
+        uri: URI of the teacher, for error messages.
+        architecture: Name of the network, for error messages.
+        data: The study's data, for error messages.
+
     Raises:
-        TeacherError: the weights belong to another architecture, width, class count or channel count.
+        TeacherError: The weights belong to another architecture, width, number of classes or number of channels.
     """
     expected = module.state_dict()
     missing, extra = sorted(expected.keys() - state.keys()), sorted(state.keys() - expected.keys())
@@ -122,7 +143,7 @@ def fill(module: nn.Module, state: Mapping[str, Tensor], *, uri: str, architectu
     if missing or extra:
         shown = ", ".join([f"missing {key}" for key in missing[:3]] + [f"unexpected {key}" for key in extra[:3]])
         raise TeacherError(
-            f"teacher {uri}: is no {architecture}: {len(missing)} tensors missing, {len(extra)} unexpected ({shown})",
+            f"teacher {uri}: not a {architecture}: {len(missing)} tensors missing, {len(extra)} unexpected ({shown})",
             f"the file holds another network; a file: URI can name it, ?arch=NAME (one of {', '.join(MODELS)})",
         )
     shapes = [(key, tuple(state[key].shape), tuple(want.shape)) for key, want in expected.items() if key in state]
@@ -133,10 +154,10 @@ def fill(module: nn.Module, state: Mapping[str, Tensor], *, uri: str, architectu
 
 
 def check_class_names(uri: str, facts: Facts, data: Data) -> None:
-    """Refuse a file that names other classes than the data's, or in another order.
+    """Check that the classes in the metadata, if there are any, are those of the data in the same order.
 
     Raises:
-        TeacherError: naming the first class that differs.
+        TeacherError: A class differs; the message names the first one.
     """
     if facts.classes is None:
         return
@@ -151,6 +172,7 @@ def check_class_names(uri: str, facts: Facts, data: Data) -> None:
 
 
 def other_classes(uri: str, found: int, data: Data) -> TeacherError:
+    """Return the error for a teacher with `found` classes."""
     return TeacherError(
         f"teacher {uri}: {found} classes, but {data.name} has {data.num_classes}",
         "name a teacher trained on these classes",
@@ -168,7 +190,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def _sealed(state: Mapping[str, Tensor], held: Mapping[str, str]) -> str:
-    """SHA-256 over what a file holds: safetensors itself has no checksum, and a flipped bit is another teacher."""
+    """Compute the SHA-256 of weights and metadata: safetensors has no checksum that would detect a flipped bit."""
     found = hashlib.sha256(json.dumps(dict(held), sort_keys=True).encode())
     for key, value in sorted(state.items()):
         found.update(f"{key}{value.dtype}{tuple(value.shape)}".encode())
@@ -185,7 +207,7 @@ def _maybe_json(value: str) -> Any:
 
 def _read_torch(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     with warnings.catch_warnings():
-        # torch asks the reader to file an issue where the file is of a newer pickle protocol.
+        # For a newer pickle protocol, torch warns with a request to file an issue.
         warnings.simplefilter("ignore", UserWarning)
         found = torch.load(path, map_location="cpu", weights_only=True)
     held = found if isinstance(found, dict) else {}
@@ -197,16 +219,16 @@ def _read_torch(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def _plain(key: str) -> str:
-    """A tensor's name without what DataParallel and `torch.compile` put before it."""
+    """Remove the prefixes of DataParallel and `torch.compile` from the name of a tensor."""
     return key.removeprefix("module.").removeprefix("_orig_mod.")
 
 
 def _reason(error: BaseException) -> str:
     text = str(error)
     if isinstance(error, pickle.UnpicklingError):
-        # torch's own text goes on to say how to run the code in the file after all.
+        # torch's own message continues with instructions for running the code in the file.
         carried = re.search(r"GLOBAL ([\w.]+)", text)
-        return f"it carries {carried[1]}, which is never run" if carried else "it is no whole torch file"
+        return f"it carries {carried[1]}, which is never run" if carried else "it is not a complete torch file"
     return text.splitlines()[0][:160] if text else type(error).__name__
 
 
@@ -217,7 +239,7 @@ def _validated(facts: Mapping[str, Any], uri: str) -> Facts:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         raise TeacherError(
-            f"teacher {uri}: its metadata say {where} = {first['input']!r:.80}: {first['msg']}",
+            f"teacher {uri}: its metadata contain {where} = {first['input']!r:.80}: {first['msg']}",
             f"save it again with {first['loc'][0]} set right, or without it",
         ) from error
 
@@ -225,7 +247,7 @@ def _validated(facts: Mapping[str, Any], uri: str) -> Facts:
 def _misfit(
     other: list[tuple[str, tuple[int, ...], tuple[int, ...]]], *, uri: str, architecture: str, data: Data
 ) -> TeacherError:
-    """Say what tensors of (name, found shape, wanted shape) that do not fit have in common."""
+    """Return the error for tensors of wrong shape, given as (name, found shape, expected shape)."""
     key, found, want = other[0]
     channels = data.image_shape[0]
     if all(found[1:] == want[1:] and want[:1] == (data.num_classes,) and found for _, found, want in other):
@@ -236,6 +258,6 @@ def _misfit(
             f"name a teacher trained on {channels}-channel images",
         )
     return TeacherError(
-        f"teacher {uri}: is no {architecture} for {channels}-channel images: {key} is {found}, not {want}",
+        f"teacher {uri}: not a {architecture} for {channels}-channel images: {key} is {found}, not {want}",
         "name its architecture with its width, for example ?arch=resnet20:2",
     )

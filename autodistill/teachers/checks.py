@@ -1,4 +1,4 @@
-"""What a teacher must be before it may teach: right classes, finite logits, fitting normalisation, above chance."""
+"""Checks of a teacher before any trial: classes, finite logits, normalisation, accuracy above chance."""
 
 import math
 from collections.abc import Iterator
@@ -18,18 +18,20 @@ from autodistill.teachers.teacher import Normalisation, Teacher, logits_of, with
 NORMALISATIONS: dict[str, tuple[float, float]] = {"none": (0.0, 1.0), "half": (0.5, 0.5)}
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 _COMPARED = 512
-"""Validation images on which normalisations are compared."""
+"""Number of validation images on which normalisations are compared."""
 
 
 def check(teacher: Teacher, data: Data, logits: Float[Tensor, "examples classes"]) -> TeacherRecord:
-    """Refuse a teacher that cannot teach these data.
+    """Check that a teacher fits the data, and return its record.
 
     Args:
-        logits: the teacher's logits on the validation split.
+        teacher: The teacher.
+        data: The study's data.
+        logits: The teacher's logits on the validation split.
 
     Raises:
-        TeacherError: other class count, logits that are not finite, a normalisation that does not fit,
-            validation accuracy at chance.
+        TeacherError: The number of classes differs, logits are not finite, the normalisation does not fit, or the
+            validation accuracy is at chance.
     """
     check_logits(teacher, data, logits)
     _check_normalisation(teacher, data, logits)
@@ -38,8 +40,7 @@ def check(teacher: Teacher, data: Data, logits: Float[Tensor, "examples classes"
     chance = _chance(labels)
     if top1 <= chance:
         raise TeacherError(
-            f"teacher {teacher.name} ({teacher.uri}): validation accuracy {top1:.1%} "
-            f"is at chance (up to {chance:.1%})",
+            f"teacher {teacher.name} ({teacher.uri}): validation accuracy {top1:.1%} is at chance (up to {chance:.1%})",
             _at_chance_hint(teacher),
         )
     return TeacherRecord(
@@ -56,10 +57,10 @@ def check(teacher: Teacher, data: Data, logits: Float[Tensor, "examples classes"
 
 
 def check_logits(teacher: Teacher, data: Data, logits: Float[Tensor, "examples classes"]) -> None:
-    """Refuse logits of another class count, or with values that are not finite.
+    """Check the number of classes and that all logits are finite.
 
     Raises:
-        TeacherError: naming the teacher and what was found.
+        TeacherError: The number of classes differs, or logits are not finite.
     """
     if logits.shape[1] != data.num_classes:
         raise other_classes(teacher.uri, logits.shape[1], data)
@@ -72,10 +73,17 @@ def check_logits(teacher: Teacher, data: Data, logits: Float[Tensor, "examples c
 
 
 def normalisation(uri: str, named: str | None, facts: Facts, data: Data, channels: int) -> Normalisation:
-    """What is done to a teacher's input: as named, else as its file states, else the data's own, assumed.
+    """Choose the normalisation of a teacher's input.
+
+    Args:
+        uri: URI of the teacher, for error messages.
+        named: Name of the normalisation in the URI. It has priority over the metadata.
+        facts: Metadata of the checkpoint. Without statistics there, the data's own statistics are assumed.
+        data: The study's data.
+        channels: Channels of the network's input.
 
     Raises:
-        TeacherError: an unknown name, or statistics for another number of channels.
+        TeacherError: The name is unknown, or the metadata contain statistics for another number of channels.
     """
     own = (data.mean, data.std) if len(data.mean) == channels else (data.mean * channels, data.std * channels)
     known = {"data": Normalisation("data", *own)} | {it.name: it for it in _named_normalisations(channels)}
@@ -104,7 +112,7 @@ def _at_chance_hint(teacher: Teacher) -> str:
 
 
 def _chance(labels: Int[Tensor, " examples"]) -> float:
-    """Three standard errors above always naming the commonest class."""
+    """Return the accuracy of always choosing the most frequent class, plus three standard errors."""
     share = float(labels.bincount().max()) / len(labels)
     return share + 3 * math.sqrt(share * (1 - share) / len(labels))
 

@@ -1,8 +1,8 @@
-"""The dark-knowledge profile of teachers: what their logits alone tell, before any student is trained.
+"""Profile of a teacher: properties of its logits that are known before any student is trained.
 
-Pure functions from logits to records. Large splits are sampled, with rows that depend on nothing but the sizes, so
-that all teachers of a study are judged on the same samples. Figures are kept to six digits: what the order of
-additions changes is never in a record.
+Pure functions from logits to records. Large splits are sampled, with rows that depend only on the sizes, so that all
+teachers of a study are profiled on the same samples. Values are rounded to six digits, so that the order of additions
+does not change a record.
 """
 
 import math
@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from autodistill import metrics
-from autodistill.methods import RULES, isats
+from autodistill.methods import METHODS, isats
 from autodistill.records import (
     AgreementRecord,
     ParamValue,
@@ -27,21 +27,25 @@ TEMPERATURES = tuple(2 ** (half / 2 - 1) for half in range(13))
 """Half octaves from 0.5 to 32."""
 
 BINS = 24
-"""Of tau_other: with the default bounds a bin is a factor of 1.19."""
+"""Number of bins of tau_other. With the default bounds, the edges of a bin differ by a factor of 1.19."""
 
 TAU_MIN, TAU_MAX = 0.5, 30.0
-"""Bounds of tau_other where the parameters name none: those of the rule."""
+"""Default bounds of tau_other in ISATS."""
 
 MOST_ROWS = 10_000
-"""At this many samples the standard error of a share is below half a point."""
+"""Largest number of samples. With this number the standard error of a share is at most half a percentage point."""
 
 LOGITS_LOOKED_AT = 2**20
+"""Largest number of logits in a sample."""
+
 PAIRS_LOOKED_AT = 2**24
+"""Largest number of pairs of classes in a sample for the agreement of teachers."""
+
 FEWEST_ROWS = 128
-"""However many classes there are."""
+"""Smallest number of samples, for any number of classes."""
 
 COLDEST, HOTTEST = 0.01, 100.0
-"""Range of the fitted temperature."""
+"""Bounds of the fitted temperature."""
 
 
 def profile(
@@ -55,15 +59,15 @@ def profile(
     """Profile a teacher.
 
     Args:
-        logits: the teacher's, on view 0 of the training split.
-        labels: class indices.
-        validation_logits: the teacher's, on the validation split.
-        validation_labels: class indices.
-        isats_params: the rule's own, those of a study's prior; None: its defaults. A `tau_wrong` among them has no
-            effect: what is shown is where the search ends.
+        logits: The teacher's logits on view 0 of the training split.
+        labels: Class indices of the training split.
+        validation_logits: The teacher's logits on the validation split.
+        validation_labels: Class indices of the validation split.
+        isats_params: Parameters of ISATS, those of a study's prior; None: the defaults. A `tau_wrong` among them has
+            no effect: the profile shows searched temperatures.
 
     Raises:
-        ValueError: parameters that the rule refuses.
+        ValueError: ISATS refuses the parameters.
     """
     classes = logits.shape[1]
     rows = sample(len(labels), size=LOGITS_LOOKED_AT // classes)
@@ -78,17 +82,21 @@ def profile(
         calibrated_nll=_kept(metrics.nll(validation / tau, answers)),
         calibrated_ece=_kept(metrics.expected_calibration_error(validation / tau, answers)),
         spread=tuple(_spread(z, y, tau) for tau in TEMPERATURES),
-        tau_other=_tau_other(z, y, isats_params or {}) if classes >= RULES["isats"].min_classes else None,
+        tau_other=_tau_other(z, y, isats_params or {}) if classes >= METHODS["isats"].min_classes else None,
     )
 
 
 def agreement(
     logits: Mapping[str, Float[Tensor, "examples classes"]], labels: Int[Tensor, " examples"]
 ) -> AgreementRecord | None:
-    """How far teachers, given by name, agree on the order of the other classes.
+    """Compute how far teachers agree on the order of the other classes.
+
+    Args:
+        logits: Logits of each teacher by name, on the same images.
+        labels: Class indices.
 
     Returns:
-        None where there is nothing to compare: fewer than two teachers, or than three classes.
+        The rank correlations; None if there are fewer than two teachers or fewer than three classes.
     """
     sizes = {one.shape[1] for one in logits.values()}
     if len(logits) < 2 or min(sizes) < 3:
@@ -101,7 +109,7 @@ def agreement(
 
 
 def sample(examples: int, *, size: int) -> Int[Tensor, " rows"]:
-    """Rows to look at, in rising order: all, or about `size` of them, drawn the same way every time."""
+    """Return the sampled rows in ascending order: all rows, or about `size` of them, equal in every call."""
     size = min(MOST_ROWS, max(FEWEST_ROWS, size))
     if examples <= size:
         return torch.arange(examples)
@@ -109,16 +117,17 @@ def sample(examples: int, *, size: int) -> Int[Tensor, " rows"]:
 
 
 def fit_temperature(logits: Float[Tensor, "batch classes"], labels: Int[Tensor, " batch"]) -> float:
-    """The temperature that makes the NLL smallest, within [0.01, 100] (Guo et al., ICML 2017).
+    """Return the temperature in [0.01, 100] that minimises the NLL (Guo et al., ICML 2017).
 
-    The NLL is convex in 1 / tau, so its slope, mean expected logit minus mean label's logit, is halved down to zero.
+    The NLL is convex in 1 / tau. Its slope, the mean expected logit minus the mean logit of the labels, has one zero,
+    which is found by bisection.
     """
     wide, right = logits.double(), metrics.take_target(logits.double(), labels).mean()
     low, high = math.log(COLDEST), math.log(HOTTEST)
     for _ in range(40):
         middle = (low + high) / 2
         expected = ((wide / math.exp(middle)).softmax(dim=1) * wide).sum(dim=1).mean()
-        # Too sure: the logits that are expected exceed those of the labels.
+        # The network is overconfident where the expected logits exceed those of the labels.
         low, high = (middle, high) if expected > right else (low, middle)
     return math.exp((low + high) / 2)
 
@@ -170,7 +179,7 @@ def _tau_other(logits: Tensor, labels: Tensor, params: Mapping[str, ParamValue])
 
 
 def _error(values: Tensor) -> float:
-    """Standard error of the mean; 0 for a single sample, which tells none."""
+    """Return the standard error of the mean; 0 for a single sample, for which it is undefined."""
     return _kept(values.std() / math.sqrt(len(values))) if len(values) > 1 else 0.0
 
 

@@ -20,7 +20,7 @@ from autodistill.teachers.teacher import Normalisation, Teacher, ready, with_opt
 
 
 def name_of(uri: str) -> str:
-    """What tables call a teacher: its `name` option, the file's stem, or what follows the scheme."""
+    """Return the name of a teacher in tables: its `name` option, the file's stem, or the part after the scheme."""
     scheme, _, rest = uri.partition(":")
     target, _, query = rest.partition("?")
     stem = Path(target).stem if scheme == "file" else target.split("@")[0]
@@ -30,17 +30,18 @@ def name_of(uri: str) -> str:
 def load(
     uri: str, *, data: Data, offline: bool = False, name: str | None = None, shown_as: str | None = None
 ) -> Teacher:
-    """Load a teacher for these data.
+    """Load a teacher.
 
     Args:
-        uri: where it lies; see the module.
-        data: the study's; class count, channels and image size must fit.
-        offline: download nothing.
-        name: what tables call it; None: taken from the URI.
-        shown_as: the URI that records carry, where it is not `uri`.
+        uri: URI of the teacher, for example `file:PATH?arch=NAME`.
+        data: The study's data. Number of classes and channels must fit.
+        offline: Whether downloads are forbidden.
+        name: Name of the teacher in tables; None: taken from the URI.
+        shown_as: URI in records; None: `uri`.
 
     Raises:
-        TeacherError: unknown scheme or option, missing, truncated, foreign or code-carrying file, other classes.
+        TeacherError: The scheme or an option is unknown, the file is missing, damaged, of another network or contains
+            code, or the classes differ.
     """
     scheme, colon, rest = uri.partition(":")
     if not colon or scheme not in SOURCES:
@@ -58,7 +59,7 @@ def _from_file(uri: str, rest: str, data: Data, name: str, offline: bool) -> Tea
     architecture = options.get("arch", checkpoint.facts.architecture)
     if architecture is None:
         raise TeacherError(
-            f"teacher {uri}: the file does not say its architecture",
+            f"teacher {uri}: the file does not name its architecture",
             f"name it: {with_option(uri, 'arch=NAME')} (one of {', '.join(MODELS)})",
         )
     check_class_names(uri, checkpoint.facts, data)
@@ -100,7 +101,7 @@ def _from_torchvision(uri: str, rest: str, data: Data, name: str, offline: bool)
 
     target, _ = _options(uri, rest, allowed=("name",))
     architecture, _, version = target.partition("@")
-    # The module's own list holds the image classifiers: no detection, no video.
+    # The list of this module contains image classifiers only, no networks for detection or video.
     known = list_models(module=torchvision.models)
     hint = "write torchvision:NAME@WEIGHTS, for example torchvision:resnet50@IMAGENET1K_V2"
     if architecture not in known:
@@ -115,7 +116,7 @@ def _from_torchvision(uri: str, rest: str, data: Data, name: str, offline: bool)
     size = int(transform.crop_size[0])
     checkpoint = read(_fetched(weights.url, uri, offline), uri)
     module = _torchvision_model(architecture, classes=data.num_classes, image_size=size)
-    # DenseNet's files are older than torch's ban on dots in module names.
+    # Names in DenseNet's files contain dots that torch no longer allows in names of modules.
     state = {re.sub(r"(denselayer\d+\.(norm|conv))\.", r"\1", key): it for key, it in checkpoint.state.items()}
     fill(module, state, uri=uri, architecture=architecture, data=data)
     return ready(
@@ -130,7 +131,7 @@ def _from_torchvision(uri: str, rest: str, data: Data, name: str, offline: bool)
 
 
 def _torchvision_model(architecture: str, *, classes: int, image_size: int) -> nn.Module:
-    """Build a torchvision network as torchvision itself does when it is given weights."""
+    """Build a torchvision network with the options that torchvision uses when it loads weights."""
     from torchvision.models import get_model
 
     options: dict[str, Any] = {}
@@ -144,7 +145,7 @@ def _torchvision_model(architecture: str, *, classes: int, image_size: int) -> n
 
 
 def _options(uri: str, rest: str, *, allowed: Sequence[str]) -> tuple[str, dict[str, str]]:
-    """Split what follows the scheme into target and options."""
+    """Split the part of a URI after the scheme into target and options."""
     target, _, query = rest.partition("?")
     options = dict(parse_qsl(query, keep_blank_values=True))
     for option in options:
@@ -157,7 +158,7 @@ def _options(uri: str, rest: str, *, allowed: Sequence[str]) -> tuple[str, dict[
 
 
 def _fetched(url: str, uri: str, offline: bool) -> Path:
-    """The weights in torch's own cache; downloaded there, its hash checked, unless offline."""
+    """Return the file of weights in torch's cache. Download it if it is missing, and verify its hash."""
     file = Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[-1]
     if file.is_file():
         return file

@@ -1,4 +1,4 @@
-"""A run's state on disk: sealed, so that it is gone on with whole and by its own run, or not at all."""
+"""Checkpoints of a training run. A checksum over key and content rejects damaged files and those of other runs."""
 
 import hashlib
 import io
@@ -20,26 +20,26 @@ SEAL_BYTES = 32
 
 
 class Recipe(NamedTuple):
-    """What is trained how long, on which views, in which order."""
+    """Optimiser settings, views, length and seed of a run."""
 
     spec: TrainingSpec
     view: View
     views: int
-    """Size of the pool of views that epochs cycle through."""
+    """Number of views in the pool that epochs cycle through."""
     epochs: int
-    """Length of the schedule, which is complete: the rate ends at zero."""
+    """Length of the schedule, at whose end the learning rate is zero."""
     seed: int
-    """Decides the batch order and the noise of dropout; initialisation is the caller's."""
+    """Seed of the batch order and of dropout. The caller initialises the network."""
     micro_batches: int = 1
-    """Parts of a batch that pass through the network one after the other, their gradients added up: less memory, but
-    BatchNorm sees a part at a time."""
+    """Parts of a batch that pass through the network one after the other, with accumulated gradients. More parts need
+    less memory, but BatchNorm computes its statistics over one part at a time."""
     rung: int | None = None
-    """An epoch that is scored whether or not its turn has come."""
+    """Epoch after which the network is scored, whatever `spec.evaluate_every` says."""
 
 
 @dataclass
 class State:
-    """What a checkpoint holds."""
+    """State of a run, as a checkpoint holds it."""
 
     model: nn.Module
     optimiser: torch.optim.SGD
@@ -49,10 +49,10 @@ class State:
 
 
 def key_of(state: State, data: Data, recipe: Recipe, supervision: Supervision | None) -> str:
-    """What a run is: a checkpoint of another one must not be gone on with."""
+    """Return the key of a run. A run resumes only from checkpoints with its own key."""
     shapes = {name: tuple(value.shape) for name, value in state.model.state_dict().items()}
-    taught = supervision and (supervision.params, supervision.extra, supervision.loss)
-    return digest(torch.__version__, data.fingerprint, recipe, taught, shapes)
+    teaching = supervision and (supervision.params, supervision.fitted, supervision.loss)
+    return digest(torch.__version__, data.fingerprint, recipe, teaching, shapes)
 
 
 def _sealed(key: str, payload: bytes) -> bytes:
@@ -60,7 +60,7 @@ def _sealed(key: str, payload: bytes) -> bytes:
 
 
 def save(state: State, path: Path, key: str) -> None:
-    """Write a checkpoint, whole or not at all."""
+    """Write a checkpoint atomically."""
     held = {
         "model": state.model.state_dict(),
         "optimiser": state.optimiser.state_dict(),
@@ -73,7 +73,7 @@ def save(state: State, path: Path, key: str) -> None:
 
 
 def resume(state: State, path: Path, key: str) -> None:
-    """Go on from a checkpoint; where its seal does not hold, the run starts again and ends the same."""
+    """Load a checkpoint into `state`. Leave `state` as it is where the file is missing, damaged or of another run."""
     found = path.read_bytes() if path.exists() else b""
     payload = found[SEAL_BYTES:]
     if found != _sealed(key, payload):

@@ -1,4 +1,4 @@
-"""Training on a CPU: convolutions that oneDNN computes wrongly or slowly are computed in another way.
+"""Replacements for convolutions that oneDNN computes wrongly or slowly when training on a CPU.
 
 oneDNN's weight gradient of a 1x1 convolution with a stride writes past its workspace
 (https://github.com/uxlfoundation/oneDNN/issues/6035): the process crashes or hangs, or the gradient is wrong and
@@ -40,7 +40,7 @@ UNCOPYABLE = (RuntimeError, TypeError, copy.Error)
 
 
 class Pointwise(nn.Conv2d):
-    """A 1x1 convolution of the pixels that the stride leaves; a matrix product where these are few."""
+    """A 1x1 convolution that first selects the pixels of its stride, and is a matrix product on small maps."""
 
     def forward(
         self, maps: Float[Tensor, "batch in_channels height width"]
@@ -55,7 +55,7 @@ class Pointwise(nn.Conv2d):
 
 
 class Depthwise(nn.Conv2d):
-    """A depthwise 3x3 convolution of stride 1, its padding written out where the map is smallest."""
+    """A depthwise 3x3 convolution of stride 1 that pads the smallest maps explicitly."""
 
     def forward(
         self, maps: Float[Tensor, "batch channels height width"]
@@ -76,7 +76,7 @@ class SafeGradients(TorchDispatchMode):
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        """With torch's own answer, the first backward pass imports the compiler, which takes a second."""
+        """Return False. With torch's default, the first backward pass imports the compiler, which takes a second."""
         return False
 
     def __torch_dispatch__(
@@ -90,12 +90,12 @@ class SafeGradients(TorchDispatchMode):
 
 
 def cpu_network(model: nn.Module) -> nn.Module:
-    """Return the network to train `model` through on a CPU.
+    """Return a network with replaced convolutions through which to train `model` on a CPU.
 
-    The result computes the same function of the same parameters and buffers, which it shares with `model`. Some of
-    its convolutions are computed in another way. The result is `model` itself on another device, where no convolution
-    needs replacing, and where the model cannot be copied: `torch.nn.utils.weight_norm`, for example, keeps a computed
-    weight in its module. `backward_pass` guards the gradients of such a model too.
+    The result computes the same function of the same parameters and buffers, which it shares with `model`. The result
+    is `model` itself on another device, if no convolution needs replacing, and if the model cannot be copied
+    (`torch.nn.utils.weight_norm`, for example, keeps a computed weight in its module). `backward_pass` corrects the
+    gradients of such a model too.
     """
     held = [*model.parameters(), *model.buffers()]
     if not any(_kind(module) for module in model.modules()) or any(it.device.type != "cpu" for it in held):
@@ -109,9 +109,9 @@ def cpu_network(model: nn.Module) -> nn.Module:
 
 
 def replace_convolutions(network: nn.Module) -> None:
-    """Change the classes of a network's convolutions, in place, to those that compute them in another way.
+    """Change the classes of a network's convolutions to `Pointwise` and `Depthwise` in place, where they apply.
 
-    All else of a module stays: its tensors, its hooks, and the attributes that the code around it may read.
+    Everything else of a module is unchanged: its tensors, its hooks, and the attributes that other code may read.
     """
     for module in network.modules():
         if kind := _kind(module):
@@ -130,11 +130,11 @@ def backward_pass(network: nn.Module) -> contextlib.AbstractContextManager[Any]:
 
 
 def _kind(module: nn.Module) -> type[nn.Conv2d] | None:
-    """The class that computes a module in another way, if there is to be one."""
+    """Return the class that replaces the class of a module; None if the module is not replaced."""
     if type(module) is not nn.Conv2d or "forward" in vars(module):
         return None
     strided = max(module.stride) > 1
-    # With padding, oneDNN takes none of its kernels for 1x1 convolutions.
+    # With padding, oneDNN does not use its kernels for 1x1 convolutions.
     unpadded = module.padding in ((0, 0), "valid")
     if module.kernel_size == (1, 1) and unpadded and (strided or module.groups == 1):
         return Pointwise
@@ -144,13 +144,13 @@ def _kind(module: nn.Module) -> type[nn.Conv2d] | None:
 
 
 def _is_safe(module: nn.Module) -> bool:
-    """Whether a module is known to call no strided 1x1 convolution itself."""
+    """Return whether a module is known to call no strided 1x1 convolution itself."""
     kind = type(module)
     if kind in (Pointwise, Depthwise):
         return True
     if isinstance(module, _ConvNd) and max(module.kernel_size) == 1 and max(module.stride) > 1:
         return False
-    # A parametrised module's class is made by torch.nn, whatever its base is.
+    # torch.nn creates the class of a parametrised module, whatever its base class is.
     known = all(base.__module__.startswith(MODULE_PACKAGES) for base in kind.__mro__ if base is not object)
     hooked = module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module)
     return known and not hooked
@@ -169,7 +169,7 @@ def _subsampled_gradients(  # noqa: PLR0913
     groups: int,
     wanted: list[bool],
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """Compute what `aten.convolution_backward` does, for a 1x1 convolution without padding.
+    """Compute the result of `aten.convolution_backward` for a 1x1 convolution without padding.
 
     A convolution reads, and a transposed convolution writes, every stride-th pixel of its larger map.
     """

@@ -1,4 +1,7 @@
-"""How a step is executed: eagerly, recorded in a CUDA graph, or compiled; eagerly wherever the other fails."""
+"""How training steps are executed: eagerly, recorded in a CUDA graph, or compiled.
+
+Where recording or compiling fails, the steps are executed eagerly.
+"""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -9,22 +12,23 @@ from autodistill.records import Mode
 from autodistill.training.step import Step
 
 WARM_UP = 3
-"""Steps before a recording: the optimiser makes its buffers in the first, cuDNN and cuBLAS choose their kernels."""
+"""Steps before a recording. In these steps the optimiser creates its buffers, and cuDNN and cuBLAS choose kernels."""
 
 
 class Execution(NamedTuple):
-    """How a run's steps are executed, and who is told where that did not work."""
+    """How the steps of a run are executed."""
 
     mode: Mode = "eager"
-    """`graph` records the whole step in a CUDA graph; `compiled` compiles the network, and records that on a GPU."""
+    """`graph` records the whole step in a CUDA graph. `compiled` compiles the network, and on a GPU also records."""
     say: Callable[[str], None] = lambda _: None
+    """Called with a line of text when the mode does not work and the steps are executed in another way."""
 
 
 EAGER = Execution()
 
 
-class Executor:
-    """Executes a run's steps. The first ones, before a recording, are real steps of the run too."""
+class StepRunner:
+    """Executes the steps of a run. The warm-up steps before a recording are steps of the run too."""
 
     def __init__(self, step: Step, execution: Execution) -> None:
         self._step, self._say, self._mode = step, execution.say, execution.mode
@@ -38,7 +42,7 @@ class Executor:
             step.forward = torch.compile(step.network, dynamic=False)
 
     def __call__(self, steps: int) -> None:
-        """Take some steps."""
+        """Execute the next `steps` steps."""
         for _ in range(steps):
             if self._first:
                 self._warm_up()
@@ -48,27 +52,27 @@ class Executor:
     def _warm_up(self) -> None:
         self._first -= 1
         try:
-            _beside(self._step, self._side)
+            _on_stream(self._step, self._side)
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
             if self._mode != "compiled":
                 raise
-            # The compiler fails before anything is computed, so the step is still to be taken.
+            # The compiler fails before it computes anything, so this step still has to be executed.
             self._without_compiler(error)
-            _beside(self._step, self._side)
+            _on_stream(self._step, self._side)
         if self._on_gpu and self._first == 0 and self._mode != "eager":
             self._record()
 
     def _record(self) -> None:
         try:
             self._take = _recorded(self._step)
-        except RuntimeError as error:  # out of memory too: a recording keeps a pool of its own
+        except RuntimeError as error:  # also out of memory: a recording has a memory pool of its own
             self._step.model.zero_grad(set_to_none=True)
             self._fall_back(error)
 
     def _without_compiler(self, reason: object) -> None:
-        """Record the plain network on a GPU, whose eager steps take several times as long; else fall back."""
+        """Record the plain network on a GPU, where eager steps take several times as long; else execute eagerly."""
         if not self._on_gpu:
             self._fall_back(reason)
             return
@@ -84,8 +88,11 @@ def _in_a_line(reason: object) -> str:
     return next(iter(str(reason).splitlines()), "") or type(reason).__name__
 
 
-def _beside(step: Step, side: "torch.cuda.Stream | None") -> None:
-    """Autograd remembers the streams of its first passes; on the default stream they could not be recorded later."""
+def _on_stream(step: Step, side: "torch.cuda.Stream | None") -> None:
+    """Execute a step on a side stream.
+
+    Autograd keeps the stream of its first passes. Passes on the default stream cannot be recorded later.
+    """
     if side is None:
         step()
         return
@@ -96,9 +103,9 @@ def _beside(step: Step, side: "torch.cuda.Stream | None") -> None:
 
 
 def _recorded(step: Step) -> Callable[[], None]:
-    """Record a step without executing it; what is returned replays it."""
+    """Record a step without executing it, and return the function that replays it."""
     graph = torch.cuda.CUDAGraph()
-    # Its own gradients must come from the recording's memory: `step` frees those of the step before first of all.
+    # The gradients must be allocated in the memory pool of the recording: `step` first frees those of the last step.
     with torch.cuda.device(step.device), torch.cuda.graph(graph, capture_error_mode="thread_local"):
         step()
     replay: Callable[[], None] = graph.replay

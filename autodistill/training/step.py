@@ -1,11 +1,14 @@
-"""A training step without arguments: what it reads and writes lies in tensors that stay where they are.
+"""A training step: forward pass, loss, backward pass, optimiser and weight average of one batch.
 
-So the same function runs eagerly, compiled, and recorded in a CUDA graph. Nothing in it waits for the device.
+A step takes no arguments. It reads and writes tensors whose addresses do not change, and never waits for the device.
+The same step therefore runs eagerly, compiled, and recorded in a CUDA graph.
 """
 
+import contextlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int, Int32, Integer
@@ -17,29 +20,30 @@ from autodistill.methods.losses import LOSSES, hard_loss
 from autodistill.store import seed_from
 from autodistill.training.checkpoints import Recipe, State
 from autodistill.training.convolutions import backward_pass, cpu_network
-from autodistill.training.precision import Precision, autocast
-from autodistill.training.supervision import Supervision, Taught
+from autodistill.training.supervision import SoftTargets, Supervision
+
+Precision = Literal["auto", "float32", "bfloat16"]
 
 
 @dataclass
 class Inputs:
-    """What the steps of one epoch read, in the narrowest types that hold it: it lasts as long as the run."""
+    """Inputs to the steps of one epoch, in narrow types: on a GPU they occupy memory for the whole run."""
 
     order: Int32[Tensor, "steps batch"]
-    """Examples of every batch."""
+    """Indices of the examples in each batch."""
     rates: Float[Tensor, " steps"]
     """Learning rates."""
     draws: Integer[Tensor, "examples 3"]
-    """Of the epoch's view."""
-    taught: Taught | None
+    """Random draws of the view of this epoch."""
+    soft_targets: SoftTargets | None
     """None without a teacher."""
 
     def tensors(self) -> list[Tensor]:
-        return [self.order, self.rates, self.draws, *(self.taught.tensors if self.taught else ())]
+        return [self.order, self.rates, self.draws, *(self.soft_targets.tensors if self.soft_targets else ())]
 
 
 class Step:
-    """One step of a run. `begin` an epoch, then call it as often as `inputs.order` has rows."""
+    """The training step of a run. Call `begin` for each epoch, then the step once for each row of `inputs.order`."""
 
     def __init__(self, state: State, data: Data, recipe: Recipe, supervision: Supervision | None) -> None:
         self.data, self.recipe, self.supervision = data, recipe, supervision
@@ -52,13 +56,13 @@ class Step:
         self.device = data.train.labels.device
         self._place = torch.zeros(1, dtype=torch.int64, device=self.device)
         self.sums = torch.zeros(3, device=self.device)
-        """Total, hard and soft loss, added up over the epoch's steps so far."""
+        """Sums of total, hard and soft loss over the steps of this epoch so far."""
         self._rate = torch.zeros((), dtype=rate_type(self.device), device=self.device)
         state.optimiser.param_groups[0]["lr"] = self._rate
         self._inputs: Inputs | None = None
 
     def begin(self, inputs: Inputs) -> None:
-        """Start an epoch: on a GPU, whose recordings know addresses, in the tensors that the step already reads."""
+        """Start an epoch. On a GPU copy the inputs to those of the first epoch, whose addresses are recorded."""
         if self._inputs is None or self.device.type == "cpu":
             self._inputs = inputs
         else:
@@ -69,7 +73,7 @@ class Step:
         self.sums.zero_()
 
     def __call__(self) -> None:
-        """Forward pass, loss, backward pass, optimiser and weight average of one batch."""
+        """Train on the next batch of the epoch."""
         assert self._inputs is not None
         batch = self._inputs.order.index_select(0, self._place)[0]
         self._rate.copy_(self._inputs.rates.index_select(0, self._place)[0])
@@ -81,7 +85,7 @@ class Step:
         self._place += 1
 
     def _backward(self, batch: Tensor, inputs: Inputs) -> Tensor:
-        """Losses of a batch; its gradient is left in the parameters, added up over the micro-batches."""
+        """Compute the losses of a batch and accumulate its gradient over the micro-batches in the parameters."""
         parts = batch.chunk(self.recipe.micro_batches)
         if len(parts) == 1:
             loss = self._losses(batch, inputs)
@@ -101,24 +105,30 @@ class Step:
         seen = take_drawn(images, batch, inputs.draws[batch], crop=self.recipe.view.crop)
         logits = predict(self.forward, seen, self.data, self.recipe.spec.precision)
         labels = labels[batch]
-        probs = inputs.taught.targets(batch, labels) if inputs.taught else None
+        probs = inputs.soft_targets.probs(batch, labels) if inputs.soft_targets else None
         return losses(logits, labels, probs, self.supervision)
 
 
 def rate_type(device: torch.device) -> torch.dtype:
-    """The fused optimiser reads a rate in float64 on a CPU, in float32 on a GPU."""
+    """Return the type of the learning rate that the fused optimiser reads: float64 on a CPU, float32 on a GPU."""
     return torch.float64 if device.type == "cpu" else torch.float32
 
 
+def autocast(device: torch.device, precision: Precision) -> contextlib.AbstractContextManager[Any]:
+    """Return the context for a forward pass; `auto` is bfloat16 on CUDA and float32 elsewhere."""
+    wanted = precision == "bfloat16" or (precision == "auto" and device.type == "cuda")
+    return torch.autocast(device.type, torch.bfloat16) if wanted else contextlib.nullcontext()
+
+
 def predict(model: Callable[[Tensor], Tensor], images: Tensor, data: Data, precision: Precision) -> Tensor:
-    """Logits in float32 of images as they are."""
+    """Normalise uint8 images and compute their logits, in float32."""
     inputs = normalise(images, mean=data.mean, std=data.std).contiguous(memory_format=torch.channels_last)
     with autocast(inputs.device, precision):
         return model(inputs).float()
 
 
 def losses(logits: Tensor, labels: Tensor, probs: Tensor | None, supervision: Supervision | None) -> Tensor:
-    """Total, hard and soft loss as one tensor of three."""
+    """Return total, hard and soft loss in a tensor of three elements. `probs` are the soft targets."""
     if supervision is None or probs is None:
         loss = hard_loss(logits, labels)
     else:
@@ -129,8 +139,8 @@ def losses(logits: Tensor, labels: Tensor, probs: Tensor | None, supervision: Su
     return torch.stack([loss.total, loss.hard, soft])
 
 
-def inputs_of(data: Data, recipe: Recipe, number: int, taught: Taught | None) -> Inputs:
-    """What the steps of epoch `number`, from 0, read."""
+def inputs_of(data: Data, recipe: Recipe, number: int, soft_targets: SoftTargets | None) -> Inputs:
+    """Return the inputs to the steps of epoch `number`, counted from 0."""
     labels = data.train.labels
     order = batches(len(labels), recipe.spec.batch_size, seed_from(recipe.seed, number, 1))
     steps, spec = len(order), recipe.spec
@@ -143,19 +153,26 @@ def inputs_of(data: Data, recipe: Recipe, number: int, taught: Taught | None) ->
         order=order.to(labels.device, torch.int32),
         rates=torch.tensor(rates, dtype=torch.float64).to(labels.device, rate_type(labels.device)),
         draws=draws.to(torch.uint8 if 2 * recipe.view.crop < 256 else torch.int32),
-        taught=taught,
+        soft_targets=soft_targets,
     )
 
 
 def batches(examples: int, size: int, seed: int) -> Int[Tensor, "steps batch"]:
-    """Whole batches in random order; what is left over waits for another epoch's order."""
+    """Draw whole batches in random order; the examples that do not fill a batch are left out of this epoch."""
     order = torch.randperm(examples, generator=torch.Generator().manual_seed(seed))
     size = min(size, examples)
     return order[: examples - examples % size].view(-1, size)
 
 
 def learning_rate(step: int, steps: int, *, peak: float, warmup: float) -> float:
-    """Rate of a step: linear from near zero over the first `warmup` of the steps, then a half cosine to zero."""
+    """Return the learning rate of a step: a linear rise to `peak`, then a half cosine to zero.
+
+    Args:
+        step: Number of the step, from 0.
+        steps: Steps of the whole schedule.
+        peak: Largest rate.
+        warmup: Share of the steps over which the rate rises, in [0, 1].
+    """
     rise = max(1, round(warmup * steps))
     if step < rise:
         return peak * (step + 1) / rise

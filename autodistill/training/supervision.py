@@ -1,4 +1,4 @@
-"""What a teacher gives to a run."""
+"""The teacher's part of a training run: logits per view, and the soft targets computed from them."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -7,15 +7,19 @@ import torch
 from jaxtyping import Float, Int, Integer
 from torch import Tensor
 
-from autodistill.methods import RULES, Rule, Targets, Temperatures, soften, summarise
+from autodistill.methods import METHODS, Method, Targets, Temperatures, soften, summarise
 from autodistill.records import TargetSummary, TrialParams
 
 NUMBERS_AT_ONCE = 2**22
-"""Logits that a summary's soft targets are made of at a time."""
+"""Logits per chunk when the soft targets of a whole view are summarised."""
 
 
-class Taught(NamedTuple):
-    """What the soft targets of a view are made of."""
+class SoftTargets(NamedTuple):
+    """The soft targets of one view, stored as logits and temperatures and computed batch by batch.
+
+    The probabilities of a whole view would take twice the memory of its logits, which on a CPU are pages of a file
+    that all workers share.
+    """
 
     logits: Float[Tensor, "examples classes"]
     temperatures: Temperatures
@@ -24,54 +28,50 @@ class Taught(NamedTuple):
     def tensors(self) -> list[Tensor]:
         return [self.logits, self.temperatures.target, self.temperatures.other]
 
-    def targets(
-        self, batch: Integer[Tensor, " batch"], labels: Int[Tensor, " batch"]
-    ) -> Float[Tensor, "batch classes"]:
-        """Soft targets of some examples, given their labels."""
+    def probs(self, batch: Integer[Tensor, " batch"], labels: Int[Tensor, " batch"]) -> Float[Tensor, "batch classes"]:
+        """Compute the soft targets of some examples from their indices and labels."""
         target, other, anchor = self.temperatures
         return soften(self.logits[batch], labels, Temperatures(target[batch], other[batch], anchor))
 
 
 class Supervision(NamedTuple):
-    """What a teacher gives to a run: its logits per view and what is made of them."""
+    """What a training run needs of its teacher."""
 
     logits: Callable[[int], Float[Tensor, "examples classes"]]
-    """View number to the teacher's raw logits on the training split."""
+    """Function of a view number that returns the teacher's logits on this view of the training split."""
     params: TrialParams
-    extra: dict[str, float]
-    """Rule parameters taken from the teacher's logits on view 0."""
+    """Method, method parameters and loss weights."""
+    fitted: dict[str, float]
+    """Further method parameters, computed from the teacher's logits on view 0."""
     loss: str
+    """A name in `LOSSES`."""
 
     @property
-    def _rule_params(self) -> dict[str, Any]:
-        return {**self.params.rule_params, **self.extra}
+    def _method_params(self) -> dict[str, Any]:
+        return {**self.params.method_params, **self.fitted}
 
     @property
-    def _rule(self) -> Rule:
-        assert self.params.rule is not None
-        return RULES[self.params.rule]
+    def _method(self) -> Method:
+        assert self.params.method is not None
+        return METHODS[self.params.method]
 
-    def taught(self, number: int, labels: Int[Tensor, " examples"]) -> Taught:
-        """What the soft targets of a view are made of: temperatures once per epoch, the targets per batch.
-
-        The targets of a whole view would take twice the memory of its logits, which on a CPU are a file's pages that
-        all workers share.
-        """
-        # A copy on a GPU, also of what lies there already: later views take its place.
-        logits = self.logits(number).to(labels.device, copy=labels.is_cuda)
-        return Taught(logits, self._rule.temperatures(logits, labels, **self._rule_params))
+    def soft_targets(self, view: int, labels: Int[Tensor, " examples"]) -> SoftTargets:
+        """Load the logits of a view and compute its temperatures, on the device of `labels`."""
+        # On a GPU always a copy: later views are written over it.
+        logits = self.logits(view).to(labels.device, copy=labels.is_cuda)
+        return SoftTargets(logits, self._method.temperatures(logits, labels, **self._method_params))
 
     def summary(self, labels: Int[Tensor, " examples"]) -> TargetSummary:
-        """Where the rule puts its temperatures on view 0."""
+        """Summarise the temperatures on view 0."""
         logits = self.logits(0).to(labels.device)
         rows = max(1, NUMBERS_AT_ONCE // logits.shape[1])
         parts = [
-            self._rule.targets(*part, **self._rule_params)._replace(probs=logits[:0].float())
+            self._method.targets(*part, **self._method_params)._replace(probs=logits[:0].float())
             for part in zip(logits.split(rows), labels.split(rows), strict=True)
         ]
         fields = (torch.cat(it) if isinstance(it[0], Tensor) else None for it in zip(*parts, strict=True))
-        found = Targets(*fields)  # type: ignore[arg-type]
-        return summarise(found, logits, labels, tau_wrong=self._rule_params.get("tau_wrong"))
+        targets = Targets(*fields)  # type: ignore[arg-type]
+        return summarise(targets, logits, labels, tau_wrong=self._method_params.get("tau_wrong"))
 
 
 def supervise(
@@ -81,10 +81,17 @@ def supervise(
     labels: Int[Tensor, " examples"],
     loss: str,
 ) -> Supervision:
-    """Take from the teacher's logits on view 0 what the rule needs once (ISATS: tau_wrong)."""
-    assert params.rule is not None
-    fit, extra = RULES[params.rule].fit, {}
+    """Build the supervision of a run and fit the method's remaining parameters on view 0 (ISATS: tau_wrong).
+
+    Args:
+        params: Method, method parameters and loss weights; `params.method` is not None.
+        logits: Function of a view number that returns the teacher's logits on this view of the training split.
+        labels: Class indices of the training split.
+        loss: A name in `LOSSES`.
+    """
+    assert params.method is not None
+    fit, fitted = METHODS[params.method].fit, {}
     if fit:
         first = logits(0)
-        extra = fit(first, labels.to(first.device), **params.rule_params)
-    return Supervision(logits, params, extra, loss)
+        fitted = fit(first, labels.to(first.device), **params.method_params)
+    return Supervision(logits, params, fitted, loss)

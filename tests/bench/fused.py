@@ -19,8 +19,7 @@ from autodistill.data import Data, normalise
 from autodistill.data.views import take_drawn
 from autodistill.training import Recipe, Supervision
 from autodistill.training.convolutions import cpu_network
-from autodistill.training.precision import autocast
-from autodistill.training.step import Step, inputs_of
+from autodistill.training.step import Step, autocast, inputs_of
 
 
 class Linears(nn.Module):
@@ -169,11 +168,11 @@ class Fused(Step):
         """Load an epoch's inputs; returns its steps."""
         labels, views = self.data.train.labels, self.recipe.views
         found = [
-            inputs_of(self.data, it.recipe, number, it.supervision.taught(number % views, labels))
+            inputs_of(self.data, it.recipe, number, it.supervision.soft_targets(number % views, labels))
             for it in self.trials
         ]
         everything = torch.arange(len(labels), device=self.device)
-        probs = torch.stack([it.taught.targets(everything, labels) for it in found if it.taught is not None])
+        probs = torch.stack([it.soft_targets.probs(everything, labels) for it in found if it.soft_targets is not None])
         order, rates = torch.stack([it.order for it in found], 1), torch.stack([it.rates for it in found], 1)
         fresh = Reads(order, rates.to(self._flat.dtype), found[0].draws, probs)
         if self._inputs is None:

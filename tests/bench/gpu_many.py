@@ -31,7 +31,7 @@ from gpu_common import Bench, asked, epochs, finish, header, images, recipe, spe
 
 from autodistill.data import Data
 from autodistill.training import Execution
-from autodistill.training.execution import EAGER, Executor, Mode
+from autodistill.training.execution import EAGER, Mode, StepRunner
 
 MOST_S = {"mobilenetv2:0.5": 0.13, "vgg8": 0.12, "resnet8x4": 0.2}
 LONGEST_S = 600
@@ -109,7 +109,7 @@ def _work(bench: Bench, name: str, seed: int, barrier: Barrier, times: "Queue[li
 def fused(bench: Bench, data: Data, name: str, count: int) -> list[float]:
     trials = [Trial(student(bench, name, seed), recipe(bench, seed), supervision(data)) for seed in range(count)]
     step = Fused(trials, data)
-    execute = Executor(step, Execution(mode_of(bench), lambda text: print(f"  {name}: {text}")))
+    execute = StepRunner(step, Execution(mode_of(bench), lambda text: print(f"  {name}: {text}")))
 
     def epoch() -> None:
         execute(step.begin_epoch(0))
@@ -127,7 +127,7 @@ def streams(bench: Bench, data: Data, name: str, count: int) -> list[float]:
     """
     steps = [Fused([Trial(student(bench, name, k), recipe(bench, k), supervision(data))], data) for k in range(count)]
     execution = Execution(mode_of(bench), lambda text: print(f"  {name}: {text}"))
-    executors = [Executor(step, execution if bench.device.type == "cuda" else EAGER) for step in steps]
+    runners = [StepRunner(step, execution if bench.device.type == "cuda" else EAGER) for step in steps]
     on = [torch.cuda.stream(torch.cuda.Stream(bench.device)) if bench.device.type == "cuda" else None for _ in steps]
 
     def epoch() -> None:
@@ -135,18 +135,18 @@ def streams(bench: Bench, data: Data, name: str, count: int) -> list[float]:
         if bench.device.type == "cuda":
             torch.cuda.synchronize(bench.device)
         for _ in range(length):
-            for execute, stream in zip(executors, on, strict=True):
+            for execute, stream in zip(runners, on, strict=True):
                 _once(execute, stream)
         if bench.device.type == "cuda":
             torch.cuda.synchronize(bench.device)
 
-    for execute, step in zip(executors, steps, strict=True):
+    for execute, step in zip(runners, steps, strict=True):
         execute(step.begin_epoch(0))
     timed(epoch, 1)
     return timed(epoch, bench.rounds)
 
 
-def _once(execute: Executor, stream: "torch.cuda.StreamContext | None") -> None:
+def _once(execute: StepRunner, stream: "torch.cuda.StreamContext | None") -> None:
     if stream is None:
         execute(1)
         return

@@ -24,8 +24,7 @@ from autodistill.data import Data
 from autodistill.data.views import View, take_view
 from autodistill.methods import isats, isats_tau_other
 from autodistill.models import build
-from autodistill.models.networks import wide_resnet
-from autodistill.models.parts import Shape
+from autodistill.models.networks import Shape, wide_resnet
 from autodistill.teachers.teacher import Normalisation, Teacher, logits_of, ready
 
 MOST_S = 0.1

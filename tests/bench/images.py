@@ -17,6 +17,7 @@ images: then there may be a copy in it.
 
 import argparse
 import json
+import multiprocessing
 import os
 import shutil
 import statistics
@@ -24,9 +25,10 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -140,7 +142,7 @@ def timed_load(told: str) -> dict[str, float]:
     import sklearn.model_selection  # noqa: F401
     import torchvision.datasets  # noqa: F401
 
-    from autodistill.config.models import DataSpec
+    from autodistill.config import DataSpec
     from autodistill.data import load
 
     spec = DataSpec(**json.loads(told))
@@ -180,13 +182,13 @@ def memory(folder: str) -> dict[str, float]:
 
     from autodistill.config import Space
     from autodistill.data import load
-    from autodistill.records import RunRequest, TrialParams
-    from autodistill.workers import Pool, Setup
+    from autodistill.executors import LocalExecutor, Setup, TrainTask
+    from autodistill.records import RunSpec, TrialParams
 
     space = Space.model_validate(
         {
             "data": {"name": f"folder:{folder}"},
-            "training": {"epochs": 2, "short_epochs": 1, "batch_size": 64, "precision": "float32"},
+            "training": {"epochs": 2, "rung_epochs": 1, "batch_size": 64, "precision": "float32"},
         }
     )
     me, found = os.getpid(), {}
@@ -199,17 +201,25 @@ def memory(folder: str) -> dict[str, float]:
             space=space,
             student=STUDENT,
             teachers={},
+            fingerprints={},
+            data=data.fingerprint,
             views=1,
             device="cpu",
-            runs=f"{home}/runs",
+            folder=f"{home}/study",
             cache=f"{home}/cache",
         )
-        with Pool(2, setup, data=data) as pool:
-            workers = {f"worker {number}": worker.process.pid or 0 for number, worker in enumerate(pool._workers)}
+        before = set(multiprocessing.active_children())
+        with LocalExecutor(2, setup, data=data) as executor:
+            started = [process for process in multiprocessing.active_children() if process not in before]
+            workers = {f"worker {number}": process.pid or 0 for number, process in enumerate(started)}
             wait_for_imports(workers)
+            specs = [RunSpec(run=f"run{it}", params=TrialParams(), seed=it, epochs=2, until=1) for it in range(2)]
             for who, pid in workers.items():
                 found |= held(f"{who} before", pid)
-            peak = watched({"coordinator": me, **workers}, lambda: train(pool, RunRequest, TrialParams))
+            peak = watched(
+                {"coordinator": me, **workers},
+                lambda: train(executor, [TrainTask(spec=spec, key=spec.run) for spec in specs]),
+            )
             found |= peak
     everybody = ("coordinator", *workers)
 
@@ -220,11 +230,10 @@ def memory(folder: str) -> dict[str, float]:
     return found
 
 
-def train(pool: "object", request: Callable[..., object], params: Callable[[], object]) -> None:
-    tasks = [request(run=f"run{number}", params=params(), seed=number, epochs=2, until=1) for number in range(2)]
-    for message in pool.run(tasks):  # type: ignore[attr-defined]
-        if getattr(message, "record", None) is not None and getattr(message.record, "state", "complete") == "failed":
-            raise SystemExit(message.record.error)
+def train(executor: Any, tasks: Sequence[object]) -> None:
+    for kept in executor.run(tasks, lambda _: None):
+        if kept.result.state == "failed":
+            raise SystemExit(kept.result.error)
 
 
 def held(name: str, pid: int) -> dict[str, float]:

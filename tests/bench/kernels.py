@@ -338,8 +338,7 @@ def main() -> None:
     show(found)
     plain = [one for _, one in found if one.way == "channels_last" and one.fault]
     print(
-        "plain modules in channels_last memory "
-        + ("are wrong" if plain else "are right: torch has mended its kernel")
+        "plain modules in channels_last memory " + ("are wrong" if plain else "are right: torch has mended its kernel")
     )
     trained = [one for _, one in found if one.way == "trained" and one.fault]
     if args.check and trained:

@@ -2,7 +2,7 @@
 
     python tests/bench/memory.py [--check] [--trials 200]
 
-One worker's place trains short trials of one teacher on the digits, one after another, then two runs of twice as many
+One worker trains short trials of one teacher on the digits, one after another, then two runs of twice as many
 epochs, without a teacher and with one. Two things are looked at: resident memory after each, and now and then the
 bytes of all tensors that are alive (the data, the teachers, and whatever was left behind).
 
@@ -27,12 +27,14 @@ import numpy as np
 import torch
 
 from autodistill.config import load
-from autodistill.records import RunRequest, TrialParams
+from autodistill.data import load as load_data
+from autodistill.executors import Setup, TrainTask, TrainTeacherTask, WorkerContext, perform
+from autodistill.records import RunSpec, TrialParams
 from autodistill.study import KNOWN
-from autodistill.workers import LadderTask, Setup, Workplace
+from autodistill.training import train
 
 TEACHER = "resnet8:0.25"
-OVERRIDES = ["training.epochs=4", "training.short_epochs=2", "ladder.epochs=2", "data.train=200"]
+OVERRIDES = ["training.epochs=4", "training.rung_epochs=2", "ladder.epochs=2", "data.train=200"]
 MOST_RISE = 0.05
 LOOK_EVERY = 20
 SCALARS = 28
@@ -52,10 +54,10 @@ def alive_bytes() -> int:
     return sum(storages.values())
 
 
-def request(number: int, epochs: int) -> RunRequest:
-    rule_params = {"target_ratio": 1 + number / 100}
-    params = TrialParams(teacher=TEACHER, rule="isats", rule_params=rule_params, soft_weight=0.5)
-    return RunRequest(run=f"run-{number}", params=params, seed=number, epochs=epochs, evaluate_on="validation")
+def request(number: int, epochs: int) -> RunSpec:
+    method_params = {"target_ratio": 1 + number / 100}
+    params = TrialParams(teacher=TEACHER, method="isats", method_params=method_params, soft_weight=0.5)
+    return RunSpec(run=f"run-{number}", params=params, seed=number, epochs=epochs, evaluate_on="validation")
 
 
 def main() -> None:
@@ -64,27 +66,29 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=200)
     args = parser.parse_args()
     with TemporaryDirectory() as folder:
+        space = load("smoke", known=KNOWN, overrides=OVERRIDES)
         setup = Setup(
-            space=load("smoke", known=KNOWN, overrides=OVERRIDES),
+            space=space,
             student="resnet8:0.25",
             teachers={TEACHER: f"ladder:{TEACHER}"},
+            fingerprints={},
+            data=load_data(space.data).fingerprint,
             views=4,
             device="cpu",
-            runs=f"{folder}/runs",
+            folder=f"{folder}/study",
             cache=f"{folder}/cache",
         )
-        place = Workplace(setup)
-        for _ in place.do(LadderTask(uri=f"ladder:{TEACHER}")):
-            pass
+        context = WorkerContext(setup)
+        perform(TrainTeacherTask(uri=f"ladder:{TEACHER}"), context)
         short = []
         heads = ("what", "n", "MB at first", "MB at last", "rise", "bytes held", "allowed")
         print("{:8} {:>5} {:>12} {:>11} {:>7} {:>11} {:>9}".format(*heads))
         taught = request(0, 2 * args.trials)
         alone = taught.model_copy(update={"params": TrialParams()})
         for what, rows, allowed in (
-            ("trials", trials(place, args.trials), 0),
-            ("epochs", epochs(place, alone), run_bytes(place)),
-            ("taught", epochs(place, taught), run_bytes(place) + taught_bytes(place)),
+            ("trials", trials(context, args.trials), 0),
+            ("epochs", epochs(context, alone), run_bytes(context)),
+            ("taught", epochs(context, taught), run_bytes(context) + taught_bytes(context)),
         ):
             resident, held = [mb for mb, _ in rows], max(held for _, held in rows[1:])
             fifth = max(1, len(rows) // 5)
@@ -97,43 +101,44 @@ def main() -> None:
         sys.exit("memory grows: " + "; ".join(short))
 
 
-def trials(place: Workplace, count: int) -> list[tuple[float, int]]:
+def trials(context: WorkerContext, count: int) -> list[tuple[float, int]]:
     """Resident megabytes after each trial, and the bytes that it left behind."""
     rows, before = [], 0
     for number in range(count):
-        for _ in place.do(request(number, 2)):
-            pass
+        perform(TrainTask(spec=request(number, 2), key=f"{number:04d}"), context)
         alive = alive_bytes() if number % LOOK_EVERY == 0 else before
         before = before or alive
         rows.append((resident_mb(), alive - before))
     return rows
 
 
-def epochs(place: Workplace, asked: RunRequest) -> list[tuple[float, int]]:
+def epochs(context: WorkerContext, asked: RunSpec) -> list[tuple[float, int]]:
     """Resident megabytes after each epoch of a run, and the bytes that it holds."""
     before, held, rows = alive_bytes(), 0, []
-    for event in place.epochs(asked, place.student(0), place.supervision(asked)):
-        if event.record.epoch % LOOK_EVERY == 1:
-            held = alive_bytes() - before
-        rows.append((resident_mb(), held))
+    model, supervision = context.student(0), context.supervision(asked)
+    with context.one_thread():
+        for record in train(model, context.data, context.recipe(asked), supervision=supervision):
+            if record.epoch % LOOK_EVERY == 1:
+                held = alive_bytes() - before
+            rows.append((resident_mb(), held))
     return rows
 
 
-def run_bytes(place: Workplace) -> int:
+def run_bytes(context: WorkerContext) -> int:
     """Of a run's tensors, each counted for itself."""
-    model, examples = place.student(0), len(place.data.train.labels)
+    model, examples = context.student(0), len(context.data.train.labels)
     parameters = sum(value.nbytes for value in model.parameters())
     state = sum(value.nbytes for value in model.state_dict().values())
     averages = sum(value.nbytes for value in model.state_dict().values() if value.is_floating_point())
-    steps = examples // place.setup.space.training.batch_size
+    steps = examples // context.setup.space.training.batch_size
     epoch = examples * (4 + 3) + steps * 8
     return state + 2 * parameters + averages + epoch + SCALARS
 
 
-def taught_bytes(place: Workplace) -> int:
+def taught_bytes(context: WorkerContext) -> int:
     """Two temperatures an example in float64, and a view's logits in float16."""
-    examples = len(place.data.train.labels)
-    return 2 * 8 * examples + 2 * examples * place.data.num_classes
+    examples = len(context.data.train.labels)
+    return 2 * 8 * examples + 2 * examples * context.data.num_classes
 
 
 if __name__ == "__main__":

@@ -1,13 +1,13 @@
-"""Record real training runs of the Fashion-MNIST space, for replays: whoever repeats them trains nothing.
+"""Record real training runs of the Fashion-MNIST space, so that `replay.py` can repeat searches without training.
 
     python tests/bench/record.py [--workers 2] [--to tests/bench/recorded/fashion-mnist.jsonl]
 
-Six ladder teachers, eight configurations each (a grid inside the shipped space: the prior and plain KD are points of
-it), four seeds, and no teacher. Every cell is trained on the full schedule; seeds 0 and 1, which a replayed search
-may use, on the complete short one too; seed 0 also on that of variant (b) of `replay.py`: warm-up as in the full run,
-constant rate, linear decay over the last quarter, which is a decay branch off a constant-rate trunk. One line a run
-is appended as it ends; started again, the script goes on after the last whole line. A file that was recorded with
-another space or another torch is refused.
+Six ladder teachers with eight configurations each, and no teacher, over four seeds. The configurations are a grid
+inside the shipped space that contains the prior and plain KD. Every cell is trained on the full schedule. Seeds 0 and
+1, which a replayed search may use, are also trained on the complete short schedule. Seed 0 is also trained on the
+schedule of variant (b) of `replay.py`: warm-up as in the full run, constant rate, linear decay over the last quarter,
+which is a decay branch off a constant-rate trunk. One line is appended as each run ends. Started again, the script
+goes on after the last whole line. A file that was recorded with another space or another torch is refused.
 
 The file's first line says what it was recorded with.
 """
@@ -28,14 +28,22 @@ from unittest import mock
 
 import torch
 
-from autodistill import ladder
-from autodistill.methods import RULES
-from autodistill.records import RunEnded, RunRequest, TeacherRecord, TrialParams
-from autodistill.store import write_text
-from autodistill.study import Request, prepare
-from autodistill.study.preparing import Prepared
-from autodistill.workers import CheckTask, LadderTask, Pool, Workplace
-from autodistill.workers.standby import ALLOCATOR
+from autodistill.executors import (
+    CheckTask,
+    Executor,
+    LocalExecutor,
+    Setup,
+    TrainTask,
+    TrainTeacherTask,
+    WorkerContext,
+    perform,
+)
+from autodistill.executors.local import ALLOCATOR
+from autodistill.methods import METHODS
+from autodistill.records import KeptResult, RunSpec, TeacherRecord, TrialParams
+from autodistill.store import digest, write_text
+from autodistill.study import SearchOptions, StudySpec, resolve
+from autodistill.teachers import ladder
 
 RECORDED = Path(__file__).parent / "recorded" / "fashion-mnist.jsonl"
 TEACHERS = ("resnet8:0.25", "resnet8:0.5", "resnet8", "resnet8:2", "vgg8:0.5", "resnet20")
@@ -59,22 +67,24 @@ class Cell(NamedTuple):
         return json.dumps([self.params.model_dump(), self.seed, self.schedule, self.epochs], sort_keys=True)
 
 
-def prepared() -> Prepared:
+def recorded_study() -> StudySpec:
     """The recorded study: the shipped space with six teachers."""
     uris = tuple(ladder.SCHEME + name for name in TEACHERS)
-    return prepare(
-        Request(student="mobilenetv2", space="fashion-mnist", teachers=uris, budget="40", study="recorded")
+    return resolve(
+        SearchOptions(student="mobilenetv2", space="fashion-mnist", teachers=uris, budget="40", study="recorded")
     )
 
 
 def configurations() -> Iterator[TrialParams]:
     """Every teacher with every point of the grid."""
-    for teacher, (rule, dimensions), soft_weight in product(TEACHERS, GRID.items(), SOFT_WEIGHTS):
+    for teacher, (method, dimensions), soft_weight in product(TEACHERS, GRID.items(), SOFT_WEIGHTS):
         for values in product(*dimensions.values()):
             own = dict(zip(dimensions, values, strict=True))
-            follows = RULES[rule].tau_student_from
+            follows = METHODS[method].tau_student_from
             tau = own[follows] if follows else 1.0
-            yield TrialParams(teacher=teacher, rule=rule, rule_params=own, tau_student=tau, soft_weight=soft_weight)
+            yield TrialParams(
+                teacher=teacher, method=method, method_params=own, tau_student=tau, soft_weight=soft_weight
+            )
 
 
 def cells(full: int, short: int) -> Iterator[Cell]:
@@ -94,48 +104,41 @@ def decay_rate(step: int, steps: int, *, peak: float, warmup: float, full_steps:
     return peak * min(1.0, (step + 1) / rise, (steps - step) / fall)
 
 
-def train(place: Workplace, cell: Cell) -> dict[str, Any]:
-    """Do one run; its scores as plain data."""
-    request = RunRequest(
-        run=f"{abs(hash(cell.key)):x}",
-        params=cell.params,
-        seed=cell.seed,
-        epochs=cell.epochs,
-        evaluate_on="validation+test",
-    )
-    full = place.setup.space.training.epochs
+def train(context: WorkerContext, cell: Cell) -> dict[str, Any]:
+    """Train a cell; return its scores as plain data."""
+    key = digest(cell.key)
+    spec = RunSpec(run=key, params=cell.params, seed=cell.seed, epochs=cell.epochs, evaluate_on="validation+test")
+    full = context.setup.space.training.epochs
 
     def rate(step: int, steps: int, *, peak: float, warmup: float) -> float:
         return decay_rate(step, steps, peak=peak, warmup=warmup, full_steps=steps * full // cell.epochs)
 
     patched = (
-        mock.patch("autodistill.training.step.learning_rate", rate) if cell.schedule == "decay" else mock.MagicMock()
+        mock.patch("autodistill.training.step.learning_rate", rate)
+        if cell.schedule == "decay"
+        else contextlib.nullcontext()
     )
     with patched:
-        ended = next(message for message in place.do(request) if isinstance(message, RunEnded))
-    assert ended.record.state == "complete", ended.record.error
-    curve = {str(it.epoch): round(it.val_top1, 6) for it in ended.record.curve if it.val_top1 is not None}
-    return {
-        "key": json.loads(cell.key),
-        "val_top1": curve,
-        "test_top1": ended.record.test_top1,
-        "wall_s": ended.wall_s,
-    }
+        kept = perform(TrainTask(spec=spec, key=key), context)
+    assert isinstance(kept, KeptResult)
+    result = kept.result
+    assert result.state == "complete", result.error
+    curve = {str(it.epoch): round(it.val_top1, 6) for it in result.curve if it.val_top1 is not None}
+    return {"key": json.loads(cell.key), "val_top1": curve, "test_top1": result.test_top1, "wall_s": kept.wall_s}
 
 
-def work(study: Prepared, tasks: "multiprocessing.Queue[Cell | None]", answers: "multiprocessing.Queue[str]") -> None:
-    """A worker process: train cells until there are none."""
-    place = Workplace(study.setup)
+def work(setup: Setup, tasks: "multiprocessing.Queue[Cell | None]", answers: "multiprocessing.Queue[str]") -> None:
+    """Train cells in a worker process until there are none."""
+    context = WorkerContext(setup)
     while (cell := tasks.get()) is not None:
-        answers.put(json.dumps(train(place, cell)))
+        answers.put(json.dumps(train(context, cell)))
 
 
-def header(study: Prepared, pool: Pool) -> str:
-    """What the runs rest on: versions, space, teachers as they were found."""
-    list(pool.run([LadderTask(uri=uri) for uri in study.untrained]))
-    found = [
-        it for it in pool.run([CheckTask(name=name) for name in study.teachers]) if isinstance(it, TeacherRecord)
-    ]
+def header(study: StudySpec, executor: Executor) -> str:
+    """Return what the runs rest on: versions, space, and the teachers as they were found."""
+    executor.run([TrainTeacherTask(uri=uri) for uri in study.untrained], lambda _: None)
+    checked = executor.run([CheckTask(name=name) for name in study.teachers], lambda _: None)
+    found = [it for it in checked if isinstance(it, TeacherRecord)]
     held: dict[str, Any] = {"torch": torch.__version__, "student": study.student.name}
     held["space"] = study.space.model_dump(mode="json", include={"data", "student", "training", "ladder"})
     held["teachers"] = {it.name: it.model_dump(mode="json") for it in sorted(found, key=lambda it: it.name)}
@@ -156,7 +159,7 @@ def known(path: Path, first: str) -> set[str]:
 
 
 def answered(answers: "multiprocessing.Queue[str]", workers: Sequence[BaseProcess]) -> str:
-    """The next line; ends the recording where a worker died, which the same command goes on with."""
+    """The next line; end the recording where a worker died. The same command continues it."""
     while True:
         with contextlib.suppress(queue.Empty):
             return answers.get(timeout=LOOK_S)
@@ -170,18 +173,20 @@ def main() -> None:
     parser.add_argument("--to", type=Path, default=RECORDED)
     args = parser.parse_args()
     os.environ.update(ALLOCATOR)
-    study = prepared()
-    with Pool(args.workers, study.setup) as pool:
-        first = header(study, pool)
+    study = recorded_study()
+    with LocalExecutor(args.workers, study.setup, data=study.data) as executor:
+        first = header(study, executor)
     done = known(args.to, first)
     spec = study.space.training
-    missing = [cell for cell in cells(spec.epochs, spec.short) if cell.key not in done]
+    missing = [cell for cell in cells(spec.epochs, spec.rung) if cell.key not in done]
     context = multiprocessing.get_context("spawn")
     tasks: multiprocessing.Queue[Cell | None] = context.Queue()
     answers: multiprocessing.Queue[str] = context.Queue()
     for cell in (*missing, *[None] * args.workers):
         tasks.put(cell)
-    workers = [context.Process(target=work, args=(study, tasks, answers), daemon=True) for _ in range(args.workers)]
+    workers = [
+        context.Process(target=work, args=(study.setup, tasks, answers), daemon=True) for _ in range(args.workers)
+    ]
     for worker in workers:
         worker.start()
     with args.to.open("a", encoding="utf-8") as file:

@@ -4,8 +4,8 @@
 
 Every study is the real search at a budget of 20 over 4, 5 or 6 of the recorded teachers (`record.py`), with its own
 sampler seed and its own choice of which recorded seed the search sees; confirm runs have the other three. Nothing is
-trained. A second look may have any recorded seed, so that it may share a run with the confirm stage.
-At equal epochs are compared: (a) complete short runs, restarted longer for survivors; (b) short decay branches off a
+trained. A rerun may have any recorded seed, so that it may share a run with the confirm stage.
+At equal epochs are compared: (a) complete rungs, restarted longer for survivors; (b) short decay branches off a
 constant-rate trunk, which goes on; (c) the averaged weights part-way through the full run, which is the default; and
 the plain way: 20 full-length trials under the same sampler, the best validation accuracy wins, nothing is confirmed.
 The `slow and fast` studies are (c) with the scores part-way shifted by teacher, standard deviation 5 points: students
@@ -40,14 +40,12 @@ import replays
 from replays import Player, Recording, Rung
 
 from autodistill.records import TrialParams, TrialRecord
-from autodistill.search import Question
-from autodistill.search.asking import ask, tell
-from autodistill.search.opening import open_study
-from autodistill.search.requests import full_run
+from autodistill.search import Sampler, SearchSpec
+from autodistill.search.state import full_run
 
 THRESHOLD = 0.002
 STARTERS_STD = 0.05
-WAYS = ("complete short run", "decay branch", "averaged weights", "slow and fast", "plain", "noise")
+WAYS = ("complete rung", "decay branch", "averaged weights", "slow and fast", "plain", "noise")
 LEAST_RIGHT, MOST_REGRET = 0.95, 0.005
 
 
@@ -72,34 +70,33 @@ def run(recording: Recording, study: Study) -> Found:
     seed, first = int(draw.integers(2**31)), int(draw.integers(replays.SEARCH_SEEDS))
     shifts = draw.normal(0, STARTERS_STD, len(names))
     if study.way == "plain":
-        asked = replays.question(recording, names, seed=seed, budget=study.budget)
-        return judged(recording, names, *plain(recording, asked, first))
+        spec = replays.search_spec(recording, names, seed=seed, budget=study.budget)
+        return judged(recording, names, *plain(recording, spec, first))
     if study.way == "noise":
         return judged(recording, names, *knowing(recording, names, first, draw))
     rungs = replays.rungs(recording)
     rung = rungs.get(study.way, rungs["averaged weights"])
-    asked = replays.question(recording, names, seed=seed, budget=study.budget, rungs=rung.rungs)
+    spec = replays.search_spec(recording, names, seed=seed, budget=study.budget, rungs=rung.rungs)
     first = 0 if study.way == "decay branch" else first
     handicap = dict(zip(names, shifts, strict=True)) if study.way == "slow and fast" else {}
-    outcome = replays.play(asked, Player(recording, rung, first=first, base=seed, handicap=handicap))
-    means = [(np.mean([it.test_top1 for it in one.runs]), one.params) for one in outcome.finalists if one.teacher]
-    return judged(recording, names, max(means, key=lambda it: it[0])[1], outcome.spent_epochs)
+    state = replays.play(spec, Player(recording, rung, first=first, base=seed, handicap=handicap))
+    means = [(np.mean([it.test_top1 for it in one.runs]), one.params) for one in state.finalists if one.teacher]
+    return judged(recording, names, max(means, key=lambda it: it[0])[1], state.spent_epochs)
 
 
-def plain(recording: Recording, asked: Question, first: int) -> tuple[TrialParams, int]:
+def plain(recording: Recording, spec: SearchSpec, first: int) -> tuple[TrialParams, int]:
     """Full-length trials one after another, as many as the budget pays for; the best on validation."""
-    study, best = open_study(asked, None), (-1.0, TrialParams())
-    count = asked.plan.total_epochs // recording.full
+    sampler = Sampler(spec.space, [it.name for it in spec.teachers], spec.tau_student_from)
+    best, count = (-1.0, TrialParams()), spec.plan.total_epochs // recording.full
     player = Player(
-        recording, Rung(replays.short_run, "short runs", recording.full), first=first, base=asked.space.search.seed
+        recording, Rung(replays.short_run, "short schedule", recording.full), first=first, base=spec.space.search.seed
     )
     for number in range(count):
-        params = ask(study, asked, number)
+        params = sampler.ask()
         trial = TrialRecord(number=number, kind="search", wave=number, params=params, seed=0, state="running")
-        request = full_run(asked, trial).model_copy(update={"begun_epochs": 0})
-        (ended,) = player([request])
-        tell(study, trial.model_copy(update={"state": "complete", "full": ended.record}))
-        best = max(best, (ended.record.val_top1, params), key=lambda it: it[0])
+        result = player.result(full_run(spec, trial).model_copy(update={"begun_epochs": 0}))
+        sampler.tell(trial.model_copy(update={"state": "complete", "full": result}))
+        best = max(best, (result.val_top1, params), key=lambda it: it[0])
     return best[1], count * recording.full
 
 
@@ -108,9 +105,7 @@ def knowing(
 ) -> tuple[TrialParams, int]:
     """Who knows each teacher's best configuration, and has three runs of each to choose by."""
     seeds = [seed for seed in recording.seeds if seed != first]
-    bests = [
-        max((it for it in recording.configurations if it.teacher == name), key=recording.worth) for name in names
-    ]
+    bests = [max((it for it in recording.configurations if it.teacher == name), key=recording.worth) for name in names]
     scores = [np.mean([recording.test(params, seed) for seed in seeds]) for params in bests]
     return bests[int(np.argmax(scores))], 0
 

@@ -59,9 +59,7 @@ def main() -> None:
         page = (folder / "out" / "report.html").stat().st_size
     bare, report = np.array(rounds).transpose(1, 2, 0)
     for name, (wall, busy, memory) in (("bare matplotlib", bare), ("report, 200 trials", report)):
-        times = (
-            f"wall median {np.median(wall):.2f} s  p99 {np.percentile(wall, 99):.2f} s  cpu {np.median(busy):.2f} s"
-        )
+        times = f"wall median {np.median(wall):.2f} s  p99 {np.percentile(wall, 99):.2f} s  cpu {np.median(busy):.2f} s"
         print(f"{name:20} n {len(wall)}  {times}  peak {memory.max():.0f} MB")
     wall, busy = np.median(report[:2] / bare[:2], axis=1)
     print(f"report / bare: wall {wall:.2f}, cpu {busy:.2f} (medians of the rounds)", end="; ")

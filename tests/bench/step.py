@@ -35,13 +35,12 @@ from autodistill.data import Data, Split, normalise
 from autodistill.data.views import View
 from autodistill.logit_cache import LogitCache
 from autodistill.models import build
-from autodistill.models.networks import wide_resnet
-from autodistill.models.parts import Shape
+from autodistill.models.networks import Shape, wide_resnet
 from autodistill.records import TrialParams
 from autodistill.stopwatch import Stopwatch
 from autodistill.teachers.teacher import Normalisation, Teacher, ready
 from autodistill.training import Recipe, supervise, train
-from autodistill.training.precision import faster_precision
+from autodistill.training.probing import faster_precision
 
 BATCH, CLASSES = 128, 100
 STEPS, PLAIN_STEPS = 8, 3
@@ -119,7 +118,7 @@ class Ours(NamedTuple):
 def ours(name: str, data: Data, cache: LogitCache, teacher: Teacher) -> Ours:
     precision = faster_precision(lambda: student(name), torch.randn(BATCH, 3, 32, 32))
     spec = TrainingSpec(epochs=10**6, batch_size=BATCH, lr=0.05, precision=precision, evaluate_every=10**6)
-    params = TrialParams(teacher="t", rule="isats", rule_params={"target_ratio": 5 / 3}, soft_weight=0.5)
+    params = TrialParams(teacher="t", method="isats", method_params={"target_ratio": 5 / 3}, soft_weight=0.5)
     taught = supervise(
         params,
         logits=lambda number: cache.training(teacher, number),
@@ -135,11 +134,11 @@ def ours(name: str, data: Data, cache: LogitCache, teacher: Teacher) -> Ours:
         next(epochs)
         return (time.perf_counter() - begun) / STEPS
 
-    batch, view = torch.arange(BATCH), taught.taught(0, data.train.labels)
+    batch, view = torch.arange(BATCH), taught.soft_targets(0, data.train.labels)
 
     def soften() -> float:
         begun = time.perf_counter()
-        view.targets(batch, data.train.labels[batch])
+        view.probs(batch, data.train.labels[batch])
         return time.perf_counter() - begun
 
     return Ours(epoch, watch, soften, precision)

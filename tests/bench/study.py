@@ -120,9 +120,7 @@ def _fit_last_layer(module: nn.Module, data: Data) -> None:
         last.bias.copy_(weights[-1])
 
 
-def plain_step(
-    model: nn.Module, teacher: nn.Module, optimiser: torch.optim.Optimizer, batch: Sequence[Tensor]
-) -> None:
+def plain_step(model: nn.Module, teacher: nn.Module, optimiser: torch.optim.Optimizer, batch: Sequence[Tensor]) -> None:
     images, labels, tau, weight = batch
     with torch.no_grad():
         taught = teacher(images)

@@ -1,6 +1,5 @@
-"""The fault test, short: a few kills over one small study."""
+"""The fault test, short: a few kills of workers and coordinators over small studies."""
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -9,19 +8,19 @@ import pytest
 
 pytestmark = pytest.mark.slow
 
-KILLS = ("--kills", "2", "--seed", "5")
 
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
-def test_a_few_kills_lose_nothing():
-    """In a process of its own: it forks, and a process with threads should not."""
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="finds processes in /proc")
+@pytest.mark.parametrize("executor", ["local", "ray"])
+def test_a_few_kills_lose_nothing(executor):
+    if executor == "ray":
+        pytest.importorskip("ray")
     script = Path(__file__).with_name("faults.py")
-    found = subprocess.run(
-        [sys.executable, "-W", "ignore", script, "--scenario", "kills", *KILLS, "--sqlite", "--check"],
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert found.returncode == 0, found.stdout + found.stderr
-    assert "seed 5: 2 kills" in found.stdout
-    assert "wrong: 0" in found.stdout
+    for scenario in ("workers", "coordinator"):
+        found = subprocess.run(
+            [sys.executable, script, "--scenario", scenario, "--executor", executor, "--kills", "2", "--check"],
+            capture_output=True,
+            text=True,
+            timeout=900,
+        )
+        assert found.returncode == 0, found.stdout + found.stderr
+        assert f"{scenario}: wrong: 0" in found.stdout

@@ -12,13 +12,13 @@ from bench.fused import Fused, Trial, fuse, taken_apart
 from torch import Tensor, nn
 
 from autodistill import data
-from autodistill.config.models import TrainingSpec
+from autodistill.config import TrainingSpec
 from autodistill.data import Data, Split
 from autodistill.data.views import View
 from autodistill.models import build
 from autodistill.records import TrialParams
 from autodistill.training import Execution, Recipe, supervise, train
-from autodistill.training.execution import Executor
+from autodistill.training.execution import StepRunner
 
 CLASSES, SIZE, EPOCHS = 5, 8, 2
 STUDENTS = ("mobilenetv2:0.1", "vgg8:0.1", "resnet8x4:0.1", "resnet8:0.5", "wrn_16_2:0.2")
@@ -59,7 +59,7 @@ def teacher(number: int) -> Tensor:
 def trial(name: str, k: int, count: int = EPOCHS) -> Trial:
     """Seed, learning rate, temperature and weight differ from one trial to the next."""
     params = TrialParams(
-        teacher="t", rule="ts", rule_params={"tau": 1.0 + k}, tau_student=1.0 + k, soft_weight=0.3 + 0.2 * k
+        teacher="t", method="ts", method_params={"tau": 1.0 + k}, tau_student=1.0 + k, soft_weight=0.3 + 0.2 * k
     )
     taught = supervise(params, logits=teacher, labels=pictures().train.labels, loss="soft_cross_entropy")
     spec = TrainingSpec(epochs=9, batch_size=16, lr=0.005 * (k + 1), precision="float32", evaluate_every=9)
@@ -86,9 +86,7 @@ def assert_close(state: dict[str, Tensor], model: nn.Module) -> None:
     """Up to another order of additions."""
     expected = model.state_dict()
     for name, value in state.items():
-        torch.testing.assert_close(
-            value, expected[name], rtol=1e-7, atol=1e-9, msg=lambda text, name=name: name + text
-        )
+        torch.testing.assert_close(value, expected[name], rtol=1e-7, atol=1e-9, msg=lambda text, name=name: name + text)
 
 
 @pytest.mark.parametrize("name", STUDENTS)
@@ -143,7 +141,7 @@ def test_a_gpu_records_the_fused_step():
     for mode in ("eager", "graph"):
         trials = [trial("resnet8:0.5", k, 3) for k in range(3)]
         fused = Fused([one._replace(model=one.model.to("cuda")) for one in trials], data)
-        execute = Executor(fused, Execution(mode, said.append))
+        execute = StepRunner(fused, Execution(mode, said.append))
         curve = []
         for number in range(3):
             execute(fused.begin_epoch(number))

@@ -4,7 +4,7 @@
     python tests/bench/verdict.py --check    and exits 1 where a design falls short
 
 Every design simulates confirm runs, score = finalist + seed + noise, and decides them with the functions that decide
-a study. The first finalist of a layout is no teacher, the others are teachers; two finalists are two teachers.
+a study. The first finalist is no teacher, the others are teachers; two finalists are two teachers.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from itertools import product
 import numpy as np
 
 from autodistill import stats
-from autodistill.stats.recommend import THRESHOLD
+from autodistill.stats.verdict import THRESHOLD
 
 STUDIES, RACED_STUDIES = 10_000, 3_000
 FINALISTS, SEEDS = (2, 3, 4, 5), (3, 5, 8)
@@ -136,7 +136,7 @@ def _row(
     """Count what intervals and decisions make of differences that are `off` the truth by this much."""
     covered = (np.abs(off.difference) <= off.half_width()).mean(axis=0)[np.triu_indices(design.finalists, 1)]
     found = off._replace(difference=off.difference + (truth[:, None] - truth))
-    better = stats.better(stats.ends(found, share=share), threshold=THRESHOLD)
+    better = stats.better(stats.bounds(found, share=share), threshold=THRESHOLD)
     first = design.first_teacher
     beaten = better | np.eye(design.finalists, dtype=bool)
     named = beaten[:, first:, first:].all(axis=-1).mean(axis=0)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from dataset_files import accept_any_checksum, forbid_network, write_cifar, write_fashion, write_images
 
-from autodistill.config.models import DataSpec
+from autodistill.config import DataSpec
 from autodistill.data import DATASETS, Data, load, normalise, record
 from autodistill.errors import AutodistillError
 
@@ -98,7 +98,7 @@ def test_keys_that_mean_nothing_and_sizes_that_do_not_fit_are_errors(spec: DataS
     with pytest.raises(AutodistillError, match=r"data\.pool = 97 does not divide"):
         load(spec.model_copy(update={"pool": 97}))
     if not spec.name.startswith("folder"):
-        with pytest.raises(AutodistillError, match=r"data\.image_size = 16 means nothing"):
+        with pytest.raises(AutodistillError, match=r"data\.image_size = 16 has no effect"):
             load(spec.model_copy(update={"image_size": 16}))
         with pytest.raises(AutodistillError, match="takes no path"):
             load(spec.model_copy(update={"name": f"{spec.name}:x"}))

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from autodistill.models import MODELS, build, lay_out
-from autodistill.models.parts import GlobalAverage
+from autodistill.models.networks import GlobalAverage
 
 LARGEST_STRIDE = {4: 2, 8: 4, 14: 8, 28: 16, 32: 16, 64: 32, 224: 32}
 """Image size to the most that leaves 2x2, rounding up, or 32, the most that any network has."""

@@ -9,10 +9,10 @@ import pytest
 from factories import STUDIES
 
 from autodistill.records import StudyRecord
+from autodistill.report import SECTIONS
 from autodistill.report.charts import CHARTS
-from autodistill.report.sections import SECTIONS
-from autodistill.report.sections.parts import MOST_ROWS, Table
-from autodistill.stats.recommend import recommend
+from autodistill.report.parts import MAX_ROWS, Table
+from autodistill.stats.verdict import recommend
 
 pytestmark = pytest.mark.slow
 
@@ -47,7 +47,7 @@ def test_info_is_a_frozen_pure_function_of_the_record(name: str, record: StudyRe
 def test_tables_are_whole(name: str, record: StudyRecord) -> None:
     for table in tables(SECTIONS[name](record)):
         assert table.caption
-        assert len(table.rows) <= MOST_ROWS
+        assert len(table.rows) <= MAX_ROWS
         assert all(len(row.cells) == len(table.columns) for row in table.rows)
         assert all(row.cells[0].text.strip() for row in table.rows)
 

@@ -47,7 +47,7 @@ def test_the_card_says_what_the_record_says(record, exported):
         "| Wall time | 1 min 05 s |",
         f"| Teacher {TEACHER_NAME} | to be filled in |",
         "| Data digits | to be filled in |",
-        "averaging over blocks of 2 x 2 pixels",
+        "average over blocks of 2 x 2 pixels",
         "N x 1 x 8 x 8",
         "arXiv:2405.13078",
     ):

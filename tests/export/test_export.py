@@ -8,18 +8,19 @@ import torch
 from safetensors import safe_open
 from small_exports import EXTRA, STUDENT, TEACHER, WRITTEN, eager, raw_images
 
-from autodistill import commands
 from autodistill import data as datasets
+from autodistill.cli.flags import search_options
+from autodistill.cli.train import export, train
 from autodistill.errors import AutodistillError, ExportError, StoreError
+from autodistill.executors import WorkerContext
 from autodistill.export import FORMATS
-from autodistill.export.deployed import Deployed
+from autodistill.export.formats import Deployed
 from autodistill.export.weights import Facts
 from autodistill.models import build
 from autodistill.records import (
-    RunRequest,
+    RunSpec,
 )
-from autodistill.store import RunFolder
-from autodistill.workers import Workplace
+from autodistill.store import StudyFolder
 
 pytestmark = pytest.mark.slow
 
@@ -88,10 +89,9 @@ def test_a_wide_resnet_exports_too(record, tmp_path):
 def test_train_from_a_study_then_export_it(folder, record, capsys, with_validation):
     before = folder.record.read_bytes()
     place, to = Path("mine.safetensors"), Path("shipped")
-    request = commands.search_request(device="cpu")
-    commands.train(request, run=str(folder.path), seed=5, to=place, with_validation=with_validation)
+    train(search_options(device="cpu"), run=str(folder.path), seed=5, to=place, with_validation=with_validation)
     shown = capsys.readouterr()
-    commands.export(str(folder.path), weights=place, formats="safetensors", to=to)
+    export(str(folder.path), weights=place, formats="safetensors", to=to)
     text = (to / "README.md").read_text()
     with safe_open(to / "student.safetensors", framework="pt") as file:
         trained = json.loads(file.metadata()["trained"])
@@ -106,8 +106,8 @@ def test_train_from_a_study_then_export_it(folder, record, capsys, with_validati
 
 
 def test_the_joined_split_is_train_then_validation(study):
-    prepared, _ = study
-    data = prepared.data
+    spec, _ = study
+    data = spec.data
     whole = datasets.with_validation(data)
     assert torch.equal(whole.train.images[:120], data.train.images)
     assert torch.equal(whole.train.images[120:], data.validation.images)
@@ -118,12 +118,13 @@ def test_the_joined_split_is_train_then_validation(study):
 
 
 def test_the_teachers_logits_cover_the_validation_rows(study, folder):
-    prepared, _ = study
-    whole = Workplace(prepared.setup.model_copy(update={"with_validation": True}))
-    asked = RunRequest(run="train", params=TEACHER, seed=0, epochs=3, evaluate_on="test")
-    supervision = whole.supervision(asked)
+    spec, _ = study
+    whole = WorkerContext(spec.setup.model_copy(update={"with_validation": True}))
+    asked = RunSpec(run="train", params=TEACHER, seed=0, epochs=3, evaluate_on="test")
+    supervision, curve = whole.supervision(asked), []
     assert supervision.logits(0).shape == (180, 10)
-    (last,) = (it.record for it in whole.epochs(asked, whole.student(0), supervision) if it.record.epoch == 3)
+    whole.fit(asked, supervision, curve=curve)
+    last = curve[-1]
     assert last.val_top1 is None
     assert last.test_top1 is not None
 
@@ -146,4 +147,4 @@ def test_export_from_the_command_line(folder, capsys):
 def test_export_errors_are_the_projects_own():
     assert issubclass(ExportError, AutodistillError)
     assert ExportError.exit_code == 1
-    assert isinstance(RunFolder(Path("x")).weights("confirm/0000-1000"), Path)
+    assert isinstance(StudyFolder(Path("x")).weights("confirm/0000-1000"), Path)

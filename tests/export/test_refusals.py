@@ -11,7 +11,7 @@ from torch import nn
 
 from autodistill.errors import ConfigError, DataError, ExportError, StoreError
 from autodistill.export import chosen, export_student, formats
-from autodistill.export.deployed import Deployed
+from autodistill.export.formats import Deployed
 from autodistill.export.weights import pick
 
 pytestmark = pytest.mark.slow
@@ -86,14 +86,14 @@ def test_an_unconfirmed_study_has_no_weights_of_its_own(folder, record):
         ({"stem_stride": 2}, ConfigError, "its stem has stride 2"),
         ({"mean": [0.5, 0.5, 0.5]}, ConfigError, "3 channels"),
         ({"architecture": None}, StoreError, "metadata architecture"),
-        ({}, ConfigError, "says nothing of how it was trained"),
+        ({}, ConfigError, "does not say how it was trained"),
     ],
     ids=["architecture", "classes", "stride", "channels", "nothing", "unknown"],
 )
 def test_weights_of_another_network_are_refused(folder, record, tmp_path, update, error, match):
     from safetensors.torch import save_file
 
-    with safe_open(folder.weights(record.finalists[0].runs[0].run), framework="pt") as file:
+    with safe_open(folder.weights(record.finalists[0].runs[0].key), framework="pt") as file:
         told = {key: json.loads(value) for key, value in file.metadata().items()}
         state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     path = tmp_path / "other.safetensors"
@@ -106,7 +106,7 @@ def test_weights_of_another_network_are_refused(folder, record, tmp_path, update
 def test_broken_weights_are_refused(folder, record, tmp_path, content):
     path = tmp_path / "broken.safetensors"
     if content == "truncated":
-        content = folder.weights(record.finalists[0].runs[0].run).read_bytes()[:-100]
+        content = folder.weights(record.finalists[0].runs[0].key).read_bytes()[:-100]
     if content is not None:
         path.write_bytes(content)
     with pytest.raises(StoreError, match=re.escape(str(path))):
@@ -119,7 +119,7 @@ def test_weights_that_hold_another_network_than_they_say(folder, record, tmp_pat
     told = {"architecture": STUDENT, "mean": [0.0], "std": [1.0], "classes": record.data.classes}
     path = tmp_path / "other.safetensors"
     save_file({"fc.weight": torch.zeros(10, 3)}, path, {key: json.dumps(value) for key, value in told.items()})
-    with pytest.raises(StoreError, match=f"is no {STUDENT} for images of 1 x 4 x 4"):
+    with pytest.raises(StoreError, match=f"not a {STUDENT} for images of 1 x 4 x 4"):
         pick(record, folder, weights=path)
 
 

@@ -11,7 +11,7 @@ NAN = math.nan
 NOISE = np.array([[4, -4, 0], [0, 4, -4], [2, -2, 0], [0, -4, 4]]) / 10_000
 
 
-def layout(*means: float, noise: float = 1.0) -> np.ndarray:
+def table(*means: float, noise: float = 1.0) -> np.ndarray:
     return np.array(means)[:, None] + noise * NOISE[: len(means)]
 
 
@@ -20,31 +20,31 @@ def named(scores: np.ndarray, spent: float = 1.0) -> list[bool]:
 
 
 def test_nothing_is_left_to_ask_when_all_is_decided() -> None:
-    assert named(layout(0.77, 0.80, 0.78)) == [False, False, False]
+    assert named(table(0.77, 0.80, 0.78)) == [False, False, False]
 
 
 def test_the_best_and_its_nearest_open_rival_go_on() -> None:
-    assert named(layout(0.77, 0.790, 0.7895, 0.770)) == [False, True, True, False]
-    assert named(layout(0.77, 0.770, 0.7895, 0.790)) == [False, False, True, True]
+    assert named(table(0.77, 0.790, 0.7895, 0.770)) == [False, True, True, False]
+    assert named(table(0.77, 0.770, 0.7895, 0.790)) == [False, False, True, True]
 
 
 def test_no_teacher_goes_on_while_help_is_open() -> None:
-    assert named(layout(0.789, 0.790, 0.780), spent=0.1) == [True, True, False]
-    assert named(layout(0.7895, 0.790, 0.7895), spent=0.1) == [True, True, True]
-    assert named(layout(0.795, 0.790, 0.7895)) == [False, True, True]
+    assert named(table(0.789, 0.790, 0.780), spent=0.1) == [True, True, False]
+    assert named(table(0.7895, 0.790, 0.7895), spent=0.1) == [True, True, True]
+    assert named(table(0.795, 0.790, 0.7895)) == [False, True, True]
 
 
 def test_of_two_rivals_the_less_certain_one_is_asked() -> None:
-    scores = np.hstack([layout(0.77, 0.792, 0.7905, 0.7905, noise=3.0), np.full((4, 2), NAN)])
+    scores = np.hstack([table(0.77, 0.792, 0.7905, 0.7905, noise=3.0), np.full((4, 2), NAN)])
     scores[1:3, 3:] = [[0.792, 0.792], [0.7905, 0.7905]]
     assert named(scores) == [False, True, False, True]
 
 
 def test_a_finalist_without_runs_is_out_of_the_race() -> None:
-    scores = layout(0.77, 0.79, 0.7895)
+    scores = table(0.77, 0.79, 0.7895)
     scores[2] = NAN
     assert named(scores) == [False, False, False]
-    scores = layout(0.7895, 0.79, 0.78)
+    scores = table(0.7895, 0.79, 0.78)
     scores[0] = NAN
     assert named(scores) == [False, False, False]
     assert named(np.full((3, 3), NAN)) == [False, False, False]

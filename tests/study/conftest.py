@@ -1,36 +1,22 @@
-"""The reference study, made once, and what a test of another takes from it."""
+"""Two finished studies, made once: one with real training, one without."""
 
 import shutil
-from collections.abc import Iterator
 
 import pytest
-from small_studies import Here, Reference, briefly, drive, request
+from small_studies import Reference, drive, fake, options
 
-from autodistill.records import (
-    StudyRecord,
-)
-from autodistill.study import running as running_module
-
-
-@pytest.fixture(autouse=True)
-def _brief(monkeypatch: pytest.MonkeyPatch) -> None:
-    briefly(monkeypatch)
-
-
-@pytest.fixture
-def here(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(running_module, "Pool", Here)
+from autodistill.records import StudyRecord
+from autodistill.study.run import local_executor
 
 
 @pytest.fixture(scope="session")
-def reference(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reference]:
-    """A study by two processes with a cold cache."""
+def reference(tmp_path_factory: pytest.TempPathFactory) -> Reference:
+    """A study with real training by two processes, with a cold cache."""
     place = tmp_path_factory.mktemp("reference")
     with pytest.MonkeyPatch.context() as patch:
-        briefly(patch)
         patch.setenv("AUTODISTILL_CACHE", str(place / "cache"))
         patch.chdir(place)
-        record = drive(request(workers=2))
+        record = drive(options(workers=2), executor_for=local_executor)
     return Reference(record, place / "cache", place)
 
 
@@ -41,7 +27,25 @@ def warm(reference: Reference, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def finished(reference: Reference, here: None, warm: None) -> StudyRecord:
-    """The finished reference study in the folder here."""
+def finished(reference: Reference, warm: None) -> StudyRecord:
+    """The finished reference study in this folder."""
     shutil.copytree(reference.place / "runs", "runs")
     return reference.record
+
+
+@pytest.fixture(scope="session")
+def faked(tmp_path_factory: pytest.TempPathFactory) -> Reference:
+    """A study without training."""
+    place = tmp_path_factory.mktemp("faked")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AUTODISTILL_CACHE", str(place / "cache"))
+        patch.chdir(place)
+        record = fake(options())
+    return Reference(record, place / "cache", place)
+
+
+@pytest.fixture
+def done(faked: Reference) -> StudyRecord:
+    """The finished study without training in this folder, with a cold cache."""
+    shutil.copytree(faked.place / "runs", "runs")
+    return faked.record

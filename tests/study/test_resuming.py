@@ -1,67 +1,69 @@
-"""A study that was killed, timed out or given more budget goes on from what it kept."""
+"""A study that was killed, stopped, timed out or given more budget continues from what it kept."""
 
 import functools
+import io
 import itertools
 import json
 import os
+import shutil
 import signal
 import sys
+import threading
 import time
-import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
+import torch
+from fake_trainer import Behaviour, all_trained, behave, trained
 from processes import alive, children_of
-from small_studies import NAME, TINY, Here, core, drive, kept, request, results, stamps
-
-from autodistill import __main__ as entry
-from autodistill import commands, showing
-from autodistill.errors import ConfigError, StoreError
-from autodistill.records import (
-    EpochEvent,
-    Event,
-    Note,
-    RunEnded,
-    StudyRecord,
-    read_study,
-    to_json,
+from small_studies import (
+    NAME,
+    TINY,
+    Killed,
+    core,
+    drive,
+    fake,
+    fake_work,
+    kept,
+    kill_after,
+    options,
+    results,
+    stamps,
 )
-from autodistill.study import prepare, run_study
-from autodistill.study import running as running_module
-from autodistill.study.simulating import Costs
+
+from autodistill.cli.train import train
+from autodistill.errors import ConfigError, StoreError
+from autodistill.executors import (
+    Line,
+    MeasureStudentTask,
+    MeasureTeacherTask,
+    SerialExecutor,
+    Stopped,
+    StudentTimes,
+    TeacherTimes,
+)
+from autodistill.records import EpochEvent, Event, Note, RunEnded, StudyRecord, read_study, to_json
 
 pytestmark = pytest.mark.slow
 
 KILLS: dict[str, Callable[[Path, int], bool]] = {
     "the ladder is trained": lambda place, runs: any(place.glob("cache/ladder/*/*.lock")),
-    "the cache is filled": lambda place, runs: len(list(place.glob("cache/logits/*/*.safetensors"))) > 2,
-    "trials are searched": lambda place, runs: any(place.glob("runs/*/trials/0003/short/result.json")),
-    "finalists are confirmed": lambda place, runs: any(place.glob("runs/*/confirm/*/result.json")),
+    "trials are searched": lambda place, runs: len(results(place)) > 5,
     "the last run is over": lambda place, runs: len(results(place)) == runs,
 }
 
 
 def started(place: Path, arguments: Sequence[str]) -> int:
-    """The command line in a process of its own: forked, as each start would take seconds to import torch again."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        pid = os.fork()
-    if pid:
-        return pid
-    try:
-        os.chdir(place)
-        os.environ["AUTODISTILL_CACHE"] = str(place / "cache")
-        sys.argv = ["autodistill", "search", *arguments]
-        sys.stdout = sys.stderr = (place / "log").open("w", buffering=1)
-        entry.run()
-    finally:
-        os._exit(1)
+    """Run the command line in a process of its own. A fork would hang where tests before it have started threads."""
+    command = [sys.executable, "-W", "ignore", "-m", "autodistill", "search", *arguments]
+    environment = {**os.environ, "AUTODISTILL_CACHE": str(place / "cache")}
+    shell = ["/bin/sh", "-c", 'cd "$0" && exec "$@" > log 2>&1', str(place), *command]
+    return os.posix_spawn("/bin/sh", shell, environment)
 
 
-def killed_when(reached: Callable[[], bool], pid: int) -> int:
-    """Wait until it is so, kill the process, wait until its workers are gone; returns its status."""
+def signalled_when(reached: Callable[[], bool], pid: int, number: int) -> int:
+    """Wait until a state is reached, send a signal, wait until the workers are gone; returns the process's status."""
     workers: set[int] = set()
     for look in itertools.count():
         if reached():
@@ -71,7 +73,7 @@ def killed_when(reached: Callable[[], bool], pid: int) -> int:
             return status
         workers |= children_of(pid) if look % 50 == 0 else set()
         time.sleep(0.002)
-    os.kill(pid, signal.SIGKILL)
+    os.kill(pid, number)
     status = os.waitpid(pid, 0)[1]
     until = time.monotonic() + 60
     while any(map(alive, workers)):
@@ -80,177 +82,366 @@ def killed_when(reached: Callable[[], bool], pid: int) -> int:
     return status
 
 
-def test_a_study_killed_five_times_ends_as_one_that_never_was(tmp_path, reference, monkeypatch):
-    arguments = ["--student", "resnet8:0.25", "--space", "smoke", "--budget", "11", "--workers", "1"]
-    arguments += itertools.chain(*(("--set", override) for override in TINY))
+ARGUMENTS = ("--student", "resnet8:0.25", "--space", "smoke", "--budget", "11", "--workers", "1")
+SETTINGS = tuple(itertools.chain(*(("--set", override) for override in TINY)))
+
+
+def test_a_study_killed_three_times_ends_as_an_undisturbed_study(tmp_path, reference, monkeypatch):
     runs = len(results(reference.place))
     for when, reached in KILLS.items():
-        status = killed_when(functools.partial(reached, tmp_path, runs), started(tmp_path, arguments))
+        pid = started(tmp_path, [*ARGUMENTS, *SETTINGS])
+        status = signalled_when(functools.partial(reached, tmp_path, runs), pid, signal.SIGKILL)
         assert os.WIFSIGNALED(status), f"ended before {when}:\n{(tmp_path / 'log').read_text()}"
-        record = tmp_path / "runs" / NAME / "study.json"
-        state = read_study(record).state if record.exists() else "none yet"
-        assert state in ({"running", "complete"} if when == "the last run is over" else {"none yet", "running"})
-    monkeypatch.setattr(running_module, "Pool", Here)
+        state = read_study(tmp_path / "runs" / NAME / "study.json").state
+        assert state in ({"running", "complete"} if when == "the last run is over" else {"running"})
     monkeypatch.setenv("AUTODISTILL_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
-    assert core(drive(request())) == core(reference.record)
+    assert core(drive(options())) == core(reference.record)
     assert len(results(tmp_path)) == runs
     assert not list(tmp_path.glob("runs/**/.*.tmp"))
 
 
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1"])
+def test_a_signal_ends_the_command_with_130_and_the_same_command_continues(tmp_path, reference, monkeypatch, name):
+    """Long runs, so that the signal meets some of them."""
+    shutil.copytree(reference.cache, tmp_path / "cache")
+    longer = ["--set", "training.epochs=4000", "--set", "training.rung_epochs=1333", "--set", "data.views=3"]
+    pid = started(tmp_path, [*ARGUMENTS, *SETTINGS, *longer])
+    log = tmp_path / "log"
+
+    before: dict[Path, int] = {}
+
+    def checkpointed() -> bool:
+        before.update(stamps(tmp_path.glob("runs/*/checkpoints/*.pt")))
+        return bool(before)
+
+    status = signalled_when(checkpointed, pid, getattr(signal, name))
+    assert os.waitstatus_to_exitcode(status) == 130, log.read_text()
+    *_, last = log.read_text().splitlines()
+    said = "stopped by a signal, every run has a checkpoint. Continue with: autodistill search --student resnet8:0.25"
+    assert last.startswith(said)
+    (there,) = tmp_path.glob("runs/*/checkpoints/*.pt")
+    assert there.stat().st_mtime_ns > before[there], "the signal made it write another one"
+    assert not results(tmp_path)
+    assert read_study(tmp_path / "runs" / NAME / "study.json").state == "running"
+
+    curve = torch.load(io.BytesIO(there.read_bytes()[32:]), weights_only=True)["curve"]
+    assert len(curve) < 4000
+    monkeypatch.setenv("AUTODISTILL_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    epochs: list[EpochEvent] = []
+
+    def watch(event: Event) -> None:
+        if isinstance(event, EpochEvent):
+            epochs.append(event)
+        if len(epochs) == len(curve) + 5:
+            raise Killed
+
+    with pytest.raises(Killed):
+        drive(options(*longer[1::2]), watch)
+    assert [it.record.model_dump() for it in epochs[: len(curve)]] == curve
+    *known, fresh = (it.wall_s for it in epochs[1 : len(curve) + 1])
+    assert sum(known) < fresh + 0.01 * len(known), "epochs of the checkpoint are told of, not trained again"
+
+
+def events_of(place: Path) -> int:
+    """Return the number of events of a study from its begin to its end."""
+    seen: list[Event] = []
+    fake(options(), seen.append)
+    shutil.rmtree(place)
+    return len(seen)
+
+
+def test_a_study_killed_at_any_event_gives_an_equal_record(faked):
+    events = events_of(Path("runs"))
+    for count in (1, 2, 3, *range(4, events, 6), events):
+        with pytest.raises(Killed):
+            fake(options(), kill_after(count))
+        spent = kept().spent_epochs
+        again = fake(options())
+        assert core(again) == core(faked.record) == core(kept()), f"killed at event {count}"
+        assert again.spent_epochs >= spent
+        shutil.rmtree("runs")
+
+
+def test_a_study_killed_again_and_again_trains_no_epoch_twice(faked):
+    """Each process gets a little further."""
+    for _ in range(100):
+        try:
+            record = fake(options(), kill_after(70))
+            break
+        except Killed:
+            continue
+    assert core(record) == core(faked.record)
+    assert len(all_trained()) == len(set(all_trained()))
+
+
+def test_a_stopped_study_has_checkpoints_and_the_same_command_continues(faked):
+    stop = threading.Event()
+
+    def on_event(event: Event) -> None:
+        if isinstance(event, EpochEvent) and event.run == "baselines/plain-kd":
+            stop.set()
+
+    def stoppable(spec):
+        return SerialExecutor(spec.setup, data=spec.data, stop=stop, work=fake_work)
+
+    with pytest.raises(Stopped):
+        fake(options(), on_event, executor_for=stoppable)
+    assert trained("baselines/plain-kd") == [1]
+    assert len(list(Path("runs", NAME, "checkpoints").iterdir())) == 1
+    assert core(fake(options())) == core(faked.record)
+    assert trained("baselines/plain-kd") == [1, 2, 3]
+
+
 def unfinish() -> None:
-    """As a kill before the last write would leave it."""
+    """Leave the record as a kill before the last write would."""
     path = Path("runs", NAME, "study.json")
     path.write_text(to_json(read_study(path).model_copy(update={"state": "running", "recommendation": None})))
 
 
-def test_a_finished_study_starts_no_process_and_gives_its_record(finished, monkeypatch):
-    monkeypatch.setattr(running_module, "Pool", None)
-    assert drive(request()) == finished == kept()
+def test_a_finished_study_starts_no_executor_and_gives_its_record(done):
+    def none(_):
+        raise AssertionError
+
+    assert fake(options(), executor_for=none) == done == kept()
 
 
-def test_kept_runs_are_replayed_and_the_record_never_falls_back(finished):
+def test_kept_runs_are_read_and_the_record_never_falls_back(done):
     unfinish()
     before, seen = stamps(results(Path())), []
-    again = drive(request(), lambda _: seen.append(len(kept().finalists)))
+    again = fake(options(), lambda _: seen.append(len(kept().finalists)))
     assert set(seen) == {3}, "written before anything new was known"
-    assert core(again) == core(finished) == core(kept())
+    assert core(again) == core(done) == core(kept())
     assert stamps(results(Path())) == before
-    assert again.timing["views_computed"] == finished.timing["views_computed"]
-    assert again.timing["phases_s"]["search"] >= finished.timing["phases_s"]["search"]
+    assert again.timing["phases_s"]["search"] >= done.timing["phases_s"]["search"]
+    assert not all_trained()
 
 
-def stepping() -> SimpleNamespace:
-    """A clock that moves a second at every look."""
-    return SimpleNamespace(monotonic=map(float, itertools.count()).__next__)
+def test_kept_results_have_the_same_timing(finished):
+    unfinish()
+    again = drive(options())
+    assert core(again) == core(finished)
+    for part in ("views_computed", "runs_s", "parts_s"):
+        assert again.timing[part] == finished.timing[part]
 
 
-def test_a_timeout_stops_and_the_same_command_resumes_to_the_same_end(reference, here, warm, monkeypatch):
-    monkeypatch.setattr(running_module, "time", stepping())
+def test_a_timeout_stops_and_the_same_command_resumes_to_the_same_end(faked):
+    behave({"*": Behaviour(epoch_s=0.1)})
     notes: list[str] = []
     sessions: list[StudyRecord] = []
-    for timeout in ("1s", "40s", "60s", "200s"):
-        sessions.append(
-            drive(request(timeout=timeout), lambda it: notes.append(it.text) if isinstance(it, Note) else None)
-        )
+    while not sessions or sessions[-1].state == "running":
+        asked = options(timeout="2s")
+        sessions.append(fake(asked, lambda it: notes.append(it.text) if isinstance(it, Note) else None))
         assert core(kept()) == core(sessions[-1])
-    assert [it.state for it in sessions].count("running") >= 3
-    assert sessions[0].spent_epochs == 0
+    assert len(sessions) >= 3
     assert [it.spent_epochs for it in sessions] == sorted(it.spent_epochs for it in sessions)
-    assert "--timeout: stopped after 40 s; the same command goes on from here" in notes
-    assert core(sessions[-1]) == core(reference.record)
+    assert "--timeout: stopped after 2 s; the same command continues" in notes
+    assert core(sessions[-1]) == core(faked.record)
 
 
-def test_a_timeout_before_anything_new_leaves_a_finished_record_as_it_is(finished, monkeypatch):
-    monkeypatch.setattr(running_module, "time", stepping())
-    assert drive(request(timeout="1s", budget="13")) == finished == kept()
+def test_a_timeout_before_anything_new_keeps_all_that_is_known(done):
+    record = fake(options(timeout="0.000001s", budget="13"))
+    assert record == kept()
+    assert record.state == "running"
+    assert record.plan.requested == "13"
+    assert record.trials == done.trials
+    assert record.finalists == done.finalists
+    assert fake(options(budget="13")).spent_epochs > done.spent_epochs
 
 
-def test_a_budget_of_time_becomes_epochs_once(here, monkeypatch):
-    slow, fast = (
-        Costs(
-            epoch_s=epoch_s,
-            targets_s=0.1,
-            validation_s=validation_s,
-            test_s=1.0,
-            run_s=1.0,
-            profile_s=1.0,
-            teachers={},
-            held_out=1.0,
-            views=3,
-            evaluate_every=2,
-        )
-        for epoch_s, validation_s in ((0.8, 0.2), (0.1, 0.1))
-    )
-    measured = iter([slow, fast, fast])
+def timed(epoch_s: float):
+    """Return an executor for which an epoch takes so long."""
 
-    def measure(*_: object) -> Iterator[Event]:
-        yield from ()
-        return next(measured)
+    def work(task, context):
+        if isinstance(task, MeasureStudentTask):
+            steps = Line(once_s=epoch_s)
+            return StudentTimes(training=steps, targets=Line(), evaluation_s=0.0, build_s=0.0, fit_s=0.0, profile_s=0.0)
+        if isinstance(task, MeasureTeacherTask):
+            return TeacherTimes(view_s=0.0)
+        return fake_work(task, context)
 
-    monkeypatch.setattr(running_module, "measure", measure)
-    monkeypatch.setattr(running_module, "time_left", lambda *_: None)
-
-    def planned(budget: str) -> str:
-        events = run_study(prepare(request(budget=budget, workers=2)))
-        note = next(events)
-        events.close()
-        return note.text
-
-    first = planned("0.3m")
-    assert first.startswith("plan: 12 full trainings"), "2 workers for 18 s, 0.9 s an epoch, 0.2 every other"
-    assert planned("0.3m") == first
-    with pytest.raises(ConfigError, match=r"--budget 0\.01m: .* the smallest is 10 "):
-        planned("0.01m")
+    return lambda spec: SerialExecutor(spec.setup, data=spec.data, work=work)
 
 
-def test_a_higher_budget_goes_on_and_trains_no_finished_run_again(finished):
+def test_a_budget_of_time_becomes_epochs_once(monkeypatch, tmp_path):
+    """An epoch takes 1 s; two workers train 36 epochs in 18 s. A later command may measure what it likes."""
+    asked = options(budget="0.3m", workers=2)
+    with pytest.raises(Killed):
+        fake(asked, kill_after(3), executor_for=timed(1.0))
+    assert (kept().plan.requested, kept().plan.total_epochs) == ("0.3m", 36)
+    monkeypatch.setenv("AUTODISTILL_CACHE", str(tmp_path))
+    notes = []
+    record = fake(asked, lambda it: notes.append(it) if isinstance(it, Note) else None, executor_for=timed(0.01))
+    assert notes[0].text.startswith("plan: 12 full trainings")
+    assert record.plan.total_epochs == 36
+    assert 33 <= record.spent_epochs <= 36
+    with pytest.raises(ConfigError, match=r"--budget 0\.001m: .* the smallest is 10 "):
+        fake(options(budget="0.001m", workers=2, study="other"), executor_for=timed(0.01))
+
+
+def test_a_budget_of_time_needs_a_measurement():
+    def blind(spec):
+        def work(task, context):
+            return None if isinstance(task, MeasureStudentTask) else fake_work(task, context)
+
+        return SerialExecutor(spec.setup, data=spec.data, work=work)
+
+    from autodistill.errors import StudyError
+
+    with pytest.raises(StudyError, match="--budget 8h: the duration of an epoch could not be measured"):
+        fake(options(budget="8h"), executor_for=blind)
+    assert fake(options(), executor_for=blind).state == "complete", "without a plan of time"
+
+
+def test_a_higher_budget_continues_and_trains_no_finished_run_again(done):
     before = stamps(results(Path()))
     fresh: list[RunEnded] = []
-    second = drive(
-        request(budget="13"),
+    second = fake(
+        options(budget="13"),
         lambda it: fresh.append(it) if isinstance(it, RunEnded) and not it.reused else None,
     )
-    assert stamps(before) == before
+    after = stamps(results(Path()))
     assert second.plan.requested == "13"
-    assert finished.spent_epochs < second.spent_epochs <= 39
-    first, both = ({run.run for run in record.runs()} for record in (finished, second))
+    assert done.spent_epochs < second.spent_epochs <= 39
+    first, both = ({run.run for run in record.runs()} for record in (done, second))
     assert {it.record.run for it in fresh} == both - first != set()
-    known = len(finished.trials)
-    assert [it.params for it in second.trials[:known]] == [it.params for it in finished.trials]
+    continued = {it.record.key for it in fresh}
+    assert {path: stamp for path, stamp in after.items() if path in before and path.stem not in continued} == {
+        path: stamp for path, stamp in before.items() if path.stem not in continued
+    }
+    known = len(done.trials)
+    assert [it.params for it in second.trials[:known]] == [it.params for it in done.trials]
 
 
-def test_a_damaged_space_is_taken_from_the_record(finished):
-    unfinish()
-    path = Path("runs", NAME, "run.toml")
+def test_a_lost_or_damaged_space_is_written_again(done):
+    path = Path("runs", NAME, "space.toml")
     whole = path.read_text()
-    path.write_text("\0garbage")
-    assert core(drive(request(workers=7))) == core(finished), "with the wave that it was begun with"
-    assert path.read_text() == whole
-    path.write_text("wave = ")
-    Path("runs", NAME, "study.json").write_text("{")
-    with pytest.raises(StoreError, match=r"run\.toml: damaged"):
-        drive(request())
+    for spoil in (lambda: path.write_text("\0garbage"), path.unlink):
+        unfinish()
+        spoil()
+        assert core(fake(options())) == core(done)
+        assert path.read_text() == whole
 
 
-def test_a_damaged_plan_is_taken_from_the_record(finished):
-    path = Path("runs", NAME, "plan.json")
-    path.write_text("\0garbage")
-    unfinish()
-    assert core(drive(request())) == core(finished)
+def test_a_study_whose_record_is_lost_is_made_again_from_its_results(done):
     Path("runs", NAME, "study.json").unlink()
-    path.write_text("{}")
-    assert core(drive(request())) == core(finished)
-    assert len(path.read_text()) > 2, "made anew"
+    assert core(fake(options())) == core(done)
+    assert not all_trained()
 
 
-def test_a_result_of_other_parameters_under_a_run_s_name_is_not_taken(finished):
-    path = Path("runs", NAME, "baselines", "plain-kd", "result.json")
-    found = json.loads(path.read_text())
-    found["record"]["params"]["soft_weight"] = 0.123
-    path.write_text(json.dumps(found))
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b'{"result": {}}', b"[]"])
+def test_a_damaged_result_is_trained_again(done, content):
+    path = Path("runs", NAME, "results", f"{done.plain_kd.key}.json")
+    whole = path.read_bytes()
+    path.write_bytes(content)
     unfinish()
-    assert core(drive(request())) == core(finished)
+    assert core(fake(options())) == core(done)
+    assert json.loads(path.read_bytes())["result"] == json.loads(whole)["result"]
+    assert trained("baselines/plain-kd") == [1, 2, 3]
 
 
-def test_a_study_whose_first_run_is_still_going_is_said_to_be_there(finished):
+def test_a_result_with_another_digit_is_trained_again(done):
+    path = Path("runs", NAME, "results", f"{done.plain_kd.key}.json")
+    whole = json.loads(path.read_text())
+    changed = json.loads(path.read_text())
+    changed["result"]["curve"][-1]["val_top1"] += 0.1
+    path.write_text(json.dumps(changed))
+    unfinish()
+    assert core(fake(options())) == core(done)
+    assert json.loads(path.read_bytes())["result"] == whole["result"]
+    assert trained("baselines/plain-kd") == [1, 2, 3]
+
+
+def test_a_result_under_another_key_is_not_taken(done):
+    place = Path("runs", NAME, "results")
+    shutil.copy(place / f"{done.no_teacher.key}.json", place / f"{done.plain_kd.key}.json")
+    unfinish()
+    assert core(fake(options())) == core(done)
+
+
+def test_failures_that_decisions_rest_on_stay_failures():
+    """A run that failed by its workers' deaths is not kept under its key; the trials on record say that it failed."""
+    behave({"trials/0002/*": Behaviour(fails_at=1)})
+    asked = options()
+    record = fake(asked)
+    failed = record.trials[2]
+    assert failed.state == "failed"
+    assert not Path("runs", NAME, "results", f"{failed.rung.key}.json").exists()
+    unfinish()
+    behave({})
+    before = all_trained()
+    again = fake(asked)
+    assert core(again) == core(record)
+    assert again.trials[2] == failed
+    assert all_trained() == before
+
+
+def test_a_run_that_failed_and_is_in_no_trial_is_trained_again():
+    behave({"baselines/plain-kd": Behaviour(fails_at=1)})
+    record = fake(options())
+    assert record.plain_kd.state == "failed"
+    behave({})
+    unfinish()
+    assert fake(options()).plain_kd.state == "complete"
+
+
+def test_a_diverged_run_stays_failed():
+    behave({"baselines/plain-kd": Behaviour(diverges_at=2)})
+    record = fake(options())
+    assert "became nan" in record.plain_kd.reason
+    behave({})
     Path("runs", NAME, "study.json").unlink()
-    with pytest.raises(StoreError, match="no run has ended yet"):
-        showing.folder_of(NAME)
+    assert core(fake(options())) == core(record)
+    assert trained("baselines/plain-kd") == [1, 2]
 
 
-def test_a_student_s_file_is_not_overwritten(finished):
+def test_a_student_s_file_is_not_overwritten(done):
     Path("student.safetensors").write_text("mine")
     with pytest.raises(StoreError, match="exists already; nothing was trained"):
-        commands.train(request(), run=NAME, seed=0, to=Path("student.safetensors"))
+        train(options(), run=NAME, seed=0, to=Path("student.safetensors"))
     assert Path("student.safetensors").read_text() == "mine"
 
 
-def test_a_full_run_whose_short_run_left_nothing_to_go_on_with_ends_the_same(finished):
+def test_a_full_run_whose_checkpoint_is_lost_ends_the_same(finished):
+    """It trains its first epochs again, which the rung has paid for and nobody is told of."""
     trial = next(trial for trial in finished.trials if trial.full)
-    Path("runs", NAME, trial.full.run, "result.json").unlink()
+    path = Path("runs", NAME, "results", f"{trial.full.key}.json")
+    document = json.loads(path.read_text())
+    del document["checksum"]
+    document["result"] = trial.rung.model_dump(mode="json")
+    path.write_text(json.dumps(document))
     unfinish()
     epochs: list[int] = []
-    again = drive(request(), lambda it: epochs.append(it.record.epoch) if isinstance(it, EpochEvent) else None)
+    again = drive(options(), lambda it: epochs.append(it.record.epoch) if isinstance(it, EpochEvent) else None)
     assert core(again) == core(finished)
-    assert epochs == [2, 3], "what the short run has paid for is not told again"
+    assert epochs == [2, 3]
+
+
+def test_a_missing_test_score_is_computed_from_the_kept_weights(finished):
+    """Equal keys have equal weights; whether they were evaluated on the test split is no part of the key."""
+    run = finished.finalists[1].runs[0]
+    path = Path("runs", NAME, "results", f"{run.key}.json")
+    whole = json.loads(path.read_text())
+    without = json.loads(path.read_text())
+    del without["checksum"]
+    without["result"]["curve"][-1]["test_top1"] = None
+    path.write_text(json.dumps(without))
+    unfinish()
+    epochs = []
+    again = drive(options(), lambda it: epochs.append(it) if isinstance(it, EpochEvent) else None)
+    assert core(again) == core(finished)
+    assert epochs == [], "nothing was trained"
+    assert json.loads(path.read_text())["result"] == whole["result"]
+
+
+def test_without_kept_weights_a_missing_test_score_is_trained_for(finished):
+    run = finished.finalists[1].runs[0]
+    path = Path("runs", NAME, "results", f"{run.key}.json")
+    without = json.loads(path.read_text())
+    del without["checksum"]
+    without["result"]["curve"][-1]["test_top1"] = None
+    path.write_text(json.dumps(without))
+    Path("runs", NAME, "weights", f"{run.key}.safetensors").write_bytes(b"damaged")
+    unfinish()
+    assert core(drive(options())) == core(finished)

@@ -1,28 +1,41 @@
-"""A study, whole: every part of its record, equal however it was run, each teacher run once."""
+"""A study from end to end: every part of its record, equal in every executor, each teacher run once."""
 
-import hashlib
-import os
+import math
 import shutil
+import threading
 from collections import Counter
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pytest
-import torch
-from factories import bare
-from small_studies import NAME, NEEDED_VIEWS, Here, briefly, core, drive, everything, kept, request, stamps
+from fake_trainer import Behaviour, behave
+from small_studies import (
+    NAME,
+    NEEDED_VIEWS,
+    Killed,
+    core,
+    drive,
+    everything,
+    fake,
+    fake_work,
+    idle,
+    kept,
+    kill_after,
+    options,
+    serial,
+    stamps,
+)
 
-from autodistill import logit_cache as cache
-from autodistill import showing
-from autodistill.commands import search_request
+from autodistill.cli import show
+from autodistill.cli.flags import search_options
 from autodistill.errors import StoreError
+from autodistill.executors import LocalExecutor
 from autodistill.records import (
-    EpochEvent,
     Event,
     Note,
     PhaseStarted,
     RunEnded,
-    RunRequest,
+    RunSpec,
     StudyRecord,
     TaskProgress,
     TrialEnded,
@@ -30,10 +43,9 @@ from autodistill.records import (
     read_study,
     to_json,
 )
-from autodistill.store import cache_root
-from autodistill.study import environment, estimate, estimates, prepare, run_study, spelt
-from autodistill.study import running as running_module
-from autodistill.workers import Workplace
+from autodistill.store import cache_root, write_text
+from autodistill.study import describe_plan, environment, estimate, resolve
+from autodistill.study.runs import RunStore
 
 pytestmark = pytest.mark.slow
 
@@ -47,9 +59,9 @@ def test_a_study_ends_with_every_part_of_its_record(reference):
     assert len(record.trials) >= 4
     fulls = [trial for trial in record.trials if trial.full]
     assert fulls
-    assert all(trial.full.curve[:1] == trial.short.curve for trial in fulls), "gone on with, not begun again"
+    assert all(trial.full.curve[:1] == trial.rung.curve for trial in fulls), "continued, not trained again"
     assert all(trial.full.spent_epochs == 2 for trial in fulls)
-    assert not list(reference.place.rglob("checkpoint.pt"))
+    assert not any(reference.place.glob("runs/*/checkpoints/*")), "every trial has ended"
     assert all(trial.state != "running" for trial in record.trials)
     assert [finalist.teacher for finalist in record.finalists].count(None) == 1
     assert all(run.test_top1 is not None for finalist in record.finalists for run in finalist.runs)
@@ -57,7 +69,7 @@ def test_a_study_ends_with_every_part_of_its_record(reference):
     assert read_study(reference.place / "runs" / NAME / "study.json") == record
     phases = {"teachers", "profiles", "baselines and priors", "search", "confirm"}
     assert set(record.timing["phases_s"]) == {"start-up", *phases}
-    assert set(record.timing["planned_s"]) == {*phases, "report"}
+    assert set(record.timing["planned_s"]) == {*phases - {"profiles"}, "report"}
     assert set(record.timing["runs_s"]) == {run.run for run in record.runs()}
     parts, runs = record.timing["parts_s"], record.timing["runs_s"]
     assert set(parts) == {"teacher", "cache", "targets", "student", "evaluation"}
@@ -66,25 +78,29 @@ def test_a_study_ends_with_every_part_of_its_record(reference):
     assert record.environment.keys() >= environment("cpu").keys()
 
 
+def test_the_files_of_a_study_are_kept_by_key(reference):
+    place = reference.place / "runs" / NAME
+    assert {path.name for path in place.iterdir()} >= {"study.json", "space.toml", "study.db", "results", "weights"}
+    assert {path.stem for path in place.glob("results/*.json")} == {run.key for run in reference.record.runs()}
+    full = {run.key for run in reference.record.runs() if run.until is None}
+    assert {path.stem for path in place.glob("weights/*")} == full
+    for trial in reference.record.trials:
+        assert trial.full is None or trial.full.key == trial.rung.key, "a rung is the beginning of its full run"
+
+
 def test_two_workers_run_each_teacher_on_each_view_once(reference):
     assert reference.record.timing["views_computed"] == NEEDED_VIEWS
     files = list(reference.cache.glob("logits/*/*.safetensors"))
-    assert len(files) == NEEDED_VIEWS + 2, "and both on the validation split"
+    assert len(files) == NEEDED_VIEWS + 2, "both on the validation split too"
 
 
-def test_no_later_study_runs_a_teacher_again_and_another_seed_is_another_study(reference, here, warm, monkeypatch):
-    monkeypatch.setattr(cache, "logits_of", None)
-    files = list(reference.cache.rglob("*.safetensors"))
-    before = stamps(files)
-    record = drive(request(study="later", seed=1))
+def test_no_later_study_runs_a_teacher_again_and_another_seed_is_another_study(reference, warm):
+    before = stamps(reference.cache.rglob("*.safetensors"))
+    record = drive(options(study="later", seed=1))
     assert record.timing["views_computed"] == 0
     assert stamps(reference.cache.rglob("*.safetensors")) == before
     assert [trial.params for trial in record.trials[2:]] != [trial.params for trial in reference.record.trials[2:]]
     assert record.no_teacher.curve != reference.record.no_teacher.curve
-
-
-def test_a_warm_cache_changes_nothing(reference, here, warm):
-    assert core(drive(request(workers=2))) == core(reference.record)
 
 
 class Cold(NamedTuple):
@@ -92,45 +108,36 @@ class Cold(NamedTuple):
     events: list[Event]
     spent: list[int]
     """Epochs on record after each run."""
-    calls: Counter[str]
-    """Teacher and images to how often it was run over them."""
+    cache: Path
 
 
 @pytest.fixture(scope="module")
 def cold(tmp_path_factory: pytest.TempPathFactory) -> Cold:
-    """The same study by one worker with a cold cache, watched."""
-    found = Cold(bare({}), [], [], Counter())
-    plain = cache.logits_of
-
-    def counted(teacher: Any, images: Any, *, take: Any = None) -> Any:
-        seen = images if take is None else take(torch.arange(len(images)))
-        found.calls[teacher.name + hashlib.sha256(seen.contiguous().numpy().tobytes()).hexdigest()] += 1
-        return plain(teacher, images, take=take)
+    """The reference study in this process with a cold cache, watched."""
+    events: list[Event] = []
+    spent: list[int] = []
+    cache = tmp_path_factory.mktemp("cold")
 
     def look(event: Event) -> None:
-        found.events.append(event)
+        events.append(event)
         if isinstance(event, RunEnded):
             assert event.record.run in kept().timing["runs_s"]
             assert kept().state == "running"
-            found.spent.append(kept().spent_epochs)
+            spent.append(kept().spent_epochs)
 
     with pytest.MonkeyPatch.context() as patch:
-        briefly(patch)
-        patch.setattr(running_module, "QUICK_S", float("inf"))
-        patch.setenv("AUTODISTILL_CACHE", str(tmp_path_factory.mktemp("cold")))
+        patch.setenv("AUTODISTILL_CACHE", str(cache))
+        patch.setattr("autodistill.study.recorder.QUICK_S", math.inf)  # a busy machine writes less often
         patch.chdir(tmp_path_factory.mktemp("place"))
-        patch.setattr(running_module, "Pool", Here)
-        patch.setattr(cache, "logits_of", counted)
-        return found._replace(record=drive(request(), look))
+        return Cold(drive(options(), look), events, spent, cache)
 
 
-def test_one_worker_and_two_find_the_same(reference, cold):
+def test_serial_and_two_workers_give_equal_studies(reference, cold):
+    """The second worker has trained runs without a teacher while the teachers were trained."""
     assert core(cold.record) == core(reference.record)
-
-
-def test_one_worker_runs_each_teacher_on_each_view_once(cold):
-    assert len(cold.calls) == NEEDED_VIEWS + 2, "and both on the validation split"
-    assert set(cold.calls.values()) == {1}
+    assert {path.name for path in cold.cache.glob("logits/*/*")} == {
+        path.name for path in reference.cache.glob("logits/*/*")
+    }
     assert cold.record.timing["views_computed"] == NEEDED_VIEWS
 
 
@@ -143,7 +150,7 @@ def test_the_record_is_whole_after_every_run(cold):
 def test_events_tell_the_plan_first_and_the_phases_in_order(cold):
     first = cold.events[0]
     assert isinstance(first, Note)
-    assert first.text == f"plan: {spelt(cold.record.plan)}"
+    assert first.text == f"plan: {describe_plan(cold.record.plan)}"
     assert first.text.endswith(" = no teacher 1 + plain KD 1 + priors 2 + search 2 + confirm 5")
     phases = [event.phase for event in cold.events if isinstance(event, PhaseStarted)]
     assert phases == ["teachers", "profiles", "baselines and priors", "search", "confirm"]
@@ -156,118 +163,100 @@ def test_events_tell_the_plan_first_and_the_phases_in_order(cold):
     assert trials == list(range(len(cold.record.trials)))
 
 
-def test_runs_that_diverge_are_recorded_and_the_study_goes_on(here, warm, monkeypatch):
-    from autodistill.errors import TrialError
-    from autodistill.workers import tasks
+@pytest.mark.parametrize("workers", [1, 3])
+def test_local_workers_give_the_study_of_the_serial_executor(faked, workers):
+    def local(spec):
+        return LocalExecutor(workers, spec.setup, data=spec.data, work=fake_work)
 
-    plain = tasks.supervise
+    assert core(fake(options(workers=workers), executor_for=local)) == core(faked.record)
 
-    def refuse(params: Any, **rest: Any) -> Any:
-        if params.rule == "ts" and params.rule_params["tau"] != 4.0:
-            raise TrialError("the loss became nan in epoch 1")
-        return plain(params, **rest)
 
-    monkeypatch.setattr(tasks, "supervise", refuse)
-    record = drive(request(budget="12"))
+def test_the_number_of_workers_is_not_part_of_a_study(done):
+    one, many = (resolve(options(workers=workers, study="new")) for workers in (1, 5))
+    assert one.space == many.space
+    assert one.options.command == many.options.command
+    assert fake(options(workers=5)) == done
+
+
+def test_the_record_is_there_before_the_first_run_ends():
+    """The ladder is not even trained then."""
+    with pytest.raises(Killed):
+        fake(options(), kill_after(1))
+    record, spec = kept(), resolve(options())
+    assert record.state == "running"
+    assert record.spec == spec.record
+    assert record.space["search"]["wave"] == spec.space.search.wave
+    assert record.plan.total_epochs == 33
+    assert (record.trials, record.spent_epochs) == ((), 0)
+    assert not any(Path("runs", NAME).glob("results/*"))
+    assert Path("runs", NAME, "space.toml").exists()
+
+
+def test_runs_that_diverge_are_recorded_and_the_study_continues():
+    behave({"trials/000[2-9]/rung": Behaviour(diverges_at=1)})
+    record = fake(options(budget="12"))
     failed = [trial for trial in record.trials if trial.state == "failed"]
     assert failed
     assert all("the loss became nan" in trial.reason for trial in failed)
     assert record.state == "complete"
     assert record.recommendation is not None
-    assert core(drive(request(budget="12"))) == core(record)
+    assert record.spent_epochs == sum(run.spent_epochs for run in record.runs()) <= record.plan.total_epochs
+    assert fake(options(budget="12")) == record
 
 
-def test_a_small_cache_gives_a_pool_of_views(reference, here):
+def test_a_small_cache_gives_a_pool_of_views(reference):
     shutil.copytree(reference.cache / "ladder", cache_root() / "ladder")
     one = 2 * 100 * 10 * 2
-    record = drive(request(cache_size=f"{2 * one + 1}"))
+    record = drive(options(cache_size=f"{2 * one + 1}"))
     assert record.data.views == 2
     assert record.timing["views_computed"] == 2 * 2
     assert record.command.endswith("--set data.views=2")
-    assert core(drive(request("data.views=2"))) == core(record), "the command on record says it all"
-    with pytest.raises(StoreError, match=r"space\.data\.views: there 2, asked for None"):
-        drive(request())
+    assert core(drive(options("data.views=2"))) == core(record), "the command on record says it all"
+    assert core(drive(options())) == core(record), "a study keeps its number of views"
+    with pytest.raises(StoreError, match=r"space\.data\.views: there 2, asked for 3"):
+        drive(options("data.views=3"))
 
 
-def test_more_workers_make_larger_waves_which_the_command_says_and_the_study_keeps(here):
-    asked = prepare(request(workers=3))
-    assert asked.space.search.wave == 3
-    assert asked.request.command.endswith("--set search.wave=3")
-    events = run_study(asked)
-    next(events)
-    events.close()
-    assert prepare(request("search.wave=1", workers=3, study="asked")).space.search.wave == 1
-    resumed = prepare(request(workers=1))
-    assert resumed.space.search.wave == 3
-    assert resumed.request.command == asked.request.command
-
-
-def test_a_study_is_watched_until_it_is_complete(finished, monkeypatch, capsys):
+def test_a_study_is_watched_until_it_is_complete(done, capsys):
     path = Path("runs", NAME, "study.json")
-    running = finished.model_copy(update={"state": "running", "recommendation": None, "trials": finished.trials[:1]})
+    running = done.model_copy(update={"state": "running", "recommendation": None, "trials": done.trials[:1]})
     path.write_text(to_json(running))
-    pauses = []
-
-    def ended(seconds):
-        pauses.append(seconds)
-        if len(pauses) == 2:
-            path.write_text(to_json(finished))
-            os.utime(path, ns=(0, 1))
-
-    monkeypatch.setattr(showing.time, "sleep", ended)
-    showing.watch(NAME)
-    assert pauses == [2.0, 2.0]
+    end = threading.Timer(0.5, write_text, (path, to_json(done)))
+    end.start()
+    show.watch(NAME, every_s=0.01)
+    end.join()
     before, after = capsys.readouterr().out.split("Trials\n")[:2]
-    assert finished.recommendation.sentence not in before
-    assert finished.recommendation.sentence in after
+    assert done.recommendation.sentence not in before
+    assert done.recommendation.sentence in after
 
 
 def test_preparing_and_estimating_keep_measurements_alone(reference, monkeypatch):
-    monkeypatch.setattr("autodistill.study.estimates.Pool", Here)
-    prepared = prepare(request())
-    found = estimate(prepared)
-    assert prepared.untrained == ["ladder:resnet8:0.5", "ladder:resnet8:0.25"]
+    spec = resolve(options())
+    found = estimate(spec, serial(spec), lambda _: None)
+    assert spec.untrained == ["ladder:resnet8:0.5", "ladder:resnet8:0.25"]
     assert found.plan.total_epochs == 33
     assert found.cache_bytes == 2 * 3 * 100 * 10 * 2
-    assert list(found.time.phases_s) == [
-        *("teachers", "profiles", "baselines and priors", "search", "confirm", "report")
-    ]
+    assert list(found.time.phases_s) == ["teachers", "baselines and priors", "search", "confirm", "report"]
     assert 0 < found.time.phases_s["teachers"] < found.time.wall_s
     assert 0 < found.time.logits_s < found.time.wall_s
     assert not everything(Path())
-    assert {path.name for path in cache_root().iterdir()} == {"measured"}
+    assert {path.name for path in cache_root().iterdir()} <= {"measured", "described"}
     monkeypatch.setenv("AUTODISTILL_CACHE", str(reference.cache))
-    warm = estimate(prepare(request(workers=2)))
+    spec = resolve(options(workers=2))
+    warm = estimate(spec, idle(spec), lambda _: None)
     assert 0 < warm.time.phases_s["teachers"] < found.time.phases_s["teachers"], "profiles, and no training"
     assert warm.time.logits_s == 0
-    assert prepare(request()).untrained == []
-
-
-def test_baseline_runs_beside_the_teachers_change_no_study(reference, here, monkeypatch):
-    """A cold ladder, and all runs that are certain beside it: they are asked for again later, and are there."""
-    monkeypatch.setattr(estimates, "fitting_beside", lambda costs, run_s, *, most, confirm, workers: most)
-    seen = []
-    record = drive(request(workers=2), seen.append)
-    assert core(record) == core(reference.record)
-    starts = [number for number, event in enumerate(seen) if isinstance(event, PhaseStarted)]
-    first, teachers = seen[starts[0]], seen[starts[0] : starts[1]]
-    seeds = record.space["confirm"]["seeds"]
-    assert (first.phase, first.runs, first.epochs) == ("teachers", 2 + seeds, 2 * 10 + seeds * 3)
-    assert sum(isinstance(event, EpochEvent | TaskProgress) for event in teachers) == first.epochs
-    ends = [event for event in seen if isinstance(event, RunEnded)]
-    assert [event.record.run for event in ends if event.reused] == [
-        f"baselines/no-teacher-{1000 + seed}" for seed in range(seeds)
-    ]
-    assert not any(isinstance(event, RunEnded) for event in teachers)
-    assert set(record.timing["runs_s"]) == {event.record.run for event in ends}
+    assert spec.untrained == []
 
 
 def test_the_shipped_smoke_space_trains_mobilenetv2():
-    """As shipped; a whole study of it takes half a minute."""
-    prepared = prepare(search_request(student="mobilenetv2", space="smoke", workers=2))
-    assert (prepared.student.name, prepared.student.stem_stride) == ("mobilenetv2:0.25", 1)
-    asked = RunRequest(run="one", params=TrialParams(), seed=0, epochs=prepared.space.training.short)
-    *_, ended = Workplace(prepared.setup).do(asked)
-    assert ended.record.state == "complete"
-    losses = [record.train_loss for record in ended.record.curve]
+    """As shipped; a whole study of this space takes half a minute."""
+    spec = resolve(search_options(student="mobilenetv2", space="smoke", workers=2))
+    assert (spec.student.name, spec.student.stem_stride) == ("mobilenetv2:0.25", 1)
+    run = RunSpec(run="one", params=TrialParams(), seed=0, epochs=spec.space.training.rung)
+    store = RunStore(spec.folder, lambda _: "key", views=1, failures={})
+    with serial(spec) as executor:
+        (found,) = store.train([run], executor, lambda _: None)
+    assert found.state == "complete"
+    losses = [record.train_loss for record in found.curve]
     assert losses[-1] < 0.95 * losses[0]

@@ -1,0 +1,199 @@
+"""Convert flags to search options, and search options to the command that reproduces a study."""
+
+import math
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+
+from autodistill.config import shipped
+from autodistill.errors import ConfigError
+from autodistill.machine import memory_bytes, usable_cores
+from autodistill.records import CostKind, StudentBudget
+from autodistill.study import SearchOptions, study_name
+
+SIZES = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+COUNTS = {"": 1, "k": 10**3, "K": 10**3, "M": 10**6, "G": 10**9, "B": 10**9}
+MILLISECONDS = {"": 1, "us": 1e-3, "ms": 1, "s": 1e3}
+SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
+LIMIT_FLAGS: dict[CostKind, str] = {
+    "params": "--max-params",
+    "macs": "--max-macs",
+    "size_bytes": "--max-size",
+    "latency_ms": "--max-latency",
+}
+NEAREST_SPACE = {"cifar10": "cifar100", "folder": "cifar100"}
+"""Default spaces of datasets that have no space of their own."""
+
+
+class Family(NamedTuple):
+    """Students that are searched one after another and then compared."""
+
+    name: str
+    command: str
+    options: tuple[SearchOptions, ...]
+    """Options of each student."""
+
+    @property
+    def limits(self) -> StudentBudget:
+        return self.options[0].limits
+
+
+def search_family(
+    *,
+    students: Sequence[str],
+    study: str = "",
+    max_params: str = "",
+    max_macs: str = "",
+    max_size: str = "",
+    max_latency: str = "",
+    **rest: Any,
+) -> Family:
+    """Return the options of each student. Without `study`, each student uses the study of a search for it alone."""
+    limits = StudentBudget(
+        params=_whole(max_params, COUNTS, "--max-params"),
+        macs=_whole(max_macs, COUNTS, "--max-macs"),
+        size_bytes=_whole(max_size, SIZES, "--max-size"),
+        latency_ms=_number(max_latency, MILLISECONDS, "--max-latency") if max_latency else None,
+    )
+    several = len(students) > 1
+    names = [f"{study}-{student}".replace(":", "-") if several and study else study for student in students]
+    options = tuple(
+        search_options(student=student, study=name, limits=limits, **rest)
+        for student, name in zip(students, names, strict=True)
+    )
+    whole = options[0].model_copy(update={"study": study})
+    name = study or study_name(whole.space, students)
+    return Family(name, _command(whole, students), options)
+
+
+def search_options(
+    *,
+    student: str = "",
+    data: str = "",
+    space: str = "",
+    device: str = "auto",
+    workers: int | str = "auto",
+    timeout: str = "",
+    cache_size: str = "8GB",
+    ray: str = "",
+    per_gpu: int = 1,
+    insecure: bool = False,
+    **rest: Any,
+) -> SearchOptions:
+    """Return search options from flags, with defaults filled in."""
+    if ray:
+        device, slots = cluster(ray, device, per_gpu=per_gpu, insecure=insecure)
+        workers = slots if workers == "auto" else workers
+    else:
+        device = device_for(device)
+    options = SearchOptions(
+        student=student,
+        data=data,
+        space=space or _space_for(data),
+        device=device,
+        workers=_workers(workers, device=device),
+        fill_gpu=workers == "auto" and device.startswith("cuda"),
+        ray=ray,
+        per_gpu=per_gpu,
+        timeout_s=seconds(timeout, "--timeout") if timeout else None,
+        cache_bytes=int(_number(cache_size, SIZES, "--cache-size")),
+        **rest,
+    )
+    return options.model_copy(update={"command": _command(options, (options.student,))})
+
+
+def cluster(address: str, device: str, *, per_gpu: int, insecure: bool) -> tuple[str, int]:
+    """Connect to a Ray cluster; return the device of its actors and their number.
+
+    Raises:
+        ConfigError: Ray is not installed, the cluster does not exist, or it lacks the device.
+    """
+    from autodistill.executors.ray import connected, slots_of
+
+    resources = connected(address, insecure=insecure).cluster_resources()
+    if device == "auto":
+        device = "cuda" if resources.get("GPU") else "cpu"
+    if device not in ("cpu", "cuda"):
+        raise ConfigError(f"--device {device}: with --ray, Ray chooses the GPU (allowed: auto, cpu, cuda)")
+    return device, slots_of(resources, gpu=device == "cuda", per_gpu=per_gpu)
+
+
+def _workers(requested: int | str, *, device: str) -> int:
+    """Return the number of processes."""
+    if requested == "auto":
+        return _gpus(device) if device.startswith("cuda") else min(usable_cores(), max(1, memory_bytes() // 2**30))
+    if not str(requested).isdecimal() or int(requested) == 0:
+        raise ConfigError(f"--workers {requested}: must be a number above 0, or auto")
+    return int(requested)
+
+
+def _gpus(device: str) -> int:
+    return torch.cuda.device_count() if device == "cuda" else 1
+
+
+def _space_for(data: str) -> str:
+    name = data.split(":")[0]
+    return name if name in shipped() else NEAREST_SPACE.get(name, "digits")
+
+
+def device_for(name: str) -> str:
+    """Return torch's name of the device that `--device` requests.
+
+    Raises:
+        ConfigError: The device is unknown or not available.
+    """
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise ConfigError(f"--device {name}: no CUDA device here", "use --device cpu")
+    if name.split(":")[0] not in ("cpu", "cuda"):
+        raise ConfigError(f"--device {name}: unknown (allowed: auto, cpu, cuda, cuda:N)")
+    return name
+
+
+def _whole(text: str, units: Mapping[str, int | float], flag: str) -> int | None:
+    if not text:
+        return None
+    number = round(_number(text, units, flag))
+    if number < 1:
+        raise ConfigError(f"{flag} {text}: must be at least 1")
+    return number
+
+
+def seconds(text: str, flag: str) -> float:
+    return _number(text, SECONDS, flag)
+
+
+def _number(text: str, units: Mapping[str, int | float], flag: str) -> float:
+    digits = text.rstrip("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
+    unit = text[len(digits) :]
+    try:
+        number = float(digits) * units[unit]
+    except (ValueError, KeyError):
+        number = 0.0
+    if not 0 < number < math.inf:
+        allowed = ", ".join(unit for unit in units if unit)
+        raise ConfigError(f"{flag} {text}: must be a number above 0 with one of {allowed}")
+    return number
+
+
+def _command(options: SearchOptions, students: Sequence[str]) -> str:
+    """Return the command that reproduces a study, without options that change no result."""
+    limits = options.limits.given
+    values_by_flag: list[tuple[str, Iterable[object]]] = [
+        ("--student", students),
+        ("--space", [options.space]),
+        *((LIMIT_FLAGS[kind], [f"{limit:g}" if kind == "latency_ms" else limit]) for kind, limit in limits.items()),
+        ("--data", filter(None, [options.data])),
+        ("--budget", filter(None, [options.budget])),
+        ("--study", filter(None, [options.study])),
+        ("--teacher", options.teachers),
+        ("--set", options.overrides),
+        ("--seed", [] if options.seed is None else [options.seed]),
+        ("--max-trials", [] if options.max_trials is None else [options.max_trials]),
+    ]
+    flags = [part for flag, values in values_by_flag for value in values for part in (flag, str(value))]
+    switches = ["--audit-pruning"] * options.audit_pruning
+    return shlex.join(["autodistill", "search", *flags, *switches])

@@ -1,0 +1,256 @@
+"""Tasks, and the interface of what runs them."""
+
+import sys
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import NamedTuple, Protocol, runtime_checkable
+
+from autodistill.config import Space
+from autodistill.errors import AutodistillError
+from autodistill.records import (
+    AgreementRecord,
+    Event,
+    KeptResult,
+    Mode,
+    ProfileRecord,
+    Record,
+    RunResult,
+    RunSpec,
+    TeacherRecord,
+    TrialParams,
+)
+
+MOST_DEATHS = 3
+"""A task whose worker died this often is given up."""
+
+
+class Setup(Record):
+    """What every worker of a study needs to know; plain data, so that it can travel."""
+
+    space: Space
+    student: str
+    teachers: dict[str, str]
+    """Name to URI."""
+    fingerprints: dict[str, str]
+    """Name to fingerprint of the given teachers."""
+    data: str
+    """Fingerprint of the data."""
+    views: int
+    """Size of the pool of views that epochs cycle through."""
+    device: str
+    folder: str
+    """The study's folder."""
+    cache: str
+    """The user's cache folder."""
+    offline: bool = False
+    mode: Mode = "eager"
+    """How training steps are executed."""
+    memory_share: float = 1.0
+    """Part of the GPU's memory that a worker may use."""
+    with_validation: bool = False
+    """Whether students are trained on the training and the validation split together."""
+
+
+class TrainTask(Record):
+    """Train a student; returns a `KeptResult`."""
+
+    spec: RunSpec
+    key: str
+    """Under which result, weights and checkpoint are kept."""
+
+
+class TrainTeacherTask(Record):
+    """Train a teacher of the default ladder unless it is kept already; returns None."""
+
+    uri: str
+
+
+class CheckTask(Record):
+    """Load and check a teacher; returns its `TeacherRecord`."""
+
+    name: str
+
+
+class ProfileTask(Record):
+    """Profile a checked teacher from its cached logits; returns a `Profiled`, or None after a warning."""
+
+    name: str
+
+
+class LogitsTask(Record):
+    """Compute a teacher's logits on a view before a run needs them; returns the number of views computed."""
+
+    name: str
+    view: int
+
+
+class AgreementTask(Record):
+    """Compare profiled teachers; returns an `AgreementRecord`, or None where there is nothing to compare."""
+
+    names: tuple[str, ...]
+
+
+class MeasureStudentTask(Record):
+    """Measure the parts of the student's runs; returns a `StudentTimes`, or None after a warning."""
+
+    params: TrialParams
+    """A configuration with a teacher; its logits are made up."""
+    seconds: float
+    """About how long each part is measured."""
+
+
+class MeasureTeacherTask(Record):
+    """Measure a teacher; returns a `TeacherTimes`, or None after a warning."""
+
+    name: str
+    untrained: bool = False
+    """Whether the teacher, of the default ladder, is still to be trained."""
+    seconds: float
+    """About how long each part is measured."""
+
+
+class Profiled(Record):
+    """A teacher's profile."""
+
+    profile: ProfileRecord
+    views_computed: int
+    """How often the teacher was run over a view; 0 where its logits were in the cache."""
+
+
+class Line(Record):
+    """Seconds of something that is repeated, as a function of the number of times."""
+
+    once_s: float = 0.0
+    each_s: float = 0.0
+
+    def seconds(self, count: int) -> float:
+        """Return the seconds of `count` times."""
+        return self.once_s + count * self.each_s
+
+
+class StudentTimes(Record):
+    """Seconds of the parts of a student's runs on one worker."""
+
+    training: Line
+    """An epoch by its number of steps, with soft targets, without evaluation."""
+    targets: Line
+    """The part of it that a teacher's soft targets take."""
+    evaluation_s: float
+    """Per image."""
+    build_s: float
+    """Per run."""
+    fit_s: float
+    """Per run and training image: what the method computes once from the teacher's logits."""
+    profile_s: float
+    """Per profile of a teacher and training image, without the teacher's logits."""
+
+
+class TeacherTimes(Record):
+    """Seconds of a teacher on one worker."""
+
+    training: Line = Line()
+    """An epoch of its own training by its number of steps; zero where it is trained."""
+    view_s: float
+    """Its logits, per image."""
+
+
+Task = (
+    TrainTask
+    | TrainTeacherTask
+    | CheckTask
+    | ProfileTask
+    | LogitsTask
+    | AgreementTask
+    | MeasureStudentTask
+    | MeasureTeacherTask
+)
+Result = KeptResult | TeacherRecord | Profiled | AgreementRecord | StudentTimes | TeacherTimes | int | None
+OnEvent = Callable[[Event], None]
+
+
+STARTED = "started"
+"""Sent by a worker when it begins a task."""
+
+
+class Done(NamedTuple):
+    """Sent by a worker when a task has ended."""
+
+    result: Result = None
+    error: AutodistillError | None = None
+    stopped: bool = False
+
+
+class Stopped(Exception):
+    """All tasks were stopped on request, after each run had written a checkpoint."""
+
+
+@runtime_checkable
+class Executor(Protocol):
+    """Runs tasks on workers. A context manager: leaving the context ends the workers."""
+
+    workers: int
+
+    def run(self, tasks: Sequence[Task], on_event: OnEvent, *, meanwhile: Sequence[Task] = ()) -> list[Result]:
+        """Run tasks, the longest first, and return their results in the order of the tasks.
+
+        Args:
+            tasks: are all completed. A task whose worker dies starts again on another worker.
+            on_event: is called in this process with each event of a task.
+            meanwhile: are given to workers that would otherwise be idle, as long as `tasks` are not completed. Their
+                results are dropped. A later call adopts such a task where it is still running and is asked for.
+
+        Raises:
+            AutodistillError: a task ended with an error that is not a failure of a single run.
+            StudyError: workers keep dying on a task that is not a run.
+            Stopped: the executor's stop event was set, and each run has written a checkpoint at the end of its epoch.
+        """
+        ...
+
+    def __enter__(self) -> "Executor": ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
+def longest_first(tasks: Sequence[Task]) -> list[int]:
+    """Return the places of tasks in the order in which workers take them.
+
+    Training tasks of the ladder come first, because everything else waits for teachers; then runs by their epochs.
+    """
+
+    def length(place: int) -> int:
+        task = tasks[place]
+        if isinstance(task, TrainTask):
+            return task.spec.new_epochs
+        # Ladder tasks come strongest teacher first already. Sorting is stable.
+        return sys.maxsize if isinstance(task, TrainTeacherTask) else 0
+
+    return sorted(range(len(tasks)), key=length, reverse=True)
+
+
+def describe(task: Task) -> str:
+    """Return what a worker does for a task, to follow "while"."""
+    if isinstance(task, TrainTask):
+        params = task.spec.params
+        taught = f"teacher {params.teacher}, {params.method}" if params.teacher else "no teacher"
+        return f"training the run {task.spec.run} ({taught})"
+    if isinstance(task, TrainTeacherTask):
+        return f"training the teacher {task.uri}"
+    if isinstance(task, CheckTask):
+        return f"checking the teacher {task.name}"
+    if isinstance(task, ProfileTask):
+        return f"profiling the teacher {task.name}"
+    if isinstance(task, LogitsTask):
+        return f"computing logits of the teacher {task.name}"
+    if isinstance(task, AgreementTask):
+        return f"comparing the teachers {', '.join(task.names)}"
+    if isinstance(task, MeasureTeacherTask):
+        return f"measuring the teacher {task.name}"
+    return "measuring the student"
+
+
+def given_up(task: TrainTask, error: str) -> KeptResult:
+    """Return the result of a run on which workers kept dying."""
+    record = RunResult(**task.spec.kept(), key=task.key, state="failed", error=error)
+    return KeptResult(result=record, wall_s=0.0)

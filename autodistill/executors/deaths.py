@@ -1,0 +1,272 @@
+"""The stderr of worker processes, and the causes of their deaths.
+
+Native libraries write their last message to stderr (glibc: `corrupted size vs. prev_size`), and so does `faulthandler`.
+Each worker's stderr is a file, not a pipe: a worker never waits for a reader, and a file can replace descriptor 2 on
+every system. The cause of a death follows from the exit status, the kernel's counters and stderr.
+"""
+
+import codecs
+import contextlib
+import faulthandler
+import io
+import os
+import re
+import sys
+import tempfile
+import time
+from collections.abc import Iterable
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+import torch
+
+from autodistill.machine import KILL, WINDOWS_CODES, exit_cause, free_memory_bytes, oom_kills, signal_name
+
+MOST_LINES = 20
+"""Lines of stderr that an error quotes, at most."""
+LONGEST_LINE = 200
+"""Characters of a quoted line, at most."""
+TAIL_BYTES = 2**16
+"""Bytes at the end of stderr that are searched for lines to quote."""
+NATIVE_LINES = 8
+"""Quoted lines before Python's own report of a fatal signal, at most; part of `MOST_LINES`."""
+FATAL = "Fatal Python error:"
+"""Start of the report of `faulthandler`."""
+NATIVE = ("SIGABRT", "SIGSEGV", "SIGBUS", "SIGILL", "SIGFPE")
+"""Signals that a process raises itself when its native code fails."""
+_MEMORY_ERROR = re.compile(r"(\w+\.)*\w*MemoryError(:|$)")
+"""Last line of a traceback: `MemoryError`, or NumPy's subclass with its module."""
+DYING_S = 2.0
+"""Time from the kernel's count of a kill to the end of the process, at most: the kernel first releases its memory."""
+_QUOTES = "; its stderr ends with:\n"
+LOOK_S = 0.5
+"""Shortest time between two readings of the kernel's count."""
+JOIN_S = 5.0
+"""A process that closed its pipe and does not end within this time counts as hung."""
+RESUME = "every finished run is kept: the same command goes on"
+
+
+class WorkerOutput:
+    """Stderr of a worker process. If no file can be created, the worker writes to the stderr of this process."""
+
+    def __init__(self) -> None:
+        self.path = ""
+        self._file: BinaryIO | None = None
+        decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        self._decoder = io.IncrementalNewlineDecoder(decoder, translate=True)
+        with contextlib.suppress(OSError):
+            descriptor, self.path = tempfile.mkstemp(prefix="autodistill-worker-", suffix=".log")
+            self._file = os.fdopen(descriptor, "rb")
+
+    def pass_on(self) -> None:
+        """Copy new text to the stderr of this process, with control characters escaped."""
+        if self._file is not None:
+            _show(self._decoder.decode(self._file.read()))
+
+    def tail(self) -> str:
+        """Return the last lines, as `last_lines` selects them."""
+        if self._file is None:
+            return ""
+        position = self._file.tell()
+        self._file.seek(max(0, self._file.seek(0, os.SEEK_END) - TAIL_BYTES))
+        text = self._file.read().decode(errors="replace")
+        self._file.seek(position)
+        return last_lines(text)
+
+    def close(self, *, quoted: str = "") -> None:
+        """Copy the remaining text to the stderr of this process and remove the file. Idempotent.
+
+        Args:
+            quoted: Lines, as returned by `tail`, that an error shows; they are not copied.
+        """
+        if self._file is None:
+            return
+        rest = self._decoder.decode(self._file.read(), final=True)
+        known = set(quoted.splitlines())
+        _show("".join(line for line in rest.splitlines(keepends=True) if _quotable(line) not in known))
+        self._file.close()
+        self._file = None
+        with contextlib.suppress(OSError):
+            os.unlink(self.path)
+
+
+def redirect_stderr(path: str) -> None:
+    """Redirect the stderr of this process, a worker, to a file, and enable Python's reports of fatal signals.
+
+    Args:
+        path: An existing file. If empty, only the reports are enabled.
+    """
+    with contextlib.suppress(OSError):
+        if path:
+            descriptor = os.open(path, os.O_WRONLY | os.O_APPEND)
+            os.dup2(descriptor, 2)
+            os.close(descriptor)
+            if os.name != "nt":  # the reader has the file open; nothing remains if both processes are killed
+                Path(path).unlink()
+    faulthandler.enable(file=2, all_threads=False)
+
+
+def last_lines(text: str) -> str:
+    """Return the most informative lines of a dead process's stderr: at most `MOST_LINES`, control characters escaped.
+
+    The message of a native library precedes Python's report of a fatal signal, so both parts are kept.
+    """
+    lines = [_quotable(line) for line in text.splitlines()]
+    lines = [line for line in lines if line and not line.startswith("Extension modules:")]
+    fatal = max((number for number, line in enumerate(lines) if line.startswith(FATAL)), default=None)
+    if fatal is None:
+        return "\n".join(lines[-MOST_LINES:])
+    native, report = lines[max(0, fatal - NATIVE_LINES) : fatal], lines[fatal:]
+    room = MOST_LINES - len(native)
+    return "\n".join([*native, *report[:room]] if len(report) <= room else [*native, *report[: room - 1], "  ..."])
+
+
+def _show(text: str) -> None:
+    shown = "\n".join(map(harmless, text.split("\n")))
+    if shown:
+        with contextlib.suppress(OSError):
+            sys.stderr.write(shown)
+            sys.stderr.flush()
+
+
+def _quotable(line: str) -> str:
+    return harmless(line.rstrip("\r\n"))[:LONGEST_LINE].rstrip()
+
+
+def harmless(line: str) -> str:
+    """Escape control characters, which a terminal would obey."""
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in line.expandtabs(4))
+
+
+class Death(NamedTuple):
+    """How a worker process ended, and the state of the machine when this was noticed."""
+
+    exit_code: int | None
+    """Exit code of `multiprocessing`, negative for a signal; None: the process did not end."""
+    oom_killed: bool = False
+    """Whether the kernel counted a kill for lack of memory that explains this death."""
+    free_bytes: int | None = None
+    """Free memory of the machine or its container; None if the system does not report it."""
+    gpu_free_bytes: int | None = None
+    """Free memory of the worker's GPU; None without a GPU."""
+    stderr: str = ""
+    """Last lines of stderr."""
+
+
+class KillWatch:
+    """Determines which deaths of workers are explained by the kernel's count of kills for lack of memory.
+
+    The count includes other processes. So a kill explains a death only if it was counted after the worker was last
+    known to be alive, and each kill explains one death.
+    """
+
+    def __init__(self) -> None:
+        self._counts: dict[BaseProcess, list[tuple[float, int]]] = {}
+        """Times (s) and counts at which a worker was alive. The first entry is at least `DYING_S` old, if any is."""
+
+    def look(self, processes: Iterable[BaseProcess]) -> None:
+        """Read the kernel's count while workers are alive. Call this for each new worker, then about every second.
+
+        A process whose last reading is more recent than `LOOK_S` is skipped.
+        """
+        now = time.monotonic()
+        due = [
+            process
+            for process in processes
+            if process not in self._counts or now - self._counts[process][-1][0] >= LOOK_S
+        ]
+        count = oom_kills() if due else 0
+        for process in due:
+            if not process.is_alive():  # checked after the count was read: then no kill in it is that of a live worker
+                continue
+            counts = self._counts.setdefault(process, [])
+            counts.append((now, count))
+            while len(counts) > 1 and now - counts[1][0] >= DYING_S:
+                del counts[0]
+
+    def explains(self, process: BaseProcess) -> bool:
+        """Return whether a counted kill explains the death of a process; forget the process."""
+        counts = self._counts.pop(process, [])
+        count = oom_kills()
+        if not counts or count <= counts[0][1]:
+            return False
+        for others in self._counts.values():
+            others[:] = [(when, min(seen + 1, count)) for when, seen in others]
+        return True
+
+
+def noticed(process: BaseProcess, output: WorkerOutput, kills: KillWatch, *, device: str) -> Death:
+    """Wait for the end of a process whose pipe is closed, and collect the facts about its death.
+
+    Args:
+        process: Killed with SIGKILL if it does not end within `JOIN_S`.
+        output: Stderr of the process.
+        kills: Has looked at the process while it was alive.
+        device: Torch's name of the device that the process used.
+    """
+    process.join(JOIN_S)
+    code = process.exitcode
+    if code is None:
+        process.kill()
+        process.join()
+    gpu_free = None
+    with contextlib.suppress(RuntimeError):  # raised by a GPU that failed with the worker
+        gpu_free = torch.cuda.mem_get_info(device)[0] if device.startswith("cuda") else None
+    killed = code == -KILL and kills.explains(process)
+    return Death(code, killed, free_memory_bytes(), gpu_free, output.tail())
+
+
+def cause(death: Death) -> str:
+    """Return the cause of a death in the words of `machine.exit_cause`."""
+    if death.exit_code is None:
+        return f"it closed its pipe but did not end within {JOIN_S:g} s"
+    return exit_cause(death.exit_code, oom_killed=death.oom_killed)
+
+
+def free_memory(death: Death) -> str:
+    """Return the memory that was free at a death: `12.3 GB of memory were free`; empty if unknown."""
+    known = {"memory": death.free_bytes, "the GPU's memory": death.gpu_free_bytes}
+    parts = [f"{free / 1e9:.1f} GB of {name}" for name, free in known.items() if free is not None]
+    return f"{' and '.join(parts)} were free" if parts else ""
+
+
+def account(death: Death, doing: str, *, times: int = 1) -> str:
+    """Return the message about a death: cause, task and free memory on the first line, then the last lines of stderr.
+
+    Args:
+        doing: The task in the words of `base.describe`.
+        times: Number of workers that have died on this task.
+    """
+    died = f"the worker process died {times} times (last: " if times > 1 else "a worker process died ("
+    first = "; ".join(filter(None, (f"{died}{cause(death)}) while {doing}", free_memory(death))))
+    quoted = "\n".join(f"    {line}" for line in death.stderr.splitlines())
+    return f"{first}{_QUOTES}{quoted}" if quoted else f"{first}; it wrote nothing to stderr"
+
+
+def unquoted(message: str) -> str:
+    """Return the message of `account` without the lines of stderr, for a terminal that has shown them already."""
+    first, quotes, _ = message.partition(_QUOTES)
+    return f"{first}; its stderr is shown above" if quotes else first
+
+
+def way_out(death: Death) -> str:
+    """Return what the user can do about a death that recurred at every attempt."""
+    code, last = death.exit_code, death.stderr.rstrip().rpartition("\n")[2]
+    if death.oom_killed or code == 0xC0000017 or (code == 1 and _MEMORY_ERROR.match(last)):
+        return f"use fewer workers (--workers), or give this machine or container more memory; {RESUME}"
+    if code in WINDOWS_CODES or (code is not None and code < 0 and signal_name(-code) in NATIVE):
+        return (
+            "a native library failed: `autodistill env` shows the versions, another version of torch may not fail; "
+            f"{RESUME}"
+        )
+    if code is not None and code < 0:
+        uncounted = "no counter of the kernel says that memory ran out: " if code == -KILL else ""
+        return (
+            f"{uncounted}look for what kills processes here, such as the limits of a batch system or container "
+            f"(dmesg and journalctl can name it); {RESUME}"
+        )
+    return (
+        "autodistill did not expect this error: please report the lines above with the output of `autodistill env`; "
+        f"{RESUME}"
+    )

@@ -1,0 +1,368 @@
+"""Run tasks in worker processes on this machine: started once, one thread each on a CPU, replaced when they die."""
+
+import contextlib
+import importlib
+import multiprocessing
+import os
+import pickle
+import signal
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from multiprocessing import resource_tracker
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from types import TracebackType
+from typing import NamedTuple
+
+import torch
+
+from autodistill.data import Data, handed_over
+from autodistill.errors import AutodistillError, StudyError
+from autodistill.executors.base import (
+    MOST_DEATHS,
+    Done,
+    LogitsTask,
+    OnEvent,
+    Result,
+    Setup,
+    Stopped,
+    Task,
+    TrainTask,
+    describe,
+    given_up,
+    longest_first,
+)
+from autodistill.executors.deaths import KillWatch, WorkerOutput, account, noticed, redirect_stderr, unquoted, way_out
+from autodistill.executors.worker import WorkerContext, perform
+from autodistill.records import Event, Note, run_ended
+
+ALLOCATOR = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**32), "MALLOC_TOP_PAD_": str(2**28)}
+"""glibc: keep freed memory instead of returning it after every step; 10-15 % of a small student's step on a CPU.
+glibc reads these variables when a process starts. Other systems ignore them."""
+SHOW_S = 1.0
+"""What workers write to stderr is shown at least this often."""
+STOP = "stop"
+"""Sent to a worker to make it stop at the end of the epoch."""
+
+
+class Process(NamedTuple):
+    """A process that waits for a function and its arguments on a pipe."""
+
+    process: BaseProcess
+    pipe: Connection
+    output: WorkerOutput
+    """Its stderr."""
+
+
+class ProcessPool:
+    """Processes that were started early, so that they import modules while a command still checks its input.
+
+    A context manager: leaving the context ends the processes that nobody took.
+
+    Args:
+        size: how many processes to start.
+    """
+
+    def __init__(self, size: int = 0) -> None:
+        self._waiting = deque(_started() for _ in range(size))
+
+    def take(self) -> Process:
+        """Return a waiting process, or a new process where none is left."""
+        return self._waiting.popleft() if self._waiting else _started()
+
+    def __enter__(self) -> "ProcessPool":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for process in self._waiting:
+            process.pipe.close()
+            process.process.terminate()
+        for process in self._waiting:
+            process.process.join()
+            process.output.close()
+
+
+@dataclass
+class _Worker:
+    number: int
+    process: BaseProcess
+    pipe: Connection
+    output: WorkerOutput
+    task: Task | None = None
+    place: int | None = None
+    """Of its task among those that `run` was given; None: the result is dropped."""
+
+
+class LocalExecutor:
+    """An `Executor` of processes on this machine.
+
+    Args:
+        workers: number of processes.
+        setup: the study.
+        data: the study's data where they are loaded already. Images in a file are mapped, others are sent.
+        processes: that were started early.
+        stop: makes `run` end soon. Signal handlers may set it.
+        work: does a task in a worker; an importable function.
+    """
+
+    def __init__(
+        self,
+        workers: int,
+        setup: Setup,
+        *,
+        data: Data | None = None,
+        processes: ProcessPool | None = None,
+        stop: threading.Event | None = None,
+        work: Callable[[Task, WorkerContext], Result] = perform,
+    ) -> None:
+        self.workers, self._setup, self._work = workers, setup, work
+        self._processes = processes or ProcessPool()
+        self._data = pickle.dumps(data and handed_over(data))
+        self._kills = KillWatch()
+        taken = [self._processes.take() for _ in range(workers)]
+        self._workers = [self._hired(process, number) for number, process in enumerate(taken)]
+        self._deaths: Counter[str] = Counter()
+        self._deadly: set[str] = set()
+        """Teachers that killed a worker which computed their logits before a run needed them."""
+        self._stop = stop or threading.Event()
+
+    def run(self, tasks: Sequence[Task], on_event: OnEvent, *, meanwhile: Sequence[Task] = ()) -> list[Result]:
+        """See `Executor.run`."""
+        results: dict[int, Result] = {}
+        waiting, idle = deque(longest_first(tasks)), deque(meanwhile)
+        for worker in self._workers:  # adopt what is running already
+            worker.place = next((place for place in waiting if tasks[place] == worker.task), None)
+            if worker.place is not None:
+                waiting.remove(worker.place)
+        stopping = False
+        while len(results) < len(tasks):
+            if self._stop.is_set() and not stopping:
+                stopping = True
+                waiting.clear()
+                idle.clear()
+                self._send_stop()
+            self._feed(tasks, waiting, idle)
+            busy = {worker.pipe: worker for worker in self._workers if worker.task is not None}
+            if not busy:
+                raise Stopped
+            ready = wait(list(busy), SHOW_S)
+            self._kills.look(worker.process for worker in self._workers)
+            for pipe in ready:
+                self._receive(busy[pipe], waiting, results, on_event)  # type: ignore[index]
+            # After the messages: an error quotes the stderr of a dead worker, which is not shown twice.
+            for worker in self._workers:
+                worker.output.pass_on()
+        return [results[place] for place in range(len(tasks))]
+
+    def __enter__(self) -> "LocalExecutor":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for worker in self._workers:
+            worker.pipe.close()
+            worker.process.terminate()
+        for worker in self._workers:
+            worker.process.join(5)
+            if worker.process.is_alive():
+                worker.process.kill()
+            worker.output.close()
+
+    def _hired(self, process: Process, number: int) -> _Worker:
+        setup = self._setup.model_copy(update={"device": device_of(self._setup.device, number)})
+        # A process that has died is noticed when its first answer is awaited.
+        with contextlib.suppress(OSError):
+            process.pipe.send((work, (setup, self._work)))
+            process.pipe.send_bytes(self._data)
+        self._kills.look([process.process])
+        return _Worker(number, *process)
+
+    def _feed(self, tasks: Sequence[Task], waiting: deque[int], idle: deque[Task]) -> None:
+        """Give every free worker a task, as long as there are any."""
+        for worker in self._workers:
+            if worker.task is not None:
+                continue
+            if waiting:
+                worker.place = waiting.popleft()
+                worker.task = tasks[worker.place]
+            else:
+                worker.place, worker.task = None, self._next_idle(idle)
+            if worker.task is not None:
+                with contextlib.suppress(OSError):
+                    worker.pipe.send(worker.task)
+
+    def _next_idle(self, idle: deque[Task]) -> Task | None:
+        while idle:
+            task = idle.popleft()
+            taken = any(worker.task == task for worker in self._workers)
+            if not taken and not (isinstance(task, LogitsTask) and task.name in self._deadly):
+                return task
+        return None
+
+    def _send_stop(self) -> None:
+        for worker in self._workers:
+            if worker.task is not None:
+                with contextlib.suppress(OSError):
+                    worker.pipe.send(STOP)
+
+    def _receive(self, worker: _Worker, waiting: deque[int], results: dict[int, Result], on_event: OnEvent) -> None:
+        try:
+            message = worker.pipe.recv()
+        except (EOFError, OSError):  # OSError: it died in the middle of a message
+            self._replace(worker, waiting, results, on_event)
+            return
+        if not isinstance(message, Done):
+            on_event(message)
+            return
+        place, worker.task, worker.place = worker.place, None, None
+        if message.error is not None:
+            if place is not None:
+                raise message.error
+        elif place is not None and not message.stopped:
+            results[place] = message.result
+
+    def _replace(self, worker: _Worker, waiting: deque[int], results: dict[int, Result], on_event: OnEvent) -> None:
+        """Start another worker in place of a dead worker; its task continues there from its last checkpoint.
+
+        The stderr of the dead worker is shown once: as it came, or in the error that ends the study.
+        """
+        task, place = worker.task, worker.place
+        assert task is not None
+        worker.pipe.close()
+        device = device_of(self._setup.device, worker.number)
+        death = noticed(worker.process, worker.output, self._kills, device=device)
+        self._workers[worker.number] = self._hired(self._processes.take(), worker.number)
+        self._deaths[task.model_dump_json()] += 1
+        deaths = self._deaths[task.model_dump_json()]
+        if isinstance(task, LogitsTask):
+            self._deadly.add(task.name)
+        if place is None or deaths < MOST_DEATHS:
+            worker.output.close()
+            then = "another worker continues with it" if place is not None else "it is done again when it is needed"
+            on_event(Note(text=f"{unquoted(account(death, describe(task)))}\n    {then}", warning=True))
+            if place is not None and not self._stop.is_set():
+                waiting.append(place)
+            return
+        error = account(death, describe(task), times=MOST_DEATHS)
+        if not isinstance(task, TrainTask):
+            worker.output.close(quoted=death.stderr)
+            raise StudyError(error, way_out(death))
+        worker.output.close()
+        results[place] = kept = given_up(task, error)
+        on_event(run_ended(kept))
+
+
+def device_of(device: str, number: int) -> str:
+    """Return the device of a worker: several GPUs are dealt out in turns where none is named."""
+    count = torch.cuda.device_count() if device == "cuda" else 0
+    return f"cuda:{number % count}" if count > 1 else device
+
+
+def work(pipe: Connection, setup: Setup, task_function: Callable[[Task, WorkerContext], Result]) -> None:
+    """Take tasks from a pipe until it closes. Runs in a worker process."""
+    data = pickle.loads(pipe.recv_bytes())
+
+    def send(event: Event) -> None:
+        pipe.send(event)
+
+    # While a task runs, nothing but a request to stop comes through the pipe, or its end.
+    context = WorkerContext(setup, data=data, on_event=send, stopping=pipe.poll)
+    while True:
+        try:
+            task = pipe.recv()
+        except (EOFError, OSError):
+            return
+        if task != STOP:
+            with contextlib.suppress(BrokenPipeError):
+                pipe.send(_done(task, context, task_function))
+
+
+def _done(task: Task, context: WorkerContext, task_function: Callable[[Task, WorkerContext], Result]) -> Done:
+    try:
+        return Done(task_function(task, context))
+    except AutodistillError as error:
+        return Done(error=error)
+    except Stopped:
+        return Done(stopped=True)
+
+
+def _started() -> Process:
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    output = WorkerOutput()
+    process = context.Process(target=_wait_for_work, args=(theirs, os.getpid(), output.path), daemon=True)
+    with in_environment(ALLOCATOR), uninterrupted():
+        process.start()
+    theirs.close()
+    return Process(process, ours, output)
+
+
+def _wait_for_work(pipe: Connection, parent: int, stderr: str) -> None:
+    """Run the function that the pipe brings. The main function of a process.
+
+    Importing this module, which comes first, imports nearly all other modules.
+
+    Args:
+        pipe: brings a function and its arguments.
+        parent: number of the parent process.
+        stderr: file for this process's stderr; empty: the parent's.
+    """
+    redirect_stderr(stderr)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=follow, args=(parent,), daemon=True).start()
+    importlib.import_module("torchvision")  # takes a second, and every network needs it
+    try:
+        function, arguments = pipe.recv()
+    except (EOFError, OSError):
+        return
+    function(pipe, *arguments)
+
+
+def follow(parent: int) -> None:
+    """End this process when its parent has ended: an orphan would write into a study that another command resumes.
+
+    On Windows `os.getppid` never changes; elsewhere a process that inherited the parent's pipe could keep it open.
+    """
+    started_by = multiprocessing.parent_process()
+    while os.getppid() == parent and (started_by is None or started_by.is_alive()):
+        time.sleep(0.2)
+    os._exit(1)
+
+
+@contextlib.contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Start processes in here that Ctrl-C does not reach: their parent ends them.
+
+    Windows cannot block signals. There a worker ignores Ctrl-C from its first line on.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # such systems have no resource tracker either
+        yield
+        return
+    # The tracker unblocks the signal when it is started: start it first.
+    resource_tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextlib.contextmanager
+def in_environment(variables: Mapping[str, str]) -> Iterator[None]:
+    """Set environment variables in the context."""
+    kept = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in kept.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value

@@ -1,0 +1,790 @@
+"""Run tasks on a Ray cluster: actors, each with a core or a part of a GPU, and this process as the driver.
+
+Nodes share nothing but the data, which lie under the same path on every node. Teacher files, logits and checkpoints
+travel as bytes. Each file has a name below the study folder (`study/...`) or the cache folder (`cache/...`). The driver
+keeps every file, so that a removed node takes no file with it. Nodes that see the folders of the driver use them.
+"""
+
+import contextlib
+import ipaddress
+import logging
+import os
+import platform
+import queue
+import secrets
+import shutil
+import socket
+import sys
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple
+
+import torch
+
+from autodistill import __version__
+from autodistill.data.views import View
+from autodistill.errors import AutodistillError, ConfigError, DataError, StudyError
+from autodistill.executors.base import (
+    MOST_DEATHS,
+    STARTED,
+    AgreementTask,
+    Done,
+    LogitsTask,
+    OnEvent,
+    Result,
+    Setup,
+    Stopped,
+    Task,
+    TrainTask,
+    TrainTeacherTask,
+    describe,
+    given_up,
+    longest_first,
+)
+from autodistill.executors.memory import keep_freed_memory, memory_share
+from autodistill.executors.worker import WorkerContext, perform
+from autodistill.logit_cache import VALIDATION, is_whole, logits_name, training_part
+from autodistill.records import KeptResult, Note, TeacherRecord, run_ended
+from autodistill.store import StudyFolder, cache_root, write_bytes
+from autodistill.teachers import computed_as
+from autodistill.teachers.ladder import SCHEME, path_of
+
+SEND_EVERY_S = 50.0
+"""Time between two checkpoints of a task that the driver receives. Runs write one every 5 s, at the end of an epoch: a
+removed node loses at most 60 s where an epoch takes less than 5 s."""
+LOOK_S = 1.0
+"""Longest wait for messages before everything else is looked at."""
+START_S = 600.0
+"""Longest time without any actor: a node may be starting, loading data or installing packages."""
+RETURN_S = 60.0
+"""An actor that is lost and has not returned after this time has died, although its node is alive."""
+CONNECT_S = 10.0
+"""Longest wait for an answer from a cluster."""
+CLOSE_S = 5.0
+"""Longest wait for actors that remove their files."""
+MARKER = ".autodistill-driver"
+"""File that the driver writes into its folders. A node that sees it shares the folder."""
+
+
+class File(NamedTuple):
+    """A file that a task has written."""
+
+    name: str
+    content: bytes
+
+
+class Node(NamedTuple):
+    """What an actor tells about itself and its node."""
+
+    node: str
+    """Ray's identifier of the node."""
+    process: str
+    """A random name of the actor's process; a restarted actor has another."""
+    host: str
+    autodistill: str
+    torch: str
+    device: str
+    computed_as: str
+    """How logits are computed there."""
+    data: str
+    """Fingerprint of the data."""
+    shares_study: bool
+    shares_cache: bool
+    missing: tuple[str, ...]
+    """Names of teachers whose files are not there."""
+
+
+class Worker:
+    """The actor: does tasks on a node.
+
+    Args:
+        setup: the study.
+        token: content of the driver's markers.
+        work: does a task.
+    """
+
+    def __init__(self, setup: Setup, token: str, work: Callable[[Task, WorkerContext], Result]) -> None:
+        keep_freed_memory()
+        self._work, self._process = work, secrets.token_hex(8)
+        self._stop = threading.Event()
+        self._messages: queue.Queue[object] = queue.Queue()
+        self._shares_study = _sees(Path(setup.folder), token)
+        self._shares_cache = _sees(Path(setup.cache), token)
+        cache = Path(setup.cache) if self._shares_cache else cache_root()
+        self._own = cache / "ray" / token
+        folder = Path(setup.folder) if self._shares_study else self._own / Path(setup.folder).name
+        self._missing, teachers = [], dict(setup.teachers)
+        for name, uri in setup.teachers.items():
+            path, query = _file_of(uri)
+            if path and name in setup.fingerprints and not (self._shares_cache and path.exists()):
+                copy = cache / _teacher_file(setup, name)
+                teachers[name] = f"file:{copy}{query}"
+                if not copy.exists():
+                    self._missing.append(name)
+        if setup.device.startswith("cuda") and setup.memory_share < 1:
+            total = torch.cuda.mem_get_info(0)[1]
+            share = memory_share(total, total, workers=round(1 / setup.memory_share))
+            setup = setup.model_copy(update={"memory_share": share})
+        here = {"folder": str(folder), "cache": str(cache), "teachers": teachers}
+        self._setup = setup.model_copy(update=here)
+        self._context = WorkerContext(
+            self._setup, on_event=self._send, stopping=self._stop.is_set, on_file=self._send_logits
+        )
+
+    def describe(self) -> Node:
+        """Return what the driver checks before it gives tasks to this actor.
+
+        Raises:
+            DataError: the data are not on this node.
+        """
+        import ray
+
+        host, device = platform.node(), torch.device(self._setup.device)
+        return Node(
+            node=ray.get_runtime_context().get_node_id(),
+            process=self._process,
+            host=host,
+            autodistill=__version__,
+            torch=torch.__version__,
+            device=torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "cpu",
+            computed_as=computed_as(device),
+            data=self._fingerprint(),
+            shares_study=self._shares_study,
+            shares_cache=self._shares_cache,
+            missing=tuple(self._missing),
+        )
+
+    def receive(self, files: Mapping[str, bytes]) -> None:
+        """Write files."""
+        for name, content in files.items():
+            write_bytes(_path(self._setup, name), content)
+
+    def perform(self, task: Task, files: Mapping[str, Any]) -> Iterator[object]:
+        """Do a task; yield its messages and the files that it writes.
+
+        Args:
+            task: the task.
+            files: references to the content of files, by name. Files of the study replace older files.
+        """
+        import ray
+
+        yield STARTED
+        for name, content in files.items():
+            if name.startswith("study/") or not _path(self._setup, name).exists():
+                self.receive({name: ray.get(content)})
+        self._messages = queue.Queue()
+        thread = threading.Thread(target=self._perform, args=(task,), daemon=True)
+        thread.start()
+        checkpoint, outputs = self._files_of(task)
+        sent, stamp, over = time.monotonic(), _stamp(checkpoint), False
+        while not over:
+            message = None
+            with contextlib.suppress(queue.Empty):
+                message = self._messages.get(timeout=LOOK_S)
+            over = isinstance(message, Done)
+            due = over or time.monotonic() - sent >= SEND_EVERY_S
+            if due and _stamp(checkpoint) not in (None, stamp):
+                sent, stamp = time.monotonic(), _stamp(checkpoint)
+                yield from self._read([checkpoint])
+            if over:
+                thread.join()
+                yield from self._read(outputs)
+            if message is not None:
+                yield message
+
+    def stop(self) -> None:
+        """Make the task that is running stop at the end of its epoch."""
+        self._stop.set()
+
+    def close(self) -> None:
+        """Remove the files of the study from this node."""
+        shutil.rmtree(self._own, ignore_errors=True)
+
+    def _perform(self, task: Task) -> None:
+        try:
+            self._send(Done(self._work(task, self._context)))
+        except AutodistillError as error:
+            self._send(Done(error=error))
+        except Stopped:
+            self._send(Done(stopped=True))
+        except BaseException as error:
+            reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+            self._send(Done(error=StudyError(f"node {platform.node()}: {reason}, while {describe(task)}")))
+            raise
+
+    def _send(self, message: object) -> None:
+        self._messages.put(message)
+
+    def _send_logits(self, path: Path) -> None:
+        """Send logits as soon as they are written: the driver gives them to other nodes."""
+        if not self._shares_cache:
+            for file in self._read([path]):
+                self._send(file)
+
+    def _fingerprint(self) -> str:
+        try:
+            return self._context.study_data.fingerprint
+        except AutodistillError as error:
+            raise DataError(
+                f"node {platform.node()}: {error.message}",
+                f"put the data under the same path on every node. {error.hint}",
+            ) from error
+
+    def _files_of(self, task: Task) -> tuple[Path | None, list[Path]]:
+        """Return the checkpoint of a task, and the other files that it writes; the result of a run is the last."""
+        setup, folder = self._setup, self._context.folder
+        if isinstance(task, TrainTask) and not self._shares_study:
+            return folder.checkpoint(task.key), [folder.weights(task.key), folder.result(task.key)]
+        if isinstance(task, TrainTeacherTask) and not self._shares_cache:
+            path = path_of(task.uri, root=Path(setup.cache), data=setup.data, space=setup.space)
+            return path.with_suffix(".checkpoint"), [path]
+        return None, []
+
+    def _read(self, paths: Sequence[Path | None]) -> Iterator[File]:
+        for path in paths:
+            if path is None or not path.exists():
+                continue
+            place = "study" if path.is_relative_to(self._setup.folder) else "cache"
+            root = self._setup.folder if place == "study" else self._setup.cache
+            yield File(f"{place}/{path.relative_to(root).as_posix()}", path.read_bytes())
+
+
+class Loss(NamedTuple):
+    """An actor was lost during a task. Whether its process died is known when it is back, or its node is gone."""
+
+    node: Node
+    when: float
+
+
+@dataclass
+class _Actor:
+    handle: Any
+    described: Any = None
+    """Reference to its `Node` while it starts."""
+    node: Node | None = None
+    task: Task | None = None
+    place: int | None = None
+    """Of its task among those that `run` was given; None: the result is dropped."""
+    messages: Any = None
+    """Generator of the messages of its task."""
+    started: bool = False
+    stopping: bool = False
+    loss: Loss | None = None
+    sent: set[str] = field(default_factory=set)
+    """Files of the cache that are on its node."""
+
+
+class RayExecutor:
+    """An `Executor` of actors on a Ray cluster.
+
+    Args:
+        setup: the study; `setup.device` is `cuda` for actors with a GPU.
+        address: of the cluster; `auto`: the cluster of this machine; `local`: a cluster of its own.
+        workers: number of actors; None: as many as the cluster has room for.
+        per_gpu: actors that share a GPU.
+        insecure: whether a cluster on a network without token authentication is accepted.
+        shared: whether actors use the folders of the driver where they see them.
+        stop: makes `run` end soon. Signal handlers may set it.
+        work: does a task in an actor; an importable function.
+
+    Raises:
+        ConfigError: Ray is not installed, there is no cluster, it has no GPU, or it is open to the network.
+    """
+
+    actor_class = Worker
+
+    def __init__(
+        self,
+        setup: Setup,
+        *,
+        address: str,
+        workers: int | None = None,
+        per_gpu: int = 1,
+        insecure: bool = False,
+        shared: bool = True,
+        stop: threading.Event | None = None,
+        work: Callable[[Task, WorkerContext], Result] = perform,
+    ) -> None:
+        self._ray = connected(address, insecure=insecure)
+        self._setup, self._stop = setup.model_copy(update={"memory_share": 1 / per_gpu}), stop or threading.Event()
+        gpu = setup.device.startswith("cuda")
+        slots = slots_of(self._ray.cluster_resources(), gpu=gpu, per_gpu=per_gpu)
+        self.workers = workers or slots
+        token = secrets.token_hex(8)
+        self._markers = [Path(place) / MARKER for place in (setup.folder, setup.cache) if shared]
+        for marker in self._markers:
+            with contextlib.suppress(AutodistillError):  # a read-only cache is not shared
+                write_bytes(marker, token.encode())
+        needs = {"num_gpus": 1 / per_gpu, "num_cpus": 0} if gpu else {"num_cpus": 1}
+        remote = self._ray.remote(self.actor_class).options(max_restarts=-1, max_concurrency=2, **needs)
+        self._actors = [_Actor(remote.remote(self._setup, token, work)) for _ in range(self.workers)]
+        for actor in self._actors:
+            self._await(actor)
+        self._deaths: Counter[str] = Counter()
+        self._deadly: set[str] = set()
+        """Teachers that killed an actor which computed their logits before a run needed them."""
+        self._fingerprints = dict(setup.fingerprints)
+        self._references: dict[str, Any] = {}
+        self._seen = time.monotonic()
+        """When an actor was there last."""
+        self._leaving = contextlib.ExitStack()
+        self.nodes: Counter[str] = Counter()
+        """Actors by the device of their node."""
+
+    def run(self, tasks: Sequence[Task], on_event: OnEvent, *, meanwhile: Sequence[Task] = ()) -> list[Result]:
+        """See `Executor.run`."""
+        results: dict[int, Result] = {}
+        waiting, idle = deque(longest_first(tasks)), deque(meanwhile)
+        for actor in self._actors:  # adopt what is running already
+            actor.place = next((place for place in waiting if tasks[place] == actor.task), None)
+            if actor.place is not None:
+                waiting.remove(actor.place)
+        while len(results) < len(tasks):
+            if self._stop.is_set():
+                self._stop_all(waiting, idle)
+            self._check_started()
+            self._feed(tasks, waiting, idle)
+            for actor, starts in self._ready():
+                if starts:
+                    self._begin(actor, on_event)
+                else:
+                    self._receive(actor, results, on_event)
+            for actor in self._actors:
+                if actor.loss is not None:
+                    self._settle(actor, actor.loss, waiting, results, on_event)
+        return [results[place] for place in range(len(tasks))]
+
+    def wait_for_actors(self, on_event: OnEvent) -> None:
+        """Wait until all actors have started. `run` does not need it."""
+        while any(actor.node is None for actor in self._actors):
+            self._check_started()
+            for actor, starts in self._ready():
+                if starts:
+                    self._begin(actor, on_event)
+
+    def __enter__(self) -> "RayExecutor":
+        # Ray prints its own messages to stdout, which is for the result.
+        self._leaving.enter_context(contextlib.redirect_stdout(sys.stderr))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with self._leaving:
+            closing = [actor.handle.close.remote() for actor in self._actors if actor.node is not None]
+            if closing:
+                self._ray.wait(closing, num_returns=len(closing), timeout=CLOSE_S)
+            for actor in self._actors:
+                self._ray.kill(actor.handle)
+            for marker in self._markers:
+                with contextlib.suppress(OSError):
+                    marker.unlink(missing_ok=True)
+
+    def _await(self, actor: _Actor) -> None:
+        """Ask an actor for its description, which it gives when it has started, or started again."""
+        actor.node = None
+        actor.described = actor.handle.describe.options(max_task_retries=-1).remote()
+
+    def _ready(self) -> list[tuple[_Actor, bool]]:
+        """Wait for a message; return the actors that have one, and whether it is their description."""
+        pending = {it: actor for actor in self._actors for it in (actor.described, actor.messages) if it is not None}
+        ready, _ = self._ray.wait(list(pending), num_returns=len(pending), timeout=0)
+        if not ready:
+            ready, _ = self._ray.wait(list(pending), timeout=LOOK_S)
+        return [(pending[it], it is pending[it].described) for it in ready]
+
+    def _stop_all(self, waiting: deque[int], idle: deque[Task]) -> None:
+        """Stop the tasks at the end of their epoch.
+
+        Raises:
+            Stopped: all have stopped.
+        """
+        waiting.clear()
+        idle.clear()
+        busy = [actor for actor in self._actors if actor.messages is not None]
+        if not busy:
+            raise Stopped
+        for actor in busy:
+            if not actor.stopping:
+                actor.handle.stop.remote()
+                actor.stopping = True
+
+    def _check_started(self) -> None:
+        if any(actor.node is not None for actor in self._actors):
+            self._seen = time.monotonic()
+        elif time.monotonic() - self._seen > START_S:
+            raise StudyError(
+                f"no actor has started within {START_S:g} s", "`ray status` shows the resources that are missing"
+            )
+
+    def _begin(self, actor: _Actor, on_event: OnEvent) -> None:
+        """Check an actor that has started, and send the teacher files that its node lacks."""
+        reference, actor.described = actor.described, None
+        node: Node = self._got(reference)
+        check_node(node, self._setup)
+        if actor.loss is not None and actor.loss.node.process == node.process:
+            # The network failed, and the process is still at work on its task: it must not write any more.
+            self._ray.kill(actor.handle, no_restart=False)
+            self._await(actor)
+            return
+        actor.sent = set()
+        files = {}
+        for name in node.missing:
+            path, _ = _file_of(self._setup.teachers[name])
+            assert path is not None
+            files[f"cache/{_teacher_file(self._setup, name)}"] = path.read_bytes()
+        try:
+            if files:
+                self._got(actor.handle.receive.remote(files))
+        except self._ray.exceptions.RayActorError:
+            self._await(actor)
+            return
+        if self.nodes and node.device not in self.nodes:
+            on_event(
+                Note(text=f"the cluster mixes {node.device} with {', '.join(self.nodes)}: results differ", warning=True)
+            )
+        self.nodes[node.device] += 1
+        actor.node = node
+
+    def _feed(self, tasks: Sequence[Task], waiting: deque[int], idle: deque[Task]) -> None:
+        for actor in self._actors:
+            if actor.node is None or actor.task is not None:
+                continue
+            if waiting:
+                actor.place = waiting.popleft()
+                actor.task = tasks[actor.place]
+            else:
+                actor.place, actor.task = None, self._next_idle(idle)
+            if actor.task is not None:
+                actor.started = False
+                stream = actor.handle.perform.options(num_returns="streaming", max_task_retries=0)
+                actor.messages = stream.remote(actor.task, self._files_for(actor.task, actor.node, actor.sent))
+
+    def _next_idle(self, idle: deque[Task]) -> Task | None:
+        while idle:
+            task = idle.popleft()
+            taken = any(actor.task == task for actor in self._actors)
+            if not taken and not (isinstance(task, LogitsTask) and task.name in self._deadly):
+                return task
+        return None
+
+    def _receive(self, actor: _Actor, results: dict[int, Result], on_event: OnEvent) -> None:
+        try:
+            message = self._got(next(actor.messages))
+        except self._ray.exceptions.RayError:
+            assert actor.node is not None
+            actor.loss, actor.messages = Loss(actor.node, time.monotonic()), None
+            self._await(actor)
+            return
+        if message == STARTED:
+            actor.started = True
+        elif isinstance(message, File):
+            self._keep(actor, message)
+        elif isinstance(message, Done):
+            self._end(actor, message, results)
+        else:
+            on_event(message)
+
+    def _got(self, reference: Any) -> Any:
+        """Return the value of a reference.
+
+        Raises:
+            AutodistillError: raised by the actor, or the actor could not start.
+            RayError: the actor or the object was lost.
+        """
+        errors = self._ray.exceptions
+        try:
+            return self._ray.get(reference)
+        except errors.RayTaskError as error:
+            if isinstance(error.cause, AutodistillError):
+                raise error.cause from error
+            raise StudyError(f"an actor failed: {_last_line(error)}", "Ray's logs on its node say more") from error
+        except errors.RayActorError as error:
+            if not error.actor_init_failed:
+                raise
+            raise StudyError(
+                f"an actor could not start: {_last_line(error)}",
+                "every node needs the same version of kd-autodistill, installed where Ray's Python finds it",
+            ) from error
+
+    def _end(self, actor: _Actor, done: Done, results: dict[int, Result]) -> None:
+        task, place = actor.task, actor.place
+        actor.task = actor.place = actor.messages = None
+        if isinstance(done.result, TeacherRecord):
+            self._fingerprints[done.result.name] = done.result.fingerprint
+        if isinstance(done.result, KeptResult) and isinstance(task, TrainTask) and task.spec.until is None:
+            StudyFolder(Path(self._setup.folder)).checkpoint(task.key).unlink(missing_ok=True)
+        if done.error is not None:
+            if place is not None:
+                raise done.error
+        elif place is not None and not done.stopped:
+            results[place] = done.result
+
+    def _settle(
+        self, actor: _Actor, loss: Loss, waiting: deque[int], results: dict[int, Result], on_event: OnEvent
+    ) -> None:
+        """Put the task of a lost actor back as soon as it is known what happened.
+
+        The death of a process counts as a death of its task. A removed node or a failed network does not.
+        """
+        node, task, place = loss.node, actor.task, actor.place
+        assert task is not None
+        removed = node.node not in {it["NodeID"] for it in self._ray.nodes() if it["Alive"]}
+        late = time.monotonic() - loss.when > RETURN_S
+        if actor.node is None and not removed and not late:
+            return
+        actor.task = actor.place = actor.loss = None
+        if actor.started and not removed:
+            self._deaths[task.model_dump_json()] += 1
+            if isinstance(task, LogitsTask):
+                self._deadly.add(task.name)
+        deaths = self._deaths[task.model_dump_json()]
+        if place is None or deaths < MOST_DEATHS:
+            what = f"node {node.host} was removed" if removed else f"an actor on {node.host} was lost"
+            then = "another continues with it" if place is not None else "it is done again when it is needed"
+            on_event(Note(text=f"{what} while {describe(task)}; {then}", warning=True))
+            if place is not None and not self._stop.is_set():
+                waiting.append(place)
+            return
+        lost = f"{deaths} actors were lost while {describe(task)}, the last on {node.host}"
+        if not isinstance(task, TrainTask):
+            raise StudyError(lost, "Ray's logs on that node say more")
+        results[place] = kept = given_up(task, lost)
+        on_event(run_ended(kept))
+
+    def _keep(self, actor: _Actor, file: File) -> None:
+        """Keep a file that an actor has sent; of logits, the first copy counts."""
+        path = _path(self._setup, file.name)
+        if file.name.startswith("cache/"):
+            actor.sent.add(file.name)
+        if file.name.startswith("cache/logits/") and is_whole(path):
+            return
+        write_bytes(path, file.content)
+        self._references.pop(file.name, None)
+
+    def _files_for(self, task: Task, node: Node, sent: set[str]) -> dict[str, Any]:
+        """Return references to the files that a task reads and that its node lacks."""
+        found: dict[str, Any] = {}
+        for name in self._needed(task, node):
+            path = _path(self._setup, name)
+            if name in sent or not path.exists():
+                continue
+            if name.startswith("study/"):
+                found[name] = self._ray.put(path.read_bytes())
+                continue
+            if name not in self._references:
+                self._references[name] = self._ray.put(path.read_bytes())
+            found[name] = self._references[name]
+            sent.add(name)
+        return found
+
+    def _needed(self, task: Task, node: Node) -> Iterator[str]:
+        """Yield the names of files that a task reads."""
+        setup, seen = self._setup, self._setup.space.data
+        if isinstance(task, TrainTask) and not node.shares_study:
+            yield f"study/checkpoints/{task.key}.pt"
+            yield f"study/weights/{task.key}.safetensors"  # with the result, where only the test score is missing
+            yield f"study/results/{task.key}.json"
+        if node.shares_cache:
+            return
+        names, views = _teachers_and_views(task, setup.views)
+        uris = {task.uri} if isinstance(task, TrainTeacherTask) else {setup.teachers[name] for name in names}
+        for uri in uris:
+            if uri.startswith(SCHEME):
+                path = path_of(uri, root=Path("cache"), data=setup.data, space=setup.space)
+                yield path.as_posix()
+                if isinstance(task, TrainTeacherTask):
+                    yield path.with_suffix(".checkpoint").as_posix()
+        parts = [training_part(View(seen.view_seed, seen.crop, seen.flip), number) for number in views]
+        for fingerprint in (self._fingerprints[name] for name in names if name in self._fingerprints):
+            for part in (VALIDATION, *parts):
+                how = {"computed_as": node.computed_as, "version": node.torch}
+                yield f"cache/{logits_name(fingerprint, setup.data, part, **how)}"
+
+
+def connected(address: str, *, insecure: bool) -> Any:
+    """Return the module `ray`, connected to a cluster. An existing connection is kept.
+
+    Raises:
+        ConfigError: Ray is not installed, there is no cluster, or it is open to the network.
+    """
+    ray: Any
+    if address == "local" and "ray" not in sys.modules:
+        # A cluster of its own listens on all addresses of this machine. Ray reads these variables when it is imported.
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    try:
+        import ray
+    except ImportError as error:
+        raise ConfigError(f"--ray {address}: Ray is not installed", "pip install 'kd-autodistill[ray]'") from error
+    if address.startswith("ray://"):
+        raise ConfigError(
+            f"--ray {address}: Ray's client mode cannot stream the messages of actors",
+            "run this command on a node of the cluster with --ray auto, or submit it with `ray job submit`",
+        )
+    if not ray.is_initialized():
+        _connect(ray, address)
+        try:
+            check_secure(address, ray.nodes(), {"RAY_AUTH_MODE": "token"} if insecure else os.environ)
+        except ConfigError:
+            ray.shutdown()
+            raise
+    return ray
+
+
+def _connect(ray: Any, address: str) -> None:
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    own: dict[str, Any] = {"include_dashboard": False} if address == "local" else {}
+    try:
+        if address not in ("auto", "local"):
+            _check_reachable(address)
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **own)
+    except OSError as error:
+        raise ConfigError(
+            f"--ray {address}: no cluster there ({next(iter(str(error).splitlines()), '')})",
+            "start a cluster with `ray start --head`, or use --ray local",
+        ) from error
+    except ray.exceptions.AuthenticationError as error:
+        raise ConfigError(
+            f"--ray {address}: the cluster refuses the token of this command",
+            "set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH, as on the nodes of the cluster",
+        ) from error
+    except RuntimeError as error:
+        if "ersion mismatch" not in str(error):
+            raise
+        lines = " ".join(str(error).split())
+        raise ConfigError(f"--ray {address}: {lines}", "use the same Python and Ray on every node") from error
+
+
+def _check_reachable(address: str) -> None:
+    """Connect to a port: Ray itself tries for minutes.
+
+    Raises:
+        ConfigError: it is no address.
+        OSError: nobody answers there.
+    """
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal():
+        raise ConfigError(f"--ray {address}: is no address", "give auto, local or HOST:PORT, such as 10.0.0.1:6379")
+    socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_S).close()
+
+
+def check_secure(address: str, nodes: Sequence[Mapping[str, Any]], environment: Mapping[str, str]) -> None:
+    """Check that only authenticated users can run code on a cluster.
+
+    Args:
+        address: of the cluster, for the message.
+        nodes: as `ray.nodes()` returns them.
+        environment: variables of this process.
+
+    Raises:
+        ConfigError: the cluster listens on a network and does not ask for a token.
+    """
+    found = {str(node["NodeManagerAddress"]) for node in nodes if node.get("Alive", True)}
+    open_to_network = sorted(it for it in found if not _is_loopback(it))
+    if open_to_network and environment.get("RAY_AUTH_MODE", "").lower() != "token":
+        raise ConfigError(
+            f"--ray {address}: the cluster listens on {', '.join(open_to_network)} without token authentication: "
+            "anyone who reaches a port can run code there",
+            "set RAY_AUTH_MODE=token on every node and here (docs.ray.io, token authentication), or accept the risk "
+            "in a closed network with --insecure",
+        )
+
+
+def check_node(node: Node, setup: Setup) -> None:
+    """Check that a node can work on a study.
+
+    Raises:
+        ConfigError: it has another version of autodistill.
+        DataError: it has other data.
+    """
+    if node.autodistill != __version__:
+        raise ConfigError(
+            f"node {node.host}: has kd-autodistill {node.autodistill}, the driver has {__version__}",
+            "install the same version on every node",
+        )
+    if node.data != setup.data:
+        raise DataError(
+            f"node {node.host}: other images or labels than here under {setup.space.data.name!r}",
+            "put the same data under the same path on every node",
+        )
+
+
+def slots_of(resources: Mapping[str, float], *, gpu: bool, per_gpu: int) -> int:
+    """Return how many actors a cluster has room for.
+
+    Raises:
+        ConfigError: it has no GPU, and one is asked for.
+    """
+    if not gpu:
+        return max(1, int(resources.get("CPU", 1)))
+    count = int(resources.get("GPU", 0))
+    if not count:
+        raise ConfigError("--device cuda: the cluster has no GPU", "use --device cpu, or add a node with a GPU")
+    return count * per_gpu
+
+
+def _teachers_and_views(task: Task, views: int) -> tuple[tuple[str, ...], Sequence[int]]:
+    """Return the teachers that a task uses, and the views whose logits it reads or computes."""
+    if isinstance(task, TrainTask):
+        name = task.spec.params.teacher
+        return (name,) if name else (), range(min(task.spec.last_epoch, views))
+    if isinstance(task, AgreementTask):
+        return task.names, (0,)
+    if isinstance(task, LogitsTask):
+        return (task.name,), (task.view,)
+    name = getattr(task, "name", None)
+    return (name,) if name else (), (0,)
+
+
+def _is_loopback(address: str) -> bool:
+    try:
+        return ipaddress.ip_address(address).is_loopback
+    except ValueError:
+        return address == "localhost"
+
+
+def _last_line(error: BaseException) -> str:
+    """Return the last line of an error of Ray that is not empty: it names the exception."""
+    return next((line.strip() for line in reversed(str(error).splitlines()) if line.strip()), type(error).__name__)
+
+
+def _path(setup: Setup, name: str) -> Path:
+    """Return the path of a file: `study/...` or `cache/...`."""
+    place, _, below = name.partition("/")
+    return Path(setup.folder if place == "study" else setup.cache) / below
+
+
+def _sees(folder: Path, token: str) -> bool:
+    """Return whether a folder of the driver is visible here."""
+    try:
+        return (folder / MARKER).read_text() == token
+    except OSError:
+        return False
+
+
+def _stamp(path: Path | None) -> tuple[int, int] | None:
+    """Return what tells versions of a file apart: a clock is too coarse for two writes in a row."""
+    try:
+        found = path.stat() if path is not None else None
+    except OSError:
+        return None
+    return (found.st_ino, found.st_mtime_ns) if found else None
+
+
+def _file_of(uri: str) -> tuple[Path | None, str]:
+    """Return the path and the options of a `file:` URI; no path for other URIs."""
+    path, mark, query = uri.removeprefix("file:").partition("?")
+    return Path(path).expanduser() if uri.startswith("file:") else None, mark + query
+
+
+def _teacher_file(setup: Setup, name: str) -> str:
+    """Return where a given teacher's file lies in the cache of a node that lacks it."""
+    path, _ = _file_of(setup.teachers[name])
+    assert path is not None
+    return f"teachers/{setup.fingerprints[name]}/{path.name}"

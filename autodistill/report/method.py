@@ -1,0 +1,331 @@
+"""Sections on the study itself: budget, method and its limits, environment, timing and citations."""
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, get_args
+
+import tomli_w
+
+from autodistill.formatting import count, duration, plural, short
+from autodistill.records import Phase, PlanRecord, RunResult, StudyRecord
+from autodistill.report.parts import (
+    MAX_ROWS,
+    Figure,
+    Table,
+    cut_note,
+    number_columns,
+    plain_kd_confirmed,
+    row,
+    text_columns,
+    verdict_of,
+)
+from autodistill.stats.intervals import accuracy_error
+
+PHASES = ("start-up", *get_args(Phase))
+PHASE_NAMES = {"reruns": "reruns"}
+TIME_PARTS = {
+    "teacher": "teachers over views that were not cached",
+    "cache": "cached logits, read or waited for",
+    "targets": "temperatures of soft targets",
+    "student": "the student's training",
+    "evaluation": "evaluation of the student",
+}
+"""Parts of the time of training runs."""
+MAX_SPACE, MAX_VALUE = 12_000, 300
+
+CITATIONS = (
+    "ISATS: Fan, Li, Zhan. Frontiers of Computer Science, 2026. doi:10.1007/s11704-025-41434-w, arXiv:2405.13078.",
+    "ATS: Li et al. Asymmetric temperature scaling makes larger networks teach well again. NeurIPS 2022.",
+    "KD: Hinton, Vinyals, Dean. Distilling the knowledge in a neural network. 2015. arXiv:1503.02531.",
+    "Optuna: Akiba, Sano, Yanase, Ohta, Koyama. Optuna: a next-generation hyperparameter optimization framework. "
+    "KDD 2019.",
+)
+
+
+@dataclass(frozen=True)
+class BudgetPart:
+    """A part of the plan, in full-training equivalents."""
+
+    name: str
+    planned: float
+    spent: float
+
+
+@dataclass(frozen=True)
+class BudgetInfo:
+    parts: tuple[BudgetPart, ...]
+    summary: str
+    figure: Figure | None
+
+
+@dataclass(frozen=True)
+class MethodInfo:
+    points: tuple[tuple[str, str], ...]
+    """Term and explanation."""
+    limits: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class EnvironmentInfo:
+    environment: Table | None
+    timing: Table | None
+    space: str
+    """The resolved search space as TOML."""
+    study: str
+    citations: tuple[str, ...]
+
+
+def budget_info(record: StudyRecord) -> BudgetInfo:
+    """Return the planned and the spent budget in full-training equivalents of the student."""
+    plan, spent = record.plan, _spent(record)
+    planned = {
+        "no teacher": plan.no_teacher,
+        "plain KD": plan.plain_kd,
+        "priors": plan.priors,
+        "search": plan.search,
+        **({"reruns": plan.reruns} if plan.reruns else {}),
+        "confirm": plan.confirm,
+        **({"controls": plan.controls} if plan.controls else {}),
+    }
+    parts = tuple(BudgetPart(name, size, spent[name] / plan.epochs_full) for name, size in planned.items())
+    total = record.spent_epochs / plan.epochs_full
+    summary = (
+        f"Asked for {short(plan.requested)}: {plan.total_epochs:,} epochs, {plan.equivalents:.1f} full trainings of "
+        f"{plan.epochs_full} epochs. Spent {record.spent_epochs:,} epochs, {total:.1f} full trainings. "
+        f"Ladder training and teacher forwards are not counted{', nor is the audit' if record.audit else ''}."
+    )
+    return BudgetInfo(parts, summary, _budget_figure(parts, total, plan.equivalents))
+
+
+def _spent(record: StudyRecord) -> dict[str, int]:
+    """Return the epochs by part of the plan; a run that two parts share counts for the earlier part."""
+    parts: dict[str, list[RunResult | None]] = {
+        "no teacher": [record.no_teacher],
+        "plain KD": [record.plain_kd],
+        "priors": [run for one in record.trials if one.kind == "prior" for run in (one.rung, one.full)],
+        "search": [run for one in record.trials if one.kind == "search" for run in (one.rung, one.full)],
+        "reruns": list(record.reruns),
+        "confirm": [run for one in record.finalists for run in one.runs],
+        "controls": [run for one in record.controls for run in one.runs],
+    }
+    seen: set[str] = set()
+    spent = dict.fromkeys(parts, 0)
+    for part, runs in parts.items():
+        for run in runs:
+            if run is not None and run.run not in seen:
+                seen.add(run.run)
+                spent[part] += run.spent_epochs
+    return spent
+
+
+def _budget_figure(parts: tuple[BudgetPart, ...], spent: float, planned: float) -> Figure:
+    rows = (
+        *(row(part.name, f"{part.planned:.2f}", f"{part.spent:.2f}") for part in parts),
+        row("total", f"{planned:.2f}", f"{spent:.2f}", mark="pick"),
+    )
+    columns = (*text_columns("Part"), *number_columns("Planned", "Spent"))
+    return Figure(
+        finding=f"{spent:.1f} of {planned:.1f} full-training equivalents were spent.",
+        alt="Paired bars: planned and spent full-training equivalents for each part of the study.",
+        table=Table("Budget, full-training equivalents", columns, rows),
+    )
+
+
+def method_info(record: StudyRecord) -> MethodInfo:
+    """Return what was done, in words, and what the report cannot tell."""
+    return MethodInfo(tuple(_method(record)), tuple(_limits(record)))
+
+
+def _method(record: StudyRecord) -> Iterator[tuple[str, str]]:
+    data, student = record.data, record.student
+    channels, height, width = data.image_shape
+    yield (
+        "Student",
+        f"{student.name}: {student.architecture} at width {student.width:g}, "
+        f"{count(student.cost.params)} parameters, {count(student.cost.macs)} MACs per image, "
+        f"stem stride {student.stem_stride}, total stride {student.total_stride}.",
+    )
+    yield (
+        "Data",
+        f"{data.name}: {len(data.classes):,} classes, images of {channels} x "
+        f"{height} x {width}; {data.train:,} train, {data.validation:,} validation and {data.test:,} test images, "
+        f"stratified (split seed {data.split_seed}).",
+    )
+    yield (
+        "Selection",
+        "Teachers, methods, temperatures and weights were chosen on validation. Only the finalists' confirm runs "
+        "were evaluated on the test set, and the verdict comes from those runs alone.",
+    )
+    yield (
+        "Loss",
+        "(1 - soft weight) x CE(label, f) + soft weight x tau_student^2 x CE(teacher, softmax(f / tau_student)): "
+        "both cross-entropies are summed over classes and averaged over the batch. tau_student is 1 for ATS and "
+        "ISATS and tau for TS, unless the settings name it.",
+    )
+    yield (
+        "Score",
+        "A run's score is the validation accuracy of its averaged weights after the last epoch, not after the best.",
+    )
+    yield (
+        "Views",
+        f"Augmentation depends on (view seed {data.view_seed}, epoch, image) alone, from a pool of "
+        f"{plural(data.views, 'view')} that the epochs cycle through: every trial sees the same images, and teacher "
+        "logits are computed once for each view.",
+    )
+    yield from _search(record)
+    yield from _inference(record)
+
+
+def _search(record: StudyRecord) -> Iterator[tuple[str, str]]:
+    plan = record.plan
+    if plan.asynchronous:
+        yield (
+            "Suggestions",
+            "The search suggested a trial whenever a worker was free (asynchronous mode, removed since) and judged "
+            "it by what was known at that moment. The trials therefore depend on the order in which runs ended.",
+        )
+    pruned_priors = any(trial.kind == "prior" and trial.state == "pruned" for trial in record.trials)
+    among_priors = f" Of the {len(record.teachers)} priors, only those with the best rung scores went on."
+    yield (
+        "Pruning",
+        f"{_rung_words(plan)} unless its rung score falls behind other rung scores of the same teacher: teachers "
+        f"never prune each other.{among_priors if pruned_priors else ''}",
+    )
+    if record.reruns:
+        yield (
+            "Reruns",
+            f"After the search, the best settings of the {plural(len(record.reruns), 'leading teacher')} were "
+            "trained once more with another seed, and the finalists were chosen by mean score. The best of many "
+            "single scores owes part of its lead to luck.",
+        )
+
+
+def _rung_words(plan: PlanRecord) -> str:
+    rung, full = plan.epochs_rung, plan.epochs_full
+    if plan.rungs == "short schedule":
+        return (
+            f"Each trial first trains a complete short schedule of {rung} epochs, its rung. It goes on to a full run "
+            f"of {full} epochs"
+        )
+    return (
+        f"Each trial first trains {rung} of its {full} epochs. At this rung it is scored by its averaged weights. It "
+        "goes on to the end"
+    )
+
+
+def _inference(record: StudyRecord) -> Iterator[tuple[str, str]]:
+    least = f"{100 * verdict_of(record).threshold:.1f}"
+    yield (
+        "Intervals",
+        "95 % Student-t intervals. Differences are paired over the confirm seeds that both have; their noise "
+        "variance is three quarters the pair's own and one quarter that of the rest of the finalists x seeds table, "
+        "no teacher included, with Satterthwaite's degrees of freedom. An interval beside one accuracy uses that "
+        "row's own runs alone. P(best) is a Monte Carlo over the table's Student-t posterior.",
+    )
+    yield (
+        "Verdict",
+        "A winner is named when its interval against every other teacher among the finalists excludes 0 and the "
+        f"lower end of a 92.5 % interval reaches {least} points. By simulation, under 5 % of studies then name a "
+        "teacher that is worse, or better by less than that. Otherwise the cheapest (MACs) of the teachers that are "
+        "not told apart is taken: of those that help, or else of those not behind no teacher. A teacher helps when "
+        f"its interval over no teacher lies above 0, and does not help when that interval ends below {least}.",
+    )
+    race = record.plan.race
+    if race is not None and len(record.finalists) > 2:
+        yield (
+            "Racing",
+            f"Every finalist was trained over {race.first} confirm seeds. Each further seed went to the best teacher "
+            "and its nearest rival while they were not told apart, and to no teacher while it was open whether a "
+            "teacher helps. All looks at the results but the last share a tenth of the error probability.",
+        )
+
+
+def _limits(record: StudyRecord) -> Iterator[str]:
+    yield (
+        "Split and view noise are not in the intervals: one split and one pool of views served the whole study. "
+        "Seeds change initialisation and batch order."
+    )
+    ranking = [one.confirmed_test_top1 for one in verdict_of(record).ranking if one.confirmed_test_top1 is not None]
+    if ranking:
+        error = accuracy_error(ranking[0], images=record.data.test)
+        yield (
+            f"A test set of {record.data.test:,} images has a sampling error of its own: {100 * error:.1f} points "
+            "(standard error of one accuracy). The students largely share it, and no interval includes it."
+        )
+    yield (
+        "Each comparison has its own 95 % interval; the intervals are not corrected for multiple comparisons. The "
+        "settings of the finalists were chosen among many scores on validation, so search scores have their own "
+        "column."
+    )
+    if record.plain_kd is not None and not plain_kd_confirmed(record):
+        yield "Plain KD is one run and unconfirmed."
+    yield "Another student, data set or length of training may rank the teachers differently."
+
+
+def environment_info(record: StudyRecord) -> EnvironmentInfo:
+    """Return the study's environment, its timing and what is needed to reproduce it."""
+    return EnvironmentInfo(
+        environment=_environment(record.environment),
+        timing=_timing(record.timing),
+        space=_toml(record.space),
+        study=record.name,
+        citations=CITATIONS,
+    )
+
+
+def _environment(values: Mapping[str, Any]) -> Table | None:
+    found = list(_flatten(values))
+    if not found:
+        return None
+    rows = tuple(row(short(key.replace("_", " ")), _value(value)) for key, value in found[:MAX_ROWS])
+    return Table("Environment", text_columns("What", "Value"), rows, cut_note(rows, len(found), "entries"))
+
+
+def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield nested mappings as dotted keys, sorted."""
+    for key, value in sorted(values.items()):
+        if isinstance(value, Mapping):
+            yield from _flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _timing(timing: Mapping[str, Any]) -> Table | None:
+    """Return wall time by phase and the sums over runs; the time of each run is in study.json."""
+    phases, runs, parts, planned = (timing.get(it, {}) for it in ("phases_s", "runs_s", "parts_s", "planned_s"))
+    if not phases:
+        return None
+    total, planned_s, runs_s = (math.fsum(it.values()) for it in (phases, planned, runs))
+    ordered = [*(it for it in PHASES if it in phases), *(it for it in phases if it not in PHASES)]
+    rows = [row(PHASE_NAMES.get(it, it), duration(phases[it])) for it in ordered]
+    rows.append(row("all phases", duration(total)))
+    if planned:
+        took_s, planned_s = total - phases.get("start-up", 0.0), planned_s - planned.get("report", 0.0)
+        rows.append(row("planned before the first run", f"{duration(planned_s)}; took {duration(took_s)}"))
+    rows.append(row(f"{plural(len(runs), 'training run')}, summed over the workers", duration(runs_s)))
+    rows += [row(f"of these, {words}", duration(parts[part])) for part, words in TIME_PARTS.items() if part in parts]
+    views = row("teacher runs over a view of the data, all others cached", f"{timing.get('views_computed', 0)}")
+    return Table("Time by phase", text_columns("What", "Wall time"), (*rows, views))
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, float | int) and not isinstance(value, bool):
+        return f"{value:g}"
+    return short(", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value), MAX_VALUE)
+
+
+def _toml(space: Mapping[str, Any]) -> str:
+    text = tomli_w.dumps(_without_none(space))
+    if len(text) <= MAX_SPACE:
+        return text.strip()
+    return f"{text[:MAX_SPACE]}\n# cut here; the whole space is in study.json"
+
+
+def _without_none(value: Any) -> Any:
+    """Leave out keys without a value, because TOML has no null, and sort the others as in study.json."""
+    if isinstance(value, Mapping):
+        return {str(key): _without_none(one) for key, one in sorted(value.items()) if one is not None}
+    if isinstance(value, list | tuple):
+        return [_without_none(one) for one in value if one is not None]
+    return value

@@ -1,0 +1,205 @@
+"""Suggest configurations with Optuna, in memory.
+
+Optuna holds the searched trials only. The baselines live in the record: one complete trial without parameters empties
+the intersection search space and turns multivariate TPE into independent sampling.
+
+Decisions never rest on a database: a sampler looks at every trial several times per suggestion, and a database can be
+away, or changed by others. `search.mirror` copies the trials for dashboards.
+"""
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
+from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
+
+from autodistill.config import Dimension, Range, Space
+from autodistill.records import ParamValue, TrialParams, TrialRecord
+from autodistill.store import seed_from
+
+STATES = {
+    "running": TrialState.RUNNING,
+    "complete": TrialState.COMPLETE,
+    "pruned": TrialState.PRUNED,
+    "failed": TrialState.FAIL,
+}
+
+Suggest = Callable[[str, Dimension], ParamValue]
+
+
+class Sampler:
+    """Asks for trials and is told their results.
+
+    Args:
+        space: what is searched.
+        teachers: names of the competing teachers.
+        tau_student_from: method to the parameter that the student temperature follows; None: it is 1.
+    """
+
+    def __init__(self, space: Space, teachers: Sequence[str], tau_student_from: Mapping[str, str | None]) -> None:
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        self._space, self._teachers, self._tau_student_from = space, tuple(teachers), tau_student_from
+        self._study = optuna.create_study(direction="maximize")
+
+    @property
+    def trials(self) -> Sequence[FrozenTrial]:
+        """All trials as Optuna sees them; not to be changed."""
+        return self._study.get_trials(deepcopy=False)
+
+    def ask(self, *, prior_of: str | None = None) -> TrialParams:
+        """Suggest the next trial.
+
+        The seed of the sampler follows from the study's seed and the trial's number, so a resumed study suggests what
+        an uninterrupted study would have suggested.
+
+        Args:
+            prior_of: the teacher whose prior the trial is; None: the sampler chooses.
+        """
+        self._study.sampler = _tpe(self._space, seed_from(self._space.search.seed, len(self.trials)))
+        if prior_of is not None:
+            self._study.enqueue_trial(self._searched_values(_prior(self._space, prior_of)))
+        trial = self._study.ask()
+        return _params(_suggest(trial), self._space, self._teachers, self._tau_student_from)
+
+    def add(self, trial: TrialRecord) -> None:
+        """Add a trial whose parameters are known already, in the state in which it is recorded."""
+        self._study.add_trial(self._frozen(trial))
+
+    def tell(self, trial: TrialRecord) -> None:
+        """Report a trial's scores and, when it has ended, its state. Telling again changes nothing."""
+        frozen = self.trials[trial.number]
+        if frozen.state.is_finished():
+            return
+        for epoch, score in _scores(trial).items():
+            if epoch not in frozen.intermediate_values:
+                Trial(self._study, frozen._trial_id).report(score, epoch)
+        if trial.state == "running":
+            return
+        if trial.reason:
+            Trial(self._study, frozen._trial_id).set_user_attr("reason", trial.reason)
+        self._study.tell(trial.number, _value(trial), state=STATES[trial.state])
+
+    def _frozen(self, trial: TrialRecord) -> FrozenTrial:
+        values, dimensions = _values(trial.params), self._dimensions(str(trial.params.method))
+        searched = {name: _distribution(it) for name, it in dimensions.items() if is_searched(it)}
+        return create_trial(
+            state=STATES[trial.state],
+            value=_value(trial),
+            params={name: values[name] for name in searched},
+            distributions=searched,
+            intermediate_values=_scores(trial),
+            user_attrs={"reason": trial.reason} if trial.reason else {},
+            system_attrs=trial.sampler_attrs,
+        )
+
+    def _searched_values(self, values: Mapping[str, ParamValue]) -> dict[str, ParamValue]:
+        """Return the values of the searched dimensions; Optuna does not know the fixed ones."""
+        dimensions = self._dimensions(str(values["method"]))
+        return {name: values[name] for name, dimension in dimensions.items() if is_searched(dimension)}
+
+    def _dimensions(self, method: str) -> dict[str, Dimension]:
+        search = self._space.search
+        shared: dict[str, Dimension] = {
+            "teacher": self._teachers,
+            "method": tuple(search.methods),
+            "soft_weight": search.soft_weight,
+        }
+        return shared | {f"{method}.{name}": dimension for name, dimension in search.methods[method].items()}
+
+
+def prior_params(space: Space, teacher: str, tau_student_from: Mapping[str, str | None]) -> TrialParams:
+    """Return a teacher's prior as the parameters of a trial."""
+    wanted = _prior(space, teacher)
+
+    def suggest(name: str, dimension: Dimension) -> ParamValue:
+        return wanted[name] if name in wanted else _fixed(dimension)
+
+    return _params(suggest, space, (teacher,), tau_student_from)
+
+
+def is_searched(dimension: Dimension) -> bool:
+    """Return whether a dimension has more than one value."""
+    return isinstance(dimension, Range) or (isinstance(dimension, tuple) and len(dimension) > 1)
+
+
+def _prior(space: Space, teacher: str) -> dict[str, ParamValue]:
+    prior = space.prior
+    wanted: dict[str, ParamValue] = {"teacher": teacher, "method": prior.method, "soft_weight": prior.soft_weight}
+    return wanted | {f"{prior.method}.{name}": value for name, value in prior.params.items()}
+
+
+def _tpe(space: Space, seed: int) -> optuna.samplers.BaseSampler:
+    with warnings.catch_warnings():
+        # `group` makes multivariate TPE right for conditional parameters. Optuna still marks it as experimental.
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        return optuna.samplers.TPESampler(
+            seed=seed, n_startup_trials=space.search.startup, multivariate=True, group=True, constant_liar=True
+        )
+
+
+def _params(
+    suggest: Suggest, space: Space, teachers: tuple[str, ...], tau_student_from: Mapping[str, str | None]
+) -> TrialParams:
+    search = space.search
+    teacher = str(suggest("teacher", teachers))
+    method = str(suggest("method", tuple(search.methods)))
+    own = {name: suggest(f"{method}.{name}", dimension) for name, dimension in search.methods[method].items()}
+    follows = tau_student_from[method]
+    tau_student = own.pop("tau_student", own[follows] if follows else 1.0)
+    return TrialParams(
+        teacher=teacher,
+        method=method,
+        method_params=own,
+        tau_student=float(tau_student),
+        soft_weight=float(suggest("soft_weight", search.soft_weight)),
+    )
+
+
+def _suggest(trial: Trial) -> Suggest:
+    def suggest(name: str, dimension: Dimension) -> ParamValue:
+        if isinstance(dimension, Range):
+            return trial.suggest_float(name, dimension.low, dimension.high, log=dimension.log)
+        if isinstance(dimension, tuple) and len(dimension) > 1:
+            return _plain(trial.suggest_categorical(name, dimension))
+        return _fixed(dimension)
+
+    return suggest
+
+
+def _values(params: TrialParams) -> dict[str, ParamValue]:
+    """Return the parameters under Optuna's names."""
+    assert params.teacher is not None
+    assert params.method is not None
+    own = {**params.method_params, "tau_student": params.tau_student}
+    shared: dict[str, ParamValue] = {
+        "teacher": params.teacher,
+        "method": params.method,
+        "soft_weight": params.soft_weight,
+    }
+    return shared | {f"{params.method}.{name}": value for name, value in own.items()}
+
+
+def _scores(trial: TrialRecord) -> dict[int, float]:
+    runs = [run for run in (trial.rung, trial.full) if run is not None]
+    return {run.last_epoch: run.val_top1 for run in runs if run.val_top1 is not None}
+
+
+def _value(trial: TrialRecord) -> float | None:
+    return trial.full.val_top1 if trial.state == "complete" and trial.full is not None else None
+
+
+def _fixed(dimension: Dimension) -> ParamValue:
+    assert not isinstance(dimension, Range)
+    return _plain(dimension[0] if isinstance(dimension, tuple) else dimension)
+
+
+def _plain(value: object) -> ParamValue:
+    return float(value) if isinstance(value, int | float) else str(value)
+
+
+def _distribution(dimension: Dimension) -> BaseDistribution:
+    if isinstance(dimension, Range):
+        return FloatDistribution(dimension.low, dimension.high, log=dimension.log)
+    assert isinstance(dimension, tuple)
+    return CategoricalDistribution(dimension)

@@ -1,0 +1,224 @@
+"""The specification of a search, its mutable state, and the training runs that it is made of."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool
+
+from autodistill.config import Space
+from autodistill.records import (
+    ControlRecord,
+    Event,
+    FinalistRecord,
+    PlanRecord,
+    RunResult,
+    RunSpec,
+    TeacherRecord,
+    TrialParams,
+    TrialRecord,
+)
+from autodistill.search.sampler import Sampler
+
+CONFIRM_SEED = 1000
+"""Confirm runs use the seeds of the study plus this number, plus 0, 1, 2, ..."""
+
+Train = Callable[[Sequence[RunSpec]], Sequence[RunResult]]
+"""Trains runs, several at a time, and returns their results in the same order."""
+
+OnEvent = Callable[[Event], None]
+
+Asked = Bool[np.ndarray, "finalists seeds"]
+
+
+class Candidate(NamedTuple):
+    """A configuration with at least one full run before the confirm runs."""
+
+    trial: int | None
+    """Number of the first trial with this configuration; None for plain KD."""
+    params: TrialParams
+    scores: tuple[float, ...]
+    """Validation accuracy of each full run."""
+
+    @property
+    def val_top1(self) -> float:
+        return sum(self.scores) / len(self.scores)
+
+    @property
+    def name(self) -> str:
+        return "plain-kd" if self.trial is None else f"{self.trial:04d}"
+
+
+class SearchSpec(NamedTuple):
+    """What is searched, over which teachers, with which plan."""
+
+    space: Space
+    plan: PlanRecord
+    teachers: tuple[TeacherRecord, ...]
+    tau_student_from: Mapping[str, str | None]
+    """Method to the parameter that the student temperature follows; None: the student temperature is 1."""
+    carried: tuple[TrialRecord, ...] = ()
+    """Ended trials from before the last teacher joined the study."""
+    recorded: tuple[TrialRecord, ...] = ()
+    """Trials of an earlier process of this study: their parameters are read, not sampled again."""
+
+
+@dataclass
+class SearchState:
+    """The mutable state of a running search."""
+
+    spec: SearchSpec
+    train: Train
+    on_event: OnEvent
+    sampler: Sampler
+    results: dict[str, RunResult] = field(default_factory=dict)
+    """Results by the name of the run."""
+    trials: list[TrialRecord] = field(default_factory=list)
+    no_teacher: RunResult | None = None
+    plain_kd: RunResult | None = None
+    reruns: list[RunResult] = field(default_factory=list)
+    chosen: list[Candidate] = field(default_factory=list)
+    """The finalists with a teacher."""
+    asked: Asked | None = None
+    """Confirm runs asked for so far; the first row is "no teacher", the others are `chosen`."""
+    controls: list[ControlRecord] = field(default_factory=list)
+    audit: list[RunResult] = field(default_factory=list)
+
+    @property
+    def spent_epochs(self) -> int:
+        """Epochs that count towards the budget. An audit does not."""
+        return sum(run.spent_epochs for name, run in self.results.items() if not name.startswith("audit/"))
+
+    @property
+    def finalists(self) -> list[FinalistRecord]:
+        """The finalists with the confirm runs that have ended, "no teacher" first."""
+        if self.asked is None:
+            return []
+        return [
+            FinalistRecord(
+                teacher=candidate.params.teacher if candidate else None,
+                trial=candidate.trial if candidate else None,
+                params=candidate.params if candidate else TrialParams(),
+                search_val_top1=candidate.val_top1 if candidate else None,
+                runs=tuple(
+                    self.results[name]
+                    for seed in np.flatnonzero(row).tolist()
+                    if (name := finalist_run(self.spec, candidate, seed).run) in self.results
+                ),
+            )
+            for candidate, row in zip([None, *self.chosen], self.asked, strict=True)
+        ]
+
+    def run(self, runs: Sequence[RunSpec]) -> list[RunResult]:
+        """Train runs and keep their results."""
+        found = list(self.train(runs))
+        self.results.update({result.run: result for result in found})
+        return found
+
+
+def score(run: RunResult | None) -> float:
+    """Return a run's validation accuracy for ordering; runs without a score come last."""
+    return run.val_top1 if run is not None and run.val_top1 is not None else -1.0
+
+
+def rung_run(spec: SearchSpec, trial: TrialRecord) -> RunSpec:
+    """Return a trial's run up to its rung."""
+    run, plan = f"trials/{trial.number:04d}/rung", spec.plan
+    if plan.rungs == "short schedule":
+        return RunSpec(run=run, params=trial.params, seed=trial.seed, epochs=plan.epochs_rung)
+    short = plan.epochs_rung
+    return RunSpec(run=run, params=trial.params, seed=trial.seed, epochs=plan.epochs_full, rung=short, until=short)
+
+
+def full_run(spec: SearchSpec, trial: TrialRecord) -> RunSpec:
+    """Return a trial's full run, which continues from its rung where the rung is a part of the full schedule."""
+    plan = spec.plan
+    part_way = plan.rungs == "part-way"
+    return RunSpec(
+        run=f"trials/{trial.number:04d}/full",
+        params=trial.params,
+        seed=trial.seed,
+        epochs=plan.epochs_full,
+        rung=plan.epochs_rung if part_way else None,
+        begun_epochs=plan.epochs_rung if part_way else 0,
+    )
+
+
+def audit_run(spec: SearchSpec, trial: TrialRecord) -> RunSpec:
+    """Return the full run that pruning saved."""
+    return full_run(spec, trial).model_copy(update={"run": f"audit/{trial.number:04d}", "begun_epochs": 0})
+
+
+def no_teacher_run(spec: SearchSpec, index: int) -> RunSpec:
+    """Return a run on labels alone with the confirm seed of a number."""
+    return confirm_run(spec, "baselines/no-teacher", TrialParams(), index)
+
+
+def no_teacher_runs(spec: SearchSpec) -> list[RunSpec]:
+    """Return the no-teacher runs that every study of this plan needs; the first of them is the baseline."""
+    race = spec.plan.race
+    return [no_teacher_run(spec, index) for index in range(race.first if race else spec.space.confirm.seeds)]
+
+
+def confirm_run(spec: SearchSpec, folder: str, params: TrialParams, index: int) -> RunSpec:
+    """Return a full run with a seed that the search never used; only such runs are evaluated on the test split."""
+    seed = spec.space.search.seed + CONFIRM_SEED + index
+    epochs = spec.plan.epochs_full
+    return RunSpec(run=f"{folder}-{seed}", params=params, seed=seed, epochs=epochs, evaluate_on="validation+test")
+
+
+def finalist_run(spec: SearchSpec, candidate: Candidate | None, index: int) -> RunSpec:
+    """Return a confirm run of a finalist; None is "no teacher"."""
+    if candidate is None:
+        return no_teacher_run(spec, index)
+    return confirm_run(spec, f"confirm/{candidate.name}", candidate.params, index)
+
+
+def rerun(spec: SearchSpec, name: str, params: TrialParams, seed: int) -> RunSpec:
+    """Return another full run of a configuration, with another seed."""
+    return RunSpec(run=f"reruns/{name}-{seed}", params=params, seed=seed, epochs=spec.plan.epochs_full)
+
+
+def plain_kd_run(spec: SearchSpec) -> RunSpec:
+    """Return plain KD from the most accurate teacher, which most people would take."""
+    best = max(spec.teachers, key=lambda teacher: teacher.val_top1)
+    plain = spec.space.plain_kd
+    params = TrialParams(
+        teacher=best.name,
+        method="ts",
+        method_params={"tau": plain.tau},
+        tau_student=plain.tau,
+        soft_weight=plain.soft_weight,
+    )
+    return RunSpec(run="baselines/plain-kd", params=params, seed=spec.space.search.seed, epochs=spec.plan.epochs_full)
+
+
+def next_seed(spec: SearchSpec, params: TrialParams, trials: Sequence[TrialRecord]) -> int:
+    """Return the first seed above those of earlier runs of this configuration, pruned trials and plain KD included."""
+    plain = plain_kd_run(spec)
+    used = [it.seed for it in trials if it.params == params] + [plain.seed] * (plain.params == params)
+    return max(used, default=spec.space.search.seed - 1) + 1
+
+
+def left_epochs(state: SearchState, promoted: int = 0) -> int:
+    """Return the epochs that may still be committed.
+
+    Reserved are the stages after the search, as far as their runs are not trained yet, and the rests of `promoted`
+    trials.
+    """
+    plan, first = state.spec.plan, no_teacher_run(state.spec, 0).run
+    later = round((plan.reruns + plan.confirm + plan.controls) * plan.epochs_full)
+    trained = sum(
+        run.spent_epochs
+        for name, run in state.results.items()
+        if name.startswith("baselines/no-teacher") and name != first
+    )
+    spent_on_search = state.spent_epochs - trained
+    return plan.total_epochs - spent_on_search - later - promoted * plan.epochs_rest
+
+
+def smallest_budget(plan: PlanRecord, missing: int) -> float:
+    """Return the budget, in full trainings, that has room for `missing` more epochs."""
+    return math.ceil(100 * (plan.total_epochs + missing) / plan.epochs_full) / 100

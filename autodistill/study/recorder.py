@@ -1,0 +1,237 @@
+"""Keep the record of a running study up to date, and pass its events on."""
+
+import time
+from typing import Any
+
+from autodistill import data as datasets
+from autodistill.config import dump
+from autodistill.executors import OnEvent
+from autodistill.records import (
+    AgreementRecord,
+    Event,
+    FoundRun,
+    LogitsComputed,
+    Note,
+    PhaseStarted,
+    PlanRecord,
+    RunEnded,
+    StudyRecord,
+    TeacherRecord,
+    TimeLeft,
+    TrialEnded,
+    TrialStarted,
+    to_json,
+)
+from autodistill.search import Mirror, SearchState, importance
+from autodistill.stats.verdict import recommend
+from autodistill.store import write_bytes, write_text
+from autodistill.study.environment import environment
+from autodistill.study.limits import student_latency
+from autodistill.study.resolve import StudySpec
+from autodistill.study.timing import Costs, Pace, describe_plan, describe_time, forget_if_wrong, planned_time
+
+QUICK_S = 0.2
+"""A write of the record that takes no longer follows every run."""
+WRITE_SHARE = 20
+"""After a slower write of t seconds, the next one waits WRITE_SHARE * t; results are kept one by one in any case."""
+TELL_EVERY_S = 1.0
+
+
+class TimeIsUp(Exception):
+    """The time of `--timeout` is over."""
+
+
+class Recorder:
+    """Writes `study.json` as runs end. Every event of a study passes through `on_event`.
+
+    Args:
+        spec: the study.
+        on_event: is called with each event, and with the time left.
+        kept: the record of an earlier process.
+        mirror: copies the trials to a database.
+    """
+
+    def __init__(self, spec: StudySpec, on_event: OnEvent, *, kept: StudyRecord | None, mirror: Mirror) -> None:
+        self._spec, self._forward, self._kept, self._mirror = spec, on_event, kept, mirror
+        self._plan: PlanRecord | None = None
+        self._files = {it: it.read_bytes() for it in (spec.folder.record, spec.folder.space) if it.exists()}
+        self._started = self._phase_begun = time.monotonic()
+        timing: dict[str, Any] = kept.timing if kept else {}
+        self._environment = {**environment(spec.options.device), "workers": str(spec.options.workers)}
+        self._latency = spec.latency or student_latency(spec, kept)
+        self._phase, self._phase_s = "start-up", dict(timing.get("phases_s", {}))
+        self._before = self._phase_s.get("start-up", 0.0)
+        self._planned_s: dict[str, float] = dict(timing.get("planned_s", {}))
+        self._run_s: dict[str, float] = {}
+        self._parts_s: dict[str, float] = {}
+        self._views_computed = 0
+        self._pace: Pace | None = None
+        self._told = self._next_write = 0.0
+        self._fresh = False
+        """Whether this process has trained a run; until then the kept record says more than the state."""
+        self._found: dict[str, FoundRun] = {it.run: it for it in kept.found} if kept else {}
+        self.teachers: tuple[TeacherRecord, ...] = kept.teachers if kept else ()
+        self.agreement: AgreementRecord | None = kept.agreement if kept else None
+        self.profile_views = int(timing.get("profile_views", 0))
+        """How often a teacher was run for a profile."""
+        self.state: SearchState | None = None
+
+    def begin(self, plan: PlanRecord, *, costs: Costs | None = None, workers: int = 0) -> None:
+        """Write the record as far as it is known, and announce the plan.
+
+        Args:
+            plan: of the study.
+            costs: measured; given when they are known, for the plan of time.
+            workers: of the executor.
+        """
+        first, self._plan = self._plan is None, plan
+        if first:
+            write_text(self._spec.folder.space, dump(self._spec.runnable_space))
+            self._write("running")
+            for note in self._spec.notes:
+                self._forward(Note(text=note, warning=True))
+            self._forward(Note(text=f"plan: {describe_plan(plan)}"))
+        if costs is None:
+            return
+        planned = planned_time(plan, costs, workers, self._spec, kept=self._kept)
+        if not (self._planned_s and self._kept and self._kept.plan == plan):
+            self._planned_s = {
+                phase: round(self._phase_s.get(phase, 0.0) + seconds, 2) for phase, seconds in planned.phases_s.items()
+            }
+        self._pace = Pace(planned)
+        self._forward(Note(text=f"time: {describe_time(planned)}"))
+
+    def note_found(self, found: FoundRun) -> None:
+        """List a run that was found in another study."""
+        self._found[found.run] = found
+
+    def on_event(self, event: Event) -> None:
+        """Take an event into account and pass it on.
+
+        Raises:
+            TimeIsUp: the time of `--timeout` is over.
+            StudyError: another process coordinates the study by now.
+        """
+        now = time.monotonic()
+        if isinstance(event, RunEnded):
+            if event.record.run in self._run_s:  # it was trained while workers waited for teachers
+                return
+            self._note_run(event)
+        self._phase_s[self._phase] = round(self._before + now - self._phase_begun, 2)
+        if isinstance(event, LogitsComputed):
+            self._views_computed += event.views_computed
+        if isinstance(event, PhaseStarted):
+            self._phase, self._phase_begun = event.phase, now
+            self._before = self._phase_s.get(event.phase, 0.0)
+        if isinstance(event, TrialEnded) and event.record.rung is not None:
+            self._spec.folder.checkpoint(event.record.rung.key).unlink(missing_ok=True)
+        if isinstance(event, RunEnded | TrialEnded) and self._fresh and now >= self._next_write:
+            self._write("running")
+            took = time.monotonic() - now
+            self._next_write = now + WRITE_SHARE * took if took > QUICK_S else 0.0
+        if self.state is not None and isinstance(event, TrialStarted | TrialEnded | RunEnded):
+            self._mirror.write(self.state.sampler.trials)
+        self._tell_time(event, now)
+        self._forward(event)
+        timeout_s = self._spec.options.timeout_s
+        if self._plan is not None and timeout_s is not None and now - self._started > timeout_s:
+            raise TimeIsUp
+
+    def stopped(self) -> StudyRecord:
+        """Write the record of a study whose time is up."""
+        text = f"--timeout: stopped after {self._spec.options.timeout_s:g} s; the same command continues"
+        self._forward(Note(text=text, warning=True))
+        return self._write("running")
+
+    def undo(self) -> None:
+        """Write the files of the study as they were before this process began."""
+        for path, content in self._files.items():
+            write_bytes(path, content)
+
+    def complete(self) -> StudyRecord:
+        """Write the record of a complete study, with its recommendation."""
+        record = self._write("complete")
+        forget_if_wrong(self._spec, self._planned_s, self._phase_s)
+        return record
+
+    def close(self) -> None:
+        """Bring the copy in the database up to date."""
+        self._mirror.close(self.state.sampler.trials if self.state else ())
+
+    def _note_run(self, event: RunEnded) -> None:
+        record = event.record
+        self._run_s[record.run] = round(event.wall_s, 2)
+        self._views_computed += event.views_computed
+        if not event.reused:
+            self._fresh = True
+            self._found.pop(record.run, None)
+        for part, seconds in event.parts_s.items():
+            self._parts_s[part] = self._parts_s.get(part, 0.0) + seconds
+        if self.state is not None:
+            self.state.results[record.run] = record
+
+    def _tell_time(self, event: Event, now: float) -> None:
+        if self._pace is None:
+            return
+        self._pace.note(event, now)
+        if now - self._told < TELL_EVERY_S and not isinstance(event, PhaseStarted):
+            return
+        left = self._pace.left_s(now)
+        if left is not None:
+            self._told = now
+            self._forward(TimeLeft(wall_s=left))
+
+    def _write(self, state: str) -> StudyRecord:
+        spec, space, plan = self._spec, self._spec.space, self._plan
+        assert plan is not None
+        fields: dict[str, Any] = {
+            "name": spec.folder.path.name,
+            "state": state,
+            "command": spec.options.command,
+            "spec": spec.record,
+            "joins": self._kept.joins if self._kept else (),
+            "found": tuple(self._found.values()),
+            "student": spec.student,
+            "limits": spec.options.limits,
+            "data": datasets.record(spec.data, spec=space.data, views=spec.views),
+            "space": space.model_dump(mode="json", exclude_none=True),
+            "plan": plan,
+            "environment": self._environment,
+            "timing": self._timing(),
+        }
+        if self._kept is not None and not self._fresh and state != "complete":
+            record = self._kept.model_copy(update=fields)
+        else:
+            record = StudyRecord(**fields, teachers=self.teachers, agreement=self.agreement, **self._results(state))
+        if state == "complete":
+            record = record.model_copy(update={"recommendation": recommend(record, threshold=space.confirm.threshold)})
+        write_text(spec.folder.record, to_json(record))
+        return record
+
+    def _results(self, state: str) -> dict[str, Any]:
+        found = self.state
+        if found is None:
+            return {}
+        names = [teacher.name for teacher in self.teachers]
+        return {
+            "spent_epochs": found.spent_epochs,
+            "no_teacher": found.no_teacher,
+            "plain_kd": found.plain_kd,
+            "trials": tuple(found.trials),
+            "reruns": tuple(found.reruns),
+            "finalists": tuple(found.finalists),
+            "controls": tuple(found.controls),
+            "audit": tuple(found.audit),
+            "importance": importance(found.trials, self._spec.space, names) if state == "complete" else None,
+        }
+
+    def _timing(self) -> dict[str, Any]:
+        return {
+            "phases_s": self._phase_s,
+            "planned_s": self._planned_s,
+            "runs_s": self._run_s,
+            "parts_s": {name: round(seconds, 2) for name, seconds in sorted(self._parts_s.items())},
+            "views_computed": self._views_computed + self.profile_views,
+            "profile_views": self.profile_views,
+            "latency": self._latency.model_dump() if self._latency else None,
+        }

@@ -1,0 +1,466 @@
+"""Estimate the duration of a study from measured seconds per step and per image, its runs and its workers."""
+
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+
+from autodistill import teachers
+from autodistill.data.views import View
+from autodistill.errors import StudyError
+from autodistill.executors import (
+    Executor,
+    MeasureStudentTask,
+    MeasureTeacherTask,
+    OnEvent,
+    StudentTimes,
+    Task,
+    TeacherTimes,
+)
+from autodistill.formatting import about
+from autodistill.logit_cache import estimated_bytes, missing_views
+from autodistill.methods import METHODS
+from autodistill.records import (
+    EpochEvent,
+    Event,
+    PhaseStarted,
+    PlanRecord,
+    Record,
+    RunEnded,
+    StudyRecord,
+    TaskProgress,
+    TimePlanned,
+    TrialParams,
+)
+from autodistill.search import make_plan, parse_budget, prior_params
+from autodistill.search.plan import PROTECTED_PRIORS, wave_size
+from autodistill.store import cache_root
+from autodistill.study.measurements import Facts, facts, forget, keep, recall
+from autodistill.study.resolve import StudySpec
+from autodistill.teachers.ladder import path_of
+from autodistill.teachers.profile import MOST_ROWS
+
+TAU_STUDENT_FROM = {name: method.tau_student_from for name, method in METHODS.items()}
+MEASURE_S = 0.4
+"""Approximate duration of the measurement of one part."""
+MEASURING_S = 4.0
+"""Approximate duration of all measurements, divided among the tasks."""
+PARTS = 3
+"""Approximate number of parts that a task measures."""
+REPORT_S = 2.0
+"""Duration of the report, mostly Matplotlib: 1.9 s with 20 trials, 2.5 s with 200 (2 cores of an AMD EPYC)."""
+WRONG, LEAST_JUDGED_S = 1.5, 5.0
+"""A measurement is wrong if runs took this many times longer or shorter than planned; below 5 s this is noise."""
+
+ENOUGH_S, ENOUGH_SHARE = 3.0, 0.02
+"""Seconds and share of the plan from which the pace of a study is extrapolated; earlier, start-up of a phase
+dominates."""
+APART = ("teachers", "profiles", "report")
+"""Phases with their own pace; in all other phases students are trained."""
+
+
+class TeacherCosts(NamedTuple):
+    """Seconds of a teacher on one worker, and its views without logits."""
+
+    training_s: float
+    """Whole training; 0 if the teacher is trained."""
+    view_s: float
+    """Logits of one view."""
+    views: frozenset[int]
+    """Views whose logits are not in the cache."""
+
+
+class Costs(NamedTuple):
+    """Seconds on one worker."""
+
+    epoch_s: float
+    """An epoch of training on labels alone."""
+    targets_s: float
+    """Additional time of an epoch with a teacher's soft targets."""
+    validation_s: float
+    test_s: float
+    run_s: float
+    """A run without its epochs."""
+    profile_s: float
+    teachers: Mapping[str, TeacherCosts]
+    held_out: float
+    """Validation images per training image."""
+    views: int
+    evaluate_every: int
+
+    @property
+    def student_epoch_s(self) -> float:
+        """Seconds of a student's epoch with a teacher, including its share of validations."""
+        return self.epoch_s + self.targets_s + self.validation_s / self.evaluate_every
+
+    def seconds(self, epochs: int, *, tested: bool = False) -> float:
+        """Return the seconds of a run whose logits are in the cache."""
+        return self.run_s + epochs * self.student_epoch_s + self.test_s * tested
+
+
+class Estimate(NamedTuple):
+    """Estimated cost of a study."""
+
+    plan: PlanRecord
+    time: TimePlanned | None
+    """None if a worker could not measure a part."""
+    cache_bytes: int
+
+
+def estimate(spec: StudySpec, executor: Executor, on_event: OnEvent, *, kept: StudyRecord | None = None) -> Estimate:
+    """Measure some steps of the student and its teachers on the workers; write nothing to the study folder."""
+    costs = measure(spec, executor, on_event)
+    plan = plan_for(spec, costs)
+    planned = planned_time(plan, costs, executor.workers, spec, kept=kept) if costs else None
+    return Estimate(plan, planned, cache_size(spec))
+
+
+def cache_size(spec: StudySpec) -> int:
+    """Return the bytes of a study's teacher logits."""
+    return estimated_bytes(
+        teachers=len(spec.teachers),
+        views=spec.views,
+        examples=len(spec.data.train.labels),
+        classes=spec.data.num_classes,
+    )
+
+
+def plan_for(spec: StudySpec, costs: Costs | None) -> PlanRecord:
+    """Return the plan; a time budget becomes the number of epochs that the workers train in this time.
+
+    Raises:
+        ConfigError: The budget is too small.
+        StudyError: The budget is a time, and the duration of an epoch could not be measured.
+    """
+    in_seconds = parse_budget(spec.budget).unit == "seconds"
+    if costs is None and in_seconds:
+        raise StudyError(
+            f"--budget {spec.budget}: the duration of an epoch could not be measured",
+            "see the warning above; --budget 20 is the cost of 20 full trainings",
+        )
+    return make_plan(
+        spec.space,
+        teachers=len(spec.teachers),
+        requested=spec.budget,
+        epochs_per_s=spec.options.workers / costs.student_epoch_s if costs and in_seconds else None,
+        max_trials=spec.options.max_trials,
+    )
+
+
+def planned_time(
+    plan: PlanRecord, costs: Costs, workers: int, spec: StudySpec, *, kept: StudyRecord | None = None
+) -> TimePlanned:
+    """Return the remaining seconds of a study, by phase.
+
+    Args:
+        plan: Plan of the study.
+        costs: Measured costs.
+        workers: Number of workers.
+        spec: The study.
+        kept: Record of an earlier process of this study; its epochs are not planned again.
+    """
+    phases, logits_s = _student_phases(plan, costs, workers, spec)
+    done = kept.spent_epochs if kept else 0
+    left: dict[str, float] = {}
+    for phase, (seconds, epochs) in phases.items():
+        share = max(0.0, 1 - done / epochs) if epochs else 1.0
+        left[phase], done = seconds * share, max(0, done - epochs)
+    teacher_costs = list(costs.teachers.values())
+    trainings = [cost.training_s for cost in teacher_costs if cost.training_s][::-1]
+    profiles = [cost.view_s * costs.held_out * bool(cost.views) + costs.profile_s for cost in teacher_costs]
+    profiles += [cost.view_s for cost in teacher_costs if 0 in cost.views]
+    preparing = makespan(trainings, workers) + makespan(sorted(profiles, reverse=True), workers)
+    # Workers that wait for teachers train runs without a teacher.
+    idle = makespan(trainings, workers) * workers - sum(trainings)
+    first = "baselines and priors"
+    left[first] = max(left[first] - idle / workers, left[first] / 2)
+    logits_s += sum(cost.view_s for cost in teacher_costs if 0 in cost.views)
+    return TimePlanned(phases_s={"teachers": preparing, **left, "report": REPORT_S}, logits_s=logits_s)
+
+
+def _student_phases(
+    plan: PlanRecord, costs: Costs, workers: int, spec: StudySpec
+) -> tuple[dict[str, tuple[float, int]], float]:
+    """Return seconds and epochs of each phase, and the seconds of all logits."""
+    full, rung, rest = plan.epochs_full, plan.epochs_rung, plan.epochs_rest
+    names, confirm = list(costs.teachers), spec.space.confirm
+    no_teacher = plan.race.first if plan.race else confirm.seeds
+    first = [costs.seconds(full, tested=True)] * no_teacher
+    first += [costs.seconds(full)] + [costs.seconds(rung)] * len(names)
+    first_epochs = full * (no_teacher + 1) + rung * len(names)
+    # Each teacher computes the views of a rung, a promoted teacher all views. Plain KD uses the strongest teacher.
+    promoted = min(len(names), PROTECTED_PRIORS)
+    rung_logits = sum(_views_s(costs, name, range(1, rung)) for name in names)
+    rung_logits += _views_s(costs, names[-1], range(rung, full))
+    later_logits = sum(_views_s(costs, name, range(rung, full)) for name in names[:-1][-promoted:])
+    phases: dict[str, tuple[float, int]] = {
+        "baselines and priors": (makespan(sorted(first, reverse=True), workers) + rung_logits / workers, first_epochs)
+    }
+    left, eta, owed, seconds, epochs = round(plan.search * full) + promoted * rest, spec.space.search.eta, 0.0, 0.0, 0
+    trials = len(names)
+    while True:
+        size = wave_size(plan, left=left - promoted * rest, eta=eta)
+        size = size if plan.max_trials is None else min(size, plan.max_trials - trials)
+        if not promoted and not size:
+            break
+        runs = [costs.seconds(rest)] * promoted + [costs.seconds(rung)] * size
+        seconds += makespan(runs, workers)
+        spent = promoted * rest + size * rung
+        left, epochs, trials, owed = left - spent, epochs + spent, trials + size, owed + size / eta
+        promoted = min(int(owed), max(0, left) // rest)
+        owed -= promoted
+    phases["search"] = seconds + later_logits / workers, epochs
+    for phase, count, tested in (
+        ("reruns", round(plan.reruns), False),
+        ("confirm", round(plan.confirm) - no_teacher + 1, True),
+        ("controls", round(plan.controls), True),
+    ):
+        if count:
+            phases[phase] = makespan([costs.seconds(full, tested=tested)] * count, workers), count * full
+    return phases, rung_logits + later_logits
+
+
+def _views_s(costs: Costs, name: str, epochs: range) -> float:
+    """Return the seconds of the missing views of a range of epochs."""
+    teacher = costs.teachers[name]
+    return teacher.view_s * len(teacher.views.intersection(view for view in epochs if view < costs.views))
+
+
+def makespan(durations: Sequence[float], workers: int) -> float:
+    """Return the time until all tasks are done if each goes to the first free worker."""
+    free = [0.0] * workers
+    for seconds in durations:
+        free[free.index(min(free))] += seconds
+    return max(free)
+
+
+def measure(spec: StudySpec, executor: Executor, on_event: OnEvent) -> Costs | None:
+    """Return the costs of a study's parts, measured on all workers at once if this machine has not kept them.
+
+    Returns:
+        The costs; None if a worker could not measure a part.
+    """
+    known = kept_costs(spec)
+    if known is not None:
+        return known
+    workers, student, of_teacher = executor.workers, _student_facts(spec), _teacher_facts(spec)
+    names = [name for name in spec.teachers if _known_teacher(spec, name) is None]
+    copies = workers if recall(StudentTimes, student) is None else 0
+    seconds = min(MEASURE_S, MEASURING_S * workers / max(1, copies + len(names)) / PARTS)
+    untrained = spec.untrained
+    tasks: list[Task] = [MeasureStudentTask(params=_measured_params(spec), seconds=seconds)] * copies
+    tasks += [
+        MeasureTeacherTask(name=name, untrained=spec.teachers[name] in untrained, seconds=seconds)
+        for name in reversed(names)
+    ]
+    results = executor.run(tasks, on_event)
+    students = [times for times in results[:copies] if isinstance(times, StudentTimes)]
+    if copies and len(students) == copies:
+        keep(_mean(students), student)
+    for name, times in zip(reversed(names), results[copies:], strict=True):
+        if isinstance(times, TeacherTimes):
+            keep(times, of_teacher[name])
+    return kept_costs(spec)
+
+
+def kept_costs(spec: StudySpec) -> Costs | None:
+    """Return the costs of a study's parts from kept measurements; None if some are missing."""
+    student = recall(StudentTimes, _student_facts(spec))
+    teacher_times = {name: _known_teacher(spec, name) for name in spec.teachers}
+    if student is None or None in teacher_times.values():
+        return None
+    data, space = spec.data, spec.space
+    train, held_out, tested = (len(split.labels) for split in (data.train, data.validation, data.test))
+    steps = max(1, train // space.training.batch_size)
+    targets_s = student.targets.seconds(steps)
+    return Costs(
+        epoch_s=max(0.0, student.training.seconds(steps) - targets_s),
+        targets_s=targets_s,
+        validation_s=student.evaluation_s * held_out,
+        test_s=student.evaluation_s * tested,
+        run_s=student.build_s + student.fit_s * train,
+        profile_s=student.profile_s * min(train, MOST_ROWS),
+        teachers={name: _teacher_costs(spec, name, times, steps) for name, times in teacher_times.items() if times},
+        held_out=held_out / train,
+        views=spec.views,
+        evaluate_every=space.training.evaluate_every,
+    )
+
+
+def forget_if_wrong(spec: StudySpec, planned_s: Mapping[str, float], took_s: Mapping[str, float]) -> None:
+    """Remove the student's kept measurement if the phases of a study show that it was wrong.
+
+    Args:
+        spec: The study.
+        planned_s: Planned seconds by phase.
+        took_s: Seconds taken by phase.
+    """
+    phases = [phase for phase in planned_s if phase not in APART and phase in took_s]
+    planned, took = (sum(seconds[phase] for phase in phases) for seconds in (planned_s, took_s))
+    if max(planned, took) >= LEAST_JUDGED_S and not planned / WRONG <= took <= planned * WRONG:
+        forget(StudentTimes, _student_facts(spec))
+
+
+def _known_teacher(spec: StudySpec, name: str) -> TeacherTimes | None:
+    """Return the kept measurement of a teacher; for a trained teacher, one from before its training is valid too."""
+    of = _teacher_facts(spec)[name]
+    return recall(TeacherTimes, of) or recall(TeacherTimes, {**of, "trained": False})
+
+
+def _student_facts(spec: StudySpec) -> Facts:
+    params, training = _measured_params(spec), spec.space.training
+    return facts(
+        spec.data,
+        spec.space,
+        device=spec.options.device,
+        student=spec.student.name,
+        stem_stride=spec.student.stem_stride,
+        method=params.method,
+        method_params=params.method_params,
+        precision=training.precision,
+        mode=spec.sharing.mode,
+        workers=spec.options.workers,
+    )
+
+
+def _teacher_facts(spec: StudySpec) -> dict[str, Facts]:
+    untrained, device = spec.untrained, spec.options.device
+    return {
+        name: facts(
+            spec.data,
+            spec.space,
+            device=device,
+            teacher=spec.fingerprints.get(name, uri),
+            trained=uri not in untrained,
+            mode=spec.sharing.mode,
+            workers=spec.options.workers,
+        )
+        for name, uri in spec.teachers.items()
+    }
+
+
+def _measured_params(spec: StudySpec) -> TrialParams:
+    return prior_params(spec.space, next(iter(spec.teachers)), TAU_STUDENT_FROM)
+
+
+def _mean(times: Sequence[StudentTimes]) -> StudentTimes:
+    """Return the mean over workers that measured at the same time."""
+
+    def mean(values: Sequence[Any]) -> Any:
+        if isinstance(values[0], dict):
+            return {key: mean([value[key] for value in values]) for key in values[0]}
+        return statistics.fmean(values)
+
+    return StudentTimes.model_validate(mean([time.model_dump() for time in times]))
+
+
+def _teacher_costs(spec: StudySpec, name: str, times: TeacherTimes, steps: int) -> TeacherCosts:
+    untrained = spec.teachers[name] in spec.untrained
+    training_s = times.training.seconds(steps) * spec.space.ladder.epochs if untrained else 0.0
+    views = range(spec.views) if untrained else _missing_views(spec, name)
+    return TeacherCosts(training_s, times.view_s * len(spec.data.train.labels), frozenset(views))
+
+
+def _missing_views(spec: StudySpec, name: str) -> tuple[int, ...]:
+    """Return the views of a trained teacher without logits in the cache."""
+    data_spec = spec.space.data
+    fingerprint = spec.fingerprints.get(name)
+    if fingerprint is None:
+        fingerprint = _ladder_fingerprint(spec, spec.teachers[name])
+    return missing_views(
+        cache_root(),
+        fingerprint,
+        spec.data.fingerprint,
+        view=View(data_spec.view_seed, data_spec.crop, data_spec.flip),
+        views=spec.views,
+        device=torch.device(spec.options.device),
+    )
+
+
+class TeacherFile(Record):
+    """Fingerprint of a teacher file."""
+
+    fingerprint: str
+
+
+def _ladder_fingerprint(spec: StudySpec, uri: str) -> str:
+    """Return the fingerprint of a trained ladder teacher. It is kept because loading a network imports for seconds."""
+    path = path_of(uri, root=cache_root(), data=spec.data.fingerprint, space=spec.space)
+    stat = path.stat()
+    of = {"path": str(path), "written_ns": stat.st_mtime_ns, "bytes": stat.st_size, "torch": torch.__version__}
+    kept = recall(TeacherFile, of)
+    if kept is None:
+        kept = TeacherFile(fingerprint=teachers.load(f"file:{path}", data=spec.data).fingerprint)
+        keep(kept, of)
+    return kept.fingerprint
+
+
+class Pace:
+    """Estimates the remaining time: planned seconds times seconds taken per planned second of the same kind of work."""
+
+    def __init__(self, planned: TimePlanned) -> None:
+        self._planned = planned.phases_s
+        self._coming = list(planned.phases_s)
+        self._took: dict[str, tuple[float, float]] = {}
+        """Seconds taken and planned of finished phases, by kind of work."""
+        self._phase, self._begun, self._epochs, self._done = "", 0.0, 0, 0
+
+    def note(self, event: Event, now: float) -> None:
+        """Account for an event at time `now` in seconds."""
+        if isinstance(event, PhaseStarted):
+            if self._phase:
+                self._took[_kind(self._phase)] = self._measured(now)
+            self._phase, self._begun, self._epochs, self._done = event.phase, now, event.epochs, 0
+            self._coming = [phase for phase in self._coming if phase != event.phase]
+        elif isinstance(event, EpochEvent | TaskProgress):
+            self._done += 1
+        elif isinstance(event, RunEnded) and event.reused:
+            self._epochs -= event.record.spent_epochs
+
+    def left_s(self, now: float) -> float | None:
+        """Return the seconds left; None while too little is measured."""
+        taken, planned = self._measured(now)
+        if not self._phase or taken < ENOUGH_S or planned < ENOUGH_SHARE * sum(self._planned.values()):
+            return None
+        kind = _kind(self._phase)
+        ratios = {other: took / meant for other, (took, meant) in self._took.items() if meant > 0}
+        ratios[kind] = taken / planned
+        current = (1 - self._share()) * self._planned.get(self._phase, 0.0) * ratios[kind]
+        return current + sum(ratios.get(_kind(phase), 1.0) * self._planned[phase] for phase in self._coming)
+
+    def _measured(self, now: float) -> tuple[float, float]:
+        """Return the seconds taken and planned so far, of all work of the current kind."""
+        took, planned = self._took.get(_kind(self._phase), (0.0, 0.0))
+        return took + now - self._begun, planned + self._share() * self._planned.get(self._phase, 0.0)
+
+    def _share(self) -> float:
+        """Return the share of the phase that is done; a phase without epochs counts as done."""
+        return min(1.0, self._done / self._epochs) if self._epochs > 0 else 1.0
+
+
+def describe_time(planned: TimePlanned) -> str:
+    """Format planned time: `about 4 min: teachers 2 min, search 50 s; teacher logits are 12 s of it`."""
+    phases = ", ".join(f"{phase} {about(seconds)}" for phase, seconds in planned.phases_s.items() if seconds >= 0.5)
+    logits = f"; teacher logits are {about(planned.logits_s)} of it" if planned.logits_s >= 0.5 else ""
+    return f"about {about(planned.wall_s)}: {phases or 'nothing to train'}{logits}"
+
+
+def describe_plan(plan: PlanRecord) -> str:
+    """Format a plan: `20 full trainings = no teacher 1 + plain KD 1 + priors 4 + search 6 + confirm 8`."""
+    parts = {
+        "no teacher": plan.no_teacher,
+        "plain KD": plan.plain_kd,
+        "priors": plan.priors,
+        "search": plan.search,
+        **({"reruns": plan.reruns} if plan.reruns else {}),
+        "confirm": plan.confirm,
+        **({"controls": plan.controls} if plan.controls else {}),
+    }
+    return f"{plan.equivalents:.4g} full trainings = " + " + ".join(
+        f"{part} {cost:.3g}" for part, cost in parts.items()
+    )
+
+
+def _kind(phase: str) -> str:
+    return phase if phase in APART else "students"

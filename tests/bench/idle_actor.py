@@ -1,0 +1,68 @@
+"""An actor that sleeps instead of training. Its process never imports torch, so that many fit into memory.
+
+The package `autodistill.executors` imports torch; here an empty package with the same modules takes its place.
+"""
+
+import sys
+import time
+import types
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import autodistill
+
+if "autodistill.executors" not in sys.modules:
+    package = types.ModuleType("autodistill.executors")
+    package.__path__ = [str(Path(autodistill.__file__).parent / "executors")]
+    sys.modules["autodistill.executors"] = package
+
+from autodistill.executors.base import STARTED, Done, Setup, TrainTask
+from autodistill.records import KeptResult, RunResult
+
+SECONDS = 5.0
+"""Duration of a run."""
+
+
+class IdleNode(NamedTuple):
+    """As `ray.Node`, as far as the driver looks at it."""
+
+    autodistill: str
+    data: str
+    node: str = ""
+    process: str = ""
+    host: str = "here"
+    torch: str = ""
+    device: str = "cpu"
+    computed_as: str = ""
+    shares_study: bool = True
+    shares_cache: bool = True
+    missing: tuple[str, ...] = ()
+
+
+def no_work(task: object, context: object) -> None:
+    """Take the place of the work function, whose module imports torch."""
+
+
+class IdleActor:
+    """As `ray.Worker`."""
+
+    def __init__(self, setup: Setup, *_: object) -> None:
+        self._node = IdleNode(autodistill.__version__, setup.data)
+
+    def describe(self) -> IdleNode:
+        return self._node
+
+    def perform(self, task: TrainTask, files: Mapping[str, Any]) -> Iterator[object]:
+        yield STARTED
+        time.sleep(SECONDS)
+        if "torch" in sys.modules:
+            raise RuntimeError("torch was imported")
+        result = RunResult(**task.spec.kept(), key=task.key, state="complete")
+        yield Done(KeptResult(result=result, wall_s=SECONDS))
+
+    def stop(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass

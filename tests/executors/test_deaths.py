@@ -1,0 +1,285 @@
+"""A worker's death is told with its cause, its task, the memory that was free and the end of its stderr."""
+
+import multiprocessing
+import os
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from multiprocessing.process import BaseProcess
+from types import SimpleNamespace
+
+import pytest
+from executor_parts import WAYS, dying, of, run, setup
+
+from autodistill.errors import StudyError
+from autodistill.executors import (
+    AgreementTask,
+    CheckTask,
+    LocalExecutor,
+    LogitsTask,
+    MeasureStudentTask,
+    MeasureTeacherTask,
+    ProfileTask,
+    TrainTeacherTask,
+    deaths,
+)
+from autodistill.executors.base import describe
+from autodistill.executors.deaths import Death, KillWatch, WorkerOutput, account, cause, noticed, unquoted, way_out
+from autodistill.machine import free_memory_bytes
+from autodistill.records import Event, Note, RunEnded, TrialParams
+
+slow = pytest.mark.slow
+posix = pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
+TOLD = {
+    "abort": ("signal 6, SIGABRT", "corrupted size vs. prev_size", "Fatal Python error: Aborted", "in dying"),
+    "cut off": ("signal 9, SIGKILL: killed from outside", "it wrote nothing to stderr"),
+    "MemoryError": ("exit code 1", "MemoryError: no room for the gradients"),
+}
+
+
+@slow
+@posix
+def test_every_death_is_told_with_its_cause(tmp_path, monkeypatch, capfd):
+    """Fewer deaths than three are enough to give up: starting a process takes seconds."""
+    monkeypatch.setattr("autodistill.executors.local.MOST_DEATHS", 1)
+    assert TOLD.keys() == WAYS.keys()
+    events: list[Event] = []
+
+    def slowly(event: Event) -> None:
+        events.append(event)
+        if isinstance(event, Note) and event.text == "first":
+            time.sleep(0.5)
+
+    others = [way for way in WAYS if way != "abort"]
+    with LocalExecutor(1, setup(tmp_path), work=dying) as executor:
+        found = executor.run([run(way, teacher="weak") for way in others], slowly)
+        assert [it.record for it in of(RunEnded, events)] == [it.result for it in found]
+        with pytest.raises(StudyError) as ended:
+            executor.run([CheckTask(name="abort")], slowly)
+        assert "corrupted size" not in capfd.readouterr().err, "the error shows it"
+        monkeypatch.setattr("autodistill.executors.local.MOST_DEATHS", 2)
+        events.clear()
+        (aborted,) = executor.run([run("abort", teacher="weak")], slowly)
+    for way, kept in zip([*others, "abort"], [*found, aborted], strict=True):
+        assert kept.result.state == "failed"
+        for said in (*TOLD[way], f"while training the run {way} (teacher weak, isats)"):
+            assert said in kept.result.error
+        assert "out of memory" not in kept.result.error
+        assert "\x1b" not in kept.result.error
+        assert kept.result.reason == kept.result.error.splitlines()[0]
+        if free_memory_bytes() is not None:
+            assert "GB of memory were free" in kept.result.reason
+    assert "while checking the teacher abort" in ended.value.message
+    assert r"    \x1b[31mcorrupted size vs. prev_size" in ended.value.message
+    assert "`autodistill env`" in ended.value.hint
+    assert "traceback" not in ended.value.hint
+    note, last = events
+    assert isinstance(note, Note)
+    assert note.warning
+    assert note.text.startswith("a worker process died (signal 6, SIGABRT) while training the run abort")
+    assert note.text.endswith("; its stderr is shown above\n    another worker continues with it")
+    assert isinstance(last, RunEnded)
+    assert "died 2 times (last: signal 6, SIGABRT)" in last.record.error
+    shown = capfd.readouterr().err
+    assert shown.count("corrupted size vs. prev_size") == 2, "each death shows its own, once"
+    assert "\x1b" not in shown
+    assert r"\x1b[31mcorrupted" in shown
+
+
+@pytest.fixture
+def counter(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """The kernel's count of kills for want of memory, and a clock, to be set by a test."""
+    found = SimpleNamespace(kills=4, now=0.0)
+    monkeypatch.setattr(deaths, "oom_kills", lambda: found.kills)
+    return found
+
+
+@contextmanager
+def sleeping() -> Iterator[tuple[BaseProcess, WorkerOutput]]:
+    """A process that does nothing, and the file of its stderr."""
+    process, output = multiprocessing.get_context("spawn").Process(target=time.sleep, args=(60,)), WorkerOutput()
+    process.start()
+    try:
+        yield process, output
+    finally:
+        process.kill()
+        process.join()
+        output.close()
+
+
+@slow
+@posix
+def test_memory_is_named_where_the_kernel_counted_a_kill(counter):
+    """Two deaths, one counted kill: the first death is explained by it, the second is not."""
+    watch = KillWatch()
+    with sleeping() as (one, output), sleeping() as (other, its_output):
+        watch.look([one, other])
+        counter.kills = 5
+        one.kill()
+        other.kill()
+        first = noticed(one, output, watch, device="cpu")
+        second = noticed(other, its_output, watch, device="cpu")
+    assert cause(first) == "signal 9, SIGKILL: out of memory, by the count of the kernel"
+    assert cause(second) == "signal 9, SIGKILL: killed from outside"
+
+
+@slow
+@posix
+def test_a_kill_that_was_counted_before_a_worker_was_watched_explains_nothing(counter):
+    watch = KillWatch()
+    with sleeping() as (process, output):
+        counter.kills = 5
+        watch.look([process])
+        process.kill()
+        death = noticed(process, output, watch, device="cpu")
+    assert cause(death) == "signal 9, SIGKILL: killed from outside"
+
+
+class Process(multiprocessing.Process):
+    """A process that is never started, and lives as long as a test says."""
+
+    alive = True
+
+    def is_alive(self) -> bool:
+        return self.alive
+
+
+@pytest.fixture
+def clock(counter: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    monkeypatch.setattr(deaths.time, "monotonic", lambda: counter.now)
+    return counter
+
+
+def test_a_kill_of_another_process_does_not_explain_a_later_death(clock):
+    watch, worker = KillWatch(), Process()
+    for clock.now in range(10):
+        watch.look([worker])
+        clock.kills = 5 if clock.now >= 3 else 4
+    worker.alive = False
+    watch.look([worker])
+    assert not watch.explains(worker)
+
+
+@pytest.mark.parametrize("looks_after", [0, 1, 2])
+def test_a_kill_explains_the_death_of_a_worker_that_takes_time_to_end(clock, looks_after):
+    """The kernel counts a kill first; the process still counts as alive while its memory is released."""
+    watch, worker = KillWatch(), Process()
+    for clock.now in range(10):
+        watch.look([worker])
+    clock.kills = 5
+    for _ in range(looks_after):
+        clock.now += 0.75
+        watch.look([worker])
+    worker.alive = False
+    for _ in range(10):  # dead, but not noticed yet
+        clock.now += 1
+        watch.look([worker])
+    assert watch.explains(worker)
+
+
+def test_a_kill_explains_one_death_and_leaves_the_next_to_the_next(clock):
+    watch, workers = KillWatch(), [Process() for _ in range(3)]
+    watch.look(workers)
+    clock.kills = 5
+    new = Process()
+    watch.look([new])
+    assert [watch.explains(it) for it in workers[:2]] == [True, False]
+    clock.kills = 6
+    assert watch.explains(new), "its own count was read after the first kill"
+    assert not watch.explains(workers[2])
+
+
+@pytest.mark.parametrize(
+    ("death", "told", "way"),
+    [
+        (Death(-9, oom_killed=True), "signal 9, SIGKILL: out of memory, by the count of the kernel", "--workers"),
+        (Death(-9), "signal 9, SIGKILL: killed from outside", "no counter of the kernel says"),
+        (Death(-15), "signal 15, SIGTERM: ended from outside", "look for what kills processes here"),
+        (Death(-signal.SIGSEGV), f"signal {signal.SIGSEGV.value}, SIGSEGV", "native library"),
+        (Death(-signal.SIGINT), "signal 2, SIGINT", "look for what kills processes here"),
+        (Death(-signal.SIGABRT), f"signal {signal.SIGABRT.value}, SIGABRT", "native library"),
+        (Death(-signal.SIGILL), f"signal {signal.SIGILL.value}, SIGILL", "native library"),
+        (Death(-signal.SIGFPE), f"signal {signal.SIGFPE.value}, SIGFPE", "native library"),
+        (Death(-250), "signal 250, no name", "look for what kills processes here"),
+        (Death(3), "exit code 3", "please report"),
+        (Death(1, stderr="MemoryError"), "exit code 1", "--workers"),
+        (Death(1, stderr="Traceback:\nMemoryError: no room\n"), "exit code 1", "--workers"),
+        (Death(1, stderr="numpy._core._exceptions._ArrayMemoryError: Unable to"), "exit code 1", "--workers"),
+        (Death(1, stderr="MemoryError\n\nKeyError: 'MemoryError: no room'"), "exit code 1", "please report"),
+        (Death(3, stderr="MemoryError"), "exit code 3", "please report"),
+        (Death(0xC0000374), "exit code 0xc0000374, heap corruption", "native library"),
+        (Death(0xC0000017), "exit code 0xc0000017, out of memory", "--workers"),
+        (Death(None), "it closed its pipe but did not end within 5 s", "please report"),
+    ],
+)
+def test_what_an_exit_status_tells(death, told, way):
+    assert cause(death) == told
+    assert way in way_out(death)
+    assert "the same command goes on" in way_out(death)
+
+
+@posix
+@pytest.mark.parametrize("name", ["SIGHUP", "SIGXCPU", "SIGTERM", "SIGPIPE", "SIGALRM", "SIGUSR1", "SIGBUS"])
+def test_only_signals_of_failing_native_code_blame_a_library(name):
+    number = signal.Signals[name].value
+    assert cause(Death(-number)).startswith(f"signal {number}, {name}")
+    assert ("native library" in way_out(Death(-number))) == (name == "SIGBUS")
+    assert "no counter of the kernel" not in way_out(Death(-number))
+
+
+def test_an_account_is_whole():
+    death = Death(-6, free_bytes=12_340_000_000, gpu_free_bytes=500_000_000, stderr="one\ntwo")
+    assert account(death, "training the run r (no teacher)") == (
+        "a worker process died (signal 6, SIGABRT) while training the run r (no teacher); "
+        "12.3 GB of memory and 0.5 GB of the GPU's memory were free; its stderr ends with:\n    one\n    two"
+    )
+    assert unquoted(account(death, "waiting")) == (
+        "a worker process died (signal 6, SIGABRT) while waiting; "
+        "12.3 GB of memory and 0.5 GB of the GPU's memory were free; its stderr is shown above"
+    )
+    silent = "a worker process died (exit code 3) while waiting; it wrote nothing to stderr"
+    assert account(Death(3), "waiting") == unquoted(silent) == silent
+
+
+def test_every_task_has_words():
+    tasks = [
+        (run("r", teacher="weak"), "training the run r (teacher weak, isats)"),
+        (TrainTeacherTask(uri="ladder:resnet8"), "training the teacher ladder:resnet8"),
+        (CheckTask(name="a"), "checking the teacher a"),
+        (ProfileTask(name="a"), "profiling the teacher a"),
+        (LogitsTask(name="a", view=3), "computing logits of the teacher a"),
+        (AgreementTask(names=("a", "b")), "comparing the teachers a, b"),
+        (MeasureTeacherTask(name="a", seconds=1.0), "measuring the teacher a"),
+        (MeasureStudentTask(params=TrialParams(), seconds=1.0), "measuring the student"),
+    ]
+    for task, words in tasks:
+        assert describe(task) == words
+
+
+@slow
+@posix
+@pytest.mark.parametrize("fails", [False, True])
+def test_the_free_memory_of_a_gpu_is_told_unless_the_gpu_failed_too(fails, monkeypatch):
+    def told(device: str) -> tuple[int, int]:
+        assert device == "cuda:1"
+        if fails:
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
+        return 2_000_000_000, 80_000_000_000
+
+    monkeypatch.setattr("torch.cuda.mem_get_info", told)
+    with sleeping() as (process, output):
+        process.kill()
+        death = noticed(process, output, KillWatch(), device="cuda:1")
+    assert death.gpu_free_bytes == (None if fails else 2_000_000_000)
+    assert cause(death) == "signal 9, SIGKILL: killed from outside"
+
+
+@slow
+@posix
+def test_a_process_that_hangs_after_it_closed_its_pipe_is_ended(monkeypatch):
+    monkeypatch.setattr(deaths, "JOIN_S", 0.1)
+    with sleeping() as (process, output):
+        death = noticed(process, output, KillWatch(), device="cpu")
+        assert not process.is_alive()
+    assert cause(death).startswith("it closed its pipe but did not end")

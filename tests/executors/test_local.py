@@ -1,0 +1,121 @@
+"""Processes on this machine: how they start, agree with this process, and end."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from multiprocessing import resource_tracker
+from pathlib import Path
+
+import fake_trainer
+import pytest
+from executor_parts import SPACE, children, of, run, setup
+from fake_trainer import Behaviour, behave
+from processes import alive
+
+from autodistill.config import Space
+from autodistill.data import load as load_data
+from autodistill.executors import LocalExecutor, ProcessPool, SerialExecutor
+from autodistill.executors.local import ALLOCATOR, device_of, in_environment, uninterrupted
+from autodistill.records import Event, RunEnded
+
+slow = pytest.mark.slow
+
+
+@slow
+def test_processes_that_were_started_early_train_on_the_images_that_they_are_sent(tmp_path):
+    """The images lie nowhere: a worker that loaded them by itself would fail. The result is that of this process."""
+    given = Space.model_validate({**SPACE.model_dump(), "data": {"name": "folder:nowhere", "crop": 1}})
+    data, tasks, events = load_data(SPACE.data), [run("one", epochs=1)], list[Event]()
+    before = children()
+    with ProcessPool(2) as pool:
+        waiting = children() - before
+        assert len(waiting) == 2
+        with LocalExecutor(1, setup(tmp_path / "there", space=given), data=data, processes=pool) as executor:
+            assert children() - before == waiting, "no other process"
+            (there,) = executor.run(tasks, events.append)
+        left = children() - before
+        assert len(left) == 1
+        assert left < waiting
+    assert children() == before
+    with SerialExecutor(setup(tmp_path / "here", space=given), data=data) as executor:
+        (here,) = executor.run(tasks, events.append)
+    assert there.result.state == "complete", there.result.error
+    assert there.result == here.result
+    assert there.computed_on == here.computed_on
+    assert len(of(RunEnded, events)) == 2
+
+
+@slow
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks at processes in /proc")
+def test_workers_end_with_a_parent_that_was_killed(tmp_path):
+    """The worker is in the middle of a long epoch, so that no message tells it that nobody listens."""
+    asked = setup(tmp_path)
+    behave({"long": Behaviour(epoch_s=600)}, cache=tmp_path / "cache")
+    script = f"""
+        import sys
+        sys.path.insert(0, {str(Path(fake_trainer.__file__).parent)!r})
+        import fake_trainer
+        from autodistill.executors import LocalExecutor, Setup, TrainTask
+
+        if __name__ == "__main__":
+            with LocalExecutor(1, Setup.model_validate_json({asked.model_dump_json()!r}), work=fake_trainer.work) as it:
+                it.run([TrainTask.model_validate_json({run("long").model_dump_json()!r})], print)
+    """
+    (tmp_path / "parent.py").write_text(textwrap.dedent(script))
+    with subprocess.Popen([sys.executable, tmp_path / "parent.py"]) as parent:
+        until = time.monotonic() + 60
+        while not (found := fake_trainer.begun(cache=tmp_path / "cache")) and time.monotonic() < until:
+            assert parent.poll() is None
+            time.sleep(0.02)
+        ((_, worker),) = found
+        assert alive(worker)
+        parent.kill()
+        parent.wait()
+    until = time.monotonic() + 20
+    while alive(worker) and time.monotonic() < until:
+        time.sleep(0.02)
+    left = alive(worker)
+    if left:
+        os.kill(worker, signal.SIGKILL)
+    assert not left
+
+
+def test_several_gpus_are_dealt_out_in_turns(monkeypatch):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    assert [device_of("cuda", number) for number in range(3)] == ["cuda:0", "cuda:1", "cuda:0"]
+    assert device_of("cuda:1", 0) == "cuda:1", "named"
+    assert device_of("cpu", 1) == "cpu"
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    assert device_of("cuda", 1) == "cuda"
+
+
+def test_the_environment_of_processes_is_set_for_them_alone(monkeypatch):
+    there, missing = list(ALLOCATOR)[:2]
+    monkeypatch.setenv(there, "7")
+    monkeypatch.delenv(missing, raising=False)
+    with in_environment(ALLOCATOR):
+        assert {name: os.environ[name] for name in ALLOCATOR} == ALLOCATOR
+    assert os.environ[there] == "7"
+    assert missing not in os.environ
+
+
+@pytest.mark.skipif(not hasattr(signal, "pthread_sigmask"), reason="signals of POSIX")
+def test_an_interrupt_does_not_reach_a_process_that_is_being_started():
+    with uninterrupted():
+        assert signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+
+
+def test_a_system_without_signal_masks_starts_processes_all_the_same(monkeypatch):
+    """As Windows does."""
+
+    def no_tracker() -> None:
+        raise ModuleNotFoundError("No module named '_posixsubprocess'")
+
+    monkeypatch.delattr(signal, "pthread_sigmask", raising=False)
+    monkeypatch.setattr(resource_tracker, "ensure_running", no_tracker)
+    with uninterrupted():
+        pass

@@ -1,0 +1,188 @@
+"""Memory of workers: shares of a GPU, runs that do not fit, freed memory that is kept."""
+
+import ctypes
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from executor_parts import Here, of, run
+from torch import Tensor, nn
+
+from autodistill.config import DataSpec, Space, TrainingSpec
+from autodistill.data import Data
+from autodistill.errors import StudyError, TrialError
+from autodistill.executors import TrainTeacherTask, WorkerContext, memory
+from autodistill.executors.memory import CONTEXT_BYTES, USED, keep_freed_memory, memory_share, within_memory
+from autodistill.models import build
+from autodistill.records import Note
+from autodistill.teachers import Teacher
+
+slow = pytest.mark.slow
+BATCH = 40
+SPACE = Space(
+    data=DataSpec(train=80, validation=100, test=100),
+    training=TrainingSpec(epochs=6, rung_epochs=2, batch_size=BATCH),
+)
+
+
+class Limited(nn.Module):
+    """A student that has memory for so many images while it trains."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__()
+        self.inner = build("resnet8:0.25", num_classes=10, in_channels=1, image_size=8, seed=0)
+        self.most = most
+
+    def forward(self, images: Tensor) -> Tensor:
+        if self.training and len(images) > self.most:
+            raise torch.OutOfMemoryError(f"CUDA out of memory: {len(images)} images")
+        found: Tensor = self.inner(images)
+        return found
+
+
+class Small(WorkerContext):
+    """A worker whose students have memory for `most` images, and whose teachers and ladder do not fit at all."""
+
+    most = BATCH
+
+    def student(self, seed: int) -> nn.Module:
+        return Limited(self.most)
+
+    def teacher(self, name: str) -> Teacher:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+
+@pytest.fixture
+def worker(tmp_path: Path) -> Here:
+    return Here(tmp_path, kind=Small, space=SPACE)
+
+
+@slow
+def test_a_run_that_fits_says_nothing(worker):
+    found = worker.do(run("r", epochs=2)).result
+    assert (found.state, found.micro_batches) == ("complete", 1)
+    assert not of(Note, worker.events)
+
+
+@slow
+def test_a_run_that_does_not_fit_trains_in_halves_and_says_so_once(worker):
+    worker.context.most = BATCH // 2
+    found = worker.do(run("r", epochs=2)).result
+    assert (found.state, found.micro_batches) == ("complete", 2)
+    assert [it.epoch for it in found.curve] == [1, 2]
+    (note,) = of(Note, worker.events)
+    assert "batches of 40 do not fit into memory: trained with 2 x 20 images" in note.text
+    assert "BatchNorm" in note.text
+    again = worker.do(run("again", epochs=2)).result
+    assert again.curve == found.curve
+    assert not of(Note, worker.events), "said twice"
+
+
+@slow
+@pytest.mark.parametrize(
+    ("most", "way"),
+    [(12, "--set training.batch_size=10 would fit"), (2, "=2 would fit"), (1, "not even 2 images fit")],
+)
+def test_a_run_that_fits_in_no_half_fails_with_the_number_that_would(worker, most, way):
+    worker.context.most = most
+    found = worker.do(run("r", epochs=2)).result
+    assert found.state == "failed"
+    assert "out of memory with batches of 40 and with 2 x 20 images" in found.error
+    assert way in found.error
+    assert "--workers" in found.error
+    worker.context.most = BATCH
+    assert worker.do(run("next", epochs=2)).result.state == "complete"
+
+
+def test_a_run_that_runs_out_late_starts_again():
+    asked: list[int] = []
+
+    def attempt(parts: int) -> None:
+        asked.append(parts)
+        if parts == 1:
+            raise torch.OutOfMemoryError("late")
+
+    said: list[str] = []
+    assert within_memory(attempt, batch_size=8, images_that_fit=lambda: 4, say=said.append) == 2
+    assert asked == [1, 2]
+    assert len(said) == 1
+
+
+def test_another_error_is_no_want_of_memory():
+    def attempt(parts: int) -> None:
+        raise TrialError(f"the loss became nan ({parts})")
+
+    with pytest.raises(TrialError, match=r"nan \(1\)"):
+        within_memory(attempt, batch_size=8, images_that_fit=lambda: 4, say=print)
+
+
+@slow
+def test_a_run_whose_teacher_does_not_fit_fails_and_says_so(worker):
+    found = worker.do(run("r", teacher="wide", epochs=2)).result
+    assert found.state == "failed"
+    assert "out of memory before the first step, with the logits of wide" in found.error
+    assert "--workers" in found.error
+
+
+class Full(WorkerContext):
+    """A worker that has no memory for the data."""
+
+    @property
+    def study_data(self) -> Data:  # type: ignore[override]
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+
+def test_a_task_that_is_no_run_and_does_not_fit_says_so_and_names_the_way_out(tmp_path):
+    with pytest.raises(
+        StudyError, match="out of memory while training the teacher ladder:resnet8: this worker has 25% of the device's"
+    ) as caught:
+        Here(tmp_path, kind=Full, memory_share=0.25).do(TrainTeacherTask(uri="ladder:resnet8"))
+    assert "--workers" in caught.value.hint
+
+
+def test_processes_share_what_is_free_on_a_gpu():
+    total, free = 80 * 2**30, 60 * 2**30
+    assert memory_share(free, total, workers=1) == 1.0
+    shares = memory_share(free, total, workers=4) * total
+    assert shares == pytest.approx(USED * free / 4 - CONTEXT_BYTES)
+    assert 4 * (shares + CONTEXT_BYTES) <= free
+    assert memory_share(CONTEXT_BYTES, total, workers=2) == 0.0
+
+
+def test_a_system_without_glibc_keeps_nothing(monkeypatch):
+    monkeypatch.setattr(memory, "os", SimpleNamespace(name="nt"))
+    assert not keep_freed_memory()
+
+
+@slow
+@pytest.mark.skipif(os.name == "nt" or not hasattr(ctypes.CDLL(None), "mallopt"), reason="not glibc")
+def test_freed_memory_is_kept():
+    """In a process of its own, without torch: blocks that come and go fault in their pages once, not every time."""
+    code = f"""
+        import resource, sys, types
+        from importlib.util import module_from_spec, spec_from_file_location
+        sys.modules["torch"] = types.ModuleType("torch")
+        spec = spec_from_file_location("memory", {memory.__file__!r})
+        memory = module_from_spec(spec)
+        spec.loader.exec_module(memory)
+
+        def faults():
+            before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+            for _ in range(20):
+                bytearray(2**25)
+            return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+        given_back = faults()
+        assert memory.keep_freed_memory()
+        bytearray(2**25)
+        print(faults(), given_back)
+        """
+    command = [sys.executable, "-c", textwrap.dedent(code)]
+    found = subprocess.run(command, capture_output=True, text=True)
+    kept, given_back = map(int, found.stdout.split()) if found.stdout else pytest.fail(found.stderr)
+    assert kept < given_back / 100

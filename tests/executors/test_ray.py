@@ -1,0 +1,372 @@
+"""The Ray executor: what it refuses, how files travel between nodes that share nothing, and what a stop keeps.
+
+What all executors do is tested in `test_contract.py`; deaths of nodes and of the driver in `bench/faults.py`.
+"""
+
+import os
+import socket
+import sys
+import types
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import fake_trainer
+import pytest
+from executor_parts import LADDER, SPACE, fingerprint, run, setup
+from fake_trainer import Behaviour, behave, trained
+
+from autodistill import __version__
+from autodistill.errors import ConfigError, DataError, StudyError
+from autodistill.executors import CheckTask, LogitsTask, ProfileTask, TrainTeacherTask, perform
+from autodistill.executors import ray as executor
+from autodistill.executors.base import STARTED, Done
+from autodistill.executors.ray import (
+    File,
+    Node,
+    RayExecutor,
+    Worker,
+    check_node,
+    check_secure,
+    connected,
+    slots_of,
+)
+from autodistill.logit_cache import is_whole
+from autodistill.records import EpochEvent
+from autodistill.store import StudyFolder, read_result
+
+slow = pytest.mark.slow
+CHECK = CheckTask(name="weak")
+
+
+# What is refused
+
+
+class AuthenticationError(Exception):
+    """As `ray.exceptions` has it."""
+
+
+class Ray(types.ModuleType):
+    """A module `ray` that has no cluster.
+
+    Args:
+        error: raised when somebody connects.
+        address: of the only node.
+    """
+
+    def __init__(self, error: Exception | None = None, *, address: str = "127.0.0.1") -> None:
+        super().__init__("ray")
+        self.error, self.address, self.connections = error, address, list[str]()
+        self.exceptions = types.SimpleNamespace(AuthenticationError=AuthenticationError)
+
+    def is_initialized(self) -> bool:
+        return bool(self.connections)
+
+    def init(self, *, address: str, **_: object) -> None:
+        if self.error is not None:
+            raise self.error
+        self.connections.append(address)
+
+    def nodes(self) -> list[dict[str, Any]]:
+        return [{"NodeManagerAddress": self.address, "Alive": True}]
+
+    def shutdown(self) -> None:
+        self.connections.clear()
+
+
+@pytest.fixture
+def given(monkeypatch: pytest.MonkeyPatch) -> Callable[[Ray | None], Ray | None]:
+    """Return a function that puts a module in the place of `ray`."""
+    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"):
+        monkeypatch.delenv(name, raising=False)
+
+    def give(module: Ray | None) -> Ray | None:
+        monkeypatch.setitem(sys.modules, "ray", module)
+        return module
+
+    return give
+
+
+def refusal(address: str = "auto", *, insecure: bool = False) -> ConfigError:
+    with pytest.raises(ConfigError) as found:
+        connected(address, insecure=insecure)
+    assert found.value.message.startswith(f"--ray {address}: ")
+    return found.value
+
+
+def test_ray_that_is_not_installed_is_refused_with_the_command_that_installs_it(given):
+    given(None)
+    error = refusal()
+    assert "not installed" in error.message
+    assert error.hint == "pip install 'kd-autodistill[ray]'"
+
+
+def test_client_mode_is_refused_with_what_to_do_instead(given):
+    given(Ray())
+    assert "ray job submit" in refusal("ray://head:10001").hint
+
+
+def test_a_cluster_that_is_not_there_is_refused(given):
+    given(Ray(ConnectionError("Could not find any running Ray instance.\nmore")))
+    error = refusal()
+    assert error.message == "--ray auto: no cluster there (Could not find any running Ray instance.)"
+    assert "ray start --head" in error.hint
+
+
+def test_an_address_where_nobody_listens_is_refused_at_once(given, monkeypatch):
+    given(Ray())
+
+    def connect(address: tuple[str, int], timeout: float) -> None:
+        raise ConnectionRefusedError(111, f"refused by {address[0]} port {address[1]}")
+
+    monkeypatch.setattr(socket, "create_connection", connect)
+    assert "refused by 127.0.0.1 port 6399" in refusal("127.0.0.1:6399").message
+
+
+@pytest.mark.parametrize("address", ["nonsense", "host:", "host:port", ":6379"])
+def test_what_is_no_address_is_refused(given, address):
+    given(Ray())
+    assert "HOST:PORT" in refusal(address).hint
+
+
+def test_another_version_of_python_or_ray_is_refused(given):
+    given(Ray(RuntimeError("Version mismatch: The cluster was started with:\n    Ray: 2.60.0\n    Python: 3.12.1")))
+    error = refusal()
+    assert "The cluster was started with: Ray: 2.60.0 Python: 3.12.1" in error.message
+    assert "same Python and Ray" in error.hint
+
+
+def test_a_token_that_the_cluster_refuses_is_named(given):
+    given(Ray(AuthenticationError("InvalidAuthToken")))
+    assert "RAY_AUTH_TOKEN" in refusal().hint
+
+
+def test_another_error_of_ray_is_not_hidden(given):
+    given(Ray(RuntimeError("something else")))
+    with pytest.raises(RuntimeError, match="something else"):
+        connected("auto", insecure=False)
+
+
+def test_a_cluster_that_is_open_to_a_network_is_refused_and_left(given, monkeypatch):
+    ray = given(Ray(address="192.168.1.7"))
+    error = refusal()
+    assert "192.168.1.7 without token authentication" in error.message
+    assert "--insecure" in error.hint
+    assert not ray.is_initialized()
+    assert connected("auto", insecure=True) is ray
+    ray.shutdown()
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    assert connected("auto", insecure=False) is ray
+    assert connected("auto", insecure=False) is ray, "and the connection is kept"
+    assert ray.connections == ["auto"]
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "127.0.0.2", "::1", "localhost"])
+def test_a_cluster_on_this_machine_only_needs_no_token(address):
+    check_secure("auto", [{"NodeManagerAddress": address, "Alive": True}], {})
+
+
+def test_nodes_that_are_gone_do_not_make_a_cluster_open():
+    gone = {"NodeManagerAddress": "192.168.1.7", "Alive": False}
+    check_secure("auto", [gone, {"NodeManagerAddress": "127.0.0.1", "Alive": True}], {})
+    for environment in ({}, {"RAY_AUTH_MODE": "disabled"}):
+        with pytest.raises(ConfigError, match="head"):
+            check_secure("auto", [gone, {"NodeManagerAddress": "head", "Alive": True}], environment)
+
+
+def test_the_room_of_a_cluster():
+    assert slots_of({"CPU": 7.0}, gpu=False, per_gpu=1) == 7
+    assert slots_of({"CPU": 64.0, "GPU": 4.0}, gpu=True, per_gpu=3) == 12
+    assert slots_of({}, gpu=False, per_gpu=1) == 1, "an actor waits until a node is there"
+    with pytest.raises(ConfigError, match="the cluster has no GPU"):
+        slots_of({"CPU": 64.0}, gpu=True, per_gpu=1)
+
+
+def node(**fields: object) -> Node:
+    here = {
+        "node": "1",
+        "process": "2",
+        "host": "n7",
+        "autodistill": __version__,
+        "torch": "2.9",
+        "device": "cpu",
+        "computed_as": "float32",
+        "data": fingerprint(),
+        "shares_study": False,
+        "shares_cache": False,
+        "missing": (),
+    }
+    return Node(**{**here, **fields})  # type: ignore[arg-type]
+
+
+def test_a_node_with_another_version_or_other_data_is_refused_by_name(tmp_path):
+    asked = setup(tmp_path)
+    check_node(node(), asked)
+    with pytest.raises(ConfigError, match=r"node n7: has kd-autodistill 0\.0\.9, the driver has"):
+        check_node(node(autodistill="0.0.9"), asked)
+    with pytest.raises(DataError, match="node n7: other images or labels than here under 'digits'"):
+        check_node(node(data="other"), asked)
+
+
+# The actor, in this process
+
+
+def test_checkpoints_are_sent_while_a_task_runs_and_the_result_last(tmp_path, monkeypatch):
+    pytest.importorskip("ray")
+    monkeypatch.setattr(executor, "SEND_EVERY_S", 0.1)
+    monkeypatch.setattr(executor, "LOOK_S", 0.02)
+    behave({"far": Behaviour(epoch_s=0.08)})
+    messages = list(Worker(setup(tmp_path), "token", fake_trainer.work).perform(run("far", epochs=6), {}))
+    assert messages[0] == STARTED
+    assert isinstance(messages[-1], Done)
+    files = [it for it in messages if isinstance(it, File)]
+    checkpoints = [int(it.content) for it in files if it.name == "study/checkpoints/far.pt"]
+    assert len(checkpoints) >= 2
+    assert checkpoints == sorted(set(checkpoints)), "each is newer than the one before"
+    assert [it.name for it in files[-2:]] == ["study/weights/far.safetensors", "study/results/far.json"]
+    assert len([it for it in messages if isinstance(it, EpochEvent)]) == 6
+    assert not (tmp_path / "runs").exists(), "the folder of the driver is another"
+
+
+def test_an_actor_that_sees_the_driver_s_folders_sends_no_files(tmp_path):
+    pytest.importorskip("ray")
+    asked = setup(tmp_path)
+    for folder in (asked.folder, asked.cache):
+        Path(folder).mkdir(parents=True)
+        (Path(folder) / executor.MARKER).write_text("token")
+    messages = list(Worker(asked, "token", fake_trainer.work).perform(run("here"), {}))
+    assert not [it for it in messages if isinstance(it, File)]
+    assert read_result(StudyFolder(Path(asked.folder)), "here") is not None
+
+
+def failing(task: object, context: object) -> None:
+    raise KeyError("tau")
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_an_unforeseen_error_names_the_node_and_the_task(tmp_path):
+    pytest.importorskip("ray")
+    done = list(Worker(setup(tmp_path), "token", failing).perform(CHECK, {}))[-1]
+    assert isinstance(done, Done)
+    assert isinstance(done.error, StudyError)
+    assert "KeyError: 'tau', while checking the teacher weak" in done.error.message
+
+
+# On a real cluster
+
+
+@pytest.fixture
+def node_cache(ray_cluster: None) -> Path:
+    """Return the cache folder of the cluster's node."""
+    ray = pytest.importorskip("ray")
+    return Path(ray.get(ray.remote(os.getenv).remote("AUTODISTILL_CACHE")))
+
+
+def apart(home: Path, work: Any = fake_trainer.work, **fields: object) -> RayExecutor:
+    """Start an actor that shares no folder with the driver."""
+    return RayExecutor(setup(home, **fields), address="local", workers=1, shared=False, work=work)
+
+
+@slow
+def test_what_a_run_writes_reaches_the_driver_and_its_checkpoint_the_next_actor(node_cache, tmp_path):
+    folder = StudyFolder(tmp_path / "runs" / "study")
+    behave({}, cache=node_cache)
+    with apart(tmp_path) as first:
+        first.run([run("travels", until=2)], lambda _: None)
+        assert int(folder.checkpoint("travels").read_text()) == 2
+    assert not list(node_cache.glob("ray/*")), "the actor has removed its files"
+    with apart(tmp_path) as second:
+        (found,) = second.run([run("travels", begun_epochs=2)], lambda _: None)
+    assert trained("travels", cache=node_cache) == [1, 2, 3, 4]
+    assert read_result(folder, "travels") == found
+    assert folder.weights("travels").exists()
+    assert not folder.checkpoint("travels").exists()
+
+
+@slow
+def test_the_kept_files_of_a_run_reach_the_actor_that_adds_the_test_score(node_cache, tmp_path):
+    behave({}, cache=node_cache)
+    with apart(tmp_path) as first:
+        first.run([run("scored", evaluate_on="validation")], lambda _: None)
+    with apart(tmp_path) as second:
+        (found,) = second.run([run("scored", evaluate_on="validation+test")], lambda _: None)
+    assert trained("scored", cache=node_cache) == [1, 2, 3, 4]
+    assert found.result.curve[-1].test_top1 is not None
+
+
+@slow
+def test_teachers_and_logits_are_kept_by_the_driver_and_a_damaged_file_is_computed_again(node_cache, tmp_path):
+    cache, tasks = tmp_path / "cache", [CHECK, LogitsTask(name="weak", view=0)]
+    with apart(tmp_path, perform) as first:
+        first.run([TrainTeacherTask(uri=LADDER)], lambda _: None)
+        checked, computed = first.run(tasks, lambda _: None)
+        again, none = first.run(tasks, lambda _: None)
+    assert (computed, none) == (1, 0)
+    assert again == checked
+    logits = sorted(cache.glob("logits/*/*.safetensors"))
+    assert len(logits) == 2
+    (teacher,) = cache.glob("ladder/*/*.safetensors")
+    content = [path.read_bytes() for path in logits]
+
+    for path in node_cache.glob("logits/*/*.safetensors"):
+        path.unlink()
+    for path in logits:
+        path.write_bytes(b"damaged")
+    with apart(tmp_path, perform) as second:
+        assert second.run([CHECK], lambda _: None) == [checked]
+        second.run([ProfileTask(name="weak")], lambda _: None)
+    assert all(map(is_whole, logits))
+    assert [path.read_bytes() for path in logits] == content, "computed there as here"
+
+    given = tmp_path / "given.safetensors"
+    given.write_bytes(teacher.read_bytes())
+    known = {"teachers": {"weak": f"file:{given}"}, "fingerprints": {"weak": checked.fingerprint}}
+    with apart(tmp_path, perform, **known) as third:
+        (found,) = third.run([CHECK], lambda _: None)
+    assert found.fingerprint == checked.fingerprint
+    assert (node_cache / "teachers" / checked.fingerprint / given.name).read_bytes() == given.read_bytes()
+
+
+@slow
+def test_a_node_without_the_data_or_with_other_data_ends_the_study(ray_cluster, tmp_path):
+    nowhere = SPACE.data.model_copy(update={"name": f"folder:{tmp_path / 'images'}"})
+    space = SPACE.model_copy(update={"data": nowhere})
+    with apart(tmp_path, space=space) as lacking, pytest.raises(DataError, match=r"^node .*images") as found:
+        lacking.run([CHECK], lambda _: None)
+    assert found.value.hint.startswith("put the data under the same path on every node")
+    with apart(tmp_path, data="other") as other, pytest.raises(DataError, match="other images or labels than here"):
+        other.run([CHECK], lambda _: None)
+
+
+class NotStarting(Worker):
+    """An actor that cannot be created."""
+
+    def __init__(self, *_: object) -> None:
+        raise ModuleNotFoundError("No module named 'autodistill'")
+
+
+class NotStartingExecutor(RayExecutor):
+    actor_class = NotStarting
+
+
+@slow
+def test_an_actor_that_cannot_start_ends_the_study(ray_cluster, tmp_path):
+    executor = NotStartingExecutor(setup(tmp_path), address="local", workers=1)
+    with executor, pytest.raises(StudyError, match=r"could not start: .*No module named 'autodistill'"):
+        executor.run([CHECK], lambda _: None)
+
+
+@slow
+def test_a_cluster_without_a_gpu_is_refused_where_one_is_asked_for(ray_cluster, tmp_path):
+    with pytest.raises(ConfigError, match="the cluster has no GPU"):
+        RayExecutor(setup(tmp_path, device="cuda"), address="local")
+
+
+@slow
+def test_messages_of_ray_do_not_reach_stdout(ray_cluster, tmp_path, capsys):
+    with apart(tmp_path):
+        print("(raylet) a worker died")
+    print("the result")
+    out, err = capsys.readouterr()
+    assert out == "the result\n"
+    assert "a worker died" in err

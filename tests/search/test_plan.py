@@ -1,0 +1,94 @@
+"""The plan of a budget."""
+
+import pytest
+
+from autodistill.config import Space
+from autodistill.errors import ConfigError
+from autodistill.records import RaceRecord
+from autodistill.search import make_plan, parse_budget
+
+RACED = Space.model_validate({"confirm": {"teachers": 3, "seeds": 6}})
+
+
+@pytest.mark.parametrize(
+    ("teachers", "priors", "searched"), [(1, 4 / 3, 11.667), (4, 16 / 3, 4.667), (5, 17 / 3, 4.333), (6, 6, 4)]
+)
+def test_the_plan_of_20_with_short_schedules_is_the_design_s(teachers, priors, searched):
+    space = Space(search={"rungs": "short schedule", "reruns": False})
+    plan = make_plan(space, teachers=teachers, requested="20")
+    assert plan.priors == pytest.approx(priors)
+    assert plan.search == pytest.approx(searched, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("teachers", "priors", "searched"), [(1, 1, 11), (4, 4, 4), (5, 13 / 3, 11 / 3), (6, 14 / 3, 10 / 3)]
+)
+def test_the_plan_of_20_pays_no_epoch_twice(teachers, priors, searched):
+    plan = make_plan(Space(), teachers=teachers, requested="20")
+    assert (plan.no_teacher, plan.plain_kd) == (1, 1)
+    assert (plan.reruns, plan.confirm) == ((2, 8) if teachers > 1 else (1, 5))
+    assert plan.priors == pytest.approx(priors)
+    assert plan.search == pytest.approx(searched, abs=1e-3)
+    parts = plan.no_teacher + plan.plain_kd + plan.priors + plan.reruns + plan.confirm + plan.search
+    assert parts == pytest.approx(plan.equivalents) == pytest.approx(20)
+
+
+def test_a_budget_below_the_plan_names_the_smallest_and_the_smallest_works():
+    with pytest.raises(ConfigError, match=r"the smallest is 15 "):
+        make_plan(Space(), teachers=4, requested="14.9")
+    assert make_plan(Space(), teachers=4, requested="15").search >= 1
+
+
+@pytest.mark.parametrize(
+    ("text", "amount", "unit"),
+    [
+        ("20", 20, "full runs"),
+        ("600ep", 600, "epochs"),
+        ("8h", 28800, "seconds"),
+        ("1.5h", 5400, "seconds"),
+        ("30min", 1800, "seconds"),
+    ],
+)
+def test_budgets_are_read(text, amount, unit):
+    assert parse_budget(text) == (amount, unit)
+
+
+@pytest.mark.parametrize("text", ["", "0", "-3", "20 parsecs", "many", "1e3"])
+def test_an_unreadable_budget_is_refused(text):
+    with pytest.raises(ConfigError, match="--budget"):
+        parse_budget(text)
+
+
+def test_a_budget_of_time_is_epochs_at_the_measured_rate():
+    plan = make_plan(Space(), teachers=4, requested="1h", epochs_per_s=0.25)
+    assert plan.total_epochs == 900
+
+
+def test_max_trials_below_the_number_of_teachers_is_refused():
+    with pytest.raises(ConfigError, match="--max-trials 3"):
+        make_plan(Space(), teachers=4, requested="20", max_trials=3)
+
+
+@pytest.mark.parametrize(("budget", "reruns", "searched"), [("17", 0, 3), ("18", 2, 2), ("30", 2, 14)])
+def test_reruns_leave_the_search_two_trainings(budget, reruns, searched):
+    plan = make_plan(Space(), teachers=4, requested=budget)
+    assert (plan.reruns, plan.search) == (reruns, pytest.approx(searched))
+    without = make_plan(Space(search={"reruns": False}), teachers=4, requested=budget)
+    assert (without.reruns, without.search) == (0, pytest.approx(reruns + searched))
+
+
+def test_racing_needs_five_seeds_and_two_teachers():
+    assert make_plan(Space(), teachers=4, requested="20").race is None
+    assert make_plan(RACED, teachers=1, requested="40").race is None
+    plan = make_plan(RACED, teachers=4, requested="33")
+    assert plan.race == RaceRecord(first=3, seeds=6)
+    assert plan.confirm == 3 * 6 + 5
+
+
+def test_a_budget_of_40_has_room_for_controls_and_a_smaller_budget_has_not():
+    assert make_plan(Space(), teachers=4, requested="39.9").controls == 0
+    plan = make_plan(Space(), teachers=4, requested="40")
+    assert plan.controls == (2 + 1) * 3, "the prior for two finalists, the best configuration for the other finalist"
+    assert plan.search + plan.reruns + plan.controls + plan.confirm + plan.priors + 2 == pytest.approx(40)
+    raced = Space.model_validate({"confirm": {"seeds": 6}})
+    assert make_plan(raced, teachers=4, requested="50").controls == 9, "over the seeds before the first look"

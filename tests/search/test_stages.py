@@ -1,0 +1,258 @@
+"""Baselines, priors and waves over a made-up scoring function: decisions, budget, failed runs."""
+
+import pytest
+from search_runs import FOUR, GAIN, Trainer, score, search, search_spec
+
+from autodistill.config import Space
+from autodistill.errors import StudyError
+from autodistill.records import PhaseStarted, TrialEnded, TrialStarted
+from autodistill.search import candidates, finalists_of, goes_on
+
+
+@pytest.mark.parametrize("teachers", [1, 2, 4, 5, 6])
+@pytest.mark.parametrize("budget", ["18", "20", "27.5"])
+def test_the_budget_is_kept_and_used_up(teachers, budget):
+    spec, trainer = search_spec(*list(GAIN)[:teachers], budget=budget), Trainer()
+    state, _ = search(spec, trainer)
+    spent = sum(run.new_epochs for run in trainer.trained)
+    assert state.spent_epochs == spent
+    assert 0 <= spec.plan.total_epochs - spent < spec.plan.epochs_rung
+
+
+def test_a_budget_for_short_schedules_is_kept_and_used_up():
+    spec = search_spec(*FOUR, space=Space(search={"rungs": "short schedule"}))
+    trainer = Trainer()
+    state, _ = search(spec, trainer)
+    assert state.spent_epochs == sum(run.epochs for run in trainer.trained)
+    assert 0 <= spec.plan.total_epochs - state.spent_epochs < spec.plan.epochs_rung
+
+
+def test_the_first_stage_holds_the_baselines_all_no_teacher_runs_and_the_priors():
+    first: list[str] = []
+
+    def watch(event, state):
+        if isinstance(event, PhaseStarted) and event.phase == "search":
+            first.extend(state.results)
+
+    spec = search_spec(*FOUR)
+    state, events = search(spec, watch=watch)
+    no_teacher = [f"baselines/no-teacher-{seed}" for seed in (1000, 1001, 1002)]
+    priors = [f"trials/{number:04d}/rung" for number in range(4)]
+    assert first == [*no_teacher, "baselines/plain-kd", *priors]
+    (phase,) = [it for it in events if isinstance(it, PhaseStarted) and it.phase == "baselines and priors"]
+    assert (phase.runs, phase.epochs) == (8, 4 * 30 + 4 * 10)
+    assert [trial.params.teacher for trial in state.trials[:4]] == list(FOUR)
+    assert state.no_teacher == state.results[no_teacher[0]]
+    assert state.plain_kd.params.teacher == "slow", "the most accurate teacher"
+
+
+def test_rests_of_a_wave_are_trained_beside_the_rungs_of_the_next():
+    batches: list[list[str]] = []
+
+    class Noting(Trainer):
+        def train(self, runs, on_event):
+            batches.append([run.run for run in runs])
+            return super().train(runs, on_event)
+
+    state, _ = search(search_spec(*FOUR), Noting())
+    assert batches[1] == [*(f"trials/{number:04d}/full" for number in range(4)), *_rungs(state, wave=1)]
+    assert _rungs(state, wave=1)
+    waves = [trial.wave for trial in state.trials]
+    assert waves == sorted(waves)
+    assert max(waves.count(wave) for wave in set(waves) - {0}) == state.spec.plan.wave
+
+
+def _rungs(state, *, wave):
+    return [f"trials/{trial.number:04d}/rung" for trial in state.trials if trial.wave == wave]
+
+
+def test_failed_runs_give_their_epochs_back_and_the_search_goes_on():
+    trainer = Trainer(fails=lambda run: run.params.soft_weight > 0.6 and run.run.startswith("trials"))
+    spec = search_spec(*FOUR, budget="30")
+    state, _ = search(spec, trainer)
+    failed = [trial for trial in state.trials if trial.state == "failed"]
+    assert failed
+    assert all("the loss became nan" in trial.reason for trial in failed)
+    assert {finalist.teacher for finalist in state.finalists} >= {None, "slow"}
+    assert 0 <= spec.plan.total_epochs - state.spent_epochs < spec.plan.epochs_rung
+
+
+def test_a_full_run_that_fails_fails_its_trial_and_is_no_candidate():
+    state, _ = search(search_spec(*FOUR), Trainer(fails=lambda run: run.run == "trials/0002/full"))
+    trial = state.trials[2]
+    assert (trial.params.teacher, trial.state, trial.reason) == ("slow", "failed", "the loss became nan")
+    assert trial.rung.state == "complete"
+    assert trial.number not in [it.trial for it in candidates(state.trials)]
+    assert state.sampler.trials[2].state.name == "FAIL"
+    assert state.sampler.trials[2].user_attrs == {"reason": "the loss became nan"}
+
+
+def test_a_search_whose_runs_all_fail_ends_with_their_reason():
+    with pytest.raises(StudyError) as found:
+        search(search_spec(*FOUR), Trainer(fails=lambda _: True))
+    assert found.value.message == (
+        "all 8 runs of the first stage failed:\n"
+        "  8 x the loss became nan: baselines/no-teacher-1000, baselines/no-teacher-1001, baselines/no-teacher-1002, "
+        "baselines/plain-kd, trials/0000/rung, trials/0001/rung, and 2 more"
+    )
+    assert found.value.hint.startswith("lower training.lr, which is 0.1: --set training.lr=0.01, in a new study")
+    assert found.value.exit_code == 1
+
+
+@pytest.mark.parametrize("survivor", ["baselines/no-teacher-1002", "baselines/plain-kd", "trials/0003/rung"])
+def test_a_search_with_one_run_left_goes_on(survivor):
+    state, _ = search(search_spec(*FOUR), Trainer(fails=lambda run: run.run != survivor))
+    assert state.asked is not None
+    assert state.results[survivor].state == "complete"
+
+
+def test_a_teacher_whose_students_start_slowly_is_not_cut():
+    state, _ = search(search_spec(*FOUR))
+    rungs = {trial.params.teacher: trial.rung.val_top1 for trial in state.trials[:4]}
+    assert rungs["slow"] == min(rungs.values())
+    assert state.finalists[1].teacher == "slow"
+
+
+def test_trials_are_pruned_within_their_teacher_and_the_reason_says_so():
+    state, _ = search(search_spec(*FOUR, budget="30"))
+    pruned = [it for it in state.trials if it.kind == "search" and it.state == "pruned" and not it.out_of_budget]
+    assert len(pruned) > 3
+    for trial in pruned:
+        teacher, wave = trial.params.teacher, trial.wave
+        # A wave is judged when all its rungs have ended.
+        rivals = [
+            it.rung.val_top1
+            for it in state.trials
+            if it.params.teacher == teacher and it.wave <= wave and it is not trial
+        ]
+        better = sum(rival > trial.rung.val_top1 for rival in rivals)
+        assert not goes_on(trial.rung.val_top1, rivals, eta=3.0)
+        assert f"{better} of {teacher}'s {len(rivals)} other trials did better" in trial.reason
+        assert trial.full is None
+
+
+@pytest.mark.parametrize(
+    ("score", "rivals", "eta", "expected"),
+    [
+        (0.5, [], 3.0, True),
+        (0.5, [0.6], 3.0, False),
+        (0.6, [0.6], 3.0, True),
+        (0.5, [0.6, 0.4], 3.0, False),
+        (0.5, [0.6, 0.4, 0.3], 3.0, True),
+        (0.5, [0.6, 0.7, 0.3], 3.0, False),
+        (0.5, [0.6, 0.4], 2.0, True),
+    ],
+)
+def test_goes_on(score, rivals, eta, expected):
+    assert goes_on(score, rivals, eta=eta) is expected
+
+
+def test_the_test_split_is_touched_by_finalists_only():
+    trainer = Trainer()
+    search(search_spec(*FOUR), trainer)
+    tested = [run for run in trainer.trained if run.evaluate_on != "validation"]
+    assert {run.run.split("/")[0] for run in tested} == {"baselines", "confirm"}
+    assert not any(run.run.startswith("baselines/plain-kd") for run in tested)
+
+
+def test_six_teachers_get_four_full_priors_and_two_reasons():
+    state, _ = search(search_spec(*GAIN, budget="20"))
+    priors = [trial for trial in state.trials if trial.kind == "prior"]
+    assert [trial.state for trial in priors].count("complete") == 4
+    cut = [trial.reason for trial in priors if trial.state == "pruned"]
+    assert len(cut) == 2
+    assert all("not among the best 4 of 6 priors" in reason for reason in cut)
+
+
+def test_the_order_in_which_runs_end_changes_nothing():
+    forth, _ = search(search_spec(*FOUR))
+    back, _ = search(search_spec(*FOUR), Trainer(backwards=True))
+    assert forth.trials == back.trials
+    assert forth.finalists == back.finalists
+
+
+def test_equal_searches_are_equal_and_another_seed_is_another_search():
+    other = Space.model_validate({"search": {"seed": 1}})
+    (first, _), (second, _), (third, _) = (
+        search(search_spec(*FOUR, space=space)) for space in (Space(), Space(), other)
+    )
+    assert first.trials == second.trials
+    assert first.finalists == second.finalists
+    assert [trial.params for trial in first.trials[4:]] != [trial.params for trial in third.trials[4:]]
+
+
+def test_a_wide_wave_keeps_room_for_full_runs():
+    space = Space.model_validate({"search": {"wave": 16}})
+    state, _ = search(search_spec(*FOUR, budget="30", space=space))
+    assert any(trial.state == "complete" for trial in state.trials if trial.kind == "search")
+
+
+def test_a_trial_that_no_full_run_is_left_for_says_so():
+    """Each trial does better than all before it, so each goes on as long as the budget allows."""
+
+    def scores(run):
+        return 0.5 + 0.001 * int(run.run[7:11]) if run.run.startswith("trials") else score(run)
+
+    space = Space.model_validate({"search": {"wave": 1}})
+    state, _ = search(search_spec(*FOUR, budget="15.5", space=space), Trainer(scores=scores))
+    complete, *stopped = [trial for trial in state.trials if trial.kind == "search"]
+    assert complete.state == "complete"
+    assert stopped
+    assert all((trial.state, trial.out_of_budget) == ("pruned", True) for trial in stopped)
+    assert all(trial.reason.endswith("not promoted, the budget has no full run left") for trial in stopped)
+
+
+def test_an_identical_suggestion_is_a_replicate_with_a_new_seed():
+    space = Space.model_validate(
+        {
+            "search": {"methods": {"ts": {"tau": [2.0, 4.0]}}, "soft_weight": [0.5]},
+            "prior": {"method": "ts", "params": {"tau": 4.0}, "soft_weight": 0.5},
+        }
+    )
+    state, _ = search(search_spec("mid", budget="30", space=space))
+    replicates = [trial for trial in state.trials if trial.replicate_of is not None]
+    assert replicates
+    for trial in replicates:
+        first = state.trials[trial.replicate_of]
+        assert first.params == trial.params
+        assert first.seed != trial.seed
+    assert {trial.params.tau_student for trial in state.trials} == {2.0, 4.0}
+
+
+def test_max_trials_limits_the_searched_trials():
+    state, _ = search(search_spec(*FOUR, budget="40", max_trials=7))
+    assert len(state.trials) == 7
+    assert len(search(search_spec(*FOUR, budget="40"))[0].trials) > 7
+
+
+def test_each_trial_starts_and_ends_once_and_none_is_left_open():
+    state, events = search(search_spec(*FOUR))
+    numbers = [trial.number for trial in state.trials]
+    assert [event.record.number for event in events if isinstance(event, TrialStarted)] == numbers
+    assert sorted(event.record.number for event in events if isinstance(event, TrialEnded)) == numbers
+    assert {trial.state for trial in state.trials} <= {"complete", "pruned", "failed"}
+    assert [it.state.name.lower() for it in state.sampler.trials] == [it.state for it in state.trials]
+
+
+def test_finalists_are_the_best_full_run_of_each_teacher():
+    state, _ = search(search_spec(*FOUR, budget="40"))
+    chosen = finalists_of(candidates(state.trials), count=2)
+    assert [it.params.teacher for it in chosen] == ["slow", "mid"]
+    for candidate in chosen:
+        teacher = candidate.params.teacher
+        rivals = [it.full.val_top1 for it in state.trials if it.full and it.params.teacher == teacher]
+        assert candidate.val_top1 == max(rivals)
+        assert state.trials[candidate.trial].params == candidate.params
+
+
+def test_plain_kd_is_a_teacher_s_finalist_where_it_did_best():
+    def scores(run):
+        return 0.99 if run.params.method == "ts" and run.params.soft_weight == 0.9 else score(run)
+
+    state, _ = search(search_spec(*FOUR), Trainer(scores=scores))
+    _, first, second = state.finalists
+    assert (first.teacher, first.trial, first.params) == ("slow", None, state.plain_kd.params)
+    assert [it.run for it in first.runs] == [f"confirm/plain-kd-{seed}" for seed in (1000, 1001, 1002)]
+    assert second.trial is not None
+    failed = state.plain_kd.model_copy(update={"state": "failed"})
+    assert finalists_of(candidates(state.trials, plain_kd=failed), count=1)[0].trial is not None

@@ -1,0 +1,189 @@
+"""Tables, errors and progress: plain lines off a terminal, nothing when quiet, user text as it is."""
+
+import io
+import sys
+
+import pytest
+from rich.console import Console
+
+from autodistill.cli import console, progress
+from autodistill.errors import ConfigError
+from autodistill.records import (
+    EpochEvent,
+    EpochRecord,
+    Note,
+    PhaseStarted,
+    RunEnded,
+    RunResult,
+    TaskProgress,
+    TimeLeft,
+    TrialEnded,
+    TrialParams,
+    TrialRecord,
+)
+
+PARAMS = TrialParams(teacher="[b]wrn[/b]", method="isats", method_params={"target_ratio": 5 / 3}, soft_weight=0.5)
+EPOCH = EpochRecord(epoch=2, train_loss=1.0, hard_loss=1.0, val_top1=0.5)
+BETTER = EpochRecord(epoch=1, train_loss=1.0, hard_loss=1.0, val_top1=0.9)
+
+
+def run_record(run: str, *, state: str = "complete", error: str = "") -> RunResult:
+    return RunResult(run=run, params=PARAMS, seed=0, epochs=2, state=state, error=error, curve=(EPOCH,))
+
+
+def trial(state: str, reason: str = "") -> TrialRecord:
+    return TrialRecord(number=3, kind="search", wave=1, params=PARAMS, seed=0, state=state, reason=reason)
+
+
+EVENTS = [
+    PhaseStarted(phase="confirm", runs=2, epochs=4),
+    TaskProgress(task="teacher resnet8", done=1, total=2),
+    EpochEvent(run="trials/0003/rung", epochs=2, record=EPOCH, wall_s=0.5),
+    RunEnded(record=run_record("trials/0003/rung"), wall_s=1.0),
+    RunEnded(record=run_record("confirm/0003-1000"), wall_s=1.0),
+    RunEnded(record=run_record("trials/0004/full", state="failed", error="the loss became nan"), wall_s=1.0),
+    RunEnded(record=run_record("baselines/plain-kd"), wall_s=1.0, reused=True),
+    TrialEnded(record=trial("pruned", "rung 50.0%: 1 of 1 did better")),
+    TrialEnded(record=trial("complete").model_copy(update={"full": run_record("trials/0003/full")})),
+    Note(text="plan: 20"),
+    Note(text="a cache file was damaged", warning=True),
+]
+
+
+def watched(monkeypatch: pytest.MonkeyPatch, *, terminal: bool, quiet: bool = False) -> str:
+    stream = io.StringIO()
+    target = Console(file=stream, force_terminal=terminal, width=120, highlight=False, color_system=None)
+    monkeypatch.setattr(progress, "err", lambda: target)
+    with progress.Display(quiet=quiet) as display:
+        for event in EVENTS:
+            display.show(event)
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_what_ended_is_told_in_words(monkeypatch, terminal):
+    text = watched(monkeypatch, terminal=terminal)
+    for part in (
+        "confirm: 2 runs, 4 epochs",
+        "confirm/0003-1000: 2 epochs, val 50.0 %, 1.0 s",
+        "trials/0004/full: failed: the loss became nan",
+        "baselines/plain-kd: 2 epochs, val 50.0 %, found",
+        "#3 [b]wrn[/b]  ISATS (target ratio 1.67), soft weight 0.5  pruned: rung 50.0%: 1 of 1 did better",
+        "#3 [b]wrn[/b]  ISATS (target ratio 1.67), soft weight 0.5  complete 50.0 %",
+        "plan: 20",
+        "warning: a cache file was damaged",
+    ):
+        assert part in text
+
+
+def test_off_a_terminal_every_line_has_a_time_and_nothing_is_redrawn(monkeypatch):
+    lines = watched(monkeypatch, terminal=False).splitlines()
+    assert len(lines) == 8
+    assert all(line[2] == line[5] == ":" and line[8] == " " for line in lines)
+
+
+def test_off_a_terminal_a_long_run_is_heard_of_now_and_then(monkeypatch):
+    monkeypatch.setattr(progress, "PLAIN_LINE_EVERY_S", 0.0)
+    text = watched(monkeypatch, terminal=False)
+    assert "trials/0003/rung: epoch 2 of 2, val 50.0 %" in text
+    assert "teacher resnet8: epoch 1 of 2" in text
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_what_is_left_stands_beside_the_work(monkeypatch, terminal):
+    monkeypatch.setattr(progress, "PLAIN_LINE_EVERY_S", 0.0)
+    start, epoch = EVENTS[0], EVENTS[2]
+    monkeypatch.setattr(sys.modules[__name__], "EVENTS", [start, epoch])
+    assert "left" not in watched(monkeypatch, terminal=terminal)
+    left = TimeLeft(wall_s=200.0)
+    monkeypatch.setattr(sys.modules[__name__], "EVENTS", [left, start, left, epoch])
+    lines = watched(monkeypatch, terminal=terminal)
+    assert "confirm: 2 runs, 4 epochs, about 3 min left" in lines
+    assert lines.count("about 3 min left") >= 2
+
+
+def test_a_terminal_shows_the_best_so_far_of_each_teacher(monkeypatch):
+    ended = [
+        RunEnded(record=run_record("trials/0003/full"), wall_s=1.0),
+        RunEnded(record=run_record("baselines/x").model_copy(update={"params": TrialParams()}), wall_s=1.0),
+        RunEnded(record=run_record("trials/0004/rung").model_copy(update={"until": 1, "curve": (BETTER,)}), wall_s=1.0),
+        TrialEnded(record=trial("pruned", "others did better")),
+    ]
+    monkeypatch.setattr(sys.modules[__name__], "EVENTS", ended)
+    assert "best so far (val %): [b]wrn[/b] 50.0, no teacher 50.0" in watched(monkeypatch, terminal=True)
+    assert "best so far" not in watched(monkeypatch, terminal=False)
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_quiet_is_quiet(monkeypatch, terminal):
+    assert watched(monkeypatch, terminal=terminal, quiet=True) == ""
+
+
+def test_an_error_and_its_hint_go_to_stderr(capsys):
+    console.show_error(ConfigError("x.toml: [bold]: wrong", "do y"))
+    found = capsys.readouterr()
+    assert found.out == ""
+    assert found.err == "error: x.toml: [bold]: wrong\nhint: do y\n"
+
+
+def test_a_table_keeps_hostile_cells_on_one_line(capsys):
+    console.show_table("Title", ("name", ">n"), [("[red]a\nb[/red]", 1), (None, 22)])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:2] == ["Title", "name             n"]
+    assert lines[2].startswith("[red]a b[/red]   1")
+    assert lines[3].startswith("-               22")
+
+
+def test_on_a_narrow_terminal_the_last_cells_stand_below_their_row(monkeypatch):
+    shown = io.StringIO()
+    monkeypatch.setattr(console, "out", lambda: Console(file=shown, force_terminal=True, width=25, color_system=None))
+    rows = [(8, "resnet8", "pruned", "two did better"), (11, "resnet8:0.5", "complete", None)]
+    console.show_table("Title", (">#", "teacher", "state", "reason"), rows)
+    assert [line.rstrip() for line in shown.getvalue().splitlines()] == [
+        "Title",
+        " #  teacher      state",
+        " 8  resnet8      pruned",
+        "    reason two did better",
+        "11  resnet8:0.5  complete",
+        "",
+    ]
+
+
+def decoded(
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    terminal: bool,
+    quiet: bool = False,
+    after_s: float = 0.0,
+    every_s: float = 0.0,
+) -> str:
+    stream = io.StringIO()
+    target = Console(file=stream, force_terminal=terminal, width=120, highlight=False, color_system=None)
+    for module in (console, progress):
+        monkeypatch.setattr(module, "err", lambda: target)
+    monkeypatch.setattr(progress, "SHOWN_AFTER_S", after_s)
+    monkeypatch.setattr(progress, "PLAIN_LINE_EVERY_S", every_s)
+    with progress.Decoding(quiet=quiet) as shown:
+        shown.progress(1200, 60_000)
+        shown.progress(60_000, 60_000)
+        shown.say("[b]a file[/b] was damaged")
+    return stream.getvalue()
+
+
+def test_decoding_is_shown_as_lines_or_as_a_bar(monkeypatch):
+    lines = decoded(monkeypatch, terminal=False).splitlines()
+    assert [line.split(" ", 1)[1] for line in lines[:2]] == [
+        "decoding images: 1,200 of 60,000",
+        "decoding images: 60,000 of 60,000",
+    ]
+    assert lines[2:] == ["warning: [b]a file[/b] was damaged"]
+    assert decoded(monkeypatch, terminal=False, every_s=1e6).count("decoding images") == 1
+    shown = decoded(monkeypatch, terminal=True)
+    assert "decoding images" in shown
+    assert "60000/60000" in shown
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_decoding_that_takes_less_than_a_second_shows_nothing_and_quiet_shows_nothing_at_all(monkeypatch, terminal):
+    assert "decoding" not in decoded(monkeypatch, terminal=terminal, after_s=1e6)
+    assert decoded(monkeypatch, terminal=terminal, quiet=True) == ""

@@ -80,7 +80,9 @@ def command(study: Study, number: int) -> list[str]:
 
 
 def run(study: Study, number: int, place: Path, cache: Path) -> Took:
-    """Run a study in a folder of its own."""
+    """Run a study in a folder of its own: a study beside it would find its runs, which no plan of time counts."""
+    place = place / str(number)
+    place.mkdir()
     environment = {**os.environ, "AUTODISTILL_CACHE": str(cache), "OMP_NUM_THREADS": "1"}
     begun, planned_at, lines = time.monotonic(), 0.0, []
     with subprocess.Popen(

@@ -913,7 +913,7 @@ class Note(Record):
 
 
 class TimePlanned(Record):
-    """Planned seconds of what is left of the study, by phase."""
+    """Planned seconds of the rest of the study, by phase."""
 
     phases_s: dict[str, float]
     logits_s: float

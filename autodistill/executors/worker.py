@@ -3,7 +3,7 @@
 import contextlib
 import time
 from collections.abc import Callable, Iterator
-from functools import cached_property, singledispatch
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -270,15 +270,9 @@ def perform(task: Task, context: WorkerContext) -> Result:
         "what is finished is kept: continue with fewer processes on the device (--workers), or a smaller network",
     )
     with out_of_memory_as(error), context.one_thread():
-        return _perform(task, context)
+        return _PERFORM[type(task)](task, context)
 
 
-@singledispatch
-def _perform(task: Task, context: WorkerContext) -> Result:
-    raise NotImplementedError(type(task).__name__)
-
-
-@_perform.register
 def _train(task: TrainTask, context: WorkerContext) -> KeptResult:
     found = _trained(task, context)
     context.on_event(run_ended(found))
@@ -379,7 +373,6 @@ def _taught(spec: RunSpec, context: WorkerContext) -> tuple[Supervision | None, 
             return supervision, supervision.summary(context.data.train.labels)
 
 
-@_perform.register
 def _train_teacher(task: TrainTeacherTask, context: WorkerContext) -> None:
     setup = context.setup
     stop = StopAfterSaving(context.stopping)
@@ -395,13 +388,11 @@ def _train_teacher(task: TrainTeacherTask, context: WorkerContext) -> None:
         stop.check()
 
 
-@_perform.register
 def _check(task: CheckTask, context: WorkerContext) -> TeacherRecord:
     teacher = context.teacher(task.name)
     return check(teacher, context.data, context.cache.validation(teacher).float().to(context.device))
 
 
-@_perform.register
 def _profile(task: ProfileTask, context: WorkerContext) -> Profiled | None:
     prior, computed, teacher = context.setup.space.prior, context.cache.computed, context.teacher(task.name)
     try:
@@ -420,7 +411,6 @@ def _profile(task: ProfileTask, context: WorkerContext) -> Profiled | None:
     return Profiled(profile=found, views_computed=computed)
 
 
-@_perform.register
 def _logits(task: LogitsTask, context: WorkerContext) -> int:
     computed = context.cache.computed
     # What fails here fails again in the run that needs it, and is recorded there.
@@ -435,13 +425,11 @@ def _logits(task: LogitsTask, context: WorkerContext) -> int:
     return computed
 
 
-@_perform.register
 def _agreement(task: AgreementTask, context: WorkerContext) -> AgreementRecord | None:
     logits = {name: context.cache.training(context.teacher(name), 0) for name in task.names}
     return agreement(logits, context.data.train.labels.cpu())
 
 
-@_perform.register
 def _measure_student(task: MeasureStudentTask, context: WorkerContext) -> StudentTimes | None:
     try:
         return measure_student(
@@ -457,7 +445,6 @@ def _measure_student(task: MeasureStudentTask, context: WorkerContext) -> Studen
         return None
 
 
-@_perform.register
 def _measure_teacher(task: MeasureTeacherTask, context: WorkerContext) -> TeacherTimes | None:
     try:
         return measure_teacher(task, context)
@@ -469,3 +456,15 @@ def _measure_teacher(task: MeasureTeacherTask, context: WorkerContext) -> Teache
 def _not_measured(error: AutodistillError | RuntimeError, context: WorkerContext) -> None:
     """Warn that something could not be measured: a run would fail and be recorded, an estimate ends nothing."""
     context.warn(f"how long the study takes is not known: {next(iter(str(error).splitlines()), error)}")
+
+
+_PERFORM: dict[type[Task], Callable[..., Result]] = {
+    TrainTask: _train,
+    TrainTeacherTask: _train_teacher,
+    CheckTask: _check,
+    ProfileTask: _profile,
+    LogitsTask: _logits,
+    AgreementTask: _agreement,
+    MeasureStudentTask: _measure_student,
+    MeasureTeacherTask: _measure_teacher,
+}

@@ -101,7 +101,7 @@ def summarise(
         targets: Soft targets of all training samples on view 0.
         teacher_logits: The logits from which `targets` were computed.
         labels: Class indices.
-        tau_wrong: The method's parameter of that name; None if the method has none.
+        tau_wrong: The value of the method's parameter `tau_wrong`; None for a method without this parameter.
     """
     right = on_top(teacher_logits, labels)
     return TargetSummary(

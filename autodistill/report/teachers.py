@@ -337,8 +337,8 @@ def _order_claim(record: Teachers) -> Claim:
     return Claim(
         said,
         f"{verdict}: over {plural(len(pairs), 'pair')} the mean Spearman correlation is {mean:.2f}{least}, and "
-        f"Kendall's {tau:.2f}. A Spearman correlation of {AGREES} or more counts as agreement, one below {DISAGREES} "
-        "as none.",
+        f"Kendall's {tau:.2f}. A Spearman correlation of {AGREES} or more counts as agreement, a correlation below "
+        f"{DISAGREES} as no agreement.",
     )
 
 

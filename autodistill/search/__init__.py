@@ -1,4 +1,4 @@
-"""The search decides what is tried next, what is stopped and what is confirmed. It trains nothing itself.
+"""The search suggests trials, prunes trials and chooses finalists. Executors train the runs that the search asks for.
 
 Every decision follows from the specification, the recorded trials and the results of runs.
 """

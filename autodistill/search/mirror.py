@@ -106,7 +106,7 @@ class Mirror:
 
     def _write(self, trials: Sequence[FrozenTrial], *, exact: bool) -> None:
         if isinstance(self._database, Path) and not self._database.exists():
-            self._close()  # somebody removed the file: the open connection would still write to it
+            self._close()  # the file was removed, and the open connection would still write to the removed file
         if self._storage is None:
             self._storage = self._opened()
         study = self._study(self._storage)
@@ -141,7 +141,7 @@ class Mirror:
         """Return the study's number in the database. The study is created, or taken over from an earlier process."""
         try:
             study = storage.get_study_id_from_name(self._name)
-        except KeyError:  # this is the first write, or somebody removed the study
+        except KeyError:  # this is the first write, or the study was removed
             return self._created(storage)
         attrs = storage.get_study_user_attrs(study)
         if attrs.get(IDENTITY) != self._identity:  # it was created after `refuse_foreign` had looked
@@ -180,7 +180,7 @@ def refuse_foreign(url: str, name: str, *, identity: str = "") -> None:
 
     Raises:
         VersionError: Another version of Optuna made the database.
-        StoreError: The database holds another study of this name, or one that autodistill did not make.
+        StoreError: The database holds another study of this name, or a study that autodistill did not make.
     """
     found = find_study(url, name)
     if found is None:

@@ -48,7 +48,7 @@ class Race:
 
 @dataclass(frozen=True)
 class Evidence:
-    """The finalists, best first, and the table of scores of those with intervals.
+    """The finalists, best first, and the table of scores of the finalists that have intervals.
 
     The baseline without a teacher is a row of the table like any other: it was trained over the same seeds.
     """

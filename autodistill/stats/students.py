@@ -40,7 +40,7 @@ from autodistill.stats.verdict import THRESHOLD, judged, threshold_of
 def recommend_student(
     studies: Sequence[StudyRecord], *, limits: StudentBudget, threshold: float = THRESHOLD
 ) -> StudentChoice:
-    """Choose the student to ship: the best one, or the cheapest of those that cannot be told apart.
+    """Choose the student to ship: the best, or the cheapest of the students that cannot be told apart from the best.
 
     Args:
         studies: at least one, one per student. A study without a recommendation counts as unconfirmed.

@@ -37,7 +37,7 @@ def facts(data: Data, space: Space, *, device: str, **more: object) -> Facts:
 
 
 DESCRIPTIONS = ("StudentRecord", "TeacherFile")
-"""Kinds that hold facts, not times: whoever removes `measured` to measure again need not build networks again."""
+"""Kinds that hold facts, not times. They have a folder of their own, so that removing `measured` keeps them."""
 
 
 def recall(kind: type[R], of: Facts) -> R | None:

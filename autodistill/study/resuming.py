@@ -1,4 +1,4 @@
-"""Continue a study that is there: refuse another study, let teachers join, find what is kept."""
+"""Continue an existing study: refuse a command of another study, let teachers join, read the recorded results."""
 
 from collections.abc import Sequence
 from typing import Any

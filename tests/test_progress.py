@@ -7,6 +7,7 @@ import pytest
 from rich.console import Console
 
 from autodistill.cli import console, progress
+from autodistill.cli.progress import StudyProgress
 from autodistill.errors import ConfigError
 from autodistill.records import (
     EpochEvent,
@@ -187,3 +188,12 @@ def test_decoding_is_shown_as_lines_or_as_a_bar(monkeypatch):
 def test_decoding_that_takes_less_than_a_second_shows_nothing_and_quiet_shows_nothing_at_all(monkeypatch, terminal):
     assert "decoding" not in decoded(monkeypatch, terminal=terminal, after_s=1e6)
     assert decoded(monkeypatch, terminal=terminal, quiet=True) == ""
+
+
+def test_the_best_scores_stand_above_the_bars():
+    bars = StudyProgress(console=Console(file=io.StringIO()))
+    assert [type(line).__name__ for line in bars.get_renderables()] == ["Table"]
+    bars.best = "best so far (val %): resnet8 41.5"
+    first, *rest = bars.get_renderables()
+    assert str(first) == bars.best
+    assert [type(line).__name__ for line in rest] == ["Table"]

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from types import TracebackType
 
+from rich.console import RenderableType
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -88,16 +89,27 @@ def shown_loading(*, quiet: bool = False) -> Iterator[Callable[[DataSpec], Data]
         yield partial(datasets.load, progress=display.progress, say=display.say)
 
 
+class StudyProgress(Progress):
+    """Progress bars below a line with the best score of each teacher so far."""
+
+    best = ""
+
+    def get_renderables(self) -> Iterator[RenderableType]:
+        """Yield the line, once there is a score, and the bars."""
+        if self.best:
+            yield Text(self.best)
+        yield from super().get_renderables()
+
+
 class Display:
     """Shows the events of a study. Leaving the context ends the live display."""
 
     def __init__(self, *, quiet: bool = False) -> None:
         self._quiet = quiet
         self._console = err()
-        self._live: Progress | None = None
+        self._live: StudyProgress | None = None
         self._bars: dict[str, TaskID] = {}
         self._phase: TaskID | None = None
-        self._best: TaskID | None = None
         self._best_of: dict[str, float] = {}
         """Best validation accuracy of full runs, by teacher."""
         self._last_line = time.monotonic()
@@ -105,7 +117,7 @@ class Display:
 
     def __enter__(self) -> "Display":
         if self._console.is_terminal and not self._quiet:
-            self._live = Progress(
+            self._live = StudyProgress(
                 TextColumn("{task.description}", markup=False),
                 BarColumn(bar_width=24),
                 MofNCompleteColumn(),
@@ -187,9 +199,7 @@ class Display:
             return
         ranked = sorted(self._best_of.items(), key=lambda item: -item[1])
         text = "best so far (val %): " + ", ".join(f"{name} {percent(score)}" for name, score in ranked)
-        if self._best is None:
-            self._best = self._live.add_task(text, total=None, note="")
-        self._live.update(self._best, description=text)
+        self._live.best = text
 
     def _line(self, text: str) -> None:
         self._last_line = time.monotonic()

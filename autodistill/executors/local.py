@@ -8,7 +8,7 @@ import pickle
 import signal
 import threading
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing import resource_tracker
@@ -24,7 +24,6 @@ from autodistill.errors import AutodistillError, StudyError
 from autodistill.executors.base import (
     MOST_DEATHS,
     Done,
-    LogitsTask,
     OnEvent,
     Result,
     Setup,
@@ -33,9 +32,9 @@ from autodistill.executors.base import (
     TrainTask,
     describe,
     given_up,
-    longest_first,
 )
 from autodistill.executors.deaths import KillWatch, WorkerOutput, account, noticed, redirect_stderr, unquoted, way_out
+from autodistill.executors.task_queue import Slot, TaskDeaths, TaskQueue
 from autodistill.executors.worker import WorkerContext, perform
 from autodistill.records import Event, Note, run_ended
 
@@ -88,14 +87,11 @@ class ProcessPool:
 
 
 @dataclass
-class _Worker:
+class _Worker(Slot):
     number: int
     process: BaseProcess
     pipe: Connection
     output: WorkerOutput
-    task: Task | None = None
-    place: int | None = None
-    """Of its task among those that `run` was given; None: the result is dropped."""
 
 
 class LocalExecutor:
@@ -126,38 +122,29 @@ class LocalExecutor:
         self._kills = KillWatch()
         taken = [self._processes.take() for _ in range(workers)]
         self._workers = [self._hired(process, number) for number, process in enumerate(taken)]
-        self._deaths: Counter[str] = Counter()
-        self._deadly: set[str] = set()
-        """Teachers that killed a worker which computed their logits before a run needed them."""
+        self._deaths = TaskDeaths()
         self._stop = stop or threading.Event()
 
     def run(self, tasks: Sequence[Task], on_event: OnEvent, *, meanwhile: Sequence[Task] = ()) -> list[Result]:
         """See `Executor.run`."""
-        results: dict[int, Result] = {}
-        waiting, idle = deque(longest_first(tasks)), deque(meanwhile)
-        for worker in self._workers:  # adopt what is running already
-            worker.place = next((place for place in waiting if tasks[place] == worker.task), None)
-            if worker.place is not None:
-                waiting.remove(worker.place)
-        stopping = False
-        while len(results) < len(tasks):
+        queue, stopping = TaskQueue(tasks, meanwhile, self._workers, self._deaths), False
+        while not queue.is_complete:
             if self._stop.is_set() and not stopping:
                 stopping = True
-                waiting.clear()
-                idle.clear()
+                queue.clear()
                 self._send_stop()
-            self._feed(tasks, waiting, idle)
+            self._feed(queue)
             busy = {worker.pipe: worker for worker in self._workers if worker.task is not None}
             if not busy:
                 raise Stopped
             ready = wait(list(busy), SHOW_S)
             self._kills.look(worker.process for worker in self._workers)
             for pipe in ready:
-                self._receive(busy[pipe], waiting, results, on_event)  # type: ignore[index]
+                self._receive(busy[pipe], queue, on_event)  # type: ignore[index]
             # After the messages: an error quotes the stderr of a dead worker, which is not shown twice.
             for worker in self._workers:
                 worker.output.pass_on()
-        return [results[place] for place in range(len(tasks))]
+        return queue.in_order()
 
     def __enter__(self) -> "LocalExecutor":
         return self
@@ -183,27 +170,12 @@ class LocalExecutor:
         self._kills.look([process.process])
         return _Worker(number, *process)
 
-    def _feed(self, tasks: Sequence[Task], waiting: deque[int], idle: deque[Task]) -> None:
+    def _feed(self, queue: TaskQueue) -> None:
         """Give every free worker a task, as long as there are any."""
         for worker in self._workers:
-            if worker.task is not None:
-                continue
-            if waiting:
-                worker.place = waiting.popleft()
-                worker.task = tasks[worker.place]
-            else:
-                worker.place, worker.task = None, self._next_idle(idle)
-            if worker.task is not None:
+            if worker.task is None and (task := queue.assign(worker)) is not None:
                 with contextlib.suppress(OSError):
-                    worker.pipe.send(worker.task)
-
-    def _next_idle(self, idle: deque[Task]) -> Task | None:
-        while idle:
-            task = idle.popleft()
-            taken = any(worker.task == task for worker in self._workers)
-            if not taken and not (isinstance(task, LogitsTask) and task.name in self._deadly):
-                return task
-        return None
+                    worker.pipe.send(task)
 
     def _send_stop(self) -> None:
         for worker in self._workers:
@@ -211,23 +183,18 @@ class LocalExecutor:
                 with contextlib.suppress(OSError):
                     worker.pipe.send(STOP)
 
-    def _receive(self, worker: _Worker, waiting: deque[int], results: dict[int, Result], on_event: OnEvent) -> None:
+    def _receive(self, worker: _Worker, queue: TaskQueue, on_event: OnEvent) -> None:
         try:
             message = worker.pipe.recv()
         except (EOFError, OSError):  # OSError: it died in the middle of a message
-            self._replace(worker, waiting, results, on_event)
+            self._replace(worker, queue, on_event)
             return
-        if not isinstance(message, Done):
+        if isinstance(message, Done):
+            queue.end(worker, message)
+        else:
             on_event(message)
-            return
-        place, worker.task, worker.place = worker.place, None, None
-        if message.error is not None:
-            if place is not None:
-                raise message.error
-        elif place is not None and not message.stopped:
-            results[place] = message.result
 
-    def _replace(self, worker: _Worker, waiting: deque[int], results: dict[int, Result], on_event: OnEvent) -> None:
+    def _replace(self, worker: _Worker, queue: TaskQueue, on_event: OnEvent) -> None:
         """Start another worker in place of a dead worker; its task continues there from its last checkpoint.
 
         The stderr of the dead worker is shown once: as it came, or in the error that ends the study.
@@ -238,23 +205,20 @@ class LocalExecutor:
         device = device_of(self._setup.device, worker.number)
         death = noticed(worker.process, worker.output, self._kills, device=device)
         self._workers[worker.number] = self._hired(self._processes.take(), worker.number)
-        self._deaths[task.model_dump_json()] += 1
-        deaths = self._deaths[task.model_dump_json()]
-        if isinstance(task, LogitsTask):
-            self._deadly.add(task.name)
-        if place is None or deaths < MOST_DEATHS:
+        self._deaths.add(task)
+        if place is None or self._deaths.of(task) < MOST_DEATHS:
             worker.output.close()
             then = "another worker continues with it" if place is not None else "it is done again when it is needed"
             on_event(Note(text=f"{unquoted(account(death, describe(task)))}\n    {then}", warning=True))
             if place is not None and not self._stop.is_set():
-                waiting.append(place)
+                queue.put_back(place)
             return
         error = account(death, describe(task), times=MOST_DEATHS)
         if not isinstance(task, TrainTask):
             worker.output.close(quoted=death.stderr)
             raise StudyError(error, way_out(death))
         worker.output.close()
-        results[place] = kept = given_up(task, error)
+        queue.results[place] = kept = given_up(task, error)
         on_event(run_ended(kept))
 
 

@@ -17,7 +17,7 @@ import socket
 import sys
 import threading
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -44,9 +44,9 @@ from autodistill.executors.base import (
     TrainTeacherTask,
     describe,
     given_up,
-    longest_first,
 )
 from autodistill.executors.memory import keep_freed_memory, memory_share
+from autodistill.executors.task_queue import Slot, TaskDeaths, TaskQueue
 from autodistill.executors.worker import WorkerContext, perform
 from autodistill.logit_cache import VALIDATION, is_whole, logits_name, training_part
 from autodistill.records import KeptResult, Note, TeacherRecord, run_ended
@@ -262,14 +262,11 @@ class Loss(NamedTuple):
 
 
 @dataclass
-class _Actor:
+class _Actor(Slot):
     handle: Any
     described: Any = None
     """Reference to its `Node` while it starts."""
     node: Node | None = None
-    task: Task | None = None
-    place: int | None = None
-    """Of its task among those that `run` was given; None: the result is dropped."""
     messages: Any = None
     """Generator of the messages of its task."""
     started: bool = False
@@ -325,9 +322,7 @@ class RayExecutor:
         self._actors = [_Actor(remote.remote(self._setup, token, work)) for _ in range(self.workers)]
         for actor in self._actors:
             self._await(actor)
-        self._deaths: Counter[str] = Counter()
-        self._deadly: set[str] = set()
-        """Teachers that killed an actor which computed their logits before a run needed them."""
+        self._deaths = TaskDeaths()
         self._fingerprints = dict(setup.fingerprints)
         self._references: dict[str, Any] = {}
         self._seen = time.monotonic()
@@ -338,26 +333,21 @@ class RayExecutor:
 
     def run(self, tasks: Sequence[Task], on_event: OnEvent, *, meanwhile: Sequence[Task] = ()) -> list[Result]:
         """See `Executor.run`."""
-        results: dict[int, Result] = {}
-        waiting, idle = deque(longest_first(tasks)), deque(meanwhile)
-        for actor in self._actors:  # adopt what is running already
-            actor.place = next((place for place in waiting if tasks[place] == actor.task), None)
-            if actor.place is not None:
-                waiting.remove(actor.place)
-        while len(results) < len(tasks):
+        tasks_left = TaskQueue(tasks, meanwhile, self._actors, self._deaths)
+        while not tasks_left.is_complete:
             if self._stop.is_set():
-                self._stop_all(waiting, idle)
+                self._stop_all(tasks_left)
             self._check_started()
-            self._feed(tasks, waiting, idle)
+            self._feed(tasks_left)
             for actor, starts in self._ready():
                 if starts:
                     self._begin(actor, on_event)
                 else:
-                    self._receive(actor, results, on_event)
+                    self._receive(actor, tasks_left, on_event)
             for actor in self._actors:
                 if actor.loss is not None:
-                    self._settle(actor, actor.loss, waiting, results, on_event)
-        return [results[place] for place in range(len(tasks))]
+                    self._settle(actor, actor.loss, tasks_left, on_event)
+        return tasks_left.in_order()
 
     def wait_for_actors(self, on_event: OnEvent) -> None:
         """Wait until all actors have started. `run` does not need it."""
@@ -398,14 +388,13 @@ class RayExecutor:
             ready, _ = self._ray.wait(list(pending), timeout=LOOK_S)
         return [(pending[it], it is pending[it].described) for it in ready]
 
-    def _stop_all(self, waiting: deque[int], idle: deque[Task]) -> None:
+    def _stop_all(self, tasks_left: TaskQueue) -> None:
         """Stop the tasks at the end of their epoch.
 
         Raises:
             Stopped: all have stopped.
         """
-        waiting.clear()
-        idle.clear()
+        tasks_left.clear()
         busy = [actor for actor in self._actors if actor.messages is not None]
         if not busy:
             raise Stopped
@@ -451,29 +440,15 @@ class RayExecutor:
         self.nodes[node.device] += 1
         actor.node = node
 
-    def _feed(self, tasks: Sequence[Task], waiting: deque[int], idle: deque[Task]) -> None:
+    def _feed(self, tasks_left: TaskQueue) -> None:
         for actor in self._actors:
-            if actor.node is None or actor.task is not None:
+            if actor.node is None or actor.task is not None or (task := tasks_left.assign(actor)) is None:
                 continue
-            if waiting:
-                actor.place = waiting.popleft()
-                actor.task = tasks[actor.place]
-            else:
-                actor.place, actor.task = None, self._next_idle(idle)
-            if actor.task is not None:
-                actor.started = False
-                stream = actor.handle.perform.options(num_returns="streaming", max_task_retries=0)
-                actor.messages = stream.remote(actor.task, self._files_for(actor.task, actor.node, actor.sent))
+            actor.started = False
+            stream = actor.handle.perform.options(num_returns="streaming", max_task_retries=0)
+            actor.messages = stream.remote(task, self._files_for(task, actor.node, actor.sent))
 
-    def _next_idle(self, idle: deque[Task]) -> Task | None:
-        while idle:
-            task = idle.popleft()
-            taken = any(actor.task == task for actor in self._actors)
-            if not taken and not (isinstance(task, LogitsTask) and task.name in self._deadly):
-                return task
-        return None
-
-    def _receive(self, actor: _Actor, results: dict[int, Result], on_event: OnEvent) -> None:
+    def _receive(self, actor: _Actor, tasks_left: TaskQueue, on_event: OnEvent) -> None:
         try:
             message = self._got(next(actor.messages))
         except self._ray.exceptions.RayError:
@@ -486,7 +461,7 @@ class RayExecutor:
         elif isinstance(message, File):
             self._keep(actor, message)
         elif isinstance(message, Done):
-            self._end(actor, message, results)
+            self._end(actor, message, tasks_left)
         else:
             on_event(message)
 
@@ -512,22 +487,15 @@ class RayExecutor:
                 "every node needs the same version of kd-autodistill, installed where Ray's Python finds it",
             ) from error
 
-    def _end(self, actor: _Actor, done: Done, results: dict[int, Result]) -> None:
-        task, place = actor.task, actor.place
-        actor.task = actor.place = actor.messages = None
+    def _end(self, actor: _Actor, done: Done, tasks_left: TaskQueue) -> None:
+        task, actor.messages = actor.task, None
         if isinstance(done.result, TeacherRecord):
             self._fingerprints[done.result.name] = done.result.fingerprint
         if isinstance(done.result, KeptResult) and isinstance(task, TrainTask) and task.spec.until is None:
             StudyFolder(Path(self._setup.folder)).checkpoint(task.key).unlink(missing_ok=True)
-        if done.error is not None:
-            if place is not None:
-                raise done.error
-        elif place is not None and not done.stopped:
-            results[place] = done.result
+        tasks_left.end(actor, done)
 
-    def _settle(
-        self, actor: _Actor, loss: Loss, waiting: deque[int], results: dict[int, Result], on_event: OnEvent
-    ) -> None:
+    def _settle(self, actor: _Actor, loss: Loss, tasks_left: TaskQueue, on_event: OnEvent) -> None:
         """Put the task of a lost actor back as soon as it is known what happened.
 
         The death of a process counts as a death of its task. A removed node or a failed network does not.
@@ -540,21 +508,19 @@ class RayExecutor:
             return
         actor.task = actor.place = actor.loss = None
         if actor.started and not removed:
-            self._deaths[task.model_dump_json()] += 1
-            if isinstance(task, LogitsTask):
-                self._deadly.add(task.name)
-        deaths = self._deaths[task.model_dump_json()]
+            self._deaths.add(task)
+        deaths = self._deaths.of(task)
         if place is None or deaths < MOST_DEATHS:
             what = f"node {node.host} was removed" if removed else f"an actor on {node.host} was lost"
             then = "another continues with it" if place is not None else "it is done again when it is needed"
             on_event(Note(text=f"{what} while {describe(task)}; {then}", warning=True))
             if place is not None and not self._stop.is_set():
-                waiting.append(place)
+                tasks_left.put_back(place)
             return
         lost = f"{deaths} actors were lost while {describe(task)}, the last on {node.host}"
         if not isinstance(task, TrainTask):
             raise StudyError(lost, "Ray's logs on that node say more")
-        results[place] = kept = given_up(task, lost)
+        tasks_left.results[place] = kept = given_up(task, lost)
         on_event(run_ended(kept))
 
     def _keep(self, actor: _Actor, file: File) -> None:

@@ -6,6 +6,7 @@ keeps every file, so that a removed node takes no file with it. Nodes that see t
 """
 
 import contextlib
+import importlib
 import ipaddress
 import logging
 import os
@@ -579,13 +580,12 @@ def connected(address: str, *, insecure: bool) -> Any:
     Raises:
         ConfigError: Ray is not installed, there is no cluster, or it is open to the network.
     """
-    ray: Any
     if address == "local" and "ray" not in sys.modules:
         # A cluster of its own listens on all addresses of this machine. Ray reads these variables when it is imported.
         os.environ.setdefault("RAY_AUTH_MODE", "token")
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     try:
-        import ray
+        ray: Any = importlib.import_module("ray")
     except ImportError as error:
         raise ConfigError(f"--ray {address}: Ray is not installed", "pip install 'kd-autodistill[ray]'") from error
     if address.startswith("ray://"):

@@ -28,6 +28,13 @@ def top1(logits: Float[Tensor, "batch classes"], labels: Int[Tensor, " batch"]) 
     return (logits.argmax(dim=1) == labels).double().mean()
 
 
+def balanced_top1(logits: Float[Tensor, "batch classes"], labels: Int[Tensor, " batch"]) -> float:
+    """Return the mean over the classes that occur of the share of samples whose largest logit is the label's."""
+    counts = labels.bincount()
+    hits = labels[logits.argmax(dim=1) == labels].bincount(minlength=len(counts))
+    return float((hits.double() / counts)[counts > 0].mean())
+
+
 def nll(logits: Float[Tensor, "batch classes"], labels: Int[Tensor, " batch"]) -> Float[Tensor, ""]:
     """Return the mean negative log-likelihood of the labels under softmax(logits), in nats."""
     return F.cross_entropy(logits.double(), labels.long())

@@ -460,6 +460,10 @@ class TeacherRecord(Record):
     val_top1: float
     val_nll: float
     val_ece: float
+    val_balanced_top1: float | None = None
+    """Mean over classes of the accuracy on each class; None in older records."""
+    notes: tuple[str, ...] = ()
+    """What the user should know about how it was read."""
     profile: ProfileRecord | None = None
     """None: the record is older than profiles, or a logit does not fit into the cache."""
 

@@ -36,6 +36,8 @@ from autodistill.executors.measuring import measure_student, measure_teacher
 from autodistill.executors.memory import FEWER_PROCESSES, out_of_memory_as, within_memory
 from autodistill.logit_cache import LogitCache
 from autodistill.models import student_network
+from autodistill.models.checkpoints import read
+from autodistill.models.uri import parse, with_option
 from autodistill.records import (
     AgreementRecord,
     EpochEvent,
@@ -54,7 +56,6 @@ from autodistill.records import (
 from autodistill.stopwatch import Stopwatch
 from autodistill.store import StudyFolder, read_result, write_result
 from autodistill.teachers import Teacher, check, load, save
-from autodistill.teachers.checkpoints import read
 from autodistill.teachers.ladder import file_uri
 from autodistill.teachers.profile import agreement, profile
 from autodistill.training import Execution, Recipe, Supervision, evaluate, supervise, train
@@ -146,12 +147,17 @@ class WorkerContext:
     def teacher(self, name: str) -> Teacher:
         """Return a teacher; it is loaded at its first use."""
         if name not in self._teachers:
-            uri = self.setup.teachers[name]
-            path = file_uri(uri, root=Path(self.setup.cache), data=self.setup.data, space=self.setup.space)
-            loaded = load(path, data=self.study_data, offline=self.setup.offline, name=name, shown_as=uri)
-            loaded.module.to(self.device)
-            self._teachers[name] = loaded
+            self._teachers[name] = self.load_teacher(name)
         return self._teachers[name]
+
+    def load_teacher(self, name: str, option: str = "") -> Teacher:
+        """Load a teacher, with a further option in its URI."""
+        uri = self.setup.teachers[name]
+        path = file_uri(uri, root=Path(self.setup.cache), data=self.setup.data, space=self.setup.space)
+        path = with_option(path, option) if option else path
+        teacher = load(path, data=self.study_data, offline=self.setup.offline, name=name, shown_as=uri)
+        teacher.module.to(self.device)
+        return teacher
 
     def is_loaded(self, name: str | None) -> bool:
         """Return whether a teacher could be loaded."""
@@ -348,7 +354,7 @@ def _with_test_score(kept: KeptResult, task: TrainTask, context: WorkerContext) 
         return None
     model = context.student(task.spec.seed)
     try:
-        model.load_state_dict(read(path, task.spec.run).state)
+        model.load_state_dict(read(path, parse(f"file:{path}")).groups[0].state)
     except (TeacherError, RuntimeError):  # damaged, or of another network: the run is trained again
         return None
     data, precision = context.data, context.setup.space.training.precision
@@ -390,7 +396,8 @@ def _train_teacher(task: TrainTeacherTask, context: WorkerContext) -> None:
 
 def _check(task: CheckTask, context: WorkerContext) -> TeacherRecord:
     teacher = context.teacher(task.name)
-    return check(teacher, context.data, context.cache.validation(teacher).float().to(context.device))
+    logits = context.cache.validation(teacher).float().to(context.device)
+    return check(teacher, context.data, logits, reload=lambda option: context.load_teacher(task.name, option))
 
 
 def _profile(task: ProfileTask, context: WorkerContext) -> Profiled | None:

@@ -11,6 +11,12 @@ from torch import nn
 from autodistill.config import StudentSpec
 from autodistill.data import Data
 from autodistill.errors import ConfigError, lookup
+from autodistill.models.literature import (
+    mobilenetv2_literature,
+    resnet_option_a,
+    shufflenet_v1,
+    shufflenet_v2,
+)
 from autodistill.models.networks import Shape, mobilenetv2, resnet_cifar, resnet_imagenet, vgg, wide_resnet
 
 __all__ = ["MODELS", "Architecture", "Layout", "build", "lay_out", "parse_name", "student_network"]
@@ -35,15 +41,18 @@ _IMAGENET_ON_CIFAR = (1, 1, 2, 2, 2)
 _VGG = (1, 2, 2, 2, 2)
 _VGG_ON_CIFAR = (1, 2, 2, 2, 1)
 _X4 = (32, 64, 128, 256)
+_DEPTHS = (8, 14, 20, 32, 44, 56, 110)
+_VGG_CONVOLUTIONS = {
+    "vgg8": (1, 1, 1, 1, 1),
+    "vgg11": (1, 1, 2, 2, 2),
+    "vgg13": (2, 2, 2, 2, 2),
+    "vgg16": (2, 2, 3, 3, 3),
+    "vgg19": (2, 2, 4, 4, 4),
+}
 
 MODELS: dict[str, Architecture] = {
     "mobilenetv2": Architecture(mobilenetv2, _IMAGENET),
-    "resnet8": Architecture(partial(resnet_cifar, depth=8), _CIFAR),
-    "resnet14": Architecture(partial(resnet_cifar, depth=14), _CIFAR),
-    "resnet20": Architecture(partial(resnet_cifar, depth=20), _CIFAR),
-    "resnet32": Architecture(partial(resnet_cifar, depth=32), _CIFAR),
-    "resnet56": Architecture(partial(resnet_cifar, depth=56), _CIFAR),
-    "resnet110": Architecture(partial(resnet_cifar, depth=110), _CIFAR),
+    **{f"resnet{depth}": Architecture(partial(resnet_cifar, depth=depth), _CIFAR) for depth in _DEPTHS},
     "resnet8x4": Architecture(partial(resnet_cifar, depth=8, channels=_X4), _CIFAR),
     "resnet32x4": Architecture(partial(resnet_cifar, depth=32, channels=_X4), _CIFAR),
     "resnet18": Architecture(partial(resnet_imagenet, blocks=(2, 2, 2, 2)), _IMAGENET, _IMAGENET_ON_CIFAR),
@@ -51,11 +60,20 @@ MODELS: dict[str, Architecture] = {
     "resnet50": Architecture(
         partial(resnet_imagenet, blocks=(3, 4, 6, 3), bottleneck=True), _IMAGENET, _IMAGENET_ON_CIFAR
     ),
-    "wrn_16_2": Architecture(partial(wide_resnet, depth=16, widen=2), _CIFAR),
-    "wrn_40_2": Architecture(partial(wide_resnet, depth=40, widen=2), _CIFAR),
-    "vgg8": Architecture(partial(vgg, convolutions=1), _VGG, _VGG_ON_CIFAR),
-    "vgg13": Architecture(partial(vgg, convolutions=2), _VGG, _VGG_ON_CIFAR),
+    **{
+        f"wrn_{depth}_{widen}": Architecture(partial(wide_resnet, depth=depth, widen=widen), _CIFAR)
+        for depth, widen in ((16, 1), (16, 2), (40, 1), (40, 2), (28, 10))
+    },
+    **{
+        name: Architecture(partial(vgg, convolutions=convolutions), _VGG, _VGG_ON_CIFAR)
+        for name, convolutions in _VGG_CONVOLUTIONS.items()
+    },
+    "mobilenetv2_literature": Architecture(mobilenetv2_literature, (2, 1, 2, 2, 2)),
+    "shufflenet_v1": Architecture(shufflenet_v1, (1, 2, 2, 2)),
+    "shufflenet_v2": Architecture(shufflenet_v2, (1, 2, 2, 2)),
+    **{f"resnet{depth}_option_a": Architecture(partial(resnet_option_a, depth=depth), _CIFAR) for depth in _DEPTHS},
 }
+"""Networks by name. Where a checkpoint fits several, the first counts."""
 
 
 class Layout(NamedTuple):

@@ -108,18 +108,18 @@ def wide_resnet(shape: Shape, *, depth: int, widen: int) -> nn.Module:
     return initialise(nn.Sequential(layers))
 
 
-def vgg(shape: Shape, *, convolutions: int) -> nn.Module:
+def vgg(shape: Shape, *, convolutions: tuple[int, int, int, int, int]) -> nn.Module:
     """Build VGG (Simonyan and Zisserman 2015) with BatchNorm and one linear layer, as in the distillation literature.
 
-    There are five blocks of `convolutions` 3x3 convolutions, and a max pool after each block whose stride is 2. The
-    convolutions have no bias, because the following BatchNorm would cancel it.
+    There are five blocks of 3x3 convolutions, as many as `convolutions` lists, and a max pool after each block whose
+    stride is 2. The convolutions have no bias, because the following BatchNorm would cancel it.
     """
     stem_stride, *pools = shape.strides
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     before = shape.in_channels
-    for place, count in enumerate((64, 128, 256, 512, 512)):
+    for place, (count, depth) in enumerate(zip((64, 128, 256, 512, 512), convolutions, strict=True)):
         channels = scaled(count, shape.width)
-        strides = [stem_stride if place == 0 else 1] + [1] * (convolutions - 1)
+        strides = [stem_stride if place == 0 else 1] + [1] * (depth - 1)
         layers[f"block{place + 1}"] = nn.Sequential(*_plain_convolutions(before, channels, strides))
         if place < len(pools) and pools[place] == 2:
             # Rounded up: a map of odd size keeps its last row, as with the strided convolutions of other networks.

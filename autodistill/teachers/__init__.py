@@ -1,16 +1,19 @@
 """Teachers by URI: loading, running, checks and profiles.
 
-    file:runs/wrn.safetensors?arch=wrn_40_2&norm=imagenet
+    file:runs/wrn.pth?norm=imagenet
+    python:nets.py:resnet20?weights=resnet20.th&norm=imagenet
     torchvision:resnet50@IMAGENET1K_V2
+    timm:resnet18.a1_in1k
 
-Checkpoints are safetensors files, or torch files read with `weights_only=True`. Loading never runs code of a
-checkpoint.
+Loading never runs code of a checkpoint. `python:` runs the file that the URI names.
 """
 
-from autodistill.teachers.checkpoints import save
+from autodistill.models.checkpoints import save
+from autodistill.models.preprocessing import Normalisation
+from autodistill.models.uri import name_of
 from autodistill.teachers.checks import check, check_logits
-from autodistill.teachers.sources import SOURCES, load, name_of
-from autodistill.teachers.teacher import Normalisation, Teacher, computed_as, logits_of
+from autodistill.teachers.sources import SOURCES, load
+from autodistill.teachers.teacher import Teacher, computed_as, logits_of
 
 __all__ = [
     "SOURCES",

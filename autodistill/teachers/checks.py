@@ -1,48 +1,98 @@
-"""Checks of a teacher before any trial: classes, finite logits, normalisation, accuracy above chance."""
+"""Checks of a teacher before any trial: classes, finite logits, accuracy above chance, and a better reading of it.
 
-import math
-from collections.abc import Iterator
+A teacher is refused on evidence only: when its balanced accuracy is not above chance, or when another normalisation,
+size, class order or set of weights makes it clearly better on images that were not used to find that out.
+"""
+
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from typing import NamedTuple
+from urllib.parse import quote
 
-from jaxtyping import Float, Int
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from autodistill import metrics
 from autodistill.data import Data
-from autodistill.errors import TeacherError, near
+from autodistill.errors import AutodistillError, TeacherError
 from autodistill.models.cost import measure
+from autodistill.models.preprocessing import named_normalisations
+from autodistill.models.uri import with_option
 from autodistill.records import TeacherRecord
-from autodistill.teachers.checkpoints import Facts, other_classes
-from autodistill.teachers.teacher import Normalisation, Teacher, logits_of, with_option
+from autodistill.teachers.teacher import Teacher, logits_of
 
-NORMALISATIONS: dict[str, tuple[float, float]] = {"none": (0.0, 1.0), "half": (0.5, 0.5)}
-IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-_COMPARED = 512
-"""Number of validation images on which normalisations are compared."""
+SIGNIFICANCE = 0.001
+"""Of both tests: accuracy above chance, and a mend that helps."""
+LEAST_GAIN = 0.05
+"""Smallest gain of accuracy for which a mend is reported."""
+MOST_IMAGES = 512
+"""Number of validation images on which mends are compared."""
+SCREENED = 64
+"""Number of images on which a reading must not be worse before it is tried on all."""
+MOST_SECONDS, MOST_SCREENING_S = 45.0, 10.0
+"""Time after which no further reading is tried, and longest screening of one reading."""
+LEAST_PER_CLASS = 5
+"""Images of each class in each half for which an order of classes is searched."""
+SIZES = (32, 64, 224)
+"""Input sizes at which networks are usually trained."""
+_SIMULATED = 20_000
+
+Reload = Callable[[str], Teacher]
+"""Loads the teacher again with a further option in its URI."""
 
 
-def check(teacher: Teacher, data: Data, logits: Float[Tensor, "examples classes"]) -> TeacherRecord:
+class Mend(NamedTuple):
+    """Another reading of a checkpoint, under which it is better."""
+
+    what: str
+    option: str
+    """Option of the URI that states it."""
+    before: float
+    after: float
+    """Accuracies on the images that did not choose it."""
+
+
+def check(
+    teacher: Teacher, data: Data, logits: Float[Tensor, "examples classes"], *, reload: Reload | None = None
+) -> TeacherRecord:
     """Check that a teacher fits the data, and return its record.
 
     Args:
         teacher: The teacher.
         data: The study's data.
         logits: The teacher's logits on the validation split.
+        reload: Loads the teacher with a further option; None: other weights in its file are not tried.
 
     Raises:
-        TeacherError: The number of classes differs, logits are not finite, the normalisation does not fit, or the
-            validation accuracy is at chance.
+        TeacherError: The number of classes differs, logits are not finite, the balanced accuracy is not above chance,
+            or another reading of the checkpoint is clearly better.
     """
     check_logits(teacher, data, logits)
-    _check_normalisation(teacher, data, logits)
     labels = data.validation.labels
-    top1 = float(metrics.top1(logits, labels))
-    chance = _chance(labels)
-    if top1 <= chance:
-        raise TeacherError(
-            f"teacher {teacher.name} ({teacher.uri}): validation accuracy {top1:.1%} is at chance (up to {chance:.1%})",
-            _at_chance_hint(teacher),
-        )
+    top1, balanced = float(metrics.top1(logits, labels)), metrics.balanced_top1(logits, labels)
+    notes = list(teacher.notes)
+    own = teacher.uri.startswith("ladder:")
+    mend = None if own or top1 > 1 - LEAST_GAIN else better_reading(teacher, data, logits, reload=reload)
+    if mend is not None:
+        found = f"{mend.before:.1%} of validation images right as it is read, {mend.after:.1%} with {mend.what}"
+        if not teacher.accepted:
+            raise TeacherError(
+                f"teacher {teacher.name} ({teacher.uri}): {found}",
+                f"state it: {with_option(teacher.uri, mend.option)}; or keep it as it is: "
+                f"{with_option(teacher.uri, 'accept=yes')}",
+            )
+        notes.append(f"accepted although {found}")
+    p = chance_p(logits.argmax(dim=1), labels)
+    if p >= SIGNIFICANCE:
+        chance = f"{1 / data.num_classes:.1%}, p = {p:.2g}"
+        found = f"balanced validation accuracy {balanced:.1%} is not above chance ({chance})"
+
+        if not teacher.accepted:
+            raise TeacherError(f"teacher {teacher.name} ({teacher.uri}): {found}", _at_chance_hint(teacher))
+        notes.append(f"accepted although its {found}")
     return TeacherRecord(
         name=teacher.name,
         uri=teacher.uri,
@@ -53,6 +103,8 @@ def check(teacher: Teacher, data: Data, logits: Float[Tensor, "examples classes"
         val_top1=top1,
         val_nll=float(metrics.nll(logits, labels)),
         val_ece=float(metrics.expected_calibration_error(logits, labels)),
+        val_balanced_top1=balanced,
+        notes=tuple(notes),
     )
 
 
@@ -63,7 +115,10 @@ def check_logits(teacher: Teacher, data: Data, logits: Float[Tensor, "examples c
         TeacherError: The number of classes differs, or logits are not finite.
     """
     if logits.shape[1] != data.num_classes:
-        raise other_classes(teacher.uri, logits.shape[1], data)
+        raise TeacherError(
+            f"teacher {teacher.uri}: {logits.shape[1]} classes, but {data.name} has {data.num_classes}",
+            "name a teacher trained on these classes",
+        )
     bad = int((~logits.isfinite()).any(dim=1).sum())
     if bad:
         raise TeacherError(
@@ -72,73 +127,138 @@ def check_logits(teacher: Teacher, data: Data, logits: Float[Tensor, "examples c
         )
 
 
-def normalisation(uri: str, named: str | None, facts: Facts, data: Data, channels: int) -> Normalisation:
-    """Choose the normalisation of a teacher's input.
+def chance_p(predicted: Int[Tensor, " examples"], labels: Int[Tensor, " examples"]) -> float:
+    """Return the probability of a balanced accuracy at least as high if predictions did not depend on the image.
+
+    Then the hits of class c are binomial: the number of its images, and the share of all images that are predicted as
+    c. The expected balanced accuracy is one over the number of classes, whatever the shares. The distribution of the
+    mean over classes is simulated with a fixed seed.
+    """
+    classes = int(max(predicted.max(), labels.max())) + 1
+    counts = np.bincount(labels.cpu().numpy(), minlength=classes)
+    shares = np.bincount(predicted.cpu().numpy(), minlength=classes) / len(labels)
+    hits = np.bincount(labels[predicted == labels].cpu().numpy(), minlength=classes)
+    present = counts > 0
+    counts, shares, hits = counts[present], shares[present], hits[present]
+    draws = np.random.default_rng(0)
+    reached, observed = 0, float((hits / counts).sum())
+    for _ in range(20):  # in parts, for the memory of many classes
+        simulated = draws.binomial(counts, shares, size=(_SIMULATED // 20, len(counts)))
+        reached += int(((simulated / counts).sum(axis=1) >= observed - 1e-12).sum())
+    return (1 + reached) / (1 + _SIMULATED)
+
+
+def better_reading(
+    teacher: Teacher, data: Data, logits: Float[Tensor, "examples classes"], *, reload: Reload | None = None
+) -> Mend | None:
+    """Return another reading of a checkpoint that is clearly better; None: there is none.
+
+    Readings are compared on one half of at most 512 validation images. The best must be at least 5 points better on
+    the other half, and better by McNemar's exact test, corrected for the number of readings.
 
     Args:
-        uri: URI of the teacher, for error messages.
-        named: Name of the normalisation in the URI. It has priority over the metadata.
-        facts: Metadata of the checkpoint. Without statistics there, the data's own statistics are assumed.
+        teacher: The teacher.
         data: The study's data.
-        channels: Channels of the network's input.
-
-    Raises:
-        TeacherError: The name is unknown, or the metadata contain statistics for another number of channels.
+        logits: Its logits on the validation split.
+        reload: Loads the teacher with a further option.
     """
-    own = (data.mean, data.std) if len(data.mean) == channels else (data.mean * channels, data.std * channels)
-    known = {"data": Normalisation("data", *own)} | {it.name: it for it in _named_normalisations(channels)}
-    if named is not None:
-        if named not in known:
-            raise TeacherError(
-                f"teacher {uri}: unknown norm {named!r} ({near(named, known)})",
-                "leave it out where the file states it, or where the data's own was used",
-            )
-        return known[named]
-    if facts.mean is None or facts.std is None:
-        return known["data"]._replace(assumed=True)
-    if not len(facts.mean) == len(facts.std) == channels:
-        raise TeacherError(
-            f"teacher {uri}: its metadata hold {len(facts.mean)} numbers of mean and {len(facts.std)} of std "
-            f"for {channels} channels",
-            f"name its normalisation: {with_option(uri, 'norm=NAME')} (one of {', '.join(known)})",
-        )
-    return Normalisation("stated", facts.mean, facts.std)
+    labels = data.validation.labels
+    rows = torch.linspace(0, len(labels) - 1, min(MOST_IMAGES, len(labels)), device=labels.device).round().long()
+    own = logits.argmax(dim=1) == labels
+    tried: list[tuple[str, str, Bool[Tensor, " examples"], Bool[Tensor, " examples"]]] = []
+    order = _class_order(logits, labels, data)
+    if order is not None:
+        names = ",".join(quote(data.classes[index], safe=" ") for index in order)
+        option = f"classes={names}" if data.num_classes <= 20 else "classes=FILE"
+        moved = order.to(labels.device)[logits.argmax(dim=1)]
+        tried.append((f"the order of its classes {_shortened(names)}", option, own, moved == labels))
+    images, began = data.validation.images[rows], time.monotonic()
+    few = torch.arange(0, len(rows), max(1, len(rows) // SCREENED), device=rows.device)
+    logits_of(teacher, images[few])
+    few_s = time.monotonic() - began
+    size = teacher.input_size or data.image_shape[1]
+    for what, option, other in _readings(teacher, data, reload):
+        larger = ((other.input_size or data.image_shape[1]) / size) ** 2
+        if time.monotonic() - began > MOST_SECONDS or few_s * larger > MOST_SCREENING_S:
+            continue
+        try:
+            if _hits(other, images[few], labels[rows[few]]).sum() >= own[rows[few]].sum():
+                tried.append((what, option, own[rows], _hits(other, images, labels[rows])))
+        except RuntimeError:  # a network may not take another size
+            continue
+    if not tried:
+        return None
+    what, option, before, after = max(tried, key=lambda it: float((it[3][::2].double() - it[2][::2].double()).mean()))
+    before, after = before[1::2], after[1::2]
+    gain = float((after.double() - before.double()).mean())
+    if gain < LEAST_GAIN or mcnemar_p(before, after) * len(tried) >= SIGNIFICANCE:
+        return None
+    return Mend(what, option, float(before.double().mean()), float(after.double().mean()))
+
+
+def _hits(teacher: Teacher, images: Tensor, labels: Tensor) -> Bool[Tensor, " examples"]:
+    return logits_of(teacher, images).argmax(dim=1) == labels
+
+
+def mcnemar_p(before: Bool[Tensor, " examples"], after: Bool[Tensor, " examples"]) -> float:
+    """Return the one-sided p-value of McNemar's exact test that `after` is right more often than `before`."""
+    from scipy.stats import binom
+
+    gained, lost = int((after & ~before).sum()), int((before & ~after).sum())
+    return float(binom.sf(gained - 1, gained + lost, 0.5)) if gained + lost else 1.0
+
+
+def _readings(teacher: Teacher, data: Data, reload: Reload | None) -> Iterator[tuple[str, str, Teacher]]:
+    """Yield other readings of a teacher: what differs, the option that states it, and the teacher."""
+    size = teacher.input_size or data.image_shape[1]
+    for other in dict.fromkeys((data.image_shape[1], *SIZES)):
+        if other != size:
+            yield f"images of {other}x{other}", f"size={other}", replace(teacher, input_size=other)
+    for it in named_normalisations(teacher.channels):
+        if (it.mean, it.std) != (teacher.normalisation.mean, teacher.normalisation.std):
+            yield f"the normalisation {it.name!r}", f"norm={it.name}", replace(teacher, normalisation=it)
+    if teacher.normalisation.name != "data":
+        mean, std = (numbers * (teacher.channels // len(numbers)) for numbers in (data.mean, data.std))
+        own = teacher.normalisation._replace(name="data", mean=mean, std=std)
+        yield "the normalisation 'data'", "norm=data", replace(teacher, normalisation=own)
+    if teacher.channels == 3 and data.image_shape[0] == 3:
+        order = "rgb" if teacher.bgr else "bgr"
+        yield f"channels in the order {order.upper()}", f"order={order}", replace(teacher, bgr=not teacher.bgr)
+    if reload is not None:
+        for kind in teacher.other_weights:
+            try:
+                yield f"its {kind} weights", f"weights={kind}", reload(f"weights={kind}")
+            except AutodistillError:
+                continue
+
+
+def _class_order(logits: Tensor, labels: Tensor, data: Data) -> Int[Tensor, " classes"] | None:
+    """Return the class of the data for each output that fits best on every second image; None: the order as it is."""
+    from scipy.optimize import linear_sum_assignment
+
+    classes = data.num_classes
+    chosen, predicted = labels[::2], logits.argmax(dim=1)[::2]
+    if int(labels.bincount(minlength=classes).min()) < 2 * LEAST_PER_CLASS:
+        return None
+    confusion = torch.zeros(classes, classes, dtype=torch.long)
+    ones = torch.ones(len(chosen), dtype=torch.long)
+    confusion.index_put_((predicted.cpu(), chosen.cpu()), ones, accumulate=True)
+    _, order = linear_sum_assignment(confusion.numpy(), maximize=True)
+    found = torch.from_numpy(order)
+    return None if torch.equal(found, torch.arange(classes)) else found
+
+
+def _shortened(names: str) -> str:
+    return names if len(names) <= 60 else f"{names[:57]}..."
 
 
 def _at_chance_hint(teacher: Teacher) -> str:
     if teacher.uri.startswith("ladder:"):
         return "autodistill trained it on these images: raise ladder.epochs, or name trained teachers with --teacher"
-    return "check that it was trained on these classes in this order, and its normalisation (?norm=NAME)"
-
-
-def _chance(labels: Int[Tensor, " examples"]) -> float:
-    """Return the accuracy of always choosing the most frequent class, plus three standard errors."""
-    share = float(labels.bincount().max()) / len(labels)
-    return share + 3 * math.sqrt(share * (1 - share) / len(labels))
-
-
-def _check_normalisation(teacher: Teacher, data: Data, logits: Tensor) -> None:
-    if not teacher.normalisation.assumed:
-        return
-    images, labels = data.validation.images[:_COMPARED], data.validation.labels[:_COMPARED]
-    others = {
-        it.name: float(metrics.top1(logits_of(replace(teacher, normalisation=it), images), labels))
-        for it in _named_normalisations(teacher.channels)
-    }
-    own, best = float(metrics.top1(logits[:_COMPARED], labels)), max(others, key=others.__getitem__)
-    if others[best] > own + max(0.05, 3 * math.sqrt(0.5 / len(labels))):
-        raise TeacherError(
-            f"teacher {teacher.name} ({teacher.uri}): its normalisation does not fit: {own:.1%} of "
-            f"{len(labels)} validation images right with the data's own, {others[best]:.1%} with {best!r}",
-            f"state it: {with_option(teacher.uri, f'norm={best}')}",
-        )
-
-
-def _named_normalisations(channels: int) -> Iterator[Normalisation]:
-    if channels == 3:
-        yield Normalisation("imagenet", *IMAGENET)
-    for name, (mean, std) in NORMALISATIONS.items():
-        yield Normalisation(name, (mean,) * channels, (std,) * channels)
+    return (
+        "check that it was trained on these classes (?classes=FILE states their order) and its normalisation "
+        "(?norm=NAME); ?accept=yes keeps it"
+    )
 
 
 def _input_shape(teacher: Teacher, data: Data) -> tuple[int, int, int]:

@@ -1,30 +1,30 @@
-"""Teacher sources by URI scheme."""
+"""Teacher sources by URI scheme. The functions in `SOURCES` return a network with its preprocessing."""
 
-import re
-from collections.abc import Callable, Sequence
-from dataclasses import replace
-from http.client import HTTPException
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
-from urllib.parse import parse_qsl
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from autodistill.data import Data
 from autodistill.errors import ConfigError, TeacherError, near
-from autodistill.models import MODELS, build
-from autodistill.teachers.checkpoints import check_class_names, fill, other_classes, read
-from autodistill.teachers.checks import normalisation
-from autodistill.teachers.teacher import Normalisation, Teacher, ready, with_option
+from autodistill.models import MODELS, build, parse_name
+from autodistill.models.checkpoints import read
+from autodistill.models.foreign import FOREIGN, Foreign, notes_of, seeded
+from autodistill.models.matching import identify
+from autodistill.models.preprocessing import INTERPOLATIONS, class_columns, normalisation, stated_classes
+from autodistill.models.uri import FACTS, Uri, name_of, parse, with_option
+from autodistill.teachers.teacher import Teacher, ready
 
 
-def name_of(uri: str) -> str:
-    """Return the name of a teacher in tables: its `name` option, the file's stem, or the part after the scheme."""
-    scheme, _, rest = uri.partition(":")
-    target, _, query = rest.partition("?")
-    stem = Path(target).stem if scheme == "file" else target.split("@")[0]
-    return dict(parse_qsl(query)).get("name", stem)
+@dataclass(frozen=True)
+class Loading:
+    """What a source needs besides the URI."""
+
+    data: Data
+    name: str
+    offline: bool
 
 
 def load(
@@ -34,7 +34,7 @@ def load(
 
     Args:
         uri: URI of the teacher, for example `file:PATH?arch=NAME`.
-        data: The study's data. Number of classes and channels must fit.
+        data: The study's data. Classes and channels must fit.
         offline: Whether downloads are forbidden.
         name: Name of the teacher in tables; None: taken from the URI.
         shown_as: URI in records; None: `uri`.
@@ -43,141 +43,149 @@ def load(
         TeacherError: The scheme or an option is unknown, the file is missing, damaged, of another network or contains
             code, or the classes differ.
     """
-    scheme, colon, rest = uri.partition(":")
+    scheme, colon, _ = uri.partition(":")
     if not colon or scheme not in SOURCES:
+        own = "file:PATH, or python:FILE.py:FACTORY?weights=PATH"
+        guess = f"file:{uri}" if Path(uri).expanduser().exists() else own
+
         raise TeacherError(
             f"teacher {uri!r}: unknown scheme {scheme!r} ({near(scheme, [*SOURCES, 'ladder'])})",
-            "name a checkpoint as file:PATH?arch=NAME",
+            f"name a checkpoint as {guess}",
         )
-    teacher = SOURCES[scheme](uri, rest, data, name or name_of(uri), offline)
+    teacher = SOURCES[scheme](parse(uri), Loading(data, name or name_of(uri), offline))
     return replace(teacher, uri=shown_as) if shown_as else teacher
 
 
-def _from_file(uri: str, rest: str, data: Data, name: str, offline: bool) -> Teacher:
-    target, options = _options(uri, rest, allowed=("arch", "norm", "name"))
-    checkpoint = read(Path(target).expanduser(), uri)
-    architecture = options.get("arch", checkpoint.facts.architecture)
-    if architecture is None:
-        raise TeacherError(
-            f"teacher {uri}: the file does not name its architecture",
-            f"name it: {with_option(uri, 'arch=NAME')} (one of {', '.join(MODELS)})",
-        )
-    check_class_names(uri, checkpoint.facts, data)
-    channels, own_size, _ = data.image_shape
-    size = checkpoint.facts.image_size or own_size
-    module = _built(architecture, uri=uri, data=data, image_size=size, stem_stride=checkpoint.facts.stem_stride)
-    fill(module, checkpoint.state, uri=uri, architecture=architecture, data=data)
-    return ready(
-        module,
-        name=name,
-        uri=uri,
-        architecture=architecture,
-        normalisation=normalisation(uri, options.get("norm"), checkpoint.facts, data, channels),
-        channels=channels,
-        input_size=None if size == own_size else size,
-    )
-
-
-def _built(architecture: str, *, uri: str, data: Data, image_size: int, stem_stride: int | None) -> nn.Module:
+def _from_file(uri: Uri, loading: Loading) -> Teacher:
+    """Load a checkpoint of a known network."""
+    uri.check_options((*FACTS, "arch", "weights"))
+    data = loading.data
+    kind = uri.choice("weights", ("raw", "ema"))
+    path = Path(uri.target).expanduser()
+    checkpoint = read(path, uri)
+    facts, own_size = checkpoint.facts, data.image_shape[1]
+    named = uri.options.get("arch", facts.architecture)
+    if "arch" in uri.options or named in MODELS or (named and named.partition(":")[0] in MODELS):
+        _check_name(str(named), uri)
+        names = [str(named)]
+    else:
+        names = list(MODELS)
+    size = uri.size() or facts.image_size
+    sizes = [size] if size else list(dict.fromkeys((own_size, 32, 224)))
     try:
-        return build(
-            architecture,
-            num_classes=data.num_classes,
-            in_channels=data.image_shape[0],
-            image_size=image_size,
+        fit = identify(
+            checkpoint,
+            data,
+            names=names,
+            sizes=sizes,
+            stem_stride=facts.stem_stride,
+            weights=kind,
+            uri=uri,
+        )
+        module = build(
+            fit.architecture,
+            num_classes=fit.classes,
+            in_channels=fit.channels,
+            image_size=fit.size,
             seed=0,
-            stem_stride=stem_stride,
+            stem_stride=facts.stem_stride,
         )
     except ConfigError as error:
-        raise TeacherError(
-            f"teacher {uri}: {error.message}",
-            error.hint or "name the architecture that it was trained as: ?arch=NAME",
-        ) from error
-
-
-def _from_torchvision(uri: str, rest: str, data: Data, name: str, offline: bool) -> Teacher:
-    import torchvision
-    from torchvision.models import get_model_weights, list_models
-
-    target, _ = _options(uri, rest, allowed=("name",))
-    architecture, _, version = target.partition("@")
-    # The list of this module contains image classifiers only, no networks for detection or video.
-    known = list_models(module=torchvision.models)
-    hint = "write torchvision:NAME@WEIGHTS, for example torchvision:resnet50@IMAGENET1K_V2"
-    if architecture not in known:
-        raise TeacherError(f"teacher {uri}: torchvision has no {architecture!r} ({near(architecture, known)})", hint)
-    versions = {str(weights.name): weights for weights in get_model_weights(architecture)}
-    if version not in versions:
-        raise TeacherError(f"teacher {uri}: unknown weights {version!r} ({near(version, versions)})", hint)
-    weights = versions[version]
-    if len(weights.meta["categories"]) != data.num_classes:
-        raise other_classes(uri, len(weights.meta["categories"]), data)
-    transform = weights.transforms()
-    size = int(transform.crop_size[0])
-    checkpoint = read(_fetched(weights.url, uri, offline), uri)
-    module = _torchvision_model(architecture, classes=data.num_classes, image_size=size)
-    # Names in DenseNet's files contain dots that torch no longer allows in names of modules.
-    state = {re.sub(r"(denselayer\d+\.(norm|conv))\.", r"\1", key): it for key, it in checkpoint.state.items()}
-    fill(module, state, uri=uri, architecture=architecture, data=data)
-    return ready(
+        raise uri.refused(f"{error.message}", error.hint or "name its network: ?arch=NAME") from error
+    module.load_state_dict(fit.match.state, strict=False)
+    notes = notes_of(fit.match)
+    if "arch" not in uri.options and facts.architecture != fit.architecture:
+        notes += (f"identified as {fit.architecture} by its tensors",)
+    network = Foreign(
         module,
-        name=name,
-        uri=uri,
-        architecture=architecture,
-        normalisation=Normalisation("stated", tuple(transform.mean), tuple(transform.std)),
-        channels=3,
-        input_size=None if size == data.image_shape[1] else size,
+        fit.architecture,
+        facts.model_copy(update={"image_size": size or (fit.size if fit.size != own_size else None)}),
+        notes=notes,
+        other_weights=fit.other_weights,
+    )
+    return _finished(network, uri, loading, channels=fit.channels)
+
+
+def _from_network(uri: Uri, loading: Loading) -> Teacher:
+    """Load a network of the user's code, of torchvision or of timm, with its weights."""
+    if uri.scheme != "python":
+        uri.check_options(FACTS)
+    data = loading.data
+    shape = {"num_classes": data.num_classes, "in_channels": data.image_shape[0], "image_size": data.image_shape[1]}
+    with seeded():
+        network = FOREIGN[uri.scheme](uri, num_classes=None, offline=loading.offline, given=shape)
+    first = next((it for it in network.module.modules() if isinstance(it, nn.Conv2d)), None)
+    channels = first.in_channels if first is not None and first.in_channels in (1, 3) else data.image_shape[0]
+    return _finished(network, uri, loading, channels=channels)
+
+
+def _finished(network: Foreign, uri: Uri, loading: Loading, *, channels: int) -> Teacher:
+    """Create a teacher from a loaded network, the options of its URI and the facts about it.
+
+    Args:
+        network: The network. Options of the URI have priority over its facts.
+        uri: URI of the teacher.
+        loading: The data, and the name of the teacher.
+        channels: Channels of the network's input.
+    """
+    data, facts = loading.data, network.facts
+    own_channels, own_size, _ = data.image_shape
+    if channels != own_channels and not (channels == 3 and own_channels == 1):
+        raise uri.refused(
+            f"takes images of {channels} channels, {data.name} has {own_channels}",
+            f"name a teacher trained on {own_channels}-channel images",
+        )
+    size = uri.size() or facts.image_size
+    chosen = normalisation(uri, facts, data, channels)
+    outputs = _outputs(network.module, uri, channels=channels, size=size or own_size)
+    stated = stated_classes(uri)
+    other_names = None if stated else network.other_names
+    return ready(
+        network.module,
+        name=loading.name,
+        uri=uri.text,
+        architecture=network.architecture,
+        normalisation=chosen,
+        channels=channels,
+        input_size=None if size == own_size else size,
+        interpolation=uri.choice("interpolation", tuple(INTERPOLATIONS)) or network.interpolation,
+        columns=class_columns(uri, stated or facts.classes, outputs, data, other_names=other_names),
+        bgr=uri.choice("order", ("rgb", "bgr")) == "bgr",
+        accepted=uri.choice("accept", ("yes", "no")) == "yes",
+        other_weights=network.other_weights,
+        notes=network.notes,
+        source=network.source,
     )
 
 
-def _torchvision_model(architecture: str, *, classes: int, image_size: int) -> nn.Module:
-    """Build a torchvision network with the options that torchvision uses when it loads weights."""
-    from torchvision.models import get_model
-
-    options: dict[str, Any] = {}
-    if architecture in ("googlenet", "inception_v3"):
-        options = {"transform_input": True, "init_weights": False}
-    elif architecture.startswith("vit_"):
-        options = {"image_size": image_size}
-    with torch.random.fork_rng(devices=[]):
-        module: nn.Module = get_model(architecture, weights=None, num_classes=classes, **options)
-    return module
-
-
-def _options(uri: str, rest: str, *, allowed: Sequence[str]) -> tuple[str, dict[str, str]]:
-    """Split the part of a URI after the scheme into target and options."""
-    target, _, query = rest.partition("?")
-    options = dict(parse_qsl(query, keep_blank_values=True))
-    for option in options:
-        if option not in allowed:
-            raise TeacherError(
-                f"teacher {uri}: unknown option {option!r} ({near(option, allowed)})",
-                f"options follow the target: {with_option(uri.partition('?')[0], f'{allowed[0]}=VALUE')}",
-            )
-    return target, options
-
-
-def _fetched(url: str, uri: str, offline: bool) -> Path:
-    """Return the file of weights in torch's cache. Download it if it is missing, and verify its hash."""
-    file = Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[-1]
-    if file.is_file():
-        return file
-    if offline:
-        raise TeacherError(
-            f"teacher {uri}: not on this machine, and --offline: no {file}", f"copy the weights to {file} ({url})"
-        )
-    prefix = file.stem.rsplit("-", 1)[-1]
+def _outputs(module: nn.Module, uri: Uri, *, channels: int, size: int) -> int:
+    """Run a network on a blank image and return the number of its logits."""
+    shape = (2, channels, size, size)
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        torch.hub.download_url_to_file(url, str(file), hash_prefix=prefix, progress=False)
-    except (OSError, RuntimeError, HTTPException) as error:
-        raise TeacherError(
-            f"teacher {uri}: cannot be downloaded ({error})", f"copy the weights to {file} ({url})"
+        with torch.inference_mode():
+            output = module.eval()(torch.zeros(shape))
+    except Exception as error:
+        raise uri.refused(
+            f"cannot take a batch of shape {shape}: {type(error).__name__}: "
+            f"{str(error).splitlines()[0] if str(error) else ''}",
+            f"state its input size: {with_option(uri.text, 'size=PIXELS')}",
         ) from error
-    return file
+    if not isinstance(output, Tensor) or output.ndim != 2 or len(output) != 2 or not output.is_floating_point():
+        what = f"shape {tuple(output.shape)}" if isinstance(output, Tensor) else f"a {type(output).__name__}"
+        raise uri.refused(f"returns {what} for a batch of 2 images", "it must return logits: (batch, classes)")
+    return output.shape[1]
 
 
-SOURCES: dict[str, Callable[[str, str, Data, str, bool], Teacher]] = {
+def _check_name(name: str, uri: Uri) -> None:
+    try:
+        parse_name(name)
+    except ConfigError as error:
+        raise uri.refused(f"{error.message}", error.hint or "see arch=NAME") from error
+
+
+SOURCES: dict[str, Callable[[Uri, Loading], Teacher]] = {
     "file": _from_file,
-    "torchvision": _from_torchvision,
+    "python": _from_network,
+    "torchvision": _from_network,
+    "timm": _from_network,
 }

@@ -5,27 +5,16 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 
 from autodistill.data import images_at_once, normalise
+from autodistill.models.preprocessing import INTERPOLATIONS, Normalisation
 
 BATCH = 256
 """Number of images in a forward pass on a GPU, and largest number on a CPU."""
-
-
-class Normalisation(NamedTuple):
-    """Mean and standard deviation per channel, of images in [0, 1], with which a network was trained."""
-
-    name: str
-    """`data`, `imagenet`, `half`, `none`, or `stated` (numbers from the checkpoint)."""
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    assumed: bool = False
-    """Whether neither the URI nor the checkpoint names a normalisation, so that the data's statistics are used."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +32,18 @@ class Teacher:
     """Channels of the network's input; images of one channel are repeated for a network of three."""
     input_size: int | None = None
     """Height and width to which images are resized; None: images are not resized."""
+    interpolation: str = "bilinear"
+    """How images are resized: a key of INTERPOLATIONS."""
+    columns: tuple[int, ...] | None = None
+    """Index in the network's output of each class of the data; None: the network has the data's classes in order."""
+    bgr: bool = False
+    """Whether the network takes the channels in the order blue, green, red."""
+    accepted: bool = False
+    """Whether the user has stated that a failing check is to be ignored."""
+    other_weights: tuple[str, ...] = ()
+    """Kinds of weights in its file that are not used: `raw` or `ema`."""
+    notes: tuple[str, ...] = ()
+    """Choices made while the teacher was loaded that the user should know about."""
 
     @cached_property
     def quick(self) -> "Teacher":
@@ -53,15 +54,17 @@ class Teacher:
         """Preprocess images and compute their logits, in float32."""
         if images.shape[1] == 1 and self.channels == 3:
             images = images.expand(-1, 3, -1, -1)
+        if self.bgr:
+            images = images.flip(1)
         inputs = normalise(images, mean=self.normalisation.mean, std=self.normalisation.std)
-        if self.input_size is not None:
+        if self.input_size is not None and inputs.shape[-2:] != (self.input_size, self.input_size):
             size = (self.input_size, self.input_size)
-            inputs = nn.functional.interpolate(inputs, size=size, mode="bilinear", antialias=True)
+            inputs = nn.functional.interpolate(inputs, size=size, **INTERPOLATIONS[self.interpolation])
         output: Tensor = self.module(inputs.contiguous(memory_format=torch.channels_last))
-        return output.float()
+        return (output if self.columns is None else output[:, list(self.columns)]).float()
 
 
-def ready(
+def ready(  # noqa: PLR0913 - the fields of a teacher
     module: nn.Module,
     *,
     name: str,
@@ -70,18 +73,37 @@ def ready(
     normalisation: Normalisation,
     channels: int,
     input_size: int | None = None,
+    interpolation: str = "bilinear",
+    columns: tuple[int, ...] | None = None,
+    bgr: bool = False,
+    accepted: bool = False,
+    other_weights: tuple[str, ...] = (),
+    notes: tuple[str, ...] = (),
+    source: str = "",
 ) -> Teacher:
-    """Create a teacher from a loaded network, which is frozen and set to evaluation mode."""
+    """Create a teacher from a loaded network, which is frozen and set to evaluation mode.
+
+    Args:
+        source: Hash of what the printed network and its weights do not show, such as the code of its factory.
+    """
     module = module.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+    facts: tuple[object, ...] = (architecture, normalisation.mean, normalisation.std, input_size)
+    facts += tuple(it for it in (columns, bgr, interpolation != "bilinear" and interpolation, source) if it)
     return Teacher(
         name=name,
         uri=uri,
         architecture=architecture,
         module=module,
         normalisation=normalisation,
-        fingerprint=_fingerprint(module, (architecture, normalisation.mean, normalisation.std, input_size)),
+        fingerprint=_fingerprint(module, facts),
         channels=channels,
         input_size=input_size,
+        interpolation=interpolation,
+        columns=columns,
+        bgr=bgr,
+        accepted=accepted,
+        other_weights=other_weights,
+        notes=notes,
     )
 
 
@@ -119,11 +141,6 @@ def computed_as(device: torch.device) -> str:
         tf32 = ", TF32 convolutions" if torch.backends.cudnn.allow_tf32 else ""
         return f"float32{tf32}, BatchNorm folded, on {device.type}"
     return f"float32, on {device.type}"
-
-
-def with_option(uri: str, option: str) -> str:
-    """Append an option to a URI."""
-    return f"{uri}{'&' if '?' in uri else '?'}{option}"
 
 
 def folded(module: nn.Module) -> nn.Module:

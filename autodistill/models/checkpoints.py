@@ -1,0 +1,340 @@
+"""Checkpoint files. Only tensors and plain metadata are read; code in a checkpoint is never run.
+
+A file is recognised by its first bytes, not by its suffix. Trainers wrap weights in dictionaries and put prefixes
+before the names of tensors; `read` keeps every group of tensors of a file, and `models.matching` finds the fitting one.
+"""
+
+import argparse
+import contextlib
+import hashlib
+import json
+import pathlib
+import pickle
+import re
+import struct
+import types
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple
+from zipfile import BadZipFile
+
+import numpy as np
+import safetensors
+import safetensors.torch
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from torch import Tensor, nn
+
+from autodistill.data import Data
+from autodistill.models.uri import Uri
+from autodistill.store import write_bytes
+
+_SEAL = "autodistill:sha256"
+_DAMAGE = (
+    safetensors.SafetensorError,
+    pickle.UnpicklingError,
+    BadZipFile,
+    struct.error,
+    OSError,
+    EOFError,
+    RuntimeError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    AssertionError,
+)
+"""Errors of the two readers that were observed for truncated, flipped and random bytes, and related errors."""
+
+_COPY_AGAIN = (
+    "copy a damaged file again, or delete it if it is a ladder teacher, which is then trained again; "
+    "from a file with more than tensors, save `model.state_dict()` as safetensors"
+)
+_NOT_CHECKPOINTS: tuple[tuple[bytes, str, str], ...] = (
+    (b"version https://git-lfs", "a pointer of Git LFS, not the file itself", "run `git lfs pull` in its repository"),
+    (b"\x93NUMPY", "a NumPy array", "a table of logits is named as logits:FILE"),
+    (b"\x89HDF", "an HDF5 file", "convert the weights to a torch state dict, or name exported logits as logits:FILE"),
+    (b"\x08", "an ONNX or another protobuf file", "a network in ONNX format is named as onnx:FILE"),
+    (b"\x1f\x8b", "a gzip archive", "unpack it"),
+    (b"<", "a web page", "download the file itself, not the page that shows it"),
+    (b"{", "JSON text", "download the file itself: a server may have answered with a message"),
+)
+"""First bytes of files that people name by mistake, what the file is, and what to do."""
+
+_NUMPY_FUNCTIONS = {"scalar": np.float64(0).__reduce__()[0], "_reconstruct": np.zeros(0).__reduce__()[0]}
+_HARMLESS: list[Any] = [
+    argparse.Namespace,
+    types.SimpleNamespace,
+    pathlib.PurePosixPath,
+    pathlib.PureWindowsPath,
+    *((pathlib.PurePosixPath, f"{module}.PosixPath") for module in ("pathlib", "pathlib._local")),
+    *((pathlib.PureWindowsPath, f"{module}.WindowsPath") for module in ("pathlib", "pathlib._local")),
+    *(
+        (function, f"{module}.{name}")
+        for module in ("numpy.core.multiarray", "numpy._core.multiarray")
+        for name, function in _NUMPY_FUNCTIONS.items()
+    ),
+    *(kind for kind in vars(np.dtypes).values() if isinstance(kind, type)),
+    np.dtype,
+    np.ndarray,
+]
+"""Types in the metadata of checkpoints whose construction runs no code of the file."""
+
+_AVERAGED = re.compile(r"(^|[._/])(\w+_)?(ema|swa|averaged?|shadow)(_\w+)?([._/]|$)", re.IGNORECASE)
+_MOST_NESTED = 5
+
+
+class Facts(BaseModel):
+    """Metadata of a checkpoint; None: the file does not contain the value."""
+
+    model_config = ConfigDict(frozen=True, coerce_numbers_to_str=True)
+
+    architecture: str | None = None
+    mean: tuple[Annotated[float, Field(allow_inf_nan=False)], ...] | None = None
+    std: tuple[Annotated[float, Field(gt=0, allow_inf_nan=False)], ...] | None = None
+    classes: tuple[str, ...] | None = None
+    stem_stride: Literal[1, 2] | None = None
+    image_size: Annotated[int, Field(ge=1)] | None = None
+    """Height and width of the training images."""
+
+
+class Weights(NamedTuple):
+    """A group of tensors in a checkpoint."""
+
+    place: str
+    """Keys of the dictionaries that hold it, joined by dots; empty: the outermost."""
+    state: dict[str, Tensor]
+
+    @property
+    def averaged(self) -> bool:
+        """Whether the place names averaged weights."""
+        return is_averaged(self.place)
+
+
+class Checkpoint(NamedTuple):
+    """Weights and metadata of a file."""
+
+    groups: tuple[Weights, ...]
+    facts: Facts
+
+
+def is_averaged(name: str) -> bool:
+    """Return whether a place or a prefix in a checkpoint names averaged weights."""
+    return bool(_AVERAGED.search(name))
+
+
+def save(
+    path: Path,
+    module: nn.Module,
+    *,
+    architecture: str,
+    data: Data,
+    stem_stride: int | None = None,
+    more: Mapping[str, object] | None = None,
+) -> None:
+    """Write a network as safetensors, with the metadata that `load` needs.
+
+    Args:
+        path: The file.
+        module: The network.
+        architecture: Name of the network in the registry, with its width.
+        data: The training data.
+        stem_stride: Stride of the stem; None: chosen by the image size.
+        more: Further metadata, as JSON values.
+
+    Raises:
+        StoreError: The folder is read-only, or the disk is full.
+    """
+    facts: dict[str, object] = {"architecture": architecture, "stem_stride": stem_stride}
+    facts |= {"mean": data.mean, "std": data.std, "classes": data.classes, "image_size": data.image_shape[1]}
+    facts |= more or {}
+    state = {key: value.detach().cpu().contiguous() for key, value in module.state_dict().items()}
+    held = {key: json.dumps(value) for key, value in facts.items()}
+    write_bytes(path, safetensors.torch.save(state, {**held, _SEAL: _sealed(state, held)}))
+
+
+def read(path: Path, uri: Uri) -> Checkpoint:
+    """Read a safetensors or torch file of any suffix.
+
+    Args:
+        path: The file.
+        uri: URI of the network, for error messages.
+
+    Raises:
+        AutodistillError: The file is missing, unreadable, damaged or something else than a checkpoint, or contains more
+            than tensors and harmless metadata.
+    """
+    try:
+        if not path.is_file():
+            found = "is a folder, not a file" if path.is_dir() else "no such file"
+            raise uri.refused(f"{found}: {path}", "check the path, or leave --teacher out for the ladder")
+        with path.open("rb") as file:
+            start = file.read(64)
+        held, metadata = (_read_safetensors if _is_safetensors(start) else _read_torch)(path, uri, start)
+        groups = tuple(_groups(held))
+        if not groups:
+            raise ValueError("it holds no state dict")
+    except _DAMAGE as error:
+        raise uri.refused(f"{path} cannot be read as plain tensors: {_reason(error)}", _COPY_AGAIN) from error
+    inner = _facts(_nested_values(held))
+    outer = _facts({key: value for key, value in {**held, **metadata}.items() if not isinstance(value, Tensor)})
+    return Checkpoint(groups, _validated({**{key: it for key, it in inner.items() if _is_fact(key, it)}, **outer}, uri))
+
+
+def _is_safetensors(start: bytes) -> bool:
+    return len(start) > 8 and start[8:9] == b"{" and int.from_bytes(start[:8], "little") < 1 << 40
+
+
+def _read_safetensors(path: Path, uri: Uri, start: bytes) -> tuple[dict[str, Any], dict[str, Any]]:
+    with safetensors.safe_open(path, framework="pt") as file:
+        metadata = dict(file.metadata() or {})
+        state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    seal = metadata.pop(_SEAL, None)
+    if seal is not None and seal != _sealed(state, metadata):
+        raise ValueError("it was damaged since it was written (other checksum)")
+    return state, {key: _maybe_json(value) for key, value in metadata.items()}
+
+
+def _sealed(state: Mapping[str, Tensor], held: Mapping[str, str]) -> str:
+    """Compute the SHA-256 of weights and metadata: safetensors has no checksum that would detect a flipped bit."""
+    found = hashlib.sha256(json.dumps(dict(held), sort_keys=True).encode())
+    for key, value in sorted(state.items()):
+        found.update(f"{key}{value.dtype}{tuple(value.shape)}".encode())
+        found.update(value.contiguous().view(-1).view(torch.uint8).numpy().data)
+    return json.dumps(found.hexdigest())
+
+
+def _maybe_json(value: str) -> Any:
+    try:
+        return json.loads(value)
+    except json.JSONDecodeError:
+        return value
+
+
+def _read_torch(path: Path, uri: Uri, start: bytes) -> tuple[dict[str, Any], dict[str, Any]]:
+    for magic, what, hint in _NOT_CHECKPOINTS:
+        if start.lstrip().startswith(magic):
+            raise uri.refused(f"{path} is {what}", hint)
+    with warnings.catch_warnings(), torch.serialization.safe_globals(_HARMLESS):
+        # For a newer pickle protocol, torch warns with a request to file an issue.
+        warnings.simplefilter("ignore", UserWarning)
+        found = torch.load(path, map_location="cpu", weights_only=True)
+    return (_as_mapping(found) or {}), {}
+
+
+def _as_mapping(value: Any) -> dict[str, Any] | None:
+    if isinstance(value, argparse.Namespace | types.SimpleNamespace):
+        value = vars(value)
+    return {str(key): it for key, it in value.items()} if isinstance(value, Mapping) else None
+
+
+def _groups(held: Any, place: str = "", depth: int = 0) -> Iterator[Weights]:
+    """Yield every dictionary that holds tensors, the outermost first."""
+    found = _as_mapping(held)
+    if found is None or depth > _MOST_NESTED:
+        return
+    state = {key: value for key, value in found.items() if isinstance(value, Tensor)}
+    if state:
+        yield Weights(place, state)
+    for key, value in found.items():
+        yield from _groups(value, f"{place}.{key}".lstrip("."), depth + 1)
+
+
+def _nested_values(held: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values in dictionaries that hold no tensors, such as the arguments of a training script."""
+    values: dict[str, Any] = {}
+    for value in held.values():
+        inner = _as_mapping(value) or {}
+        if not any(isinstance(it, Tensor) for it in inner.values()):
+            values = {**_nested_values(inner), **inner, **values}
+    return values
+
+
+_NAMES: dict[str, tuple[str, ...]] = {
+    "architecture": ("architecture", "arch", "model_name", "backbone_name"),
+    "mean": ("mean", "image_mean", "img_mean", "pixel_mean", "norm_mean"),
+    "std": ("std", "image_std", "img_std", "pixel_std", "norm_std"),
+    "classes": ("classes", "class_names", "categories", "label_names", "idx_to_class", "id2label", "class_to_idx"),
+    "stem_stride": ("stem_stride",),
+    "image_size": ("image_size", "img_size", "input_size", "crop_size"),
+}
+"""Keys under which trainers write each fact, in order of precedence."""
+
+
+def _facts(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the facts in the metadata of a file, in the form that `Facts` has."""
+    found: dict[str, Any] = {}
+    for fact, names in _NAMES.items():
+        given = [values[name] for name in names if values.get(name) is not None]
+        if given:
+            found[fact] = _plain(given[0])
+    classes, size = found.get("classes"), found.get("image_size")
+    if isinstance(classes, int):
+        del found["classes"]  # their number, which the head shows
+    elif isinstance(classes, dict):
+        found["classes"] = _ordered(classes)
+    if isinstance(size, list) and size:
+        found["image_size"] = size[-1]
+    for name in ("mean", "std"):
+        if isinstance(found.get(name), int | float):
+            found[name] = [found[name]]
+    numbers = [it for name in ("mean", "std") for it in found.get(name, ())]
+    if all(isinstance(it, int | float) for it in numbers) and max(numbers, default=0) > 2:
+        # Stated for values from 0 to 255.
+        found |= {name: [it / 255 for it in found[name]] for name in ("mean", "std") if name in found}
+    return found
+
+
+def _is_fact(name: str, value: Any) -> bool:
+    """Return whether a value of a training script has the form of a fact: `mean` may be something else there."""
+    try:
+        Facts.model_validate({name: value})
+    except ValidationError:
+        return False
+    return True
+
+
+def _ordered(classes: Mapping[Any, Any]) -> list[str]:
+    """Return class names in the order of their indices, from a dictionary in either direction."""
+    if all(isinstance(index, int) for index in classes.values()):
+        classes = {index: name for name, index in classes.items()}
+    with contextlib.suppress(ValueError):
+        return [str(classes[key]) for key in sorted(classes, key=int)]
+    return [str(name) for name in classes]
+
+
+def _plain(value: Any) -> Any:
+    """Return tensors, arrays and tuples as lists; nested lists of a single number per channel become flat."""
+    if isinstance(value, Tensor | np.ndarray | np.generic):
+        value = value.tolist()
+    if isinstance(value, Mapping):
+        keys = [str(key).lower() for key in value]
+        return list(value.values()) if keys in (["r", "g", "b"], ["red", "green", "blue"]) else dict(value)
+    if isinstance(value, list | tuple):
+        flat = [_plain(it) for it in value]
+        while len(flat) == 1 and isinstance(flat[0], list):
+            flat = flat[0]
+        return [it[0] if isinstance(it, list) and len(it) == 1 else it for it in flat]
+    return value
+
+
+def _reason(error: BaseException) -> str:
+    text = str(error)
+    if isinstance(error, pickle.UnpicklingError):
+        # torch's own message continues with instructions for running the code in the file.
+        carried = re.search(r"GLOBAL ([\w.]+)", text)
+        return f"it carries {carried[1]}, which is never run" if carried else "it is not a complete torch file"
+    return text.splitlines()[0][:160] if text else type(error).__name__
+
+
+def _validated(facts: Mapping[str, Any], uri: Uri) -> Facts:
+    try:
+        return Facts.model_validate(facts)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise uri.refused(
+            f"its metadata contain {where} = {first['input']!r:.80}: {first['msg']}",
+            f"save it again with {first['loc'][0]} set right, or without it",
+        ) from error

@@ -1,0 +1,396 @@
+"""Networks from elsewhere, by URI: of the user's own code, of torchvision and of timm.
+
+Each function returns a network with what is known about its input and output. With `num_classes` the network gets a new
+head for that number of classes; its other weights are the published ones, if the URI names weights.
+"""
+
+import contextlib
+import difflib
+import hashlib
+import importlib
+import importlib.util
+import inspect
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from http.client import HTTPException
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from autodistill.errors import AutodistillError, near
+from autodistill.models.checkpoints import Facts, read
+from autodistill.models.matching import Match, choose, difference, matches
+from autodistill.models.uri import Uri
+
+
+@dataclass(frozen=True)
+class Foreign:
+    """A network from elsewhere."""
+
+    module: nn.Module
+    architecture: str
+    facts: Facts = field(default_factory=Facts)
+    """Facts that its publisher or its checkpoint states."""
+    other_names: tuple[str, ...] | None = None
+    """The classes of `facts` under other names, in the same order."""
+    interpolation: str = "bilinear"
+    notes: tuple[str, ...] = ()
+    source: str = ""
+    """Hash of the code that built it; empty: the printed network shows all of it."""
+    other_weights: tuple[str, ...] = ()
+    """Kinds of weights in its file that were not chosen: `raw` or `ema`."""
+    fresh: tuple[str, ...] = ()
+    """Tensors of the head that were not loaded, because the number of classes is another."""
+
+
+def from_python(uri: Uri, *, num_classes: int | None, offline: bool = False, given: Mapping[str, Any] = {}) -> Foreign:
+    """Build a network by a function of the user: `python:FILE.py:FACTORY?weights=FILE&key=value`.
+
+    Args:
+        uri: The URI. Options that are not reserved are arguments of the factory.
+        num_classes: Number of classes; None: whatever the factory builds.
+        offline: Not used.
+        given: Values for parameters of the factory that the URI leaves open: `num_classes`, `in_channels`,
+            `image_size`. Without `num_classes`, only parameters without a default get them.
+
+    Raises:
+        AutodistillError: The factory cannot be imported, fails or returns something else than a network, or the
+            weights do not fit.
+    """
+    module, source = _built_by_factory(uri, given, everything=num_classes is not None)
+    architecture = uri.target.rpartition(":")[2]
+    if not uri.options.get("weights"):
+        return Foreign(module, architecture, source=source)
+    path, _, kind = uri.options["weights"].partition("#")
+    if kind not in ("", "raw", "ema"):
+        raise uri.refused(f"weights={path}#{kind}: allowed are FILE, FILE#raw and FILE#ema")
+    checkpoint = read(Path(path).expanduser(), uri)
+    found, misfit = matches(checkpoint, module.state_dict())
+    if not found:
+        what = difference(misfit) if misfit else "it holds no tensor of this network"
+        raise uri.refused(
+            f"{path} does not fit the network of {uri.target}: {what}", "check the arguments of the factory"
+        )
+    match = choose(found, weights=kind or None, uri=uri)
+    fresh = load_weights(module, match.state, uri=uri, what=path, new_head=num_classes is not None)
+    return Foreign(module, architecture, facts=checkpoint.facts, notes=notes_of(match), source=source, fresh=fresh)
+
+
+def from_torchvision(uri: Uri, *, num_classes: int | None, offline: bool = False, **_: Any) -> Foreign:
+    """Build a classifier of torchvision: `torchvision:NAME@WEIGHTS`; a student may leave `@WEIGHTS` out.
+
+    Raises:
+        AutodistillError: The name or the weights are unknown, or the weights cannot be downloaded.
+    """
+    import torchvision
+    from torchvision.models import get_model_weights, list_models
+
+    architecture, _, version = uri.target.partition("@")
+    # The list of this module contains image classifiers only, no networks for detection or video.
+    known = list_models(module=torchvision.models)
+    hint = "write torchvision:NAME@WEIGHTS, for example torchvision:resnet50@IMAGENET1K_V2"
+    if architecture not in known:
+        raise uri.refused(f"torchvision has no {architecture!r} ({near(architecture, known)})", hint)
+    if not version and uri.role == "student":
+        return Foreign(_torchvision_model(architecture, classes=num_classes or 1000), architecture)
+    versions = {str(weights.name): weights for weights in get_model_weights(architecture)}
+    if version not in versions:
+        raise uri.refused(f"unknown weights {version!r} ({near(version, versions)})", hint)
+    weights = versions[version]
+    categories, transform = weights.meta["categories"], weights.transforms()
+    size = int(transform.crop_size[0])
+    module = _torchvision_model(architecture, classes=num_classes or len(categories), image_size=size)
+    checkpoint = read(_fetched(weights.url, uri, offline), uri)
+    found, misfit = matches(checkpoint, module.state_dict())
+    if not found:
+        what = difference(misfit) if misfit else "it holds no tensors of this network"
+        raise uri.refused(f"not a {architecture}: {what}", "delete the file in torch's cache: it is downloaded again")
+    fresh = load_weights(module, found[0].state, uri=uri, what=weights.url, new_head=num_classes is not None)
+    facts = Facts(
+        architecture=architecture,
+        mean=tuple(transform.mean),
+        std=tuple(transform.std),
+        image_size=size,
+        classes=None if num_classes else tuple(categories),
+    )
+    return Foreign(module, architecture, facts, interpolation=transform.interpolation.value, fresh=fresh)
+
+
+def from_timm(uri: Uri, *, num_classes: int | None, offline: bool = False, **_: Any) -> Foreign:
+    """Build a network of timm with its published weights: `timm:NAME` or `timm:hf-hub:ORG/NAME`.
+
+    A student may state `weights=none` for a fresh initialisation.
+
+    Raises:
+        AutodistillError: timm is not installed, the name is unknown, or the weights are not on this machine.
+    """
+    timm = _timm(uri)
+    pretrained = uri.options.get("weights", "published") != "none"
+    if ":" not in uri.target and uri.target.partition(".")[0] not in timm.list_models():
+        close = difflib.get_close_matches(uri.target, timm.list_models(), n=3, cutoff=0.5)
+        raise uri.refused(
+            f"timm has no {uri.target!r} (near: {', '.join(close) or 'nothing'})", "see timm.list_models()"
+        )
+
+    more = {} if num_classes is None else {"num_classes": num_classes}
+    try:
+        with _offline(offline), seeded():
+            module = timm.create_model(uri.target, pretrained=pretrained, **more)
+    except Exception as error:
+        where = "not on this machine, and --offline" if offline else "cannot be loaded"
+        raise uri.refused(
+            f"{where}: {type(error).__name__}: {str(error).splitlines()[0][:200] if str(error) else ''}",
+            "run once without --offline where the machine may download, or name a local copy: timm:local-dir:FOLDER",
+        ) from error
+    published = module.pretrained_cfg
+    classes, other_names = _timm_classes(timm, published)
+    facts = Facts(
+        architecture=uri.target,
+        mean=tuple(published["mean"]),
+        std=tuple(published["std"]),
+        image_size=published["input_size"][-1],
+        classes=None if num_classes else classes,
+    )
+    interpolation = published.get("interpolation", "bilinear")
+    return Foreign(
+        module,
+        uri.target,
+        facts,
+        other_names=other_names,
+        interpolation=interpolation if interpolation in ("bilinear", "bicubic", "nearest") else "bilinear",
+        fresh=_timm_head(module) if num_classes is not None and pretrained else (),
+    )
+
+
+FOREIGN: dict[str, Callable[..., Foreign]] = {
+    "python": from_python,
+    "torchvision": from_torchvision,
+    "timm": from_timm,
+}
+"""Sources of networks, which teachers and students share."""
+
+
+def load_weights(
+    module: nn.Module, state: Mapping[str, Tensor], *, uri: Uri, what: str, new_head: bool
+) -> tuple[str, ...]:
+    """Load weights into a network.
+
+    Args:
+        module: The network.
+        state: Weights by the names of the network.
+        uri: URI of the network, for error messages.
+        what: Name of the file, for error messages.
+        new_head: Whether the head may have another number of classes; its tensors then keep their initialisation.
+
+    Returns:
+        Names of the tensors of the head that were not loaded.
+
+    Raises:
+        AutodistillError: Other tensors have another shape.
+    """
+    expected = module.state_dict()
+    other = {key for key, want in expected.items() if key in state and state[key].shape != want.shape}
+    heads = {key for key in other if state[key].shape[1:] == expected[key].shape[1:] and state[key].ndim in (1, 2, 4)}
+    if other and not (new_head and heads == other and len(other) <= 4):
+        shapes = [f"{key} is {tuple(state[key].shape)}, not {tuple(expected[key].shape)}" for key in sorted(other)]
+        count = state[sorted(other)[0]].shape[:1]
+        hint = f"the file has {count[0]} classes there: pass their number to the factory" if heads == other else ""
+        raise uri.refused(
+            f"{what} does not fit this network: {', '.join(shapes[:3])}",
+            hint or "check its width and the arguments of its factory",
+        )
+    module.load_state_dict({key: it for key, it in state.items() if key not in other}, strict=False)
+    return tuple(sorted(other))
+
+
+def notes_of(match: Match) -> tuple[str, ...]:
+    """Return what a user should know about the tensors that were taken from a file."""
+    notes: tuple[str, ...] = ()
+    if match.averaged:
+        notes += (f"averaged weights are used ({match.place}); weights=raw takes the others, where the file has them",)
+    left_out = [key for key in match.dropped if not key.endswith("num_batches_tracked")]
+    if left_out:
+        more = f" and {len(left_out) - 3} more" if len(left_out) > 3 else ""
+        notes += (f"tensors of the file left out: {', '.join(left_out[:3])}{more}",)
+    return notes
+
+
+@contextlib.contextmanager
+def seeded(seed: int = 0) -> Iterator[None]:
+    """Make initialisations depend on `seed` only, and restore torch's generator."""
+    with torch.random.fork_rng(devices=[]):
+        # Not torch.manual_seed: it also seeds the generators of GPUs, which are not forked here.
+        torch.default_generator.manual_seed(seed)
+        yield
+
+
+def _built_by_factory(uri: Uri, given: Mapping[str, Any], *, everything: bool) -> tuple[nn.Module, str]:
+    """Call a factory; return its network and a hash of its source code and arguments.
+
+    The hash covers the file of the factory. It does not cover modules that this file imports.
+    """
+    place, _, name = uri.target.rpartition(":")
+    if not place or not name.isidentifier():
+        raise uri.refused("names no factory", "write python:FILE.py:FACTORY or python:MODULE:FACTORY")
+    module, code = _imported(place, uri)
+    factory = getattr(module, name, None)
+    if not callable(factory):
+        names = [key for key, it in vars(module).items() if callable(it) and not key.startswith("_")]
+        raise uri.refused(f"{place} has no function {name!r} ({near(name, names)})", "check the name of the factory")
+    stated = uri.arguments()
+    arguments = {**_fitting(factory, given, everything=everything), **stated}
+    try:
+        inspect.signature(factory).bind(**arguments)
+    except TypeError as error:
+        raise uri.refused(
+            f"{name}{inspect.signature(factory)}: {error}",
+            "options other than the documented ones are arguments of the factory",
+        ) from error
+    except ValueError:  # a callable without a signature
+        pass
+    try:
+        built = factory(**arguments)
+    except Exception as error:
+        raise uri.refused(
+            f"{name} failed: {type(error).__name__}: {error}", f"call {name} of {place} yourself to see where"
+        ) from error
+    if not isinstance(built, nn.Module):
+        raise uri.refused(f"{name} returns a {type(built).__name__}", "it must return a torch.nn.Module")
+    return built, hashlib.sha256(f"{name} {sorted(stated.items())!r}".encode() + code).hexdigest()
+
+
+def _fitting(factory: Callable[..., Any], given: Mapping[str, Any], *, everything: bool) -> dict[str, Any]:
+    """Return the values that a factory takes by name."""
+    try:
+        parameters = inspect.signature(factory).parameters
+    except ValueError:
+        return {}
+    return {
+        name: value
+        for name, value in given.items()
+        if name in parameters and (everything or parameters[name].default is inspect.Parameter.empty)
+    }
+
+
+def _imported(place: str, uri: Uri) -> tuple[Any, bytes]:
+    """Import a file or a module; return it with its source code."""
+    try:
+        if not place.endswith(".py"):
+            module = importlib.import_module(place)
+            file = getattr(module, "__file__", None)
+            return module, Path(file).read_bytes() if file else b""
+        path = Path(place).expanduser().resolve()
+        if not path.is_file():
+            raise uri.refused(f"no such file: {path}", "check the path")
+        code = path.read_bytes()
+        name = f"autodistill_user_{path.stem}_{hashlib.sha256(str(path).encode() + code).hexdigest()[:12]}"
+        if name not in sys.modules:
+            _run_file(path, name)
+        return sys.modules[name], code
+    except AutodistillError:
+        raise
+    except Exception as error:
+        raise uri.refused(
+            f"{place} cannot be imported: {type(error).__name__}: {error}",
+            "write python:FILE.py:FACTORY with a path to the file, or install the module in this environment",
+        ) from error
+
+
+def _run_file(path: Path, name: str) -> None:
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    # Pickle finds classes by the name of their module, and a file may import files beside it.
+    sys.modules[name] = module
+    sys.path.insert(0, str(path.parent))
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    finally:
+        sys.path.remove(str(path.parent))
+
+
+def _torchvision_model(architecture: str, *, classes: int, image_size: int | None = None) -> nn.Module:
+    """Build a torchvision network with the options that torchvision uses when it loads weights."""
+    from torchvision.models import get_model
+
+    options: dict[str, Any] = {}
+    if architecture in ("googlenet", "inception_v3"):
+        published = image_size is not None
+        options = {"transform_input": published, "init_weights": False, "aux_logits": published}
+    elif architecture.startswith("vit_") and image_size:
+        options = {"image_size": image_size}
+    with seeded():
+        module: nn.Module = get_model(architecture, weights=None, num_classes=classes, **options)
+    return module
+
+
+def _fetched(url: str, uri: Uri, offline: bool) -> Path:
+    """Return the file of weights in torch's cache. Download it if it is missing, and verify its hash."""
+    file = Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[-1]
+    if file.is_file():
+        return file
+    hint = f"copy the weights to {file} ({url})"
+    if offline:
+        raise uri.refused(f"not on this machine, and --offline: no {file}", hint)
+    prefix = file.stem.rsplit("-", 1)[-1]
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        torch.hub.download_url_to_file(url, str(file), hash_prefix=prefix, progress=False)
+    except (OSError, RuntimeError, HTTPException) as error:
+        raise uri.refused(f"cannot be downloaded ({error})", hint) from error
+    return file
+
+
+def _timm(uri: Uri) -> Any:
+    try:
+        return importlib.import_module("timm")
+    except ImportError as error:
+        raise uri.refused("timm is not installed", "pip install 'kd-autodistill[timm]'") from error
+
+
+@contextlib.contextmanager
+def _offline(offline: bool) -> Iterator[None]:
+    """Forbid downloads of the Hugging Face client, which reads this setting when it is imported."""
+    constants = sys.modules.get("huggingface_hub.constants")
+    before = (os.environ.get("HF_HUB_OFFLINE"), getattr(constants, "HF_HUB_OFFLINE", None))
+    if offline:
+        os.environ["HF_HUB_OFFLINE"] = "1"
+        if constants is not None:
+            constants.HF_HUB_OFFLINE = True  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        if offline:
+            if before[0] is None:
+                del os.environ["HF_HUB_OFFLINE"]
+            else:
+                os.environ["HF_HUB_OFFLINE"] = before[0]
+            if constants is not None:
+                constants.HF_HUB_OFFLINE = before[1]  # type: ignore[attr-defined]
+
+
+def _timm_classes(timm: Any, published: Mapping[str, Any]) -> tuple[tuple[str, ...] | None, tuple[str, ...] | None]:
+    """Return the identifiers of a network's classes, and their descriptions."""
+    data = importlib.import_module("timm.data")
+    stated = published.get("label_names")
+    if stated:
+        return tuple(stated), None
+    subset = data.infer_imagenet_subset(dict(published))
+    if subset is None:
+        return None, None
+    info = data.ImageNetInfo(subset)
+    return tuple(info.label_names()), tuple(it.split(",")[0] for it in info.label_descriptions())
+
+
+def _timm_head(module: Any) -> tuple[str, ...]:
+    head = module.pretrained_cfg.get("classifier") or ()
+    heads = (head,) if isinstance(head, str) else tuple(head)
+    return tuple(key for key in module.state_dict() if key.startswith(tuple(f"{it}." for it in heads))) if heads else ()

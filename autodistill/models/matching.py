@@ -1,0 +1,325 @@
+"""Find the tensors of a network in a checkpoint, whatever wrappers, prefixes and names its trainer used."""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from autodistill.data import Data
+from autodistill.errors import AutodistillError
+from autodistill.models import LARGEST_WIDTH, MODELS, build
+from autodistill.models.checkpoints import Checkpoint, is_averaged
+from autodistill.models.uri import Uri, with_option
+
+_WRAPPER = re.compile(r"(^|(?<=\.))(_orig_mod|module)\.")
+"""Names that `torch.compile` and DataParallel insert before the names of tensors."""
+_UNUSED = re.compile(r"(^|\.)(total_ops|total_params|num_batches_tracked|n_averaged|num_updates|decay)$")
+"""Tensors that profilers and counters leave in checkpoints."""
+_PREFERRED = ("", "model.", "student.", "backbone.", "encoder.", "net.", "network.")
+
+_RENAMES: tuple[tuple[tuple[str, str], ...], ...] = (
+    # CIFAR networks with a head called linear and shortcuts called shortcut.
+    ((r"^linear\.", "fc."), (r"\.shortcut\.(\d)\.", r".downsample.\1.")),
+    # Wide ResNets of the distillation literature (RepDistiller, mdistiller) and of their source.
+    (
+        (r"^block(\d)\.layer\.", r"layer\1."),
+        (r"\.conv[Ss]hortcut\.", ".shortcut."),
+        (r"^bn1\.", "bn."),
+        (r"^linear\.", "fc."),
+    ),
+    # VGG of the distillation literature.
+    (
+        (r"^block4\.", "block5."),
+        (r"^block3\.", "block4."),
+        (r"^block2\.", "block3."),
+        (r"^block1\.", "block2."),
+        (r"^block0\.", "block1."),
+        (r"^classifier\.", "fc."),
+    ),
+    # DenseNet's files contain dots that torch no longer allows in names of modules.
+    ((r"(denselayer\d+\.(?:norm|conv))\.(?=\d)", r"\1"),),
+)
+"""Names of tensors elsewhere, as regular expressions, and their names in our networks."""
+
+
+class Match(NamedTuple):
+    """The tensors of a network, found in a checkpoint."""
+
+    state: dict[str, Tensor]
+    averaged: bool
+    place: str
+    """Dictionary and prefix in the file where the tensors were."""
+    dropped: tuple[str, ...]
+    """Tensors beside them that the network does not have."""
+
+
+class Misfit(NamedTuple):
+    """The closest attempt to match a checkpoint with a network."""
+
+    score: float
+    missing: tuple[str, ...]
+    unexpected: tuple[str, ...]
+    shapes: tuple[tuple[str, tuple[int, ...], tuple[int, ...]], ...]
+    """Name, shape in the file and shape in the network, of tensors that differ."""
+
+
+def matches(checkpoint: Checkpoint, expected: Mapping[str, Tensor]) -> tuple[list[Match], Misfit | None]:
+    """Return the groups of tensors that have the names of a network, and the closest misfit if there is none.
+
+    Shapes are not compared.
+
+    Args:
+        checkpoint: The file.
+        expected: The network's state, whose values may be on the meta device.
+    """
+    needed = {key for key in expected if not key.endswith("num_batches_tracked")}
+    found: dict[str, Match] = {}
+    nearest: Misfit | None = None
+    for group in checkpoint.groups:
+        for names in _namings(group.state):
+            prefixes = _prefixes(names, needed)
+            for prefix in prefixes:
+                place = f"{group.place}.{prefix}".strip(".")
+                others = tuple(it for it in prefixes if len(it) > len(prefix) and it.startswith(prefix))
+                inside = {
+                    new.removeprefix(prefix): old
+                    for new, old in names.items()
+                    if new.startswith(prefix) and not (others and new.startswith(others))
+                }
+                present = {new: group.state[old] for new, old in inside.items() if new in expected}
+                extra = sorted(inside.keys() - expected.keys())
+                unexpected = [key for key in extra if not _UNUSED.search(key) and not _is_bias_before_norm(key, inside)]
+                missing = sorted(needed - present.keys())
+                if not missing and not unexpected:
+                    state, folded = _folded(present, {key: group.state[inside[key]] for key in extra})
+                    averaged = group.averaged or is_averaged(prefix)
+                    used = {inside[key] for key in present} | {inside[key] for key in folded}
+                    dropped = tuple(sorted(group.state.keys() - used))
+                    found.setdefault(place, Match(state, averaged, place, dropped))
+                    continue
+                score = len(present) / (len(needed | inside.keys()) or 1)
+                if nearest is None or score > nearest.score:
+                    nearest = Misfit(score, tuple(missing), tuple(unexpected), tuple(_shapes(present, expected)))
+    return list(found.values()), None if found else nearest
+
+
+def choose(found: Sequence[Match], *, weights: str | None, uri: Uri) -> Match:
+    """Return the weights to use among several that fit: averaged weights if the file has them.
+
+    Args:
+        found: The candidates.
+        weights: `raw` or `ema`, as stated in the URI; None: averaged weights are preferred.
+        uri: URI of the network, for error messages.
+
+    Raises:
+        AutodistillError: The file does not hold the stated kind of weights.
+    """
+    wanted = [it for it in found if it.averaged == (weights == "ema")] if weights else list(found)
+    if not wanted:
+        held = "averaged" if found[0].averaged else "raw"
+        raise uri.refused(f"weights={weights}: the file holds {held} weights only", "leave it out")
+
+    def rank(match: Match) -> tuple[bool, int, int]:
+        prefix = f"{match.place.rpartition('.')[2]}." if match.place else ""
+        known = _PREFERRED.index(prefix) if prefix in _PREFERRED else len(_PREFERRED)
+        return not match.averaged, known, len(match.place)
+
+    return min(wanted, key=rank)
+
+
+class Fit(NamedTuple):
+    """A known network whose tensors a checkpoint holds."""
+
+    architecture: str
+    """Its name with its width."""
+    channels: int
+    classes: int
+    size: int
+    match: Match
+    other_weights: tuple[str, ...] = ()
+    """Kinds of weights in the file that were not chosen: `raw` or `ema`."""
+
+
+def identify(
+    checkpoint: Checkpoint,
+    data: Data,
+    *,
+    names: Sequence[str],
+    sizes: Sequence[int],
+    stem_stride: int | None,
+    weights: str | None,
+    uri: Uri,
+) -> Fit:
+    """Return the first network whose tensors a checkpoint holds.
+
+    Args:
+        checkpoint: The file.
+        data: The study's data.
+        names: Names of networks; a name without a width stands for all widths.
+        sizes: Image sizes for which the network may have been built.
+        stem_stride: Stride of the stem, if the file states it.
+        weights: `raw` or `ema`, as stated in the URI.
+        uri: URI of the network, for error messages.
+
+    Raises:
+        AutodistillError: No network fits; the message names the nearest and the first tensors that differ.
+        ConfigError: A name is unknown.
+    """
+    nearest: tuple[float, str, Misfit] | None = None
+    for name in names:
+        expected = blank(name, data, size=sizes[0], stem_stride=stem_stride).state_dict()
+        found, misfit = matches(checkpoint, expected)
+        if found:
+            match = choose(found, weights=weights, uri=uri)
+            for size in sizes:
+                fit = _fit(name, match, data, size=size, stem_stride=stem_stride)
+                if fit is not None:
+                    kinds = {it.averaged for it in found} - {match.averaged}
+                    return fit._replace(other_weights=tuple("ema" if averaged else "raw" for averaged in kinds))
+            misfit = Misfit(1.0, (), (), tuple(_shapes(match.state, expected)))
+        if misfit is not None and (nearest is None or misfit.score > nearest[0]):
+            nearest = (misfit.score, name, misfit)
+    raise unknown_network(nearest, uri=uri, named=names if len(names) == 1 else ())
+
+
+def _fit(name: str, match: Match, data: Data, *, size: int, stem_stride: int | None) -> Fit | None:
+    """Return the network of this name whose tensors have the shapes of a match; None: at no width."""
+    state = match.state
+    expected = blank(name, data, size=size, stem_stride=stem_stride).state_dict()
+    first = next(key for key, value in expected.items() if value.ndim == 4)
+    found, want = state[first].shape, expected[first].shape
+    if len(found) != 4 or found[2:] != want[2:]:
+        return None
+    widths = [1.0] if ":" in name else list(dict.fromkeys([found[0] / want[0], *(step / 20 for step in range(1, 41))]))
+    for width in widths:
+        if not 0 < width <= LARGEST_WIDTH:
+            continue
+        named = name if width == 1 else f"{name}:{width:.15g}"
+        expected = blank(named, data, size=size, stem_stride=stem_stride, channels=found[1]).state_dict()
+        if expected[first].shape == found and (classes := head_classes(state, expected, default=data.num_classes)):
+            return Fit(named, found[1], classes, size, match)
+    return None
+
+
+def unknown_network(
+    nearest: tuple[float, str, Misfit] | None, *, uri: Uri, named: Sequence[str] = ()
+) -> AutodistillError:
+    """Return the error for weights that belong to none of the networks that were tried."""
+    hint = (
+        f"name the network: {with_option(uri.text.partition('?')[0], 'arch=NAME')} (one of {', '.join(MODELS)}), "
+        f"or your own: python:FILE.py:FACTORY?weights={uri.target}"
+    )
+    if nearest is not None and nearest[2].shapes and named and ":" in named[0]:
+        hint = f"leave the width out: {named[0].partition(':')[0]} is recognised at any width"
+    what = f"not a {named[0]}" if named else "its tensors fit no known network"
+    if nearest is None:
+        return uri.refused(what, hint)
+    _, name, misfit = nearest
+    near = "" if named else f"; the nearest is {name}"
+    return uri.refused(f"{what}{near}: {difference(misfit)}", hint)
+
+
+def difference(misfit: Misfit) -> str:
+    """Describe the first tensors in which a checkpoint and a network differ."""
+    shown = [f"missing {key}" for key in misfit.missing[:3]] + [f"unexpected {key}" for key in misfit.unexpected[:3]]
+    if shown:
+        counts = f"{len(misfit.missing)} tensors missing, {len(misfit.unexpected)} unexpected"
+        return f"{counts} ({', '.join(shown)})"
+    return ", ".join(f"{key} is {found}, not {want}" for key, found, want in misfit.shapes[:3])
+
+
+def blank(
+    name: str, data: Data, *, size: int, stem_stride: int | None = None, channels: int | None = None
+) -> nn.Module:
+    """Build a network without memory for its weights, to compare names and shapes.
+
+    Raises:
+        ConfigError: The name is unknown or the images are too small.
+    """
+    with torch.device("meta"):
+        return build(
+            name,
+            num_classes=data.num_classes,
+            in_channels=channels or data.image_shape[0],
+            image_size=size,
+            seed=0,
+            stem_stride=stem_stride,
+        )
+
+
+def head_classes(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], *, default: int) -> int | None:
+    """Return the number of classes of a state, read from the head's weight and bias.
+
+    Args:
+        state: The weights.
+        expected: State of the same network with `default` classes.
+        default: Number of classes of `expected`.
+
+    Returns:
+        None if other tensors differ too.
+    """
+    other = [(found, want) for _, found, want in _shapes(state, expected)]
+    if not other:
+        return default
+    counts = {found[0] for found, want in other if found[1:] == want[1:] and want[:1] == (default,)}
+    heads = all(found[1:] == want[1:] for found, want in other)
+    return counts.pop() if heads and len(counts) == 1 and len(other) <= 2 else None
+
+
+def _namings(state: Mapping[str, Tensor]) -> Iterator[dict[str, str]]:
+    """Yield names of tensors to try, each with its name in the file."""
+    names = {_WRAPPER.sub("", key): key for key in state}
+    plain = {key: key for key in state}
+    if len(names) < len(state):  # the network itself has children of these names
+        names = plain
+    yield names
+    if plain != names:
+        yield plain
+    for rules in _RENAMES:
+        renamed = {_renamed(key, rules): old for key, old in names.items()}
+        if len(renamed) == len(state) and renamed.keys() != names.keys():
+            yield renamed
+
+
+def _renamed(key: str, rules: Sequence[tuple[str, str]]) -> str:
+    for pattern, replacement in rules:
+        key = re.sub(pattern, replacement, key)
+    return key
+
+
+def _prefixes(names: Mapping[str, str], needed: set[str]) -> list[str]:
+    """Return the prefixes under which a network's tensors may be: those before its rarest name, and none."""
+    ends = sorted(needed, key=len)[-1:]
+    found = {name.removesuffix(end) for end in ends for name in names if name.endswith(end)}
+    return ["", *sorted(prefix for prefix in found if prefix.endswith("."))]
+
+
+def _shapes(
+    state: Mapping[str, Tensor], expected: Mapping[str, Tensor]
+) -> Iterator[tuple[str, tuple[int, ...], tuple[int, ...]]]:
+    for key, want in expected.items():
+        if key in state and state[key].shape != want.shape:
+            yield key, tuple(state[key].shape), tuple(want.shape)
+
+
+def _is_bias_before_norm(key: str, names: Mapping[str, str]) -> bool:
+    """Return whether a tensor is the bias of a layer of a Sequential that a BatchNorm follows."""
+    layer = re.fullmatch(r"(.*\.)(\d+)\.bias", key)
+    return bool(layer) and f"{layer[1]}{int(layer[2]) + 1}.running_mean" in names  # type: ignore[index]
+
+
+def _folded(present: dict[str, Tensor], extra: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+    """Fold biases into the running mean of the BatchNorm that follows: the outputs stay the same.
+
+    Returns:
+        The state, and the names of the biases.
+    """
+    state, folded = dict(present), []
+    for key, bias in extra.items():
+        layer = re.fullmatch(r"(.*\.)(\d+)\.bias", key)
+        if layer and (mean := f"{layer[1]}{int(layer[2]) + 1}.running_mean") in state:
+            state[mean] = state[mean] - bias
+            folded.append(key)
+    return state, folded

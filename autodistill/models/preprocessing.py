@@ -1,0 +1,192 @@
+"""Facts about a teacher's input and output: normalisation, and the order of its classes."""
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from autodistill.data import Data
+from autodistill.errors import near
+from autodistill.models.checkpoints import Facts
+from autodistill.models.uri import Uri, with_option
+
+
+class Normalisation(NamedTuple):
+    """Mean and standard deviation per channel, of images in [0, 1], with which a network was trained."""
+
+    name: str
+    """`data`, a key of NORMALISATIONS or PUBLISHED, or `stated` (numbers from the URI or the checkpoint)."""
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    assumed: bool = False
+    """Whether neither the URI nor the checkpoint names a normalisation, so that the data's statistics are used."""
+
+
+INTERPOLATIONS: dict[str, dict[str, Any]] = {
+    "bilinear": {"mode": "bilinear", "antialias": True},
+    "bicubic": {"mode": "bicubic", "antialias": True},
+    "nearest": {"mode": "nearest-exact"},
+}
+"""Arguments of `torch.nn.functional.interpolate`."""
+NORMALISATIONS: dict[str, tuple[float, float]] = {"none": (0.0, 1.0), "half": (0.5, 0.5), "pixels": (0.0, 1 / 255)}
+"""Mean and standard deviation of images in [0, 1]: unchanged, in [-1, 1], and in [0, 255]."""
+PUBLISHED: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
+    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "cifar10": ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),
+    "cifar100": ((0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)),
+    "clip": ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)),
+}
+"""Statistics of RGB images in [0, 1] under which networks are published. Those of CIFAR are the usual ones of public
+training code, where the standard deviations of CIFAR-10 are means over images."""
+
+
+def named_normalisations(channels: int) -> Iterator[Normalisation]:
+    """Yield all normalisations that have a name, except the data's own."""
+    if channels == 3:
+        for name, (mean, std) in PUBLISHED.items():
+            yield Normalisation(name, mean, std)
+    for name, (centre, spread) in NORMALISATIONS.items():
+        yield Normalisation(name, (centre,) * channels, (spread,) * channels)
+
+
+def normalisation(uri: Uri, facts: Facts, data: Data, channels: int) -> Normalisation:
+    """Choose the normalisation of a teacher's input.
+
+    Args:
+        uri: The URI. Its options have priority.
+        facts: Metadata of the checkpoint. Without statistics there, the data's own statistics are assumed.
+        data: The study's data.
+        channels: Channels of the network's input.
+
+    Raises:
+        AutodistillError: The name is unknown, or the statistics are for another number of channels.
+    """
+    own = (data.mean, data.std) if len(data.mean) == channels else (data.mean * channels, data.std * channels)
+    known = {"data": Normalisation("data", *own)} | {it.name: it for it in named_normalisations(channels)}
+    named = uri.options.get("norm")
+    if named is not None:
+        if {"mean", "std"} & uri.options.keys():
+            raise uri.refused("norm beside mean and std", "state either norm, or mean and std")
+        if named not in known:
+            raise uri.refused(
+                f"unknown norm {named!r} ({near(named, known)})",
+                "leave it out where the file states it, or where the data's own was used",
+            )
+        return known[named]
+    return _stated(uri, facts, channels, known=tuple(known)) or known["data"]._replace(assumed=True)
+
+
+def _stated(uri: Uri, facts: Facts, channels: int, *, known: Sequence[str]) -> Normalisation | None:
+    """Return the statistics that the URI or the file states as numbers; numbers above 2 are those of 0 to 255."""
+    mean, std, where = uri.numbers("mean"), uri.numbers("std"), "the URI holds"
+    if (mean is None) != (std is None):
+        raise uri.refused("mean and std belong together", "state both")
+    if mean is None or std is None:
+        mean, std, where = facts.mean, facts.std, "its metadata hold"
+    if mean is None or std is None:
+        return None
+    mean, std = (numbers * channels if len(numbers) == 1 else numbers for numbers in (mean, std))
+    if not len(mean) == len(std) == channels:
+        raise uri.refused(
+            f"{where} {len(mean)} numbers of mean and {len(std)} of std for {channels} channels",
+            f"name its normalisation: {with_option(uri.text, 'norm=NAME')} (one of {', '.join(known)})",
+        )
+    if min(std) <= 0:
+        raise uri.refused(f"std={min(std):g}: must be above 0", "state the standard deviations")
+    scale = 255 if max(*mean, *std) > 2 else 1
+    return Normalisation("stated", tuple(it / scale for it in mean), tuple(it / scale for it in std))
+
+
+def stated_classes(uri: Uri) -> tuple[str, ...] | None:
+    """Return the class names that a URI states, in the order of the network's outputs; None: not stated.
+
+    The option names a file, with a name per line, or a JSON list or dictionary; or it lists the names, separated by
+    commas.
+
+    Raises:
+        AutodistillError: The file is missing or empty, or a name occurs twice.
+    """
+    text = uri.options.get("classes")
+    if text is None:
+        return None
+    path = Path(text).expanduser()
+    if path.is_file():
+        names = _names_in(path.read_text(encoding="utf-8-sig"))
+    elif "," in text:
+        names = [name.strip() for name in text.split(",")]
+    else:
+        raise uri.refused(
+            f"classes={text}: no such file",
+            "name a file with a class per line, in the order of the network's outputs, or the classes with commas",
+        )
+    double = sorted({name for name in names if names.count(name) > 1})
+    if not names or double:
+        what = f"{double[0]!r} occurs twice" if double else "the file is empty"
+        raise uri.refused(f"classes={text}: {what}", "list every class once")
+    return tuple(names)
+
+
+def _names_in(text: str) -> list[str]:
+    try:
+        found = json.loads(text)
+    except json.JSONDecodeError:
+        return [line.strip() for line in text.splitlines() if line.strip()]
+    if isinstance(found, dict):
+        if all(isinstance(it, int) for it in found.values()):
+            return [str(name) for name, _ in sorted(found.items(), key=lambda it: it[1])]
+        if all(key.isdecimal() for key in found):
+            found = [found[key] for key in sorted(found, key=int)]
+    # Keras writes {"0": ["n01440764", "tench"]}.
+    return [str(it[0] if isinstance(it, list) else it) for it in found]
+
+
+def class_columns(
+    uri: Uri, names: Sequence[str] | None, outputs: int, data: Data, *, other_names: Sequence[str] | None = None
+) -> tuple[int, ...] | None:
+    """Return the index in a network's output of each class of the data; None: the same classes in the same order.
+
+    Args:
+        uri: The URI, for error messages.
+        names: Names of the network's classes, if they are known.
+        outputs: Number of the network's outputs.
+        data: The study's data.
+        other_names: The same classes under other names.
+
+    Raises:
+        AutodistillError: The number of classes differs, or a class of the data is not among the names.
+    """
+    ours = data.classes
+    if names is None:
+        if outputs == len(ours):
+            return None
+        more = outputs > len(ours)
+        hint = (
+            f"state which of its classes these are: {with_option(uri.text, 'classes=FILE')}, a name per line in the "
+            "order of its outputs; or fine-tune it on these classes: autodistill teachers adapt"
+        )
+        raise uri.refused(
+            f"{outputs} classes, but {data.name} has {len(ours)}",
+            hint if more else "name a teacher trained on these classes, or fine-tune it: autodistill teachers adapt",
+        )
+    if len(names) != outputs:
+        raise uri.refused(
+            f"{len(names)} class names for {outputs} outputs ({data.name} has {len(ours)} classes)",
+            "list a name for each output, in the order of the outputs",
+        )
+    if other_names is not None and not set(ours) <= set(names):
+        names = other_names
+    place = {name: index for index, name in enumerate(names)}
+    plain = {_plain(name): index for index, name in enumerate(names)}
+    missing = [name for name in ours if name not in place and _plain(name) not in plain]
+    if missing:
+        raise uri.refused(
+            f"class {missing[0]!r} of {data.name} is not among its {len(names)} classes "
+            f"({near(missing[0], names) if len(names) <= 50 else f'for example {names[0]!r}'})",
+            f"state its classes with the names of {data.name}: {with_option(uri.text, 'classes=FILE')}",
+        )
+    columns = tuple(place.get(name, plain.get(_plain(name), -1)) for name in ours)
+    return None if columns == tuple(range(outputs)) else columns
+
+
+def _plain(name: str) -> str:
+    return name.casefold().replace("_", " ").replace("-", " ").strip()

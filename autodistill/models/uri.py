@@ -1,0 +1,156 @@
+"""URIs of teachers and students: `SCHEME:TARGET?key=value&key=value`, percent-encoded where it must be."""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+from urllib.parse import parse_qsl, unquote
+
+from autodistill.errors import AutodistillError, ConfigError, TeacherError, near
+
+FILE_SCHEMES = ("file", "onnx", "logits")
+"""Schemes whose target is a file."""
+FACTS = ("name", "norm", "mean", "std", "size", "interpolation", "order", "classes", "accept")
+"""Options of all sources that run a network."""
+RESERVED = (*FACTS, "arch", "weights", "width")
+"""Options that are never arguments of a factory; `arg.KEY=VALUE` passes them."""
+
+
+class Uri(NamedTuple):
+    """The parts of a URI."""
+
+    text: str
+    scheme: str
+    target: str
+    options: Mapping[str, str]
+    role: Literal["teacher", "student"] = "teacher"
+
+    def refused(self, message: str, hint: str = "") -> AutodistillError:
+        """Return the error that names this URI."""
+        kind = TeacherError if self.role == "teacher" else ConfigError
+        return kind(f"{self.role} {self.text}: {message}", hint)
+
+    def arguments(self) -> dict[str, Any]:
+        """Return the options that are arguments of a factory, as JSON values where they are JSON."""
+        return {key.removeprefix("arg."): _value(text) for key, text in self.options.items() if key not in RESERVED}
+
+    def check_options(self, allowed: Sequence[str]) -> None:
+        """Refuse options that a source does not have.
+
+        Raises:
+            AutodistillError: An option is unknown; the message lists near matches.
+        """
+        for option in self.options:
+            if option not in allowed:
+                raise self.refused(
+                    f"unknown option {option!r} ({near(option, allowed)})",
+                    f"options follow the target: {with_option(self.text.partition('?')[0], f'{allowed[0]}=VALUE')}",
+                )
+
+    def numbers(self, option: str) -> tuple[float, ...] | None:
+        """Return an option of comma-separated numbers; None: not given.
+
+        Raises:
+            AutodistillError: The option is something else.
+        """
+        text = self.options.get(option)
+        if text is None:
+            return None
+        try:
+            found = tuple(float(part) for part in text.split(","))
+        except ValueError:
+            found = ()
+        if not found or any(not abs(it) < float("inf") for it in found):
+            raise self.refused(
+                f"{option}={text}: allowed are numbers, one per channel, separated by commas",
+                f"for example {option}=0.5,0.5,0.5",
+            )
+        return found
+
+    def choice(self, option: str, allowed: Sequence[str]) -> str | None:
+        """Return an option that has a few values; None: not given.
+
+        Raises:
+            AutodistillError: The value is another; the message lists near matches.
+        """
+        value = self.options.get(option)
+        if value is not None and value not in allowed:
+            raise self.refused(f"{option}={value} is unknown ({near(value, allowed)})", "or leave it out")
+        return value
+
+    def size(self) -> int | None:
+        """Return the stated input size in pixels; None: not given.
+
+        Raises:
+            AutodistillError: The option is no positive integer.
+        """
+        text = self.options.get("size")
+        if text is None:
+            return None
+        if not text.isdecimal() or not 1 <= int(text) <= 4096:
+            raise self.refused(
+                f"size={text}: allowed is a height and width in pixels from 1 to 4096",
+                "for example size=224",
+            )
+        return int(text)
+
+
+def parse(text: str, role: Literal["teacher", "student"] = "teacher") -> Uri:
+    """Split a URI. A file whose name contains `?` or `%` is found under its own name first."""
+    scheme, _, rest = text.partition(":")
+    if scheme in FILE_SCHEMES and _exists(rest):
+        return Uri(text, scheme, rest, {}, role)
+    target, _, query = rest.partition("?")
+    if scheme in FILE_SCHEMES and _exists(target):
+        return Uri(text, scheme, target, _options(query), role)
+    return Uri(text, scheme, unquote(target), _options(query), role)
+
+
+def _exists(path: str) -> bool:
+    try:
+        return Path(path).expanduser().exists()
+    except (OSError, ValueError):  # such as a name that is too long
+        return False
+
+
+def _options(query: str) -> dict[str, str]:
+    # A plus stands for itself: names of files contain it.
+    return dict(parse_qsl(query.replace("+", "%2B"), keep_blank_values=True))
+
+
+def name_of(text: str) -> str:
+    """Return the name of a teacher in tables: its `name` option, or a part of its target.
+
+    Characters that a file name should not contain become `-`.
+    """
+    uri = parse(text)
+    if "name" in uri.options:
+        return _clean(uri.options["name"])
+    if uri.scheme == "python":
+        weights = uri.options.get("weights")
+        return _clean(Path(weights).stem if weights else uri.target.rpartition(":")[2])
+    if uri.scheme in FILE_SCHEMES:
+        path = Path(uri.target)
+        return _clean(path.name.removesuffix(".pth.tar") if path.name.endswith(".pth.tar") else path.stem)
+    if uri.scheme == "timm":
+        return _clean(uri.target.rpartition("/")[2].rpartition(":")[2])
+    return _clean(uri.target.partition("@")[0])
+
+
+def with_option(uri: str, option: str) -> str:
+    """Set an option of a URI: `key=value` replaces another value of the same key."""
+    target, mark, query = uri.partition("?")
+    kept = [part for part in query.split("&") if mark and part and part.partition("=")[0] != option.partition("=")[0]]
+    return f"{target}?{'&'.join([*kept, option])}"
+
+
+def _clean(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-") or "teacher"
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text

@@ -10,10 +10,11 @@ from torch import Tensor, nn
 from toy_runs import dropping, linear, recipe, same, supervision, toy
 
 from autodistill.data.views import View
-from autodistill.training import Execution, execution, train
-from autodistill.training.execution import Mode
+from autodistill.records import Mode
+from autodistill.training import Execution, train
+from autodistill.training import step as step_module
 from autodistill.training.probing import Timing, faster_step, measured
-from autodistill.training.step import Step, batches
+from autodistill.training.step import WARM_UP, Step, StepRunner, batches
 
 GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
@@ -99,11 +100,11 @@ class OnGpu(Step):
 def test_a_run_is_recorded_once_after_its_warm_up_and_every_step_is_taken_once(monkeypatch):
     recordings, step = Recordings(), OnGpu()
     monkeypatch.setattr(torch.cuda, "Stream", lambda device: None)
-    monkeypatch.setattr(execution, "_recorded", recordings.record)
-    execute = execution.StepRunner(step, Execution("graph"))
+    monkeypatch.setattr(step_module, "_recorded", recordings.record)
+    execute = StepRunner(step, Execution("graph"))
     for steps in (2, 5, 4):
         execute(steps)
-    assert (recordings.recorded, recordings.replayed, step.taken) == (1, 11 - execution.WARM_UP, 11)
+    assert (recordings.recorded, recordings.replayed, step.taken) == (1, 11 - WARM_UP, 11)
 
 
 def test_a_recording_that_fails_is_an_eager_run_without_a_lost_or_a_doubled_step(monkeypatch):
@@ -112,8 +113,8 @@ def test_a_recording_that_fails_is_an_eager_run_without_a_lost_or_a_doubled_step
 
     step, said = OnGpu(), []
     monkeypatch.setattr(torch.cuda, "Stream", lambda device: None)
-    monkeypatch.setattr(execution, "_recorded", fail)
-    execution.StepRunner(step, Execution("graph", said.append))(7)
+    monkeypatch.setattr(step_module, "_recorded", fail)
+    StepRunner(step, Execution("graph", said.append))(7)
     assert step.taken == 7
     assert said == [
         "training steps are executed eagerly, not by graph: operation not permitted when stream is capturing"
@@ -135,9 +136,9 @@ def test_without_a_working_compiler_a_gpu_records_and_takes_every_step_once(monk
     recordings, step, said = Recordings(), Passing(), []
     monkeypatch.setattr(torch, "compile", broken)
     monkeypatch.setattr(torch.cuda, "Stream", lambda device: None)
-    monkeypatch.setattr(execution, "_recorded", recordings.record)
-    execution.StepRunner(step, Execution("compiled", said.append))(11)
-    assert (recordings.recorded, recordings.replayed, step.taken) == (1, 11 - execution.WARM_UP, 11)
+    monkeypatch.setattr(step_module, "_recorded", recordings.record)
+    StepRunner(step, Execution("compiled", said.append))(11)
+    assert (recordings.recorded, recordings.replayed, step.taken) == (1, 11 - WARM_UP, 11)
     assert said == ["training steps are recorded, not compiled: no working C compiler"]
 
 

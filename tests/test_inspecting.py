@@ -13,7 +13,7 @@ from autodistill.errors import ConfigError
 from autodistill.records import InspectionRecord
 from autodistill.store import cache_root
 from autodistill.study import KNOWN
-from autodistill.training.ladder import train_teacher
+from autodistill.training import train_teacher
 
 pytestmark = pytest.mark.slow
 

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from autodistill.methods.losses import distillation_loss, hard_loss
+from autodistill.methods import distillation_loss, hard_loss
 
 
 def test_by_hand():

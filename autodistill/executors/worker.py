@@ -57,8 +57,7 @@ from autodistill.teachers import Teacher, check, load, save
 from autodistill.teachers.checkpoints import read
 from autodistill.teachers.ladder import file_uri
 from autodistill.teachers.profile import agreement, profile
-from autodistill.training import Execution, Recipe, Supervision, evaluate, supervise, train
-from autodistill.training.ladder import train_teacher
+from autodistill.training import Execution, Recipe, Supervision, evaluate, supervise, train, train_teacher
 from autodistill.training.probing import images_that_fit
 
 

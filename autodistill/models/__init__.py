@@ -74,10 +74,6 @@ class Layout(NamedTuple):
     def stem_stride(self) -> int:
         return self.strides[0]
 
-    @property
-    def total_stride(self) -> int:
-        return math.prod(self.strides)
-
 
 def parse_name(name: str, default_width: float = 1.0) -> tuple[str, float]:
     """Split `mobilenetv2:0.5` into architecture and width; without `:WIDTH`, the width is `default_width`.
@@ -104,22 +100,39 @@ def lay_out(name: str, *, image_size: int, default_width: float = 1.0, stem_stri
     """Resolve the name of a network and choose strides that suit the image size.
 
     The total stride is the published total stride, but at most the largest power of two that leaves a final map of
-    2x2, rounded up. The earliest strides are removed first.
+    2x2, rounded up: 4 for 8x8 images, 16 for 32x32. The earliest strides are removed first.
 
     Args:
         name: A key of MODELS, with or without `:WIDTH`.
         image_size: Height and width of the images.
         default_width: Width of a name without `:WIDTH`.
-        stem_stride: Stride of the stem; None: chosen by the image size.
+        stem_stride: Stride of the stem. The later strides are chosen so that the total stride stays the same, if there
+            are enough of them. None: the stem is treated like the other layers.
 
     Raises:
         ConfigError: The name is unknown, the width is wrong, or the images are too small for `stem_stride`.
     """
     architecture, width = parse_name(name, default_width)
-    published, small = MODELS[architecture].strides, MODELS[architecture].small
+    _, published, small = MODELS[architecture]
     if small is not None and image_size <= _SMALL_IMAGE:
         published = small
-    return Layout(architecture, width, _fitting_strides(published, image_size=image_size, stem_stride=stem_stride))
+    total = min(math.prod(published), 1 << max(0, (image_size - 1).bit_length() - 1))
+    if stem_stride is None:
+        return Layout(architecture, width, _drop_earliest(published, total))
+    if stem_stride > total:
+        raise ConfigError(
+            f"student.stem_stride = {stem_stride}: {image_size}x{image_size} images allow a total stride of {total}",
+            "set student.stem_stride = 1, or take larger images",
+        )
+    return Layout(architecture, width, (stem_stride, *_drop_earliest(published[1:], total // stem_stride)))
+
+
+def _drop_earliest(strides: tuple[int, ...], total: int) -> tuple[int, ...]:
+    kept = list(strides)
+    for place in range(len(kept)):
+        if math.prod(kept) > total:
+            kept[place] = 1
+    return tuple(kept)
 
 
 def build(
@@ -134,17 +147,8 @@ def build(
 ) -> nn.Module:
     """Build a network on the current default device. Its weights depend on `seed` only.
 
-    Args:
-        name: A key of MODELS, with or without `:WIDTH`.
-        num_classes: Number of logits.
-        in_channels: Channels of the images.
-        image_size: Height and width of the images, which determine stem and strides.
-        seed: Seed of the initialisation. The state of torch's global generator is restored.
-        default_width: Width of a name without `:WIDTH`.
-        stem_stride: Stride of the stem; None: chosen by the image size.
-
-    Raises:
-        ConfigError: The name is unknown, the width is wrong, or the images are too small for `stem_stride`.
+    The state of torch's global generator is restored. Stem and strides, the other arguments and the errors are those
+    of `lay_out`.
     """
     layout = lay_out(name, image_size=image_size, default_width=default_width, stem_stride=stem_stride)
     shape = Shape(num_classes, in_channels, layout.width, layout.strides)
@@ -165,45 +169,3 @@ def student_network(name: str, data: Data, spec: StudentSpec, *, seed: int = 0) 
         default_width=spec.width,
         stem_stride=spec.stem_stride,
     )
-
-
-def _largest_stride(image_size: int) -> int:
-    """Return the largest power of two that leaves a final map of at least 2x2, rounded up: 4 for 8x8, 16 for 32x32.
-
-    Raises:
-        ValueError: `image_size` is below 1.
-    """
-    if image_size < 1:
-        raise ValueError(f"image_size {image_size} must be at least 1")
-    return 1 << max(0, (image_size - 1).bit_length() - 1)
-
-
-def _fitting_strides(published: tuple[int, ...], *, image_size: int, stem_stride: int | None) -> tuple[int, ...]:
-    """Remove strides, the earliest first, until the total stride suits the image size.
-
-    Args:
-        published: Stride, 1 or 2, of each layer that may be strided, the stem first.
-        image_size: Height and width of the images.
-        stem_stride: Stride of the stem. The later strides are chosen so that the total stride stays the same, if
-            there are enough of them. None: the stem is treated like the other layers.
-
-    Raises:
-        ConfigError: The images are too small for `stem_stride`.
-    """
-    total = min(math.prod(published), _largest_stride(image_size))
-    if stem_stride is None:
-        return _drop_earliest(published, total)
-    if stem_stride > total:
-        raise ConfigError(
-            f"student.stem_stride = {stem_stride}: {image_size}x{image_size} images allow a total stride of {total}",
-            "set student.stem_stride = 1, or take larger images",
-        )
-    return stem_stride, *_drop_earliest(published[1:], total // stem_stride)
-
-
-def _drop_earliest(strides: tuple[int, ...], total: int) -> tuple[int, ...]:
-    kept = list(strides)
-    for place in range(len(kept)):
-        if math.prod(kept) > total:
-            kept[place] = 1
-    return tuple(kept)

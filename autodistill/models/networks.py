@@ -61,18 +61,15 @@ def mobilenetv2(shape: Shape) -> nn.Module:
 def resnet_cifar(shape: Shape, *, depth: int, channels: tuple[int, int, int, int] = (16, 16, 32, 64)) -> nn.Module:
     """Build a CIFAR ResNet of 6n + 2 layers (He et al. 2016, section 4.2), with projections where the shape changes.
 
-    Args:
-        shape: Classes, channels, width and strides.
-        depth: Number of layers, 6n + 2.
-        channels: Channels of the stem and the three stages. (32, 64, 128, 256) is the `x4` of the distillation
-            literature.
+    `channels` are those of the stem and the three stages. (32, 64, 128, 256) is the `x4` of the distillation
+    literature.
     """
     from torchvision.models.resnet import BasicBlock
 
     stem, *planes = (scaled(count, shape.width) for count in channels)
     layers = _resnet_stem(shape.in_channels, stem, kernel=3, stride=shape.strides[0])
     blocks = [(depth - 2) // 6] * 3
-    return _resnet(layers, BasicBlock, stem, list(zip(planes, blocks, (1, *shape.strides[1:]), strict=True)), shape)
+    return _resnet(layers, BasicBlock, stem, zip(planes, blocks, (1, *shape.strides[1:]), strict=True), shape)
 
 
 def resnet_imagenet(shape: Shape, *, blocks: tuple[int, int, int, int], bottleneck: bool = False) -> nn.Module:
@@ -88,7 +85,7 @@ def resnet_imagenet(shape: Shape, *, blocks: tuple[int, int, int, int], bottlene
     layers = _resnet_stem(shape.in_channels, stem, kernel=7 if pool_stride == 2 else 3, stride=stem_stride)
     if pool_stride == 2:
         layers["maxpool"] = nn.MaxPool2d(3, 2, 1)
-    stages = list(zip(planes, blocks, (1, *stage_strides), strict=True))
+    stages = zip(planes, blocks, (1, *stage_strides), strict=True)
     return _resnet(layers, Bottleneck if bottleneck else BasicBlock, stem, stages, shape)
 
 
@@ -119,12 +116,15 @@ def vgg(shape: Shape, *, convolutions: int) -> nn.Module:
     before = shape.in_channels
     for place, count in enumerate((64, 128, 256, 512, 512)):
         channels = scaled(count, shape.width)
-        strides = [stem_stride if place == 0 else 1] + [1] * (convolutions - 1)
-        layers[f"block{place + 1}"] = nn.Sequential(*_plain_convolutions(before, channels, strides))
+        block: list[nn.Module] = []
+        for stride in [stem_stride if place == 0 else 1] + [1] * (convolutions - 1):
+            convolution = nn.Conv2d(before, channels, 3, stride, 1, bias=False)
+            block += [convolution, nn.BatchNorm2d(channels), nn.ReLU(inplace=True)]
+            before = channels
+        layers[f"block{place + 1}"] = nn.Sequential(*block)
         if place < len(pools) and pools[place] == 2:
             # Rounded up: a map of odd size keeps its last row, as with the strided convolutions of other networks.
             layers[f"pool{place + 1}"] = nn.MaxPool2d(2, 2, ceil_mode=True)
-        before = channels
     layers.update(classifier(before, shape.num_classes))
     return initialise(nn.Sequential(layers))
 
@@ -182,14 +182,6 @@ def classifier(channels: int, num_classes: int) -> "OrderedDict[str, nn.Module]"
     return OrderedDict(avgpool=nn.AdaptiveAvgPool2d(1), flatten=nn.Flatten(), fc=nn.Linear(channels, num_classes))
 
 
-def _plain_convolutions(before: int, channels: int, strides: Iterable[int]) -> Iterable[nn.Module]:
-    for stride in strides:
-        yield nn.Conv2d(before, channels, 3, stride, 1, bias=False)
-        yield nn.BatchNorm2d(channels)
-        yield nn.ReLU(inplace=True)
-        before = channels
-
-
 def _resnet_stem(in_channels: int, channels: int, *, kernel: int, stride: int) -> "OrderedDict[str, nn.Module]":
     return OrderedDict(
         conv1=nn.Conv2d(in_channels, channels, kernel, stride, kernel // 2, bias=False),
@@ -199,7 +191,7 @@ def _resnet_stem(in_channels: int, channels: int, *, kernel: int, stride: int) -
 
 
 def _resnet(
-    layers: "OrderedDict[str, nn.Module]", block: Any, before: int, stages: list[tuple[int, int, int]], shape: Shape
+    layers: "OrderedDict[str, nn.Module]", block: Any, before: int, stages: Iterable[tuple[int, int, int]], shape: Shape
 ) -> nn.Module:
     """Add stages of (planes, blocks, stride) and the classifier to a stem, under torchvision's names."""
     for number, (planes, count, stride) in enumerate(stages, start=1):

@@ -1,8 +1,8 @@
 """Replacements for convolutions that oneDNN computes wrongly or slowly when training on a CPU.
 
 oneDNN's weight gradient of a 1x1 convolution with a stride writes past its workspace
-(https://github.com/uxlfoundation/oneDNN/issues/6035): the process crashes or hangs, or the gradient is wrong and
-nothing says so. In torch 2.14 this happens in channels_last memory, without padding and groups, where the stride
+(https://github.com/uxlfoundation/oneDNN/issues/6035): the process crashes or hangs, or the gradient is silently wrong.
+In torch 2.14 this happens in channels_last memory, without padding and groups, where the stride
 divides the sides of the map and the input channels are fewer than a SIMD block (8 with AVX2; 16 with AVX-512, from
 56 pixels a side on), in float32 and bfloat16. The same kernel computes the weight gradient of a transposed 1x1
 convolution, with input and output swapped: there the error strikes where the output channels are few and an output
@@ -85,7 +85,7 @@ class SafeGradients(TorchDispatchMode):
         if func is torch.ops.aten.convolution_backward.default:
             _, _, weight, _, stride, padding, *_ = args
             if max(weight.shape[2:]) == 1 and max(stride) > 1 and not any(padding):
-                return _subsampled_gradients(*args)
+                return _subsampled_gradients(args)
         return func(*args, **(kwargs or {}))
 
 
@@ -156,23 +156,12 @@ def _is_safe(module: nn.Module) -> bool:
     return known and not hooked
 
 
-def _subsampled_gradients(  # noqa: PLR0913
-    gradient: Tensor,
-    maps: Tensor,
-    weight: Tensor,
-    _: list[int] | None,
-    stride: list[int],
-    padding: list[int],
-    dilation: list[int],
-    transposed: bool,
-    output_padding: list[int],
-    groups: int,
-    wanted: list[bool],
-) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """Compute the result of `aten.convolution_backward` for a 1x1 convolution without padding.
+def _subsampled_gradients(args: tuple[Any, ...]) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """Compute the result of `aten.convolution_backward(*args)` for a 1x1 convolution without padding.
 
     A convolution reads, and a transposed convolution writes, every stride-th pixel of its larger map.
     """
+    gradient, maps, weight, _, stride, padding, dilation, transposed, output_padding, groups, wanted = args
     axes = range(2, maps.dim())
     steps = stride if len(stride) > 1 else stride * len(axes)
     smaller = maps if transposed else gradient

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from autodistill.methods.losses import LOSSES, hard_loss
+from autodistill.methods import LOSSES, hard_loss
 
 
 @pytest.fixture(params=LOSSES)

@@ -45,7 +45,7 @@ def training_part(view: View, number: int) -> Part:
 
 
 def logits_path(root: Path, teacher: str, data: str, part: Part, *, device: torch.device) -> Path:
-    """Return the path of a teacher's logits below the cache folder `root`, as `device` of this machine computes them."""
+    """Return the path of a teacher's logits below the cache folder, as a device of this machine computes them."""
     return root / logits_name(teacher, data, part, computed_as=computed_as(device), version=torch.__version__)
 
 

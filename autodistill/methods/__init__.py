@@ -94,11 +94,8 @@ def summarise(
 ) -> TargetSummary:
     """Summarise the temperatures of a method: medians over the samples, shares in [0, 1].
 
-    Args:
-        targets: Soft targets of all training samples on view 0.
-        teacher_logits: The logits from which `targets` were computed.
-        labels: Class indices.
-        tau_wrong: The value of the method's parameter `tau_wrong`; None for a method without this parameter.
+    `targets` are computed from `teacher_logits` and `labels`. `tau_wrong` is the value of the method's parameter of
+    this name; None for a method without this parameter.
     """
     right = on_top(teacher_logits, labels)
     return TargetSummary(
@@ -146,12 +143,7 @@ def distillation_loss(
     keeps the size of the soft term's gradients when the temperature changes (Hinton et al. 2015). The cross-entropy
     differs from the Kullback-Leibler divergence by the entropy of the targets, which does not depend on the student.
 
-    Args:
-        student_logits: Outputs f of the student, of any float type.
-        labels: Class indices y.
-        target_probs: Soft targets p_teacher.
-        soft_weight: Weight of the soft term, in [0, 1]. The weight of the hard term is 1 - soft_weight.
-        tau_student: Temperature of the student in the soft term.
+    `student_logits` are f, of any float type; `target_probs` are p_teacher.
 
     Raises:
         ValueError: `soft_weight` is outside [0, 1], or `tau_student` is not positive and finite.

@@ -92,8 +92,8 @@ class SafeGradients(TorchDispatchMode):
 def cpu_network(model: nn.Module) -> nn.Module:
     """Return a network with replaced convolutions through which to train `model` on a CPU.
 
-    The result computes the same function of the same parameters and buffers, which it shares with `model`. The result
-    is `model` itself on another device, if no convolution needs replacing, and if the model cannot be copied
+    The result computes the same function of the same parameters and buffers, which it shares with `model`. It is
+    `model` itself on another device, if no convolution needs replacing, and if the model cannot be copied
     (`torch.nn.utils.weight_norm`, for example, keeps a computed weight in its module). `backward_pass` corrects the
     gradients of such a model too.
     """

@@ -105,13 +105,9 @@ def train(  # noqa: PLR0913
 
 
 def evaluate(model: nn.Module, split: Split, data: Data, *, precision: Precision = "auto") -> tuple[float, float]:
-    """Compute accuracy and mean negative log-likelihood of a model on a split.
+    """Compute accuracy and mean negative log-likelihood of a model on a split of `data`.
 
-    Args:
-        model: The network; it is left in evaluation mode.
-        split: Images and labels.
-        data: The data of which `split` is a part; its mean and standard deviation normalise the images.
-        precision: Number format of the forward passes.
+    The model is left in evaluation mode. `precision` is the number format of the forward passes.
     """
     model.eval()
     batches = split.images.split(images_at_once(split.images, on_gpu=GPU_EVALUATION_BATCH))
@@ -129,17 +125,10 @@ def train_teacher(
     execution: Execution = EAGER,
     urgent: Callable[[], bool] = lambda: False,
 ) -> Iterator[TaskProgress]:
-    """Train a teacher of the default ladder unless its file exists.
+    """Train a teacher of the default ladder, `ladder:ARCHITECTURE`, unless its file exists in the cache folder `root`.
 
-    A process that asks for a teacher while another process trains it waits, and finds the file.
-
-    Args:
-        uri: `ladder:ARCHITECTURE`.
-        root: The cache folder.
-        data: The data to train on.
-        space: Settings of the ladder, the training and the views.
-        execution: How the steps are executed.
-        urgent: Returns whether to save at the end of this epoch.
+    A process that asks for a teacher while another process trains it waits, and finds the file. `execution` and
+    `urgent` are those of `train`.
 
     Yields:
         Progress after each epoch.

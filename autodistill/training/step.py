@@ -166,9 +166,8 @@ def losses(logits: Tensor, labels: Tensor, probs: Tensor | None, supervision: Su
     if supervision is None or probs is None:
         loss = hard_loss(logits, labels)
     else:
-        params = supervision.params
-        weights = {"soft_weight": params.soft_weight, "tau_student": params.tau_student}
-        loss = LOSSES[supervision.loss](logits, labels, probs, **weights)
+        weight, tau = supervision.params.soft_weight, supervision.params.tau_student
+        loss = LOSSES[supervision.loss](logits, labels, probs, soft_weight=weight, tau_student=tau)
     soft = loss.soft if loss.soft is not None else torch.zeros_like(loss.hard)
     return torch.stack([loss.total, loss.hard, soft])
 
@@ -199,13 +198,9 @@ def batches(examples: int, size: int, seed: int) -> Int[Tensor, "steps batch"]:
 
 
 def learning_rate(step: int, steps: int, *, peak: float, warmup: float) -> float:
-    """Return the learning rate of a step: a linear rise to `peak`, then a half cosine to zero.
+    """Return the learning rate of step `step`, from 0, of `steps`: a linear rise to `peak`, a half cosine to zero.
 
-    Args:
-        step: Number of the step, from 0.
-        steps: Steps of the whole schedule.
-        peak: Largest rate.
-        warmup: Share of the steps over which the rate rises, in [0, 1].
+    `warmup` is the share of the steps over which the rate rises, in [0, 1].
     """
     rise = max(1, round(warmup * steps))
     if step < rise:

@@ -21,15 +21,15 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from autodistill.methods.instance_specific import isats_fit, isats_temperatures, literal_as_none
+from autodistill.methods.instance_specific import isats, isats_fit, literal_as_none
 from autodistill.methods.temperature_scaling import (
     ANCHORS,
     Targets,
     Temperatures,
-    ats_temperatures,
+    ats,
     soften,
     targets_of,
-    ts_temperatures,
+    ts,
 )
 from autodistill.metrics import on_top
 from autodistill.records import TargetSummary
@@ -44,7 +44,6 @@ __all__ = [
     "Temperatures",
     "distillation_loss",
     "hard_loss",
-    "isats",
     "soften",
     "summarise",
 ]
@@ -78,12 +77,10 @@ class Method(NamedTuple):
 
 
 METHODS: dict[str, Method] = {
-    "ts": Method(ts_temperatures, tau_student_from="tau"),
-    "ats": Method(ats_temperatures),
-    "isats": Method(isats_temperatures, isats_fit, min_classes=3),
+    "ts": Method(ts, tau_student_from="tau"),
+    "ats": Method(ats),
+    "isats": Method(isats, isats_fit, min_classes=3),
 }
-
-isats = METHODS["isats"].targets
 
 
 def summarise(

@@ -58,7 +58,7 @@ falls steeply beside it."""
 GOLDEN = (math.sqrt(5) - 1) / 2
 
 
-def isats_temperatures(
+def isats(
     logits: Float[Tensor, "batch classes"],
     labels: Int[Tensor, " batch"],
     *,
@@ -131,10 +131,10 @@ def isats_fit(logits: Float[Tensor, "batch classes"], labels: Int[Tensor, " batc
     """
     if "tau_wrong" in params:
         return {}
-    found = isats_temperatures(logits, labels, **params).other[on_top(logits, labels)]
+    found = isats(logits, labels, **params).other[on_top(logits, labels)]
     if not len(found):
         # Equal logits have a constant variance; `argmax_dv` defines the result for this case.
-        found = isats_temperatures(torch.zeros_like(logits[:1]), labels[:1], **params).other
+        found = isats(torch.zeros_like(logits[:1]), labels[:1], **params).other
     return {"tau_wrong": float(found.quantile(0.5))}
 
 
@@ -192,8 +192,12 @@ def argmax_dv(curve: Curve, low: float, high: float) -> Float[Tensor, " batch"]:
     log_taus, heights = _grid(curve, low, high)
     highest = heights.argmax(dim=0)
     place, height = _refine(curve, log_taus, heights, highest)
-    # The highest grid point need not belong to the highest peak.
-    point, sample = _peaks(heights).scatter(0, highest[None], False).nonzero(as_tuple=True)
+    # The highest grid point need not belong to the highest peak. A peak is above its left and not below its right
+    # neighbour; a bound has one neighbour only.
+    rises = heights[1:] > heights[:-1]
+    end = torch.ones_like(rises[:1])
+    peaks = torch.cat([end, rises]) & torch.cat([~rises, end])
+    point, sample = peaks.scatter(0, highest[None], False).nonzero(as_tuple=True)
     other, at_other = _refine(curve.take(sample), log_taus, heights[:, sample], point)
     best = height.scatter_reduce(0, sample, at_other, "amax")
     other = torch.where(at_other == best[sample], other, torch.inf)
@@ -255,13 +259,6 @@ def _height(
     variance = torch.addcmul(squares, total, total, value=-1 / others).div_(others)
     w = torch.addcdiv(curve.offset, curve.pull, tau)
     return torch.sub(variance.log_(), torch.logaddexp((total + others).log_().double(), w), alpha=2)
-
-
-def _peaks(heights: Float[Tensor, "points batch"]) -> Bool[Tensor, "points batch"]:
-    """Find grid points above their left and not below their right neighbour; a bound has one neighbour only."""
-    rises = heights[1:] > heights[:-1]
-    end = torch.ones_like(rises[:1])
-    return torch.cat([end, rises]) & torch.cat([~rises, end])
 
 
 def _refine(

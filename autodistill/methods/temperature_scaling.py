@@ -53,9 +53,7 @@ class Targets(NamedTuple):
     """tau_other is at least its upper bound / 1.01; None: it is not searched."""
 
 
-def ts_temperatures(
-    logits: Float[Tensor, "batch classes"], labels: Int[Tensor, " batch"], *, tau: float
-) -> Temperatures:
+def ts(logits: Float[Tensor, "batch classes"], labels: Int[Tensor, " batch"], *, tau: float) -> Temperatures:
     """Return the temperatures of temperature scaling, softmax(z / tau).
 
     With equal temperatures the anchor cancels out; `other_max` has the smallest rounding error.
@@ -68,7 +66,7 @@ def ts_temperatures(
     return Temperatures(each, each, "other_max")
 
 
-def ats_temperatures(
+def ats(
     logits: Float[Tensor, "batch classes"],
     labels: Int[Tensor, " batch"],
     *,

@@ -11,7 +11,7 @@ from torch import nn
 from autodistill.config import StudentSpec
 from autodistill.data import Data
 from autodistill.errors import ConfigError, lookup
-from autodistill.models.networks import Shape, mobilenetv2, resnet_cifar, resnet_imagenet, vgg, wide_resnet
+from autodistill.models.networks import Shape, mobilenetv2, resnet, vgg, wide_resnet
 
 __all__ = ["MODELS", "Architecture", "Layout", "build", "lay_out", "parse_name", "student_network"]
 
@@ -35,21 +35,22 @@ _IMAGENET_ON_CIFAR = (1, 1, 2, 2, 2)
 _VGG = (1, 2, 2, 2, 2)
 _VGG_ON_CIFAR = (1, 2, 2, 2, 1)
 _X4 = (32, 64, 128, 256)
+_RESNET = (64, 64, 128, 256, 512)
 
 MODELS: dict[str, Architecture] = {
     "mobilenetv2": Architecture(mobilenetv2, _IMAGENET),
-    "resnet8": Architecture(partial(resnet_cifar, depth=8), _CIFAR),
-    "resnet14": Architecture(partial(resnet_cifar, depth=14), _CIFAR),
-    "resnet20": Architecture(partial(resnet_cifar, depth=20), _CIFAR),
-    "resnet32": Architecture(partial(resnet_cifar, depth=32), _CIFAR),
-    "resnet56": Architecture(partial(resnet_cifar, depth=56), _CIFAR),
-    "resnet110": Architecture(partial(resnet_cifar, depth=110), _CIFAR),
-    "resnet8x4": Architecture(partial(resnet_cifar, depth=8, channels=_X4), _CIFAR),
-    "resnet32x4": Architecture(partial(resnet_cifar, depth=32, channels=_X4), _CIFAR),
-    "resnet18": Architecture(partial(resnet_imagenet, blocks=(2, 2, 2, 2)), _IMAGENET, _IMAGENET_ON_CIFAR),
-    "resnet34": Architecture(partial(resnet_imagenet, blocks=(3, 4, 6, 3)), _IMAGENET, _IMAGENET_ON_CIFAR),
+    "resnet8": Architecture(partial(resnet, blocks=(1, 1, 1)), _CIFAR),
+    "resnet14": Architecture(partial(resnet, blocks=(2, 2, 2)), _CIFAR),
+    "resnet20": Architecture(partial(resnet, blocks=(3, 3, 3)), _CIFAR),
+    "resnet32": Architecture(partial(resnet, blocks=(5, 5, 5)), _CIFAR),
+    "resnet56": Architecture(partial(resnet, blocks=(9, 9, 9)), _CIFAR),
+    "resnet110": Architecture(partial(resnet, blocks=(18, 18, 18)), _CIFAR),
+    "resnet8x4": Architecture(partial(resnet, blocks=(1, 1, 1), channels=_X4), _CIFAR),
+    "resnet32x4": Architecture(partial(resnet, blocks=(5, 5, 5), channels=_X4), _CIFAR),
+    "resnet18": Architecture(partial(resnet, blocks=(2, 2, 2, 2), channels=_RESNET), _IMAGENET, _IMAGENET_ON_CIFAR),
+    "resnet34": Architecture(partial(resnet, blocks=(3, 4, 6, 3), channels=_RESNET), _IMAGENET, _IMAGENET_ON_CIFAR),
     "resnet50": Architecture(
-        partial(resnet_imagenet, blocks=(3, 4, 6, 3), bottleneck=True), _IMAGENET, _IMAGENET_ON_CIFAR
+        partial(resnet, blocks=(3, 4, 6, 3), channels=_RESNET, bottleneck=True), _IMAGENET, _IMAGENET_ON_CIFAR
     ),
     "wrn_16_2": Architecture(partial(wide_resnet, depth=16, widen=2), _CIFAR),
     "wrn_40_2": Architecture(partial(wide_resnet, depth=40, widen=2), _CIFAR),

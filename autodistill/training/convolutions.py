@@ -2,12 +2,11 @@
 
 oneDNN's weight gradient of a 1x1 convolution with a stride writes past its workspace
 (https://github.com/uxlfoundation/oneDNN/issues/6035): the process crashes or hangs, or the gradient is silently wrong.
-In torch 2.14 this happens in channels_last memory, without padding and groups, where the stride
-divides the sides of the map and the input channels are fewer than a SIMD block (8 with AVX2; 16 with AVX-512, from
-56 pixels a side on), in float32 and bfloat16. The same kernel computes the weight gradient of a transposed 1x1
-convolution, with input and output swapped: there the error strikes where the output channels are few and an output
-padding makes the stride divide the sides of the output. `tests/bench/kernels.py` shows the state of the installed
-torch.
+In torch 2.14 this happens in channels_last memory, without padding and groups, where the stride divides the sides of
+the map and the input channels are fewer than a SIMD block (8 with AVX2; 16 with AVX-512, from 56 pixels a side on), in
+float32 and bfloat16. The same kernel computes the weight gradient of a transposed 1x1 convolution, with input and
+output swapped: there the error strikes where the output channels are few and an output padding makes the stride divide
+the sides of the output. `tests/bench/kernels.py` shows the state of the installed torch.
 
 Subsampling the map first and convolving with stride 1 is the same function. `cpu_network` does that for every
 `nn.Conv2d` of a network. A network may convolve in other ways too: by transposed convolutions, by subclasses, by
@@ -71,9 +70,6 @@ class SafeGradients(TorchDispatchMode):
 
     supports_higher_order_operators = True
 
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
         """Return False. With torch's default, the first backward pass imports the compiler, which takes a second."""
@@ -125,8 +121,9 @@ def backward_pass(network: nn.Module) -> contextlib.AbstractContextManager[Any]:
     backward pass. On other devices the context does nothing, nor for a network of known modules, which has no strided
     1x1 convolution left.
     """
-    elsewhere = any(it.device.type != "cpu" for it in network.parameters())
-    return contextlib.nullcontext() if elsewhere or all(map(_is_safe, network.modules())) else SafeGradients()
+    if any(it.device.type != "cpu" for it in network.parameters()) or all(map(_is_safe, network.modules())):
+        return contextlib.nullcontext()
+    return SafeGradients()  # type: ignore[no-untyped-call]
 
 
 def _kind(module: nn.Module) -> type[nn.Conv2d] | None:

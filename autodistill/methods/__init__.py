@@ -17,6 +17,7 @@ import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -116,14 +117,14 @@ class Loss(NamedTuple):
 
     total: Float[Tensor, ""]
     hard: Float[Tensor, ""]
-    soft: Float[Tensor, ""] | None
-    """Soft term, multiplied by tau_student^2 but not by its weight; None without a teacher."""
+    soft: Float[Tensor, ""]
+    """Soft term, multiplied by tau_student^2 but not by its weight; 0 without a teacher."""
 
 
 def hard_loss(student_logits: Float[Tensor, "batch classes"], labels: Int[Tensor, " batch"]) -> Loss:
     """Compute the cross-entropy with the labels, the loss without a teacher. Mean over the batch, in nats."""
     hard = F.cross_entropy(student_logits.float(), labels.long())
-    return Loss(hard, hard, None)
+    return Loss(hard, hard, torch.zeros_like(hard))
 
 
 def distillation_loss(

@@ -168,8 +168,7 @@ def losses(logits: Tensor, labels: Tensor, probs: Tensor | None, supervision: Su
     else:
         weight, tau = supervision.params.soft_weight, supervision.params.tau_student
         loss = LOSSES[supervision.loss](logits, labels, probs, soft_weight=weight, tau_student=tau)
-    soft = loss.soft if loss.soft is not None else torch.zeros_like(loss.hard)
-    return torch.stack([loss.total, loss.hard, soft])
+    return torch.stack(loss)
 
 
 def inputs_of(data: Data, recipe: Recipe, number: int, soft_targets: SoftTargets | None) -> Inputs:

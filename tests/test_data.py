@@ -147,7 +147,7 @@ def test_splits_are_disjoint_stratified_and_of_the_size_asked_for(
     asked: dict[str, int], sizes: tuple[int, int, int]
 ) -> None:
     labels = [0] * 500 + [1] * 300 + [2] * 200
-    found = split(Source(("a", "b", "c"), numbered(labels)), DataSpec(**asked))
+    found = split(Source(("a", "b", "c"), {"train": numbered(labels)}), DataSpec(**asked))
     assert tuple(len(part.labels) for part in found) == sizes
     every = [number for part in found for number in numbers(part)]
     assert len(set(every)) == len(every)
@@ -159,12 +159,13 @@ def test_splits_are_disjoint_stratified_and_of_the_size_asked_for(
 
 def test_own_validation_and_test_sets_are_kept_apart() -> None:
     train, validation, test = numbered([0, 1] * 50), numbered([0, 1] * 10), numbered([0, 1] * 20)
-    source = Source(("a", "b"), train, validation._replace(images=validation.images + 100), test)
+    moved = validation._replace(images=validation.images + 100)
+    source = Source(("a", "b"), {"train": train, "validation": moved, "test": test})
     found = split(source, DataSpec(test=10, validation=8))
     assert [len(part.labels) for part in found] == [100, 8, 10]
     assert min(int(image[0, 0, 0]) for image in found.validation.images) == 100
     assert torch.bincount(found.test.labels).tolist() == [5, 5]
-    whole = split(Source(("a", "b"), train, test=test), DataSpec())
+    whole = split(Source(("a", "b"), {"train": train, "test": test}), DataSpec())
     assert [len(part.labels) for part in whole] == [80, 20, 40]
     assert numbers(whole.test) == list(range(40))
 
@@ -188,11 +189,11 @@ def test_sizes_that_cannot_be_had_are_told_with_numbers() -> None:
 
 
 def test_a_class_with_too_few_images_is_named() -> None:
-    source = Source(("many", "few"), numbered([0] * 50 + [1] * 2))
+    source = Source(("many", "few"), {"train": numbered([0] * 50 + [1] * 2)})
     with pytest.raises(DataError, match="class 'few' has too few images for a stratified split"):
         split(source, DataSpec())
     with pytest.raises(DataError, match=r"class 'few' .* 0 left when test is cut"):
-        split(Source(("many", "few"), numbered([0, 1] * 20), test=numbered([0] * 9)), DataSpec())
+        split(Source(("many", "few"), {"train": numbered([0, 1] * 20), "test": numbered([0] * 9)}), DataSpec())
 
 
 @pytest.mark.parametrize("part", ["train", "validation", "test"])
@@ -200,11 +201,11 @@ def test_a_class_with_too_few_images_is_named() -> None:
 def test_the_fingerprint_covers_images_and_labels_of_every_split(
     monkeypatch: pytest.MonkeyPatch, part: str, field: str
 ) -> None:
-    source = Source(("a", "b"), numbered([0, 1] * 4), numbered([0, 1] * 3), numbered([0, 1] * 2))
-    split_of = getattr(source, part)
-    swapped = split_of._replace(**{field: getattr(split_of, field).flip(0)})
+    parts = {name: numbered([0, 1] * count) for name, count in (("train", 4), ("validation", 3), ("test", 2))}
+    source = Source(("a", "b"), parts)
+    swapped = parts[part]._replace(**{field: getattr(parts[part], field).flip(0)})
     fingerprints = []
-    for found in (source, source, source._replace(**{part: swapped})):
+    for found in (source, source, Source(("a", "b"), {**parts, part: swapped})):
         monkeypatch.setitem(DATASETS, "made", lambda _, found=found: found)
         fingerprints.append(load(DataSpec(name="made")).fingerprint)
     assert fingerprints[0] == fingerprints[1] != fingerprints[2]

@@ -25,10 +25,9 @@ from PIL import Image
 from autodistill.config import DataSpec
 from autodistill.data import Data, handed_over, load, received, with_validation
 from autodistill.data import decoding as decoding_module
-from autodistill.data import image_cache as cache_module
-from autodistill.data import image_store as store_module
+from autodistill.data import images as images_module
 from autodistill.data.decoding import BOOT, serve
-from autodistill.data.image_store import DamagedStore, open_store
+from autodistill.data.images import DamagedStore, open_store
 from autodistill.data.views import View, take_view
 from autodistill.errors import DataError, StoreError
 from autodistill.store import locked
@@ -239,19 +238,19 @@ def test_a_damaged_file_is_not_copied_from(spec: DataSpec, decoded: Decoded) -> 
 def test_a_large_file_is_verified_once_for_each_start_of_the_machine(
     spec: DataSpec, decoded: Decoded, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cache_module, "ALWAYS_VERIFIED_BYTES", 100)
+    monkeypatch.setattr(images_module, "ALWAYS_VERIFIED_BYTES", 100)
     file = load(spec).file
     assert file is not None
     verified: list[bool] = []
-    opened = cache_module.open_store
+    opened = images_module.open_store
     monkeypatch.setattr(
-        cache_module,
+        images_module,
         "open_store",
         lambda path, *, verify=True: verified.append(verify) or opened(path, verify=verify),
     )
     decoded.load(spec)
     assert verified == [False]
-    monkeypatch.setattr(cache_module, "_session", lambda: "started again")
+    monkeypatch.setattr(images_module, "_session", lambda: "started again")
     decoded.load(spec)
     decoded.load(spec)
     assert verified == [False, True, False]
@@ -300,13 +299,13 @@ def test_without_pread_blocks_are_read_one_after_another(
 ) -> None:
     load(spec)
     (path,) = stores(cache)
-    monkeypatch.setattr(store_module, "BLOCK_BYTES", 1000)
-    monkeypatch.setattr(store_module, "usable_cores", lambda: 4)
+    monkeypatch.setattr(images_module, "BLOCK_BYTES", 1000)
+    monkeypatch.setattr(images_module, "usable_cores", lambda: 4)
     with path.open("rb") as file:
         end = path.stat().st_size
-        found = store_module._checksums(file, end)
+        found = images_module._checksums(file, end)
         monkeypatch.delattr(os, "pread", raising=False)
-        assert store_module._checksums(file, end) == found
+        assert images_module._checksums(file, end) == found
     content = path.read_bytes()
     assert found == tuple(zlib.crc32(content[begin : begin + 1000]) for begin in range(4096, end, 1000))
 
@@ -400,7 +399,7 @@ def test_what_a_killed_process_left_is_cleared_away(spec: DataSpec, cache: Path)
 def test_files_that_were_used_long_ago_are_removed(
     spec: DataSpec, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cache_module, "KEPT", 2)
+    monkeypatch.setattr(images_module, "KEPT", 2)
     files = []
     for seed in range(3):
         files.append(load(spec.model_copy(update={"split_seed": seed})).file)

@@ -41,7 +41,8 @@ def recommend_student(
     if not studies:
         raise ValueError("studies: at least one, got none")
     evidence = _evidence(studies, threshold)
-    rows = _with_fronts([_row(study, evidence) for study in studies])
+    rows = sorted((_row(study, evidence) for study in studies), key=lambda row: (-_accuracy(row), _cheapness(row)))
+    rows = [row.model_copy(update={"front": _fronts(row, rows)}) for row in rows]
     confirmed = [row for row in rows if row.test_top1 is not None]
     if not confirmed:
         first = min(rows, key=_cheapness)
@@ -55,7 +56,13 @@ def recommend_student(
         )
     best, *others = confirmed
     tied = [best, *(row for row in others if not evidence.better(best.student, row.student))]
-    contrasts = [_contrast(evidence, best.student, other.student) for other in others]
+    pairs = [evidence.contrast(best.student, other.student) for other in others]
+    contrasts = [
+        StudentContrast(
+            student=best.student, versus=other.student, difference=pair.difference, low=pair.low, high=pair.high
+        )
+        for other, pair in zip(others, pairs, strict=True)
+    ]
     chosen = min(tied, key=_cheapness)
     verdict = "winner" if len(tied) == 1 else "no_clear_difference"
     if len(confirmed) == 1:
@@ -110,22 +117,15 @@ def _row(study: StudyRecord, evidence: Evidence) -> StudentRow:
     )
 
 
-def _with_fronts(rows: Sequence[StudentRow]) -> list[StudentRow]:
-    """Return the rows best first, each with the costs by which it is on the Pareto front.
-
-    A student without a test accuracy is on no front.
-    """
-    ranked = sorted(rows, key=lambda row: (-_accuracy(row), _cheapness(row)))
-    fronts = {row.student: tuple(kind for kind in row.costs if _on_front(row, rows, kind)) for row in rows}
-    return [row.model_copy(update={"front": fronts[row.student]}) for row in ranked]
-
-
-def _on_front(row: StudentRow, rows: Sequence[StudentRow], kind: CostKind) -> bool:
-    if row.test_top1 is None:
-        return False
-    own = (row.costs[kind], -row.test_top1)
-    rivals = [(other.costs[kind], -_accuracy(other)) for other in rows if kind in other.costs]
-    return not any(cost <= own[0] and error <= own[1] and (cost, error) != own for cost, error in rivals)
+def _fronts(row: StudentRow, rows: Sequence[StudentRow]) -> tuple[CostKind, ...]:
+    """Return the costs for which a student is on the Pareto front; none without a test accuracy."""
+    fronts: list[CostKind] = []
+    for kind, cost in row.costs.items() if row.test_top1 is not None else ():
+        own = (cost, -_accuracy(row))
+        rivals = [(other.costs[kind], -_accuracy(other)) for other in rows if kind in other.costs]
+        if not any(rival <= own[0] and error <= own[1] and (rival, error) != own for rival, error in rivals):
+            fronts.append(kind)
+    return tuple(fronts)
 
 
 def _lines(rows: Sequence[StudentRow]) -> Iterator[BudgetLine]:
@@ -145,11 +145,6 @@ def _accuracy(row: StudentRow) -> float:
 
 def _cheapness(row: StudentRow) -> tuple[int | float, int | float, str]:
     return row.costs["macs"], row.costs["params"], row.student
-
-
-def _contrast(evidence: Evidence, student: str, versus: str) -> StudentContrast:
-    found = evidence.contrast(student, versus)
-    return StudentContrast(student=student, versus=versus, difference=found.difference, low=found.low, high=found.high)
 
 
 def _sentence(data: str, chosen: StudentRow, tied: Sequence[StudentRow], limits: StudentBudget, *, alone: bool) -> str:

@@ -108,9 +108,6 @@ def fit(scores: Scores) -> Fit:
     """Fit score = finalist + seed + noise by least squares.
 
     Eliminating the seeds first leaves normal equations of finalists x finalists.
-
-    Args:
-        scores: NaN where there is no run.
     """
     ran = ~np.isnan(scores)
     at_seed = ran / np.maximum(ran.sum(axis=-2, keepdims=True), 1)
@@ -142,8 +139,9 @@ def compare(scores: Scores) -> Pairs:
     because the second is the residual sum of squares of the table minus that of the pair. Two finalists alone have
     the exact paired t interval.
 
-    Args:
-        scores: NaN where there is no run.
+    The degrees of freedom (Satterthwaite 1946) assume equal noise in both parts. Using the two estimated variances
+    instead covers no better, and the noise of such degrees of freedom costs 5 of the 73 % winners that are found with
+    3 finalists x 3 seeds (lead 1.0, noise 0.3, n = 20,000).
     """
     fitted = fit(scores)
     gaps = scores[..., :, None, :] - scores[..., None, :, :]
@@ -154,7 +152,11 @@ def compare(scores: Scores) -> Pairs:
     difference = np.where(both, gaps, 0.0).sum(axis=-1) / seeds
     own = np.where(both, (gaps - difference[..., None]) ** 2, 0.0).sum(axis=-1) / 2
     rest = np.maximum(fitted.residual_ss[..., None, None] - own, 0.0)
-    variance, dof = _blend(own, seeds - 1, rest, fitted.residual_dof[..., None, None] - (seeds - 1))
+    own_dof = seeds - 1
+    rest_dof = fitted.residual_dof[..., None, None] - own_dof
+    weight, others = np.where(rest_dof > 0, OWN_WEIGHT, 1.0), np.maximum(rest_dof, 1)
+    variance = weight * own / own_dof + (1 - weight) * rest / others
+    dof = 1 / (weight**2 / own_dof + (1 - weight) ** 2 / others)
     return Pairs(
         np.where(valid, difference, np.nan),
         np.where(valid, np.sqrt(2 * variance / seeds), np.nan),
@@ -204,9 +206,6 @@ def probability_best(scores: Float[np.ndarray, "finalists seeds"]) -> Float[np.n
 
     The posterior of the effects under flat priors is their least-squares fit with a multivariate Student-t of the
     table's pooled residual variance. The generator is seeded, so equal tables give equal shares.
-
-    Args:
-        scores: NaN where there is no run.
 
     Returns:
         None without residual degrees of freedom, or if shared seeds do not connect all finalists.
@@ -277,7 +276,6 @@ def undecided(
     takes no part.
 
     Args:
-        scores: NaN where there is no run.
         spent: share of the error probability that this look may spend.
     """
     pairs = compare(scores)
@@ -315,21 +313,6 @@ def next_runs(
     order = missing.reshape(*missing.shape[:-2], -1).cumsum(axis=-1).reshape(missing.shape)
     most = np.minimum(named.sum(axis=-1), left)[..., None, None]
     return np.asarray((missing & (order <= most)).swapaxes(-1, -2))
-
-
-def _blend(
-    own: Matrix, own_dof: Int[np.ndarray, "*draws f f"], rest: Matrix, rest_dof: Int[np.ndarray, "*draws f f"]
-) -> tuple[Matrix, Matrix]:
-    """Blend two sums of squares into one variance, with its degrees of freedom (Satterthwaite 1946).
-
-    The degrees of freedom assume equal noise in both parts. Using the two estimated variances instead covers no
-    better, and the noise of such degrees of freedom costs 5 of the 73 % winners that are found with 3 finalists x 3
-    seeds (lead 1.0, noise 0.3, n = 20,000).
-    """
-    weight = np.where(rest_dof > 0, OWN_WEIGHT, 1.0)
-    others = np.maximum(rest_dof, 1)
-    variance = weight * own / own_dof + (1 - weight) * rest / others
-    return variance, 1 / (weight**2 / own_dof + (1 - weight) ** 2 / others)
 
 
 def _centred(values: Scores, ran: Bool[np.ndarray, "*draws finalists seeds"], at_seed: Scores) -> Scores:

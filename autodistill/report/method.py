@@ -20,7 +20,7 @@ from autodistill.report.parts import (
     text_columns,
     verdict_of,
 )
-from autodistill.stats.intervals import accuracy_error
+from autodistill.stats import accuracy_error
 
 PHASES = ("start-up", *get_args(Phase))
 PHASE_NAMES = {"reruns": "reruns"}

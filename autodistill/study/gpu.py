@@ -10,7 +10,7 @@ from autodistill.config import Space
 from autodistill.data import Data
 from autodistill.data.views import View
 from autodistill.errors import ConfigError
-from autodistill.executors.memory import CONTEXT_BYTES, USED, memory_share, release
+from autodistill.executors.worker import CONTEXT_BYTES, USED, memory_share, release
 from autodistill.logit_cache import estimated_bytes
 from autodistill.machine import usable_cores
 from autodistill.models import student_network

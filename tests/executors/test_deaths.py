@@ -25,7 +25,7 @@ from autodistill.executors import (
     deaths,
 )
 from autodistill.executors.base import describe
-from autodistill.executors.deaths import Death, KillWatch, WorkerOutput, account, cause, noticed, unquoted, way_out
+from autodistill.executors.deaths import Death, KillWatch, WorkerOutput, account, cause, noticed, way_out
 from autodistill.machine import free_memory_bytes
 from autodistill.records import Event, Note, RunEnded, TrialParams
 
@@ -42,7 +42,7 @@ TOLD = {
 @posix
 def test_every_death_is_told_with_its_cause(tmp_path, monkeypatch, capfd):
     """Fewer deaths than three are enough to give up: starting a process takes seconds."""
-    monkeypatch.setattr("autodistill.executors.local.MOST_DEATHS", 1)
+    monkeypatch.setattr("autodistill.executors.base.MOST_DEATHS", 1)
     assert TOLD.keys() == WAYS.keys()
     events: list[Event] = []
 
@@ -58,7 +58,7 @@ def test_every_death_is_told_with_its_cause(tmp_path, monkeypatch, capfd):
         with pytest.raises(StudyError) as ended:
             executor.run([CheckTask(name="abort")], slowly)
         assert "corrupted size" not in capfd.readouterr().err, "the error shows it"
-        monkeypatch.setattr("autodistill.executors.local.MOST_DEATHS", 2)
+        monkeypatch.setattr("autodistill.executors.base.MOST_DEATHS", 2)
         events.clear()
         (aborted,) = executor.run([run("abort", teacher="weak")], slowly)
     for way, kept in zip([*others, "abort"], [*found, aborted], strict=True):
@@ -234,12 +234,12 @@ def test_an_account_is_whole():
         "a worker process died (signal 6, SIGABRT) while training the run r (no teacher); "
         "12.3 GB of memory and 0.5 GB of the GPU's memory were free; its stderr ends with:\n    one\n    two"
     )
-    assert unquoted(account(death, "waiting")) == (
+    assert account(death, "waiting", shown=True) == (
         "a worker process died (signal 6, SIGABRT) while waiting; "
         "12.3 GB of memory and 0.5 GB of the GPU's memory were free; its stderr is shown above"
     )
     silent = "a worker process died (exit code 3) while waiting; it wrote nothing to stderr"
-    assert account(Death(3), "waiting") == unquoted(silent) == silent
+    assert account(Death(3), "waiting") == account(Death(3), "waiting", shown=True) == silent
 
 
 def test_every_task_has_words():

@@ -192,8 +192,7 @@ def node(**fields: object) -> Node:
         "device": "cpu",
         "computed_as": "float32",
         "data": fingerprint(),
-        "shares_study": False,
-        "shares_cache": False,
+        "shares": (),
         "missing": (),
     }
     return Node(**{**here, **fields})  # type: ignore[arg-type]

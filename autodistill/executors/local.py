@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
-from typing import NamedTuple
 
 import torch
 
@@ -86,13 +85,17 @@ class SerialExecutor:
         return None
 
 
-class Process(NamedTuple):
+@dataclass(kw_only=True)
+class Worker(Slot):
     """A process that waits for a setup and tasks on a pipe."""
 
     process: BaseProcess
     pipe: Connection
     output: WorkerOutput
     """Its stderr."""
+    number: int = 0
+    """Among the workers of an executor."""
+    device: str = ""
 
 
 class ProcessPool:
@@ -107,7 +110,7 @@ class ProcessPool:
     def __init__(self, size: int = 0) -> None:
         self._waiting = deque(_started() for _ in range(size))
 
-    def take(self) -> Process:
+    def take(self) -> Worker:
         """Return a waiting process, or a new process where none is left."""
         return self._waiting.popleft() if self._waiting else _started()
 
@@ -115,21 +118,12 @@ class ProcessPool:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for process in self._waiting:
-            process.pipe.close()
-            process.process.terminate()
-        for process in self._waiting:
-            process.process.join()
-            process.output.close()
-
-
-@dataclass
-class _Worker(Slot):
-    number: int
-    device: str
-    process: BaseProcess
-    pipe: Connection
-    output: WorkerOutput
+        for worker in self._waiting:
+            worker.pipe.close()
+            worker.process.terminate()
+        for worker in self._waiting:
+            worker.process.join()
+            worker.output.close()
 
 
 class LocalExecutor:
@@ -159,7 +153,7 @@ class LocalExecutor:
         self._data = pickle.dumps(data and handed_over(data))
         self._kills = KillWatch()
         taken = [self._processes.take() for _ in range(workers)]
-        self._workers = [self._hired(process, number) for number, process in enumerate(taken)]
+        self._workers = [self._hired(worker, number) for number, worker in enumerate(taken)]
         self._deaths: list[Task] = []
         self._stop = stop or threading.Event()
 
@@ -193,14 +187,14 @@ class LocalExecutor:
                 worker.process.kill()
             worker.output.close()
 
-    def _hired(self, process: Process, number: int) -> _Worker:
-        device = device_of(self._setup.device, number)
+    def _hired(self, worker: Worker, number: int) -> Worker:
+        worker.number, worker.device = number, device_of(self._setup.device, number)
         # A process that has died is noticed when its first answer is awaited.
         with contextlib.suppress(OSError):
-            process.pipe.send((self._setup.model_copy(update={"device": device}), self._work))
-            process.pipe.send_bytes(self._data)
-        self._kills.look([process.process])
-        return _Worker(number, device, *process)
+            worker.pipe.send((self._setup.model_copy(update={"device": worker.device}), self._work))
+            worker.pipe.send_bytes(self._data)
+        self._kills.look([worker.process])
+        return worker
 
     def _feed(self, queue: TaskQueue) -> None:
         """Give every free worker a task, as long as there are any; on a stop, tell the others to stop."""
@@ -212,7 +206,7 @@ class LocalExecutor:
                 with contextlib.suppress(OSError):
                     worker.pipe.send(message)
 
-    def _receive(self, worker: _Worker, queue: TaskQueue, on_event: OnEvent) -> None:
+    def _receive(self, worker: Worker, queue: TaskQueue, on_event: OnEvent) -> None:
         try:
             message = worker.pipe.recv()
         except (EOFError, OSError):  # OSError: it died in the middle of a message
@@ -223,7 +217,7 @@ class LocalExecutor:
         else:
             on_event(message)
 
-    def _replace(self, worker: _Worker, queue: TaskQueue, on_event: OnEvent) -> None:
+    def _replace(self, worker: Worker, queue: TaskQueue, on_event: OnEvent) -> None:
         """Start another worker in place of a dead worker; its task continues there from its last checkpoint.
 
         The stderr of the dead worker is shown once: as it came, or in the error that ends the study.
@@ -248,7 +242,7 @@ def device_of(device: str, number: int) -> str:
     return f"cuda:{number % count}" if count > 1 else device
 
 
-def _started() -> Process:
+def _started() -> Worker:
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     output = WorkerOutput()
@@ -256,7 +250,7 @@ def _started() -> Process:
     with in_environment(ALLOCATOR), uninterrupted():
         process.start()
     theirs.close()
-    return Process(process, ours, output)
+    return Worker(process=process, pipe=ours, output=output)
 
 
 def _do_tasks(pipe: Connection, parent: int, stderr: str) -> None:

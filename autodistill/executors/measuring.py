@@ -9,6 +9,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -113,9 +114,9 @@ def _view_s(teacher: Teacher, context: "WorkerContext", seconds: float) -> float
 def _per_image(work: Callable[[int], object], *, most: int, seconds: float) -> float:
     size = min(FIRST_IMAGES, most)
     while True:
-        took = _repeated(lambda size=size: work(size), seconds if size == most else 0.0)  # type: ignore[misc]
+        took = _repeated(partial(work, size), seconds if size == most else 0.0)
         if size < most and took >= seconds / GROWTH:
-            took = min(took, _seconds(lambda size=size: work(size)))  # type: ignore[misc]
+            took = min(took, _seconds(partial(work, size)))
         if size == most or took >= seconds / GROWTH:
             return took / size
         size = min(GROWTH * size, most)

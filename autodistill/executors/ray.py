@@ -525,13 +525,10 @@ class RayExecutor:
             path = self._given.get(name) or _path(self._setup, name)
             if name in sent or not path.exists():
                 continue
-            if name.startswith("study/"):
-                found[name] = self._ray.put(path.read_bytes())
-                continue
-            if name not in self._references:
-                self._references[name] = self._ray.put(path.read_bytes())
-            found[name] = self._references[name]
-            sent.add(name)
+            found[name] = self._references.get(name) or self._ray.put(path.read_bytes())
+            if name.startswith("cache/"):
+                self._references[name] = found[name]
+                sent.add(name)
         return found
 
     def _needed(self, task: Task, node: Node) -> Iterator[str]:

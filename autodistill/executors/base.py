@@ -324,12 +324,9 @@ class TaskQueue:
         return slot.place is not None and self._deaths.count(self._tasks[slot.place]) >= MOST_DEATHS
 
     def lose(self, slot: Slot, note: str, error: StudyError, on_event: OnEvent) -> None:
-        """Let another worker do the task of a lost worker, or give the task up.
+        """Let another worker do the task of a lost worker and warn with `note`, or give the task up.
 
-        Args:
-            slot: of the lost worker.
-            note: a warning that another worker does the task.
-            error: why the task is given up; of a run, it becomes the result.
+        A run that is given up has the message of `error` as its result.
 
         Raises:
             StudyError: `error`, about a task that is not a run.

@@ -73,8 +73,7 @@ class WorkerOutput:
     def close(self, *, quoted: str = "") -> None:
         """Copy the remaining text to the stderr of this process and remove the file. Idempotent.
 
-        Args:
-            quoted: Lines, as returned by `tail`, that an error shows; they are not copied.
+        Lines of `quoted`, as returned by `tail`, are not copied, because an error shows them.
         """
         if self._file is None:
             return
@@ -87,10 +86,9 @@ class WorkerOutput:
 
 
 def redirect_stderr(path: str) -> None:
-    """Redirect the stderr of this process, a worker, to a file, and enable Python's reports of fatal signals.
+    """Redirect the stderr of this process, a worker, to an existing file; enable Python's reports of fatal signals.
 
-    Args:
-        path: An existing file. If empty, only the reports are enabled.
+    If `path` is empty, only the reports are enabled.
     """
     with contextlib.suppress(OSError):
         if path:
@@ -188,11 +186,7 @@ class KillWatch:
 def noticed(process: BaseProcess, output: WorkerOutput, kills: KillWatch, *, device: str) -> Death:
     """Wait for the end of a process whose pipe is closed, and collect the facts about its death.
 
-    Args:
-        process: Killed with SIGKILL if it does not end within `JOIN_S`.
-        output: Stderr of the process.
-        kills: Has looked at the process while it was alive.
-        device: Torch's name of the device that the process used.
+    A process that does not end within `JOIN_S` is killed. `kills` has looked at the process while it was alive.
     """
     process.join(JOIN_S)
     code = process.exitcode

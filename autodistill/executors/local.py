@@ -102,9 +102,6 @@ class ProcessPool:
     """Processes that were started early, so that they import modules while a command still checks its input.
 
     A context manager: leaving the context ends the processes that nobody took.
-
-    Args:
-        size: how many processes to start.
     """
 
     def __init__(self, size: int = 0) -> None:
@@ -256,12 +253,8 @@ def _started() -> Worker:
 def _do_tasks(pipe: Connection, parent: int, stderr: str) -> None:
     """Take a setup, a work function, data and tasks from a pipe until it closes. The main function of a process.
 
-    Importing this module, which comes first, imports nearly all other modules.
-
-    Args:
-        pipe: to the executor.
-        parent: number of the parent process.
-        stderr: file for this process's stderr; empty: the parent's.
+    Importing this module, which comes first, imports nearly all other modules. Without a file `stderr`, the stderr of
+    the process `parent` is used.
     """
     redirect_stderr(stderr)
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -130,12 +130,15 @@ def _stamp(path: Path | None) -> tuple[int, int] | None:
     return (found.st_ino, found.st_mtime_ns) if found else None
 
 
-def _own_files(task: Task, setup: Setup) -> list[str]:
-    """Return the names of the files that a task resumes from and writes: its checkpoint first, a run's result last."""
-    if isinstance(task, TrainTask):
+def _own_files(task: Task, setup: Setup, shares: Sequence[str]) -> list[str]:
+    """Return the names of the files that a task resumes from and writes: its checkpoint first, a run's result last.
+
+    Files in folders that driver and node share are left out.
+    """
+    if isinstance(task, TrainTask) and "study" not in shares:
         key = task.key
         return [f"study/checkpoints/{key}.pt", f"study/weights/{key}.safetensors", f"study/results/{key}.json"]
-    if isinstance(task, TrainTeacherTask):
+    if isinstance(task, TrainTeacherTask) and "cache" not in shares:
         path = path_of(task.uri, root=Path("cache"), data=setup.data, space=setup.space)
         return [path.with_suffix(".checkpoint").as_posix(), path.as_posix()]
     return []
@@ -155,13 +158,7 @@ def _teachers_and_views(task: Task, views: int) -> tuple[tuple[str, ...], Sequen
 
 
 class Worker:
-    """The actor: does tasks on a node.
-
-    Args:
-        setup: the study.
-        token: content of the driver's markers.
-        work: does a task.
-    """
+    """The actor: does tasks on a node. Folders whose marker contains `token` are those of the driver."""
 
     def __init__(self, setup: Setup, token: str, work: Work) -> None:
         keep_freed_memory()
@@ -221,9 +218,7 @@ class Worker:
     def perform(self, task: Task, files: Mapping[str, Any]) -> Iterator[object]:
         """Do a task; yield its messages and the files that it writes.
 
-        Args:
-            task: the task.
-            files: references to the content of files, by name. Files of the study replace older files.
+        `files` has references to the content of files by name. Files of the study replace older files.
         """
         import ray
 
@@ -235,7 +230,7 @@ class Worker:
         self._messages = queue.Queue()
         thread = threading.Thread(target=self._perform, args=(task,), daemon=True)
         thread.start()
-        names = [name for name in _own_files(task, self._setup) if name.partition("/")[0] not in self._shares]
+        names = _own_files(task, self._setup, self._shares)
         checkpoint = _path(self._setup, names[0]) if names else None
         sent, stamp, over = time.monotonic(), _stamp(checkpoint), False
         while not over:
@@ -334,8 +329,8 @@ class RayExecutor:
         self._ray = connected(address, insecure=insecure)
         self._setup, self._stop = setup.model_copy(update={"memory_share": 1 / per_gpu}), stop or threading.Event()
         gpu = setup.device.startswith("cuda")
-        slots = slots_of(self._ray.cluster_resources(), gpu=gpu, per_gpu=per_gpu)
-        self.workers = workers or slots
+        room = slots_of(self._ray.cluster_resources(), gpu=gpu, per_gpu=per_gpu)
+        self.workers = workers or room
         token = secrets.token_hex(8)
         self._markers = [Path(place) / MARKER for place in (setup.folder, setup.cache) if shared]
         for marker in self._markers:
@@ -360,7 +355,6 @@ class RayExecutor:
         """See `Executor.run`."""
         tasks_left = TaskQueue(tasks, meanwhile, self._actors, self._deaths)
         while not tasks_left.is_complete:
-            self._check_started()
             self._feed(tasks_left)
             for actor, starts in self._ready():
                 if starts:
@@ -401,14 +395,6 @@ class RayExecutor:
             ready, _ = self._ray.wait(list(pending), timeout=LOOK_S)
         return [(pending[it], it is pending[it].described) for it in ready]
 
-    def _check_started(self) -> None:
-        if any(actor.node is not None for actor in self._actors):
-            self._seen = time.monotonic()
-        elif time.monotonic() - self._seen > START_S:
-            raise StudyError(
-                f"no actor has started within {START_S:g} s", "`ray status` shows the resources that are missing"
-            )
-
     def _begin(self, actor: _Actor, on_event: OnEvent) -> None:
         """Check an actor that has started."""
         reference, actor.described = actor.described, None
@@ -429,8 +415,15 @@ class RayExecutor:
         """Give every free actor a task, as long as there are any; on a stop, make the others stop after their epoch.
 
         Raises:
+            StudyError: there has been no actor for `START_S`.
             Stopped: all have stopped.
         """
+        if any(actor.node is not None for actor in self._actors):
+            self._seen = time.monotonic()
+        elif time.monotonic() - self._seen > START_S:
+            raise StudyError(
+                f"no actor has started within {START_S:g} s", "`ray status` shows the resources that are missing"
+            )
         busy = [actor for actor in self._actors if actor.messages is not None]
         if self._stop.is_set():
             tasks_left.stopped = True
@@ -535,7 +528,7 @@ class RayExecutor:
         """Yield the names of files that a task reads."""
         setup, seen = self._setup, self._setup.space.data
         yield from node.missing
-        yield from (name for name in _own_files(task, setup) if name.partition("/")[0] not in node.shares)
+        yield from _own_files(task, setup, node.shares)
         if "cache" in node.shares:
             return
         names, views = _teachers_and_views(task, setup.views)
@@ -609,12 +602,7 @@ def _connect(ray: Any, address: str) -> None:
 
 
 def check_secure(address: str, nodes: Iterable[Mapping[str, Any]], environment: Mapping[str, str]) -> None:
-    """Check that only authenticated users can run code on a cluster.
-
-    Args:
-        address: of the cluster, for the message.
-        nodes: as `ray.nodes()` returns them.
-        environment: variables of this process.
+    """Check that only authenticated users can run code on a cluster with these `ray.nodes()`.
 
     Raises:
         ConfigError: the cluster listens on a network and does not ask for a token.

@@ -102,12 +102,10 @@ class StopAfterSaving:
         self._stopping, self._saved = stopping, False
 
     def save(self) -> bool:
-        """Return whether to save at the end of this epoch."""
         self._saved = self._stopping()
         return self._saved
 
     def check(self) -> None:
-        """Raise `Stopped` if the checkpoint was saved."""
         if self._saved:
             raise Stopped
 

@@ -310,16 +310,14 @@ def uninterrupted() -> Iterator[None]:
 @contextlib.contextmanager
 def in_environment(variables: Mapping[str, str]) -> Iterator[None]:
     """Set environment variables in the context."""
-    kept = {name: os.environ.get(name) for name in variables}
+    kept = {name: os.environ[name] for name in variables if name in os.environ}
     os.environ.update(variables)
     try:
         yield
     finally:
-        for name, value in kept.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
+        for name in variables:
+            del os.environ[name]
+        os.environ.update(kept)
 
 
 def keep_freed_memory() -> bool:

@@ -141,18 +141,6 @@ def test_memory_is_named_where_the_kernel_counted_a_kill(counter):
     assert cause(second) == "signal 9, SIGKILL: killed from outside"
 
 
-@slow
-@posix
-def test_a_kill_that_was_counted_before_a_worker_was_watched_explains_nothing(counter):
-    watch = KillWatch()
-    with sleeping() as (process, output):
-        counter.kills = 5
-        watch.look([process])
-        process.kill()
-        death = noticed(process, output, watch, device="cpu")
-    assert cause(death) == "signal 9, SIGKILL: killed from outside"
-
-
 class Process(multiprocessing.Process):
     """A process that is never started, and lives as long as a test says."""
 
@@ -205,6 +193,8 @@ def test_a_kill_explains_one_death_and_leaves_the_next_to_the_next(clock):
     clock.kills = 6
     assert watch.explains(new), "its own count was read after the first kill"
     assert not watch.explains(workers[2])
+    watch.look([last := Process()])
+    assert not watch.explains(last), "no kill since it is watched"
 
 
 @pytest.mark.parametrize(

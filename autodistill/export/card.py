@@ -24,7 +24,7 @@ from autodistill.formatting import (
     short,
 )
 from autodistill.records import Contrast, RankRow, Record, StudyRecord, TeacherRecord, TrainedRecord, TrialParams
-from autodistill.report.method import CITATIONS, method_info
+from autodistill.report.method import CITATIONS, limits_info
 
 CARD = "README.md"
 TEMPLATE = "model_card.md.j2"
@@ -105,7 +105,7 @@ def card(record: StudyRecord, found: Exported) -> str:
             plain_kd=_plain_kd(record),
             cost=_cost(record),
             licences=_licences(record, teacher),
-            limits=[*_limits(record, found), *method_info(record).limits],
+            limits=[*_limits(record, found), *limits_info(record).points],
             classes=record.data.classes[:MOST_CLASSES],
             more_classes=len(record.data.classes) - MOST_CLASSES,
             citations=CITATIONS,

@@ -14,8 +14,7 @@ from autodistill.cli.train import export, train
 from autodistill.errors import AutodistillError, ExportError, StoreError
 from autodistill.executors import WorkerContext
 from autodistill.export import FORMATS
-from autodistill.export.formats import Deployed
-from autodistill.export.weights import Facts
+from autodistill.export.formats import Deployed, Facts
 from autodistill.models import build
 from autodistill.records import (
     RunSpec,

@@ -10,9 +10,8 @@ from small_exports import EXTRA, STUDENT
 from torch import nn
 
 from autodistill.errors import ConfigError, DataError, ExportError, StoreError
-from autodistill.export import chosen, export_student, formats
+from autodistill.export import chosen, export_student, formats, pick
 from autodistill.export.formats import Deployed
-from autodistill.export.weights import pick
 
 pytestmark = pytest.mark.slow
 

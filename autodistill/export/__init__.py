@@ -14,7 +14,7 @@ from torch import Tensor
 from autodistill import data as datasets
 from autodistill import metrics
 from autodistill.config import Space
-from autodistill.data import Data, LoadData, normalise
+from autodistill.data import LoadData, normalise
 from autodistill.errors import ConfigError, DataError, ExportError, StoreError
 from autodistill.export.card import CARD, Exported, ExportedFile, card
 from autodistill.export.formats import (
@@ -85,7 +85,9 @@ def export_student(
     pool, images = space.data.pool, data.test.images
     if pool > 1:
         images = load_data(space.data.model_copy(update={"pool": 1})).test.images
-    eager = _eager_logits(student, data)
+    mean, std = student.facts.mean, student.facts.std
+    # As training computes them, with normalisation outside the network.
+    eager = _logits_of(lambda batch: student.module(normalise(batch, mean=mean, std=std)), data.test.images)
     parcel = Parcel(student, data, pool, _metadata(student, record, pool=pool))
     tolerance = TOLERANCE * max(1.0, float(eager.abs().max()))
     with _writing_folder(to) as place:
@@ -107,20 +109,10 @@ def export_student(
 
 
 def pick(record: StudyRecord, folder: StudyFolder, *, weights: Path | None = None) -> Student:
-    """Load the recommended student of a study from a confirm run or from a given file.
+    """Load the recommended student of a study; arguments and errors as for `export_student`.
 
     Among the confirm runs of the recommended configuration, choose the one with the best validation accuracy. The
     test set has no influence on the choice.
-
-    Args:
-        record: The study.
-        folder: The folder of the study's runs.
-        weights: A file that `train --from` wrote; None: the weights of a confirm run.
-
-    Raises:
-        StoreError: There is no recommendation or no confirm run, or the file is missing, damaged or not a student.
-        ConfigError: The weights belong to another architecture, other classes or another study, or the file does not
-            describe its training.
     """
     if record.recommendation is None:
         raise StoreError(f"study {record.name!r} has no recommendation yet", f"finish it first: {record.command}")
@@ -228,17 +220,6 @@ def _writing_folder(path: Path) -> Iterator[Path]:
         ) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _eager_logits(student: Student, data: Data) -> Float[Tensor, "examples classes"]:
-    """Compute the logits of the test images as training does, with normalisation outside the network."""
-    mean, std = student.facts.mean, student.facts.std
-
-    def predict(images: Tensor) -> Tensor:
-        logits: Tensor = student.module(normalise(images, mean=mean, std=std))
-        return logits
-
-    return _logits_of(predict, data.test.images)
 
 
 def _logits_of(predict: Predict, images: UInt8[Tensor, "examples *shape"]) -> Float[Tensor, "examples classes"]:

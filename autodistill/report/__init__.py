@@ -17,57 +17,39 @@ from markupsafe import Markup, escape
 from autodistill.errors import StoreError
 from autodistill.formatting import clean, markdown, redact
 from autodistill.records import ComparisonRecord, InspectionRecord, StudyRecord, to_json
-from autodistill.report.method import budget_info, environment_info, limits_info, method_info, timing_info
+from autodistill.report import method, teachers, trials, verdict
 from autodistill.report.parts import Section
-from autodistill.report.teachers import agreement_info, knowledge_info, scores_info, temperatures_info
-from autodistill.report.trials import (
-    curves_info,
-    failures_info,
-    importance_info,
-    pair_info,
-    replicates_info,
-    reruns_info,
-    slices_info,
-    trials_info,
-)
-from autodistill.report.verdict import (
-    COMPARISON_SECTIONS,
-    controls_info,
-    leaderboard_info,
-    mismatch_info,
-    recommendation_info,
-)
 from autodistill.stats.students import judged_students
 from autodistill.stats.verdict import judged
 from autodistill.store import write_text
 
 TEACHER_SECTIONS: dict[str, Callable[[StudyRecord | InspectionRecord], Section]] = {
-    "knowledge": knowledge_info,
-    "temperatures": temperatures_info,
-    "agreement": agreement_info,
-    "scores": scores_info,
+    "knowledge": teachers.knowledge_info,
+    "temperatures": teachers.temperatures_info,
+    "agreement": teachers.agreement_info,
+    "scores": teachers.scores_info,
 }
 """Sections that need only teachers, not a study."""
 
 SECTIONS: dict[str, Callable[[StudyRecord], Section]] = {
-    "recommendation": recommendation_info,
-    "leaderboard": leaderboard_info,
-    "controls": controls_info,
-    "mismatch": mismatch_info,
+    "recommendation": verdict.recommendation_info,
+    "leaderboard": verdict.leaderboard_info,
+    "controls": verdict.controls_info,
+    "mismatch": verdict.mismatch_info,
     **TEACHER_SECTIONS,
-    "trials": trials_info,
-    "curves": curves_info,
-    "reruns": reruns_info,
-    "importance": importance_info,
-    "slices": slices_info,
-    "pair": pair_info,
-    "replicates": replicates_info,
-    "failures": failures_info,
-    "budget": budget_info,
-    "method": method_info,
-    "limits": limits_info,
-    "timing": timing_info,
-    "environment": environment_info,
+    "trials": trials.trials_info,
+    "curves": trials.curves_info,
+    "reruns": trials.reruns_info,
+    "importance": trials.importance_info,
+    "slices": trials.slices_info,
+    "pair": trials.pair_info,
+    "replicates": trials.replicates_info,
+    "failures": trials.failures_info,
+    "budget": method.budget_info,
+    "method": method.method_info,
+    "limits": method.limits_info,
+    "timing": method.timing_info,
+    "environment": method.environment_info,
 }
 """The data functions of a study's report, in the order of the page."""
 
@@ -76,10 +58,7 @@ _PER_CENT = re.compile(r"(?<=\d) %")
 
 
 def render(record: StudyRecord, out_dir: Path) -> Path:
-    """Write `report.html`, `report.md`, `study.json` and `charts/*.svg`, each atomically.
-
-    Returns:
-        The path of `report.html`, which is written last.
+    """Write `report.md`, `study.json`, `charts/*.svg` and last `report.html`, each atomically; return the last path.
 
     Raises:
         StoreError: the folder cannot be written.
@@ -89,10 +68,7 @@ def render(record: StudyRecord, out_dir: Path) -> Path:
 
 
 def render_comparison(record: ComparisonRecord, out_dir: Path) -> Path:
-    """Write the page that compares several students, and each student's report below `students/`.
-
-    Returns:
-        The path of `report.html`, which is written last.
+    """Write the page that compares several students as `render` does, and each student's report below `students/`.
 
     Raises:
         StoreError: the folder cannot be written.
@@ -102,8 +78,7 @@ def render_comparison(record: ComparisonRecord, out_dir: Path) -> Path:
         raise StoreError(f"study {wrong[0]!r}: the name is not a plain folder name", "restore the original name")
     for study in record.studies:
         render(study, out_dir / "students" / study.name)
-    sections = {name: section(record) for name, section in COMPARISON_SECTIONS.items()}
-    return _write(record, sections, out_dir, "comparison")
+    return _write(record, verdict.comparison_sections(record), out_dir, "comparison")
 
 
 def _write(
@@ -120,10 +95,7 @@ def _write(
 
 
 def render_inspection(record: InspectionRecord, out_dir: Path) -> Path:
-    """Write `teachers.html`, the sections on dark knowledge for teachers without a study.
-
-    Returns:
-        The path of `teachers.html`.
+    """Write `teachers.html`, the sections on dark knowledge for teachers without a study; return its path.
 
     Raises:
         StoreError: the folder cannot be written.

@@ -14,7 +14,6 @@ from autodistill.report.parts import (
     MAX_ROWS,
     Figure,
     Section,
-    Table,
     cut_note,
     plain_kd_confirmed,
     row,
@@ -202,29 +201,26 @@ def _inference(record: StudyRecord) -> Iterator[tuple[str, str]]:
 
 def limits_info(record: StudyRecord) -> Section:
     """Return what the report cannot tell."""
-    return Section(points=tuple(_limits(record)))
-
-
-def _limits(record: StudyRecord) -> Iterator[str]:
-    yield (
+    points = [
         "Split and view noise are not in the intervals: one split and one pool of views served the whole study. "
         "Seeds change initialisation and batch order."
-    )
+    ]
     ranking = [one.confirmed_test_top1 for one in verdict_of(record).ranking if one.confirmed_test_top1 is not None]
     if ranking:
         error = accuracy_error(ranking[0], images=record.data.test)
-        yield (
+        points.append(
             f"A test set of {record.data.test:,} images has a sampling error of its own: {100 * error:.1f} points "
             "(standard error of one accuracy). The students largely share it, and no interval includes it."
         )
-    yield (
+    points.append(
         "Each comparison has its own 95 % interval; the intervals are not corrected for multiple comparisons. The "
         "settings of the finalists were chosen among many scores on validation, so search scores have their own "
         "column."
     )
     if record.plain_kd is not None and not plain_kd_confirmed(record):
-        yield "Plain KD is one run and unconfirmed."
-    yield "Another student, data set or length of training may rank the teachers differently."
+        points.append("Plain KD is one run and unconfirmed.")
+    points.append("Another student, data set or length of training may rank the teachers differently.")
+    return Section(points=tuple(points))
 
 
 def timing_info(record: StudyRecord) -> Section:
@@ -250,15 +246,11 @@ def environment_info(record: StudyRecord) -> Section:
     """Return the resolved search space as TOML, the citations, and a table of the environment."""
     space = tomli_w.dumps(_without_none(record.space))
     cut = f"{space[:MAX_SPACE]}\n# cut here; the whole space is in study.json"
-    return Section(space.strip() if len(space) <= MAX_SPACE else cut, CITATIONS, table=_environment(record.environment))
-
-
-def _environment(values: Mapping[str, Any]) -> Table | None:
-    found = list(_flatten(values))
-    if not found:
-        return None
+    found = list(_flatten(record.environment))
     rows = [row(short(key.replace("_", " ")), _value(value)) for key, value in found[:MAX_ROWS]]
-    return table("Environment", ("What", "Value"), rows, cut_note(rows, len(found), "entries"))
+    environment = table("Environment", ("What", "Value"), rows, cut_note(rows, len(found), "entries"))
+    text = space.strip() if len(space) <= MAX_SPACE else cut
+    return Section(text, CITATIONS, table=environment if found else None)
 
 
 def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -211,7 +211,7 @@ def replicates_info(record: StudyRecord) -> Section:
     repeated = [group for _, group in sorted(groups.items()) if len(group) > 1]
     if not repeated:
         return Section()
-    scores = [np.array([_score(trial) for trial in group]) for group in repeated]
+    scores = [np.array([score(trial.rung) for trial in group]) for group in repeated]
     dof = sum(len(one) - 1 for one in scores)
     std = math.sqrt(sum(float(((one - one.mean()) ** 2).sum()) for one in scores) / dof)
     finding = (
@@ -333,11 +333,22 @@ def slices_info(record: StudyRecord) -> Section:
     found = _settings(record, scored)[:MAX_SLICES]
     if not found:
         return Section(note="No numeric setting was searched.")
-    scores = [_score(trial) for trial in scored]
+    scores = [score(trial.rung) for trial in scored]
     low, high = (float(one) for one in np.quantile(scores, (0.25, 0.75)))
     floor = max(min(scores), low - 1.5 * (high - low))
     thirds = [_thirds(one) for one in found]
     best, worst = max(thirds[0], key=lambda one: one[2]), min(thirds[0], key=lambda one: one[2])
+    slices = [
+        Slice(
+            one.label,
+            _is_log(record.space, one.method, one.name),
+            [
+                Point(trial.params.teacher, _value(trial, one.name), score(trial.rung))
+                for trial in spread_out(one.trials, MAX_DRAWN)
+            ],
+        )
+        for one in found
+    ]
     columns = ("Setting", ">Trials", *(f">{name.capitalize()} third" for name in THIRDS))
     rows = (
         row(
@@ -352,23 +363,19 @@ def slices_info(record: StudyRecord) -> Section:
         f"{best[1]:.3g}, has the best mean rung score, {percent(best[2])}; the worst third has {percent(worst[2])}.",
         alt=f"Scatters of rung scores against {plural(len(found), 'setting')}, teachers by colour and marker.",
         table=table("Mean rung score by thirds of a setting's values", columns, rows),
-        draw=partial(slices_chart, [_slice(record, one) for one in found], floor, teacher_names(record)),
+        draw=partial(slices_chart, slices, floor, teacher_names(record)),
     )
     note = ["Validation accuracy at the rung. The trials differ in teacher and other settings too."]
     most = max(len(one.trials) for one in found)
     if most > MAX_DRAWN:
         note.append(f"At most {MAX_DRAWN} of {most:,} trials drawn in a panel, evenly by number; all count.")
-    if below := sum(score < floor for score in scores):
+    if below := sum(one < floor for one in scores):
         note.append(f"{plural(below, 'trial')} below {percent(floor)}, drawn at the lower edge.")
     return Section(figure=figure, note=" ".join(note))
 
 
 def _scored(record: StudyRecord) -> list[TrialRecord]:
     return [trial for trial in record.trials if trial.rung is not None and trial.rung.val_top1 is not None]
-
-
-def _score(trial: TrialRecord) -> float:
-    return score(trial.rung)
 
 
 def _settings(record: StudyRecord, scored: Sequence[TrialRecord]) -> list[_Setting]:
@@ -403,18 +410,11 @@ def _is_log(space: Mapping[str, Any], method: str | None, name: str) -> bool:
     return isinstance(inner, Mapping) and bool(inner.get("log"))
 
 
-def _slice(record: StudyRecord, one: _Setting) -> Slice:
-    """Return at most 80 trials, evenly spaced by number."""
-    shown = spread_out(one.trials, MAX_DRAWN)
-    points = [Point(trial.params.teacher, _value(trial, one.name), _score(trial)) for trial in shown]
-    return Slice(one.label, _is_log(record.space, one.method, one.name), points)
-
-
 def _thirds(one: _Setting) -> list[tuple[float, float, float]]:
     """Return the lowest value, the highest value and the mean score of each third."""
     ordered = sorted(one.trials, key=lambda trial: (_value(trial, one.name), trial.number))
     return [
-        (_value(part[0], one.name), _value(part[-1], one.name), float(np.mean([_score(trial) for trial in part])))
+        (_value(part[0], one.name), _value(part[-1], one.name), float(np.mean([score(trial.rung) for trial in part])))
         for part in _split(ordered, len(THIRDS))
     ]
 
@@ -437,7 +437,7 @@ def pair_info(record: StudyRecord) -> Section:
 
 
 def _pair(record: StudyRecord, method: str, names: tuple[str, str], trials: Sequence[TrialRecord]) -> Section:
-    ranked = sorted(trials, key=lambda trial: (-_score(trial), trial.number))
+    ranked = sorted(trials, key=lambda trial: (-score(trial.rung), trial.number))
     fifths = _split(ranked, len(FIFTHS))
     shown = [
         [
@@ -451,7 +451,7 @@ def _pair(record: StudyRecord, method: str, names: tuple[str, str], trials: Sequ
     ranges = []
     for fifth, part in zip(FIFTHS, fifths, strict=True):
         ranges.append([_range([_value(trial, name) for trial in part]) for name in names])
-        scores = f"{100 * _score(part[-1]):.1f} to {percent(_score(part[0]))}"
+        scores = f"{100 * score(part[-1].rung):.1f} to {percent(score(part[0].rung))}"
         rows.append(row(fifth, str(len(part)), scores, *ranges[-1]))
     columns = ("Fifth", ">Trials", ">Rung score", f">{first}", f">{second}")
     figure = Figure(

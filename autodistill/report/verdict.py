@@ -3,7 +3,6 @@
 import math
 from collections.abc import Iterator, Mapping
 from functools import partial
-from typing import Any
 from urllib.parse import quote
 
 import numpy as np
@@ -330,13 +329,46 @@ def mismatch_info(record: StudyRecord) -> Section:
     return Section(figure=figure, note=note)
 
 
-def students_info(record: ComparisonRecord) -> Section:
-    """Return the headline of a comparison of students, facts as (label, value, small line), and the Pareto front."""
+def comparison_sections(record: ComparisonRecord) -> dict[str, Section]:
+    """Return the sections of the page that compares students.
+
+    The points of `students` are facts as (label, value, small line), those of `studies` are (student, sentence,
+    leaderboard, path of the report).
+    """
     choice = record.choice
     assert choice is not None
     headline = {**HEADLINES, "only_one": "One student within the limits"}[choice.verdict]
     figure = _pareto_figure(record, choice) if any(one.test_top1 is not None for one in choice.rows) else None
-    return Section(headline, tuple(_student_facts(record, choice)), figure=figure)
+    limits = (
+        row(amount(one.kind, one.limit), short(one.student), short(one.teacher or "no teacher"), percent(one.test_top1))
+        for one in choice.lines
+    )
+    note = (
+        "The most accurate student within the limit, by confirmed mean; a row for each limit at which the answer "
+        "changes."
+    )
+    left_out = [row(short(one.student.name), excess_words(one, record.limits)) for one in record.left_out]
+    excess = table("Not trained: over a limit", ("Student", "Cost over the limit"), left_out) if left_out else None
+    studies = []
+    for study in record.studies:
+        found = study.recommendation
+        sentence = found.sentence if found else "This student's study is not finished."
+        page = f"students/{quote(study.name)}/report.html"
+        studies.append((study.student.name, sentence, leaderboard_info(study).table, page))
+    equivalents = count(record.studies[0].plan.equivalents)
+    method = (
+        f"Each student had a budget of its own: {equivalents} full trainings of that student.",
+        "Students are compared by paired intervals over their shared confirm seeds, each with the teacher that its "
+        "own study recommends. The intervals include neither the choice of that teacher nor split and view noise.",
+    )
+    columns = ("Up to", "Student", "Teacher", ">Test accuracy")
+    return {
+        "students": Section(headline, tuple(_student_facts(record, choice)), figure=figure),
+        "limits": Section(table=table("The answer under a limit", columns, limits, note)),
+        "left_out": Section(table=excess),
+        "studies": Section(points=tuple(studies)),
+        "method": Section(points=method),
+    }
 
 
 def _student_facts(record: ComparisonRecord, choice: StudentChoice) -> Iterator[tuple[str, str, str]]:
@@ -376,62 +408,3 @@ def _student_row(one: StudentRow, *, pick: bool) -> Row:
     costs = (quantity(kind, one.costs[kind]) if kind in one.costs else EMPTY for kind in COSTS)
     front = ", ".join(COSTS[kind] for kind in one.front) or "none"
     return row(short(one.student), teacher, accuracy, *costs, front, mark="pick" if pick else "")
-
-
-def limits_info(record: ComparisonRecord) -> Section:
-    """Return the best student under each limit at which the answer changes."""
-    rows = (
-        row(amount(one.kind, one.limit), short(one.student), short(one.teacher or "no teacher"), percent(one.test_top1))
-        for one in (record.choice.lines if record.choice else ())
-    )
-    note = (
-        "The most accurate student within the limit, by confirmed mean; a row for each limit at which the answer "
-        "changes."
-    )
-    columns = ("Up to", "Student", "Teacher", ">Test accuracy")
-    return Section(table=table("The answer under a limit", columns, rows, note))
-
-
-def left_out_info(record: ComparisonRecord) -> Section:
-    """Return the students that break a limit and were not trained."""
-    rows = [row(short(one.student.name), excess_words(one, record.limits)) for one in record.left_out]
-    columns = ("Student", "Cost over the limit")
-    return Section(table=table("Not trained: over a limit", columns, rows) if rows else None)
-
-
-def studies_info(record: ComparisonRecord) -> Section:
-    """Return name, sentence, leaderboard and path of the report of each student."""
-    points: list[dict[str, Any]] = [
-        {
-            "student": study.student.name,
-            "sentence": study.recommendation.sentence
-            if study.recommendation
-            else "This student's study is not finished.",
-            "table": leaderboard_info(study).table,
-            "page": f"students/{quote(study.name)}/report.html",
-        }
-        for study in record.studies
-    ]
-    return Section(points=tuple(points))
-
-
-def comparison_method_info(record: ComparisonRecord) -> Section:
-    """Return how the students were compared."""
-    return Section(
-        points=(
-            f"Each student had a budget of its own: {count(record.studies[0].plan.equivalents)} full trainings of that "
-            "student.",
-            "Students are compared by paired intervals over their shared confirm seeds, each with the teacher that its "
-            "own study recommends. The intervals include neither the choice of that teacher nor split and view noise.",
-        )
-    )
-
-
-COMPARISON_SECTIONS = {
-    "students": students_info,
-    "limits": limits_info,
-    "left_out": left_out_info,
-    "studies": studies_info,
-    "method": comparison_method_info,
-}
-"""Data functions of the page that compares students."""

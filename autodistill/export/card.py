@@ -1,7 +1,5 @@
 """The model card of an exported student, rendered from the record of its study."""
 
-from collections.abc import Iterator
-
 from autodistill import __version__
 from autodistill.formatting import (
     EMPTY,
@@ -21,7 +19,6 @@ from autodistill.report.method import CITATIONS, limits_info
 
 CARD = "README.md"
 MOST_CLASSES = 100
-FILL_IN = "to be filled in"
 
 LOSSES = {
     "soft_cross_entropy": "(1 - {w}) x CE(label, f) + {w} x {t}^2 x CE(teacher, softmax(f / {t})); "
@@ -88,8 +85,8 @@ def card(record: StudyRecord, found: Exported) -> str:
         contrasts=[_contrast(one) for one in verdict.contrasts],
         plain_kd=_plain_kd(record),
         cost=_cost(record),
-        licences=_licences(record, teacher),
-        limits=[*_limits(record, found), *limits_info(record).points],
+        taught_by=short(teacher.name) if teacher else "",
+        limits=limits_info(record).points,
         classes=record.data.classes[:MOST_CLASSES],
         citations=CITATIONS,
     )
@@ -181,25 +178,3 @@ def _cost(record: StudyRecord) -> Rows:
         ("Wall time", duration(sum(phases)) if phases else "not recorded"),
         ("Machine", short(str(record.environment.get("device", "not recorded")))),
     ]
-
-
-def _licences(record: StudyRecord, teacher: TeacherRecord | None) -> Rows:
-    taught = [(f"Teacher {short(teacher.name)}", FILL_IN)] if teacher else []
-    return [("These weights", FILL_IN), (f"Data {record.data.name}", FILL_IN), *taught, ("Use and contact", FILL_IN)]
-
-
-def _limits(record: StudyRecord, found: Exported) -> Iterator[str]:
-    yield (
-        f"It names one of {len(record.data.classes):,} classes, whatever the image shows; its probabilities were not "
-        "calibrated."
-    )
-    yield "The accuracy holds for images like the test images; other cameras, places or times were not measured."
-    if found.resized:
-        yield "The study's images were resized when they were read; the graphs do not resize: do it the same way."
-    if found.trained.run:
-        yield (
-            "Of the configuration's confirm runs these weights had the best validation accuracy; the test set had no "
-            "part in the choice."
-        )
-    elif found.trained.trained_on == "train+validation":
-        yield "With the validation images trained on, nothing but the test accuracy checks these weights."

@@ -1,7 +1,7 @@
 """Sections on the study itself: budget, method and its limits, timing, environment and citations."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, get_args
 
@@ -44,17 +44,25 @@ CITATIONS = (
 
 def budget_info(record: StudyRecord) -> Section:
     """Return the planned and the spent budget in full-training equivalents of the student."""
-    plan, spent = record.plan, _spent(record)
-    planned = {
-        "no teacher": plan.no_teacher,
-        "plain KD": plan.plain_kd,
-        "priors": plan.priors,
-        "search": plan.search,
-        **({"reruns": plan.reruns} if plan.reruns else {}),
-        "confirm": plan.confirm,
-        **({"controls": plan.controls} if plan.controls else {}),
+    plan = record.plan
+    trials = {kind: [one for one in record.trials if one.kind == kind] for kind in ("prior", "search")}
+    runs_of: dict[str, tuple[float, Sequence[RunResult | None]]] = {
+        "no teacher": (plan.no_teacher, [record.no_teacher]),
+        "plain KD": (plan.plain_kd, [record.plain_kd]),
+        "priors": (plan.priors, [run for one in trials["prior"] for run in (one.rung, one.full)]),
+        "search": (plan.search, [run for one in trials["search"] for run in (one.rung, one.full)]),
+        "reruns": (plan.reruns, record.reruns),
+        "confirm": (plan.confirm, [run for one in record.finalists for run in one.runs]),
+        "controls": (plan.controls, [run for one in record.controls for run in one.runs]),
     }
-    parts = {name: (size, spent[name] / plan.epochs_full) for name, size in planned.items()}
+    parts: dict[str, tuple[float, float]] = {}
+    seen: set[str] = set()
+    for name, (planned, runs) in runs_of.items():
+        # A run that two parts share counts for the earlier part.
+        spent = {run.run: run.spent_epochs for run in runs if run is not None and run.run not in seen}
+        seen |= spent.keys()
+        if planned or name not in ("reruns", "controls"):
+            parts[name] = (planned, sum(spent.values()) / plan.epochs_full)
     total = record.spent_epochs / plan.epochs_full
     summary = (
         f"Asked for {short(plan.requested)}: {plan.total_epochs:,} epochs, {plan.equivalents:.1f} full trainings of "
@@ -62,7 +70,7 @@ def budget_info(record: StudyRecord) -> Section:
         f"Ladder training and teacher forwards are not counted{', nor is the audit' if record.audit else ''}."
     )
     rows = (
-        *(row(name, f"{planned:.2f}", f"{spent:.2f}") for name, (planned, spent) in parts.items()),
+        *(row(name, *(f"{one:.2f}" for one in shares)) for name, shares in parts.items()),
         row("total", f"{plan.equivalents:.2f}", f"{total:.2f}", mark="pick"),
     )
     figure = Figure(
@@ -72,27 +80,6 @@ def budget_info(record: StudyRecord) -> Section:
         draw=partial(budget_chart, parts),
     )
     return Section(summary, figure=figure)
-
-
-def _spent(record: StudyRecord) -> dict[str, int]:
-    """Return the epochs by part of the plan; a run that two parts share counts for the earlier part."""
-    parts: dict[str, list[RunResult | None]] = {
-        "no teacher": [record.no_teacher],
-        "plain KD": [record.plain_kd],
-        "priors": [run for one in record.trials if one.kind == "prior" for run in (one.rung, one.full)],
-        "search": [run for one in record.trials if one.kind == "search" for run in (one.rung, one.full)],
-        "reruns": list(record.reruns),
-        "confirm": [run for one in record.finalists for run in one.runs],
-        "controls": [run for one in record.controls for run in one.runs],
-    }
-    seen: set[str] = set()
-    spent = dict.fromkeys(parts, 0)
-    for part, runs in parts.items():
-        for run in runs:
-            if run is not None and run.run not in seen:
-                seen.add(run.run)
-                spent[part] += run.spent_epochs
-    return spent
 
 
 def method_info(record: StudyRecord) -> Section:

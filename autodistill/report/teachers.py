@@ -4,7 +4,7 @@ These sections take a study, or teachers that were inspected without one.
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -23,7 +23,6 @@ from autodistill.report.parts import (
     Cell,
     Column,
     Figure,
-    Row,
     Section,
     Table,
     best_full_runs,
@@ -124,32 +123,31 @@ def _profile_table(teachers: Sequence[TeacherRecord]) -> Table:
         *("Teacher", ">Params", ">Accuracy", ">NLL", ">Calibration error", ">Scaled", ">Label's probability"),
         *(">Accuracy on train", ">IV", ">DV"),
     )
+    rows = []
+    for teacher in teachers[:MAX_ROWS]:
+        found, spread = profile_of(teacher), at(teacher)
+        held, train = found.validation, found.train
+        cells = (
+            short(teacher.name),
+            count(teacher.cost.params),
+            percent(held.top1),
+            Cell(f"{held.nll:.3f}", f"{found.calibrated_nll:.3f} scaled"),
+            percent(held.ece),
+            Cell(percent(found.calibrated_ece), f"temperature {found.temperature:.3g}"),
+            Cell(f"{held.target_probability:.3f}", f"{train.target_probability:.3f} on train"),
+            percent(train.top1),
+            f"{spread.inherent_variance:#.2g}",
+            f"{spread.derived_variance:#.2g}",
+        )
+        rows.append(row(*cells))
     first = profile_of(teachers[0])
     note = (
         f"On {first.validation.examples:,} validation samples. Figures on train are from {first.train.examples:,} "
         "samples of view 0, and so are the inherent and the derived variance (IV, DV) of the other classes at tau "
         f"{TAU:g}. Scaling divides the logits by the temperature that minimises the validation NLL."
     )
-    cut = cut_note(teachers[:MAX_ROWS], len(teachers), "teachers")
-    rows = map(_profile_row, teachers[:MAX_ROWS])
-    return table("Teachers by size, before any student is trained", columns, rows, f"{note} {cut}".strip())
-
-
-def _profile_row(teacher: TeacherRecord) -> Row:
-    found, spread = profile_of(teacher), at(teacher)
-    held, train = found.validation, found.train
-    return row(
-        short(teacher.name),
-        count(teacher.cost.params),
-        percent(held.top1),
-        Cell(f"{held.nll:.3f}", f"{found.calibrated_nll:.3f} scaled"),
-        percent(held.ece),
-        Cell(percent(found.calibrated_ece), f"temperature {found.temperature:.3g}"),
-        Cell(f"{held.target_probability:.3f}", f"{train.target_probability:.3f} on train"),
-        percent(train.top1),
-        f"{spread.inherent_variance:#.2g}",
-        f"{spread.derived_variance:#.2g}",
-    )
+    note = f"{note} {cut_note(rows, len(teachers), 'teachers')}".strip()
+    return table("Teachers by size, before any student is trained", columns, rows, note)
 
 
 def _variance_claim(teachers: Sequence[TeacherRecord]) -> tuple[str, str]:
@@ -258,22 +256,31 @@ def temperatures_info(record: Teachers) -> Section:
         *("Teacher", ">Label on top", ">Median tau other", ">At lower bound", ">Inside", ">At upper bound"),
         *(">Label displaced", ">Teacher wrong"),
     )
-    rows = [_temperatures_row(name, one) for name, one in list(found.items())[:MAX_ROWS]]
+    rows = (
+        row(
+            short(name),
+            percent(one.teacher_right),
+            EMPTY if one.median is None else f"{one.median:.3g}",
+            percent(one.at_lower),
+            EMPTY if one.median is None else percent(1 - one.at_lower - one.at_upper),
+            percent(one.at_upper),
+            percent(one.displaced),
+            percent(1 - one.teacher_right),
+        )
+        for name, one in list(found.items())[:MAX_ROWS]
+    )
+    medians = [one.median for one in found.values() if one.median is not None]
+    finding = "No teacher has a label on top"
+    if medians:
+        low, high = f"{min(medians):#.2g}", f"{max(medians):#.2g}"
+        finding = f"The median tau other {f'is {low}' if low == high else f'lies between {low} and {high}'}"
     figure = Figure(
-        finding=f"{_medians(found.values())}; {_most_at_bound(found)}.",
+        finding=f"{finding}; {_most_at_bound(found)}.",
         alt=f"Histograms of tau other over the samples whose label is on top, {plural(len(found), 'teacher')}.",
         table=table("Temperatures of the other classes under ISATS", columns, rows, note),
         draw=partial(temperatures_chart, shown, teacher_names(record)),
     )
     return Section(figure=figure, note=_shown_note(len(shown), len(found)))
-
-
-def _medians(found: Iterable[TauOtherRecord]) -> str:
-    medians = [one.median for one in found if one.median is not None]
-    if not medians:
-        return "No teacher has a label on top"
-    low, high = f"{min(medians):#.2g}", f"{max(medians):#.2g}"
-    return f"The median tau other is {low}" if low == high else f"The median tau other lies between {low} and {high}"
 
 
 def _most_at_bound(found: Mapping[str, TauOtherRecord]) -> str:
@@ -283,19 +290,6 @@ def _most_at_bound(found: Mapping[str, TauOtherRecord]) -> str:
         return "no sample with its label on top is at a bound"
     warning = ", so the bounds determine its temperatures" if shares[worst] > AT_BOUND else ""
     return f"{short(worst)} has the most samples at a bound, {percent(shares[worst])}{warning}"
-
-
-def _temperatures_row(name: str, found: TauOtherRecord) -> Row:
-    return row(
-        short(name),
-        percent(found.teacher_right),
-        EMPTY if found.median is None else f"{found.median:.3g}",
-        percent(found.at_lower),
-        EMPTY if found.median is None else percent(1 - found.at_lower - found.at_upper),
-        percent(found.at_upper),
-        percent(found.displaced),
-        percent(1 - found.teacher_right),
-    )
 
 
 def agreement_info(record: Teachers) -> Section:

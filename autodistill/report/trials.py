@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from autodistill.formatting import EMPTY, maybe, percent, plural, points, recipe, short
-from autodistill.records import RunResult, StudyRecord, TargetSummary, TrialRecord
+from autodistill.records import RunResult, StudyRecord, TrialRecord
 from autodistill.report.charts import (
     FIFTHS,
     Curve,
@@ -80,7 +80,13 @@ def _trial_row(trial: TrialRecord) -> Row:
     notes = [short(trial.reason, MAX_REASON)] if trial.reason else []
     if trial.replicate_of is not None:
         notes.append(f"replicate of trial {trial.replicate_of} with a new seed")
-    notes += _warnings(run.targets if run else None)
+    if run and run.targets:
+        bound, displaced = run.targets.at_lower + run.targets.at_upper, run.targets.displaced
+        if bound > AT_BOUND:
+            at_bound = f"{100 * bound:.0f} % of the samples that the teacher gets right"
+            notes.append(f"tau other is at a bound for {at_bound}")
+        if displaced > DISPLACED:
+            notes.append(f"the label lost its first place in {100 * displaced:.0f} % of the targets")
     return row(
         str(trial.number),
         trial.kind,
@@ -91,16 +97,6 @@ def _trial_row(trial: TrialRecord) -> Row:
         trial.state,
         "; ".join(notes) or EMPTY,
     )
-
-
-def _warnings(targets: TargetSummary | None) -> Iterator[str]:
-    if targets is None:
-        return
-    bound = targets.at_lower + targets.at_upper
-    if bound > AT_BOUND:
-        yield f"tau other is at a bound for {100 * bound:.0f} % of the samples that the teacher gets right"
-    if targets.displaced > DISPLACED:
-        yield f"the label lost its first place in {100 * targets.displaced:.0f} % of the targets"
 
 
 def curves_info(record: StudyRecord) -> Section:

@@ -49,6 +49,7 @@ def test_an_unsupported_operator_leaves_nothing_behind(folder, record, study, tm
     with pytest.raises(ExportError, match=rf"student\.{name}: this network cannot be written") as error:
         export_student(record, folder, space=study[0].space, to=tmp_path / "new", formats=(name,))
     assert "--format" in error.value.hint
+    assert error.value.exit_code == 1
     assert list(tmp_path.iterdir()) == []
 
 

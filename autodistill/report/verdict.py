@@ -214,8 +214,7 @@ def controls_info(record: StudyRecord) -> Section:
             "it. From a budget of 40 on, each finalist is also trained with the prior and with the best configuration "
             "of all."
         )
-    controls: dict[str, dict[str, ControlRecord]] = {}
-    """By teacher and regime."""
+    controls: dict[str, dict[str, ControlRecord]] = {}  # by teacher and regime
     for one in record.controls:
         controls.setdefault(one.teacher, {})[one.regime] = one
     shared = next(one for one in record.controls if one.regime == "shared")

@@ -152,7 +152,7 @@ def show_study(record: StudyRecord, *, pareto: bool = False, sort: str = "test")
     title = "Teachers (test: confirm runs; val: the search's value, inflated by choice; own: the teacher's)"
     console.show_table(title, TEACHER_COLUMNS, teacher_rows(lines))
     if record.audit:
-        console.show_text(curves_info(record).saving)
+        console.show_text(curves_info(record).text)
 
 
 def show_comparison(record: ComparisonRecord, *, pareto: bool = False, sort: str = "test") -> None:

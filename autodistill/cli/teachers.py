@@ -129,12 +129,11 @@ def _trained(spec: StudySpec) -> list[str]:
 
 def show_inspection(record: InspectionRecord) -> None:
     """Print the tables of the report's sections, then the claims."""
-    knowledge = knowledge_info(record)
     for table in _tables(record):
         columns = [f">{column.label}" if column.number else column.label for column in table.columns]
         console.show_table(table.caption, columns, [[_text(cell) for cell in row.cells] for row in table.rows])
-    for claim in knowledge.claims:
-        console.show_text(f"{claim.said} {claim.found}")
+    for said, found in knowledge_info(record).points:
+        console.show_text(f"{said} {found}")
 
 
 def _tables(record: InspectionRecord) -> Iterator[Table]:

@@ -11,16 +11,12 @@ from small_exports import EXTRA, STUDENT, TEACHER, WRITTEN, eager, raw_images
 from autodistill import data as datasets
 from autodistill.cli.flags import search_options
 from autodistill.cli.train import export, train
-from autodistill.errors import AutodistillError, ExportError, StoreError
+from autodistill.errors import StoreError
 from autodistill.executors import WorkerContext
 from autodistill.export import FORMATS
-from autodistill.export.formats import Deployed
-from autodistill.export.weights import Facts
+from autodistill.export.formats import Deployed, Facts
 from autodistill.models import build
-from autodistill.records import (
-    RunSpec,
-)
-from autodistill.store import StudyFolder
+from autodistill.records import RunSpec
 
 pytestmark = pytest.mark.slow
 
@@ -142,9 +138,3 @@ def test_export_from_the_command_line(folder, capsys):
     assert Path("exports/digits-small/README.md").is_file()
     with pytest.raises(StoreError, match="exists already"):
         app(asked, standalone_mode=False)
-
-
-def test_export_errors_are_the_projects_own():
-    assert issubclass(ExportError, AutodistillError)
-    assert ExportError.exit_code == 1
-    assert isinstance(StudyFolder(Path("x")).weights("confirm/0000-1000"), Path)

@@ -108,15 +108,20 @@ def sure(low: float | None, high: float | None, text: Callable[[float], str] = p
     return f"{found} for an interval" if found == TOO_FEW else f"95 % interval {found}"
 
 
+def parameter(value: float | str) -> str:
+    """Format the value of a parameter with three digits; text stays as it is."""
+    return value if isinstance(value, str) else f"{value:.3g}"
+
+
 def recipe(params: TrialParams) -> str:
     """Format a configuration: `ISATS (target ratio 1.67), soft weight 0.5`."""
     if params.teacher is None:
         return "no teacher"
-    settings = [f"{key.replace('_', ' ')} {_number(value)}" for key, value in sorted(params.method_params.items())]
+    settings = [f"{key.replace('_', ' ')} {parameter(value)}" for key, value in sorted(params.method_params.items())]
     if params.tau_student != 1:
-        settings.append(f"tau student {_number(params.tau_student)}")
+        settings.append(f"tau student {parameter(params.tau_student)}")
     inside = f" ({', '.join(settings)})" if settings else ""
-    return f"{(params.method or 'no method').upper()}{inside}, soft weight {_number(params.soft_weight)}"
+    return f"{(params.method or 'no method').upper()}{inside}, soft weight {parameter(params.soft_weight)}"
 
 
 def contrast_words(contrast: Contrast) -> str:
@@ -162,7 +167,3 @@ def markdown(text: str) -> str:
     """Escape text for markdown on one line, so that it fits a table cell."""
     flat = " ".join(text.split()).translate(_HTML)
     return _MARKDOWN.sub(lambda match: "\\" + match.group(), flat)
-
-
-def _number(value: float | str) -> str:
-    return value if isinstance(value, str) else f"{value:.3g}"

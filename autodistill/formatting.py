@@ -1,5 +1,6 @@
 """Numbers, names and costs as text for readers. Accuracies are shown to 0.1 points."""
 
+import html
 import re
 import unicodedata
 from collections.abc import Callable, Sequence
@@ -14,7 +15,6 @@ COSTS: dict[CostKind, str] = {"params": "params", "macs": "MACs", "size_bytes": 
 
 _CREDENTIALS = re.compile(r"(\w+://[^\s:/@\"]*:)[^\s/@\"]+@")
 _MARKDOWN = re.compile(r"[\\`*\[\]|~$]|(?<![0-9A-Za-z])_|_(?![0-9A-Za-z])")
-_HTML = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;"})
 
 
 def percent(fraction: float) -> str:
@@ -102,9 +102,9 @@ def interval(low: float | None, high: float | None, text: Callable[[float], str]
     return TOO_FEW if low is None or high is None else f"{text(low)} to {text(high)}"
 
 
-def sure(low: float | None, high: float | None, text: Callable[[float], str] = points) -> str:
+def sure(low: float | None, high: float | None) -> str:
     """Format an interval with its level, `95 % interval +0.8 to +2.2`, or the reason why it is missing."""
-    found = interval(low, high, text)
+    found = interval(low, high)
     return f"{found} for an interval" if found == TOO_FEW else f"95 % interval {found}"
 
 
@@ -165,5 +165,5 @@ def clean(text: str) -> str:
 
 def markdown(text: str) -> str:
     """Escape text for markdown on one line, so that it fits a table cell."""
-    flat = " ".join(text.split()).translate(_HTML)
+    flat = html.escape(" ".join(text.split()), quote=False)
     return _MARKDOWN.sub(lambda match: "\\" + match.group(), flat)

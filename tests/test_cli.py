@@ -66,10 +66,9 @@ def error_of(*arguments: str) -> AutodistillError:
     return found.exception
 
 
-@pytest.fixture
-def kept() -> StudyRecord:
-    """A finished study in ./runs."""
-    record = study(12)
+def keep(trials: int) -> StudyRecord:
+    """Write a finished study to ./runs."""
+    record = study(trials)
     folder = Path("runs") / record.name
     folder.mkdir(parents=True)
     (folder / "study.json").write_text(to_json(record))
@@ -81,15 +80,11 @@ def test_a_search_ends_with_a_result_a_report_and_the_next_command(here):
     assert found.returncode == 0, found.stderr
     assert "Teachers" in found.stdout
     assert "plan: 12 full trainings" in found.stderr
-    last = found.stderr.strip().splitlines()[-1]
-    assert last == (
+    assert found.stderr.strip().splitlines()[-1] == (
         "Report: reports/smoke-resnet8-0.25/report.html   Next: autodistill train --from smoke-resnet8-0.25"
     )
-    assert {path.name for path in Path("reports/smoke-resnet8-0.25").iterdir()} >= {
-        "report.html",
-        "report.md",
-        "study.json",
-    }
+    written = {path.name for path in Path("reports/smoke-resnet8-0.25").iterdir()}
+    assert written >= {"report.html", "report.md", "study.json"}
     again = here("search", *TINY, "--format", "json")
     assert again.returncode == 0
     assert again.stderr == ""
@@ -119,37 +114,25 @@ def test_version_and_help():
 @pytest.mark.parametrize(
     ("arguments", "part"),
     [
-        (["search", "--student", "mobilenetv3"], "unknown network 'mobilenetv3' (did you mean 'mobilenetv2'"),
-        (["search", "--student", "mobilenetv2", "--data", "digit"], "unknown dataset 'digit' (did you mean 'digits'"),
-        (
-            ["search", "--student", "mobilenetv2", "--space", "digitz"],
-            "unknown space 'digitz' (did you mean 'digits'",
-        ),
-        (["search", "--student", "mobilenetv2", "--budget", "5"], "the smallest is 15 ("),
-        (["search", "--student", "mobilenetv2", "--budget", "much"], "--budget much: must be a number above 0"),
-        (
-            ["search", "--student", "mobilenetv2", "--timeout", "soon"],
-            "--timeout soon: must be a number above 0",
-        ),
-        (
-            ["search", "--student", "mobilenetv2", "--device", "tpu"],
-            "--device tpu: unknown (allowed: auto, cpu, cuda",
-        ),
-        (
-            ["search", "--student", "mobilenetv2", "--teacher", "file:none.safetensors"],
-            "no such file: none.safetensors",
-        ),
-        (["search", "--student", "mobilenetv2", "--teacher", "ftp:x"], "unknown scheme 'ftp'"),
-        (["search", "--student", "mobilenetv2", "--set", "training.epoch=3"], "did you mean 'epochs'"),
-        (["search", "--student", "mobilenetv2", "--data", "folder:nowhere"], "nowhere"),
-        (["report", "nothing"], "no study 'nothing' here"),
-        (["show", "nothing"], "no study 'nothing' here"),
-        (["train"], "--student: missing"),
-        (["spaces", "show", "digitz"], "unknown space 'digitz' (did you mean 'digits'"),
+        ("search --student mobilenetv3", "unknown network 'mobilenetv3' (did you mean 'mobilenetv2'"),
+        ("search --student mobilenetv2 --data digit", "unknown dataset 'digit' (did you mean 'digits'"),
+        ("search --student mobilenetv2 --space digitz", "unknown space 'digitz' (did you mean 'digits'"),
+        ("search --student mobilenetv2 --budget 5", "the smallest is 15 ("),
+        ("search --student mobilenetv2 --budget much", "--budget much: must be a number above 0"),
+        ("search --student mobilenetv2 --timeout soon", "--timeout soon: must be a number above 0"),
+        ("search --student mobilenetv2 --device tpu", "--device tpu: unknown (allowed: auto, cpu, cuda"),
+        ("search --student mobilenetv2 --teacher file:none.safetensors", "no such file: none.safetensors"),
+        ("search --student mobilenetv2 --teacher ftp:x", "unknown scheme 'ftp'"),
+        ("search --student mobilenetv2 --set training.epoch=3", "did you mean 'epochs'"),
+        ("search --student mobilenetv2 --data folder:nowhere", "nowhere"),
+        ("report nothing", "no study 'nothing' here"),
+        ("show nothing", "no study 'nothing' here"),
+        ("train", "--student: missing"),
+        ("spaces show digitz", "unknown space 'digitz' (did you mean 'digits'"),
     ],
 )
 def test_bad_input_is_one_clear_error_with_exit_code_2_and_nothing_is_written(arguments, part):
-    error = error_of(*arguments)
+    error = error_of(*arguments.split())
     assert part in error.message
     assert error.exit_code == 2
     assert list(Path().iterdir()) == []
@@ -201,7 +184,8 @@ def test_the_other_project_s_package_is_refused(monkeypatch):
     assert "make a fresh environment" in caught.value.hint
 
 
-def test_show_prints_tables_json_and_csv(kept):
+def test_show_prints_tables_json_and_csv():
+    kept = keep(12)
     assert "Teachers" in invoke("show", kept.name)
     assert json.loads(invoke("show", kept.name, "--format", "json"))["name"] == kept.name
     rows = list(csv.DictReader(io.StringIO(invoke("show", kept.name, "--format", "csv"))))
@@ -210,16 +194,14 @@ def test_show_prints_tables_json_and_csv(kept):
 
 
 def test_show_cuts_at_twenty_trials_and_says_so():
-    record = study(40)
-    folder = Path("runs") / "long"
-    folder.mkdir(parents=True)
-    (folder / "study.json").write_text(to_json(record))
-    short, long = invoke("show", "long"), invoke("show", "long", "--all")
+    name = keep(40).name
+    short, long = invoke("show", name), invoke("show", name, "--all")
     assert "20 of 40; --all shows all" in short
     assert len(long.splitlines()) == len(short.splitlines()) + 20
 
 
-def test_report_says_where_it_lies_and_takes_a_path(kept):
+def test_report_says_where_it_lies_and_takes_a_path():
+    kept = keep(12)
     assert invoke("report", kept.name) == f"reports/{kept.name}/report.html\n"
     assert invoke("report", f"runs/{kept.name}", "--out", "elsewhere") == "elsewhere/report.html\n"
     assert Path("elsewhere/report.md").exists()
@@ -258,8 +240,6 @@ def test_env_is_a_table_or_json():
 
 
 def test_user_text_is_no_markup(here):
-    error = error_of("show", "[red]x[/red]")
-    assert "[red]x[/red]" in error.message
     found = here("show", "[red]x[/red]")
     assert "[red]x[/red]" in found.stderr
 
@@ -274,10 +254,8 @@ def test_ctrl_c_ends_a_search_with_130_and_the_command_that_continues(here, monk
     monkeypatch.setattr("autodistill.cli.console.Display.show", lambda self, event: interrupted(event))
     found = here("search", *TINY)
     assert found.returncode == 130
-    last = found.stderr.strip().splitlines()[-1]
-    assert last.startswith(
-        "interrupted; every finished run is kept. Continue with: autodistill search --student resnet8"
-    )
+    continuing = "interrupted; every finished run is kept. Continue with: autodistill search --student resnet8"
+    assert found.stderr.strip().splitlines()[-1].startswith(continuing)
     assert json.loads(Path("runs/smoke-resnet8-0.25/study.json").read_text())["state"] == "running"
 
 

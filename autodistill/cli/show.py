@@ -4,11 +4,11 @@ import csv
 import math
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib import metadata
 from operator import attrgetter
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from autodistill.cli import console
 from autodistill.cli.console import percent
@@ -25,6 +25,7 @@ from autodistill.records import (
     read_record,
     read_study,
 )
+from autodistill.report import render, render_comparison
 from autodistill.report.parts import plain_kd_confirmed, score
 from autodistill.report.trials import curves_info
 from autodistill.stats.students import judged_students
@@ -36,14 +37,8 @@ REPORTS = Path("reports")
 SHOWN_TRIALS = 20
 WATCH_EVERY_S = 2.0
 TEACHER_KEYS = ("test", "val", "own", "params", "macs")
-STUDENT_KEYS: dict[str, CostKind | None] = {
-    "test": None,
-    "params": "params",
-    "macs": "macs",
-    "size": "size_bytes",
-    "latency": "latency_ms",
-}
-"""Costs by their name for `--sort`; students are in the order of their test accuracy already."""
+STUDENT_KEYS: dict[str, CostKind] = {name.lower(): kind for kind, name in COSTS.items()}
+"""Costs by their name for `--sort`."""
 
 
 class TeacherLine(NamedTuple):
@@ -112,8 +107,6 @@ def write_report(run: str, to: Path | None) -> None:
 
 def rendered(record: StudyRecord | ComparisonRecord, to: Path) -> Path:
     """Render the report of one student or of several; return the path of its page."""
-    from autodistill.report import render, render_comparison
-
     return render(record, to) if isinstance(record, StudyRecord) else render_comparison(record, to)
 
 
@@ -128,7 +121,7 @@ def show(
         watch: Print again whenever the record changes, until the study is complete.
         everything: Print all trials.
         pareto: Print only the Pareto front of accuracy and cost.
-        sort: One of `TEACHER_KEYS`, or of `STUDENT_KEYS` for a comparison.
+        sort: `test`, another of `TEACHER_KEYS`, or one of `STUDENT_KEYS` for a comparison.
 
     Raises:
         ConfigError: No such study, or an option does not fit the format.
@@ -187,14 +180,14 @@ def _show_study(record: StudyRecord, *, pareto: bool, sort: str) -> None:
 
 def _show_comparison(record: ComparisonRecord, *, pareto: bool, sort: str) -> None:
     """Print the recommended student, all students, and the choice under each limit."""
-    _check_key(sort, STUDENT_KEYS)
-    choice, kind = record.choice, STUDENT_KEYS[sort]
+    _check_key(sort, ("test", *STUDENT_KEYS))
+    choice = record.choice
     if choice is None:
         raise StoreError(f"{record.name}: no student is compared yet", f"finish the study first: {record.command}")
     _show_answer(choice.sentence, choice.reasons)
     rows = [row for row in choice.rows if row.front or not pareto]
-    if kind is not None:
-        rows.sort(key=lambda row: row.costs.get(kind, math.inf))
+    if sort != "test":  # the rows of a choice are in this order
+        rows.sort(key=lambda row: row.costs.get(STUDENT_KEYS[sort], math.inf))
     console.show_rows("Students, each with its recommended teacher", STUDENT_COLUMNS, rows)
     lines = [
         (amount(line.kind, line.limit), line.student, line.teacher or "no teacher", percent(line.test_top1))
@@ -209,7 +202,7 @@ def _show_answer(sentence: str, reasons: Sequence[str]) -> None:
     console.show_text("\n".join(["", sentence, *(f"- {reason}" for reason in reasons), ""]))
 
 
-def _check_key(sort: str, allowed: Sequence[str] | Mapping[str, object]) -> None:
+def _check_key(sort: str, allowed: Sequence[str]) -> None:
     if sort not in allowed:
         raise ConfigError(f"--sort {sort}: unknown here ({near(sort, allowed)})")
 
@@ -237,10 +230,9 @@ def teacher_lines(record: StudyRecord) -> list[TeacherLine]:
     ranking = record.recommendation.ranking if record.recommendation else ()
     lines = []
     for row in ranking:
-        line = _teacher_line(record, row.teacher or "no teacher", row.params, row.search_val_top1)
-        lines.append(
-            line._replace(test=row.confirmed_test_top1, low=row.low, high=row.high, p_best=row.p_best, seeds=row.seeds)
-        )
+        name, val = row.teacher or "no teacher", row.search_val_top1
+        found = {"test": row.confirmed_test_top1, "low": row.low, "high": row.high}
+        lines.append(_teacher_line(record, name, row.params, val, **found, p_best=row.p_best, seeds=row.seeds))
     if record.plain_kd is not None and not plain_kd_confirmed(record):
         params = record.plain_kd.params
         lines.append(_teacher_line(record, f"plain KD, {params.teacher}", params, record.plain_kd.val_top1))
@@ -254,7 +246,9 @@ def teacher_lines(record: StudyRecord) -> list[TeacherLine]:
     return lines
 
 
-def _teacher_line(record: StudyRecord, name: str, params: TrialParams, val: float | None) -> TeacherLine:
+def _teacher_line(
+    record: StudyRecord, name: str, params: TrialParams, val: float | None, **confirmed: Any
+) -> TeacherLine:
     teacher = next((teacher for teacher in record.teachers if teacher.name == params.teacher), None)
     return TeacherLine(
         name=name,
@@ -264,6 +258,7 @@ def _teacher_line(record: StudyRecord, name: str, params: TrialParams, val: floa
         own=teacher.val_top1 if teacher else None,
         params=teacher.cost.params if teacher else None,
         macs=teacher.cost.macs if teacher else None,
+        **confirmed,
     )
 
 

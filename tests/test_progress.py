@@ -82,6 +82,7 @@ def test_what_ended_is_told_in_words(monkeypatch, terminal):
         "warning: a cache file was damaged",
     ):
         assert part in text
+    assert watched(monkeypatch, terminal=terminal, quiet=True) == ""
 
 
 def test_off_a_terminal_every_line_has_a_time_and_nothing_is_redrawn(monkeypatch):
@@ -120,11 +121,6 @@ def test_a_terminal_shows_the_best_so_far_of_each_teacher(monkeypatch):
     assert "best so far" not in watched(monkeypatch, terminal=False, events=ended)
 
 
-@pytest.mark.parametrize("terminal", [True, False])
-def test_quiet_is_quiet(monkeypatch, terminal):
-    assert watched(monkeypatch, terminal=terminal, quiet=True) == ""
-
-
 def test_an_error_and_its_hint_go_to_stderr(capsys):
     console.show_error(ConfigError("x.toml: [bold]: wrong", "do y"))
     found = capsys.readouterr()
@@ -155,17 +151,10 @@ def test_on_a_narrow_terminal_the_last_cells_stand_below_their_row(monkeypatch):
     ]
 
 
-def decoded(
-    monkeypatch: pytest.MonkeyPatch,
-    *,
-    terminal: bool,
-    quiet: bool = False,
-    after_s: float = 0.0,
-    every_s: float = 0.0,
-) -> str:
+def decoded(monkeypatch: pytest.MonkeyPatch, *, terminal: bool, quiet: bool = False, waits_s: tuple = (0, 0)) -> str:
     stream = stderr(monkeypatch, terminal=terminal)
-    monkeypatch.setattr(console, "SHOWN_AFTER_S", after_s)
-    monkeypatch.setattr(console, "PLAIN_LINE_EVERY_S", every_s)
+    for name, wait_s in zip(("SHOWN_AFTER_S", "PLAIN_LINE_EVERY_S"), waits_s, strict=True):
+        monkeypatch.setattr(console, name, wait_s)
     with console.Decoding(quiet=quiet) as shown:
         shown.progress(1200, 60_000)
         shown.progress(60_000, 60_000)
@@ -180,7 +169,7 @@ def test_decoding_is_shown_as_lines_or_as_a_bar(monkeypatch):
         "decoding images: 60,000 of 60,000",
     ]
     assert lines[2:] == ["warning: [b]a file[/b] was damaged"]
-    assert decoded(monkeypatch, terminal=False, every_s=1e6).count("decoding images") == 1
+    assert decoded(monkeypatch, terminal=False, waits_s=(0, 1e6)).count("decoding images") == 1
     shown = decoded(monkeypatch, terminal=True)
     assert "decoding images" in shown
     assert "60000/60000" in shown
@@ -188,7 +177,7 @@ def test_decoding_is_shown_as_lines_or_as_a_bar(monkeypatch):
 
 @pytest.mark.parametrize("terminal", [True, False])
 def test_decoding_that_takes_less_than_a_second_shows_nothing_and_quiet_shows_nothing_at_all(monkeypatch, terminal):
-    assert "decoding" not in decoded(monkeypatch, terminal=terminal, after_s=1e6)
+    assert "decoding" not in decoded(monkeypatch, terminal=terminal, waits_s=(1e6, 0))
     assert decoded(monkeypatch, terminal=terminal, quiet=True) == ""
 
 

@@ -41,13 +41,9 @@ INTERRUPTED = 130
 
 
 def search(*, dry_run: bool, output: str, quiet: bool, **flags: Any) -> None:
-    """Run a study for each student with a live display, render the report, and print the result.
+    """Run a study for each student, render the report, and print the result; `flags` as for `search_family`.
 
-    Args:
-        dry_run: Only check everything, measure a few steps, and print the plan of each student.
-        output: Format of the result.
-        quiet: Print only the result.
-        flags: As for `search_family`.
+    With `dry_run`, check everything, measure a few steps, and print the plan of each student.
     """
     family = search_family(**flags)
     if dry_run:

@@ -25,6 +25,7 @@ LIMITS: dict[CostKind, tuple[str, Units]] = {
     "size_bytes": ("--max-size", SIZES),
     "latency_ms": ("--max-latency", MILLISECONDS),
 }
+"""Flag of each limit on students, and its units."""
 NEAREST_SPACE = {"cifar10": "cifar100", "folder": "cifar100"}
 """Default spaces of datasets that have no space of their own."""
 
@@ -53,8 +54,8 @@ def search_family(
     **rest: Any,
 ) -> Family:
     """Return the options of each student. Without `study`, each student uses the study of a search for it alone."""
-    texts = zip(LIMITS.items(), (max_params, max_macs, max_size, max_latency), strict=True)
-    limits = StudentBudget(**{kind: _limit(text, flag, units) for (kind, (flag, units)), text in texts if text})
+    texts = {"params": max_params, "macs": max_macs, "size_bytes": max_size, "latency_ms": max_latency}
+    limits = StudentBudget(**{kind: _limit(texts[kind], *how) for kind, how in LIMITS.items() if texts[kind]})
     several = len(students) > 1
     names = [f"{study}-{student}".replace(":", "-") if several and study else study for student in students]
     options = tuple(

@@ -9,7 +9,6 @@ from safetensors import safe_open
 from small_exports import EXTRA, STUDENT, TEACHER, WRITTEN, eager, raw_images
 
 from autodistill import data as datasets
-from autodistill.cli.flags import search_options
 from autodistill.cli.train import export, train
 from autodistill.errors import StoreError
 from autodistill.executors import WorkerContext
@@ -85,7 +84,7 @@ def test_a_wide_resnet_exports_too(record, tmp_path):
 def test_train_from_a_study_then_export_it(folder, record, capsys, with_validation):
     before = folder.record.read_bytes()
     place, to = Path("mine.safetensors"), Path("shipped")
-    train(search_options(device="cpu"), run=str(folder.path), seed=5, to=place, with_validation=with_validation)
+    train(device="cpu", run=str(folder.path), seed=5, to=place, with_validation=with_validation)
     shown = capsys.readouterr()
     export(str(folder.path), weights=place, formats="safetensors", to=to)
     text = (to / "README.md").read_text()

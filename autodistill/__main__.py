@@ -8,9 +8,6 @@ from importlib import metadata
 
 from autodistill.errors import AutodistillError, ConfigError
 
-FOREIGN = "autodistill"
-"""Distribution of another project with the same module and script."""
-
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as in a shell: 128 plus the signal's number."""
 
@@ -57,17 +54,17 @@ def _interrupted(end: BaseException) -> bool:
 
 
 def refuse_foreign_package() -> None:
-    """Refuse to run beside the other project's package: pip lets both overwrite each other's files silently.
+    """Refuse to run beside another project's package: pip lets both overwrite each other's files silently.
 
     Raises:
-        ConfigError: The other package is installed.
+        ConfigError: The distribution `autodistill`, which has the same module and script, is installed.
     """
     try:
-        version = metadata.version(FOREIGN)
+        version = metadata.version("autodistill")
     except metadata.PackageNotFoundError:
         return
     raise ConfigError(
-        f"the package {FOREIGN!r} {version}, another project, is installed in this environment: "
+        f"the package 'autodistill' {version}, another project, is installed in this environment: "
         "both install the module and the command `autodistill`",
         "make a fresh environment (python -m venv .venv) and install only kd-autodistill into it",
     )

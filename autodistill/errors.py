@@ -1,19 +1,4 @@
-"""All errors shown to users, with their exit codes.
-
-AutodistillError
-├── ConfigError     2  wrong flag or TOML key, or too small a budget
-├── DataError       2  images or labels are missing, inconsistent or too few
-├── TeacherError    2  a checkpoint is missing, unsuitable, damaged or at chance
-├── StoreError      2  a folder is read-only, full, or holds another study
-│   ├── InUseError  2  another process uses the folder
-│   └── VersionError  2  another version of Optuna made the database
-├── CacheError      1  teacher logits cannot be stored exactly
-├── ExportError     1  a file format cannot represent the student unchanged
-├── TrialError      1  a training run failed (recorded; the study continues)
-│   └── DivergedError  1  the loss became infinite or NaN
-└── StudyError      1  the study cannot continue
-    └── EveryRunFailed  1  all runs of the first stage failed
-"""
+"""All errors shown to users, with their exit codes: 2 for wrong input, 1 for a failure."""
 
 import difflib
 from collections.abc import Iterable, Mapping
@@ -37,52 +22,58 @@ class AutodistillError(Exception):
         return type(self), (self.message, self.hint)
 
 
-class ConfigError(AutodistillError):
+class InputError(AutodistillError):
+    """Something that the user gave or named is wrong."""
+
     exit_code = 2
 
 
-class DataError(AutodistillError):
-    exit_code = 2
+class ConfigError(InputError):
+    """A flag or TOML key is wrong, or the budget is too small."""
 
 
-class TeacherError(AutodistillError):
-    exit_code = 2
+class DataError(InputError):
+    """Images or labels are missing, inconsistent or too few."""
 
 
-class StoreError(AutodistillError):
-    exit_code = 2
+class TeacherError(InputError):
+    """A checkpoint is missing, unsuitable, damaged or at chance."""
+
+
+class StoreError(InputError):
+    """A folder is read-only, full, or holds another study."""
 
 
 class InUseError(StoreError):
-    pass
+    """Another process uses the folder."""
 
 
 class VersionError(StoreError):
-    pass
+    """Another version of Optuna made the database."""
 
 
 class CacheError(AutodistillError):
-    pass
+    """Teacher logits cannot be stored exactly."""
 
 
 class ExportError(AutodistillError):
-    pass
+    """A file format cannot represent the student unchanged."""
 
 
 class TrialError(AutodistillError):
-    pass
+    """A training run failed; the failure is recorded and the study continues."""
 
 
 class DivergedError(TrialError):
-    pass
+    """The loss became infinite or NaN."""
 
 
 class StudyError(AutodistillError):
-    pass
+    """The study cannot continue."""
 
 
 class EveryRunFailed(StudyError):
-    pass
+    """All runs of the first stage failed."""
 
 
 def near(name: str, allowed: Iterable[str]) -> str:

@@ -1,5 +1,6 @@
 """Numbers, names and costs as text for readers. Accuracies are shown to 0.1 points."""
 
+import html
 import re
 import unicodedata
 from collections.abc import Callable, Sequence
@@ -14,7 +15,6 @@ COSTS: dict[CostKind, str] = {"params": "params", "macs": "MACs", "size_bytes": 
 
 _CREDENTIALS = re.compile(r"(\w+://[^\s:/@\"]*:)[^\s/@\"]+@")
 _MARKDOWN = re.compile(r"[\\`*\[\]|~$]|(?<![0-9A-Za-z])_|_(?![0-9A-Za-z])")
-_HTML = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;"})
 
 
 def percent(fraction: float) -> str:
@@ -102,21 +102,26 @@ def interval(low: float | None, high: float | None, text: Callable[[float], str]
     return TOO_FEW if low is None or high is None else f"{text(low)} to {text(high)}"
 
 
-def sure(low: float | None, high: float | None, text: Callable[[float], str] = points) -> str:
+def sure(low: float | None, high: float | None) -> str:
     """Format an interval with its level, `95 % interval +0.8 to +2.2`, or the reason why it is missing."""
-    found = interval(low, high, text)
+    found = interval(low, high)
     return f"{found} for an interval" if found == TOO_FEW else f"95 % interval {found}"
+
+
+def parameter(value: float | str) -> str:
+    """Format the value of a parameter with three digits; text stays as it is."""
+    return value if isinstance(value, str) else f"{value:.3g}"
 
 
 def recipe(params: TrialParams) -> str:
     """Format a configuration: `ISATS (target ratio 1.67), soft weight 0.5`."""
     if params.teacher is None:
         return "no teacher"
-    settings = [f"{key.replace('_', ' ')} {_number(value)}" for key, value in sorted(params.method_params.items())]
+    settings = [f"{key.replace('_', ' ')} {parameter(value)}" for key, value in sorted(params.method_params.items())]
     if params.tau_student != 1:
-        settings.append(f"tau student {_number(params.tau_student)}")
+        settings.append(f"tau student {parameter(params.tau_student)}")
     inside = f" ({', '.join(settings)})" if settings else ""
-    return f"{(params.method or 'no method').upper()}{inside}, soft weight {_number(params.soft_weight)}"
+    return f"{(params.method or 'no method').upper()}{inside}, soft weight {parameter(params.soft_weight)}"
 
 
 def contrast_words(contrast: Contrast) -> str:
@@ -160,9 +165,5 @@ def clean(text: str) -> str:
 
 def markdown(text: str) -> str:
     """Escape text for markdown on one line, so that it fits a table cell."""
-    flat = " ".join(text.split()).translate(_HTML)
+    flat = html.escape(" ".join(text.split()), quote=False)
     return _MARKDOWN.sub(lambda match: "\\" + match.group(), flat)
-
-
-def _number(value: float | str) -> str:
-    return value if isinstance(value, str) else f"{value:.3g}"

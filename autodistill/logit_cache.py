@@ -6,7 +6,8 @@ a view also reads the stored rows, so that results do not depend on which proces
 
 import contextlib
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 
 import safetensors
@@ -44,27 +45,19 @@ def training_part(view: View, number: int) -> Part:
 
 
 def logits_path(root: Path, teacher: str, data: str, part: Part, *, device: torch.device) -> Path:
-    """Return the path of a teacher's logits below the cache folder `root`.
-
-    Args:
-        root: The cache folder.
-        teacher: Fingerprint of the teacher.
-        data: Fingerprint of the data.
-        part: Name of the images.
-        device: Device on which the teacher is run.
-    """
+    """Return the path of a teacher's logits below the cache folder, as a device of this machine computes them."""
     return root / logits_name(teacher, data, part, computed_as=computed_as(device), version=torch.__version__)
 
 
 def logits_name(teacher: str, data: str, part: Part, *, computed_as: str, version: str) -> str:
-    """Return the path of a teacher's logits below the cache folder, as another machine computes them.
+    """Return the path of a teacher's logits relative to the cache folder, as any machine computes them.
 
     Args:
         teacher: Fingerprint of the teacher.
         data: Fingerprint of the data.
         part: Name of the images.
-        computed_as: How the machine computes logits.
-        version: Version of torch there.
+        computed_as: Result of `teachers.computed_as` on that machine.
+        version: Version of torch on that machine.
     """
     key = digest(FORMAT, teacher, data, part, str(DTYPE), computed_as, version)
     return f"logits/{teacher[:16]}/{key}.safetensors"
@@ -101,12 +94,8 @@ class LogitCache:
         watch: Stopwatch | None = None,
         on_write: Callable[[Path], object] = lambda _: None,
     ) -> None:
-        self._root = root
-        self._data = data
-        self._view = view
-        self._say = say
-        self._watch = watch or Stopwatch()
-        self._on_write = on_write
+        self._root, self._data, self._view = root, data, view
+        self._say, self._watch, self._on_write = say, watch or Stopwatch(), on_write
         self.computed = 0
         """How often this process has run a teacher."""
 
@@ -124,7 +113,7 @@ class LogitCache:
             TeacherError: Logits are not finite, or have another class count.
             StoreError: The cache folder is read-only, or its disk full.
         """
-        return self._get(teacher, training_part(self._view, number), [training_part(self._view, it) for it in later])
+        return self._get(teacher, training_part(self._view, number), (training_part(self._view, it) for it in later))
 
     def validation(self, teacher: Teacher) -> Logits:
         """Return the logits of the validation split without augmentation; errors as for `training`."""
@@ -137,46 +126,25 @@ class LogitCache:
             with self._watch.part("cache"):
                 self._fill(teacher, part, wait=False)
 
-    def _logits(self, teacher: Teacher, part: Part) -> Tensor:
-        number = part[-1]
-        if not isinstance(number, int):
-            return logits_of(teacher, self._data.validation.images)
-        images = self._data.train.images
-        # Batch by batch: a view of all images, with the indices of its pixels, would take nine times their memory.
-        return logits_of(
-            teacher, images, take=lambda examples: take_view(images, examples, view=self._view, epoch=number)
-        )
-
-    def _get(self, teacher: Teacher, part: Part, later: Sequence[Part] = ()) -> Logits:
+    def _get(self, teacher: Teacher, part: Part, later: Iterable[Part] = ()) -> Logits:
         with self._watch.part("cache"):
             path = self._path(teacher, part)
             found = _read(path)
             if found is None:
-                self._ensure(teacher, part, later)
+                if not self._fill(teacher, part, wait=False):
+                    for other in later:
+                        if path.exists():
+                            break
+                        if not self._path(teacher, other).exists():
+                            self._fill(teacher, other, wait=False)
+                    self._fill(teacher, part, wait=True)
                 found = _read(path)
         if found is None:
             raise CacheError(f"{path}: was written and cannot be read back", "check the disk; set AUTODISTILL_CACHE")
         return found
 
-    def _ensure(self, teacher: Teacher, part: Part, later: Sequence[Part]) -> None:
-        """Compute a part, or wait for another process that computes it; compute later parts while waiting."""
-        if self._fill(teacher, part, wait=False):
-            return
-        path = self._path(teacher, part)
-        for other in later:
-            if path.exists():
-                break
-            if not self._path(teacher, other).exists():
-                self._fill(teacher, other, wait=False)
-        self._fill(teacher, part, wait=True)
-
     def _fill(self, teacher: Teacher, part: Part, *, wait: bool) -> bool:
         """Compute and write a part that is missing or damaged.
-
-        Args:
-            teacher: The teacher.
-            part: Name of the images.
-            wait: Whether to wait for another process that computes this part.
 
         Returns:
             Whether the file is complete; False where another process computes it and `wait` is False.
@@ -190,7 +158,8 @@ class LogitCache:
             if _read(path) is None:
                 if path.exists():
                     self._say(f"{path}: damaged cache file; computed again")
-                _write(path, self._compute(teacher, part))
+                logits = self._compute(teacher, part)
+                write_bytes(path, safetensors.torch.save({"logits": logits}, {"sha256": _sha256(logits)}))
                 self._on_write(path)
         return True
 
@@ -201,7 +170,13 @@ class LogitCache:
     def _compute(self, teacher: Teacher, part: Part) -> Logits:
         self.computed += 1
         with self._watch.part("teacher"):
-            logits = self._logits(teacher, part)
+            number, images = part[-1], self._data.train.images
+            if isinstance(number, int):
+                # Batch by batch: a view of all images, with the indices of its pixels, takes nine times their memory.
+                take = partial(take_view, images, view=self._view, epoch=number)
+                logits = logits_of(teacher, images, take=take)
+            else:
+                logits = logits_of(teacher, self._data.validation.images)
             check_logits(teacher, self._data, logits)
         stored = logits.to(DTYPE)
         if not bool(stored.isfinite().all()):
@@ -216,10 +191,6 @@ class LogitCache:
 def is_whole(path: Path) -> bool:
     """Return whether a file of logits exists and is undamaged."""
     return _read(path) is not None
-
-
-def _write(path: Path, logits: Logits) -> None:
-    write_bytes(path, safetensors.torch.save({"logits": logits}, {"sha256": _sha256(logits)}))
 
 
 def _read(path: Path) -> Logits | None:

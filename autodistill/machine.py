@@ -10,7 +10,7 @@ import math
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,23 +28,13 @@ KILL = 9
 """Number of SIGKILL, which `signal` does not define on Windows."""
 
 
-class CgroupFiles(NamedTuple):
-    """Names of a control group's files, which differ between the two versions."""
-
-    memory_limit: str
-    memory_usage: str
-    reclaimable: str
-    """Key of `memory.stat`: bytes of cached files that the kernel gives up before it refuses memory."""
-    oom_kills: str
-    """File with a line `oom_kill N`: number of processes of the group that the kernel killed for lack of memory."""
-
-
 FILES = {
-    1: CgroupFiles(
-        "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file", oom_kills="memory.oom_control"
-    ),
-    2: CgroupFiles("memory.max", "memory.current", "inactive_file", oom_kills="memory.events"),
+    1: ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file", "memory.oom_control"),
+    2: ("memory.max", "memory.current", "inactive_file", "memory.events"),
 }
+"""By version of control groups: file of the memory limit; file of the usage; key of `memory.stat` with the bytes of
+cached files that the kernel gives up before it refuses memory; file with a line `oom_kill N`, the number of processes
+of the group that the kernel killed for lack of memory."""
 
 
 class Cgroup(NamedTuple):
@@ -57,8 +47,10 @@ class Cgroup(NamedTuple):
 
 def memory_bytes(*, root: Path = ROOT) -> int:
     """Return the physical memory of this machine, or the limit of its container where that is lower."""
-    limits = (limit for limit, _ in _memory_limits(root))
-    return min((_physical_bytes(root), *limits))
+    physical = _machine_bytes("MemTotal", "ullTotalPhys", root)
+    if physical is None:
+        physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return min((physical, *(limit for limit, _ in _memory_limits(root))))
 
 
 def free_memory_bytes(*, root: Path = ROOT) -> int | None:
@@ -66,7 +58,7 @@ def free_memory_bytes(*, root: Path = ROOT) -> int | None:
 
     Memory of files in the page cache counts as free, because the kernel gives it to processes on demand.
     """
-    available = _available_bytes(root)
+    available = _machine_bytes("MemAvailable", "ullAvailPhys", root)
     free = [max(0, limit - used) for limit, used in _memory_limits(root)]
     return min(free if available is None else [available, *free], default=None)
 
@@ -88,8 +80,8 @@ def oom_kills(*, root: Path = ROOT) -> int:
     includes kills of its processes for lack of memory outside the group.
     """
     group = cgroup("memory", root=root)
-    texts = [_text(group.folders[0] / FILES[group.version].oom_kills)] if group and group.folders else []
-    counts = [numbers(text).get("oom_kill") for text in (*texts, _text(root / "proc/vmstat"))]
+    texts = [_text(group.folders[0] / FILES[group.version][3])] if group and group.folders else []
+    counts = [_numbers(text).get("oom_kill") for text in (*texts, _text(root / "proc/vmstat"))]
     return next((count for count in counts if count is not None), 0)
 
 
@@ -122,35 +114,24 @@ def cgroup(controller: str, *, root: Path = ROOT) -> Cgroup | None:
     Args:
         controller: `memory` or `cpu`.
     """
-    paths = cgroup_paths(_text(root / "proc/self/cgroup"))
-    for version, mounted, top, names in cgroup_mounts(_text(root / "proc/self/mountinfo")):
-        path = paths.get(controller if version == 1 else "")
-        if path is None or (version == 1 and controller not in names):
+    fields = (line.split(":", 2) for line in _text(root / "proc/self/cgroup").splitlines())
+    # Path of the group by controller; the name is empty in version 2.
+    paths = {name: field[2] for field in fields if len(field) == 3 for name in field[1].split(",")}
+    for line in _text(root / "proc/self/mountinfo").splitlines():
+        before, _, after = line.partition(" - ")
+        mount, kind = before.split(), after.split()
+        if len(mount) < 5 or len(kind) < 3 or kind[0] not in ("cgroup", "cgroup2"):
             continue
-        if version == 2 and controller in paths:
-            continue  # version 1 manages this controller, so version 2 does not
-        return Cgroup(version, tuple(_upwards(root / mounted.lstrip("/"), below(path, top))))
+        version = 2 if kind[0] == "cgroup2" else 1
+        path = paths.get(controller if version == 1 else "")
+        # Where version 1 manages a controller, version 2 does not.
+        managed = controller in kind[2].split(",") if version == 1 else controller not in paths
+        if path is not None and managed:
+            return Cgroup(version, tuple(_upwards(root / mount[4].lstrip("/"), _below(path, mount[3]))))
     return None
 
 
-def cgroup_paths(text: str) -> dict[str, str]:
-    """Parse `/proc/self/cgroup`: path of the group by controller; the name is empty in version 2."""
-    fields = (line.split(":", 2) for line in text.splitlines())
-    return {name: field[2] for field in fields if len(field) == 3 for name in field[1].split(",")}
-
-
-def cgroup_mounts(text: str) -> list[tuple[int, str, str, tuple[str, ...]]]:
-    """Parse `/proc/self/mountinfo`: version, mount point, mounted group and options of each mounted tree."""
-    found = []
-    for line in text.splitlines():
-        before, _, after = line.partition(" - ")
-        fields, kind = before.split(), after.split()
-        if len(fields) >= 5 and len(kind) >= 3 and kind[0] in ("cgroup", "cgroup2"):
-            found.append((2 if kind[0] == "cgroup2" else 1, fields[4], fields[3], tuple(kind[2].split(","))))
-    return found
-
-
-def below(path: str, top: str) -> str:
+def _below(path: str, top: str) -> str:
     """Return the path of a group relative to the mounted group `top`; empty if the group is not below `top`.
 
     In a container `/proc/self/cgroup` can contain the path on the host, while only the container's group is mounted.
@@ -159,32 +140,15 @@ def below(path: str, top: str) -> str:
     return path.removeprefix(top.rstrip("/")).strip("/") if inside and ".." not in path else ""
 
 
-def numbers(text: str) -> dict[str, int]:
+def _upwards(mounted: Path, group: str) -> Iterator[Path]:
+    folder = mounted / group
+    yield from (it for it in (folder, *folder.parents) if it.is_relative_to(mounted) and it.is_dir())
+
+
+def _numbers(text: str) -> dict[str, int]:
     """Parse lines of a name and an integer: `oom_kill 2`, `MemAvailable:   1024 kB` (the number is in kB)."""
     rows = (line.replace(":", " ").split() for line in text.splitlines())
     return {row[0]: int(row[1]) for row in rows if len(row) >= 2 and row[1].isdecimal()}
-
-
-def bytes_in(text: str) -> int | None:
-    """Parse the text of a file with one number of bytes; None if it is `max` or empty."""
-    return int(text) if text.strip().isdecimal() else None
-
-
-def quota(quota_us: str, period_us: str) -> float | None:
-    """Return the number of cores that a CPU quota allows; None for no quota: `max`, `-1` or an empty string."""
-    if not (quota_us.isdecimal() and period_us.isdecimal() and int(period_us)):
-        return None
-    return int(quota_us) / int(period_us)
-
-
-def _upwards(mounted: Path, group: str) -> Iterator[Path]:
-    folder = mounted / group
-    while folder.is_relative_to(mounted):
-        if folder.is_dir():
-            yield folder
-        if folder == mounted:
-            return
-        folder = folder.parent
 
 
 def _memory_limits(root: Path) -> list[tuple[int, int]]:
@@ -192,20 +156,21 @@ def _memory_limits(root: Path) -> list[tuple[int, int]]:
     group = cgroup("memory", root=root)
     if group is None:
         return []
-    names, found = FILES[group.version], []
+    limit_file, usage_file, reclaimable, _ = FILES[group.version]
+    found = []
     for folder in group.folders:
-        limit, used = (bytes_in(_text(folder / name)) for name in (names.memory_limit, names.memory_usage))
-        if limit is not None:
-            spare = numbers(_text(folder / "memory.stat")).get(names.reclaimable, 0)
-            found.append((limit, max(0, (used or 0) - spare)))
+        limit, used = (_text(folder / name).strip() for name in (limit_file, usage_file))
+        if limit.isdecimal():  # not `max`
+            spare = _numbers(_text(folder / "memory.stat")).get(reclaimable, 0)
+            found.append((int(limit), max(0, int(used) - spare if used.isdecimal() else 0)))
     return found
 
 
 def _quota(version: int, folder: Path) -> float | None:
-    if version == 2:
-        found = _text(folder / "cpu.max").split()
-        return quota(*found) if len(found) == 2 else None
-    return quota(*(_text(folder / f"cpu.cfs_{name}_us").strip() for name in ("quota", "period")))
+    """Return the number of cores that a CPU quota allows; None for no quota: `max`, `-1` or no file."""
+    v1 = (_text(folder / f"cpu.cfs_{name}_us").strip() for name in ("quota", "period"))
+    values = [int(it) for it in (_text(folder / "cpu.max").split() if version == 2 else v1) if it.isdecimal()]
+    return values[0] / values[1] if len(values) == 2 and values[1] else None
 
 
 def _allowed_cores() -> int:
@@ -217,18 +182,12 @@ def _allowed_cores() -> int:
     return counts[0]() or 1
 
 
-def _physical_bytes(root: Path) -> int:
+def _machine_bytes(name: str, windows_name: str, root: Path) -> int | None:
+    """Return a number of bytes of /proc/meminfo, or of Windows; None on other systems."""
     if sys.platform == "win32":
-        return _windows_memory()["ullTotalPhys"]
-    total = numbers(_text(root / "proc/meminfo")).get("MemTotal")
-    return 1024 * total if total is not None else os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-
-
-def _available_bytes(root: Path) -> int | None:
-    if sys.platform == "win32":
-        return _windows_memory()["ullAvailPhys"]
-    available = numbers(_text(root / "proc/meminfo")).get("MemAvailable")
-    return None if available is None else 1024 * available
+        return _windows_memory(windows_name)
+    kilobytes = _numbers(_text(root / "proc/meminfo")).get(name)
+    return None if kilobytes is None else 1024 * kilobytes
 
 
 class MemoryStatus(ctypes.Structure):
@@ -237,27 +196,18 @@ class MemoryStatus(ctypes.Structure):
     _fields_ = [
         ("dwLength", ctypes.c_uint32),
         ("dwMemoryLoad", ctypes.c_uint32),
-        *(
-            (name, ctypes.c_uint64)
-            for name in (
-                "ullTotalPhys",
-                "ullAvailPhys",
-                "ullTotalPageFile",
-                "ullAvailPageFile",
-                "ullTotalVirtual",
-                "ullAvailVirtual",
-                "ullAvailExtendedVirtual",
-            )
-        ),
+        ("ullTotalPhys", ctypes.c_uint64),
+        ("ullAvailPhys", ctypes.c_uint64),
+        ("others", ctypes.c_uint64 * 5),  # page file, virtual memory
     ]
 
 
-def _windows_memory() -> Mapping[str, int]:
+def _windows_memory(name: str) -> int:
     status = MemoryStatus(dwLength=ctypes.sizeof(MemoryStatus))
     kernel = getattr(ctypes, "windll").kernel32  # noqa: B009 (other systems do not have the name)
     if not kernel.GlobalMemoryStatusEx(ctypes.byref(status)):
         raise OSError("GlobalMemoryStatusEx failed")
-    return {name: getattr(status, name) for name in ("ullTotalPhys", "ullAvailPhys")}
+    return int(getattr(status, name))
 
 
 def _text(path: Path) -> str:

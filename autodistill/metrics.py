@@ -17,10 +17,10 @@ PAIRS_IN_MEMORY = 2**24
 
 
 class RankAgreement(NamedTuple):
-    """Two rank correlations, each a mean over the samples in [-1, 1]: scalars, or matrices of teachers x teachers."""
+    """Two rank correlations of each pair of teachers, each a mean over the samples in [-1, 1]."""
 
-    spearman: Float[Tensor, "..."]
-    kendall: Float[Tensor, "..."]
+    spearman: Float[Tensor, "teachers teachers"]
+    kendall: Float[Tensor, "teachers teachers"]
 
 
 def top1(logits: Float[Tensor, "batch classes"], labels: Int[Tensor, " batch"]) -> Float[Tensor, ""]:
@@ -80,35 +80,16 @@ def inherent_variance(
 
     IV = DV / (1 - p_y)^2 is the part of the derived variance that does not depend on the target class.
     """
-    gaps = other_gaps(logits.double(), labels).T
-    _, log_variance = log_moments(gaps, tau_other)
-    return log_variance.exp()
-
-
-def other_gaps(logits: Float[Tensor, "batch classes"], labels: Int[Tensor, " batch"]) -> Float[Tensor, "batch classes"]:
-    """Return each other logit minus the largest other logit (at most 0); 0 at the target."""
-    return fill_target(logits - largest_other(logits, labels)[:, None], labels, 0.0)
-
-
-def log_moments(
-    gaps: Float[Tensor, "classes batch"], tau_other: float | Float[Tensor, " batch"]
-) -> tuple[Float[Tensor, " batch"], Float[Tensor, " batch"]]:
-    """Return the logarithms of the sum of exp(gap / tau_other) over the other classes and of the inherent variance.
-
-    With t = expm1(gap / tau_other) the sum is n + sum t and IV is var(t) / (n + sum t)^2 over the n = C-1 other
-    classes. The target's gap is 0, so it adds nothing to either sum. Because the largest class has t = 0, the
-    mean square of t is at most n times its variance, so nothing cancels, however close the logits are.
-
-    Args:
-        gaps: `other_gaps`, transposed, because sums over the first axis are faster when there are few classes.
-        tau_other: one temperature, or one for each sample.
-    """
-    others = gaps.shape[0] - 1
-    excess = torch.expm1(gaps / tau_other)
+    # With t = expm1(gap / tau) for the gap of each class to the largest other class, the sum of exp(gap / tau) is
+    # n + sum t, and IV is var(t) / (n + sum t)^2 over the n = C-1 other classes. The target's gap is set to 0, so it
+    # adds nothing. Because the largest class has t = 0, the mean square of t is at most n times its variance, so
+    # nothing cancels, however close the logits are.
+    others, wide = logits.shape[1] - 1, logits.double()
+    gaps = fill_target(wide - largest_other(wide, labels)[:, None], labels, 0.0)
+    excess = torch.expm1(gaps.T / tau_other)
     total = excess.sum(dim=0)
-    log_sum = (total + others).log()
     variance = (excess.square_().sum(dim=0) - total.square() / others) / others
-    return log_sum, variance.log() - 2 * log_sum
+    return variance / (total + others).square()
 
 
 def take_target(values: Float[Tensor, "batch classes"], labels: Int[Tensor, " batch"]) -> Float[Tensor, " batch"]:
@@ -133,19 +114,6 @@ def on_top(logits: Float[Tensor, "batch classes"], labels: Int[Tensor, " batch"]
     return take_target(logits, labels) >= logits.amax(dim=1)
 
 
-def rank_agreement(
-    logits: Float[Tensor, "batch classes"],
-    reference: Float[Tensor, "batch classes"],
-    labels: Int[Tensor, " batch"],
-) -> RankAgreement:
-    """Return how far two teachers agree on the order of the other classes, as scalars.
-
-    See `rank_agreements` for the definition and the errors.
-    """
-    both = rank_agreements(torch.stack([logits, reference]), labels)
-    return RankAgreement(both.spearman[0, 1], both.kendall[0, 1])
-
-
 def rank_agreements(logits: Float[Tensor, "teachers batch classes"], labels: Int[Tensor, " batch"]) -> RankAgreement:
     """Return how far each pair of teachers agrees on the order of the other classes.
 
@@ -162,20 +130,15 @@ def rank_agreements(logits: Float[Tensor, "teachers batch classes"], labels: Int
     """
     teachers, _, classes = logits.shape
     if classes < 3:
-        raise ValueError(f"rank_agreement needs at least 3 classes, got {classes}: one other class has no order")
+        raise ValueError(f"rank_agreements needs at least 3 classes, got {classes}: one other class has no order")
     rows = max(1, PAIRS_IN_MEMORY // (teachers * classes**2))
     chunks = zip(logits.split(rows, dim=1), labels.split(rows), strict=True)
-    spearman, kendall = zip(*(_rank_correlations(*chunk) for chunk in chunks), strict=True)
+    spearman, kendall = [], []
+    for some_logits, some_labels in chunks:
+        orders = torch.stack([_orders(one, some_labels) for one in some_logits], dim=1)
+        spearman.append(_cosines(orders.sum(dim=3).double()))  # half the row sum is the centred mean rank
+        kendall.append(_cosines(orders.flatten(2)))
     return RankAgreement(torch.cat(spearman).nanmean(dim=0), torch.cat(kendall).nanmean(dim=0))
-
-
-def _rank_correlations(
-    logits: Float[Tensor, "teachers batch classes"], labels: Int[Tensor, " batch"]
-) -> tuple[Float[Tensor, "batch teachers teachers"], Float[Tensor, "batch teachers teachers"]]:
-    """Return Spearman's rho and Kendall's tau-b of each sample; NaN where one teacher has only ties."""
-    orders = torch.stack([_orders(one, labels) for one in logits], dim=1)
-    # Half the row sum of the order matrix is the centred mean rank.
-    return _cosines(orders.sum(dim=3).double()), _cosines(orders.flatten(2))
 
 
 def _orders(

@@ -126,26 +126,30 @@ EvaluateOn = Literal["validation", "validation+test", "test"]
 """`test`: students are trained on the validation split too, so it gives no score."""
 
 
-class RunSpec(Record):
-    """One training run: everything that decides its outcome."""
+class _Run(Record):
+    """The fields of a run that its result repeats. `run` is its name in the study, for example `trials/0007/rung`."""
 
     run: str
-    """Name of the run in its study, for example `trials/0007/rung`."""
     params: TrialParams
     seed: int
     epochs: int
     """Length of the schedule."""
-    rung: int | None = None
-    """An epoch that is scored in any case."""
     until: int | None = None
-    """Stop after this epoch and keep a checkpoint; None: the last epoch of the schedule."""
+    """The epoch of the schedule after which it was to stop; None: the last epoch."""
     begun_epochs: int = 0
-    """The first epochs, which another run of the trial has paid for."""
-    evaluate_on: EvaluateOn = "validation"
+    """The first epochs of the curve, which another run of the trial has paid for."""
 
     @property
     def last_epoch(self) -> int:
         return self.until or self.epochs
+
+
+class RunSpec(_Run):
+    """One training run: everything that decides its outcome. A run that stops early keeps a checkpoint."""
+
+    rung: int | None = None
+    """An epoch that is scored in any case."""
+    evaluate_on: EvaluateOn = "validation"
 
     @property
     def new_epochs(self) -> int:
@@ -157,20 +161,11 @@ class RunSpec(Record):
         return self.model_dump(exclude={"evaluate_on", "rung"})
 
 
-class RunResult(Record):
+class RunResult(_Run):
     """One training run as it ended."""
 
-    run: str
     key: str = ""
     """Key of the files of the run; empty in records of version 1."""
-    params: TrialParams
-    seed: int
-    epochs: int
-    """Length of the schedule."""
-    until: int | None = None
-    """The epoch of the schedule after which it was to stop; None: the last epoch."""
-    begun_epochs: int = 0
-    """The first epochs of the curve, which another run of the trial has paid for."""
     state: Literal["complete", "failed"]
     error: str = ""
     """Why it failed: a line, and below it the last lines of a dead worker's stderr."""
@@ -189,10 +184,6 @@ class RunResult(Record):
         """Epochs that count towards the budget; the epoch in which a run failed counts too."""
         trained = min(self.last_epoch, len(self.curve) + (self.state == "failed"))
         return max(0, trained - self.begun_epochs)
-
-    @property
-    def last_epoch(self) -> int:
-        return self.until or self.epochs
 
     @property
     def val_top1(self) -> float | None:
@@ -433,8 +424,6 @@ class Recommendation(Record):
 SCHEMA_VERSION = 2
 _REWRITTEN = "move it away and run `autodistill search` again with the same command: finished runs are kept and found"
 
-AnyRecord = TypeVar("AnyRecord", bound=Record)
-
 
 class StudentRecord(Record):
     """A student."""
@@ -659,99 +648,6 @@ class InspectionRecord(Record):
     agreement: AgreementRecord | None = None
 
 
-def read_study(path: Path) -> StudyRecord:
-    """Read a `study.json` of one student.
-
-    Raises:
-        StoreError: the file is missing, truncated, of a newer version or no study record.
-    """
-    found = read_json(path)
-    if found.get("kind") == "comparison":
-        names = ", ".join(study.get("name", "") for study in found.get("studies", ()))
-        raise StoreError(f"{path}: compares several students", f"name the study of one: {names}")
-    return parsed(path, found, StudyRecord)
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Read the JSON of a record, and bring it to this version.
-
-    Raises:
-        StoreError: the file is missing, truncated, of a newer version or no record.
-    """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise StoreError(f"{path}: cannot be read ({error.strerror})", _REWRITTEN) from error
-    except UnicodeDecodeError as error:
-        raise StoreError(f"{path}: not text in UTF-8 (byte {error.start})", _REWRITTEN) from error
-    try:
-        found = json.loads(text)
-        version = found.get("schema_version") if isinstance(found, dict) else None
-    except json.JSONDecodeError as error:
-        raise StoreError(f"{path}: not whole JSON (line {error.lineno}: {error.msg})", _REWRITTEN) from error
-    if not isinstance(version, int):
-        raise StoreError(f"{path}: not a study record (no schema_version)", "name a folder that `search` made")
-    if version > SCHEMA_VERSION:
-        newest = f"this autodistill reads up to {SCHEMA_VERSION}"
-        raise StoreError(f"{path}: schema_version {version}, {newest}", "update kd-autodistill")
-    return upgraded(dict(found))
-
-
-def upgraded(found: dict[str, Any]) -> dict[str, Any]:
-    """Return a document of an older version as one of this version."""
-    if found["schema_version"] >= SCHEMA_VERSION:
-        return found
-    return dict(_renamed(found))
-
-
-_RENAMED = {
-    "rule": "method",
-    "rules": "methods",
-    "rule_params": "method_params",
-    "within_rule": "within_method",
-    "within_rule_std": "within_method_std",
-    "within_rule_n": "within_method_n",
-    "short": "rung",
-    "epochs_short": "epochs_rung",
-    "short_epochs": "rung_epochs",
-    "second_looks": "reruns",
-    "second looks": "reruns",
-    "short runs": "short schedule",
-}
-"""Keys and values of version 1."""
-_RENAMED_VALUES = ("rungs", "phase")
-_REMOVED = ("audit_trail",)
-
-
-def _renamed(found: Any) -> Any:
-    """Return a document of version 1 with the names of version 2."""
-    if isinstance(found, list):
-        return [_renamed(value) for value in found]
-    if not isinstance(found, dict):
-        return found
-    kept = {_RENAMED.get(key, key): value for key, value in found.items() if key not in _REMOVED}
-    if "schema_version" in kept:  # a comparison holds whole studies
-        kept["schema_version"] = SCHEMA_VERSION
-    return {
-        key: _RENAMED.get(value, value) if key in _RENAMED_VALUES and isinstance(value, str) else _renamed(value)
-        for key, value in kept.items()
-    }
-
-
-def parsed(path: Path, found: dict[str, Any], kind: type[AnyRecord]) -> AnyRecord:
-    """Validate the document that `path` held.
-
-    Raises:
-        StoreError: a field is missing, unknown or wrong.
-    """
-    try:
-        return kind.model_validate(found)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise StoreError(f"{path}: {where}: {first['msg']}", _REWRITTEN) from error
-
-
 class LeftOutRecord(Record):
     """A student that was not trained because it breaks a limit."""
 
@@ -836,16 +732,92 @@ def latency_of(study: StudyRecord) -> LatencyRecord | None:
     return None if found is None else LatencyRecord.model_validate(found)
 
 
-def read_record(path: Path) -> StudyRecord | ComparisonRecord:
-    """Read a `study.json`, of one student or of several.
+def read_study(path: Path) -> StudyRecord:
+    """Read a `study.json` of one student.
 
     Raises:
         StoreError: the file is missing, truncated, of a newer version or no study record.
     """
-    found: dict[str, Any] = read_json(path)
+    found = _read_json(path)
     if found.get("kind") == "comparison":
-        return parsed(path, found, ComparisonRecord)
-    return parsed(path, found, StudyRecord)
+        names = ", ".join(study.get("name", "") for study in found.get("studies", ()))
+        raise StoreError(f"{path}: compares several students", f"name the study of one: {names}")
+    return _parsed(path, found, StudyRecord)
+
+
+def read_record(path: Path) -> StudyRecord | ComparisonRecord:
+    """Read a `study.json`, of one student or of several; errors as for `read_study`."""
+    found = _read_json(path)
+    if found.get("kind") == "comparison":
+        return _parsed(path, found, ComparisonRecord)
+    return _parsed(path, found, StudyRecord)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """Read the JSON of a record, and bring it to this version."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise StoreError(f"{path}: cannot be read ({error.strerror})", _REWRITTEN) from error
+    except UnicodeDecodeError as error:
+        raise StoreError(f"{path}: not text in UTF-8 (byte {error.start})", _REWRITTEN) from error
+    try:
+        found = json.loads(text)
+        version = found.get("schema_version") if isinstance(found, dict) else None
+    except json.JSONDecodeError as error:
+        raise StoreError(f"{path}: not whole JSON (line {error.lineno}: {error.msg})", _REWRITTEN) from error
+    if not isinstance(version, int):
+        raise StoreError(f"{path}: not a study record (no schema_version)", "name a folder that `search` made")
+    if version > SCHEMA_VERSION:
+        newest = f"this autodistill reads up to {SCHEMA_VERSION}"
+        raise StoreError(f"{path}: schema_version {version}, {newest}", "update kd-autodistill")
+    return dict(found if version == SCHEMA_VERSION else _renamed(found))
+
+
+_RENAMED = {
+    "rule": "method",
+    "rules": "methods",
+    "rule_params": "method_params",
+    "within_rule": "within_method",
+    "within_rule_std": "within_method_std",
+    "within_rule_n": "within_method_n",
+    "short": "rung",
+    "epochs_short": "epochs_rung",
+    "short_epochs": "rung_epochs",
+    "second_looks": "reruns",
+    "second looks": "reruns",
+    "short runs": "short schedule",
+}
+"""Keys and values of version 1."""
+_RENAMED_VALUES = ("rungs", "phase")
+_REMOVED = ("audit_trail",)
+
+
+def _renamed(found: Any) -> Any:
+    """Return a document of version 1 with the names of version 2."""
+    if isinstance(found, list):
+        return [_renamed(value) for value in found]
+    if not isinstance(found, dict):
+        return found
+    kept = {_RENAMED.get(key, key): value for key, value in found.items() if key not in _REMOVED}
+    if "schema_version" in kept:  # a comparison holds whole studies
+        kept["schema_version"] = SCHEMA_VERSION
+    return {
+        key: _RENAMED.get(value, value) if key in _RENAMED_VALUES and isinstance(value, str) else _renamed(value)
+        for key, value in kept.items()
+    }
+
+
+AnyRecord = TypeVar("AnyRecord", bound=Record)
+
+
+def _parsed(path: Path, found: dict[str, Any], kind: type[AnyRecord]) -> AnyRecord:
+    try:
+        return kind.model_validate(found)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise StoreError(f"{path}: {where}: {first['msg']}", _REWRITTEN) from error
 
 
 Phase = Literal["teachers", "profiles", "baselines and priors", "search", "reruns", "confirm", "controls", "audit"]
@@ -860,27 +832,17 @@ class EpochEvent(Record):
     wall_s: float
 
 
-class RunEnded(Record):
+class RunEnded(RunTimes):
     """A run is over. `reused`: its result was found, not trained."""
 
     record: RunResult
-    wall_s: float
-    parts_s: dict[str, float] = {}
-    """As in a `KeptResult`."""
-    views_computed: int = 0
-    """As in a `KeptResult`."""
     reused: bool = False
 
 
 def run_ended(kept: KeptResult, *, reused: bool = False) -> RunEnded:
     """Return the event for a result."""
-    return RunEnded(
-        record=kept.result,
-        wall_s=kept.wall_s,
-        parts_s=kept.parts_s,
-        views_computed=kept.views_computed,
-        reused=reused,
-    )
+    times = {name: getattr(kept, name) for name in RunTimes.model_fields}
+    return RunEnded(record=kept.result, reused=reused, **times)
 
 
 class LogitsComputed(Record):

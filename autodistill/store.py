@@ -20,7 +20,12 @@ _FULL = (errno.ENOSPC, errno.EFBIG, errno.EIO, errno.EDQUOT)
 """Errors of a full disk, a file over the size limit or quota, and a failing disk."""
 _CHECKSUM = "checksum"
 """Key of a result's file: JSON alone does not show that a digit has changed."""
+_WRITABLE = "give a writable folder"
 _PLACES = "studies lie in ./runs, teachers and logits in AUTODISTILL_CACHE"
+
+
+def _unusable(path: Path, verb: str, reason: object, hint: str = _WRITABLE) -> StoreError:
+    return StoreError(f"{path}: cannot be {verb} ({reason})", f"{hint}; {_PLACES}")
 
 
 def cache_root() -> Path:
@@ -59,8 +64,8 @@ def writing(path: Path) -> Iterator[Path]:
             os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as error:
-        hint = "free space" if error.errno in _FULL else "give a writable folder"
-        raise StoreError(f"{path}: cannot be written ({error.strerror or error})", f"{hint}; {_PLACES}") from error
+        hint = "free space" if error.errno in _FULL else _WRITABLE
+        raise _unusable(path, "written", error.strerror or error, hint) from error
     finally:
         with contextlib.suppress(OSError):  # the folder may not exist
             temporary.unlink(missing_ok=True)
@@ -94,14 +99,10 @@ def locked(path: Path, *, timeout_s: float | int = -1) -> Iterator[None]:
         path.parent.mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=timeout_s)
     except Timeout as error:
-        raise InUseError(
-            f"{path.parent}: in use by another autodistill process",
-            "wait for it to end, or give this study another name with --study",
-        ) from error
+        hint = "wait for it to end, or give this study another name with --study"
+        raise InUseError(f"{path.parent}: in use by another autodistill process", hint) from error
     except OSError as error:
-        raise StoreError(
-            f"{path}: cannot be written ({error.strerror or error})", f"give a writable folder; {_PLACES}"
-        ) from error
+        raise _unusable(path, "written", error.strerror or error) from error
     try:
         yield
     finally:
@@ -162,19 +163,16 @@ def locked_study(folder: StudyFolder) -> Iterator[None]:
 def check_folder(path: Path, *, writable: bool = True) -> None:
     """Check that a folder exists or can be created; write nothing.
 
-    Args:
-        path: The folder.
-        writable: Whether files must be created in it.
-
     Raises:
-        StoreError: A file is in its place, or this user may not use it.
+        StoreError: A file is in its place, or this user may not read it or, if `writable`, not write to it.
     """
     existing = next(folder for folder in (path, *path.parents) if os.path.exists(folder))
     if not existing.is_dir():
-        raise StoreError(f"{existing}: cannot be written (a file, not a folder)", f"give a writable folder; {_PLACES}")
-    if not os.access(existing, os.R_OK | os.X_OK | (os.W_OK if writable else 0)):
-        verb = "written" if os.access(existing, os.R_OK | os.X_OK) else "read"
-        raise StoreError(f"{existing}: cannot be {verb} (no permission)", f"give a writable folder; {_PLACES}")
+        raise _unusable(existing, "written", "a file, not a folder")
+    if not os.access(existing, os.R_OK | os.X_OK):
+        raise _unusable(existing, "read", "no permission")
+    if writable and not os.access(existing, os.R_OK | os.X_OK | os.W_OK):
+        raise _unusable(existing, "written", "no permission")
 
 
 def check_study_folder(folder: StudyFolder) -> None:
@@ -187,9 +185,8 @@ def check_study_folder(folder: StudyFolder) -> None:
     for path in (folder.record, folder.space, folder.lock, folder.database):
         if os.path.exists(path) and not (path.is_file() and os.access(path, os.R_OK)):
             reason = "no permission" if path.is_file() else "a folder, not a file"
-            raise StoreError(
-                f"{path}: cannot be read ({reason})", "move it away, or give this study another name with --study"
-            )
+            hint = "move it away, or give this study another name with --study"
+            raise StoreError(f"{path}: cannot be read ({reason})", hint)
 
 
 def write_result(folder: StudyFolder, kept: KeptResult) -> None:
@@ -213,9 +210,8 @@ def read_result(folder: StudyFolder, key: str) -> KeptResult | None:
     except (FileNotFoundError, ValueError, AttributeError, TypeError):  # ValidationError is a ValueError
         return None
     except OSError as error:
-        raise StoreError(
-            f"{path}: cannot be read ({error.strerror})", "make it readable, or remove it: the run is trained again"
-        ) from error
+        hint = "make it readable, or remove it: the run is trained again"
+        raise StoreError(f"{path}: cannot be read ({error.strerror})", hint) from error
     whole = checksum is None or checksum == digest(document)
     return kept if whole and kept.result.key == key else None
 
@@ -231,12 +227,9 @@ def copy_from_sibling(folder: StudyFolder, key: str, spec: RunSpec) -> KeptResul
         kept = read_result(other, key) if other.path != folder.path else None
         if kept is None or kept.answer(spec) is None:
             continue
-        for source, target in (
-            (other.checkpoint(key), folder.checkpoint(key)),
-            (other.weights(key), folder.weights(key)),
-        ):
+        for place in (StudyFolder.checkpoint, StudyFolder.weights):
             with contextlib.suppress(FileNotFoundError):
-                write_bytes(target, source.read_bytes())
+                write_bytes(place(folder, key), place(other, key).read_bytes())
         # It cost this study no time.
         kept = kept.model_copy(update={**dict(RunTimes()), "rung": None, "study": other.path.name})
         write_result(folder, kept)

@@ -1,10 +1,12 @@
 """The JSON schemas of a study and of students compared, and a small validator that knows the words they use."""
 
 import ast
+import inspect
 import json
-from pathlib import Path
+from itertools import pairwise
 from typing import Any
 
+import autodistill.records
 from autodistill.records import SCHEMA_VERSION, ComparisonRecord, Record, StudyRecord
 
 KNOWN = {"additionalProperties", "anyOf", "const", "default", "description", "enum", "items", "maxItems", "maximum"}
@@ -35,29 +37,27 @@ TYPES: dict[str, Any] = {
 SCHEMAS: dict[str, type[Record]] = {"study": StudyRecord, "comparison": ComparisonRecord}
 
 
-def schema_of(model: type[Record], records: Path) -> str:
-    """The models' schema with the fields' own docstrings, which pydantic leaves out; `records` is their folder."""
+def schema_of(model: type[Record]) -> str:
+    """The models' schema with the fields' own docstrings, which pydantic leaves out."""
     schema = model.model_json_schema()
     schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
     version = schema["properties"]["schema_version"]
     version |= {"minimum": 1, "maximum": SCHEMA_VERSION}
-    models = {model.__name__: schema, **schema["$defs"]}
-    for name, field, text in _field_docstrings(records):
-        if name in models:
-            models[name]["properties"][field]["description"] = text
+    for name, definition in {model.__name__: schema, **schema["$defs"]}.items():
+        for field, text in _field_docstrings(getattr(autodistill.records, name)).items():
+            definition["properties"][field]["description"] = text
     return json.dumps(schema, indent=1, sort_keys=True) + "\n"
 
 
-def _field_docstrings(records: Path) -> list[tuple[str, str, str]]:
-    """Class, field and what the string below it says."""
-    found = []
-    for path in sorted(records.glob("*.py")):
-        classes = (one for one in ast.parse(path.read_text(encoding="utf-8")).body if isinstance(one, ast.ClassDef))
-        for owner in classes:
-            for field, below in zip(owner.body, owner.body[1:], strict=False):
-                if isinstance(field, ast.AnnAssign) and isinstance(below, ast.Expr):
-                    text = " ".join(ast.literal_eval(below.value).split())
-                    found.append((owner.name, ast.unparse(field.target), text))
+def _field_docstrings(model: type[Record]) -> dict[str, str]:
+    """What the strings below the fields of a model and of its bases say."""
+    found = {}
+    for owner in reversed(model.__mro__[: model.__mro__.index(Record)]):
+        (tree,) = ast.parse(inspect.getsource(owner)).body
+        assert isinstance(tree, ast.ClassDef)
+        for field, below in pairwise(tree.body):
+            if isinstance(field, ast.AnnAssign) and isinstance(below, ast.Expr):
+                found[ast.unparse(field.target)] = " ".join(ast.literal_eval(below.value).split())
     return found
 
 

@@ -11,7 +11,7 @@ from autodistill.data.views import View
 from autodistill.logit_cache import LogitCache
 from autodistill.teachers import load
 from autodistill.teachers.ladder import file_uri
-from autodistill.training.ladder import train_teacher
+from autodistill.training import train_teacher
 
 ARCHITECTURE = "resnet8:0.25"
 SPEC = DataSpec(train=250, validation=200, test=50)

@@ -1,4 +1,4 @@
-"""Independent oracles for soft targets: Python loops over scalars, and ln DV at given temperatures."""
+"""Logits of made-up teachers, and independent oracles for soft targets: loops over scalars, ln DV at temperatures."""
 
 import math
 from collections.abc import Callable
@@ -21,6 +21,15 @@ def softmax_loop(row: list[float], label: int, tau_target: float, tau_other: flo
     largest = max(scores)
     powers = [math.exp(score - largest) for score in scores]
     return [power / sum(powers) for power in powers]
+
+
+def teacher(count: int = 64, classes: int = 10, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Logits and labels; the label is on top in most rows."""
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(count, classes, generator=generator) * 2
+    labels = torch.randint(classes, (count,), generator=generator)
+    logits[torch.arange(count), labels] += torch.rand(count, generator=generator) * 10 - 1
+    return logits, labels
 
 
 def variance_loop(values: list[float]) -> float:

@@ -1,9 +1,15 @@
 """The structure, as tests: layers, packaging, late imports, frozen options."""
 
+import importlib
+import inspect
 import subprocess
 import sys
 import tomllib
 from pathlib import Path
+
+from typer.main import get_command
+
+from autodistill.cli import app
 
 PACKAGE = Path(__file__).parents[1] / "autodistill"
 SOURCES = sorted(PACKAGE.rglob("*.py"))
@@ -60,28 +66,36 @@ def test_report_and_show_import_no_torch():
     assert found.stdout.strip() == "False False"
 
 
-def test_the_options_are_these():
-    from typer.main import get_command
-
-    from autodistill.cli import app
-
-    found: dict[str, set[str]] = {}
-
-    def walk(command, name):
+def commands(group, *above: str):
+    """Yield each command of a Typer application with its name."""
+    for name, command in group.commands.items():
         if hasattr(command, "commands"):
-            for child, sub in command.commands.items():
-                walk(sub, f"{name} {child}".strip())
+            yield from commands(command, *above, name)
         else:
-            flags = {opt for param in command.params for opt in param.opts if opt.startswith("--")}
-            found[name] = flags - {"--help"}
+            yield " ".join([*above, name]), command
 
-    walk(get_command(app), "")
+
+def test_the_options_are_these():
+    found = {
+        name: {opt for param in command.params for opt in param.opts if opt.startswith("--")} - {"--help"}
+        for name, command in commands(get_command(app))
+    }
     assert found == {name: set(flags.split()) for name, flags in OPTIONS.items()}
 
 
-def test_all_public_names_exist():
-    import importlib
+def test_the_function_of_a_command_takes_its_parameters(monkeypatch):
+    called = []
+    monkeypatch.setattr("autodistill.cli.commands.call", lambda target, **given: called.append((target, given)))
+    for name, command in commands(get_command(app)):
+        if not name.startswith(("spaces", "cluster")):
+            command.callback(**{param.name: param.default for param in command.params if param.name != "help"})
+    assert len(called) == 10
+    for target, given in called:
+        module, function = target.split(".")
+        inspect.signature(getattr(importlib.import_module(f"autodistill.cli.{module}"), function)).bind(**given)
 
+
+def test_all_public_names_exist():
     for path in SOURCES:
         name = ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__")
         if name == "autodistill.__main__":

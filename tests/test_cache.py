@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
-from teacher_files import coloured, digits, flip, network
+from teacher_files import coloured, digits, network
 from torch import Tensor, nn
 
 from autodistill import logit_cache as cache_module
@@ -215,48 +215,25 @@ def test_a_view_is_computed_ahead_unless_it_is_stored_or_being_computed(tmp_path
     assert missing(tmp_path, teacher, 6) == (4, 5)
 
 
-def truncate(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:-1])
-
-
-def cut_header(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:20])
-
-
-def empty(path: Path) -> None:
-    path.write_bytes(b"")
-
-
-def flip_payload(path: Path) -> None:
-    flip(path, -100)
-
-
-def retype(path: Path) -> None:
-    path.write_bytes(path.read_bytes().replace(b'"F16"', b'"I16"'))
-
-
-def transpose(path: Path) -> None:
-    path.write_bytes(path.read_bytes().replace(b"[250,10]", b"[10,250]"))
-
-
-def rename(path: Path) -> None:
-    path.write_bytes(path.read_bytes().replace(b'"logits"', b'"lagits"'))
-
-
-def unsign(path: Path) -> None:
-    safetensors.torch.save_file(safetensors.torch.load_file(path), path)
-
-
-DAMAGE = [truncate, cut_header, empty, flip_payload, retype, transpose, rename, unsign]
+DAMAGE: dict[str, Callable[[bytes], bytes]] = {
+    "truncated": lambda whole: whole[:-1],
+    "header cut": lambda whole: whole[:20],
+    "empty": lambda whole: b"",
+    "one bit flipped": lambda whole: whole[:-100] + bytes([whole[-100] ^ 1]) + whole[-99:],
+    "another type": lambda whole: whole.replace(b'"F16"', b'"I16"'),
+    "transposed": lambda whole: whole.replace(b"[250,10]", b"[10,250]"),
+    "renamed": lambda whole: whole.replace(b'"logits"', b'"lagits"'),
+    "no checksum": lambda whole: safetensors.torch.save(safetensors.torch.load(whole)),
+}
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
-def test_a_damaged_file_is_said_and_computed_again(damage: Callable[[Path], None], tmp_path: Path) -> None:
+def test_a_damaged_file_is_said_and_computed_again(damage: str, tmp_path: Path) -> None:
     teacher = teacher_of(Counting())
     before = cache_of(tmp_path)[0].training(teacher, 0).clone()
     (path,) = stored(tmp_path)
     whole = path.read_bytes()
-    damage(path)
+    path.write_bytes(DAMAGE[damage](whole))
     assert path.read_bytes() != whole, "the damage did nothing: the test shows nothing"
     cache, said = cache_of(tmp_path)
     assert torch.equal(cache.training(teacher, 0), before)

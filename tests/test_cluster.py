@@ -7,31 +7,31 @@ import pytest
 from typer.testing import CliRunner
 
 from autodistill.cli import app
-from autodistill.cli.cluster import Job, slurm_script
+from autodistill.cli.cluster import slurm_script
 from autodistill.errors import ConfigError
 
-JOB = Job(nodes=2, gpus=4, cpus=16, time="08:00:00", options=("partition=gpu",))
 SEARCH = ("--student", "mobilenetv2", "--data", "folder:/data/my photos; rm -rf x", "--budget", "40")
 
 
-def script(*, job: Job = JOB, search: tuple[str, ...] = SEARCH) -> str:
-    return slurm_script(job, search, folder=Path("/home/me/my studies"), cache=Path("/scratch/cache"))
+def script(search: tuple[str, ...] = SEARCH, *, gpus: int = 4) -> str:
+    return slurm_script(search, nodes=2, gpus=gpus, cpus=16, time="08:00:00", sbatch=("partition=gpu",))
 
 
-def test_the_script_asks_for_the_resources_and_runs_the_search_on_all_nodes(tmp_path: Path) -> None:
+def test_the_script_asks_for_the_resources_and_runs_the_search_on_all_nodes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "my studies").mkdir()
+    monkeypatch.chdir(tmp_path / "my studies")
     text = script()
     for line in ("nodes=2", "gpus-per-node=4", "cpus-per-task=16", "time=08:00:00", "partition=gpu", "requeue"):
         assert f"#SBATCH --{line}\n" in text
     assert "ray symmetric-run" in text
     assert "'folder:/data/my photos; rm -rf x' --budget 40 --ray auto" in text
-    assert "cd '/home/me/my studies'" in text
+    assert f"cd '{tmp_path}/my studies'" in text
     assert "RAY_AUTH_MODE=token" in text
     (tmp_path / "job.sh").write_text(text)
     subprocess.run(["bash", "-n", tmp_path / "job.sh"], check=True)
-
-
-def test_a_job_without_gpus_asks_for_none() -> None:
-    assert "gpus-per-node" not in script(job=JOB._replace(gpus=0))
+    assert "gpus-per-node" not in script(gpus=0)
 
 
 @pytest.mark.parametrize(
@@ -40,7 +40,7 @@ def test_a_job_without_gpus_asks_for_none() -> None:
 )
 def test_a_search_that_cannot_stand_in_the_script_is_refused(search: tuple[str, ...], named: str) -> None:
     with pytest.raises(ConfigError) as error:
-        script(search=search)
+        script(search)
     assert named in error.value.message
     assert error.value.hint
 

@@ -10,10 +10,11 @@ from torch import Tensor, nn
 from toy_runs import dropping, linear, recipe, same, supervision, toy
 
 from autodistill.data.views import View
-from autodistill.training import Execution, execution, train
-from autodistill.training.execution import Mode
+from autodistill.records import Mode
+from autodistill.training import Execution, train
+from autodistill.training import step as step_module
 from autodistill.training.probing import Timing, faster_step, measured
-from autodistill.training.step import Step, batches
+from autodistill.training.step import WARM_UP, Step, StepRunner, batches
 
 GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
@@ -53,35 +54,21 @@ def test_a_compiled_run_is_the_eager_one(compiler):
         torch.testing.assert_close(one, two, rtol=1e-5, atol=1e-6)
 
 
-def test_a_compiler_that_fails_is_an_eager_run_and_said_once(monkeypatch):
-    def broken(model: nn.Module, *, dynamic: bool) -> Callable[[Tensor], Tensor]:
-        def fail(inputs: Tensor) -> Tensor:
-            raise RuntimeError("no working compiler\nand more")
+@pytest.fixture
+def broken_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(inputs: Tensor) -> Tensor:
+        raise RuntimeError("no working compiler\nand more")
 
-        return fail
+    monkeypatch.setattr(torch, "compile", lambda model, *, dynamic: fail)
 
-    monkeypatch.setattr(torch, "compile", broken)
+
+@pytest.mark.usefixtures("broken_compiler")
+def test_a_compiler_that_fails_is_an_eager_run_and_said_once():
     plain, other, said = dropping(), dropping(), []
     first = list(train(plain, toy(), recipe()))
     again = list(train(other, toy(), recipe(), execution=Execution("compiled", said.append)))
     assert said == ["training steps are executed eagerly, not by compiled: no working compiler"]
     assert [record.train_loss for record in again] == [record.train_loss for record in first]
-
-
-class Recordings:
-    """Stands in for CUDA's: the recorded step is called at every replay."""
-
-    def __init__(self) -> None:
-        self.recorded = self.replayed = 0
-
-    def record(self, step: Callable[[], None]) -> Callable[[], None]:
-        self.recorded += 1
-
-        def replay() -> None:
-            self.replayed += 1
-            step()
-
-        return replay
 
 
 class OnGpu(Step):
@@ -93,52 +80,53 @@ class OnGpu(Step):
         self.forward = self.network = self.model
 
     def __call__(self) -> None:
+        self.forward(torch.zeros(1))
         self.taken += 1
 
 
-def test_a_run_is_recorded_once_after_its_warm_up_and_every_step_is_taken_once(monkeypatch):
-    recordings, step = Recordings(), OnGpu()
+@pytest.fixture
+def recordings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Stands in for CUDA's recordings and notes them: the recorded step is called at every replay."""
+    noted: list[str] = []
+
+    def record(step: Callable[[], None]) -> Callable[[], None]:
+        noted.append("recorded")
+        return lambda: (noted.append("replayed"), step())
+
     monkeypatch.setattr(torch.cuda, "Stream", lambda device: None)
-    monkeypatch.setattr(execution, "_recorded", recordings.record)
-    execute = execution.StepRunner(step, Execution("graph"))
+    monkeypatch.setattr(step_module, "_recorded", record)
+    return noted
+
+
+def test_a_run_is_recorded_once_after_its_warm_up_and_every_step_is_taken_once(recordings):
+    step = OnGpu()
+    execute = StepRunner(step, Execution("graph"))
     for steps in (2, 5, 4):
         execute(steps)
-    assert (recordings.recorded, recordings.replayed, step.taken) == (1, 11 - execution.WARM_UP, 11)
+    assert recordings == ["recorded"] + ["replayed"] * (11 - WARM_UP)
+    assert step.taken == 11
 
 
-def test_a_recording_that_fails_is_an_eager_run_without_a_lost_or_a_doubled_step(monkeypatch):
+def test_a_recording_that_fails_is_an_eager_run_without_a_lost_or_a_doubled_step(monkeypatch, recordings):
     def fail(step: object) -> Callable[[], None]:
         raise RuntimeError("operation not permitted when stream is capturing\nand more")
 
     step, said = OnGpu(), []
-    monkeypatch.setattr(torch.cuda, "Stream", lambda device: None)
-    monkeypatch.setattr(execution, "_recorded", fail)
-    execution.StepRunner(step, Execution("graph", said.append))(7)
+    monkeypatch.setattr(step_module, "_recorded", fail)
+    StepRunner(step, Execution("graph", said.append))(7)
     assert step.taken == 7
     assert said == [
         "training steps are executed eagerly, not by graph: operation not permitted when stream is capturing"
     ]
 
 
-def test_without_a_working_compiler_a_gpu_records_and_takes_every_step_once(monkeypatch):
-    class Passing(OnGpu):
-        def __call__(self) -> None:
-            self.forward(torch.zeros(1))
-            self.taken += 1
-
-    def broken(model: nn.Module, *, dynamic: bool) -> Callable[[Tensor], Tensor]:
-        def fail(inputs: Tensor) -> Tensor:
-            raise RuntimeError("no working C compiler\nand more")
-
-        return fail
-
-    recordings, step, said = Recordings(), Passing(), []
-    monkeypatch.setattr(torch, "compile", broken)
-    monkeypatch.setattr(torch.cuda, "Stream", lambda device: None)
-    monkeypatch.setattr(execution, "_recorded", recordings.record)
-    execution.StepRunner(step, Execution("compiled", said.append))(11)
-    assert (recordings.recorded, recordings.replayed, step.taken) == (1, 11 - execution.WARM_UP, 11)
-    assert said == ["training steps are recorded, not compiled: no working C compiler"]
+@pytest.mark.usefixtures("broken_compiler")
+def test_without_a_working_compiler_a_gpu_records_and_takes_every_step_once(recordings):
+    step, said = OnGpu(), []
+    StepRunner(step, Execution("compiled", said.append))(11)
+    assert recordings == ["recorded"] + ["replayed"] * (11 - WARM_UP)
+    assert step.taken == 11
+    assert said == ["training steps are recorded, not compiled: no working compiler"]
 
 
 @pytest.mark.parametrize(

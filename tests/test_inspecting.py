@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from autodistill.cli.flags import search_options
 from autodistill.cli.teachers import inspect_teachers, show_inspection
 from autodistill.config import load as load_space
 from autodistill.data import load as load_data
@@ -13,7 +12,7 @@ from autodistill.errors import ConfigError
 from autodistill.records import InspectionRecord
 from autodistill.store import cache_root
 from autodistill.study import KNOWN
-from autodistill.training.ladder import train_teacher
+from autodistill.training import train_teacher
 
 pytestmark = pytest.mark.slow
 
@@ -25,8 +24,7 @@ def test_inspecting_trained_teachers(capsys, tmp_path: Path):
     data = load_data(space.data)
     for architecture in ("resnet8:0.25", "resnet8:0.5"):
         list(train_teacher(f"ladder:{architecture}", root=cache_root(), data=data, space=space))
-    asked = search_options(space="smoke", overrides=OVERRIDES, device="cpu", workers=1)
-    inspect_teachers(asked, as_json=True, to=tmp_path)
+    inspect_teachers(space="smoke", overrides=OVERRIDES, device="cpu", workers=1, output="json", to=tmp_path)
     printed = capsys.readouterr()
     record = InspectionRecord.model_validate(json.loads(printed.out))
     assert [one.name for one in record.teachers] == ["resnet8:0.25", "resnet8:0.5"]
@@ -56,7 +54,6 @@ def test_inspecting_trained_teachers(capsys, tmp_path: Path):
 
 
 def test_inspecting_teachers_of_which_none_is_trained():
-    asked = search_options(space="smoke", device="cpu", workers=1)
     with pytest.raises(ConfigError, match=r"none of the teachers is trained yet: resnet8:0\.25, resnet8") as error:
-        inspect_teachers(asked, as_json=False, to=None)
+        inspect_teachers(space="smoke", device="cpu", workers=1, output="table", to=None)
     assert error.value.hint == "autodistill teachers train --space smoke"

@@ -5,30 +5,17 @@ import random
 
 import pytest
 import torch
-from hypothesis import settings
-from method_oracles import is_clear, log_dv, samples, softmax_loop, variance_loop
+from method_oracles import is_clear, log_dv, samples, softmax_loop, teacher, variance_loop
+from torch import Tensor
 
-from autodistill.methods import (
-    ANCHORS,
-    METHODS,
-    fit_tau_wrong,
-    isats,
-    isats_tau_other,
-    summarise,
-    ts,
-)
+from autodistill.methods import ANCHORS, METHODS, summarise
 from autodistill.metrics import on_top
 
-QUICK = settings(max_examples=30, deadline=None, derandomize=True)
-EXTREMES = (0.0, -0.0, 1.0, -7.0, 1e-7, -1e-7, 1.4e-45, 1 + 1e-6, 6e4, -6e4, 1e20, 3e38, -3e38)
+isats, fit = METHODS["isats"].targets, METHODS["isats"].fit
 
 
-def teacher(count: int = 64, classes: int = 10, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    logits = torch.randn(count, classes, generator=generator) * 2
-    labels = torch.randint(classes, (count,), generator=generator)
-    logits[torch.arange(count), labels] += torch.rand(count, generator=generator) * 10 - 1
-    return logits, labels
+def isats_tau_other(logits: Tensor, labels: Tensor, **params: object) -> Tensor:
+    return METHODS["isats"].temperatures(logits, labels, **params).other
 
 
 def test_the_searched_target_has_the_largest_variance_of_a_loop_over_temperatures():
@@ -189,16 +176,15 @@ def test_fit_takes_the_median_of_the_right_samples():
     right = sorted(tau for tau, ok in zip(found.tolist(), on_top(logits, labels).tolist(), strict=True) if ok)
     middle = (right[(len(right) - 1) // 2] + right[len(right) // 2]) / 2
     assert len(right) < 101
-    assert fit_tau_wrong(logits, labels, target_ratio=2.0) == pytest.approx(middle)
-    assert METHODS["isats"].fit(logits, labels, target_ratio=2.0) == {"tau_wrong": pytest.approx(middle)}
-    assert METHODS["isats"].fit(logits, labels, tau_wrong="literal") == {}
-    assert METHODS["isats"].fit(logits, labels, tau_wrong=3.0) == {}
+    assert fit(logits, labels, target_ratio=2.0) == {"tau_wrong": pytest.approx(middle)}
+    assert fit(logits, labels, tau_wrong="literal") == {}
+    assert fit(logits, labels, tau_wrong=3.0) == {}
 
 
 def test_fit_without_a_right_sample_is_the_geometric_mean_of_the_bounds():
     logits, labels = torch.tensor([[0.0, 3.0, 1.0]]), torch.tensor([0])
-    assert fit_tau_wrong(logits, labels) == pytest.approx(math.sqrt(15))
-    assert fit_tau_wrong(logits, labels, tau_min=2.0, tau_max=8.0) == pytest.approx(4)
+    assert fit(logits, labels) == {"tau_wrong": pytest.approx(math.sqrt(15))}
+    assert fit(logits, labels, tau_min=2.0, tau_max=8.0) == {"tau_wrong": pytest.approx(4)}
 
 
 def test_the_literal_method_sits_at_its_lower_bound_and_the_ray_does_not():
@@ -223,6 +209,6 @@ def test_summary_by_hand():
     assert summary.tau_other == pytest.approx(math.sqrt(15))  # between the searched one below and the 7 above
     assert summary.tau_target == pytest.approx(math.sqrt(15) * 5 / 3)
     assert (summary.at_lower, summary.at_upper, summary.displaced) == (0, 0, 0)
-    plain = summarise(ts(logits, labels, tau=4.0), logits, labels, None)
+    plain = summarise(METHODS["ts"].targets(logits, labels, tau=4.0), logits, labels, None)
     assert (plain.tau_target, plain.tau_other, plain.at_lower, plain.at_upper) == (4, 4, 0, 0)
     assert summarise(isats(logits[1:2], labels[:1]), logits[1:2], labels[:1], "literal").at_lower == 0

@@ -19,7 +19,7 @@ from autodistill.records import TaskProgress
 from autodistill.teachers import Teacher, check, load
 from autodistill.teachers.ladder import expand, file_uri, path_of
 from autodistill.training import loop as trainer
-from autodistill.training.ladder import train_teacher
+from autodistill.training import train_teacher
 
 pytestmark = pytest.mark.slow
 

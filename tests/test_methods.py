@@ -7,30 +7,24 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from method_oracles import softmax_loop
+from method_oracles import softmax_loop, teacher
+from torch import Tensor
 
-from autodistill.methods import (
-    ANCHORS,
-    METHODS,
-    asymmetric_softmax,
-    ats,
-    isats,
-    isats_tau_other,
-    ts,
-)
+from autodistill.methods import ANCHORS, METHODS, Temperatures, soften
 from autodistill.metrics import derived_variance, inherent_variance
 
 QUICK = settings(max_examples=30, deadline=None, derandomize=True)
 EXTREMES = (0.0, -0.0, 1.0, -7.0, 1e-7, -1e-7, 1.4e-45, 1 + 1e-6, 6e4, -6e4, 1e20, 3e38, -3e38)
+PARAMS = {"ts": {"tau": 3.0}, "ats": {"tau_target": 4.0, "tau_other": 2.0}, "isats": {}}
 FORMS = [{"target_ratio": 5 / 3}, {"target_ratio": 0.5}, {"tau_target": 1.0}, {"tau_target": 4.0}]
 
+ts, ats, isats = (METHODS[name].targets for name in ("ts", "ats", "isats"))
 
-def teacher(count: int = 64, classes: int = 10, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    logits = torch.randn(count, classes, generator=generator) * 2
-    labels = torch.randint(classes, (count,), generator=generator)
-    logits[torch.arange(count), labels] += torch.rand(count, generator=generator) * 10 - 1
-    return logits, labels
+
+def softened(logits: Tensor, labels: Tensor, target: float, other: float, anchor: str) -> Tensor:
+    """Soft targets of every sample at two temperatures."""
+    each = torch.ones_like(logits[:, 0], dtype=torch.float64)
+    return soften(logits, labels, Temperatures(target * each, other * each, anchor))
 
 
 def test_ts_is_the_softmax_by_hand():
@@ -87,22 +81,13 @@ def test_isats_is_the_loop_at_its_temperatures(anchor, form):
 
 
 @pytest.mark.parametrize("anchor", ANCHORS)
-def test_asymmetric_softmax_takes_one_temperature_or_one_for_each_sample(anchor):
+def test_each_sample_is_softened_at_its_own_temperatures(anchor):
     logits, labels = teacher(5)
-    target, other = torch.tensor([1.0, 2, 3, 4, 5]), torch.tensor([5.0, 4, 3, 2, 1])
-    probs = asymmetric_softmax(logits, labels, tau_target=target, tau_other=other, anchor=anchor)
-    for n in range(5):
-        row = logits[n].double().tolist()
-        expected = softmax_loop(row, int(labels[n]), float(target[n]), float(other[n]), anchor)
-        torch.testing.assert_close(probs[n], torch.tensor(expected), rtol=1e-5, atol=1e-7)
-        alone = asymmetric_softmax(
-            logits[n : n + 1],
-            labels[n : n + 1],
-            tau_target=float(target[n]),
-            tau_other=float(other[n]),
-            anchor=anchor,
-        )
-        torch.testing.assert_close(probs[n : n + 1], alone, rtol=0, atol=0)
+    target, other = torch.tensor([1.0, 2, 3, 4, 5]).double(), torch.tensor([5.0, 4, 3, 2, 1]).double()
+    probs = soften(logits, labels, Temperatures(target, other, anchor))
+    for row, label, to, so, found in zip(logits.double(), labels.tolist(), target, other, probs, strict=True):
+        expected = softmax_loop(row.tolist(), label, float(to), float(so), anchor)
+        torch.testing.assert_close(found, torch.tensor(expected), rtol=1e-5, atol=1e-7)
 
 
 @QUICK
@@ -126,7 +111,7 @@ def test_only_the_raw_anchor_depends_on_a_constant_added_to_all_logits(anchor):
     )
     assert unchanged == (anchor != "raw")
     same = torch.allclose(
-        isats_tau_other(plain, labels, anchor=anchor), isats_tau_other(moved, labels, anchor=anchor), rtol=1e-4
+        isats(plain, labels, anchor=anchor).tau_other, isats(moved, labels, anchor=anchor).tau_other, rtol=1e-4
     )
     assert same == (anchor != "raw")
 
@@ -143,7 +128,7 @@ def test_a_shift_of_five_moves_the_ats_target_by_the_published_amount():
 
 def test_a_ray_of_ratio_one_is_ts_at_the_searched_temperature_for_every_anchor():
     logits, labels = teacher()
-    by_target = isats_tau_other(logits, labels, tau_target=7.0, anchor="target")
+    by_target = isats(logits, labels, tau_target=7.0, anchor="target").tau_other
     for anchor in ANCHORS:
         targets = isats(logits, labels, target_ratio=1.0, anchor=anchor)
         torch.testing.assert_close(targets.tau_other, by_target, rtol=1e-5, atol=0)
@@ -161,7 +146,7 @@ def test_with_the_target_anchor_a_fixed_target_temperature_does_nothing():
 def test_derived_variance_is_the_others_share_squared_times_inherent_variance():
     logits, labels = teacher()
     for tau_target, tau_other in ((1.0, 1.0), (4.0, 2.0), (0.7, 9.0)):
-        probs = asymmetric_softmax(logits, labels, tau_target=tau_target, tau_other=tau_other, anchor="raw")
+        probs = softened(logits, labels, tau_target, tau_other, "raw")
         others = 1 - probs.double().gather(1, labels[:, None])[:, 0]
         product = others.square() * inherent_variance(logits, labels, tau_other=tau_other)
         torch.testing.assert_close(derived_variance(probs, labels), product, rtol=1e-4, atol=1e-12)
@@ -170,12 +155,11 @@ def test_derived_variance_is_the_others_share_squared_times_inherent_variance():
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 @pytest.mark.parametrize("name", METHODS)
 def test_every_float_type_gives_the_targets_of_its_exact_values(name, dtype):
-    params = {"ts": {"tau": 3.0}, "ats": {"tau_target": 4.0, "tau_other": 2.0}, "isats": {}}[name]
     logits, labels = teacher()
     narrow = logits.to(dtype)
-    probs = METHODS[name].targets(narrow, labels, **params).probs
+    probs, exact = (METHODS[name].targets(z, labels, **PARAMS[name]).probs for z in (narrow, narrow.double()))
     assert probs.dtype == torch.float32
-    torch.testing.assert_close(probs, METHODS[name].targets(narrow.double(), labels, **params).probs, rtol=0, atol=0)
+    torch.testing.assert_close(probs, exact, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("anchor", ANCHORS)
@@ -199,12 +183,12 @@ def test_a_huge_target_or_anchor_does_not_swallow_the_other_classes():
     label = torch.tensor([0])
     alone = (others / 2).softmax(0)
     for logits in (small, huge):
-        probs = asymmetric_softmax(logits[None], label, tau_target=1.0, tau_other=2.0, anchor="target")
+        probs = softened(logits[None], label, 1.0, 2.0, "target")
         torch.testing.assert_close(probs[0, 1:], alone, rtol=1e-5, atol=0)
     # All of DV's dependence on tau_other lies below the last digit of the target's logit.
     above = torch.cat([torch.tensor([1e6]), others - 5])[None]
     far = torch.cat([torch.tensor([1e30]), others - 5])[None]
-    expected, found = (isats_tau_other(z, label, tau_target=1.0, anchor="raw") for z in (above, far))
+    expected, found = (isats(z, label, tau_target=1.0, anchor="raw").tau_other for z in (above, far))
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=0)
     assert 0.6 < found.item() < 25
 
@@ -215,7 +199,7 @@ def test_gradients_of_the_asymmetric_softmax_are_those_of_the_formula(anchor):
     weights = torch.randn(6, 5, generator=torch.Generator().manual_seed(1))
 
     def scalar(z):
-        probs = asymmetric_softmax(z, labels, tau_target=3.0, tau_other=1.5, anchor=anchor)
+        probs = softened(z, labels, 3.0, 1.5, anchor)
         return (probs.double() * weights).sum()
 
     leaf = logits.double().requires_grad_()
@@ -230,18 +214,17 @@ def test_gradients_of_the_asymmetric_softmax_are_those_of_the_formula(anchor):
 
 @pytest.mark.parametrize("name", METHODS)
 def test_ties_are_no_harder_than_anything_else(name):
-    params = {"ts": {"tau": 3.0}, "ats": {"tau_target": 4.0, "tau_other": 2.0}, "isats": {}}[name]
     logits = torch.tensor([[2.0, 2.0, 1.0, 1.0], [2.0, 2.0, 2.0, 1.0], [1.0, 2.0, 2.0, 1.0]])
-    targets = METHODS[name].targets(logits, torch.tensor([0, 0, 0]), **params)
+    targets = METHODS[name].targets(logits, torch.tensor([0, 0, 0]), **PARAMS[name])
     torch.testing.assert_close(targets.probs[1, 1], targets.probs[1, 2], rtol=0, atol=0)
     assert targets.probs.isfinite().all()
 
 
 def test_rows_do_not_depend_on_their_company(monkeypatch):
     logits, labels = teacher(100)
-    together = isats_tau_other(logits, labels)
+    together = isats(logits, labels).tau_other
     monkeypatch.setattr("autodistill.methods.instance_specific.NUMBERS_IN_MEMORY", 70)
-    torch.testing.assert_close(isats_tau_other(logits, labels), together, rtol=1e-12, atol=0)
+    torch.testing.assert_close(isats(logits, labels).tau_other, together, rtol=1e-12, atol=0)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """The metrics against hand-computed numbers, loops and SciPy."""
 
+import itertools
 import math
 
 import pytest
@@ -83,45 +84,31 @@ def test_on_top_counts_ties_as_right():
 
 
 @pytest.mark.parametrize("tied", [False, True])
-def test_rank_agreement_is_the_mean_of_scipys(tied, monkeypatch):
-    monkeypatch.setattr(metrics, "PAIRS_IN_MEMORY", 300)
+def test_rank_agreements_are_the_means_of_scipys(tied, monkeypatch):
+    monkeypatch.setattr(metrics, "PAIRS_IN_MEMORY", 1000)  # 4 samples at a time
     generator = torch.Generator().manual_seed(0)
-    left = torch.randn(40, 9, generator=generator)
-    right = left + torch.randn(40, 9, generator=generator)
+    logits, labels = torch.randn(3, 40, 9, generator=generator).cumsum(0), torch.randint(9, (40,), generator=generator)
     if tied:
-        left, right = (left * 2).round(), (right * 2).round()
-    labels = torch.randint(9, (40,), generator=generator)
-    got = metrics.rank_agreement(left, right, labels)
-    rho, tau = [], []
-    for n, label in enumerate(labels.tolist()):
-        others = [j for j in range(9) if j != label]
-        rho.append(stats.spearmanr(left[n, others], right[n, others]).statistic)
-        tau.append(stats.kendalltau(left[n, others], right[n, others]).statistic)
-    assert got.spearman.item() == pytest.approx(sum(rho) / 40)
-    assert got.kendall.item() == pytest.approx(sum(tau) / 40)
+        logits = (logits * 2).round()
+    got = metrics.rank_agreements(logits, labels)
+    others = metrics.fill_target(torch.ones(40, 9), labels, 0.0).bool()
+    for left, right in itertools.product(range(3), repeat=2):
+        pairs = [(logits[left, n, row], logits[right, n, row]) for n, row in enumerate(others)]
+        rho = sum(stats.spearmanr(*pair).statistic for pair in pairs) / 40
+        tau = sum(stats.kendalltau(*pair).statistic for pair in pairs) / 40
+        assert got.spearman[left, right].item() == pytest.approx(rho)
+        assert got.kendall[left, right].item() == pytest.approx(tau)
 
 
-def test_rank_agreement_ignores_the_target_and_scale_and_leaves_out_samples_without_an_order():
+def test_rank_agreements_ignore_the_target_and_scale_and_leave_out_samples_without_an_order():
     logits = torch.tensor([[0.0, 1.0, 2.0, 3.0], [0.0, 1.0, 1.0, 1.0]])
     other = torch.tensor([[9.0, 10.0, 20.0, 300.0], [0.0, 1.0, 2.0, 3.0]])
-    labels = torch.tensor([0, 0])
-    assert metrics.rank_agreement(logits, other, labels) == (1, 1)
-    assert metrics.rank_agreement(logits, -other, labels) == (-1, -1)
-    assert metrics.rank_agreement(logits[1:], other[1:], labels[1:]).kendall.isnan()
+    teachers, labels = torch.stack([logits, other, -other]), torch.tensor([0, 0])
+    for matrix in metrics.rank_agreements(teachers, labels):
+        assert matrix[0].tolist() == [1, 1, -1]
+    assert metrics.rank_agreements(teachers[:, 1:], labels[1:]).kendall[0].isnan().all()
 
 
-def test_rank_agreements_are_those_of_every_pair(monkeypatch):
-    monkeypatch.setattr(metrics, "PAIRS_IN_MEMORY", 1000)
-    generator = torch.Generator().manual_seed(4)
-    logits, labels = torch.randn(4, 30, 7, generator=generator), torch.randint(7, (30,), generator=generator)
-    got = metrics.rank_agreements(logits, labels)
-    for left in range(4):
-        for right in range(4):
-            pair = metrics.rank_agreement(logits[left], logits[right], labels)
-            assert got.spearman[left, right].item() == pytest.approx(pair.spearman.item())
-            assert got.kendall[left, right].item() == pytest.approx(pair.kendall.item())
-
-
-def test_rank_agreement_needs_two_other_classes():
+def test_rank_agreements_need_two_other_classes():
     with pytest.raises(ValueError, match="at least 3 classes, got 2"):
-        metrics.rank_agreement(torch.zeros(1, 2), torch.zeros(1, 2), torch.tensor([0]))
+        metrics.rank_agreements(torch.zeros(2, 1, 2), torch.tensor([0]))

@@ -56,17 +56,17 @@ def test_mobilenetv2_at_half_width_is_the_literatures_student_but_for_rounding()
 
 
 @pytest.mark.parametrize(
-    ("name", "num_classes", "size", "macs"),
-    [("mobilenetv2", 1000, 224, 300.8e6), ("resnet18", 1000, 224, 1.814e9), ("resnet50", 1000, 224, 4.089e9)],
+    ("name", "num_classes", "size", "macs", "digits"),
+    [
+        ("mobilenetv2", 1000, 224, 300.8e6, 3),
+        ("resnet18", 1000, 224, 1.814e9, 3),
+        ("resnet50", 1000, 224, 4.089e9, 3),
+        ("resnet20", 10, 32, 41e6, 2),  # the paper's; the others are torchvision's
+    ],
 )
-def test_macs_are_torchvisions(name: str, num_classes: int, size: int, macs: float) -> None:
+def test_macs_are_the_published_number(name: str, num_classes: int, size: int, macs: float, digits: int) -> None:
     model = on_meta(name, num_classes=num_classes, size=size)
-    assert measure(model, image_shape=(3, size, size)).macs == pytest.approx(macs, rel=1e-3)
-
-
-def test_macs_of_resnet20_are_the_papers() -> None:
-    found = measure(on_meta("resnet20", num_classes=10, size=32), image_shape=(3, 32, 32)).macs
-    assert found == pytest.approx(41e6, rel=0.01)
+    assert measure(model, image_shape=(3, size, size)).macs == pytest.approx(macs, rel=10**-digits)
 
 
 @pytest.mark.parametrize("name", ["mobilenet_v2", "resnet18", "resnet50"])
@@ -137,8 +137,6 @@ def test_strides(name: str, size: int, stem_stride: int | None, strides: tuple[i
 def test_images_too_small_for_a_stem_stride_are_an_error() -> None:
     with pytest.raises(ConfigError, match=r"stem_stride = 2: 2x2 images allow a total stride of 1"):
         lay_out("mobilenetv2", image_size=2, stem_stride=2)
-    with pytest.raises(ValueError, match="image_size 0"):
-        lay_out("mobilenetv2", image_size=0)
 
 
 def test_one_channel_and_another_stem_are_initialised_as_torchvisions_stem() -> None:

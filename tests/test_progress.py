@@ -1,17 +1,17 @@
 """Tables, errors and progress: plain lines off a terminal, nothing when quiet, user text as it is."""
 
 import io
-import sys
+from collections.abc import Sequence
 
 import pytest
 from rich.console import Console
 
-from autodistill.cli import console, progress
-from autodistill.cli.progress import StudyProgress
+from autodistill.cli import console
 from autodistill.errors import ConfigError
 from autodistill.records import (
     EpochEvent,
     EpochRecord,
+    Event,
     Note,
     PhaseStarted,
     RunEnded,
@@ -51,12 +51,19 @@ EVENTS = [
 ]
 
 
-def watched(monkeypatch: pytest.MonkeyPatch, *, terminal: bool, quiet: bool = False) -> str:
+def stderr(monkeypatch: pytest.MonkeyPatch, *, terminal: bool) -> io.StringIO:
     stream = io.StringIO()
     target = Console(file=stream, force_terminal=terminal, width=120, highlight=False, color_system=None)
-    monkeypatch.setattr(progress, "err", lambda: target)
-    with progress.Display(quiet=quiet) as display:
-        for event in EVENTS:
+    monkeypatch.setattr(console, "err", lambda: target)
+    return stream
+
+
+def watched(
+    monkeypatch: pytest.MonkeyPatch, *, terminal: bool, quiet: bool = False, events: Sequence[Event] = EVENTS
+) -> str:
+    stream = stderr(monkeypatch, terminal=terminal)
+    with console.Display(quiet=quiet) as display:
+        for event in events:
             display.show(event)
     return stream.getvalue()
 
@@ -75,6 +82,7 @@ def test_what_ended_is_told_in_words(monkeypatch, terminal):
         "warning: a cache file was damaged",
     ):
         assert part in text
+    assert watched(monkeypatch, terminal=terminal, quiet=True) == ""
 
 
 def test_off_a_terminal_every_line_has_a_time_and_nothing_is_redrawn(monkeypatch):
@@ -84,7 +92,7 @@ def test_off_a_terminal_every_line_has_a_time_and_nothing_is_redrawn(monkeypatch
 
 
 def test_off_a_terminal_a_long_run_is_heard_of_now_and_then(monkeypatch):
-    monkeypatch.setattr(progress, "PLAIN_LINE_EVERY_S", 0.0)
+    monkeypatch.setattr(console, "PLAIN_LINE_EVERY_S", 0.0)
     text = watched(monkeypatch, terminal=False)
     assert "trials/0003/rung: epoch 2 of 2, val 50.0 %" in text
     assert "teacher resnet8: epoch 1 of 2" in text
@@ -92,13 +100,11 @@ def test_off_a_terminal_a_long_run_is_heard_of_now_and_then(monkeypatch):
 
 @pytest.mark.parametrize("terminal", [True, False])
 def test_what_is_left_stands_beside_the_work(monkeypatch, terminal):
-    monkeypatch.setattr(progress, "PLAIN_LINE_EVERY_S", 0.0)
+    monkeypatch.setattr(console, "PLAIN_LINE_EVERY_S", 0.0)
     start, epoch = EVENTS[0], EVENTS[2]
-    monkeypatch.setattr(sys.modules[__name__], "EVENTS", [start, epoch])
-    assert "left" not in watched(monkeypatch, terminal=terminal)
+    assert "left" not in watched(monkeypatch, terminal=terminal, events=[start, epoch])
     left = TimeLeft(wall_s=200.0)
-    monkeypatch.setattr(sys.modules[__name__], "EVENTS", [left, start, left, epoch])
-    lines = watched(monkeypatch, terminal=terminal)
+    lines = watched(monkeypatch, terminal=terminal, events=[left, start, left, epoch])
     assert "confirm: 2 runs, 4 epochs, about 3 min left" in lines
     assert lines.count("about 3 min left") >= 2
 
@@ -110,14 +116,9 @@ def test_a_terminal_shows_the_best_so_far_of_each_teacher(monkeypatch):
         RunEnded(record=run_record("trials/0004/rung").model_copy(update={"until": 1, "curve": (BETTER,)}), wall_s=1.0),
         TrialEnded(record=trial("pruned", "others did better")),
     ]
-    monkeypatch.setattr(sys.modules[__name__], "EVENTS", ended)
-    assert "best so far (val %): [b]wrn[/b] 50.0, no teacher 50.0" in watched(monkeypatch, terminal=True)
-    assert "best so far" not in watched(monkeypatch, terminal=False)
-
-
-@pytest.mark.parametrize("terminal", [True, False])
-def test_quiet_is_quiet(monkeypatch, terminal):
-    assert watched(monkeypatch, terminal=terminal, quiet=True) == ""
+    shown = watched(monkeypatch, terminal=True, events=ended)
+    assert "best so far (val %): [b]wrn[/b] 50.0, no teacher 50.0" in shown
+    assert "best so far" not in watched(monkeypatch, terminal=False, events=ended)
 
 
 def test_an_error_and_its_hint_go_to_stderr(capsys):
@@ -150,21 +151,11 @@ def test_on_a_narrow_terminal_the_last_cells_stand_below_their_row(monkeypatch):
     ]
 
 
-def decoded(
-    monkeypatch: pytest.MonkeyPatch,
-    *,
-    terminal: bool,
-    quiet: bool = False,
-    after_s: float = 0.0,
-    every_s: float = 0.0,
-) -> str:
-    stream = io.StringIO()
-    target = Console(file=stream, force_terminal=terminal, width=120, highlight=False, color_system=None)
-    for module in (console, progress):
-        monkeypatch.setattr(module, "err", lambda: target)
-    monkeypatch.setattr(progress, "SHOWN_AFTER_S", after_s)
-    monkeypatch.setattr(progress, "PLAIN_LINE_EVERY_S", every_s)
-    with progress.Decoding(quiet=quiet) as shown:
+def decoded(monkeypatch: pytest.MonkeyPatch, *, terminal: bool, quiet: bool = False, waits_s: tuple = (0, 0)) -> str:
+    stream = stderr(monkeypatch, terminal=terminal)
+    for name, wait_s in zip(("SHOWN_AFTER_S", "PLAIN_LINE_EVERY_S"), waits_s, strict=True):
+        monkeypatch.setattr(console, name, wait_s)
+    with console.Decoding(quiet=quiet) as shown:
         shown.progress(1200, 60_000)
         shown.progress(60_000, 60_000)
         shown.say("[b]a file[/b] was damaged")
@@ -178,7 +169,7 @@ def test_decoding_is_shown_as_lines_or_as_a_bar(monkeypatch):
         "decoding images: 60,000 of 60,000",
     ]
     assert lines[2:] == ["warning: [b]a file[/b] was damaged"]
-    assert decoded(monkeypatch, terminal=False, every_s=1e6).count("decoding images") == 1
+    assert decoded(monkeypatch, terminal=False, waits_s=(0, 1e6)).count("decoding images") == 1
     shown = decoded(monkeypatch, terminal=True)
     assert "decoding images" in shown
     assert "60000/60000" in shown
@@ -186,12 +177,12 @@ def test_decoding_is_shown_as_lines_or_as_a_bar(monkeypatch):
 
 @pytest.mark.parametrize("terminal", [True, False])
 def test_decoding_that_takes_less_than_a_second_shows_nothing_and_quiet_shows_nothing_at_all(monkeypatch, terminal):
-    assert "decoding" not in decoded(monkeypatch, terminal=terminal, after_s=1e6)
+    assert "decoding" not in decoded(monkeypatch, terminal=terminal, waits_s=(1e6, 0))
     assert decoded(monkeypatch, terminal=terminal, quiet=True) == ""
 
 
 def test_the_best_scores_stand_above_the_bars():
-    bars = StudyProgress(console=Console(file=io.StringIO()))
+    bars = console.StudyProgress(console=Console(file=io.StringIO()))
     assert [type(line).__name__ for line in bars.get_renderables()] == ["Table"]
     bars.best = "best so far (val %): resnet8 41.5"
     first, *rest = bars.get_renderables()

@@ -9,9 +9,8 @@ from scipy import stats
 from autodistill.formatting import points
 from autodistill.records import Contrast, RaceRecord, Recommendation, StudyRecord, TrialParams
 from autodistill.report.verdict import recommendation_info
-from autodistill.stats import compare
-from autodistill.stats.evidence import collect, seed_noise
-from autodistill.stats.intervals import accuracy_error, difference_error
+from autodistill.stats import accuracy_error, compare, difference_error
+from autodistill.stats.evidence import collect
 from autodistill.stats.verdict import recommend
 
 pytestmark = pytest.mark.slow
@@ -48,7 +47,7 @@ def test_row_interval_is_scipys_one_sample_t() -> None:
 def test_seed_noise_is_the_blocked_f_test() -> None:
     """Against the definition, by loops: F = finalist mean square / residual mean square."""
     rows = [NOTHING, [0.781, 0.780, 0.786], [0.779, 0.783, 0.781]]
-    found = seed_noise(collect(confirmed({None: rows[0], "a": rows[1], "b": rows[2]}), threshold=0.002))
+    found = collect(confirmed({None: rows[0], "a": rows[1], "b": rows[2]}), threshold=0.002).seed_noise
     grand = sum(map(sum, rows)) / 9
     means = [sum(row) / 3 for row in rows]
     seeds = [sum(row[column] for row in rows) / 3 for column in range(3)]
@@ -102,7 +101,7 @@ def test_teachers_that_are_all_behind_no_teacher_are_said_to_be() -> None:
     assert (verdict.verdict, verdict.teacher, verdict.versus_no_teacher) == ("no_teacher", None, "cannot_tell")
     assert verdict.sentence.startswith("No teacher beats training on labels alone for ")
     assert verdict.sentence.endswith("so whether a teacher helps cannot be told yet.")
-    assert recommendation_info(confirmed(table)).headline == "No teacher beats labels alone"
+    assert recommendation_info(confirmed(table)).text == "No teacher beats labels alone"
 
 
 def test_at_least_is_the_lower_end_at_the_level_of_naming() -> None:

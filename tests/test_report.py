@@ -222,25 +222,6 @@ def test_words() -> None:
     assert clean("a\x00b\u202ec") == "a\N{REPLACEMENT CHARACTER}b\N{REPLACEMENT CHARACTER}c"
 
 
-def _luminance(colour: str) -> float:
-    channels = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
-    linear = [value / 12.92 if value <= 0.04045 else ((value + 0.055) / 1.055) ** 2.4 for value in channels]
-    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
-
-
-@pytest.mark.parametrize("scheme", [0, 1])
-def test_contrast_is_at_least_four_and_a_half(scheme: int) -> None:
-    """WCAG 2 contrast of every text colour on every background, in the light and the dark scheme."""
-    from importlib.resources import files
-
-    css = files("autodistill.report").joinpath("templates", "style.css").read_text(encoding="utf-8")
-    colours = dict(re.findall(r"--(\w+): (#[0-9a-f]{6})", css.split(":root")[1 + scheme]))
-    for ink in ("ink", "muted", "accent", "good", "open"):
-        for ground in ("page", "card", "faint", "pick"):
-            light, dark = sorted((_luminance(colours[ink]), _luminance(colours[ground])), reverse=True)
-            assert (light + 0.05) / (dark + 0.05) >= 4.5, (ink, ground)
-
-
 def test_a_thousand_trials_of_forty_hostile_teachers_fit(tmp_path: Path) -> None:
     """Far below the limit of 500 KB, with at most 60 curves and 100 rows, and a line that says where the rest is."""
     written = render(profiled(study(1000, teachers=hostile_names(40))), tmp_path).read_text(encoding="utf-8")

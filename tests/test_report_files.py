@@ -63,7 +63,7 @@ def schema() -> dict[str, Any]:
 @pytest.mark.parametrize("name", SCHEMAS)
 def test_the_published_schema_is_the_models(name: str, repository: Path, update_golden: bool) -> None:
     folder = repository / "autodistill"
-    made = schema_of(SCHEMAS[name], folder)
+    made = schema_of(SCHEMAS[name])
     if update_golden:
         (folder / f"{name}.schema.json").write_text(made, encoding="utf-8")
     kept = (folder / f"{name}.schema.json").read_text(encoding="utf-8")

@@ -1,15 +1,12 @@
 """Importance with its spread, slices, the pair and replicates: the words and figures by hand."""
 
-from dataclasses import replace
-
 import pytest
 from factories import bare, study
 from record_parts import isats, kd, trial
 
 from autodistill.records import ImportanceRecord, StudyRecord, TrialRecord
-from autodistill.report.charts import CHARTS, pair_chart
-from autodistill.report.controls import replicates_info
-from autodistill.report.importance import MAX_DRAWN, importance_info, pair_info, slices_info
+from autodistill.report.charts import pair_chart
+from autodistill.report.trials import MAX_DRAWN, importance_info, pair_info, replicates_info, slices_info
 
 
 def searched(count: int, **importance: dict[str, float] | dict[str, dict[str, float]]) -> StudyRecord:
@@ -77,14 +74,15 @@ def test_slices_by_hand() -> None:
     """Thirty trials: scores rise with the ratio, thirds of ten have means 0.6045, 0.6145 and 0.6245."""
     within = {"isats": {"target_ratio": 0.8, "soft_weight": 0.2}}
     info = slices_info(searched(30, shares={"soft_weight": 0.1}, within_method=within))
-    assert [one.name for one in info.slices] == ["ISATS: target ratio", "soft weight"]
+    slices, *_ = info.figure.draw.args
+    assert [one.name for one in slices] == ["ISATS: target ratio", "soft weight"]
     cells = [(cell.text, cell.below) for cell in info.figure.table.rows[0].cells]
     assert cells[1:] == [("30", ""), ("60.5 %", "1 to 1.3"), ("61.5 %", "1.33 to 1.63"), ("62.5 %", "1.67 to 1.97")]
     assert info.figure.finding == (
         "ISATS: target ratio: the highest third of its values, 1.67 to 1.97, has the best mean rung score, 62.5 %; "
         "the worst third has 60.5 %."
     )
-    assert [(point.x, point.y) for point in info.slices[0].points[:2]] == [
+    assert [(point.x, point.y) for point in slices[0].points[:2]] == [
         (1.0, pytest.approx(0.6)),
         (pytest.approx(31 / 30), pytest.approx(0.601)),
     ]
@@ -102,7 +100,11 @@ def test_importance_orders_the_slices_and_rules_count_by_their_trials() -> None:
     )
     both = record.model_copy(update={"trials": (*record.trials, *varied), "importance": shares})
     # 0.5 x 30/40 = 0.375, then 0.3, then 0.9 x 10/40 = 0.225.
-    assert [one.name for one in slices_info(both).slices] == ["ISATS: target ratio", "soft weight", "TS: tau"]
+    assert [one.name for one in slices_info(both).figure.draw.args[0]] == [
+        "ISATS: target ratio",
+        "soft weight",
+        "TS: tau",
+    ]
 
 
 def test_one_collapsed_run_does_not_flatten_the_others() -> None:
@@ -110,33 +112,34 @@ def test_one_collapsed_run_does_not_flatten_the_others() -> None:
     record = searched(30)
     collapsed = rescored(record.trials[0], 0.1)
     info = slices_info(record.model_copy(update={"trials": (collapsed, *record.trials[1:])}))
-    assert info.floor == pytest.approx(0.60725 - 1.5 * 0.0145)
+    assert info.figure.draw.args[1] == pytest.approx(0.60725 - 1.5 * 0.0145)
     assert "1 trial below 58.5 %, drawn at the lower edge." in info.note
-    assert CHARTS["slices"](info).startswith(b"<svg")
+    assert info.figure.draw().startswith(b"<svg")
 
 
 def test_many_trials_are_thinned_and_said_so() -> None:
     info = slices_info(searched(300, within_method={"isats": {"target_ratio": 0.8, "soft_weight": 0.2}}))
-    assert {len(one.points) for one in info.slices} == {MAX_DRAWN}
+    assert {len(one.points) for one in info.figure.draw.args[0]} == {MAX_DRAWN}
     assert f"At most {MAX_DRAWN} of 300 trials drawn in a panel" in info.note
     pair = pair_info(searched(300, within_method={"isats": {"target_ratio": 0.8, "soft_weight": 0.2}}))
-    assert sum(map(len, pair.fifths)) == MAX_DRAWN
+    assert sum(map(len, pair.figure.draw.args[2])) == MAX_DRAWN
     assert f"{MAX_DRAWN} of 300 trials drawn" in pair.note
 
 
 def test_a_space_says_which_axes_are_logarithmic() -> None:
     record = searched(30, within_method={"isats": {"target_ratio": 0.8, "soft_weight": 0.2}})
     space = {"search": {"methods": {"isats": {"target_ratio": {"low": 1, "high": 4, "log": True}}}}}
-    assert pair_info(record).logs == (False, False)
+    assert pair_info(record).figure.draw.args[1] == (False, False)
     spaced = record.model_copy(update={"space": {**space}})
-    assert pair_info(spaced).logs == (True, False)
-    assert [one.log for one in slices_info(spaced).slices] == [True, False]
+    assert pair_info(spaced).figure.draw.args[1] == (True, False)
+    assert [one.log for one in slices_info(spaced).figure.draw.args[0]] == [True, False]
 
 
 def test_the_pair_by_hand() -> None:
     """Fifths of six by score, which rises with the ratio: the best are trials 24 to 29, with both weights."""
     info = pair_info(searched(30, within_method={"isats": {"target_ratio": 0.8, "soft_weight": 0.2}}))
-    assert info.names == ("ISATS: target ratio", "ISATS: soft weight")
+    names, _, fifths, _ = info.figure.draw.args
+    assert names == ("ISATS: target ratio", "ISATS: soft weight")
     assert info.figure.finding == (
         "The best fifth of 30 ISATS trials has target ratio 1.8 to 1.97 and soft weight 0.5 to 0.6."
     )
@@ -147,8 +150,8 @@ def test_the_pair_by_hand() -> None:
         "1.8 to 1.97",
         "0.5 to 0.6",
     ]
-    assert [len(fifth) for fifth in info.fifths] == [6] * 5
-    assert info.fifths[0][0].x == pytest.approx(1 + 29 / 30)
+    assert [len(fifth) for fifth in fifths] == [6] * 5
+    assert fifths[0][0].x == pytest.approx(1 + 29 / 30)
 
 
 def test_replicates_by_hand() -> None:
@@ -163,9 +166,7 @@ def test_replicates_by_hand() -> None:
         for number, (one, score) in enumerate(zip(made, scores, strict=True))
     ]
     info = replicates_info(bare({}).model_copy(update={"trials": tuple(trials)}))
-    assert info.groups == 2
-    assert info.std == pytest.approx(0.00447, abs=5e-6)
-    assert info.finding == (
+    assert info.text == (
         "2 configurations ran again with another seed: between seeds a rung score has a standard deviation of "
         "0.4 points (2 degrees of freedom)."
     )
@@ -184,6 +185,7 @@ def test_nothing_repeated_is_no_section() -> None:
 
 def test_contours_are_drawn_through_the_pair_where_there_is_a_plane() -> None:
     info = pair_info(searched(60, within_method={"isats": {"target_ratio": 0.8, "soft_weight": 0.2}}))
-    drawn, line = pair_chart(info), tuple(tuple(replace(it, y=it.x) for it in fifth) for fifth in info.fifths)
-    flat = pair_chart(replace(info, fifths=line, logs=(False, False)))
+    names, _, fifths, teachers = info.figure.draw.args
+    line = [[point._replace(y=point.x) for point in fifth] for fifth in fifths]
+    drawn, flat = info.figure.draw(), pair_chart(names, (False, False), line, teachers)
     assert drawn.count(b"<path") > flat.count(b"<path")

@@ -1,7 +1,8 @@
-"""Slimmed SVG against what it was made from: same words, same shapes, styles and references resolved."""
+"""Slimmed SVG has the words, shapes, styles and references of the original; colours have enough contrast."""
 
 import re
 from collections.abc import Iterator
+from importlib.resources import files
 from xml.etree import ElementTree
 
 import pytest
@@ -96,6 +97,16 @@ def test_dark_ink_can_be_read() -> None:
         assert contrast(DARK[ink.encode()].decode(), ground) >= 4.5
     for colour in (*COLOURS, DARK[SHADES[0].encode()].decode()):
         assert contrast(colour, ground) >= 3
+
+
+@pytest.mark.parametrize("scheme", [0, 1])
+def test_contrast_is_at_least_four_and_a_half(scheme: int) -> None:
+    """WCAG 2 contrast of every text colour on every background, in the light and the dark scheme."""
+    css = files("autodistill.report").joinpath("templates", "style.css").read_text(encoding="utf-8")
+    colours = dict(re.findall(r"--(\w+): (#[0-9a-f]{6})", css.split(":root")[1 + scheme]))
+    for ink in ("ink", "muted", "accent", "good", "open"):
+        for ground in ("page", "card", "faint", "pick"):
+            assert contrast(colours[ink], colours[ground]) >= 4.5, (ink, ground)
 
 
 def contrast(one: str, other: str) -> float:

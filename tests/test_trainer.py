@@ -18,12 +18,12 @@ from autodistill.config import DataSpec
 from autodistill.data import Data, Split, views
 from autodistill.data.views import View
 from autodistill.errors import TrialError
-from autodistill.methods.losses import LOSSES
+from autodistill.methods import LOSSES
 from autodistill.models import build
 from autodistill.records import EpochRecord, TrialParams
-from autodistill.training import Recipe, Supervision, evaluate, learning_rate, supervise, train
+from autodistill.training import Recipe, Supervision, evaluate, supervise, train
 from autodistill.training import step as step_module
-from autodistill.training.step import inputs_of
+from autodistill.training.step import inputs_of, learning_rate
 
 
 def test_the_rate_rises_linearly_and_falls_along_a_cosine_to_zero():

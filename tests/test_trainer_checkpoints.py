@@ -57,22 +57,27 @@ def test_a_resumed_run_ends_as_the_unbroken_one_to_the_bit(tmp_path, whole, afte
     assert len(seen) == 3 * (4 - min(after, 3)), "epochs that the checkpoint held were trained again"
 
 
-def damage(path: Path, how: str) -> None:
-    content = bytearray(path.read_bytes())
-    if how.startswith("flip"):
-        content[int(len(content) * float(how.split()[1]))] ^= 1
-    elif how == "half":
-        content = content[: len(content) // 2]
-    else:
-        content = bytearray({"empty": b"", "short": b"PK", "foreign": b"not a checkpoint" * 99}[how])
-    path.write_bytes(content)
+def flip(share: float, whole: bytes) -> bytes:
+    """Flip a bit at a share of the length."""
+    content = bytearray(whole)
+    content[int(len(content) * share)] ^= 1
+    return bytes(content)
 
 
-@pytest.mark.parametrize("how", ["half", "empty", "short", "foreign", "flip 0", "flip 0.3", "flip 0.5", "flip 0.99"])
+DAMAGE: dict[str, Callable[[bytes], bytes]] = {
+    "half": lambda whole: whole[: len(whole) // 2],
+    "empty": lambda whole: b"",
+    "short": lambda whole: b"PK",
+    "foreign": lambda whole: b"not a checkpoint" * 99,
+    **{f"flip {share}": functools.partial(flip, share) for share in (0, 0.3, 0.5, 0.99)},
+}
+
+
+@pytest.mark.parametrize("how", DAMAGE)
 def test_a_damaged_checkpoint_is_a_fresh_start_with_the_same_end(tmp_path, whole, how):
     checkpoint = tmp_path / "checkpoint.pt"
     stopped(checkpoint, 2)
-    damage(checkpoint, how)
+    checkpoint.write_bytes(DAMAGE[how](checkpoint.read_bytes()))
     model, run = resumable(checkpoint)
     assert list(run()) == whole[1]
     assert same(model, whole[0])

@@ -4,9 +4,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
-from autodistill.cli import console
 from autodistill.errors import ConfigError
 from autodistill.store import cache_root
 
@@ -14,37 +12,23 @@ WARNING_S = 120
 """SLURM signals the search to stop this many seconds before the end of the job. An epoch must fit."""
 
 
-class Job(NamedTuple):
-    """Resources of a SLURM job."""
-
-    nodes: int
-    gpus: int
-    """GPUs per node."""
-    cpus: int
-    """Cores per node."""
-    time: str
-    """Time limit in sbatch's format."""
-    options: Sequence[str]
-    """Further options of sbatch, without dashes."""
-
-
-def slurm(job: Job, search: Sequence[str]) -> None:
-    """Print a batch script.
+def slurm_script(
+    search: Sequence[str], *, nodes: int, gpus: int, cpus: int, time: str, sbatch: Sequence[str] = ()
+) -> str:
+    """Return a batch script that starts Ray on all nodes, runs a search on the first, and requeues before its end.
 
     Args:
-        job: Resources of the job.
         search: Options of `autodistill search`.
+        nodes: Number of nodes.
+        gpus: GPUs per node.
+        cpus: Cores per node.
+        time: Time limit in sbatch's format.
+        sbatch: Further options of sbatch, without dashes.
 
     Raises:
         ConfigError: An option contains control characters, is set by the script itself, or `--student` is missing.
     """
-    console.show_text(slurm_script(job, search, folder=Path.cwd(), cache=cache_root().absolute()).rstrip("\n"))
-    console.show_note("Next: save it as job.sh, then `sbatch job.sh`; the folders must be visible on all nodes")
-
-
-def slurm_script(job: Job, search: Sequence[str], *, folder: Path, cache: Path) -> str:
-    """Return a batch script that starts Ray on all nodes, runs a search on the first, and requeues before its end."""
-    for text in (job.time, *job.options, *search):
+    for text in (time, *sbatch, *search):
         if not text.isprintable():
             raise ConfigError(f"cluster slurm: {text!r} contains control characters", "remove them")
     if reserved := [text for text in search if text.split("=")[0] in ("--ray", "--insecure")]:
@@ -56,13 +40,13 @@ def slurm_script(job: Job, search: Sequence[str], *, folder: Path, cache: Path) 
         )
     sbatch_options = [
         "job-name=autodistill",
-        f"nodes={job.nodes}",
+        f"nodes={nodes}",
         "ntasks-per-node=1",
-        f"cpus-per-task={job.cpus}",
-        *([f"gpus-per-node={job.gpus}"] if job.gpus else []),
-        f"time={shlex.quote(job.time)}",
+        f"cpus-per-task={cpus}",
+        *([f"gpus-per-node={gpus}"] if gpus else []),
+        f"time={shlex.quote(time)}",
         f"signal=B:USR1@{WARNING_S}",
-        *("requeue", "open-mode=append", *job.options),
+        *("requeue", "open-mode=append", *sbatch),
     ]
     command = shlex.join(["autodistill", "search", *search, "--ray", "auto"])
     options = "\n".join(f"#SBATCH --{option}" for option in sbatch_options)
@@ -72,9 +56,9 @@ def slurm_script(job: Job, search: Sequence[str], *, folder: Path, cache: Path) 
 # Ray runs on all nodes of the job, the search on the first node. Before the time limit every run writes a checkpoint,
 # then the job is requeued and continues.
 set -u
-cd {shlex.quote(str(folder))} || exit 2
+cd {shlex.quote(str(Path.cwd()))} || exit 2
 export PATH={shlex.quote(str(Path(sys.executable).parent))}:"$PATH"
-export AUTODISTILL_CACHE={shlex.quote(str(cache))}
+export AUTODISTILL_CACHE={shlex.quote(str(cache_root().absolute()))}
 # Only processes with this token can use the cluster.
 export RAY_AUTH_MODE=token
 RAY_AUTH_TOKEN=$(python -c 'import secrets; print(secrets.token_hex(32))')
@@ -91,7 +75,7 @@ stop() {{
 trap stop USR1 TERM
 
 srun --kill-on-bad-exit=1 ray symmetric-run --address "$address" \\
-  --min-nodes "$SLURM_JOB_NUM_NODES" --num-cpus {job.cpus} --num-gpus {job.gpus} -- \\
+  --min-nodes "$SLURM_JOB_NUM_NODES" --num-cpus {cpus} --num-gpus {gpus} -- \\
   {command} &
 step=$!
 # A signal ends `wait` early.

@@ -3,32 +3,51 @@
 Each command imports its code when it runs, so that `--help` needs neither torch nor Optuna.
 """
 
+import functools
+import importlib
+from collections.abc import Callable
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from autodistill.cli.options import (
-    AuditPruning,
-    Budget,
-    DataName,
-    Device,
-    Format,
-    Insecure,
-    Offline,
-    OutputFormat,
-    Overrides,
-    PerGpu,
-    Ray,
-    Run,
-    SpaceName,
-    Storage,
-    Students,
-    Teachers,
-    Workers,
-)
+from autodistill.errors import StoreError, lookup
 
-SpaceArgument = Annotated[str, typer.Argument(help="Name of a shipped space.")]
+
+class Format(StrEnum):
+    TABLE = "table"
+    JSON = "json"
+    CSV = "csv"
+
+
+Teachers = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--teacher",
+        help="URI of a teacher: file:CKPT?arch=NAME, torchvision:NAME@WEIGHTS, ladder:. Repeatable. "
+        "Default: the space's.",
+    ),
+]
+DataName = Annotated[
+    str, typer.Option("--data", help="digits, fashion-mnist, cifar10, cifar100, folder:PATH. Default: the space's.")
+]
+SpaceName = Annotated[str, typer.Option("--space", help="Shipped search space or TOML file. Default: the dataset's.")]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", help="Set a key of the space, such as training.epochs=20. Repeatable.")
+]
+Device = Annotated[str, typer.Option(help="Device of all training: cpu, cuda, cuda:N, or auto (a GPU if available).")]
+Offline = Annotated[bool, typer.Option("--offline", help="Download nothing.")]
+Workers = Annotated[
+    str,
+    typer.Option(
+        help="Number of worker processes. auto: 1 to 4 on each GPU, as its memory allows; without a GPU one per core, "
+        "at most one per GB of memory."
+    ),
+]
+OutputFormat = Annotated[Format, typer.Option("--format", help="Format of the result on stdout.")]
+Run = Annotated[str, typer.Argument(help="Name or folder of a study.")]
+ShippedSpace = Annotated[str, typer.Argument(help="Name of a shipped space.")]
 
 spaces_app = typer.Typer(no_args_is_help=True, help="List, show, copy and check search spaces.")
 teachers_app = typer.Typer(no_args_is_help=True, help="List, train, check and inspect teachers.")
@@ -50,40 +69,89 @@ app.add_typer(teachers_app, name="teachers")
 app.add_typer(cluster_app, name="cluster")
 
 
+def call(target: str, **parameters: Any) -> None:
+    """Import and call a function, `MODULE.FUNCTION` below `autodistill.cli`."""
+    module, function = target.split(".")
+    getattr(importlib.import_module(f"autodistill.cli.{module}"), function)(**parameters)
+
+
+def runs(target: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Return a decorator for a command without a body: it calls `target` with its parameters."""
+
+    def decorate(declared: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(declared)
+        def command(**parameters: Any) -> None:
+            call(target, **parameters)
+
+        return command
+
+    return decorate
+
+
 @app.callback(invoke_without_command=True)
 def _root(
     version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
 ) -> None:
     if version:
         from autodistill import __version__
-        from autodistill.cli.console import show_text
 
-        show_text(f"kd-autodistill {__version__}")
+        print(f"kd-autodistill {__version__}")
         raise typer.Exit
 
 
 @app.command()
+@runs("search.search")
 def search(
-    student: Students,
-    teacher: Teachers = None,
+    students: Annotated[
+        list[str],
+        typer.Option(
+            "--student",
+            help="Network to train, such as mobilenetv2 or mobilenetv2:0.5 (width; default: the space's). Repeatable.",
+        ),
+    ],
+    teachers: Teachers = None,
     data: DataName = "",
     space: SpaceName = "",
-    budget: Budget = "",
+    budget: Annotated[
+        str,
+        typer.Option(help="Total cost: 20 (full trainings), 600ep (epochs), 8h or 30min (time). Default: the space's."),
+    ] = "",
     study: Annotated[str, typer.Option(help="Name of the study, new or to resume. Default: SPACE-STUDENT.")] = "",
     seed: Annotated[int | None, typer.Option(help="Seed of search and training. Default: the space's.")] = None,
     device: Device = "auto",
     workers: Workers = "auto",
-    ray: Ray = "",
-    per_gpu: PerGpu = 1,
-    insecure: Insecure = False,
-    storage: Storage = "",
+    ray: Annotated[
+        str,
+        typer.Option(
+            help="Run on a Ray cluster: auto (this machine's), HOST:PORT, or local (a new one on this machine)."
+        ),
+    ] = "",
+    per_gpu: Annotated[int, typer.Option(min=1, help="With --ray: number of workers that share a GPU.")] = 1,
+    insecure: Annotated[
+        bool,
+        typer.Option("--insecure", help="With --ray: accept a cluster on a network without token authentication."),
+    ] = False,
+    storage: Annotated[
+        str,
+        typer.Option(
+            envvar="AUTODISTILL_STORAGE",
+            show_envvar=True,
+            help="Database that gets a copy of the trials for dashboards: postgresql://USER@HOST/DATABASE or "
+            "sqlite:///FILE. Default: a SQLite file in the study folder.",
+        ),
+    ] = "",
     overrides: Overrides = None,
     max_params: Annotated[str, typer.Option(help="Most parameters of a student, such as 2.5M.")] = "",
     max_macs: Annotated[str, typer.Option(help="Most MACs of a student for one image, such as 100M.")] = "",
     max_size: Annotated[str, typer.Option(help="Largest float32 weights of a student, such as 10MB.")] = "",
     max_latency: Annotated[str, typer.Option(help="Longest time for one image on this device, such as 5ms.")] = "",
     max_trials: Annotated[int | None, typer.Option(min=1, help="Most trials of the search, priors included.")] = None,
-    audit_pruning: AuditPruning = False,
+    audit_pruning: Annotated[
+        bool,
+        typer.Option(
+            "--audit-pruning", help="After the study, train the best pruned trials in full, outside the budget."
+        ),
+    ] = False,
     timeout: Annotated[str, typer.Option(help="Stop after this time: 90s, 30m, 8h. Default: no limit.")] = "",
     cache_size: Annotated[str, typer.Option(help="Most disk space for teacher logits.")] = "8GB",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check and estimate only; start no study.")] = False,
@@ -92,52 +160,19 @@ def search(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print the result only.")] = False,
 ) -> None:
     """Find the best teacher for each student within a budget. The same command resumes a study."""
-    from autodistill.cli import search as command
-    from autodistill.cli.flags import search_family
-
-    family = search_family(
-        students=student,
-        teachers=teacher or (),
-        data=data,
-        space=space,
-        budget=budget,
-        study=study,
-        seed=seed,
-        device=device,
-        workers=workers,
-        ray=ray,
-        per_gpu=per_gpu,
-        insecure=insecure,
-        storage=storage,
-        overrides=overrides or (),
-        max_params=max_params,
-        max_macs=max_macs,
-        max_size=max_size,
-        max_latency=max_latency,
-        max_trials=max_trials,
-        audit_pruning=audit_pruning,
-        timeout=timeout,
-        cache_size=cache_size,
-        offline=offline,
-    )
-    if dry_run:
-        command.dry_run(family, as_json=output is Format.JSON)
-    else:
-        command.search(family, output=output.value, quiet=quiet)
 
 
 @app.command()
+@runs("show.write_report")
 def report(
     run: Run,
     to: Annotated[Path | None, typer.Option("--out", help="Folder to write. Default: reports/STUDY.")] = None,
 ) -> None:
     """Render the report of a study as HTML, markdown and JSON. Needs no torch and no GPU."""
-    from autodistill.cli import show as command
-
-    command.write_report(run, to)
 
 
 @app.command()
+@runs("show.show")
 def show(
     run: Run,
     output: OutputFormat = Format.TABLE,
@@ -150,15 +185,10 @@ def show(
     everything: Annotated[bool, typer.Option("--all", help="Show all trials instead of the best 20.")] = False,
 ) -> None:
     """Print the recommendation of a study and the teachers, trials or students behind it."""
-    from autodistill.cli import show as command
-
-    if watch:
-        command.watch(run, output=output.value, everything=everything, pareto=pareto, sort=sort)
-        return
-    command.show(run, output=output.value, everything=everything, pareto=pareto, sort=sort)
 
 
 @app.command()
+@runs("train.train")
 def train(
     run: Annotated[str, typer.Option("--from", help="Study whose recommendation to train.")] = "",
     student: Annotated[str, typer.Option(help="Without --from: network to train.")] = "",
@@ -175,22 +205,10 @@ def train(
     offline: Offline = False,
 ) -> None:
     """Train one student in full: the recommendation of a study, or one teacher with the space's prior."""
-    from autodistill.cli import train as command
-    from autodistill.cli.flags import search_options
-
-    options = search_options(
-        student=student,
-        teachers=(teacher,) if teacher else (),
-        data=data,
-        space=space,
-        device=device,
-        overrides=overrides or (),
-        offline=offline,
-    )
-    command.train(options, run=run, seed=seed, to=to, with_validation=with_validation)
 
 
 @app.command()
+@runs("train.export")
 def export(
     run: Run,
     weights: Annotated[
@@ -202,22 +220,18 @@ def export(
     to: Annotated[Path | None, typer.Option("--out", help="New folder. Default: exports/STUDY.")] = None,
 ) -> None:
     """Export the recommended student: weights, graphs that include the preprocessing, a model card."""
-    from autodistill.cli import train as command
-
-    command.export(run, weights=weights, formats=formats, to=to)
 
 
 @app.command()
+@runs("show.show_environment")
 def env(output: OutputFormat = Format.TABLE) -> None:
     """Print versions, device and folders, for bug reports."""
-    from autodistill.cli.show import show_environment
-
-    show_environment(as_json=output is Format.JSON)
 
 
 @teachers_app.command("list")
+@runs("teachers.list_teachers")
 def teachers_list(
-    teacher: Teachers = None,
+    teachers: Teachers = None,
     data: DataName = "",
     space: SpaceName = "",
     overrides: Overrides = None,
@@ -225,14 +239,10 @@ def teachers_list(
     output: OutputFormat = Format.TABLE,
 ) -> None:
     """List the teachers of a space with their sizes and, if trained, their accuracy."""
-    from autodistill.cli import teachers as command
-    from autodistill.cli.flags import search_options
-
-    options = search_options(teachers=teacher or (), data=data, space=space, overrides=overrides or (), offline=offline)
-    command.list_teachers(options, as_json=output is Format.JSON)
 
 
 @teachers_app.command("train")
+@runs("teachers.train_teachers")
 def teachers_train(
     data: DataName = "",
     space: SpaceName = "",
@@ -241,14 +251,10 @@ def teachers_train(
     workers: Workers = "auto",
 ) -> None:
     """Train the default ladder of a space; all later studies use it."""
-    from autodistill.cli import teachers as command
-    from autodistill.cli.flags import search_options
-
-    options = search_options(data=data, space=space, overrides=overrides or (), device=device, workers=workers)
-    command.train_teachers(options)
 
 
 @teachers_app.command("check")
+@runs("teachers.check_teachers")
 def teachers_check(
     teacher: Annotated[
         list[str], typer.Argument(help="URIs: file:CKPT?arch=NAME&norm=imagenet, torchvision:NAME@WEIGHTS.")
@@ -260,14 +266,10 @@ def teachers_check(
     output: OutputFormat = Format.TABLE,
 ) -> None:
     """Run the checks of `search` on teachers."""
-    from autodistill.cli import teachers as command
-    from autodistill.cli.flags import search_options
-
-    options = search_options(teachers=teacher, data=data, space=space, overrides=overrides or (), offline=offline)
-    command.check_teachers(options, as_json=output is Format.JSON)
 
 
 @teachers_app.command("inspect")
+@runs("teachers.inspect_teachers")
 def teachers_inspect(
     teacher: Annotated[list[str] | None, typer.Argument(help="URIs of teachers. Default: the space's.")] = None,
     data: DataName = "",
@@ -280,44 +282,41 @@ def teachers_inspect(
     to: Annotated[Path | None, typer.Option("--out", help="Folder for the same as an HTML page.")] = None,
 ) -> None:
     """Print the profiles of teachers, without training: calibration, variances, temperatures, agreement."""
-    from autodistill.cli import teachers as command
-    from autodistill.cli.flags import search_options
-
-    options = search_options(
-        teachers=teacher or (),
-        data=data,
-        space=space,
-        overrides=overrides or (),
-        device=device,
-        workers=workers,
-        offline=offline,
-    )
-    command.inspect_teachers(options, as_json=output is Format.JSON, to=to)
 
 
 @spaces_app.command("ls", hidden=True)
 @spaces_app.command("list")
-def spaces_ls() -> None:
+def spaces_list() -> None:
     """List the shipped spaces."""
-    from autodistill.cli import spaces as command
+    import tomllib
 
-    command.list_spaces()
+    from autodistill.cli.console import show_table
+    from autodistill.config import shipped
+
+    rows = [(name, tomllib.loads(text).get("purpose", "")) for name, text in sorted(shipped().items())]
+    show_table("Search spaces", ("name", "purpose"), rows)
 
 
 @spaces_app.command("show")
-def spaces_show(name: SpaceArgument) -> None:
+def spaces_show(name: ShippedSpace) -> None:
     """Print a shipped space."""
-    from autodistill.cli import spaces as command
+    from autodistill.cli.console import show_text
+    from autodistill.config import shipped
 
-    command.show_space(name)
+    show_text(lookup("space", name, shipped()).rstrip())
 
 
 @spaces_app.command("cp")
-def spaces_cp(name: SpaceArgument, file: Annotated[Path, typer.Argument(help="New file.")]) -> None:
+def spaces_cp(name: ShippedSpace, file: Annotated[Path, typer.Argument(help="New file.")]) -> None:
     """Copy a shipped space to a new file for editing."""
-    from autodistill.cli import spaces as command
+    from autodistill.cli.console import show_note
+    from autodistill.config import shipped
+    from autodistill.store import write_text
 
-    command.copy_space(name, file)
+    if file.exists():
+        raise StoreError(f"{file}: exists already", "name a new file, or remove this one")
+    write_text(file, lookup("space", name, shipped()))
+    show_note(f"wrote {file}. Next: autodistill spaces check {file}")
 
 
 @spaces_app.command("check")
@@ -326,9 +325,12 @@ def spaces_check(
     overrides: Overrides = None,
 ) -> None:
     """Check a space and print all its values."""
-    from autodistill.cli import spaces as command
+    from autodistill.cli.console import show_note, show_text
+    from autodistill.config import dump, load
+    from autodistill.study import KNOWN
 
-    command.check_space(file, overrides or ())
+    show_text(dump(load(file, known=KNOWN, overrides=overrides or ())).rstrip())
+    show_note(f"{file} is valid. Next: autodistill search --student mobilenetv2 --space {file}")
 
 
 @cluster_app.command("slurm")
@@ -343,6 +345,8 @@ def cluster_slurm(
     ] = None,
 ) -> None:
     """Print a SLURM script that runs a search on all nodes of one job, with Ray."""
-    from autodistill.cli.cluster import Job, slurm
+    from autodistill.cli.cluster import slurm_script
+    from autodistill.cli.console import show_note, show_text
 
-    slurm(Job(nodes, gpus, cpus, time, tuple(sbatch or ())), search)
+    show_text(slurm_script(search, nodes=nodes, gpus=gpus, cpus=cpus, time=time, sbatch=sbatch or ()).rstrip())
+    show_note("Next: save it as job.sh, then `sbatch job.sh`; the folders must be visible on all nodes")

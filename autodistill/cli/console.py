@@ -1,21 +1,45 @@
-"""Print results to stdout, and everything else to stderr."""
+"""Print results to stdout, and notes, errors and progress to stderr.
+
+Progress is a live display on a terminal, else plain lines with time stamps.
+"""
 
 import itertools
 import json
 import sys
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TypeVar
 
-from rich.console import Console, JustifyMethod
+from rich.console import Console, JustifyMethod, RenderableType
 from rich.padding import Padding
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
 from autodistill.errors import AutodistillError
-from autodistill.formatting import recipe
-from autodistill.records import TrialParams
+from autodistill.formatting import about, recipe
+from autodistill.records import (
+    EpochEvent,
+    Event,
+    Note,
+    PhaseStarted,
+    RunEnded,
+    RunResult,
+    TaskProgress,
+    TimeLeft,
+    TrialEnded,
+    TrialParams,
+    TrialRecord,
+)
+
+T = TypeVar("T")
 
 WIDE = 1000
 """Columns of output that is no terminal: lines are not wrapped."""
+PLAIN_LINE_EVERY_S = 30.0
+"""Seconds between two lines about running tasks, without a terminal."""
+SHOWN_AFTER_S = 1.0
+"""Decoding is shown after this time: a shorter message could not be read."""
 
 
 def out() -> Console:
@@ -48,6 +72,11 @@ def show_text(text: str) -> None:
     out().print(Text(text))
 
 
+def show_rows(title: str, columns: Mapping[str, Callable[[T], object]], records: Iterable[T]) -> None:
+    """Print a table with a row for each record; `columns` compute its cells."""
+    show_table(title, list(columns), [[cell(record) for cell in columns.values()] for record in records])
+
+
 def show_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Print a table to stdout; columns whose names start with `>` are right-aligned.
 
@@ -57,8 +86,9 @@ def show_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[objec
     names = [Text(column.removeprefix(">")) for column in columns]
     cells = [[Text("-" if cell is None else " ".join(str(cell).split())) for cell in row] for row in rows]
     widths = [max(cell.cell_len for cell in column) for column in zip(names, *cells, strict=True)]
-    beside = _fitting(widths, console.width) if console.is_terminal else len(columns)
     console.print(Text(title, style="bold"))
+    ends = itertools.accumulate(width + 2 for width in widths)
+    beside = max(1, sum(end - 2 <= console.width for end in ends)) if console.is_terminal else len(columns)
     if beside == len(columns):
         console.print(_table(columns, names, cells))
     else:
@@ -69,12 +99,6 @@ def show_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[objec
                 below = Text("; ".join(f"{name} {cell}" for name, cell in rest))
                 console.print(Padding(below, (0, 0, 0, widths[0] + 2)))
     console.print()
-
-
-def _fitting(widths: Sequence[int], room: int) -> int:
-    """Return how many of the first columns fit into `room` with two spaces between them; at least 1."""
-    ends = itertools.accumulate(width + 2 for width in widths)
-    return max(1, sum(end - 2 <= room for end in ends))
 
 
 def _table(
@@ -89,11 +113,6 @@ def _table(
     return table
 
 
-def clear() -> None:
-    """Clear the screen, on a terminal."""
-    out().clear()
-
-
 def percent(share: float | None) -> str | None:
     return None if share is None else f"{100 * share:.1f}"
 
@@ -101,3 +120,170 @@ def percent(share: float | None) -> str | None:
 def described(params: TrialParams) -> str:
     """Return a configuration on one line: `resnet8  ISATS (target ratio 1.67), soft weight 0.5`."""
     return recipe(params) if params.teacher is None else f"{params.teacher}  {recipe(params)}"
+
+
+class Decoding:
+    """Shows how many images are decoded, if decoding takes longer than `SHOWN_AFTER_S`."""
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        self._quiet, self._console = quiet, err()
+        columns = (TextColumn("decoding images"), BarColumn(bar_width=24), MofNCompleteColumn(), TimeElapsedColumn())
+        self._live = Progress(*columns, console=self._console, transient=True, disable=not self._console.is_terminal)
+        self._bar: TaskID | None = None
+        self._next: float | None = None
+
+    def __enter__(self) -> "Decoding":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._live.stop()
+
+    def progress(self, done: int, total: int) -> None:
+        """Show that `done` of `total` images are decoded."""
+        now = time.monotonic()
+        if self._next is None:  # the time starts with the first image, not with the imports before it
+            self._next = now + SHOWN_AFTER_S
+        if self._quiet or now < self._next:
+            return
+        if self._live.disable:
+            show_note(f"{time.strftime('%H:%M:%S')} decoding images: {done:,} of {total:,}")
+            self._next = now + PLAIN_LINE_EVERY_S
+            return
+        if self._bar is None:
+            self._bar = self._live.add_task("", total=total)
+            self._live.start()
+        self._live.update(self._bar, completed=done, total=total)
+
+    def say(self, text: str) -> None:
+        """Show a warning about the image cache."""
+        if not self._quiet:
+            show_note(f"warning: {text}")
+
+
+class StudyProgress(Progress):
+    """Progress bars below a line with the best score of each teacher so far."""
+
+    best = ""
+
+    def get_renderables(self) -> Iterator[RenderableType]:
+        """Yield the line, once there is a score, and the bars."""
+        if self.best:
+            yield Text(self.best)
+        yield from super().get_renderables()
+
+
+class Display:
+    """Shows the events of a study. Leaving the context ends the live display."""
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        self._quiet = quiet
+        self._console = err()
+        self._live = StudyProgress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[note]}", markup=False),
+            console=self._console,
+            transient=True,
+            disable=quiet or not self._console.is_terminal,
+        )
+        self._bars: dict[str, TaskID] = {}
+        self._phase: TaskID | None = None
+        self._best_of: dict[str, float] = {}
+        """Best validation accuracy of full runs, by teacher."""
+        self._last_line = time.monotonic()
+        self._left = ""
+        """Estimated time until the end of the study."""
+
+    def __enter__(self) -> "Display":
+        self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._live.stop()
+
+    def show(self, event: Event) -> None:
+        """Show one event."""
+        if self._quiet:
+            return
+        match event:
+            case PhaseStarted():
+                self._start_phase(event)
+            case EpochEvent(record=epoch):
+                note = None if epoch.val_top1 is None else f"val {percent(epoch.val_top1)} %"
+                self._advance(event.run, epoch.epoch, event.epochs, note)
+            case TaskProgress():
+                self._advance(event.task, event.done, event.total, event.text or None)
+            case TimeLeft():
+                self._left = f"about {about(event.wall_s)} left"
+                if self._phase is not None:
+                    self._live.update(self._phase, note=self._left)
+            case RunEnded():
+                self._end_run(event)
+            case TrialEnded():
+                self._line(_trial_line(event.record))
+                self._show_best()
+            case Note():
+                self._line(f"warning: {event.text}" if event.warning else event.text)
+
+    def _start_phase(self, event: PhaseStarted) -> None:
+        if event.runs:
+            self._line(f"{event.phase}: {event.runs} runs, {event.epochs} epochs{self._and_left}")
+        if self._phase is not None:
+            self._live.remove_task(self._phase)
+        self._phase = self._live.add_task(f"{event.phase} (epochs)", total=event.epochs, note=self._left)
+
+    def _advance(self, name: str, done: int, total: int, note: str | None) -> None:
+        if self._live.disable:
+            if time.monotonic() - self._last_line > PLAIN_LINE_EVERY_S:
+                self._line(f"{name}: epoch {done} of {total}" + (f", {note}" if note else "") + self._and_left)
+            return
+        if name not in self._bars:
+            self._bars[name] = self._live.add_task(f"  {name}", total=total, note="")
+        fields = {} if note is None else {"note": note}
+        self._live.update(self._bars[name], completed=done, **fields)  # type: ignore[arg-type]
+        if self._phase is not None:
+            self._live.advance(self._phase)
+        if done == total:
+            self._live.remove_task(self._bars.pop(name))
+
+    def _end_run(self, event: RunEnded) -> None:
+        run = event.record
+        if run.run in self._bars:
+            self._live.remove_task(self._bars.pop(run.run))
+        if event.reused and self._phase is not None:
+            self._live.advance(self._phase, run.spent_epochs)
+        if run.val_top1 is not None and run.until is None:
+            name = run.params.teacher or "no teacher"
+            self._best_of[name] = max(run.val_top1, self._best_of.get(name, 0.0))
+        if not run.run.startswith("trials/") or run.state == "failed":
+            self._line(_run_line(run, event))
+
+    def _show_best(self) -> None:
+        ranked = sorted(self._best_of.items(), key=lambda item: -item[1])
+        if ranked:
+            scores = ", ".join(f"{name} {percent(score)}" for name, score in ranked)
+            self._live.best = f"best so far (val %): {scores}"
+
+    @property
+    def _and_left(self) -> str:
+        return f", {self._left}" if self._left else ""
+
+    def _line(self, text: str) -> None:
+        self._last_line = time.monotonic()
+        stamp = f"{time.strftime('%H:%M:%S')} " if self._live.disable else ""
+        self._console.print(Text(f"{stamp}{text}"))
+
+
+def _run_line(run: RunResult, event: RunEnded) -> str:
+    if run.state == "failed":
+        return f"{run.run}: failed: {run.error}"
+    duration = "found" if event.reused else f"{event.wall_s:.1f} s"
+    return f"{run.run}: {run.last_epoch} epochs, val {percent(run.val_top1)} %, {duration}"
+
+
+def _trial_line(trial: TrialRecord) -> str:
+    score = f" {percent(trial.full.val_top1)} %" if trial.state == "complete" and trial.full else ""
+    state = f"{trial.state}: {trial.reason}" if trial.reason else f"{trial.state}{score}"
+    return f"#{trial.number} {described(trial.params)}  {state}"

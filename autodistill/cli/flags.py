@@ -13,16 +13,19 @@ from autodistill.machine import memory_bytes, usable_cores
 from autodistill.records import CostKind, StudentBudget
 from autodistill.study import SearchOptions, study_name
 
-SIZES = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
-COUNTS = {"": 1, "k": 10**3, "K": 10**3, "M": 10**6, "G": 10**9, "B": 10**9}
-MILLISECONDS = {"": 1, "us": 1e-3, "ms": 1, "s": 1e3}
-SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
-LIMIT_FLAGS: dict[CostKind, str] = {
-    "params": "--max-params",
-    "macs": "--max-macs",
-    "size_bytes": "--max-size",
-    "latency_ms": "--max-latency",
+Units = Mapping[str, int | float]
+
+SIZES: Units = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+COUNTS: Units = {"": 1, "k": 10**3, "K": 10**3, "M": 10**6, "G": 10**9, "B": 10**9}
+MILLISECONDS: Units = {"": 1, "us": 1e-3, "ms": 1, "s": 1e3}
+SECONDS: Units = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
+LIMITS: dict[CostKind, tuple[str, Units]] = {
+    "params": ("--max-params", COUNTS),
+    "macs": ("--max-macs", COUNTS),
+    "size_bytes": ("--max-size", SIZES),
+    "latency_ms": ("--max-latency", MILLISECONDS),
 }
+"""Flag of each limit on students, and its units."""
 NEAREST_SPACE = {"cifar10": "cifar100", "folder": "cifar100"}
 """Default spaces of datasets that have no space of their own."""
 
@@ -51,12 +54,8 @@ def search_family(
     **rest: Any,
 ) -> Family:
     """Return the options of each student. Without `study`, each student uses the study of a search for it alone."""
-    limits = StudentBudget(
-        params=_whole(max_params, COUNTS, "--max-params"),
-        macs=_whole(max_macs, COUNTS, "--max-macs"),
-        size_bytes=_whole(max_size, SIZES, "--max-size"),
-        latency_ms=_number(max_latency, MILLISECONDS, "--max-latency") if max_latency else None,
-    )
+    texts = {"params": max_params, "macs": max_macs, "size_bytes": max_size, "latency_ms": max_latency}
+    limits = StudentBudget(**{kind: _limit(texts[kind], *how) for kind, how in LIMITS.items() if texts[kind]})
     several = len(students) > 1
     names = [f"{study}-{student}".replace(":", "-") if several and study else study for student in students]
     options = tuple(
@@ -64,17 +63,18 @@ def search_family(
         for student, name in zip(students, names, strict=True)
     )
     whole = options[0].model_copy(update={"study": study})
-    name = study or study_name(whole.space, students)
-    return Family(name, _command(whole, students), options)
+    return Family(study or study_name(whole.space, students), _command(whole, students), options)
 
 
 def search_options(
     *,
     student: str = "",
+    teachers: Sequence[str] | None = None,
     data: str = "",
     space: str = "",
     device: str = "auto",
     workers: int | str = "auto",
+    overrides: Sequence[str] | None = None,
     timeout: str = "",
     cache_size: str = "8GB",
     ray: str = "",
@@ -83,6 +83,9 @@ def search_options(
     **rest: Any,
 ) -> SearchOptions:
     """Return search options from flags, with defaults filled in."""
+    if not space:
+        dataset = data.split(":")[0]
+        space = dataset if dataset in shipped() else NEAREST_SPACE.get(dataset, "digits")
     if ray:
         device, slots = cluster(ray, device, per_gpu=per_gpu, insecure=insecure)
         workers = slots if workers == "auto" else workers
@@ -90,18 +93,20 @@ def search_options(
         device = device_for(device)
     options = SearchOptions(
         student=student,
+        teachers=tuple(teachers or ()),
         data=data,
-        space=space or _space_for(data),
+        space=space,
         device=device,
         workers=_workers(workers, device=device),
         fill_gpu=workers == "auto" and device.startswith("cuda"),
+        overrides=tuple(overrides or ()),
         ray=ray,
         per_gpu=per_gpu,
-        timeout_s=seconds(timeout, "--timeout") if timeout else None,
-        cache_bytes=int(_number(cache_size, SIZES, "--cache-size")),
+        timeout_s=_number(timeout, "--timeout", SECONDS) if timeout else None,
+        cache_bytes=int(_number(cache_size, "--cache-size", SIZES)),
         **rest,
     )
-    return options.model_copy(update={"command": _command(options, (options.student,))})
+    return options.model_copy(update={"command": _command(options, [student])})
 
 
 def cluster(address: str, device: str, *, per_gpu: int, insecure: bool) -> tuple[str, int]:
@@ -120,24 +125,6 @@ def cluster(address: str, device: str, *, per_gpu: int, insecure: bool) -> tuple
     return device, slots_of(resources, gpu=device == "cuda", per_gpu=per_gpu)
 
 
-def _workers(requested: int | str, *, device: str) -> int:
-    """Return the number of processes."""
-    if requested == "auto":
-        return _gpus(device) if device.startswith("cuda") else min(usable_cores(), max(1, memory_bytes() // 2**30))
-    if not str(requested).isdecimal() or int(requested) == 0:
-        raise ConfigError(f"--workers {requested}: must be a number above 0, or auto")
-    return int(requested)
-
-
-def _gpus(device: str) -> int:
-    return torch.cuda.device_count() if device == "cuda" else 1
-
-
-def _space_for(data: str) -> str:
-    name = data.split(":")[0]
-    return name if name in shipped() else NEAREST_SPACE.get(name, "digits")
-
-
 def device_for(name: str) -> str:
     """Return torch's name of the device that `--device` requests.
 
@@ -153,24 +140,30 @@ def device_for(name: str) -> str:
     return name
 
 
-def _whole(text: str, units: Mapping[str, int | float], flag: str) -> int | None:
-    if not text:
-        return None
-    number = round(_number(text, units, flag))
-    if number < 1:
+def _workers(requested: int | str, *, device: str) -> int:
+    if requested == "auto":
+        if device.startswith("cuda"):
+            return torch.cuda.device_count() if device == "cuda" else 1
+        return min(usable_cores(), max(1, memory_bytes() // 2**30))
+    if not str(requested).isdecimal() or int(requested) == 0:
+        raise ConfigError(f"--workers {requested}: must be a number above 0, or auto")
+    return int(requested)
+
+
+def _limit(text: str, flag: str, units: Units) -> int | float:
+    """Return a limit on students; only a latency may be a fraction."""
+    number = _number(text, flag, units)
+    if units is MILLISECONDS:
+        return number
+    if round(number) < 1:
         raise ConfigError(f"{flag} {text}: must be at least 1")
-    return number
+    return round(number)
 
 
-def seconds(text: str, flag: str) -> float:
-    return _number(text, SECONDS, flag)
-
-
-def _number(text: str, units: Mapping[str, int | float], flag: str) -> float:
+def _number(text: str, flag: str, units: Units) -> float:
     digits = text.rstrip("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
-    unit = text[len(digits) :]
     try:
-        number = float(digits) * units[unit]
+        number = float(digits) * units[text[len(digits) :]]
     except (ValueError, KeyError):
         number = 0.0
     if not 0 < number < math.inf:
@@ -185,7 +178,7 @@ def _command(options: SearchOptions, students: Sequence[str]) -> str:
     values_by_flag: list[tuple[str, Iterable[object]]] = [
         ("--student", students),
         ("--space", [options.space]),
-        *((LIMIT_FLAGS[kind], [f"{limit:g}" if kind == "latency_ms" else limit]) for kind, limit in limits.items()),
+        *((LIMITS[kind][0], [f"{limit:g}" if kind == "latency_ms" else limit]) for kind, limit in limits.items()),
         ("--data", filter(None, [options.data])),
         ("--budget", filter(None, [options.budget])),
         ("--study", filter(None, [options.study])),
@@ -195,5 +188,4 @@ def _command(options: SearchOptions, students: Sequence[str]) -> str:
         ("--max-trials", [] if options.max_trials is None else [options.max_trials]),
     ]
     flags = [part for flag, values in values_by_flag for value in values for part in (flag, str(value))]
-    switches = ["--audit-pruning"] * options.audit_pruning
-    return shlex.join(["autodistill", "search", *flags, *switches])
+    return shlex.join(["autodistill", "search", *flags, *["--audit-pruning"] * options.audit_pruning])

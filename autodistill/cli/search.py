@@ -8,18 +8,20 @@ import threading
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from types import FrameType
+from typing import Any
 
+from autodistill import data as datasets
 from autodistill.cli import console
-from autodistill.cli.flags import Family
-from autodistill.cli.progress import Display, shown_loading
-from autodistill.executors import Executor, OnEvent, ProcessPool, Stopped
+from autodistill.cli.flags import Family, search_family
+from autodistill.data import LoadData
+from autodistill.executors import Executor, ProcessPool, Stopped
 from autodistill.formatting import about, count, excess_words, quantity
-from autodistill.records import ComparisonRecord, LeftOutRecord, StudentBudget, StudyRecord
+from autodistill.records import ComparisonRecord, LeftOutRecord, StudyRecord
 from autodistill.search.database import SQLITE, redacted
 from autodistill.store import cache_root, check_folder
 from autodistill.study import (
     Estimate,
+    SearchOptions,
     StudySpec,
     cache_size,
     describe_plan,
@@ -38,120 +40,59 @@ INTERRUPTED = 130
 """Exit code after Ctrl-C or a signal that ends the command."""
 
 
-def search(family: Family, *, output: str, quiet: bool) -> None:
-    """Run a study for each student with a live display, render the report, and print the result."""
+def search(*, dry_run: bool, output: str, quiet: bool, **flags: Any) -> None:
+    """Run a study for each student, render the report, and print the result; `flags` as for `search_family`.
+
+    With `dry_run`, check everything, measure a few steps, and print the plan of each student.
+    """
+    family = search_family(**flags)
+    if dry_run:
+        _dry_run(family, as_json=output == "json")
+        return
     check_folder(REPORTS)
     quiet = quiet or output != "table"
     first = family.options[0]
-    with ProcessPool(0 if first.ray else first.workers) as processes, stop_on_signals() as stop:
+    with executors(first) as executor_for:
         students, left_out = _resolved(family, quiet=quiet)
         command = command_of(family, students)
         if not quiet:
             _introduce(students, left_out, family)
-        executor_for = executor_of(family, processes, stop)
-        record = _searched(family, students, left_out, command, executor_for=executor_for, quiet=quiet)
+        resume = f"{command} --storage {shlex.quote(redacted(first.storage))}" if first.storage else command
+        try:
+            with console.Display(quiet=quiet) as display:
+                record: StudyRecord | ComparisonRecord
+                if len(family.options) == 1:
+                    record = run_study(students[0], display.show, executor_for=executor_for)
+                else:
+                    record = run_students(
+                        students,
+                        display.show,
+                        name=family.name,
+                        command=command,
+                        left_out=left_out,
+                        executor_for=executor_for,
+                    )
+        except KeyboardInterrupt:
+            console.show_note(f"\ninterrupted; every finished run is kept. Continue with: {resume}")
+            sys.exit(INTERRUPTED)
+        except Stopped:
+            console.show_note(f"stopped by a signal, every run has a checkpoint. Continue with: {resume}")
+            sys.exit(INTERRUPTED)
     from autodistill.cli import show  # importing the report takes a third of a second
 
     page = show.rendered(record, REPORTS / record.name)
-    if output == "table":
-        show.show_record(record)
-    else:
-        several = len(family.options) > 1
-        show.show(family.name if several else str(students[0].folder.path), output=output, everything=True)
+    show.show_record(record, output=output)
     if not quiet:
         next_command = f"autodistill train --from {record.name}" if record.state == "complete" else record.command
         console.show_note(f"Report: {page}   Next: {next_command}")
 
 
-def _searched(
-    family: Family,
-    students: Sequence[StudySpec],
-    left_out: Sequence[LeftOutRecord],
-    command: str,
-    *,
-    executor_for: ExecutorFor,
-    quiet: bool,
-) -> StudyRecord | ComparisonRecord:
-    """Run the studies; on Ctrl-C or a signal, print how to continue and exit."""
-    storage = family.options[0].storage
-    resume = f"{command} --storage {shlex.quote(redacted(storage))}" if storage else command
-    try:
-        with Display(quiet=quiet) as display:
-            return _run(family, students, left_out, command, display.show, executor_for)
-    except KeyboardInterrupt:
-        console.show_note(f"\ninterrupted; every finished run is kept. Continue with: {resume}")
-    except Stopped:
-        console.show_note(f"stopped by a signal, every run has a checkpoint. Continue with: {resume}")
-    sys.exit(INTERRUPTED)
-
-
-def _run(
-    family: Family,
-    students: Sequence[StudySpec],
-    left_out: Sequence[LeftOutRecord],
-    command: str,
-    on_event: OnEvent,
-    executor_for: ExecutorFor,
-) -> StudyRecord | ComparisonRecord:
-    if len(family.options) == 1:
-        return run_study(students[0], on_event, executor_for=executor_for)
-    return run_students(
-        students, on_event, name=family.name, command=command, left_out=left_out, executor_for=executor_for
-    )
-
-
-def executor_of(family: Family, processes: ProcessPool, stop: threading.Event) -> ExecutorFor:
-    """Return a function that starts the executor that the options request."""
-    if not family.options[0].ray:
-        return partial(local_executor, processes=processes, stop=stop)
-    from autodistill.executors.ray import RayExecutor
-
-    def on_cluster(spec: StudySpec) -> Executor:
-        options = spec.options
-        return RayExecutor(spec.setup, address=options.ray, workers=options.workers, per_gpu=options.per_gpu, stop=stop)
-
-    return on_cluster
-
-
-@contextlib.contextmanager
-def stop_on_signals() -> Iterator[threading.Event]:
-    """Yield an event that SIGTERM and SIGUSR1 set: batch systems announce the end of a job by these signals.
-
-    Windows has no SIGUSR1. Only the main thread can handle signals.
-    """
-    stop = threading.Event()
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        stop.set()
-
-    names = ("SIGTERM", "SIGUSR1") if threading.current_thread() is threading.main_thread() else ()
-    numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
-    before = {number: signal.signal(number, handle) for number in numbers}
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _resolved(family: Family, *, quiet: bool) -> tuple[tuple[StudySpec, ...], tuple[LeftOutRecord, ...]]:
-    with shown_loading(quiet=quiet) as load_data:
-        specs = resolve_all(family.options, load_data=load_data)
-    return within(specs, family.limits)
-
-
-def dry_run(family: Family, *, as_json: bool) -> None:
-    """Check everything, measure a few steps, and print the plan of each student; start no study."""
-    first = family.options[0]
-    with (
-        ProcessPool(0 if first.ray else first.workers) as processes,
-        stop_on_signals() as stop,
-        Display(quiet=as_json) as display,
-    ):
+def _dry_run(family: Family, *, as_json: bool) -> None:
+    estimates = []
+    with executors(family.options[0]) as executor_for, console.Display(quiet=as_json) as display:
         students, left_out = _resolved(family, quiet=as_json)
-        estimates = []
         for spec in students:
-            with executor_of(family, processes, stop)(spec) as executor:
+            with executor_for(spec) as executor:
                 estimates.append((spec, estimate(spec, executor, display.show)))
     command = command_of(family, students)
     if as_json:
@@ -163,12 +104,53 @@ def dry_run(family: Family, *, as_json: bool) -> None:
         for note in spec.notes:
             console.show_note(f"warning: {note}")
         console.show_table("Dry run: no study was started", ("", ""), _facts(spec, result).items())
-    _name_left_out(left_out, family.limits)
+    _name_left_out(left_out, family)
     times = [result.time for _, result in estimates if result.time]
     if len(times) == len(students) > 1:
         total = about(sum(time.wall_s for time in times))
         console.show_note(f"all {len(times)} studies: at most {total}; shared teachers and logits are computed once")
     console.show_note(f"Next: {command}")
+
+
+@contextlib.contextmanager
+def executors(options: SearchOptions) -> Iterator[ExecutorFor]:
+    """Yield a function that starts the executor of a study; SIGTERM and SIGUSR1 ask its executors to stop.
+
+    Batch systems announce the end of a job by these signals. Windows has no SIGUSR1. Only the main thread can handle
+    signals.
+    """
+    stop = threading.Event()
+    names = ("SIGTERM", "SIGUSR1") if threading.current_thread() is threading.main_thread() else ()
+    numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
+    with ProcessPool(0 if options.ray else options.workers) as processes:
+        before = {number: signal.signal(number, lambda *_: stop.set()) for number in numbers}
+        try:
+            yield partial(_executor, processes=processes, stop=stop)
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def _executor(spec: StudySpec, *, processes: ProcessPool, stop: threading.Event) -> Executor:
+    options = spec.options
+    if not options.ray:
+        return local_executor(spec, processes=processes, stop=stop)
+    from autodistill.executors.ray import RayExecutor
+
+    return RayExecutor(spec.setup, address=options.ray, workers=options.workers, per_gpu=options.per_gpu, stop=stop)
+
+
+@contextlib.contextmanager
+def shown_loading(*, quiet: bool = False) -> Iterator[LoadData]:
+    """Yield `datasets.load` with a progress display, which ends with the context."""
+    with console.Decoding(quiet=quiet) as display:
+        yield partial(datasets.load, progress=display.progress, say=display.say)
+
+
+def _resolved(family: Family, *, quiet: bool) -> tuple[tuple[StudySpec, ...], tuple[LeftOutRecord, ...]]:
+    with shown_loading(quiet=quiet) as load_data:
+        specs = resolve_all(family.options, load_data=load_data)
+    return within(specs, family.limits)
 
 
 def command_of(family: Family, students: Sequence[StudySpec]) -> str:
@@ -185,7 +167,7 @@ def _facts(spec: StudySpec, result: Estimate) -> dict[str, object]:
     return {
         "plan": describe_plan(result.plan),
         "student": describe_student(spec),
-        "data": describe_data(spec),
+        "data": _describe_data(spec),
         "teachers": ", ".join(spec.teachers),
         "ladder to train": ", ".join(spec.untrained) or "none",
         "wall time": f"{describe_time(result.time)}, on {spec.options.workers} workers" if result.time else "not known",
@@ -201,21 +183,20 @@ def _numbers(result: Estimate) -> dict[str, object]:
 
 
 def _introduce(students: Sequence[StudySpec], left_out: Sequence[LeftOutRecord], family: Family) -> None:
-    first = students[0]
     for spec in students:
-        console.show_note(f"autodistill  {describe_student(spec)}  on {describe_data(spec)}  {spec.options.device}")
+        console.show_note(f"autodistill  {describe_student(spec)}  on {_describe_data(spec)}  {spec.options.device}")
         resuming = "resuming " if spec.folder.record.exists() else ""
         console.show_note(f"study: {resuming}{spec.folder.path}   teachers: {', '.join(spec.teachers)}")
-    _name_left_out(left_out, family.limits)
+    _name_left_out(left_out, family)
     databases = [redacted(spec.options.storage or f"{SQLITE}{spec.folder.database}") for spec in students]
     dashboards = " or ".join(f"optuna-dashboard {database}" for database in dict.fromkeys(databases))
     console.show_note(f"watch: {dashboards}")
-    console.show_note(f"teacher logits: up to {quantity('size_bytes', cache_size(first))} in {cache_root()}")
+    console.show_note(f"teacher logits: up to {quantity('size_bytes', cache_size(students[0]))} in {cache_root()}")
 
 
-def _name_left_out(left_out: Sequence[LeftOutRecord], limits: StudentBudget) -> None:
+def _name_left_out(left_out: Sequence[LeftOutRecord], family: Family) -> None:
     for excluded in left_out:
-        console.show_note(f"left out: {excluded.student.name} has {excess_words(excluded, limits)}")
+        console.show_note(f"left out: {excluded.student.name} has {excess_words(excluded, family.limits)}")
 
 
 def describe_student(spec: StudySpec) -> str:
@@ -224,7 +205,7 @@ def describe_student(spec: StudySpec) -> str:
     return f"{student.architecture} width {student.width:g} ({cost}, stride {student.total_stride})"
 
 
-def describe_data(spec: StudySpec) -> str:
+def _describe_data(spec: StudySpec) -> str:
     data = spec.data
     sizes = "/".join(str(len(split.labels)) for split in (data.train, data.validation, data.test))
     channels, height, width = data.image_shape

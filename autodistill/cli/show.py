@@ -1,33 +1,32 @@
 """`show`, `report` and `env`: commands that only read. `show` and `report` do without torch."""
 
 import csv
+import math
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib import metadata
+from operator import attrgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from autodistill.cli import console
-from autodistill.cli.tables import (
-    STUDENT_COLUMNS,
-    STUDENT_KEYS,
-    TEACHER_COLUMNS,
-    TEACHER_KEYS,
-    TRIAL_COLUMNS,
-    chosen_students,
-    chosen_teachers,
-    student_csv,
-    student_rows,
-    teacher_lines,
-    teacher_rows,
-    trial_csv,
-    trial_rows,
-    trial_score,
-)
+from autodistill.cli.console import percent
 from autodistill.errors import ConfigError, StoreError, near
-from autodistill.formatting import amount, count, excess_words
-from autodistill.records import ComparisonRecord, StudyRecord, read_record, read_study
+from autodistill.formatting import COSTS, amount, count, excess_words, interval, parameter, probability, quantity
+from autodistill.records import (
+    ComparisonRecord,
+    CostKind,
+    RunResult,
+    StudentRow,
+    StudyRecord,
+    TrialParams,
+    TrialRecord,
+    read_record,
+    read_study,
+)
+from autodistill.report import render, render_comparison
+from autodistill.report.parts import plain_kd_confirmed, score
 from autodistill.report.trials import curves_info
 from autodistill.stats.students import judged_students
 from autodistill.stats.verdict import judged
@@ -36,6 +35,27 @@ from autodistill.store import StudyFolder, cache_root
 RUNS = Path("runs")
 REPORTS = Path("reports")
 SHOWN_TRIALS = 20
+WATCH_EVERY_S = 2.0
+TEACHER_KEYS = ("test", "val", "own", "params", "macs")
+STUDENT_KEYS: dict[str, CostKind] = {name.lower(): kind for kind, name in COSTS.items()}
+"""Costs by their name for `--sort`."""
+
+
+class TeacherLine(NamedTuple):
+    """A row of the leaderboard."""
+
+    name: str
+    method: str | None
+    soft_weight: float | None
+    val: float | None
+    own: float | None
+    params: int | None
+    macs: int | None
+    test: float | None = None
+    low: float | None = None
+    high: float | None = None
+    p_best: float | None = None
+    seeds: int = 0
 
 
 def folder_of(run: str) -> StudyFolder:
@@ -51,21 +71,6 @@ def folder_of(run: str) -> StudyFolder:
     raise ConfigError(
         f"no study {run!r} here ({near(run, known)})", "name a study, or its folder with study.json in it"
     )
-
-
-def write_report(run: str, to: Path | None) -> Path:
-    """Render the report of a study and print the path of its page."""
-    record = read_record(folder_of(run).record)
-    page = rendered(record, to or REPORTS / record.name)
-    console.show_text(str(page))
-    return page
-
-
-def rendered(record: StudyRecord | ComparisonRecord, to: Path) -> Path:
-    """Render the report of one student or of several; return the path of its page."""
-    from autodistill.report import render, render_comparison
-
-    return render(record, to) if isinstance(record, StudyRecord) else render_comparison(record, to)
 
 
 def study_of(run: str) -> tuple[StudyFolder, StudyRecord]:
@@ -87,43 +92,6 @@ def study_of(run: str) -> tuple[StudyFolder, StudyRecord]:
     return chosen_folder, chosen
 
 
-def show(run: str, *, output: str, everything: bool = False, pareto: bool = False, sort: str = "test") -> None:
-    """Print a study, or a comparison of students, as tables, JSON or CSV.
-
-    Raises:
-        ConfigError: No such study, or `--pareto` or `--sort` with a format that prints everything.
-    """
-    if output != "table" and (pareto or sort != "test"):
-        raise ConfigError(f"--pareto and --sort are for tables; --format {output} prints everything")
-    record = _judged(read_record(folder_of(run).record))
-    if output == "json":
-        console.show_json(record.model_dump(mode="json"))
-    elif output == "csv":
-        rows = record.choice.rows if isinstance(record, ComparisonRecord) and record.choice else ()
-        table = trial_csv(record.trials) if isinstance(record, StudyRecord) else student_csv(rows)
-        csv.writer(sys.stdout, lineterminator="\n").writerows(table)
-    else:
-        show_record(record, pareto=pareto, sort=sort)
-        if isinstance(record, StudyRecord):
-            show_trials(record, everything=everything)
-
-
-def watch(run: str, *, output: str = "table", every_s: float = 2.0, **how: Any) -> None:
-    """Print a study whenever its record changes, until the study is complete; `how` as for `show`."""
-    if output != "table":
-        raise ConfigError(f"--watch --format {output}: --watch prints tables only", "remove one of the two options")
-    folder, seen = folder_of(run), 0
-    while True:
-        written = folder.record.stat().st_mtime_ns
-        if written != seen:
-            seen = written
-            console.clear()
-            show(run, output=output, **how)
-            if read_record(folder.record).state == "complete":
-                return
-        time.sleep(every_s)
-
-
 def _judged(record: StudyRecord | ComparisonRecord) -> StudyRecord | ComparisonRecord:
     """Return a record with the verdict that this version computes; a record without a verdict is returned as is."""
     if isinstance(record, StudyRecord):
@@ -131,41 +99,98 @@ def _judged(record: StudyRecord | ComparisonRecord) -> StudyRecord | ComparisonR
     return judged_students(record) if record.choice is not None else record
 
 
-def show_record(record: StudyRecord | ComparisonRecord, *, pareto: bool = False, sort: str = "test") -> None:
-    """Print the recommendation and the teachers or students that it was chosen from."""
+def write_report(run: str, to: Path | None) -> None:
+    """Render the report of a study and print the path of its page."""
+    record = read_record(folder_of(run).record)
+    console.show_text(str(rendered(record, to or REPORTS / record.name)))
+
+
+def rendered(record: StudyRecord | ComparisonRecord, to: Path) -> Path:
+    """Render the report of one student or of several; return the path of its page."""
+    return render(record, to) if isinstance(record, StudyRecord) else render_comparison(record, to)
+
+
+def show(
+    run: str, *, output: str, watch: bool = False, everything: bool = False, pareto: bool = False, sort: str = "test"
+) -> None:
+    """Print a study, or a comparison of students, as tables, JSON or CSV.
+
+    Args:
+        run: Name or folder of the study.
+        output: `table`, `json` or `csv`; the other arguments are for tables.
+        watch: Print again whenever the record changes, until the study is complete.
+        everything: Print all trials.
+        pareto: Print only the Pareto front of accuracy and cost.
+        sort: `test`, another of `TEACHER_KEYS`, or one of `STUDENT_KEYS` for a comparison.
+
+    Raises:
+        ConfigError: No such study, or an option does not fit the format.
+    """
+    if output != "table":
+        if watch:
+            raise ConfigError(f"--watch --format {output}: --watch prints tables only", "remove one of the two options")
+        if pareto or sort != "test":
+            raise ConfigError(f"--pareto and --sort are for tables; --format {output} prints everything")
+    path, seen, record = folder_of(run).record, 0, None
+    while record is None or (watch and record.state != "complete"):
+        written = path.stat().st_mtime_ns
+        if written == seen:
+            time.sleep(WATCH_EVERY_S)
+            continue
+        if watch:
+            console.out().clear()
+        seen, record = written, read_record(path)
+        show_record(record, output=output, pareto=pareto, sort=sort)
+        if output == "table" and isinstance(record, StudyRecord):
+            ranked = sorted(record.trials, key=_trial_score, reverse=True)
+            shown = ranked if everything else ranked[:SHOWN_TRIALS]
+            left = f" ({len(shown)} of {len(ranked)}; --all shows all)" if len(shown) < len(ranked) else ""
+            console.show_rows(f"Trials{left}", TRIAL_COLUMNS, shown)
+
+
+def show_record(
+    record: StudyRecord | ComparisonRecord, *, output: str = "table", pareto: bool = False, sort: str = "test"
+) -> None:
+    """Print the recommendation and the teachers or students that it was chosen from; as JSON or CSV, everything."""
     record = _judged(record)
-    if isinstance(record, StudyRecord):
-        show_study(record, pareto=pareto, sort=sort)
+    if output == "json":
+        console.show_json(record.model_dump(mode="json"))
+    elif output == "csv":
+        table = _trial_csv(record) if isinstance(record, StudyRecord) else _student_csv(record)
+        csv.writer(sys.stdout, lineterminator="\n").writerows(table)
+    elif isinstance(record, StudyRecord):
+        _show_study(record, pareto=pareto, sort=sort)
     else:
-        show_comparison(record, pareto=pareto, sort=sort)
+        _show_comparison(record, pareto=pareto, sort=sort)
 
 
-def show_study(record: StudyRecord, *, pareto: bool = False, sort: str = "test") -> None:
-    """Print the recommendation and the leaderboard."""
-    key = _key(sort, TEACHER_KEYS)
+def _show_study(record: StudyRecord, *, pareto: bool, sort: str) -> None:
+    _check_key(sort, TEACHER_KEYS)
     student, recommendation = record.student, record.recommendation
     cost = f"{count(student.cost.params)} params, {count(student.cost.macs)} MACs"
     console.show_text(f"{student.architecture} width {student.width:g} ({cost}) on {record.data.name}")
     if recommendation is not None:
         _show_answer(recommendation.sentence, recommendation.reasons)
-    lines = chosen_teachers(teacher_lines(record), pareto=pareto, sort=key)
+    lines = chosen_teachers(teacher_lines(record), pareto=pareto, sort=sort)
     title = "Teachers (test: confirm runs; val: the search's value, inflated by choice; own: the teacher's)"
-    console.show_table(title, TEACHER_COLUMNS, teacher_rows(lines))
+    console.show_rows(title, TEACHER_COLUMNS, lines)
     if record.audit:
-        console.show_text(curves_info(record).saving)
+        console.show_text(curves_info(record).text)
 
 
-def show_comparison(record: ComparisonRecord, *, pareto: bool = False, sort: str = "test") -> None:
+def _show_comparison(record: ComparisonRecord, *, pareto: bool, sort: str) -> None:
     """Print the recommended student, all students, and the choice under each limit."""
-    key = _key(sort, STUDENT_KEYS)
+    _check_key(sort, ("test", *STUDENT_KEYS))
     choice = record.choice
     if choice is None:
         raise StoreError(f"{record.name}: no student is compared yet", f"finish the study first: {record.command}")
     _show_answer(choice.sentence, choice.reasons)
-    rows = chosen_students(choice.rows, pareto=pareto, sort=key)
-    console.show_table("Students, each with its recommended teacher", STUDENT_COLUMNS, student_rows(rows))
+    rows = [row for row in choice.rows if row.front or not pareto]
+    if sort != "test":  # the rows of a choice are in this order
+        rows.sort(key=lambda row: row.costs.get(STUDENT_KEYS[sort], math.inf))
+    console.show_rows("Students, each with its recommended teacher", STUDENT_COLUMNS, rows)
     lines = [
-        (amount(line.kind, line.limit), line.student, line.teacher or "no teacher", console.percent(line.test_top1))
+        (amount(line.kind, line.limit), line.student, line.teacher or "no teacher", percent(line.test_top1))
         for line in choice.lines
     ]
     console.show_table("Under a limit", ("up to", "student", "teacher", ">test %"), lines)
@@ -173,15 +198,16 @@ def show_comparison(record: ComparisonRecord, *, pareto: bool = False, sort: str
         console.show_text(f"left out: {excluded.student.name} has {excess_words(excluded, record.limits)}")
 
 
-def show_trials(record: StudyRecord, *, everything: bool) -> None:
-    """Print the trials, best first."""
-    ranked = sorted(record.trials, key=trial_score, reverse=True)
-    shown = ranked if everything else ranked[:SHOWN_TRIALS]
-    left = f" ({len(shown)} of {len(ranked)}; --all shows all)" if len(shown) < len(ranked) else ""
-    console.show_table(f"Trials{left}", TRIAL_COLUMNS, trial_rows(shown))
+def _show_answer(sentence: str, reasons: Sequence[str]) -> None:
+    console.show_text("\n".join(["", sentence, *(f"- {reason}" for reason in reasons), ""]))
 
 
-def show_environment(*, as_json: bool) -> None:
+def _check_key(sort: str, allowed: Sequence[str]) -> None:
+    if sort not in allowed:
+        raise ConfigError(f"--sort {sort}: unknown here ({near(sort, allowed)})")
+
+
+def show_environment(*, output: str) -> None:
     """Print versions, device and folders."""
     import torch
 
@@ -193,21 +219,151 @@ def show_environment(*, as_json: bool) -> None:
     except metadata.PackageNotFoundError:
         foreign = "none"
     facts |= {"cache": str(cache_root()), "foreign package": foreign}
-    if as_json:
+    if output == "json":
         console.show_json({"schema_version": 1, **facts})
     else:
         console.show_table("Environment", ("", ""), facts.items())
 
 
-def _show_answer(sentence: str, reasons: Sequence[str]) -> None:
-    console.show_text("")
-    console.show_text(sentence)
-    for reason in reasons:
-        console.show_text(f"- {reason}")
-    console.show_text("")
+def teacher_lines(record: StudyRecord) -> list[TeacherLine]:
+    """Return confirmed finalists in their order, then plain KD, then the other teachers by their own accuracy."""
+    ranking = record.recommendation.ranking if record.recommendation else ()
+    lines = []
+    for row in ranking:
+        name, val = row.teacher or "no teacher", row.search_val_top1
+        found = {"test": row.confirmed_test_top1, "low": row.low, "high": row.high}
+        lines.append(_teacher_line(record, name, row.params, val, **found, p_best=row.p_best, seeds=row.seeds))
+    if record.plain_kd is not None and not plain_kd_confirmed(record):
+        params = record.plain_kd.params
+        lines.append(_teacher_line(record, f"plain KD, {params.teacher}", params, record.plain_kd.val_top1))
+    ranked = {row.teacher for row in ranking}
+    for teacher in sorted(record.teachers, key=lambda teacher: teacher.val_top1, reverse=True):
+        if teacher.name not in ranked:
+            trials = [trial for trial in record.trials if trial.params.teacher == teacher.name]
+            best = max(trials, key=_trial_score, default=None)
+            params = best.params if best else TrialParams(teacher=teacher.name)
+            lines.append(_teacher_line(record, teacher.name, params, record.search_score(params)))
+    return lines
 
 
-def _key(sort: str, allowed: Sequence[str]) -> str:
-    if sort not in allowed:
-        raise ConfigError(f"--sort {sort}: unknown here ({near(sort, allowed)})")
-    return sort
+def _teacher_line(
+    record: StudyRecord, name: str, params: TrialParams, val: float | None, **confirmed: Any
+) -> TeacherLine:
+    teacher = next((teacher for teacher in record.teachers if teacher.name == params.teacher), None)
+    return TeacherLine(
+        name=name,
+        method=params.method,
+        soft_weight=params.soft_weight if params.method else None,
+        val=val,
+        own=teacher.val_top1 if teacher else None,
+        params=teacher.cost.params if teacher else None,
+        macs=teacher.cost.macs if teacher else None,
+        **confirmed,
+    )
+
+
+def chosen_teachers(lines: Sequence[TeacherLine], *, pareto: bool, sort: str) -> list[TeacherLine]:
+    """Return the rows of the leaderboard, sorted.
+
+    Args:
+        lines: Rows of the leaderboard.
+        pareto: Return only the Pareto front of test accuracy against the teacher's MACs. Teachers without confirm runs
+            are left out.
+        sort: One of `TEACHER_KEYS`. Scores descend, costs ascend, unknown values keep their order at the end.
+    """
+    if pareto:
+        confirmed = [(line, line.macs or 0, line.test) for line in lines if line.test is not None]
+        lines = [
+            line
+            for line, macs, test in confirmed
+            if not any(m <= macs and t >= test and (m, t) != (macs, test) for _, m, t in confirmed)
+        ]
+    sign = 1 if sort in ("params", "macs") else -1
+
+    def place(line: TeacherLine) -> float:
+        value = getattr(line, sort)
+        return math.inf if value is None else sign * value
+
+    return sorted(lines, key=place)
+
+
+def _trial_score(trial: TrialRecord) -> tuple[float, float]:
+    """Return a sort key: trials with a full run above those with a rung only, trials without a score lowest."""
+    return score(trial.full), score(trial.rung)
+
+
+def _val(run: RunResult | None) -> float | None:
+    return run.val_top1 if run else None
+
+
+def _kind(trial: TrialRecord) -> str:
+    return trial.kind if trial.replicate_of is None else f"replicate of {trial.replicate_of}"
+
+
+def _test_interval(row: TeacherLine | StudentRow, test: float | None) -> str | None:
+    return None if test is None else interval(row.low, row.high, lambda share: f"{100 * share:.1f}")
+
+
+def _cost(kind: CostKind) -> Callable[[StudentRow], str | None]:
+    return lambda row: quantity(kind, row.costs[kind]) if kind in row.costs else None
+
+
+TEACHER_COLUMNS: dict[str, Callable[[TeacherLine], object]] = {
+    "teacher": lambda line: line.name,
+    "method": lambda line: line.method,
+    ">soft": lambda line: None if line.soft_weight is None else f"{line.soft_weight:.2f}",
+    ">test %": lambda line: percent(line.test),
+    "95 % interval": lambda line: _test_interval(line, line.test),
+    ">P(best)": lambda line: None if line.p_best is None else probability(line.p_best),
+    ">seeds": lambda line: line.seeds,
+    ">val %": lambda line: percent(line.val),
+    ">own %": lambda line: percent(line.own),
+    ">params": lambda line: None if line.params is None else count(line.params),
+}
+STUDENT_COLUMNS: dict[str, Callable[[StudentRow], object]] = {
+    "student": lambda row: row.student,
+    "teacher": lambda row: row.teacher or "no teacher",
+    "method": lambda row: row.params.method,
+    ">test %": lambda row: percent(row.test_top1),
+    "95 % interval": lambda row: _test_interval(row, row.test_top1),
+    ">seeds": lambda row: row.seeds,
+    **{f">{name}": _cost(kind) for kind, name in COSTS.items()},
+    "on the front by": lambda row: ", ".join(COSTS[kind] for kind in row.front) or "none",
+}
+TRIAL_COLUMNS: dict[str, Callable[[TrialRecord], object]] = {
+    ">#": lambda trial: trial.number,
+    "kind": _kind,
+    "teacher": lambda trial: trial.params.teacher,
+    "method": lambda trial: trial.params.method,
+    ">soft": lambda trial: f"{trial.params.soft_weight:.2f}",
+    ">rung val %": lambda trial: percent(_val(trial.rung)),
+    ">full val %": lambda trial: percent(_val(trial.full)),
+    "state": lambda trial: trial.state,
+    "params": lambda trial: " ".join(
+        f"{name} {parameter(value)}" for name, value in trial.params.method_params.items()
+    ),
+    "reason": lambda trial: trial.reason or None,
+}
+
+
+def _trial_csv(record: StudyRecord) -> Iterator[Sequence[object]]:
+    """Yield the header and the rows of a CSV file of trials: every parameter in its own column, values not rounded."""
+    keys = sorted({key for trial in record.trials for key in trial.params.method_params})
+    last = ("seed", "short_val_top1", "full_val_top1", "state", "reason")
+    yield ("number", "kind", "teacher", "method", *keys, "tau_student", "soft_weight", *last)
+    for trial in record.trials:
+        params = trial.params
+        values = [params.method_params.get(key) for key in keys]
+        scores = (_val(trial.rung), _val(trial.full))
+        yield (
+            *(trial.number, _kind(trial), params.teacher, params.method, *values),
+            *(params.tau_student, params.soft_weight, trial.seed, *scores, trial.state, trial.reason),
+        )
+
+
+def _student_csv(record: ComparisonRecord) -> Iterator[Sequence[object]]:
+    """Yield the header and the rows of a CSV file of students."""
+    fields = ("student", "study", "teacher", "params.method", "test_top1", "low", "high", "seeds")
+    yield (*(field.removeprefix("params.") for field in fields), *COSTS, "front")
+    for row in record.choice.rows if record.choice else ():
+        yield (*attrgetter(*fields)(row), *map(row.costs.get, COSTS), " ".join(row.front))

@@ -4,7 +4,7 @@ import contextlib
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,10 +13,9 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from autodistill.config import DataSpec
-from autodistill.data.datasets import cifar10, cifar100, digits, fashion_mnist, image_folder
+from autodistill.data.datasets import cifar, digits, fashion_mnist, image_folder
 from autodistill.data.decoding import Progress
-from autodistill.data.image_cache import Say, mapped
-from autodistill.data.image_store import DamagedStore, Stored, open_store
+from autodistill.data.images import DamagedStore, Say, Stored, mapped, open_store
 from autodistill.data.splits import Files, Source, Split, average_pool, fingerprint, split, statistics
 from autodistill.errors import DataError, lookup
 from autodistill.records import DataRecord
@@ -42,8 +41,8 @@ __all__ = [
 DATASETS: dict[str, Callable[[DataSpec], Source | Files]] = {
     "digits": digits,
     "fashion-mnist": fashion_mnist,
-    "cifar10": cifar10,
-    "cifar100": cifar100,
+    "cifar10": partial(cifar, classes=10),
+    "cifar100": partial(cifar, classes=100),
     "folder": image_folder,
 }
 
@@ -90,7 +89,14 @@ class Data:
         if device == self.train.images.device:
             return self
         splits = (self.train, self.validation, self.test)
-        _check_room(self.name, sum(part.images.nbytes for part in splits), device)
+        if device.type == "cuda":
+            needed, (free, _) = sum(part.images.nbytes for part in splits), torch.cuda.mem_get_info(device)
+            if needed > free:
+                raise DataError(
+                    f"{self.name}: the images need {needed / 1e9:.2f} GB on {device}, {free / 1e9:.2f} GB are free"
+                    " there",
+                    "set a smaller data.image_size or data.train, use fewer --workers, or train with --device cpu",
+                )
         train, validation, test = (Split(images.to(device), labels.to(device)) for images, labels in splits)
         return replace(self, train=train, validation=validation, test=test, file=None)
 
@@ -109,7 +115,7 @@ class Kept(NamedTuple):
 def load(spec: DataSpec, *, progress: Progress = lambda done, total: None, say: Say = lambda text: None) -> Data:
     """Load, pool and split a dataset.
 
-    Datasets in files are decoded once and kept in the cache folder, see `image_cache`.
+    Datasets in files are decoded once and kept in the cache folder, see `images`.
 
     Args:
         spec: Name and settings of the dataset.
@@ -125,19 +131,12 @@ def load(spec: DataSpec, *, progress: Progress = lambda done, total: None, say: 
     if isinstance(source, Files):
         return _of_file(spec, mapped(source, spec, progress=progress, say=say))
     if spec.pool > 1:
-        source = _pooled(source, size=spec.pool)
+        parts = source.parts.items()
+        pooled = {name: Split(average_pool(images, size=spec.pool), labels) for name, (images, labels) in parts}
+        source = source._replace(parts=pooled)
     splits = split(source, spec)
     mean, std = statistics(splits.train.images)
-    return Data(
-        name=spec.name,
-        classes=source.classes,
-        train=splits.train,
-        validation=splits.validation,
-        test=splits.test,
-        mean=mean,
-        std=std,
-        fingerprint=fingerprint(splits),
-    )
+    return Data(spec.name, source.classes, *splits, mean, std, fingerprint(splits))
 
 
 def handed_over(data: Data) -> Data | Kept:
@@ -242,35 +241,5 @@ def _scale_and_shift(mean: tuple[float, ...], std: tuple[float, ...], device: to
 
 
 def _of_file(spec: DataSpec, found: Stored) -> Data:
-    header, splits = found.header, found.splits
-    return Data(
-        name=spec.name,
-        classes=header.classes,
-        train=splits.train,
-        validation=splits.validation,
-        test=splits.test,
-        mean=header.mean,
-        std=header.std,
-        fingerprint=header.fingerprint,
-        file=found.path,
-    )
-
-
-def _check_room(name: str, needed: int, device: torch.device) -> None:
-    if device.type != "cuda":
-        return
-    free, _ = torch.cuda.mem_get_info(device)
-    if needed > free:
-        raise DataError(
-            f"{name}: the images need {needed / 1e9:.2f} GB on {device}, {free / 1e9:.2f} GB are free there",
-            "set a smaller data.image_size or data.train, use fewer --workers, or train with --device cpu",
-        )
-
-
-def _pooled(source: Source, *, size: int) -> Source:
-    train, validation, test = (
-        part and Split(average_pool(part.images, size=size), part.labels)
-        for part in (source.train, source.validation, source.test)
-    )
-    assert train is not None
-    return Source(source.classes, train, validation, test)
+    header = found.header
+    return Data(spec.name, header.classes, *found.splits, header.mean, header.std, header.fingerprint, found.path)

@@ -25,29 +25,20 @@ from torch import Tensor
 
 from autodistill.config import DataSpec
 from autodistill.data.decoding import Job, Progress, decode_files, opened
-from autodistill.data.image_store import write_rows
-from autodistill.data.splits import Content, Files, Labels, Numbers, Source, Split, chunks, refuse, stamp
+from autodistill.data.images import write_rows
+from autodistill.data.splits import Content, Files, Labels, Numbers, Source, Split, chunks
 from autodistill.errors import ConfigError, DataError
 from autodistill.store import digest
 
 DEFAULT_ROOT = "data"
 DEBIAN_FASHION_MNIST = "/usr/share/datasets/fashion-mnist"
-FASHION_PARTS = ("train", "t10k")
-FASHION_CLASSES = (
-    "T-shirt/top",
-    "Trouser",
-    "Pullover",
-    "Dress",
-    "Coat",
-    "Sandal",
-    "Shirt",
-    "Sneaker",
-    "Bag",
-    "Ankle boot",
+FASHION_FILES = tuple(
+    f"{part}-{kind}" for part in ("train", "t10k") for kind in ("images-idx3-ubyte", "labels-idx1-ubyte")
 )
-
-PARTS = {"train": "train", "validation": "val", "test": "test"}
-"""Name of each part of a dataset, and the name of its folder."""
+FASHION_CLASSES = (
+    *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
+    *("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
+)
 
 FORMAT = 1
 """Version of the decoding of image folders. Increase it when equal files give other pixels."""
@@ -57,10 +48,11 @@ def digits(spec: DataSpec) -> Source:
     """Load scikit-learn's 1,797 handwritten digits of 8x8 pixels; grey levels 0 to 16 become 0 to 240."""
     from sklearn.datasets import load_digits
 
-    refuse(spec, "root", "image_size")
+    _refuse(spec, "root", "image_size")
     found = load_digits()
     images = torch.from_numpy((found.images * 15).astype(np.uint8))[:, None]
-    return Source(tuple(str(digit) for digit in range(10)), Split(images, torch.from_numpy(found.target).long()))
+    train = Split(images, torch.from_numpy(found.target).long())
+    return Source(tuple(str(digit) for digit in range(10)), {"train": train})
 
 
 def fashion_mnist(spec: DataSpec) -> Files:
@@ -69,59 +61,36 @@ def fashion_mnist(spec: DataSpec) -> Files:
     The files may be in `spec.root` (default: the folder of Debian's package) or in torchvision's folder below it
     (default: below `data`).
     """
-    refuse(spec, "image_size")
-    torchvision_place = Path(spec.root or DEFAULT_ROOT).expanduser() / "FashionMNIST" / "raw"
-    own_place = Path(spec.root).expanduser() if spec.root else Path(DEBIAN_FASHION_MNIST)
-    folder = _fashion_folder(own_place, torchvision_place)
-    paths = [path for part in FASHION_PARTS for path in _fashion_paths(folder, part)]
+    _refuse(spec, "image_size")
+    looked = []
+    own = Path(spec.root or DEBIAN_FASHION_MNIST).expanduser()
+    for folder in (own, Path(spec.root or DEFAULT_ROOT).expanduser() / "FashionMNIST" / "raw"):
+        paths = [folder / name if (folder / name).is_file() else folder / f"{name}.gz" for name in FASHION_FILES]
+        missing = [name for name, path in zip(FASHION_FILES, paths, strict=True) if not path.is_file()]
+        if not missing:
+            break
+        looked.append(f"{folder}: missing {', '.join(missing)}")
+    else:
+        raise DataError(
+            f"Fashion-MNIST not found (each file may end in .gz): {'; '.join(looked)}",
+            "install Debian's package dataset-fashion-mnist, or run: python -c "
+            f'"from torchvision.datasets import FashionMNIST as d; d({DEFAULT_ROOT!r}, download=True)"; or set'
+            " data.root",
+        )
 
     def read() -> Source:
-        train, test = (_idx_split(folder, part, classes=len(FASHION_CLASSES)) for part in FASHION_PARTS)
-        return Source(FASHION_CLASSES, train=train, test=test)
+        train, test = _idx_split(*paths[:2]), _idx_split(*paths[2:])
+        return Source(FASHION_CLASSES, {"train": train, "test": test})
 
     return _files("fashion-mnist", folder, paths, read)
 
 
-def cifar10(spec: DataSpec) -> Files:
-    """Find CIFAR-10 in torchvision's layout below the root."""
-    from torchvision.datasets import CIFAR10
+def cifar(spec: DataSpec, *, classes: int) -> Files:
+    """Find CIFAR-10, or CIFAR-100 with its 100 fine labels, in torchvision's layout below the root."""
+    from torchvision import datasets
 
-    return _cifar(spec, CIFAR10)
-
-
-def cifar100(spec: DataSpec) -> Files:
-    """Find CIFAR-100, with its 100 fine labels, in torchvision's layout below the root."""
-    from torchvision.datasets import CIFAR100
-
-    return _cifar(spec, CIFAR100)
-
-
-def _files(name: str, folder: Path, paths: Sequence[Path], read: Callable[[], Source]) -> Files:
-    """Describe a dataset whose files are read into memory as a whole when its images are first decoded."""
-
-    def content() -> Content:
-        source = read()
-        channels, height, width = source.train.images.shape[1:]
-        return Content(source.labels, (channels, height, width), partial(_write, source))
-
-    def index() -> str:
-        return digest(name, [(path.name, *stamp(path)) for path in paths])
-
-    return Files(name=name, place=(str(folder.resolve()), name), index=index, read=content)
-
-
-def _write(source: Source, target: Path, offset: int, places: Numbers, progress: Progress) -> None:
-    done = 0
-    with target.open("r+b", buffering=0) as file:
-        for part in (source.train, source.validation, source.test):
-            for chunk in chunks(part.images) if part is not None else ():
-                write_rows(file, offset, chunk, places[done : done + len(chunk)])
-                done += len(chunk)
-                progress(done, len(places))
-
-
-def _cifar(spec: DataSpec, dataset: Any) -> Files:
-    refuse(spec, "image_size")
+    _refuse(spec, "image_size")
+    dataset: Any = datasets.CIFAR10 if classes == 10 else datasets.CIFAR100
     root = Path(spec.root or DEFAULT_ROOT).expanduser()
     folder = root / dataset.base_folder
     names = [name for name, _ in (*dataset.train_list, *dataset.test_list)] + [dataset.meta["filename"]]
@@ -131,60 +100,73 @@ def _cifar(spec: DataSpec, dataset: Any) -> Files:
         raise DataError(f"{folder}: missing {', '.join(missing)}", f"get them with: {call}, or set data.root")
 
     def read() -> Source:
-        return _cifar_source(dataset, root, folder, call)
+        try:
+            with warnings.catch_warnings():
+                # NumPy 2.4.0 to 2.4.4 warns about dtypes in the published pickles; later versions do not (numpy#31177).
+                warnings.simplefilter("ignore", VisibleDeprecationWarning)
+                found = {part: dataset(str(root), train=part == "train", download=False) for part in ("train", "test")}
+        except RuntimeError as error:
+            # torchvision compares checksums before it unpickles, so only the published files are unpickled.
+            raise DataError(f"{folder}: a file is damaged (other checksum than published)", f"renew: {call}") from error
+        parts = {
+            part: Split(torch.from_numpy(one.data).permute(0, 3, 1, 2), torch.tensor(one.targets))
+            for part, one in found.items()
+        }
+        return Source(tuple(found["train"].classes), parts)
 
     return _files(dataset.__name__.lower(), folder, [folder / name for name in names], read)
 
 
-def _cifar_source(dataset: Any, root: Path, folder: Path, call: str) -> Source:
+def _refuse(spec: DataSpec, *keys: str) -> None:
+    """Refuse settings that have no effect on this dataset, and a path in its name."""
+    kind, _, path = spec.name.partition(":")
+    if path:
+        raise ConfigError(f"data.name = {spec.name!r}: {kind} takes no path", f"write {kind}, or folder:{path}")
+    for key in keys:
+        if value := getattr(spec, key):
+            raise ConfigError(f"data.{key} = {value!r} has no effect on {kind}", f"remove data.{key}")
+
+
+def _files(name: str, folder: Path, paths: Sequence[Path], read: Callable[[], Source]) -> Files:
+    """Describe a dataset whose files are read into memory as a whole when its images are first decoded."""
+
+    def content() -> Content:
+        source = read()
+        channels, height, width = source.parts["train"].images.shape[1:]
+        return Content(source.labels, (channels, height, width), partial(_write, source))
+
+    def index() -> str:
+        return digest(name, [(path.name, *_stamp(path)) for path in paths])
+
+    return Files(name=name, place=(str(folder.resolve()), name), index=index, read=content)
+
+
+def _write(source: Source, target: Path, offset: int, places: Numbers, progress: Progress) -> None:
+    done = 0
+    with target.open("r+b", buffering=0) as file:
+        for part in source.parts.values():
+            for chunk in chunks(part.images):
+                write_rows(file, offset, chunk, places[done : done + len(chunk)])
+                done += len(chunk)
+                progress(done, len(places))
+
+
+def _stamp(path: str | Path) -> tuple[int, int]:
+    """Return size and modification time (ns) of a file; zeros if it does not exist."""
     try:
-        with warnings.catch_warnings():
-            # NumPy 2.4.0 to 2.4.4 warns about dtypes in the published pickles; later versions do not (numpy#31177).
-            warnings.simplefilter("ignore", VisibleDeprecationWarning)
-            train, test = (dataset(str(root), train=train, download=False) for train in (True, False))
-    except RuntimeError as error:
-        # torchvision compares checksums before it unpickles, so only the published files are unpickled.
-        raise DataError(f"{folder}: a file is damaged (other checksum than published)", f"renew: {call}") from error
-    return Source(tuple(train.classes), train=_cifar_split(train), test=_cifar_split(test))
+        about = os.stat(path)
+    except FileNotFoundError:
+        return 0, 0
+    return about.st_size, about.st_mtime_ns
 
 
-def _cifar_split(dataset: Any) -> Split:
-    return Split(torch.from_numpy(dataset.data).permute(0, 3, 1, 2), torch.tensor(dataset.targets))
-
-
-def _fashion_paths(folder: Path, part: str) -> list[Path]:
-    return [path for name in _fashion_files(part) if (path := _found(folder, name)) is not None]
-
-
-def _fashion_files(part: str) -> tuple[str, str]:
-    return f"{part}-images-idx3-ubyte", f"{part}-labels-idx1-ubyte"
-
-
-def _fashion_folder(*folders: Path) -> Path:
-    names = [name for part in FASHION_PARTS for name in _fashion_files(part)]
-    missing = {folder: [name for name in names if _found(folder, name) is None] for folder in folders}
-    for folder in folders:
-        if not missing[folder]:
-            return folder
-    looked = "; ".join(f"{folder}: missing {', '.join(missing[folder])}" for folder in folders)
-    raise DataError(
-        f"Fashion-MNIST not found (each file may end in .gz): {looked}",
-        "install Debian's package dataset-fashion-mnist, or run: python -c "
-        f'"from torchvision.datasets import FashionMNIST as d; d({DEFAULT_ROOT!r}, download=True)"; or set data.root',
-    )
-
-
-def _found(folder: Path, name: str) -> Path | None:
-    return next((path for path in (folder / name, folder / f"{name}.gz") if path.is_file()), None)
-
-
-def _idx_split(folder: Path, part: str, *, classes: int) -> Split:
-    paths = _fashion_paths(folder, part)
-    images, labels = (read_idx(path, axes=axes) for path, axes in zip(paths, (3, 1), strict=True))
+def _idx_split(images_path: Path, labels_path: Path) -> Split:
+    images, labels = read_idx(images_path, axes=3), read_idx(labels_path, axes=1)
     if len(images) != len(labels):
-        raise DataError(f"{paths[1]}: {len(labels)} labels for {len(images)} images", "get all four files again")
-    if labels.max() >= classes:
-        raise DataError(f"{paths[1]}: label {int(labels.max())}, allowed 0 to {classes - 1}", "get the file again")
+        raise DataError(f"{labels_path}: {len(labels)} labels for {len(images)} images", "get all four files again")
+    most = len(FASHION_CLASSES) - 1
+    if labels.max() > most:
+        raise DataError(f"{labels_path}: label {int(labels.max())}, allowed 0 to {most}", "get the file again")
     return Split(images[:, None], labels.long())
 
 
@@ -229,15 +211,11 @@ def image_folder(spec: DataSpec) -> Files:
     if not path.is_dir():
         raise DataError(f"{path}: no such folder", "write folder:PATH with the folder that holds the class folders")
     found = _images(path)
-
-    def read() -> Content:
-        return _content(found, size=spec.image_size)
-
     return Files(
         name=re.sub(r"[^A-Za-z0-9._-]", "-", path.resolve().name)[:40] or "folder",
         place=(str(path.resolve()), f"image_size {spec.image_size}"),
         index=lambda: _index(found),
-        read=read,
+        read=lambda: _content(found, size=spec.image_size),
     )
 
 
@@ -245,10 +223,14 @@ def _images(path: Path) -> dict[str, Any]:
     """Return torchvision's ImageFolder of the training, validation and test part."""
     found = {part: _scan(place) for part, place in _parts(path).items()}
     _check_classes(path, {part: tuple(images.classes) for part, images in found.items()})
-    _check_regular(file for images in found.values() for file, _ in images.samples)
+    for file, _ in (sample for images in found.values() for sample in images.samples):
+        with contextlib.suppress(FileNotFoundError):  # a dangling link: decoding reports it with its reason
+            if not stat.S_ISREG(os.stat(file).st_mode):  # opening a named pipe, for example, would wait for ever
+                raise DataError(f"{file}: not a regular file", "remove it, or put an image in its place")
     if "test" not in found and "val" in found:
         found["test"] = found.pop("val")
-    return {part: found[key] for part, key in PARTS.items() if key in found}
+    keys = {"train": "train", "validation": "val", "test": "test"}
+    return {part: found[key] for part, key in keys.items() if key in found}
 
 
 def _index(found: dict[str, Any]) -> str:
@@ -259,7 +241,7 @@ def _index(found: dict[str, Any]) -> str:
 
     decoders = ("RGB, bilinear", PIL.__version__, features.version("jpg"), torchvision.__version__)
     files = [
-        (part, file[len(images.root) :], label, *stamp(file))
+        (part, file[len(images.root) :], label, *_stamp(file))
         for part, images in found.items()
         for file, label in images.samples
     ]
@@ -270,7 +252,9 @@ def _parts(path: Path) -> dict[str, Path]:
     """Return the folder of each split. Without `train`, `val` or `test`, `path` itself is the training split."""
     folders = {entry.name: entry for entry in sorted(path.iterdir()) if entry.is_dir()}
     parts: dict[str, Path] = {
-        name: folders[name] for name in ("train", "val", "test") if name in folders and _holds_folders(folders[name])
+        name: folders[name]
+        for name in ("train", "val", "test")
+        if name in folders and any(entry.is_dir() for entry in folders[name].iterdir())
     }
     if not parts:
         return {"train": path}
@@ -283,10 +267,6 @@ def _parts(path: Path) -> dict[str, Path]:
     if "train" not in parts:
         raise DataError(f"{path}: {', '.join(parts)} without train", f"add {path / 'train'} with class folders")
     return parts
-
-
-def _holds_folders(path: Path) -> bool:
-    return any(entry.is_dir() for entry in path.iterdir())
 
 
 def _scan(path: Path) -> Any:
@@ -323,14 +303,6 @@ def _check_classes(path: Path, classes: dict[str, tuple[str, ...]]) -> None:
             )
 
 
-def _check_regular(files: Iterable[str]) -> None:
-    """Refuse names of images that are not regular files: opening a named pipe, for example, would wait for ever."""
-    for file in files:
-        with contextlib.suppress(FileNotFoundError):  # a dangling link: decoding reports it with its reason
-            if not stat.S_ISREG(os.stat(file).st_mode):
-                raise DataError(f"{file}: not a regular file", "remove it, or put an image in its place")
-
-
 def _content(found: dict[str, Any], *, size: int | None) -> Content:
     samples = [sample for images in found.values() for sample in images.samples]
     side = size or _common_size(path for path, _ in samples)
@@ -339,10 +311,9 @@ def _content(found: dict[str, Any], *, size: int | None) -> Content:
     def write(target: Path, offset: int, places: Numbers, progress: Progress) -> None:
         job = Job(str(target), offset, side, resize=size is not None)
         rows = [(place, file) for place, (file, _) in zip(places.tolist(), samples, strict=True)]
-        decode_files(rows, [stamp(file)[0] for file, _ in samples], job=job, progress=progress)
+        decode_files(rows, [_stamp(file)[0] for file, _ in samples], job=job, progress=progress)
 
-    classes = tuple(found["train"].classes)
-    return Content(Labels(classes, **labels), (3, side, side), write)
+    return Content(Labels(tuple(found["train"].classes), labels), (3, side, side), write)
 
 
 def _common_size(paths: Iterable[str]) -> int:

@@ -83,17 +83,21 @@ def decode_files(files: Sequence[Row], sizes: Sequence[int], *, job: Job, progre
         DataError: Files cannot be decoded. The message names up to a dozen of them.
         OSError: The target cannot be written.
     """
+    few = len(files) < FEW_FILES and sum(sizes) < FEW_BYTES
     problems: list[Problem] = []
     done = 0
     with contextlib.ExitStack() as stack:
-        for chunk, found in _decoded(_chunks(files, sizes), job, stack, few=_are_few(sizes)):
+        for chunk, found in _decoded(_chunks(files, sizes), job, stack, few=few):
             problems += found
             done += len(chunk)
             progress(done, len(files))
-            if any(problem.ends for problem in found):
-                break
+            if ending := [problem for problem in found if problem.ends]:
+                raise DataError(ending[0].message, ending[0].hint)
     if problems:
-        raise _error(problems)
+        lines = [problem.message for problem in problems[:SHOWN]]
+        if len(problems) > SHOWN:
+            lines.append(f"and {len(problems) - SHOWN} more files")
+        raise DataError("\n  ".join(lines), "; ".join(dict.fromkeys(problem.hint for problem in problems)))
 
 
 def serve(requests: Any, answers: Any) -> None:
@@ -115,7 +119,7 @@ def serve(requests: Any, answers: Any) -> None:
 
 
 def decode_rows(job: Job, rows: Sequence[Row]) -> list[Problem]:
-    """Decode image files into the rows of the target; return the problems of the files that cannot be decoded.
+    """Decode image files to RGB into the rows of the target; return the problems of files that cannot be decoded.
 
     Raises:
         OSError: The target cannot be written.
@@ -124,25 +128,23 @@ def decode_rows(job: Job, rows: Sequence[Row]) -> list[Problem]:
     with Path(job.target).open("r+b", buffering=0) as target:
         for row, path in rows:
             try:
-                pixels = decode(path, size=job.size, resize=job.resize)
+                pixels = _decode(path, size=job.size, resize=job.resize)
             except DataError as error:
                 problems.append(Problem(error.message, error.hint, isinstance(error, SizeError)))
                 continue
-            _write(target, job.offset + row * len(pixels), pixels)
+            write_at(target, job.offset + row * len(pixels), pixels)
     return problems
 
 
-def decode(path: str, *, size: int, resize: bool) -> bytes:
-    """Decode an image file to RGB, as rows of pixels from the top.
+def write_at(file: BinaryIO, offset: int, content: bytes | memoryview) -> None:
+    """Write all of `content` to an unbuffered file, which may take only a part at a time."""
+    file.seek(offset)
+    left = memoryview(content)
+    while left:
+        left = left[file.write(left) :]
 
-    Args:
-        path: The image file.
-        size: Height and width of the result.
-        resize: Whether to resize images of another size, bilinearly.
 
-    Raises:
-        DataError: The file is not a complete image of 8 bits per channel, or has another size and `resize` is False.
-    """
+def _decode(path: str, *, size: int, resize: bool) -> bytes:
     from PIL import Image
 
     with opened(path) as image:
@@ -176,10 +178,6 @@ def opened(path: str) -> Iterator[Any]:
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         hint = "remove the file, or replace it by a complete image"
         raise DataError(f"{path}: not a complete image ({error})", hint) from error
-
-
-def _are_few(sizes: Sequence[int]) -> bool:
-    return len(sizes) < FEW_FILES and sum(sizes) < FEW_BYTES
 
 
 def _chunks(files: Sequence[Row], sizes: Sequence[int]) -> list[list[Row]]:
@@ -256,24 +254,19 @@ def _request(process: "subprocess.Popen[str]", chunk: list[Row]) -> list[Problem
     _send(process, chunk)
     line = process.stdout.readline()
     if not line.endswith("\n"):  # no answer or an incomplete answer: the process has died
-        code = process.wait()
-        raise _death(code, chunk, oom_killed=oom_kills() > kills)
+        code, oom_killed, free = process.wait(), oom_kills() > kills, free_memory_bytes()
+        known = "" if free is None else f"; {free / 1e9:.1f} GB of memory were free"
+        raise DataError(
+            f"a process that decodes images died ({exit_cause(code, oom_killed=oom_killed)}) at one of {len(chunk)}"
+            f" files from {chunk[0][1]} to {chunk[-1][1]}{known}",
+            "give this machine or container more memory"
+            if oom_killed
+            else "what the process wrote to stderr is shown above; if one of these files is bad, remove it",
+        )
     answer: Any = json.loads(line)
     if isinstance(answer, int):
         raise OSError(answer, os.strerror(answer))
     return [Problem(*problem) for problem in answer]
-
-
-def _death(code: int, chunk: list[Row], *, oom_killed: bool) -> DataError:
-    free = free_memory_bytes()
-    known = "" if free is None else f"; {free / 1e9:.1f} GB of memory were free"
-    return DataError(
-        f"a process that decodes images died ({exit_cause(code, oom_killed=oom_killed)}) at one of {len(chunk)} files"
-        f" from {chunk[0][1]} to {chunk[-1][1]}{known}",
-        "give this machine or container more memory"
-        if oom_killed
-        else "what the process wrote to stderr is shown above; if one of these files is bad, remove it",
-    )
 
 
 def _send(process: "subprocess.Popen[str]", message: object) -> None:
@@ -282,23 +275,6 @@ def _send(process: "subprocess.Popen[str]", message: object) -> None:
     with contextlib.suppress(OSError):
         process.stdin.write(json.dumps(message) + "\n")
         process.stdin.flush()
-
-
-def _error(problems: Sequence[Problem]) -> DataError:
-    ending = [problem for problem in problems if problem.ends]
-    if ending:
-        return DataError(ending[0].message, ending[0].hint)
-    lines = [problem.message for problem in problems[:SHOWN]]
-    if len(problems) > SHOWN:
-        lines.append(f"and {len(problems) - SHOWN} more files")
-    return DataError("\n  ".join(lines), "; ".join(dict.fromkeys(problem.hint for problem in problems)))
-
-
-def _write(target: BinaryIO, offset: int, content: bytes) -> None:
-    target.seek(offset)
-    left = memoryview(content)
-    while left:
-        left = left[target.write(left) :]
 
 
 if __name__ == "__main__":

@@ -1,8 +1,7 @@
 """Images and labels of a dataset: their types, splits, pooling, channel statistics and fingerprint."""
 
 import hashlib
-import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -14,10 +13,9 @@ from torch import Tensor
 
 from autodistill.config import DataSpec
 from autodistill.data.decoding import Progress
-from autodistill.errors import ConfigError, DataError
+from autodistill.errors import DataError
 
 Numbers = Int[np.ndarray, " examples"]
-Rows = Int[np.ndarray, " rows"]
 Images = UInt8[Tensor, "examples channels height width"]
 
 CHUNK_BYTES = 2**22
@@ -31,38 +29,31 @@ class Split(NamedTuple):
     labels: Int[Tensor, " examples"]
 
 
-class Labels(NamedTuple):
-    """The labels of a dataset. `validation` and `test` are those of the dataset's own splits, if it has them.
+class Splits(NamedTuple):
+    train: Split
+    validation: Split
+    test: Split
 
-    Examples are numbered consecutively through train, validation and test.
+
+class Labels(NamedTuple):
+    """The labels of a dataset, by part: `train`, and `validation` and `test` if the dataset has these parts itself.
+
+    Examples are numbered consecutively through the parts, which are in this order.
     """
 
     classes: tuple[str, ...]
-    train: Numbers
-    validation: Numbers | None = None
-    test: Numbers | None = None
-
-    @property
-    def parts(self) -> dict[str, Numbers]:
-        """The labels of each part that the dataset has."""
-        found = {"train": self.train, "validation": self.validation, "test": self.test}
-        return {name: labels for name, labels in found.items() if labels is not None}
+    parts: dict[str, Numbers]
 
 
 class Source(NamedTuple):
-    """A dataset in memory. `validation` and `test` are the dataset's own splits, if it has them."""
+    """A dataset in memory. Its parts are as in `Labels`."""
 
     classes: tuple[str, ...]
-    train: Split
-    validation: Split | None = None
-    test: Split | None = None
+    parts: dict[str, Split]
 
     @property
     def labels(self) -> Labels:
-        found = (part and part.labels.numpy() for part in (self.train, self.validation, self.test))
-        train, validation, test = found
-        assert train is not None
-        return Labels(self.classes, train, validation, test)
+        return Labels(self.classes, {name: part.labels.numpy() for name, part in self.parts.items()})
 
 
 class Content(NamedTuple):
@@ -91,38 +82,14 @@ class Files:
     """Reads the labels."""
 
 
-class Splits(NamedTuple):
-    train: Split
-    validation: Split
-    test: Split
-
-
-class SplitRows(NamedTuple):
-    """Numbers of the examples of each split, among all examples of a dataset."""
-
-    train: Rows
-    validation: Rows
-    test: Rows
-
-
 def split(source: Source, spec: DataSpec) -> Splits:
     """Split a dataset in memory by `split_rows`; the splits are copies."""
-    begin = _begins(source.labels)
-
-    def taken(part: str, own: Split | None, rows: Rows) -> Split:
-        whole, offset = (source.train, 0) if own is None else (own, begin[part])
-        chosen = torch.from_numpy(rows - offset)
-        return Split(whole.images[chosen].contiguous(memory_format=torch.channels_last), whole.labels[chosen])
-
-    train, validation, test = split_rows(source.labels, spec)
-    return Splits(
-        taken("train", None, train),
-        taken("validation", source.validation, validation),
-        taken("test", source.test, test),
-    )
+    images, labels = map(torch.cat, zip(*source.parts.values(), strict=True))
+    chosen = [torch.from_numpy(rows) for rows in split_rows(source.labels, spec)]
+    return Splits(*(Split(images[rows].contiguous(memory_format=torch.channels_last), labels[rows]) for rows in chosen))
 
 
-def split_rows(labels: Labels, spec: DataSpec) -> SplitRows:
+def split_rows(labels: Labels, spec: DataSpec) -> tuple[Numbers, ...]:
     """Split a dataset into disjoint train, validation and test splits, stratified by label.
 
     The dataset's own validation and test sets stay separate, whole or in part. Default sizes:
@@ -131,68 +98,59 @@ def split_rows(labels: Labels, spec: DataSpec) -> SplitRows:
     - validation: the dataset's own validation set, or a fifth of the images outside test
     - train: all remaining images
 
+    Returns:
+        The numbers of the examples of each of the three splits.
+
     Raises:
         DataError: There are fewer images than asked for, or too few for every class to be in every split.
     """
-    begin = _begins(labels)
-    rest = np.arange(len(labels.train))
-    found: dict[str, Rows] = {}
-    for part, own, asked in (("test", labels.test, spec.test), ("validation", labels.validation, spec.validation)):
+    begin = dict(zip(labels.parts, np.cumsum([0, *map(len, labels.parts.values())]), strict=False))
+    train = labels.parts["train"]
+    rest = np.arange(len(train))
+    found: dict[str, Numbers] = {}
+    for part, asked in (("test", spec.test), ("validation", spec.validation)):
+        own = labels.parts.get(part)
         if own is None:
             size = asked or round(len(rest) / 5)
-            found[part], rest = _cut(labels.train, rest, part=part, size=size, spec=spec, classes=labels.classes)
+            found[part], rest = _cut(train, rest, part=part, size=size, spec=spec, classes=labels.classes)
         else:
-            every = np.arange(len(own))
-            rows, _ = _cut(own, every, part=part, size=asked or len(every), spec=spec, classes=labels.classes)
+            size = asked or len(own)
+            rows, _ = _cut(own, np.arange(len(own)), part=part, size=size, spec=spec, classes=labels.classes)
             found[part] = rows + begin[part]
     size = spec.train or len(rest)
-    train, _ = _cut(labels.train, rest, part="train", size=size, spec=spec, classes=labels.classes)
-    return SplitRows(train, found["validation"], found["test"])
-
-
-def _begins(labels: Labels) -> dict[str, int]:
-    """Return the number of the first example of each part."""
-    sizes = [len(own) for own in labels.parts.values()]
-    return dict(zip(labels.parts, np.cumsum([0, *sizes]).tolist(), strict=False))
+    found["train"], _ = _cut(train, rest, part="train", size=size, spec=spec, classes=labels.classes)
+    return found["train"], found["validation"], found["test"]
 
 
 def _cut(
-    labels: Numbers, rows: Rows, *, part: str, size: int, spec: DataSpec, classes: Sequence[str]
+    labels: Numbers, rows: Int[np.ndarray, " rows"], *, part: str, size: int, spec: DataSpec, classes: Sequence[str]
 ) -> tuple[Int[np.ndarray, " chosen"], Int[np.ndarray, " rest"]]:
     """Choose `size` of `rows`, stratified by label; return them and the remaining rows."""
-    _check_size(part, size=size, left=len(rows), total=len(labels), spec=spec, classes=len(classes))
-    _check_counts(labels[rows], at_least=1 if size == len(rows) else 2, part=part, classes=classes)
-    if size == len(rows):
-        return rows, rows[:0]
-    chosen, rest = _stratified(rows, labels[rows], size=size, seed=spec.split_seed, classes=len(classes))
-    _check_counts(labels[chosen], at_least=1, part=part, classes=classes)
-    return chosen, rest
-
-
-def _stratified(
-    rows: Rows, labels: Int[np.ndarray, " rows"], *, size: int, seed: int, classes: int
-) -> tuple[Int[np.ndarray, " chosen"], Int[np.ndarray, " rest"]]:
-    from sklearn.model_selection import train_test_split
-
-    others = len(rows) - size
-    # scikit-learn stratifies only if both parts can contain every class. If fewer rows remain, draw without strata.
-    by = labels if others >= classes else None
-    chosen, rest = train_test_split(rows, train_size=size, test_size=others, stratify=by, random_state=seed % 2**32)
-    return chosen, rest
-
-
-def _check_size(part: str, *, size: int, left: int, total: int, spec: DataSpec, classes: int) -> None:
-    if size > left:
+    if size > len(rows):
         asked = ", ".join(f"{key} {getattr(spec, key) or 'open'}" for key in ("train", "validation", "test"))
         raise DataError(
-            f"data.{part} = {size}: {left} of {spec.name}'s {total} images are left for it (asked for: {asked})",
-            f"set data.{part} to at most {left}, or make the other splits smaller",
+            f"data.{part} = {size}: {len(rows)} of {spec.name}'s {len(labels)} images are left for it (asked for:"
+            f" {asked})",
+            f"set data.{part} to at most {len(rows)}, or make the other splits smaller",
         )
-    if size < classes:
+    if size < len(classes):
         raise DataError(
-            f"data.{part}: {size} of {left} images cannot show each of {classes} classes of {spec.name}",
+            f"data.{part}: {size} of {len(rows)} images cannot show each of {len(classes)} classes of {spec.name}",
             "every split needs at least one image of each class: change the sizes, or add images",
         )
+    _check_counts(labels[rows], at_least=1 if size == len(rows) else 2, part=part, classes=classes)
+    others = len(rows) - size
+    if not others:
+        return rows, rows[:0]
+    from sklearn.model_selection import train_test_split
+
+    # scikit-learn stratifies only if both parts can contain every class. If fewer rows remain, draw without strata.
+    strata = labels[rows] if others >= len(classes) else None
+    chosen, rest = train_test_split(
+        rows, train_size=size, test_size=others, stratify=strata, random_state=spec.split_seed % 2**32
+    )
+    _check_counts(labels[chosen], at_least=1, part=part, classes=classes)
+    return chosen, rest
 
 
 def _check_counts(labels: Int[np.ndarray, " rows"], *, at_least: int, part: str, classes: Sequence[str]) -> None:
@@ -254,30 +212,6 @@ def average_pool(images: Images, *, size: int) -> UInt8[Tensor, "examples channe
     return ((total + size * size // 2) // (size * size)).to(torch.uint8)
 
 
-def chunks(images: Images) -> Iterator[Tensor]:
-    """Iterate over images in chunks of about `CHUNK_BYTES`."""
-    count = max(1, CHUNK_BYTES // max(1, images[:1].nbytes))
-    return (images[start : start + count] for start in range(0, len(images), count))
-
-
-def stamp(path: str | Path) -> tuple[int, int]:
-    """Return size and modification time (ns) of a file; zeros if it does not exist."""
-    try:
-        about = os.stat(path)
-    except FileNotFoundError:
-        return 0, 0
-    return about.st_size, about.st_mtime_ns
-
-
-def refuse(spec: DataSpec, *keys: str) -> None:
-    """Refuse settings that have no effect on this dataset.
-
-    Raises:
-        ConfigError: One of `keys` is set, or the name contains a path.
-    """
-    kind, _, path = spec.name.partition(":")
-    if path:
-        raise ConfigError(f"data.name = {spec.name!r}: {kind} takes no path", f"write {kind}, or folder:{path}")
-    for key in keys:
-        if value := getattr(spec, key):
-            raise ConfigError(f"data.{key} = {value!r} has no effect on {kind}", f"remove data.{key}")
+def chunks(images: Images) -> tuple[Tensor, ...]:
+    """Divide images into chunks of about `CHUNK_BYTES`, without copies."""
+    return torch.split(images, max(1, CHUNK_BYTES // max(1, images[:1].nbytes)))

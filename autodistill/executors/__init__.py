@@ -20,8 +20,7 @@ from autodistill.executors.base import (
     TrainTask,
     TrainTeacherTask,
 )
-from autodistill.executors.local import LocalExecutor, ProcessPool
-from autodistill.executors.serial import SerialExecutor
+from autodistill.executors.local import LocalExecutor, ProcessPool, SerialExecutor
 from autodistill.executors.worker import WorkerContext, perform
 
 __all__ = [

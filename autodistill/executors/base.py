@@ -1,23 +1,27 @@
-"""Tasks, and the interface of what runs them."""
+"""Tasks, the interface of executors, and the queue that executors with several workers share."""
 
 import sys
+from collections import deque
 from collections.abc import Callable, Sequence
-from types import TracebackType
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import NamedTuple, Protocol, runtime_checkable
 
 from autodistill.config import Space
-from autodistill.errors import AutodistillError
+from autodistill.errors import AutodistillError, StudyError
 from autodistill.records import (
     AgreementRecord,
     Event,
     KeptResult,
     Mode,
+    Note,
     ProfileRecord,
     Record,
     RunResult,
     RunSpec,
     TeacherRecord,
     TrialParams,
+    run_ended,
 )
 
 MOST_DEATHS = 3
@@ -94,7 +98,7 @@ class MeasureStudentTask(Record):
     """Measure the parts of the student's runs; returns a `StudentTimes`, or None after a warning."""
 
     params: TrialParams
-    """A configuration with a teacher; its logits are made up."""
+    """A configuration with a teacher; its logits are random."""
     seconds: float
     """About how long each part is measured."""
 
@@ -167,7 +171,6 @@ Task = (
 Result = KeptResult | TeacherRecord | Profiled | AgreementRecord | StudentTimes | TeacherTimes | int | None
 OnEvent = Callable[[Event], None]
 
-
 STARTED = "started"
 """Sent by a worker when it begins a task."""
 
@@ -185,7 +188,7 @@ class Stopped(Exception):
 
 
 @runtime_checkable
-class Executor(Protocol):
+class Executor(AbstractContextManager["Executor"], Protocol):
     """Runs tasks on workers. A context manager: leaving the context ends the workers."""
 
     workers: int
@@ -206,12 +209,6 @@ class Executor(Protocol):
         """
         ...
 
-    def __enter__(self) -> "Executor": ...
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None: ...
-
 
 def longest_first(tasks: Sequence[Task]) -> list[int]:
     """Return the places of tasks in the order in which workers take them.
@@ -229,28 +226,122 @@ def longest_first(tasks: Sequence[Task]) -> list[int]:
     return sorted(range(len(tasks)), key=length, reverse=True)
 
 
+_DOING: dict[type[Task], str] = {
+    TrainTeacherTask: "training the teacher {uri}",
+    CheckTask: "checking the teacher {name}",
+    ProfileTask: "profiling the teacher {name}",
+    LogitsTask: "computing logits of the teacher {name}",
+    MeasureTeacherTask: "measuring the teacher {name}",
+    MeasureStudentTask: "measuring the student",
+}
+
+
 def describe(task: Task) -> str:
     """Return what a worker does for a task, to follow "while"."""
     if isinstance(task, TrainTask):
         params = task.spec.params
         taught = f"teacher {params.teacher}, {params.method}" if params.teacher else "no teacher"
         return f"training the run {task.spec.run} ({taught})"
-    if isinstance(task, TrainTeacherTask):
-        return f"training the teacher {task.uri}"
-    if isinstance(task, CheckTask):
-        return f"checking the teacher {task.name}"
-    if isinstance(task, ProfileTask):
-        return f"profiling the teacher {task.name}"
-    if isinstance(task, LogitsTask):
-        return f"computing logits of the teacher {task.name}"
     if isinstance(task, AgreementTask):
         return f"comparing the teachers {', '.join(task.names)}"
-    if isinstance(task, MeasureTeacherTask):
-        return f"measuring the teacher {task.name}"
-    return "measuring the student"
+    return _DOING[type(task)].format_map(dict(task))
 
 
 def given_up(task: TrainTask, error: str) -> KeptResult:
     """Return the result of a run on which workers kept dying."""
     record = RunResult(**task.spec.kept(), key=task.key, state="failed", error=error)
     return KeptResult(result=record, wall_s=0.0)
+
+
+@dataclass(kw_only=True)
+class Slot:
+    """The task of a worker."""
+
+    task: Task | None = None
+    place: int | None = None
+    """Place of the task among those that `run` was given; None: the result is dropped."""
+
+
+class TaskQueue:
+    """The tasks of one call of `Executor.run`, and their results.
+
+    Args:
+        tasks: are all completed, the longest first.
+        meanwhile: are given to workers that would otherwise be idle.
+        slots: of the workers. A task that a worker is doing already is adopted.
+        deaths: tasks on which workers died, over all calls of `run`. Logits of a teacher whose logits killed a worker
+            are not computed meanwhile.
+    """
+
+    def __init__(
+        self, tasks: Sequence[Task], meanwhile: Sequence[Task], slots: Sequence[Slot], deaths: list[Task]
+    ) -> None:
+        self._tasks, self._slots, self._deaths = tasks, slots, deaths
+        self._waiting, self._meanwhile = deque(longest_first(tasks)), deque(meanwhile)
+        self._results: dict[int, Result] = {}
+        self.stopped = False
+        """Whether no further task is given out."""
+        for slot in slots:
+            slot.place = next((place for place in self._waiting if tasks[place] == slot.task), None)
+            if slot.place is not None:
+                self._waiting.remove(slot.place)
+
+    @property
+    def is_complete(self) -> bool:
+        return len(self._results) == len(self._tasks)
+
+    def in_order(self) -> list[Result]:
+        """Return the results in the order of the tasks."""
+        return [self._results[place] for place in range(len(self._tasks))]
+
+    def assign(self, slot: Slot) -> Task | None:
+        """Give a free worker its next task; None where there is none."""
+        slot.place = slot.task = None
+        if self._waiting and not self.stopped:
+            slot.place = self._waiting.popleft()
+            slot.task = self._tasks[slot.place]
+        while self._meanwhile and slot.task is None and not self.stopped:
+            task = self._meanwhile.popleft()
+            if not self._is_deadly(task) and all(other.task != task for other in self._slots):
+                slot.task = task
+        return slot.task
+
+    def end(self, slot: Slot, done: Done) -> None:
+        """Take the result of a worker's task.
+
+        Raises:
+            AutodistillError: the task ended with an error.
+        """
+        place, slot.task, slot.place = slot.place, None, None
+        if place is None or done.stopped:
+            return
+        if done.error is not None:
+            raise done.error
+        self._results[place] = done.result
+
+    def gives_up(self, slot: Slot) -> bool:
+        """Return whether too many workers have died on a worker's task. A task without a result is never given up."""
+        return slot.place is not None and self._deaths.count(self._tasks[slot.place]) >= MOST_DEATHS
+
+    def lose(self, slot: Slot, note: str, error: StudyError, on_event: OnEvent) -> None:
+        """Let another worker do the task of a lost worker and warn with `note`, or give the task up.
+
+        A run that is given up has the message of `error` as its result.
+
+        Raises:
+            StudyError: `error`, about a task that is not a run.
+        """
+        gives_up, task, place, slot.task, slot.place = self.gives_up(slot), slot.task, slot.place, None, None
+        if not gives_up:
+            on_event(Note(text=note, warning=True))
+            if place is not None:
+                self._waiting.append(place)
+            return
+        if place is None or not isinstance(task, TrainTask):
+            raise error
+        self._results[place] = kept = given_up(task, error.message)
+        on_event(run_ended(kept))
+
+    def _is_deadly(self, task: Task) -> bool:
+        dead = {it.name for it in self._deaths if isinstance(it, LogitsTask)}
+        return isinstance(task, LogitsTask) and task.name in dead

@@ -23,10 +23,8 @@ import torch
 
 from autodistill.machine import KILL, WINDOWS_CODES, exit_cause, free_memory_bytes, oom_kills, signal_name
 
-MOST_LINES = 20
-"""Lines of stderr that an error quotes, at most."""
-LONGEST_LINE = 200
-"""Characters of a quoted line, at most."""
+MOST_LINES, LONGEST_LINE = 20, 200
+"""Lines of stderr that an error quotes, and characters of a quoted line, at most."""
 TAIL_BYTES = 2**16
 """Bytes at the end of stderr that are searched for lines to quote."""
 NATIVE_LINES = 8
@@ -39,12 +37,10 @@ _MEMORY_ERROR = re.compile(r"(\w+\.)*\w*MemoryError(:|$)")
 """Last line of a traceback: `MemoryError`, or NumPy's subclass with its module."""
 DYING_S = 2.0
 """Time from the kernel's count of a kill to the end of the process, at most: the kernel first releases its memory."""
-_QUOTES = "; its stderr ends with:\n"
 LOOK_S = 0.5
 """Shortest time between two readings of the kernel's count."""
 JOIN_S = 5.0
 """A process that closed its pipe and does not end within this time counts as hung."""
-RESUME = "every finished run is kept: the same command goes on"
 
 
 class WorkerOutput:
@@ -77,13 +73,11 @@ class WorkerOutput:
     def close(self, *, quoted: str = "") -> None:
         """Copy the remaining text to the stderr of this process and remove the file. Idempotent.
 
-        Args:
-            quoted: Lines, as returned by `tail`, that an error shows; they are not copied.
+        Lines of `quoted`, as returned by `tail`, are not copied, because an error shows them.
         """
         if self._file is None:
             return
-        rest = self._decoder.decode(self._file.read(), final=True)
-        known = set(quoted.splitlines())
+        rest, known = self._decoder.decode(self._file.read(), final=True), set(quoted.splitlines())
         _show("".join(line for line in rest.splitlines(keepends=True) if _quotable(line) not in known))
         self._file.close()
         self._file = None
@@ -92,10 +86,9 @@ class WorkerOutput:
 
 
 def redirect_stderr(path: str) -> None:
-    """Redirect the stderr of this process, a worker, to a file, and enable Python's reports of fatal signals.
+    """Redirect the stderr of this process, a worker, to an existing file; enable Python's reports of fatal signals.
 
-    Args:
-        path: An existing file. If empty, only the reports are enabled.
+    If `path` is empty, only the reports are enabled.
     """
     with contextlib.suppress(OSError):
         if path:
@@ -117,16 +110,14 @@ def last_lines(text: str) -> str:
     fatal = max((number for number, line in enumerate(lines) if line.startswith(FATAL)), default=None)
     if fatal is None:
         return "\n".join(lines[-MOST_LINES:])
-    native, report = lines[max(0, fatal - NATIVE_LINES) : fatal], lines[fatal:]
-    room = MOST_LINES - len(native)
-    return "\n".join([*native, *report[:room]] if len(report) <= room else [*native, *report[: room - 1], "  ..."])
+    found = lines[max(0, fatal - NATIVE_LINES) :]
+    return "\n".join(found if len(found) <= MOST_LINES else [*found[: MOST_LINES - 1], "  ..."])
 
 
 def _show(text: str) -> None:
-    shown = "\n".join(map(harmless, text.split("\n")))
-    if shown:
+    if text:
         with contextlib.suppress(OSError):
-            sys.stderr.write(shown)
+            sys.stderr.write("\n".join(map(harmless, text.split("\n"))))
             sys.stderr.flush()
 
 
@@ -171,11 +162,7 @@ class KillWatch:
         A process whose last reading is more recent than `LOOK_S` is skipped.
         """
         now = time.monotonic()
-        due = [
-            process
-            for process in processes
-            if process not in self._counts or now - self._counts[process][-1][0] >= LOOK_S
-        ]
+        due = [it for it in processes if it not in self._counts or now - self._counts[it][-1][0] >= LOOK_S]
         count = oom_kills() if due else 0
         for process in due:
             if not process.is_alive():  # checked after the count was read: then no kill in it is that of a live worker
@@ -199,11 +186,7 @@ class KillWatch:
 def noticed(process: BaseProcess, output: WorkerOutput, kills: KillWatch, *, device: str) -> Death:
     """Wait for the end of a process whose pipe is closed, and collect the facts about its death.
 
-    Args:
-        process: Killed with SIGKILL if it does not end within `JOIN_S`.
-        output: Stderr of the process.
-        kills: Has looked at the process while it was alive.
-        device: Torch's name of the device that the process used.
+    A process that does not end within `JOIN_S` is killed. `kills` has looked at the process while it was alive.
     """
     process.join(JOIN_S)
     code = process.exitcode
@@ -224,49 +207,42 @@ def cause(death: Death) -> str:
     return exit_cause(death.exit_code, oom_killed=death.oom_killed)
 
 
-def free_memory(death: Death) -> str:
-    """Return the memory that was free at a death: `12.3 GB of memory were free`; empty if unknown."""
-    known = {"memory": death.free_bytes, "the GPU's memory": death.gpu_free_bytes}
-    parts = [f"{free / 1e9:.1f} GB of {name}" for name, free in known.items() if free is not None]
-    return f"{' and '.join(parts)} were free" if parts else ""
-
-
-def account(death: Death, doing: str, *, times: int = 1) -> str:
+def account(death: Death, doing: str, *, times: int = 1, shown: bool = False) -> str:
     """Return the message about a death: cause, task and free memory on the first line, then the last lines of stderr.
 
     Args:
         doing: The task in the words of `base.describe`.
         times: Number of workers that have died on this task.
+        shown: Whether the terminal has shown stderr, which is then not quoted.
     """
     died = f"the worker process died {times} times (last: " if times > 1 else "a worker process died ("
-    first = "; ".join(filter(None, (f"{died}{cause(death)}) while {doing}", free_memory(death))))
-    quoted = "\n".join(f"    {line}" for line in death.stderr.splitlines())
-    return f"{first}{_QUOTES}{quoted}" if quoted else f"{first}; it wrote nothing to stderr"
-
-
-def unquoted(message: str) -> str:
-    """Return the message of `account` without the lines of stderr, for a terminal that has shown them already."""
-    first, quotes, _ = message.partition(_QUOTES)
-    return f"{first}; its stderr is shown above" if quotes else first
+    first = f"{died}{cause(death)}) while {doing}"
+    known = {"memory": death.free_bytes, "the GPU's memory": death.gpu_free_bytes}
+    parts = [f"{free / 1e9:.1f} GB of {name}" for name, free in known.items() if free is not None]
+    if parts:
+        first = f"{first}; {' and '.join(parts)} were free"
+    if not death.stderr:
+        return f"{first}; it wrote nothing to stderr"
+    if shown:
+        return f"{first}; its stderr is shown above"
+    return "\n    ".join([f"{first}; its stderr ends with:", *death.stderr.splitlines()])
 
 
 def way_out(death: Death) -> str:
     """Return what the user can do about a death that recurred at every attempt."""
     code, last = death.exit_code, death.stderr.rstrip().rpartition("\n")[2]
     if death.oom_killed or code == 0xC0000017 or (code == 1 and _MEMORY_ERROR.match(last)):
-        return f"use fewer workers (--workers), or give this machine or container more memory; {RESUME}"
-    if code in WINDOWS_CODES or (code is not None and code < 0 and signal_name(-code) in NATIVE):
-        return (
-            "a native library failed: `autodistill env` shows the versions, another version of torch may not fail; "
-            f"{RESUME}"
-        )
-    if code is not None and code < 0:
+        way = "use fewer workers (--workers), or give this machine or container more memory"
+    elif code in WINDOWS_CODES or (code is not None and code < 0 and signal_name(-code) in NATIVE):
+        way = "a native library failed: `autodistill env` shows the versions, another version of torch may not fail"
+    elif code is not None and code < 0:
         uncounted = "no counter of the kernel says that memory ran out: " if code == -KILL else ""
-        return (
+        way = (
             f"{uncounted}look for what kills processes here, such as the limits of a batch system or container "
-            f"(dmesg and journalctl can name it); {RESUME}"
+            "(dmesg and journalctl can name it)"
         )
-    return (
-        "autodistill did not expect this error: please report the lines above with the output of `autodistill env`; "
-        f"{RESUME}"
-    )
+    else:
+        way = (
+            "autodistill did not expect this error: please report the lines above with the output of `autodistill env`"
+        )
+    return f"{way}; every finished run is kept: the same command goes on"

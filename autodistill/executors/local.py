@@ -1,6 +1,10 @@
-"""Run tasks in worker processes on this machine: started once, one thread each on a CPU, replaced when they die."""
+"""Run tasks on this machine: in this process, or in worker processes.
+
+Worker processes are started once, compute on one thread each on a CPU, and are replaced when they die.
+"""
 
 import contextlib
+import ctypes
 import importlib
 import multiprocessing
 import os
@@ -9,89 +13,114 @@ import signal
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
-from types import TracebackType
-from typing import NamedTuple
 
 import torch
 
 from autodistill.data import Data, handed_over
-from autodistill.errors import AutodistillError, StudyError
+from autodistill.errors import StudyError
 from autodistill.executors.base import (
-    MOST_DEATHS,
     Done,
     OnEvent,
     Result,
     Setup,
+    Slot,
     Stopped,
     Task,
+    TaskQueue,
     TrainTask,
     describe,
-    given_up,
+    longest_first,
 )
-from autodistill.executors.deaths import KillWatch, WorkerOutput, account, noticed, redirect_stderr, unquoted, way_out
-from autodistill.executors.task_queue import Slot, TaskDeaths, TaskQueue
-from autodistill.executors.worker import WorkerContext, perform
-from autodistill.records import Event, Note, run_ended
+from autodistill.executors.deaths import KillWatch, WorkerOutput, account, noticed, redirect_stderr, way_out
+from autodistill.executors.worker import Work, WorkerContext, end_of, perform
 
 ALLOCATOR = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**32), "MALLOC_TOP_PAD_": str(2**28)}
 """glibc: keep freed memory instead of returning it after every step; 10-15 % of a small student's step on a CPU.
 glibc reads these variables when a process starts. Other systems ignore them."""
+MALLOPT = {-4: 0, -1: 2**31 - 1, -2: 2**28}
+"""The same as glibc's M_MMAP_MAX, M_TRIM_THRESHOLD and M_TOP_PAD, for a process that runs already."""
 SHOW_S = 1.0
 """What workers write to stderr is shown at least this often."""
 STOP = "stop"
 """Sent to a worker to make it stop at the end of the epoch."""
 
 
-class Process(NamedTuple):
-    """A process that waits for a function and its arguments on a pipe."""
+class SerialExecutor:
+    """An `Executor` without processes, for notebooks, tests and debugging: one task after another in this process.
+
+    Args:
+        setup: the study.
+        data: the study's data where they are loaded already.
+        stop: makes `run` end at the end of the epoch.
+        work: does a task.
+    """
+
+    workers = 1
+
+    def __init__(
+        self, setup: Setup, *, data: Data | None = None, stop: threading.Event | None = None, work: Work = perform
+    ) -> None:
+        self._stop, self._work = stop or threading.Event(), work
+        self._context = WorkerContext(setup, data=data, stopping=self._stop.is_set)
+
+    def run(self, tasks: Sequence[Task], on_event: OnEvent, *, meanwhile: Sequence[Task] = ()) -> list[Result]:
+        """See `Executor.run`; nobody is idle, so `meanwhile` is not run."""
+        self._context.on_event = on_event
+        results: dict[int, Result] = {}
+        for place in longest_first(tasks):
+            if self._stop.is_set():
+                raise Stopped
+            results[place] = self._work(tasks[place], self._context)
+        return [results[place] for place in range(len(tasks))]
+
+    def __enter__(self) -> "SerialExecutor":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+
+@dataclass(kw_only=True)
+class Worker(Slot):
+    """A process that waits for a setup and tasks on a pipe."""
 
     process: BaseProcess
     pipe: Connection
     output: WorkerOutput
     """Its stderr."""
+    number: int = 0
+    """Among the workers of an executor."""
+    device: str = ""
 
 
 class ProcessPool:
     """Processes that were started early, so that they import modules while a command still checks its input.
 
     A context manager: leaving the context ends the processes that nobody took.
-
-    Args:
-        size: how many processes to start.
     """
 
     def __init__(self, size: int = 0) -> None:
         self._waiting = deque(_started() for _ in range(size))
 
-    def take(self) -> Process:
+    def take(self) -> Worker:
         """Return a waiting process, or a new process where none is left."""
         return self._waiting.popleft() if self._waiting else _started()
 
     def __enter__(self) -> "ProcessPool":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        for process in self._waiting:
-            process.pipe.close()
-            process.process.terminate()
-        for process in self._waiting:
-            process.process.join()
-            process.output.close()
-
-
-@dataclass
-class _Worker(Slot):
-    number: int
-    process: BaseProcess
-    pipe: Connection
-    output: WorkerOutput
+    def __exit__(self, *_: object) -> None:
+        for worker in self._waiting:
+            worker.pipe.close()
+            worker.process.terminate()
+        for worker in self._waiting:
+            worker.process.join()
+            worker.output.close()
 
 
 class LocalExecutor:
@@ -114,25 +143,21 @@ class LocalExecutor:
         data: Data | None = None,
         processes: ProcessPool | None = None,
         stop: threading.Event | None = None,
-        work: Callable[[Task, WorkerContext], Result] = perform,
+        work: Work = perform,
     ) -> None:
         self.workers, self._setup, self._work = workers, setup, work
         self._processes = processes or ProcessPool()
         self._data = pickle.dumps(data and handed_over(data))
         self._kills = KillWatch()
         taken = [self._processes.take() for _ in range(workers)]
-        self._workers = [self._hired(process, number) for number, process in enumerate(taken)]
-        self._deaths = TaskDeaths()
+        self._workers = [self._hired(worker, number) for number, worker in enumerate(taken)]
+        self._deaths: list[Task] = []
         self._stop = stop or threading.Event()
 
     def run(self, tasks: Sequence[Task], on_event: OnEvent, *, meanwhile: Sequence[Task] = ()) -> list[Result]:
         """See `Executor.run`."""
-        queue, stopping = TaskQueue(tasks, meanwhile, self._workers, self._deaths), False
+        queue = TaskQueue(tasks, meanwhile, self._workers, self._deaths)
         while not queue.is_complete:
-            if self._stop.is_set() and not stopping:
-                stopping = True
-                queue.clear()
-                self._send_stop()
             self._feed(queue)
             busy = {worker.pipe: worker for worker in self._workers if worker.task is not None}
             if not busy:
@@ -149,9 +174,7 @@ class LocalExecutor:
     def __enter__(self) -> "LocalExecutor":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         for worker in self._workers:
             worker.pipe.close()
             worker.process.terminate()
@@ -161,29 +184,26 @@ class LocalExecutor:
                 worker.process.kill()
             worker.output.close()
 
-    def _hired(self, process: Process, number: int) -> _Worker:
-        setup = self._setup.model_copy(update={"device": device_of(self._setup.device, number)})
+    def _hired(self, worker: Worker, number: int) -> Worker:
+        worker.number, worker.device = number, device_of(self._setup.device, number)
         # A process that has died is noticed when its first answer is awaited.
         with contextlib.suppress(OSError):
-            process.pipe.send((work, (setup, self._work)))
-            process.pipe.send_bytes(self._data)
-        self._kills.look([process.process])
-        return _Worker(number, *process)
+            worker.pipe.send((self._setup.model_copy(update={"device": worker.device}), self._work))
+            worker.pipe.send_bytes(self._data)
+        self._kills.look([worker.process])
+        return worker
 
     def _feed(self, queue: TaskQueue) -> None:
-        """Give every free worker a task, as long as there are any."""
+        """Give every free worker a task, as long as there are any; on a stop, tell the others to stop."""
+        stops = self._stop.is_set() and not queue.stopped
+        queue.stopped |= stops
         for worker in self._workers:
-            if worker.task is None and (task := queue.assign(worker)) is not None:
+            message = queue.assign(worker) if worker.task is None else STOP if stops else None
+            if message is not None:
                 with contextlib.suppress(OSError):
-                    worker.pipe.send(task)
+                    worker.pipe.send(message)
 
-    def _send_stop(self) -> None:
-        for worker in self._workers:
-            if worker.task is not None:
-                with contextlib.suppress(OSError):
-                    worker.pipe.send(STOP)
-
-    def _receive(self, worker: _Worker, queue: TaskQueue, on_event: OnEvent) -> None:
+    def _receive(self, worker: Worker, queue: TaskQueue, on_event: OnEvent) -> None:
         try:
             message = worker.pipe.recv()
         except (EOFError, OSError):  # OSError: it died in the middle of a message
@@ -194,32 +214,23 @@ class LocalExecutor:
         else:
             on_event(message)
 
-    def _replace(self, worker: _Worker, queue: TaskQueue, on_event: OnEvent) -> None:
+    def _replace(self, worker: Worker, queue: TaskQueue, on_event: OnEvent) -> None:
         """Start another worker in place of a dead worker; its task continues there from its last checkpoint.
 
         The stderr of the dead worker is shown once: as it came, or in the error that ends the study.
         """
-        task, place = worker.task, worker.place
+        task = worker.task
         assert task is not None
         worker.pipe.close()
-        device = device_of(self._setup.device, worker.number)
-        death = noticed(worker.process, worker.output, self._kills, device=device)
+        death = noticed(worker.process, worker.output, self._kills, device=worker.device)
         self._workers[worker.number] = self._hired(self._processes.take(), worker.number)
-        self._deaths.add(task)
-        if place is None or self._deaths.of(task) < MOST_DEATHS:
-            worker.output.close()
-            then = "another worker continues with it" if place is not None else "it is done again when it is needed"
-            on_event(Note(text=f"{unquoted(account(death, describe(task)))}\n    {then}", warning=True))
-            if place is not None and not self._stop.is_set():
-                queue.put_back(place)
-            return
-        error = account(death, describe(task), times=MOST_DEATHS)
-        if not isinstance(task, TrainTask):
-            worker.output.close(quoted=death.stderr)
-            raise StudyError(error, way_out(death))
-        worker.output.close()
-        queue.results[place] = kept = given_up(task, error)
-        on_event(run_ended(kept))
+        self._deaths.append(task)
+        ends_study = queue.gives_up(worker) and not isinstance(task, TrainTask)
+        worker.output.close(quoted=death.stderr if ends_study else "")
+        then = "another worker continues with it" if worker.place is not None else "it is done again when it is needed"
+        note = f"{account(death, describe(task), shown=True)}\n    {then}"
+        error = account(death, describe(task), times=self._deaths.count(task))
+        queue.lose(worker, note, StudyError(error, way_out(death)), on_event)
 
 
 def device_of(device: str, number: int) -> str:
@@ -228,15 +239,35 @@ def device_of(device: str, number: int) -> str:
     return f"cuda:{number % count}" if count > 1 else device
 
 
-def work(pipe: Connection, setup: Setup, task_function: Callable[[Task, WorkerContext], Result]) -> None:
-    """Take tasks from a pipe until it closes. Runs in a worker process."""
-    data = pickle.loads(pipe.recv_bytes())
+def _started() -> Worker:
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    output = WorkerOutput()
+    process = context.Process(target=_do_tasks, args=(theirs, os.getpid(), output.path), daemon=True)
+    with in_environment(ALLOCATOR), uninterrupted():
+        process.start()
+    theirs.close()
+    return Worker(process=process, pipe=ours, output=output)
 
-    def send(event: Event) -> None:
-        pipe.send(event)
 
+def _do_tasks(pipe: Connection, parent: int, stderr: str) -> None:
+    """Take a setup, a work function, data and tasks from a pipe until it closes. The main function of a process.
+
+    Importing this module, which comes first, imports nearly all other modules. Without a file `stderr`, the stderr of
+    the process `parent` is used.
+    """
+    redirect_stderr(stderr)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=follow, args=(parent,), daemon=True).start()
+    importlib.import_module("torchvision")  # takes a second, and every network needs it
+
+    try:
+        setup, work = pipe.recv()
+        data = pickle.loads(pipe.recv_bytes())
+    except (EOFError, OSError):
+        return
     # While a task runs, nothing but a request to stop comes through the pipe, or its end.
-    context = WorkerContext(setup, data=data, on_event=send, stopping=pipe.poll)
+    context = WorkerContext(setup, data=data, on_event=pipe.send, stopping=pipe.poll)
     while True:
         try:
             task = pipe.recv()
@@ -244,48 +275,7 @@ def work(pipe: Connection, setup: Setup, task_function: Callable[[Task, WorkerCo
             return
         if task != STOP:
             with contextlib.suppress(BrokenPipeError):
-                pipe.send(_done(task, context, task_function))
-
-
-def _done(task: Task, context: WorkerContext, task_function: Callable[[Task, WorkerContext], Result]) -> Done:
-    try:
-        return Done(task_function(task, context))
-    except AutodistillError as error:
-        return Done(error=error)
-    except Stopped:
-        return Done(stopped=True)
-
-
-def _started() -> Process:
-    context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe()
-    output = WorkerOutput()
-    process = context.Process(target=_wait_for_work, args=(theirs, os.getpid(), output.path), daemon=True)
-    with in_environment(ALLOCATOR), uninterrupted():
-        process.start()
-    theirs.close()
-    return Process(process, ours, output)
-
-
-def _wait_for_work(pipe: Connection, parent: int, stderr: str) -> None:
-    """Run the function that the pipe brings. The main function of a process.
-
-    Importing this module, which comes first, imports nearly all other modules.
-
-    Args:
-        pipe: brings a function and its arguments.
-        parent: number of the parent process.
-        stderr: file for this process's stderr; empty: the parent's.
-    """
-    redirect_stderr(stderr)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=follow, args=(parent,), daemon=True).start()
-    importlib.import_module("torchvision")  # takes a second, and every network needs it
-    try:
-        function, arguments = pipe.recv()
-    except (EOFError, OSError):
-        return
-    function(pipe, *arguments)
+                pipe.send(end_of(task, context, work))
 
 
 def follow(parent: int) -> None:
@@ -320,13 +310,19 @@ def uninterrupted() -> Iterator[None]:
 @contextlib.contextmanager
 def in_environment(variables: Mapping[str, str]) -> Iterator[None]:
     """Set environment variables in the context."""
-    kept = {name: os.environ.get(name) for name in variables}
+    kept = {name: os.environ[name] for name in variables if name in os.environ}
     os.environ.update(variables)
     try:
         yield
     finally:
-        for name, value in kept.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
+        for name in variables:
+            del os.environ[name]
+        os.environ.update(kept)
+
+
+def keep_freed_memory() -> bool:
+    """Make this process keep freed memory instead of returning it to the system; return whether this is supported."""
+    if os.name == "nt":  # no glibc, and `CDLL(None)` fails
+        return False
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    return mallopt is not None and all(mallopt(name, value) for name, value in MALLOPT.items())

@@ -8,23 +8,23 @@ import copy
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from autodistill.config import Space
-from autodistill.data import Data, Split
-from autodistill.data.views import View
-from autodistill.executors.base import Line, MeasureTeacherTask, StudentTimes, TeacherTimes
+from autodistill.config import TrainingSpec
+from autodistill.data import Split
+from autodistill.executors.base import Line, MeasureStudentTask, MeasureTeacherTask, StudentTimes, TeacherTimes
 from autodistill.records import EpochRecord, TrialParams
 from autodistill.stopwatch import Stopwatch
 from autodistill.teachers import Normalisation, Teacher, logits_of
 from autodistill.teachers.ladder import SCHEME, network
 from autodistill.teachers.profile import agreement, profile
 from autodistill.teachers.teacher import BATCH, ready
-from autodistill.training import EAGER, Execution, Recipe, Supervision, evaluate, supervise, train
+from autodistill.training import Recipe, Supervision, evaluate, supervise, train
 
 if TYPE_CHECKING:
     from autodistill.executors.worker import WorkerContext
@@ -49,77 +49,16 @@ ENDLESS = 10**6
 """Epochs of a run that never finishes and is never evaluated."""
 
 
-class Duration(NamedTuple):
-    """Seconds of an epoch, and the part that soft targets take."""
-
-    whole: float
-    targets: float
-
-
 def measure_teacher(task: MeasureTeacherTask, context: "WorkerContext") -> TeacherTimes:
     """Measure the logits of a teacher, and its training if it is not trained yet."""
-    data, space, seconds = context.data, context.setup.space, task.seconds
+    data, seconds = context.data, task.seconds
     if not task.untrained:
-        return TeacherTimes(view_s=view_s(context.teacher(task.name), data, seconds=seconds))
+        return TeacherTimes(view_s=_view_s(context.teacher(task.name), context, seconds))
     architecture = context.setup.teachers[task.name].removeprefix(SCHEME)
     model = network(architecture, data, seed=0).to(context.device)
-    training, logits_s = measure_untrained(model, data, space, seconds=seconds, execution=context.execution)
-    return TeacherTimes(training=training, view_s=logits_s)
-
-
-def measure_student(
-    build: Callable[[], nn.Module],
-    data: Data,
-    space: Space,
-    params: TrialParams,
-    *,
-    seconds: float,
-    execution: Execution = EAGER,
-) -> StudentTimes:
-    """Measure the parts of a student's runs.
-
-    Args:
-        build: Builds the student.
-        data: Data of the study.
-        space: Its search space.
-        params: A configuration with a teacher; its logits are random.
-        seconds: Approximate duration of each measurement.
-        execution: How training steps are executed.
-    """
-    begun = time.perf_counter()
-    model = build()
-    build_s = time.perf_counter() - begun
-    few = data.train.labels[:EXAMPLES]
-    taught = _taught(params, few, data, space)
-    supervised = _Epochs(model, data, space, lambda labels: _taught(params, labels, data, space), execution)
-    training, targets = _epoch(supervised, seconds)
-    precision, batch = space.training.precision, min(space.training.batch_size, len(data.train.labels))
-
-    def evaluated(count: int) -> object:
-        held = Split(data.validation.images[:count], data.validation.labels[:count])
-        return evaluate(copy.deepcopy(model), held, data, precision=precision)
-
-    held_out = min(EXAMPLES, len(data.validation.labels))
-    forward_s = _forward_s(training, batch)
-    fit_s = _repeated(lambda: _taught(params, few, data, space), 0.0) + _repeated(lambda: taught.summary(few), 0.0)
-    return StudentTimes(
-        training=training,
-        targets=targets,
-        evaluation_s=forward_s or _per_image(evaluated, most=held_out, seconds=seconds / 2),
-        build_s=build_s,
-        fit_s=fit_s / len(few),
-        profile_s=_profile_s(few.cpu(), data, space) / len(few),
-    )
-
-
-def measure_untrained(
-    model: nn.Module, data: Data, space: Space, *, seconds: float, execution: Execution = EAGER
-) -> tuple[Line, float]:
-    """Measure an untrained teacher: an epoch by its number of steps, and the seconds per image of its logits."""
     # The ladder is trained in the precision of `auto`, not in that of the student.
-    training = space.training.model_copy(update={"precision": "auto"})
-    space = space.model_copy(update={"training": training})
-    epoch, _ = _epoch(_Epochs(model, data, space, lambda _: None, execution), seconds)
+    spec = context.setup.space.training.model_copy(update={"precision": "auto"})
+    training, _ = _Epochs(model, spec, None, context).measure(seconds)
     teacher = ready(
         model,
         name="",
@@ -128,34 +67,62 @@ def measure_untrained(
         normalisation=Normalisation("data", data.mean, data.std),
         channels=data.image_shape[0],
     )
-    batch = min(space.training.batch_size, len(data.train.labels))
-    return epoch, _forward_s(epoch, batch) or view_s(teacher, data, seconds=seconds / 2)
+    return TeacherTimes(
+        training=training, view_s=_forward_s(training, context) or _view_s(teacher, context, seconds / 2)
+    )
 
 
-def _forward_s(training: Line, batch: int) -> float | None:
+def measure_student(task: MeasureStudentTask, context: "WorkerContext") -> StudentTimes:
+    """Measure the parts of a student's runs."""
+    data, spec = context.data, context.setup.space.training
+    begun = time.perf_counter()
+    model = context.student(0)
+    build_s = time.perf_counter() - begun
+    few = data.train.labels[:EXAMPLES]
+    taught = _taught(task.params, few, context)
+    training, targets = _Epochs(model, spec, task.params, context).measure(task.seconds)
+
+    def evaluated(count: int) -> object:
+        held = Split(data.validation.images[:count], data.validation.labels[:count])
+        return evaluate(copy.deepcopy(model), held, data, precision=spec.precision)
+
+    held_out = min(EXAMPLES, len(data.validation.labels))
+    fit_s = _repeated(lambda: _taught(task.params, few, context)) + _repeated(lambda: taught.summary(few))
+    return StudentTimes(
+        training=training,
+        targets=targets,
+        evaluation_s=_forward_s(training, context) or _per_image(evaluated, most=held_out, seconds=task.seconds / 2),
+        build_s=build_s,
+        fit_s=fit_s / len(few),
+        profile_s=_profile_s(few.cpu(), context) / len(few),
+    )
+
+
+def _forward_s(training: Line, context: "WorkerContext") -> float | None:
     """Return the seconds of a forward pass per image, derived from training, if measuring them would take long."""
-    image_s = training.each_s / batch
+    image_s = training.each_s / min(context.setup.space.training.batch_size, len(context.data.train.labels))
     return FORWARD * image_s if FIRST_IMAGES * image_s >= LONG_S else None
 
 
-def view_s(teacher: Teacher, data: Data, *, seconds: float) -> float:
+def _view_s(teacher: Teacher, context: "WorkerContext", seconds: float) -> float:
     """Measure the seconds per training image of a teacher's logits."""
-    most = min(BATCH, len(data.train.labels))
-    return _per_image(lambda count: logits_of(teacher, data.train.images[:count]).cpu(), most=most, seconds=seconds)
+    images = context.data.train.images
+    most = min(BATCH, len(images))
+    return _per_image(lambda count: logits_of(teacher, images[:count]).cpu(), most=most, seconds=seconds)
 
 
 def _per_image(work: Callable[[int], object], *, most: int, seconds: float) -> float:
     size = min(FIRST_IMAGES, most)
     while True:
-        took = _repeated(lambda size=size: work(size), seconds if size == most else 0.0)  # type: ignore[misc]
+        took = _repeated(partial(work, size), seconds if size == most else 0.0)
         if size < most and took >= seconds / GROWTH:
-            took = min(took, _seconds(lambda size=size: work(size)))  # type: ignore[misc]
+            took = min(took, _seconds(partial(work, size)))
         if size == most or took >= seconds / GROWTH:
             return took / size
         size = min(GROWTH * size, most)
 
 
-def _repeated(work: Callable[[], object], seconds: float) -> float:
+def _repeated(work: Callable[[], object], seconds: float = 0.0) -> float:
     """Return the median seconds of repeated work that ends with a value on the host.
 
     The first repetition does not count: libraries select kernels and start the GPU in it.
@@ -173,78 +140,80 @@ def _seconds(work: Callable[[], object]) -> float:
     return time.perf_counter() - begun
 
 
-@dataclass
+class _Duration(NamedTuple):
+    """Seconds of an epoch, and the part that soft targets take."""
+
+    whole: float
+    targets: float
+
+
 class _Epochs:
-    """Epochs of a few steps, on as many training images as these need."""
+    """Epochs of a few steps, on as many training images as these need; without `params`, without a teacher."""
 
-    model: nn.Module
-    data: Data
-    space: Space
-    supervise_for: Callable[[Tensor], Supervision | None]
-    execution: Execution
-    watch: Stopwatch = field(default_factory=Stopwatch)
+    def __init__(
+        self, model: nn.Module, spec: TrainingSpec, params: TrialParams | None, context: "WorkerContext"
+    ) -> None:
+        self._model, self._spec, self._params, self._context = model, spec, params, context
+        self._watch = Stopwatch()
 
-    def of(self, steps: int, size: int) -> Iterator[EpochRecord]:
+    def measure(self, seconds: float) -> tuple[Line, Line]:
+        """Measure an epoch without its evaluation, and its soft targets, as functions of the number of steps."""
+        labels = self._context.data.train.labels
+        batch, gpu = min(self._spec.batch_size, len(labels)), labels.is_cuda
+        size = batch if gpu else min(FIRST_IMAGES, batch)
+        enough_s = seconds / GROWTH
+        step = self._one_step(size, enough_s)
+        while size < batch and step.whole < enough_s:
+            size = min(GROWTH * size, batch)
+            step = self._one_step(size, enough_s)
+        if not gpu and FEWEST * step.whole >= seconds:
+            whole, targets = (Line(each_s=part * batch / size) for part in step)
+            return whole, targets
+        count = len(labels) // batch
+        steps = max(1, min(GPU_STEPS if gpu else STEPS, int(seconds / FEWEST / max(step.whole, SHORTEST_S)), count))
+        lengths = (steps // 4, steps) if gpu and 4 <= steps < count else (steps,)
+        durations = [self._median(length, batch, seconds) for length in lengths]
+        whole_s, targets_s = zip(*durations, strict=True)
+        return line_through(lengths, whole_s), line_through(lengths, targets_s)
+
+    def _of(self, steps: int, size: int) -> Iterator[EpochRecord]:
         """Train without end: each epoch has `steps` batches of `size` images."""
-        count, spec = steps * size, self.space.training
-        spec = spec.model_copy(update={"evaluate_every": ENDLESS, "batch_size": size})
-        part = Split(self.data.train.images[:count], self.data.train.labels[:count])
-        data_spec = self.space.data
-        recipe = Recipe(spec, View(data_spec.view_seed, data_spec.crop, data_spec.flip), 1, ENDLESS, 0)
+        context, count = self._context, steps * size
+        part = Split(context.data.train.images[:count], context.data.train.labels[:count])
+        spec = self._spec.model_copy(update={"evaluate_every": ENDLESS, "batch_size": size})
         return train(
-            self.model,
-            replace(self.data, train=part),
-            recipe,
-            supervision=self.supervise_for(part.labels),
-            watch=self.watch,
-            execution=self.execution,
+            self._model,
+            replace(context.data, train=part),
+            Recipe(spec, context.view, 1, ENDLESS, 0),
+            supervision=_taught(self._params, part.labels, context) if self._params else None,
+            watch=self._watch,
+            execution=context.execution,
         )
 
-    def next(self, epochs: Iterator[EpochRecord]) -> Duration:
-        self.watch.seconds.clear()
+    def _next(self, epochs: Iterator[EpochRecord]) -> _Duration:
+        self._watch.seconds.clear()
         whole = _seconds(lambda: next(epochs))
-        return Duration(whole, self.watch.seconds["targets"])
+        return _Duration(whole, self._watch.seconds["targets"])
 
-    def one_step(self, size: int, *, enough_s: float) -> Duration:
+    def _one_step(self, size: int, enough_s: float) -> _Duration:
         """Time the second step of a shape; the first takes several times as long.
 
         A step of `enough_s` or longer is repeated and the shorter time counts, so that a single pause of the machine
         does not end the measurement.
         """
-        epochs = self.of(1, size)
-        self.next(epochs)
-        duration = self.next(epochs)
-        return min(duration, self.next(epochs)) if duration.whole >= enough_s else duration
+        epochs = self._of(1, size)
+        self._next(epochs)
+        duration = self._next(epochs)
+        return min(duration, self._next(epochs)) if duration.whole >= enough_s else duration
 
-    def median(self, steps: int, size: int, *, seconds: float) -> Duration:
-        epochs = self.of(steps, size)
-        if self.execution.mode != "eager":
+    def _median(self, steps: int, size: int, seconds: float) -> _Duration:
+        epochs = self._of(steps, size)
+        if self._context.execution.mode != "eager":
             next(epochs)  # records or compiles
-        durations: list[Duration] = []
+        durations: list[_Duration] = []
         while len(durations) < FEWEST or sum(duration.whole for duration in durations) < seconds:
-            durations.append(self.next(epochs))
+            durations.append(self._next(epochs))
         return sorted(durations)[len(durations) // 2]
-
-
-def _epoch(epochs: _Epochs, seconds: float) -> tuple[Line, Line]:
-    """Measure an epoch without its evaluation, and its soft targets, as functions of the number of steps."""
-    labels = epochs.data.train.labels
-    batch, gpu = min(epochs.space.training.batch_size, len(labels)), labels.is_cuda
-    size = batch if gpu else min(FIRST_IMAGES, batch)
-    enough_s = seconds / GROWTH
-    step = epochs.one_step(size, enough_s=enough_s)
-    while size < batch and step.whole < enough_s:
-        size = min(GROWTH * size, batch)
-        step = epochs.one_step(size, enough_s=enough_s)
-    if not gpu and FEWEST * step.whole >= seconds:
-        whole, targets = (Line(each_s=part * batch / size) for part in step)
-        return whole, targets
-    count = len(labels) // batch
-    steps = max(1, min(GPU_STEPS if gpu else STEPS, int(seconds / FEWEST / max(step.whole, SHORTEST_S)), count))
-    lengths = (steps // 4, steps) if gpu and 4 <= steps < count else (steps,)
-    durations = [epochs.median(length, batch, seconds=seconds) for length in lengths]
-    whole_s, targets_s = zip(*durations, strict=True)
-    return line_through(lengths, whole_s), line_through(lengths, targets_s)
 
 
 def line_through(lengths: Sequence[int], seconds: Sequence[float]) -> Line:
@@ -256,23 +225,24 @@ def line_through(lengths: Sequence[int], seconds: Sequence[float]) -> Line:
     return Line(once_s=second - more * each_s, each_s=each_s)
 
 
-def _taught(params: TrialParams, labels: Tensor, data: Data, space: Space) -> Supervision:
-    logits = _random_logits(labels, data)
-    return supervise(params, logits=lambda _: logits, labels=labels, loss=space.search.loss)
+def _taught(params: TrialParams, labels: Tensor, context: "WorkerContext") -> Supervision:
+    logits = _random_logits(labels, context.data.num_classes)
+    return supervise(params, logits=lambda _: logits, labels=labels, loss=context.setup.space.search.loss)
 
 
-def _random_logits(labels: Tensor, data: Data) -> Tensor:
+def _random_logits(labels: Tensor, classes: int) -> Tensor:
     """Return random logits in the format of the cache; the label has the largest logit in most rows."""
-    noise = torch.randn(len(labels), data.num_classes, generator=torch.Generator().manual_seed(0))
+    noise = torch.randn(len(labels), classes, generator=torch.Generator().manual_seed(0))
     noise[torch.arange(len(labels)), labels.cpu()] += 3
     return noise.half()
 
 
-def _profile_s(labels: Tensor, data: Data, space: Space) -> float:
+def _profile_s(labels: Tensor, context: "WorkerContext") -> float:
     """Measure the seconds of a teacher's profile, including its share of the teachers' agreement."""
-    logits, prior = _random_logits(labels, data), space.prior
-    params = prior.params if prior.method == "isats" else None
-    begun = time.perf_counter()
-    profile(logits, labels, logits, labels, isats_params=params)
-    agreement({"one": logits, "other": logits}, labels)
-    return time.perf_counter() - begun
+    logits, prior = _random_logits(labels, context.data.num_classes), context.setup.space.prior
+
+    def profiled() -> None:
+        profile(logits, labels, logits, labels, isats_params=prior.params if prior.method == "isats" else None)
+        agreement({"one": logits, "other": logits}, labels)
+
+    return _seconds(profiled)

@@ -19,10 +19,9 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
 from typing import Any, NamedTuple
 
 import torch
@@ -31,7 +30,6 @@ from autodistill import __version__
 from autodistill.data.views import View
 from autodistill.errors import AutodistillError, ConfigError, DataError, StudyError
 from autodistill.executors.base import (
-    MOST_DEATHS,
     STARTED,
     AgreementTask,
     Done,
@@ -39,18 +37,18 @@ from autodistill.executors.base import (
     OnEvent,
     Result,
     Setup,
+    Slot,
     Stopped,
     Task,
+    TaskQueue,
     TrainTask,
     TrainTeacherTask,
     describe,
-    given_up,
 )
-from autodistill.executors.memory import keep_freed_memory, memory_share
-from autodistill.executors.task_queue import Slot, TaskDeaths, TaskQueue
-from autodistill.executors.worker import WorkerContext, perform
+from autodistill.executors.local import keep_freed_memory
+from autodistill.executors.worker import Work, WorkerContext, end_of, memory_share, perform
 from autodistill.logit_cache import VALIDATION, is_whole, logits_name, training_part
-from autodistill.records import KeptResult, Note, TeacherRecord, run_ended
+from autodistill.records import KeptResult, Note, TeacherRecord
 from autodistill.store import StudyFolder, cache_root, write_bytes
 from autodistill.teachers import computed_as
 from autodistill.teachers.ladder import SCHEME, path_of
@@ -94,44 +92,96 @@ class Node(NamedTuple):
     """How logits are computed there."""
     data: str
     """Fingerprint of the data."""
-    shares_study: bool
-    shares_cache: bool
+    shares: tuple[str, ...]
+    """Folders of the driver that the node sees: `study`, `cache`."""
     missing: tuple[str, ...]
-    """Names of teachers whose files are not there."""
+    """Names of the files of given teachers that are not there."""
+
+
+def _path(setup: Setup, name: str) -> Path:
+    """Return the path of a file: `study/...` or `cache/...`."""
+    place, _, below = name.partition("/")
+    return Path(setup.folder if place == "study" else setup.cache) / below
+
+
+def _given_files(setup: Setup) -> Iterator[tuple[str, str, Path, str]]:
+    """Yield the files of given teachers: name of the teacher, name of a copy, path of the original, options."""
+    for teacher, uri in setup.teachers.items():
+        if uri.startswith("file:") and teacher in setup.fingerprints:
+            original, mark, query = uri.removeprefix("file:").partition("?")
+            path = Path(original).expanduser()
+            yield teacher, f"cache/teachers/{setup.fingerprints[teacher]}/{path.name}", path, mark + query
+
+
+def _sees(folder: Path, token: str) -> bool:
+    """Return whether a folder of the driver is visible here."""
+    try:
+        return (folder / MARKER).read_text() == token
+    except OSError:
+        return False
+
+
+def _stamp(path: Path | None) -> tuple[int, int] | None:
+    """Return what tells versions of a file apart: a clock is too coarse for two writes in a row."""
+    try:
+        found = path.stat() if path is not None else None
+    except OSError:
+        return None
+    return (found.st_ino, found.st_mtime_ns) if found else None
+
+
+def _own_files(task: Task, setup: Setup, shares: Sequence[str]) -> list[str]:
+    """Return the names of the files that a task resumes from and writes: its checkpoint first, a run's result last.
+
+    Files in folders that driver and node share are left out.
+    """
+    if isinstance(task, TrainTask) and "study" not in shares:
+        key = task.key
+        return [f"study/checkpoints/{key}.pt", f"study/weights/{key}.safetensors", f"study/results/{key}.json"]
+    if isinstance(task, TrainTeacherTask) and "cache" not in shares:
+        path = path_of(task.uri, root=Path("cache"), data=setup.data, space=setup.space)
+        return [path.with_suffix(".checkpoint").as_posix(), path.as_posix()]
+    return []
+
+
+def _teachers_and_views(task: Task, views: int) -> tuple[tuple[str, ...], Sequence[int]]:
+    """Return the teachers that a task uses, and the views whose logits it reads or computes."""
+    if isinstance(task, TrainTask):
+        name = task.spec.params.teacher
+        return (name,) if name else (), range(min(task.spec.last_epoch, views))
+    if isinstance(task, AgreementTask):
+        return task.names, (0,)
+    if isinstance(task, LogitsTask):
+        return (task.name,), (task.view,)
+    name = getattr(task, "name", None)
+    return (name,) if name else (), (0,)
 
 
 class Worker:
-    """The actor: does tasks on a node.
+    """The actor: does tasks on a node. Folders whose marker contains `token` are those of the driver."""
 
-    Args:
-        setup: the study.
-        token: content of the driver's markers.
-        work: does a task.
-    """
-
-    def __init__(self, setup: Setup, token: str, work: Callable[[Task, WorkerContext], Result]) -> None:
+    def __init__(self, setup: Setup, token: str, work: Work) -> None:
         keep_freed_memory()
         self._work, self._process = work, secrets.token_hex(8)
         self._stop = threading.Event()
         self._messages: queue.Queue[object] = queue.Queue()
-        self._shares_study = _sees(Path(setup.folder), token)
-        self._shares_cache = _sees(Path(setup.cache), token)
-        cache = Path(setup.cache) if self._shares_cache else cache_root()
+        folders = {"study": setup.folder, "cache": setup.cache}
+        self._shares = tuple(place for place, folder in folders.items() if _sees(Path(folder), token))
+        cache = Path(setup.cache) if "cache" in self._shares else cache_root()
         self._own = cache / "ray" / token
-        folder = Path(setup.folder) if self._shares_study else self._own / Path(setup.folder).name
-        self._missing, teachers = [], dict(setup.teachers)
-        for name, uri in setup.teachers.items():
-            path, query = _file_of(uri)
-            if path and name in setup.fingerprints and not (self._shares_cache and path.exists()):
-                copy = cache / _teacher_file(setup, name)
-                teachers[name] = f"file:{copy}{query}"
+        folder = Path(setup.folder) if "study" in self._shares else self._own / Path(setup.folder).name
+        self._missing, teachers = list[str](), dict(setup.teachers)
+        for teacher, name, original, options in _given_files(setup):
+            if "cache" not in self._shares or not original.exists():
+                copy = cache / name.removeprefix("cache/")
+                teachers[teacher] = f"file:{copy}{options}"
                 if not copy.exists():
                     self._missing.append(name)
-        if setup.device.startswith("cuda") and setup.memory_share < 1:
+        share = setup.memory_share
+        if setup.device.startswith("cuda") and share < 1:
             total = torch.cuda.mem_get_info(0)[1]
-            share = memory_share(total, total, workers=round(1 / setup.memory_share))
-            setup = setup.model_copy(update={"memory_share": share})
-        here = {"folder": str(folder), "cache": str(cache), "teachers": teachers}
+            share = memory_share(total, total, workers=round(1 / share))
+        here = {"folder": str(folder), "cache": str(cache), "teachers": teachers, "memory_share": share}
         self._setup = setup.model_copy(update=here)
         self._context = WorkerContext(
             self._setup, on_event=self._send, stopping=self._stop.is_set, on_file=self._send_logits
@@ -146,6 +196,12 @@ class Worker:
         import ray
 
         host, device = platform.node(), torch.device(self._setup.device)
+        try:
+            data = self._context.study_data.fingerprint
+        except AutodistillError as error:
+            raise DataError(
+                f"node {host}: {error.message}", f"put the data under the same path on every node. {error.hint}"
+            ) from error
         return Node(
             node=ray.get_runtime_context().get_node_id(),
             process=self._process,
@@ -154,34 +210,28 @@ class Worker:
             torch=torch.__version__,
             device=torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "cpu",
             computed_as=computed_as(device),
-            data=self._fingerprint(),
-            shares_study=self._shares_study,
-            shares_cache=self._shares_cache,
+            data=data,
+            shares=self._shares,
             missing=tuple(self._missing),
         )
-
-    def receive(self, files: Mapping[str, bytes]) -> None:
-        """Write files."""
-        for name, content in files.items():
-            write_bytes(_path(self._setup, name), content)
 
     def perform(self, task: Task, files: Mapping[str, Any]) -> Iterator[object]:
         """Do a task; yield its messages and the files that it writes.
 
-        Args:
-            task: the task.
-            files: references to the content of files, by name. Files of the study replace older files.
+        `files` has references to the content of files by name. Files of the study replace older files.
         """
         import ray
 
         yield STARTED
         for name, content in files.items():
-            if name.startswith("study/") or not _path(self._setup, name).exists():
-                self.receive({name: ray.get(content)})
+            path = _path(self._setup, name)
+            if name.startswith("study/") or not path.exists():
+                write_bytes(path, ray.get(content))
         self._messages = queue.Queue()
         thread = threading.Thread(target=self._perform, args=(task,), daemon=True)
         thread.start()
-        checkpoint, outputs = self._files_of(task)
+        names = _own_files(task, self._setup, self._shares)
+        checkpoint = _path(self._setup, names[0]) if names else None
         sent, stamp, over = time.monotonic(), _stamp(checkpoint), False
         while not over:
             message = None
@@ -191,10 +241,10 @@ class Worker:
             due = over or time.monotonic() - sent >= SEND_EVERY_S
             if due and _stamp(checkpoint) not in (None, stamp):
                 sent, stamp = time.monotonic(), _stamp(checkpoint)
-                yield from self._read([checkpoint])
+                yield from self._read(names[:1])
             if over:
                 thread.join()
-                yield from self._read(outputs)
+                yield from self._read(names[1:])
             if message is not None:
                 yield message
 
@@ -208,11 +258,7 @@ class Worker:
 
     def _perform(self, task: Task) -> None:
         try:
-            self._send(Done(self._work(task, self._context)))
-        except AutodistillError as error:
-            self._send(Done(error=error))
-        except Stopped:
-            self._send(Done(stopped=True))
+            self._send(end_of(task, self._context, self._work))
         except BaseException as error:
             reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
             self._send(Done(error=StudyError(f"node {platform.node()}: {reason}, while {describe(task)}")))
@@ -223,43 +269,13 @@ class Worker:
 
     def _send_logits(self, path: Path) -> None:
         """Send logits as soon as they are written: the driver gives them to other nodes."""
-        if not self._shares_cache:
-            for file in self._read([path]):
-                self._send(file)
+        if "cache" not in self._shares:
+            self._send(File(f"cache/{path.relative_to(self._setup.cache).as_posix()}", path.read_bytes()))
 
-    def _fingerprint(self) -> str:
-        try:
-            return self._context.study_data.fingerprint
-        except AutodistillError as error:
-            raise DataError(
-                f"node {platform.node()}: {error.message}",
-                f"put the data under the same path on every node. {error.hint}",
-            ) from error
-
-    def _files_of(self, task: Task) -> tuple[Path | None, list[Path]]:
-        """Return the checkpoint of a task, and the other files that it writes; the result of a run is the last."""
-        setup, folder = self._setup, self._context.folder
-        if isinstance(task, TrainTask) and not self._shares_study:
-            return folder.checkpoint(task.key), [folder.weights(task.key), folder.result(task.key)]
-        if isinstance(task, TrainTeacherTask) and not self._shares_cache:
-            path = path_of(task.uri, root=Path(setup.cache), data=setup.data, space=setup.space)
-            return path.with_suffix(".checkpoint"), [path]
-        return None, []
-
-    def _read(self, paths: Sequence[Path | None]) -> Iterator[File]:
-        for path in paths:
-            if path is None or not path.exists():
-                continue
-            place = "study" if path.is_relative_to(self._setup.folder) else "cache"
-            root = self._setup.folder if place == "study" else self._setup.cache
-            yield File(f"{place}/{path.relative_to(root).as_posix()}", path.read_bytes())
-
-
-class Loss(NamedTuple):
-    """An actor was lost during a task. Whether its process died is known when it is back, or its node is gone."""
-
-    node: Node
-    when: float
+    def _read(self, names: Iterable[str]) -> Iterator[File]:
+        for name in names:
+            if (path := _path(self._setup, name)).exists():
+                yield File(name, path.read_bytes())
 
 
 @dataclass
@@ -272,7 +288,9 @@ class _Actor(Slot):
     """Generator of the messages of its task."""
     started: bool = False
     stopping: bool = False
-    loss: Loss | None = None
+    lost: Node | None = None
+    """Where it was lost during a task. Whether its process died is known when it is back, or its node is gone."""
+    lost_at: float = 0.0
     sent: set[str] = field(default_factory=set)
     """Files of the cache that are on its node."""
 
@@ -306,13 +324,13 @@ class RayExecutor:
         insecure: bool = False,
         shared: bool = True,
         stop: threading.Event | None = None,
-        work: Callable[[Task, WorkerContext], Result] = perform,
+        work: Work = perform,
     ) -> None:
         self._ray = connected(address, insecure=insecure)
         self._setup, self._stop = setup.model_copy(update={"memory_share": 1 / per_gpu}), stop or threading.Event()
         gpu = setup.device.startswith("cuda")
-        slots = slots_of(self._ray.cluster_resources(), gpu=gpu, per_gpu=per_gpu)
-        self.workers = workers or slots
+        room = slots_of(self._ray.cluster_resources(), gpu=gpu, per_gpu=per_gpu)
+        self.workers = workers or room
         token = secrets.token_hex(8)
         self._markers = [Path(place) / MARKER for place in (setup.folder, setup.cache) if shared]
         for marker in self._markers:
@@ -323,22 +341,20 @@ class RayExecutor:
         self._actors = [_Actor(remote.remote(self._setup, token, work)) for _ in range(self.workers)]
         for actor in self._actors:
             self._await(actor)
-        self._deaths = TaskDeaths()
+        self._deaths: list[Task] = []
         self._fingerprints = dict(setup.fingerprints)
+        self._given = {name: original for _, name, original, _ in _given_files(setup)}
         self._references: dict[str, Any] = {}
         self._seen = time.monotonic()
         """When an actor was there last."""
         self._leaving = contextlib.ExitStack()
         self.nodes: Counter[str] = Counter()
-        """Actors by the device of their node."""
+        """Actors that have started, by the device of their node."""
 
     def run(self, tasks: Sequence[Task], on_event: OnEvent, *, meanwhile: Sequence[Task] = ()) -> list[Result]:
         """See `Executor.run`."""
         tasks_left = TaskQueue(tasks, meanwhile, self._actors, self._deaths)
         while not tasks_left.is_complete:
-            if self._stop.is_set():
-                self._stop_all(tasks_left)
-            self._check_started()
             self._feed(tasks_left)
             for actor, starts in self._ready():
                 if starts:
@@ -346,26 +362,16 @@ class RayExecutor:
                 else:
                     self._receive(actor, tasks_left, on_event)
             for actor in self._actors:
-                if actor.loss is not None:
-                    self._settle(actor, actor.loss, tasks_left, on_event)
+                if actor.lost is not None:
+                    self._settle(actor, actor.lost, tasks_left, on_event)
         return tasks_left.in_order()
-
-    def wait_for_actors(self, on_event: OnEvent) -> None:
-        """Wait until all actors have started. `run` does not need it."""
-        while any(actor.node is None for actor in self._actors):
-            self._check_started()
-            for actor, starts in self._ready():
-                if starts:
-                    self._begin(actor, on_event)
 
     def __enter__(self) -> "RayExecutor":
         # Ray prints its own messages to stdout, which is for the result.
         self._leaving.enter_context(contextlib.redirect_stdout(sys.stderr))
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         with self._leaving:
             closing = [actor.handle.close.remote() for actor in self._actors if actor.node is not None]
             if closing:
@@ -389,72 +395,55 @@ class RayExecutor:
             ready, _ = self._ray.wait(list(pending), timeout=LOOK_S)
         return [(pending[it], it is pending[it].described) for it in ready]
 
-    def _stop_all(self, tasks_left: TaskQueue) -> None:
-        """Stop the tasks at the end of their epoch.
+    def _begin(self, actor: _Actor, on_event: OnEvent) -> None:
+        """Check an actor that has started."""
+        reference, actor.described = actor.described, None
+        node: Node = self._got(reference)
+        check_node(node, self._setup)
+        if actor.lost is not None and actor.lost.process == node.process:
+            # The network failed, and the process is still at work on its task: it must not write any more.
+            self._ray.kill(actor.handle, no_restart=False)
+            self._await(actor)
+            return
+        actor.node, actor.sent = node, set()
+        if self.nodes and node.device not in self.nodes:
+            text = f"the cluster mixes {node.device} with {', '.join(self.nodes)}: results differ"
+            on_event(Note(text=text, warning=True))
+        self.nodes[node.device] += 1
+
+    def _feed(self, tasks_left: TaskQueue) -> None:
+        """Give every free actor a task, as long as there are any; on a stop, make the others stop after their epoch.
 
         Raises:
+            StudyError: there has been no actor for `START_S`.
             Stopped: all have stopped.
         """
-        tasks_left.clear()
-        busy = [actor for actor in self._actors if actor.messages is not None]
-        if not busy:
-            raise Stopped
-        for actor in busy:
-            if not actor.stopping:
-                actor.handle.stop.remote()
-                actor.stopping = True
-
-    def _check_started(self) -> None:
         if any(actor.node is not None for actor in self._actors):
             self._seen = time.monotonic()
         elif time.monotonic() - self._seen > START_S:
             raise StudyError(
                 f"no actor has started within {START_S:g} s", "`ray status` shows the resources that are missing"
             )
-
-    def _begin(self, actor: _Actor, on_event: OnEvent) -> None:
-        """Check an actor that has started, and send the teacher files that its node lacks."""
-        reference, actor.described = actor.described, None
-        node: Node = self._got(reference)
-        check_node(node, self._setup)
-        if actor.loss is not None and actor.loss.node.process == node.process:
-            # The network failed, and the process is still at work on its task: it must not write any more.
-            self._ray.kill(actor.handle, no_restart=False)
-            self._await(actor)
-            return
-        actor.sent = set()
-        files = {}
-        for name in node.missing:
-            path, _ = _file_of(self._setup.teachers[name])
-            assert path is not None
-            files[f"cache/{_teacher_file(self._setup, name)}"] = path.read_bytes()
-        try:
-            if files:
-                self._got(actor.handle.receive.remote(files))
-        except self._ray.exceptions.RayActorError:
-            self._await(actor)
-            return
-        if self.nodes and node.device not in self.nodes:
-            on_event(
-                Note(text=f"the cluster mixes {node.device} with {', '.join(self.nodes)}: results differ", warning=True)
-            )
-        self.nodes[node.device] += 1
-        actor.node = node
-
-    def _feed(self, tasks_left: TaskQueue) -> None:
+        busy = [actor for actor in self._actors if actor.messages is not None]
+        if self._stop.is_set():
+            tasks_left.stopped = True
+            if not busy:
+                raise Stopped
+            for actor in busy:
+                if not actor.stopping:
+                    actor.handle.stop.remote()
+                    actor.stopping = True
         for actor in self._actors:
-            if actor.node is None or actor.task is not None or (task := tasks_left.assign(actor)) is None:
-                continue
-            actor.started = False
-            stream = actor.handle.perform.options(num_returns="streaming", max_task_retries=0)
-            actor.messages = stream.remote(task, self._files_for(task, actor.node, actor.sent))
+            if actor.node is not None and actor.task is None and (task := tasks_left.assign(actor)) is not None:
+                actor.started = False
+                stream = actor.handle.perform.options(num_returns="streaming", max_task_retries=0)
+                actor.messages = stream.remote(task, self._files_for(task, actor.node, actor.sent))
 
     def _receive(self, actor: _Actor, tasks_left: TaskQueue, on_event: OnEvent) -> None:
         try:
             message = self._got(next(actor.messages))
         except self._ray.exceptions.RayError:
-            assert actor.node is not None
-            actor.loss, actor.messages = Loss(actor.node, time.monotonic()), None
+            actor.lost, actor.lost_at, actor.messages = actor.node, time.monotonic(), None
             self._await(actor)
             return
         if message == STARTED:
@@ -462,7 +451,12 @@ class RayExecutor:
         elif isinstance(message, File):
             self._keep(actor, message)
         elif isinstance(message, Done):
-            self._end(actor, message, tasks_left)
+            task, actor.messages = actor.task, None
+            if isinstance(message.result, TeacherRecord):
+                self._fingerprints[message.result.name] = message.result.fingerprint
+            if isinstance(message.result, KeptResult) and isinstance(task, TrainTask) and task.spec.until is None:
+                StudyFolder(Path(self._setup.folder)).checkpoint(task.key).unlink(missing_ok=True)
+            tasks_left.end(actor, message)
         else:
             on_event(message)
 
@@ -488,41 +482,24 @@ class RayExecutor:
                 "every node needs the same version of kd-autodistill, installed where Ray's Python finds it",
             ) from error
 
-    def _end(self, actor: _Actor, done: Done, tasks_left: TaskQueue) -> None:
-        task, actor.messages = actor.task, None
-        if isinstance(done.result, TeacherRecord):
-            self._fingerprints[done.result.name] = done.result.fingerprint
-        if isinstance(done.result, KeptResult) and isinstance(task, TrainTask) and task.spec.until is None:
-            StudyFolder(Path(self._setup.folder)).checkpoint(task.key).unlink(missing_ok=True)
-        tasks_left.end(actor, done)
-
-    def _settle(self, actor: _Actor, loss: Loss, tasks_left: TaskQueue, on_event: OnEvent) -> None:
+    def _settle(self, actor: _Actor, node: Node, tasks_left: TaskQueue, on_event: OnEvent) -> None:
         """Put the task of a lost actor back as soon as it is known what happened.
 
         The death of a process counts as a death of its task. A removed node or a failed network does not.
         """
-        node, task, place = loss.node, actor.task, actor.place
+        task = actor.task
         assert task is not None
         removed = node.node not in {it["NodeID"] for it in self._ray.nodes() if it["Alive"]}
-        late = time.monotonic() - loss.when > RETURN_S
-        if actor.node is None and not removed and not late:
+        if actor.node is None and not removed and time.monotonic() - actor.lost_at <= RETURN_S:
             return
-        actor.task = actor.place = actor.loss = None
+        actor.lost = None
         if actor.started and not removed:
-            self._deaths.add(task)
-        deaths = self._deaths.of(task)
-        if place is None or deaths < MOST_DEATHS:
-            what = f"node {node.host} was removed" if removed else f"an actor on {node.host} was lost"
-            then = "another continues with it" if place is not None else "it is done again when it is needed"
-            on_event(Note(text=f"{what} while {describe(task)}; {then}", warning=True))
-            if place is not None and not self._stop.is_set():
-                tasks_left.put_back(place)
-            return
-        lost = f"{deaths} actors were lost while {describe(task)}, the last on {node.host}"
-        if not isinstance(task, TrainTask):
-            raise StudyError(lost, "Ray's logs on that node say more")
-        tasks_left.results[place] = kept = given_up(task, lost)
-        on_event(run_ended(kept))
+            self._deaths.append(task)
+        what = f"node {node.host} was removed" if removed else f"an actor on {node.host} was lost"
+        then = "another continues with it" if actor.place is not None else "it is done again when it is needed"
+        deaths = f"{self._deaths.count(task)} actors were lost while {describe(task)}, the last on {node.host}"
+        error = StudyError(deaths, "Ray's logs on that node say more")
+        tasks_left.lose(actor, f"{what} while {describe(task)}; {then}", error, on_event)
 
     def _keep(self, actor: _Actor, file: File) -> None:
         """Keep a file that an actor has sent; of logits, the first copy counts."""
@@ -538,35 +515,26 @@ class RayExecutor:
         """Return references to the files that a task reads and that its node lacks."""
         found: dict[str, Any] = {}
         for name in self._needed(task, node):
-            path = _path(self._setup, name)
+            path = self._given.get(name) or _path(self._setup, name)
             if name in sent or not path.exists():
                 continue
-            if name.startswith("study/"):
-                found[name] = self._ray.put(path.read_bytes())
-                continue
-            if name not in self._references:
-                self._references[name] = self._ray.put(path.read_bytes())
-            found[name] = self._references[name]
-            sent.add(name)
+            found[name] = self._references.get(name) or self._ray.put(path.read_bytes())
+            if name.startswith("cache/"):
+                self._references[name] = found[name]
+                sent.add(name)
         return found
 
     def _needed(self, task: Task, node: Node) -> Iterator[str]:
         """Yield the names of files that a task reads."""
         setup, seen = self._setup, self._setup.space.data
-        if isinstance(task, TrainTask) and not node.shares_study:
-            yield f"study/checkpoints/{task.key}.pt"
-            yield f"study/weights/{task.key}.safetensors"  # with the result, where only the test score is missing
-            yield f"study/results/{task.key}.json"
-        if node.shares_cache:
+        yield from node.missing
+        yield from _own_files(task, setup, node.shares)
+        if "cache" in node.shares:
             return
         names, views = _teachers_and_views(task, setup.views)
-        uris = {task.uri} if isinstance(task, TrainTeacherTask) else {setup.teachers[name] for name in names}
-        for uri in uris:
+        for uri in {setup.teachers[name] for name in names}:
             if uri.startswith(SCHEME):
-                path = path_of(uri, root=Path("cache"), data=setup.data, space=setup.space)
-                yield path.as_posix()
-                if isinstance(task, TrainTeacherTask):
-                    yield path.with_suffix(".checkpoint").as_posix()
+                yield path_of(uri, root=Path("cache"), data=setup.data, space=setup.space).as_posix()
         parts = [training_part(View(seen.view_seed, seen.crop, seen.flip), number) for number in views]
         for fingerprint in (self._fingerprints[name] for name in names if name in self._fingerprints):
             for part in (VALIDATION, *parts):
@@ -608,7 +576,13 @@ def _connect(ray: Any, address: str) -> None:
     own: dict[str, Any] = {"include_dashboard": False} if address == "local" else {}
     try:
         if address not in ("auto", "local"):
-            _check_reachable(address)
+            host, _, port = address.rpartition(":")
+            if not host or not port.isdecimal():
+                raise ConfigError(
+                    f"--ray {address}: is no address", "give auto, local or HOST:PORT, such as 10.0.0.1:6379"
+                )
+            # Ray itself tries for minutes.
+            socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_S).close()
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **own)
     except OSError as error:
         raise ConfigError(
@@ -627,32 +601,14 @@ def _connect(ray: Any, address: str) -> None:
         raise ConfigError(f"--ray {address}: {lines}", "use the same Python and Ray on every node") from error
 
 
-def _check_reachable(address: str) -> None:
-    """Connect to a port: Ray itself tries for minutes.
-
-    Raises:
-        ConfigError: it is no address.
-        OSError: nobody answers there.
-    """
-    host, _, port = address.rpartition(":")
-    if not host or not port.isdecimal():
-        raise ConfigError(f"--ray {address}: is no address", "give auto, local or HOST:PORT, such as 10.0.0.1:6379")
-    socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_S).close()
-
-
-def check_secure(address: str, nodes: Sequence[Mapping[str, Any]], environment: Mapping[str, str]) -> None:
-    """Check that only authenticated users can run code on a cluster.
-
-    Args:
-        address: of the cluster, for the message.
-        nodes: as `ray.nodes()` returns them.
-        environment: variables of this process.
+def check_secure(address: str, nodes: Iterable[Mapping[str, Any]], environment: Mapping[str, str]) -> None:
+    """Check that only authenticated users can run code on a cluster with these `ray.nodes()`.
 
     Raises:
         ConfigError: the cluster listens on a network and does not ask for a token.
     """
-    found = {str(node["NodeManagerAddress"]) for node in nodes if node.get("Alive", True)}
-    open_to_network = sorted(it for it in found if not _is_loopback(it))
+    found = sorted({str(node["NodeManagerAddress"]) for node in nodes if node.get("Alive", True)})
+    open_to_network = [it for it in found if not _is_loopback(it)]
     if open_to_network and environment.get("RAY_AUTH_MODE", "").lower() != "token":
         raise ConfigError(
             f"--ray {address}: the cluster listens on {', '.join(open_to_network)} without token authentication: "
@@ -662,8 +618,15 @@ def check_secure(address: str, nodes: Sequence[Mapping[str, Any]], environment: 
         )
 
 
+def _is_loopback(address: str) -> bool:
+    try:
+        return ipaddress.ip_address(address).is_loopback
+    except ValueError:
+        return address == "localhost"
+
+
 def check_node(node: Node, setup: Setup) -> None:
-    """Check that a node can work on a study.
+    """Check that a node has this version of autodistill and the data of the study.
 
     Raises:
         ConfigError: it has another version of autodistill.
@@ -695,62 +658,6 @@ def slots_of(resources: Mapping[str, float], *, gpu: bool, per_gpu: int) -> int:
     return count * per_gpu
 
 
-def _teachers_and_views(task: Task, views: int) -> tuple[tuple[str, ...], Sequence[int]]:
-    """Return the teachers that a task uses, and the views whose logits it reads or computes."""
-    if isinstance(task, TrainTask):
-        name = task.spec.params.teacher
-        return (name,) if name else (), range(min(task.spec.last_epoch, views))
-    if isinstance(task, AgreementTask):
-        return task.names, (0,)
-    if isinstance(task, LogitsTask):
-        return (task.name,), (task.view,)
-    name = getattr(task, "name", None)
-    return (name,) if name else (), (0,)
-
-
-def _is_loopback(address: str) -> bool:
-    try:
-        return ipaddress.ip_address(address).is_loopback
-    except ValueError:
-        return address == "localhost"
-
-
 def _last_line(error: BaseException) -> str:
     """Return the last line of an error of Ray that is not empty: it names the exception."""
     return next((line.strip() for line in reversed(str(error).splitlines()) if line.strip()), type(error).__name__)
-
-
-def _path(setup: Setup, name: str) -> Path:
-    """Return the path of a file: `study/...` or `cache/...`."""
-    place, _, below = name.partition("/")
-    return Path(setup.folder if place == "study" else setup.cache) / below
-
-
-def _sees(folder: Path, token: str) -> bool:
-    """Return whether a folder of the driver is visible here."""
-    try:
-        return (folder / MARKER).read_text() == token
-    except OSError:
-        return False
-
-
-def _stamp(path: Path | None) -> tuple[int, int] | None:
-    """Return what tells versions of a file apart: a clock is too coarse for two writes in a row."""
-    try:
-        found = path.stat() if path is not None else None
-    except OSError:
-        return None
-    return (found.st_ino, found.st_mtime_ns) if found else None
-
-
-def _file_of(uri: str) -> tuple[Path | None, str]:
-    """Return the path and the options of a `file:` URI; no path for other URIs."""
-    path, mark, query = uri.removeprefix("file:").partition("?")
-    return Path(path).expanduser() if uri.startswith("file:") else None, mark + query
-
-
-def _teacher_file(setup: Setup, name: str) -> str:
-    """Return where a given teacher's file lies in the cache of a node that lacks it."""
-    path, _ = _file_of(setup.teachers[name])
-    assert path is not None
-    return f"teachers/{setup.fingerprints[name]}/{path.name}"

@@ -1,10 +1,12 @@
-"""What a worker does with a task."""
+"""What a worker does with a task, within its memory."""
 
 import contextlib
+import gc
 import time
 from collections.abc import Callable, Iterator
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -16,6 +18,7 @@ from autodistill.errors import AutodistillError, CacheError, DivergedError, Stud
 from autodistill.executors.base import (
     AgreementTask,
     CheckTask,
+    Done,
     LogitsTask,
     MeasureStudentTask,
     MeasureTeacherTask,
@@ -33,7 +36,6 @@ from autodistill.executors.base import (
     describe,
 )
 from autodistill.executors.measuring import measure_student, measure_teacher
-from autodistill.executors.memory import FEWER_PROCESSES, out_of_memory_as, within_memory
 from autodistill.logit_cache import LogitCache
 from autodistill.models import student_network
 from autodistill.models.checkpoints import read
@@ -58,9 +60,39 @@ from autodistill.store import StudyFolder, read_result, write_result
 from autodistill.teachers import Teacher, check, load, save
 from autodistill.teachers.ladder import file_uri
 from autodistill.teachers.profile import agreement, profile
-from autodistill.training import Execution, Recipe, Supervision, evaluate, supervise, train
-from autodistill.training.ladder import train_teacher
+from autodistill.training import Execution, Recipe, Supervision, evaluate, supervise, train, train_teacher
 from autodistill.training.probing import images_that_fit
+
+CONTEXT_BYTES = 700 * 2**20
+"""GPU memory of a process outside torch's allocator: CUDA context and kernels. An estimate; drivers differ."""
+USED = 0.9
+"""Share of the free memory that workers may reserve together."""
+FEWER_PROCESSES = "fewer processes on the device (--workers), in a new study (--study)"
+"""A new study is necessary because a study keeps its failed trials: later decisions depend on them."""
+
+
+def memory_share(free: int, total: int, *, workers: int) -> float:
+    """Return the fraction of a GPU's memory that each worker may reserve; 1 for a single worker."""
+    return 1.0 if workers == 1 else max(0.0, USED * free / workers - CONTEXT_BYTES) / total
+
+
+def release() -> None:
+    """Release the memory of a failed run: its frames keep their tensors until they are collected."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+@contextlib.contextmanager
+def _out_of_memory_as(error: AutodistillError) -> Iterator[None]:
+    """Raise `error` where memory runs out."""
+    try:
+        yield
+        return
+    except torch.OutOfMemoryError:
+        pass
+    release()
+    raise error
 
 
 class StopAfterSaving:
@@ -70,12 +102,10 @@ class StopAfterSaving:
         self._stopping, self._saved = stopping, False
 
     def save(self) -> bool:
-        """Return whether to save at the end of this epoch."""
         self._saved = self._stopping()
         return self._saved
 
     def check(self) -> None:
-        """Raise `Stopped` if the checkpoint was saved."""
         if self._saved:
             raise Stopped
 
@@ -112,7 +142,8 @@ class WorkerContext:
         self.watch = Stopwatch()
         self.execution = Execution(setup.mode, self.warn)
         self._warned: set[str] = set()
-        self._teachers: dict[str, Teacher] = {}
+        self.teachers: dict[str, Teacher] = {}
+        """Those that are loaded."""
         self.failing_teachers: set[str] = set()
         """Teachers whose logits could not be computed ahead of need."""
 
@@ -134,7 +165,6 @@ class WorkerContext:
 
     @cached_property
     def cache(self) -> LogitCache:
-        """The logit cache."""
         return LogitCache(
             Path(self.setup.cache),
             data=self.data,
@@ -146,9 +176,9 @@ class WorkerContext:
 
     def teacher(self, name: str) -> Teacher:
         """Return a teacher; it is loaded at its first use."""
-        if name not in self._teachers:
-            self._teachers[name] = self.load_teacher(name)
-        return self._teachers[name]
+        if name not in self.teachers:
+            self.teachers[name] = self.load_teacher(name)
+        return self.teachers[name]
 
     def load_teacher(self, name: str, option: str = "") -> Teacher:
         """Load a teacher, with a further option in its URI."""
@@ -158,10 +188,6 @@ class WorkerContext:
         teacher = load(path, data=self.study_data, offline=self.setup.offline, name=name, shown_as=uri)
         teacher.module.to(self.device)
         return teacher
-
-    def is_loaded(self, name: str | None) -> bool:
-        """Return whether a teacher could be loaded."""
-        return name in self._teachers
 
     def student(self, seed: int) -> nn.Module:
         """Return a newly initialised student."""
@@ -192,7 +218,7 @@ class WorkerContext:
         curve: list[EpochRecord],
         checkpoint: Path | None = None,
     ) -> tuple[nn.Module, int]:
-        """Train a new student, in halves of a batch where a whole batch does not fit into memory.
+        """Train a new student; if memory runs out, train again with each batch in two parts.
 
         Args:
             spec: the run.
@@ -205,41 +231,57 @@ class WorkerContext:
 
         Raises:
             Stopped: the worker was asked to stop, and the checkpoint is written.
+            TrialError: half a batch does not fit either. The message names the number of images that fit.
         """
-        model: nn.Module
-        stop = StopAfterSaving(self.stopping)
-
-        def attempt(parts: int) -> None:
-            nonlocal model
-            model = self.student(spec.seed)
-            curve.clear()
-            begun = time.monotonic()
-            for record in train(
-                model,
-                self.data,
-                self.recipe(spec)._replace(micro_batches=parts),
-                supervision=supervision,
-                evaluate_on=spec.evaluate_on,
-                checkpoint=checkpoint,
-                until=spec.until,
-                watch=self.watch,
-                execution=self.execution,
-                urgent=stop.save,
-            ):
-                curve.append(record)
-                now = time.monotonic()
-                if record.epoch > spec.begun_epochs:
-                    self.on_event(EpochEvent(run=spec.run, epochs=spec.last_epoch, record=record, wall_s=now - begun))
-                begun = now
-                stop.check()
-
-        parts = within_memory(
-            attempt,
-            batch_size=self.setup.space.training.batch_size,
-            images_that_fit=lambda: images_that_fit(lambda: self.student(0), self.data, self.recipe(spec)),
-            say=self.warn,
+        batch_size = self.setup.space.training.batch_size
+        halves = f"2 x {(batch_size + 1) // 2}"
+        for parts in (1, 2):
+            try:
+                return self._fit(spec, supervision, parts, curve, checkpoint), parts
+            except torch.OutOfMemoryError:
+                pass
+            release()
+            if parts == 1:
+                self.warn(
+                    f"batches of {batch_size} do not fit into memory: trained with {halves} images, gradients added "
+                    "up; BatchNorm sees half a batch at a time, so such runs differ a little from others"
+                )
+        fits = images_that_fit(lambda: self.student(0), self.data, self.recipe(spec))
+        way = f"--set training.batch_size={fits} would fit" if fits else "not even 2 images fit"
+        raise TrialError(
+            f"out of memory with batches of {batch_size} and with {halves} images; {way}, or {FEWER_PROCESSES}"
         )
-        return model, parts
+
+    def _fit(
+        self,
+        spec: RunSpec,
+        supervision: Supervision | None,
+        parts: int,
+        curve: list[EpochRecord],
+        checkpoint: Path | None,
+    ) -> nn.Module:
+        model, stop = self.student(spec.seed), StopAfterSaving(self.stopping)
+        curve.clear()
+        begun = time.monotonic()
+        for record in train(
+            model,
+            self.data,
+            self.recipe(spec)._replace(micro_batches=parts),
+            supervision=supervision,
+            evaluate_on=spec.evaluate_on,
+            checkpoint=checkpoint,
+            until=spec.until,
+            watch=self.watch,
+            execution=self.execution,
+            urgent=stop.save,
+        ):
+            curve.append(record)
+            now = time.monotonic()
+            if record.epoch > spec.begun_epochs:
+                self.on_event(EpochEvent(run=spec.run, epochs=spec.last_epoch, record=record, wall_s=now - begun))
+            begun = now
+            stop.check()
+        return model
 
     def save_student(self, model: nn.Module, path: Path, *, trained: TrainedRecord | None = None) -> None:
         """Write a student's weights as safetensors, with what is needed to use them in the metadata."""
@@ -275,17 +317,28 @@ def perform(task: Task, context: WorkerContext) -> Result:
         f"out of memory while {describe(task)}: {share}",
         "what is finished is kept: continue with fewer processes on the device (--workers), or a smaller network",
     )
-    with out_of_memory_as(error), context.one_thread():
-        return _PERFORM[type(task)](task, context)
+    with _out_of_memory_as(error), context.one_thread():
+        result = _PERFORM[type(task)](task, context)
+    if isinstance(result, KeptResult):
+        context.on_event(run_ended(result))
+    return result
+
+
+Work = Callable[[Task, WorkerContext], Result]
+"""What a worker does with a task: `perform`, except in tests."""
+
+
+def end_of(task: Task, context: WorkerContext, work: Work) -> Done:
+    """Do a task; return its end for the executor."""
+    try:
+        return Done(work(task, context))
+    except AutodistillError as error:
+        return Done(error=error)
+    except Stopped:
+        return Done(stopped=True)
 
 
 def _train(task: TrainTask, context: WorkerContext) -> KeptResult:
-    found = _trained(task, context)
-    context.on_event(run_ended(found))
-    return found
-
-
-def _trained(task: TrainTask, context: WorkerContext) -> KeptResult:
     spec, folder, watch = task.spec, context.folder, context.watch
     kept = read_result(folder, task.key)
     if kept is not None and (found := kept.answer(spec)) is not None:  # its worker died before it answered
@@ -302,7 +355,7 @@ def _trained(task: TrainTask, context: WorkerContext) -> KeptResult:
         if spec.last_epoch == context.setup.space.training.epochs:
             context.save_student(model, folder.weights(task.key))
     except (TrialError, CacheError, TeacherError, RuntimeError) as found_error:
-        if isinstance(found_error, TeacherError) and not context.is_loaded(spec.params.teacher):
+        if isinstance(found_error, TeacherError) and spec.params.teacher not in context.teachers:
             raise  # no run can load it
         # A RuntimeError is torch's. It is the failure of one run and is recorded; the study goes on.
         error = next(iter(str(found_error).splitlines()), type(found_error).__name__)
@@ -316,6 +369,10 @@ def _trained(task: TrainTask, context: WorkerContext) -> KeptResult:
         targets=targets,
         micro_batches=micro_batches,
     )
+    rung = None
+    if kept is not None and spec.begun_epochs and kept.result.last_epoch == spec.begun_epochs:
+        # The result of the rung from which a full run continues is replaced by that of the full run.
+        rung = RunTimes(wall_s=kept.wall_s, parts_s=kept.parts_s, views_computed=kept.views_computed)
     wall_s = time.monotonic() - started
     parts = {name: took - before.get(name, 0.0) for name, took in watch.seconds.items()}
     parts = {name: took for name, took in parts.items() if took > 0}
@@ -325,7 +382,7 @@ def _trained(task: TrainTask, context: WorkerContext) -> KeptResult:
         wall_s=wall_s,
         parts_s=parts,
         views_computed=context.cache.computed - computed,
-        rung=_times_of_rung(kept, spec),
+        rung=rung,
         computed_on={
             "device": str(context.device),
             "torch": torch.__version__,
@@ -338,13 +395,6 @@ def _trained(task: TrainTask, context: WorkerContext) -> KeptResult:
     if spec.until is None or record.state == "failed":
         folder.checkpoint(task.key).unlink(missing_ok=True)
     return ended
-
-
-def _times_of_rung(kept: KeptResult | None, spec: RunSpec) -> RunTimes | None:
-    """Return what the rung took from which a full run continues; its result is replaced by that of the full run."""
-    if kept is None or not spec.begun_epochs or kept.result.last_epoch != spec.begun_epochs:
-        return None
-    return RunTimes(wall_s=kept.wall_s, parts_s=kept.parts_s, views_computed=kept.views_computed)
 
 
 def _with_test_score(kept: KeptResult, task: TrainTask, context: WorkerContext) -> KeptResult | None:
@@ -371,7 +421,7 @@ def _taught(spec: RunSpec, context: WorkerContext) -> tuple[Supervision | None, 
     """Return what the run's teacher provides, and where the method puts its temperatures."""
     teacher = spec.params.teacher
     error = TrialError(f"out of memory before the first step, with the logits of {teacher}; {FEWER_PROCESSES}")
-    with out_of_memory_as(error):
+    with _out_of_memory_as(error):
         supervision = context.supervision(spec)
         if supervision is None:
             return None, None
@@ -437,32 +487,14 @@ def _agreement(task: AgreementTask, context: WorkerContext) -> AgreementRecord |
     return agreement(logits, context.data.train.labels.cpu())
 
 
-def _measure_student(task: MeasureStudentTask, context: WorkerContext) -> StudentTimes | None:
+def _measure(
+    measure: Callable[[Any, WorkerContext], StudentTimes | TeacherTimes], task: Task, context: WorkerContext
+) -> StudentTimes | TeacherTimes | None:
     try:
-        return measure_student(
-            lambda: context.student(0),
-            context.data,
-            context.setup.space,
-            task.params,
-            seconds=task.seconds,
-            execution=context.execution,
-        )
-    except (TrialError, RuntimeError) as error:
-        _not_measured(error, context)
+        return measure(task, context)
+    except (TrialError, RuntimeError) as error:  # a run would fail and be recorded; an estimate ends nothing
+        context.warn(f"how long the study takes is not known: {next(iter(str(error).splitlines()), error)}")
         return None
-
-
-def _measure_teacher(task: MeasureTeacherTask, context: WorkerContext) -> TeacherTimes | None:
-    try:
-        return measure_teacher(task, context)
-    except (TrialError, RuntimeError) as error:
-        _not_measured(error, context)
-        return None
-
-
-def _not_measured(error: AutodistillError | RuntimeError, context: WorkerContext) -> None:
-    """Warn that something could not be measured: a run would fail and be recorded, an estimate ends nothing."""
-    context.warn(f"how long the study takes is not known: {next(iter(str(error).splitlines()), error)}")
 
 
 _PERFORM: dict[type[Task], Callable[..., Result]] = {
@@ -472,6 +504,6 @@ _PERFORM: dict[type[Task], Callable[..., Result]] = {
     ProfileTask: _profile,
     LogitsTask: _logits,
     AgreementTask: _agreement,
-    MeasureStudentTask: _measure_student,
-    MeasureTeacherTask: _measure_teacher,
+    MeasureStudentTask: partial(_measure, measure_student),
+    MeasureTeacherTask: partial(_measure, measure_teacher),
 }

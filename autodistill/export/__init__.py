@@ -14,15 +14,25 @@ from torch import Tensor
 from autodistill import data as datasets
 from autodistill import metrics
 from autodistill.config import Space
-from autodistill.data import Data, LoadData, Split, normalise
-from autodistill.errors import DataError, ExportError, StoreError
+from autodistill.data import LoadData, normalise
+from autodistill.errors import ConfigError, DataError, ExportError, StoreError
 from autodistill.export.card import CARD, Exported, ExportedFile, card
-from autodistill.export.formats import FORMATS, Parcel, Predict, chosen, left_out
-from autodistill.export.weights import Student, pick
-from autodistill.records import StudyRecord
+from autodistill.export.formats import (
+    FORMATS,
+    Facts,
+    Parcel,
+    Predict,
+    Student,
+    chosen,
+    left_out,
+    network,
+    read_weights,
+)
+from autodistill.models import lay_out, parse_name
+from autodistill.records import Recommendation, RunResult, StudyRecord, TrainedRecord
 from autodistill.store import StudyFolder, write_text
 
-__all__ = ["FORMATS", "Exported", "ExportedFile", "chosen", "export_student", "left_out"]
+__all__ = ["FORMATS", "Exported", "ExportedFile", "chosen", "export_student", "left_out", "pick"]
 
 TOLERANCE = 1e-4
 """Largest allowed difference of a format's logits from those of the eager student, relative to the largest logit (at
@@ -66,21 +76,31 @@ def export_student(
     if to.exists():
         raise StoreError(f"{to}: exists already; nothing was written", "name a new folder with --out, or remove it")
     student = pick(record, folder, weights=weights)
-    data, test = study_data(record, space, load=load_data)
-    eager = eager_logits(student, data)
-    parcel = Parcel(student, data, space.data.pool, metadata(student, record, pool=space.data.pool))
-    tolerance = TOLERANCE * max(1.0, float(eager.abs().max()))
-    with writing_folder(to) as place:
-        files = tuple(
-            _written(name, parcel, record, place=place, images=test.images, eager=eager, tolerance=tolerance)
-            for name in formats
+    data = load_data(space.data)
+    if data.fingerprint != record.data.fingerprint:
+        raise DataError(
+            f"{record.data.name}: the images or labels are not those that study {record.name!r} was run on",
+            f"put the data back as they were, or run the study again: {record.command}",
         )
+    pool, images = space.data.pool, data.test.images
+    if pool > 1:
+        images = load_data(space.data.model_copy(update={"pool": 1})).test.images
+    mean, std = student.facts.mean, student.facts.std
+    # As training computes them, with normalisation outside the network.
+    eager = _logits_of(lambda batch: student.module(normalise(batch, mean=mean, std=std)), data.test.images)
+    parcel = Parcel(student, data, pool, _metadata(student, record, pool=pool))
+    tolerance = TOLERANCE * max(1.0, float(eager.abs().max()))
+    with _writing_folder(to) as place:
+        files = [
+            _written(name, parcel, record, place=place, images=images, eager=eager, tolerance=tolerance)
+            for name in formats
+        ]
         found = Exported(
             trained=student.trained,
-            files=files,
+            files=tuple(files),
             test_top1=float(metrics.top1(eager, data.test.labels)),
             tolerance=tolerance,
-            pool=space.data.pool,
+            pool=pool,
             resized=space.data.image_size is not None,
             torch=torch.__version__,
         )
@@ -88,7 +108,80 @@ def export_student(
     return found
 
 
-def metadata(student: Student, record: StudyRecord, *, pool: int) -> dict[str, Any]:
+def pick(record: StudyRecord, folder: StudyFolder, *, weights: Path | None = None) -> Student:
+    """Load the recommended student of a study; arguments and errors as for `export_student`.
+
+    Among the confirm runs of the recommended configuration, choose the one with the best validation accuracy. The
+    test set has no influence on the choice.
+    """
+    if record.recommendation is None:
+        raise StoreError(f"study {record.name!r} has no recommendation yet", f"finish it first: {record.command}")
+    run = None if weights else _best_confirmed(record, record.recommendation)
+    path = weights or folder.weights(run.key if run else "")
+    facts, state = read_weights(path)
+    _check(path, facts, record)
+    module = network(path, facts, state, record.data)
+    if run is None:
+        run = next((one for one in record.runs() if folder.weights(one.key).resolve() == path.resolve()), None)
+    trained = facts.trained
+    if run is not None:
+        trained = TrainedRecord(
+            study=record.name,
+            run=run.run,
+            params=run.params,
+            seed=run.seed,
+            epochs=run.epochs,
+            trained_on="train",
+            images=record.data.train,
+            val_top1=run.val_top1,
+            test_top1=run.test_top1,
+            targets=run.targets,
+        )
+    if trained is None or trained.study != record.name:
+        made = "does not say how it was trained" if trained is None else f"belongs to study {trained.study!r}"
+        raise ConfigError(
+            f"--weights {path}: {made}; the model card of study {record.name!r} would be wrong",
+            f"train it: autodistill train --from {record.name} --out student.safetensors",
+        )
+    return Student(module, facts, trained)
+
+
+def _best_confirmed(record: StudyRecord, verdict: Recommendation) -> RunResult:
+    same = (one for one in record.finalists if (one.teacher, one.params) == (verdict.teacher, verdict.params))
+    runs = [run for one in same for run in one.runs if run.val_top1 is not None]
+    if not runs:
+        train = f"autodistill train --from {record.name} --out student.safetensors"
+        raise StoreError(
+            f"study {record.name!r} confirmed no run of what it recommends: there are no weights to take",
+            f"finish it ({record.command}), or train one ({train}) and name it with --weights student.safetensors",
+        )
+    return max(runs, key=lambda run: run.val_top1 or 0.0)
+
+
+def _check(path: Path, facts: Facts, record: StudyRecord) -> None:
+    """Check that weights are those of the study's student on the study's classes."""
+    hint = f"train its own: autodistill train --from {record.name} --out student.safetensors"
+    student, (channels, height, _) = record.student, record.data.image_shape
+    if parse_name(facts.architecture) != (student.architecture, student.width):
+        raise ConfigError(
+            f"{path}: is a {facts.architecture}; study {record.name!r} is about {student.name}",
+            hint,
+        )
+    stem = lay_out(facts.architecture, image_size=height, stem_stride=facts.stem_stride).stem_stride
+    if stem != student.stem_stride:
+        raise ConfigError(f"{path}: its stem has stride {stem}, the study's student {student.stem_stride}", hint)
+    if facts.classes != record.data.classes:
+        named = ", ".join(facts.classes[:3])
+        raise ConfigError(
+            f"{path}: was trained on {len(facts.classes)} classes ({named}, ...), not on the "
+            f"{len(record.data.classes)} of {record.data.name} in their order",
+            hint,
+        )
+    if not len(facts.mean) == len(facts.std) == channels:
+        raise ConfigError(f"{path}: normalises {len(facts.mean)} channels, {record.data.name} has {channels}", hint)
+
+
+def _metadata(student: Student, record: StudyRecord, *, pool: int) -> dict[str, Any]:
     """Return the metadata of the files: class names, format of input images, and how the weights were trained."""
     facts, (channels, height, width) = student.facts, record.data.image_shape
     images = {
@@ -110,7 +203,7 @@ def metadata(student: Student, record: StudyRecord, *, pool: int) -> dict[str, A
 
 
 @contextlib.contextmanager
-def writing_folder(path: Path) -> Iterator[Path]:
+def _writing_folder(path: Path) -> Iterator[Path]:
     """Create a temporary folder beside `path`; rename it to `path` on success and remove it otherwise.
 
     Raises:
@@ -129,36 +222,7 @@ def writing_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def study_data(record: StudyRecord, space: Space, *, load: LoadData) -> tuple[Data, Split]:
-    """Load the study's data, and the test split before pooling.
-
-    Raises:
-        ConfigError: As for `load`.
-        DataError: As for `load`, or the data are no longer those of the study.
-    """
-    data = load(space.data)
-    if data.fingerprint != record.data.fingerprint:
-        raise DataError(
-            f"{record.data.name}: the images or labels are not those that study {record.name!r} was run on",
-            f"put the data back as they were, or run the study again: {record.command}",
-        )
-    if space.data.pool == 1:
-        return data, data.test
-    return data, load(space.data.model_copy(update={"pool": 1})).test
-
-
-def eager_logits(student: Student, data: Data) -> Float[Tensor, "examples classes"]:
-    """Compute the logits of the test images as training does, with normalisation outside the network."""
-    mean, std = student.facts.mean, student.facts.std
-
-    def predict(images: Tensor) -> Tensor:
-        logits: Tensor = student.module(normalise(images, mean=mean, std=std))
-        return logits
-
-    return logits_of(predict, data.test.images)
-
-
-def logits_of(predict: Predict, images: UInt8[Tensor, "examples *shape"]) -> Float[Tensor, "examples classes"]:
+def _logits_of(predict: Predict, images: UInt8[Tensor, "examples *shape"]) -> Float[Tensor, "examples classes"]:
     """Compute the logits of all images, in batches of several sizes."""
     first, second, rest = BATCHES
     parts = [images[:first], images[first : first + second], *images[first + second :].split(rest)]
@@ -180,7 +244,7 @@ def _written(
     format = FORMATS[name]
     path = place / format.file
     format.write(parcel, path)
-    found = logits_of(format.read(path, record.data, parcel.pool), images)
+    found = _logits_of(format.read(path, record.data, parcel.pool), images)
     difference = float((found.double() - eager.double()).abs().max())
     if not difference <= tolerance:
         raise ExportError(

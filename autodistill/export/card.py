@@ -1,22 +1,12 @@
 """The model card of an exported student, rendered from the record of its study."""
 
-import json
-import re
-from collections.abc import Iterator
-from functools import cache
-from importlib import metadata
-
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
-
+from autodistill import __version__
 from autodistill.formatting import (
     EMPTY,
-    clean,
     contrast_words,
     count,
     duration,
     interval,
-    markdown,
     maybe,
     percent,
     plural,
@@ -24,20 +14,17 @@ from autodistill.formatting import (
     short,
 )
 from autodistill.records import Contrast, RankRow, Record, StudyRecord, TeacherRecord, TrainedRecord, TrialParams
-from autodistill.report.method import CITATIONS, method_info
+from autodistill.report import as_markdown
+from autodistill.report.method import CITATIONS, limits_info
 
 CARD = "README.md"
-TEMPLATE = "model_card.md.j2"
 MOST_CLASSES = 100
-FILL_IN = "to be filled in"
 
 LOSSES = {
     "soft_cross_entropy": "(1 - {w}) x CE(label, f) + {w} x {t}^2 x CE(teacher, softmax(f / {t})); "
     "both cross-entropies are summed over classes and averaged over the batch",
 }
 """Formula of each loss by its name, with soft weight w and student temperature t."""
-
-_BLANK_LINES = re.compile(r"\n{3,}")
 
 Rows = list[tuple[str, str]]
 
@@ -84,58 +71,25 @@ def card(record: StudyRecord, found: Exported) -> str:
     teacher = next((one for one in record.teachers if one.name == trained.params.teacher), None)
     confirmed = next((one for one in verdict.ranking if one.params == trained.params and one.seeds), None)
     channels, height, width = record.data.image_shape
-    text = (
-        _environment()
-        .get_template(TEMPLATE)
-        .render(
-            name=f"{record.student.name} on {record.data.name}",
-            record=record,
-            found=found,
-            formats=[one.format for one in found.files],
-            version=_version(),
-            sentence=verdict.sentence,
-            shape=f"N x {channels} x {height * found.pool} x {width * found.pool}",
-            tags=[record.student.architecture, *([trained.params.method] if trained.params.method else [])],
-            data=_data(record),
-            student=_student(record),
-            training=_training(record, trained, teacher),
-            accuracy=_accuracy(record, found, confirmed),
-            ranking=[_rank(row) for row in verdict.ranking],
-            contrasts=[_contrast(one) for one in verdict.contrasts],
-            plain_kd=_plain_kd(record),
-            cost=_cost(record),
-            licences=_licences(record, teacher),
-            limits=[*_limits(record, found), *method_info(record).limits],
-            classes=record.data.classes[:MOST_CLASSES],
-            more_classes=len(record.data.classes) - MOST_CLASSES,
-            citations=CITATIONS,
-        )
+    return as_markdown(
+        "model_card.md.j2",
+        name=f"{record.student.name} on {record.data.name}",
+        record=record,
+        found=found,
+        formats=[one.format for one in found.files],
+        version=__version__,
+        shape=f"N x {channels} x {height * found.pool} x {width * found.pool}",
+        training=_training(record, trained, teacher),
+        accuracy=_accuracy(record, found, confirmed),
+        ranking=[_rank(row) for row in verdict.ranking],
+        contrasts=[_contrast(one) for one in verdict.contrasts],
+        plain_kd=_plain_kd(record),
+        cost=_cost(record),
+        taught_by=short(teacher.name) if teacher else "",
+        limits=limits_info(record).points,
+        classes=record.data.classes[:MOST_CLASSES],
+        citations=CITATIONS,
     )
-    return _BLANK_LINES.sub("\n\n", text)
-
-
-def _data(record: StudyRecord) -> Rows:
-    data = record.data
-    channels, height, width = data.image_shape
-    return [
-        ("Data set", data.name),
-        ("Classes", f"{len(data.classes):,}"),
-        ("Images, as the student sees them", f"{channels} x {height} x {width}"),
-        ("Train / validation / test", f"{data.train:,} / {data.validation:,} / {data.test:,} images"),
-        ("Split", f"stratified, split seed {data.split_seed}"),
-        ("Fingerprint", f"SHA-256 {data.fingerprint}"),
-    ]
-
-
-def _student(record: StudyRecord) -> Rows:
-    student, cost = record.student, record.student.cost
-    return [
-        ("Architecture", f"{student.architecture}, width {student.width:g}"),
-        ("Parameters", f"{cost.params:,}"),
-        ("MACs per image", f"{cost.macs:,}"),
-        ("Size in float32", f"{cost.size_bytes:,} bytes"),
-        ("Strides", f"stem {student.stem_stride}, total {student.total_stride}"),
-    ]
 
 
 def _training(record: StudyRecord, trained: TrainedRecord, teacher: TeacherRecord | None) -> Rows:
@@ -224,50 +178,3 @@ def _cost(record: StudyRecord) -> Rows:
         ("Wall time", duration(sum(phases)) if phases else "not recorded"),
         ("Machine", short(str(record.environment.get("device", "not recorded")))),
     ]
-
-
-def _licences(record: StudyRecord, teacher: TeacherRecord | None) -> Rows:
-    taught = [(f"Teacher {short(teacher.name)}", FILL_IN)] if teacher else []
-    return [("These weights", FILL_IN), (f"Data {record.data.name}", FILL_IN), *taught, ("Use and contact", FILL_IN)]
-
-
-def _limits(record: StudyRecord, found: Exported) -> Iterator[str]:
-    yield (
-        f"It names one of {len(record.data.classes):,} classes, whatever the image shows; its probabilities were not "
-        "calibrated."
-    )
-    yield "The accuracy holds for images like the test images; other cameras, places or times were not measured."
-    if found.resized:
-        yield "The study's images were resized when they were read; the graphs do not resize: do it the same way."
-    if found.trained.run:
-        yield (
-            "Of the configuration's confirm runs these weights had the best validation accuracy; the test set had no "
-            "part in the choice."
-        )
-    elif found.trained.trained_on == "train+validation":
-        yield "With the validation images trained on, nothing but the test accuracy checks these weights."
-
-
-def _version() -> str:
-    try:
-        return metadata.version("kd-autodistill")
-    except metadata.PackageNotFoundError:
-        return "not installed"
-
-
-@cache
-def _environment() -> Environment:
-    """Return the template environment, which escapes every value for markdown, so that no template can forget it."""
-    environment = Environment(
-        loader=PackageLoader("autodistill.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        finalize=lambda value: value if isinstance(value, Markup) else Markup(markdown(clean(str(value)))),
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    # JSON strings are valid YAML strings; without line breaks, because YAML knows more of them than JSON.
-    environment.filters["yaml"] = lambda text: Markup(json.dumps(" ".join(clean(text).split()), ensure_ascii=False))
-    environment.filters["verbatim"] = lambda text: Markup(" ".join(clean(text).split()))
-    return environment

@@ -4,28 +4,51 @@ import importlib.util
 import io
 import json
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
+import safetensors
 import torch
 from jaxtyping import Float, UInt8
+from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor, nn
 from torch.export import Dim
 
 from autodistill.data import Data, average_pool
-from autodistill.errors import ConfigError, ExportError, lookup
-from autodistill.export.weights import Facts, Student, fill, read
-from autodistill.records import DataRecord
-from autodistill.store import writing
+from autodistill.errors import ConfigError, ExportError, StoreError, lookup
+from autodistill.models import build
+from autodistill.records import DataRecord, TrainedRecord
+from autodistill.store import write_bytes
 from autodistill.teachers import save
 
 METADATA = "autodistill.json"
 """Name of the metadata inside a .pt2 file; in an ONNX file the key is `autodistill`."""
-
+HINT = "name with --weights what `autodistill train --from STUDY` wrote"
 
 Predict = Callable[[Tensor], Tensor]
 """Function of raw uint8 images that returns float32 logits."""
+
+
+class Facts(BaseModel):
+    """Metadata of a file of weights."""
+
+    model_config = ConfigDict(frozen=True)
+
+    architecture: str
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    classes: tuple[str, ...]
+    stem_stride: Literal[1, 2] | None = None
+    trained: TrainedRecord | None = None
+
+
+class Student(NamedTuple):
+    """A trained student: a network in evaluation mode on the CPU."""
+
+    module: nn.Module
+    facts: Facts
+    trained: TrainedRecord
 
 
 class Deployed(nn.Module):
@@ -58,11 +81,6 @@ class Parcel(NamedTuple):
     data: Data
     pool: int
     metadata: dict[str, Any]
-
-    @property
-    def deployed(self) -> Deployed:
-        """The student with its preprocessing, in evaluation mode."""
-        return Deployed(self.student.module, facts=self.student.facts, pool=self.pool).eval()
 
 
 class Format(NamedTuple):
@@ -104,6 +122,57 @@ def _missing(format: Format) -> list[str]:
     return [package for package in format.needs if importlib.util.find_spec(package) is None]
 
 
+def read_weights(path: Path) -> tuple[Facts, dict[str, Tensor]]:
+    """Read a safetensors file of weights.
+
+    Raises:
+        StoreError: The file is missing or damaged, or lacks metadata.
+    """
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            told = file.metadata() or {}
+            state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        known = {key: json.loads(value) for key, value in told.items() if key in Facts.model_fields}
+        return Facts.model_validate(known), state
+    except FileNotFoundError as error:
+        raise StoreError(f"{path}: no such file", HINT) from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise StoreError(f"{path}: contains no student: metadata {where}: {first['msg']}", HINT) from error
+    except (safetensors.SafetensorError, ValueError, OSError) as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise StoreError(f"{path}: cannot be read as weights: {reason}", HINT) from error
+
+
+def network(path: Path, facts: Facts, state: Mapping[str, Tensor], data: DataRecord) -> nn.Module:
+    """Build the network that the metadata of a file name, and load the weights.
+
+    Raises:
+        StoreError: The weights are not those of this network.
+    """
+    module = build(
+        facts.architecture,
+        num_classes=len(facts.classes),
+        in_channels=data.image_shape[0],
+        image_size=data.image_shape[1],
+        seed=0,
+        stem_stride=facts.stem_stride,
+    )
+    wanted = module.state_dict()
+    odd = sorted(key for key in {*wanted, *state} if _shape(wanted.get(key)) != _shape(state.get(key)))
+    if odd:
+        found, want = _shape(state.get(odd[0])), _shape(wanted.get(odd[0]))
+        network = f"{facts.architecture} for images of {' x '.join(map(str, data.image_shape))}"
+        raise StoreError(f"{path}: not a {network}: {odd[0]} is {found}, not {want} ({len(odd)} tensors differ)", HINT)
+    module.load_state_dict(state)
+    return module.eval().requires_grad_(False)
+
+
+def _shape(tensor: Tensor | None) -> tuple[int, ...] | str:
+    return "missing" if tensor is None else tuple(tensor.shape)
+
+
 def _write_safetensors(parcel: Parcel, path: Path) -> None:
     facts = parcel.student.facts
     save(
@@ -117,16 +186,14 @@ def _write_safetensors(parcel: Parcel, path: Path) -> None:
 
 
 def _read_safetensors(path: Path, data: DataRecord, pool: int) -> Predict:
-    facts, state = read(path)
-    return Deployed(fill(path, facts, state, data), facts=facts, pool=pool)
+    facts, state = read_weights(path)
+    return Deployed(network(path, facts, state, data), facts=facts, pool=pool)
 
 
 def _write_pt2(parcel: Parcel, path: Path) -> None:
-    program = _traced(parcel, path)
     buffer = io.BytesIO()
-    torch.export.save(program, buffer, extra_files={METADATA: json.dumps(parcel.metadata)})
-    with writing(path) as temporary:
-        temporary.write_bytes(buffer.getvalue())
+    torch.export.save(_traced(parcel, path), buffer, extra_files={METADATA: json.dumps(parcel.metadata)})
+    write_bytes(path, buffer.getvalue())
 
 
 def _read_pt2(path: Path, data: DataRecord, pool: int) -> Predict:
@@ -136,18 +203,22 @@ def _read_pt2(path: Path, data: DataRecord, pool: int) -> Predict:
 
 def _write_onnx(parcel: Parcel, path: Path) -> None:
     program = _traced(parcel, path)
-    names: dict[str, Any] = {"input_names": ["images"], "output_names": ["logits"]}
     with warnings.catch_warnings():
         # The packages of the converter warn about each other's versions.
         warnings.simplefilter("ignore")
         try:
-            found = torch.onnx.export(program, dynamic_shapes={"images": {0: "batch"}}, verbose=False, **names)
+            found = torch.onnx.export(
+                program,
+                input_names=["images"],
+                output_names=["logits"],
+                dynamic_shapes={"images": {0: "batch"}},
+                verbose=False,
+            )
         except (RuntimeError, ValueError, TypeError) as error:
             raise _unsupported(path, error) from error
     assert found is not None
     found.model.metadata_props["autodistill"] = json.dumps(parcel.metadata)
-    with writing(path) as temporary:
-        temporary.write_bytes(found.model_proto.SerializeToString())
+    write_bytes(path, found.model_proto.SerializeToString())
 
 
 def _read_onnx(path: Path, data: DataRecord, pool: int) -> Predict:
@@ -165,11 +236,11 @@ def _read_onnx(path: Path, data: DataRecord, pool: int) -> Predict:
 
 
 def _traced(parcel: Parcel, path: Path) -> torch.export.ExportedProgram:
-    images = parcel.data.test.images[:2]
-    height, width = (size * parcel.pool for size in images.shape[2:])
-    example = torch.zeros(2, images.shape[1], height, width, dtype=torch.uint8)
+    _, channels, height, width = parcel.data.test.images.shape
+    example = torch.zeros(2, channels, height * parcel.pool, width * parcel.pool, dtype=torch.uint8)
+    deployed = Deployed(parcel.student.module, facts=parcel.student.facts, pool=parcel.pool).eval()
     try:
-        return torch.export.export(parcel.deployed, (example,), dynamic_shapes={"images": {0: Dim("batch")}})
+        return torch.export.export(deployed, (example,), dynamic_shapes={"images": {0: Dim("batch")}})
     except (RuntimeError, ValueError, TypeError) as error:
         raise _unsupported(path, error) from error
 

@@ -18,13 +18,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from autodistill.methods.temperature_scaling import (
-    Targets,
-    Temperatures,
-    check_positive,
-    targets_of,
-    top_and_anchors,
-)
+from autodistill.methods.temperature_scaling import Temperatures, check_positive, top_and_anchors
 from autodistill.metrics import on_top, take_target
 
 TARGET_RATIO = 5 / 3
@@ -68,24 +62,6 @@ def isats(
     logits: Float[Tensor, "batch classes"],
     labels: Int[Tensor, " batch"],
     *,
-    tau_min: float = 0.5,
-    tau_max: float = 30.0,
-    **params: Any,
-) -> Targets:
-    """Compute soft targets by instance-specific ATS (Fan, Li and Zhan 2026).
-
-    This is `isats_temperatures` followed by `soften`. A training run calls the first once per view and the second
-    once per batch. Arguments and errors are those of `isats_tau_other`.
-    """
-    found = isats_temperatures(logits, labels, tau_min=tau_min, tau_max=tau_max, **params)
-    at_lower, at_upper = found.other <= 1.01 * tau_min, found.other >= tau_max / 1.01
-    return targets_of(logits, labels, found)._replace(at_lower=at_lower, at_upper=at_upper)
-
-
-def isats_temperatures(
-    logits: Float[Tensor, "batch classes"],
-    labels: Int[Tensor, " batch"],
-    *,
     target_ratio: float | None = None,
     tau_target: float | None = None,
     tau_min: float = 0.5,
@@ -93,44 +69,11 @@ def isats_temperatures(
     anchor: str = "other_max",
     tau_wrong: float | str | None = None,
 ) -> Temperatures:
-    """Return `isats_tau_other` of each sample and the target temperature that belongs to it; same arguments."""
-    other = isats_tau_other(
-        logits,
-        labels,
-        target_ratio=target_ratio,
-        tau_target=tau_target,
-        tau_min=tau_min,
-        tau_max=tau_max,
-        anchor=anchor,
-        tau_wrong=tau_wrong,
-    )
-    target = isats_tau_target(other, target_ratio=target_ratio, tau_target=tau_target)
-    return Temperatures(target, other, anchor)
-
-
-def isats_tau_target(
-    tau_other: Float[Tensor, " batch"], *, target_ratio: float | None = None, tau_target: float | None = None
-) -> Float[Tensor, " batch"]:
-    """Return the target temperature for searched values of `tau_other`: a multiple of them, or a fixed value."""
-    ratio, fixed = _ratio_or_fixed(target_ratio, tau_target)
-    return tau_other * ratio if fixed is None else torch.full_like(tau_other, fixed)
-
-
-def isats_tau_other(
-    logits: Float[Tensor, "batch classes"],
-    labels: Int[Tensor, " batch"],
-    *,
-    target_ratio: float | None = None,
-    tau_target: float | None = None,
-    tau_min: float = 0.5,
-    tau_max: float = 30.0,
-    anchor: str = "other_max",
-    tau_wrong: float | str | None = None,
-) -> Float[Tensor, " batch"]:
     """Find the temperature of the other classes that maximises the derived variance of each sample.
 
     Where DV does not depend on the temperature (all other logits are equal) the result is the geometric mean of the
-    bounds. The result has no gradient.
+    bounds. The result has no gradient. It is in float64: in float32, rounding would move a temperature off its kink
+    where logits are very large.
 
     Args:
         logits: Finite logits of any float type.
@@ -142,10 +85,6 @@ def isats_tau_other(
         anchor: A name in `ANCHORS`.
         tau_wrong: tau_other of samples whose label is not on top; None or "literal": the searched value.
 
-    Returns:
-        Temperatures in float64. In float32, rounding would move a temperature off its kink where logits are very
-        large.
-
     Raises:
         ValueError: There are fewer than three classes, both `target_ratio` and `tau_target` are given, the anchor is
             unknown, or a temperature, ratio or range is not positive and finite.
@@ -155,45 +94,48 @@ def isats_tau_other(
         raise ValueError(
             f"isats needs at least 3 classes, got {classes}: one other class has no variance, use ts or ats"
         )
-    ratio, fixed = _ratio_or_fixed(target_ratio, tau_target)
+    if target_ratio is not None and tau_target is not None:
+        raise ValueError(
+            f"target_ratio is {target_ratio} and tau_target is {tau_target}: give one; "
+            "tau_target either keeps a ratio to tau_other or is fixed"
+        )
+    ratio = TARGET_RATIO if target_ratio is None else target_ratio
+    check_positive(target_ratio=ratio, tau_target=tau_target)
     wrong = literal_as_none(tau_wrong)
-    low, high = _log_bounds(tau_min, tau_max)
+    check_positive(tau_min=tau_min, tau_max=tau_max)
+    if tau_min >= tau_max:
+        raise ValueError(f"tau_min is {tau_min} and tau_max is {tau_max}: tau_min must be smaller than tau_max")
     logits, rows = logits.detach(), max(1, (NUMBERS_ON_GPU if logits.is_cuda else NUMBERS_IN_MEMORY) // classes)
 
     def searched(chosen: Tensor, targets: Tensor) -> Tensor:
         chunks = zip(chosen.split(rows), targets.split(rows), strict=True)
-        curves = (dv_curve(z.double(), y, anchor, ratio=ratio, fixed=fixed) for z, y in chunks)
-        return torch.cat([argmax_dv(curve, low, high) for curve in curves]).exp().clamp(tau_min, tau_max)
+        curves = (dv_curve(z.double(), y, anchor, ratio=ratio, fixed=tau_target) for z, y in chunks)
+        places = torch.cat([argmax_dv(curve, math.log(tau_min), math.log(tau_max)) for curve in curves])
+        return places.exp().clamp(tau_min, tau_max)
 
     if wrong is None:
-        return searched(logits, labels)
-    found = torch.full_like(labels, wrong, dtype=torch.float64)
-    right = on_top(logits, labels)
-    return found.masked_scatter(right, searched(logits[right], labels[right])) if right.any() else found
-
-
-def fit_tau_wrong(logits: Float[Tensor, "batch classes"], labels: Int[Tensor, " batch"], **params: Any) -> float:
-    """Return the `tau_wrong` of a study: the median searched tau_other of the samples that the teacher gets right.
-
-    Args:
-        logits: Teacher logits on view 0 of the training split.
-        labels: Class indices.
-        **params: As for `isats_tau_other`; a `tau_wrong` among them has no effect.
-
-    Returns:
-        The median, or the geometric mean of the bounds where the teacher gets no sample right.
-    """
-    found = isats_tau_other(logits, labels, **params)
-    right = found[on_top(logits, labels)]
-    if len(right):
-        return float(right.quantile(0.5))
-    # Equal logits have a constant variance; `argmax_dv` defines the result for this case.
-    return float(isats_tau_other(torch.zeros_like(logits[:1]), labels[:1], **params))
+        other = searched(logits, labels)
+    else:
+        other, right = torch.full_like(labels, wrong, dtype=torch.float64), on_top(logits, labels)
+        if right.any():
+            other = other.masked_scatter(right, searched(logits[right], labels[right]))
+    target = other * ratio if tau_target is None else torch.full_like(other, tau_target)
+    return Temperatures(target, other, anchor, (tau_min, tau_max))
 
 
 def isats_fit(logits: Float[Tensor, "batch classes"], labels: Int[Tensor, " batch"], **params: Any) -> dict[str, float]:
-    """Return the parameters that a study adds to those of the space: `tau_wrong`, unless the space sets it."""
-    return {} if "tau_wrong" in params else {"tau_wrong": fit_tau_wrong(logits, labels, **params)}
+    """Return the parameters that a study adds to those of the space: `tau_wrong`, unless the space sets it.
+
+    The value is the median searched tau_other of the samples that the teacher gets right, or the geometric mean of the
+    bounds where the teacher gets no sample right.
+    """
+    if "tau_wrong" in params:
+        return {}
+    found = isats(logits, labels, **params).other[on_top(logits, labels)]
+    if not len(found):
+        # Equal logits have a constant variance; `argmax_dv` defines the result for this case.
+        found = isats(torch.zeros_like(logits[:1]), labels[:1], **params).other
+    return {"tau_wrong": float(found.quantile(0.5))}
 
 
 def literal_as_none(tau_wrong: float | str | None) -> float | None:
@@ -206,30 +148,8 @@ def literal_as_none(tau_wrong: float | str | None) -> float | None:
         return None
     if isinstance(tau_wrong, str):
         raise ValueError(f"tau_wrong is {tau_wrong!r}: it must be a temperature or {LITERAL!r}")
-    check_positive("tau_wrong", tau_wrong)
+    check_positive(tau_wrong=tau_wrong)
     return tau_wrong
-
-
-def _ratio_or_fixed(target_ratio: float | None, tau_target: float | None) -> tuple[float, float | None]:
-    """Return the ratio, and the fixed target temperature if there is one; the ratio is then not used."""
-    if target_ratio is not None and tau_target is not None:
-        raise ValueError(
-            f"target_ratio is {target_ratio} and tau_target is {tau_target}: give one; "
-            "tau_target either keeps a ratio to tau_other or is fixed"
-        )
-    ratio = TARGET_RATIO if target_ratio is None else target_ratio
-    check_positive("target_ratio", ratio)
-    if tau_target is not None:
-        check_positive("tau_target", tau_target)
-    return ratio, tau_target
-
-
-def _log_bounds(tau_min: float, tau_max: float) -> tuple[float, float]:
-    check_positive("tau_min", tau_min)
-    check_positive("tau_max", tau_max)
-    if tau_min >= tau_max:
-        raise ValueError(f"tau_min is {tau_min} and tau_max is {tau_max}: tau_min must be smaller than tau_max")
-    return math.log(tau_min), math.log(tau_max)
 
 
 class Curve(NamedTuple):
@@ -272,8 +192,12 @@ def argmax_dv(curve: Curve, low: float, high: float) -> Float[Tensor, " batch"]:
     log_taus, heights = _grid(curve, low, high)
     highest = heights.argmax(dim=0)
     place, height = _refine(curve, log_taus, heights, highest)
-    # The highest grid point need not belong to the highest peak.
-    point, sample = _peaks(heights).scatter(0, highest[None], False).nonzero(as_tuple=True)
+    # The highest grid point need not belong to the highest peak. A peak is above its left and not below its right
+    # neighbour; a bound has one neighbour only.
+    rises = heights[1:] > heights[:-1]
+    end = torch.ones_like(rises[:1])
+    peaks = torch.cat([end, rises]) & torch.cat([~rises, end])
+    point, sample = peaks.scatter(0, highest[None], False).nonzero(as_tuple=True)
     other, at_other = _refine(curve.take(sample), log_taus, heights[:, sample], point)
     best = height.scatter_reduce(0, sample, at_other, "amax")
     other = torch.where(at_other == best[sample], other, torch.inf)
@@ -335,13 +259,6 @@ def _height(
     variance = torch.addcmul(squares, total, total, value=-1 / others).div_(others)
     w = torch.addcdiv(curve.offset, curve.pull, tau)
     return torch.sub(variance.log_(), torch.logaddexp((total + others).log_().double(), w), alpha=2)
-
-
-def _peaks(heights: Float[Tensor, "points batch"]) -> Bool[Tensor, "points batch"]:
-    """Find grid points above their left and not below their right neighbour; a bound has one neighbour only."""
-    rises = heights[1:] > heights[:-1]
-    end = torch.ones_like(rises[:1])
-    return torch.cat([end, rises]) & torch.cat([~rises, end])
 
 
 def _refine(

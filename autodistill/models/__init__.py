@@ -17,7 +17,7 @@ from autodistill.models.literature import (
     shufflenet_v1,
     shufflenet_v2,
 )
-from autodistill.models.networks import Shape, mobilenetv2, resnet_cifar, resnet_imagenet, vgg, wide_resnet
+from autodistill.models.networks import Shape, mobilenetv2, resnet, vgg, wide_resnet
 
 __all__ = ["MODELS", "Architecture", "Layout", "build", "lay_out", "parse_name", "student_network"]
 
@@ -41,7 +41,9 @@ _IMAGENET_ON_CIFAR = (1, 1, 2, 2, 2)
 _VGG = (1, 2, 2, 2, 2)
 _VGG_ON_CIFAR = (1, 2, 2, 2, 1)
 _X4 = (32, 64, 128, 256)
-_DEPTHS = (8, 14, 20, 32, 44, 56, 110)
+_RESNET = (64, 64, 128, 256, 512)
+_DEPTHS = {8: (1, 1, 1), 14: (2, 2, 2), 20: (3, 3, 3), 32: (5, 5, 5), 44: (7, 7, 7), 56: (9, 9, 9), 110: (18, 18, 18)}
+"""Blocks of the CIFAR ResNets by depth."""
 _VGG_CONVOLUTIONS = {
     "vgg8": (1, 1, 1, 1, 1),
     "vgg11": (1, 1, 2, 2, 2),
@@ -52,13 +54,13 @@ _VGG_CONVOLUTIONS = {
 
 MODELS: dict[str, Architecture] = {
     "mobilenetv2": Architecture(mobilenetv2, _IMAGENET),
-    **{f"resnet{depth}": Architecture(partial(resnet_cifar, depth=depth), _CIFAR) for depth in _DEPTHS},
-    "resnet8x4": Architecture(partial(resnet_cifar, depth=8, channels=_X4), _CIFAR),
-    "resnet32x4": Architecture(partial(resnet_cifar, depth=32, channels=_X4), _CIFAR),
-    "resnet18": Architecture(partial(resnet_imagenet, blocks=(2, 2, 2, 2)), _IMAGENET, _IMAGENET_ON_CIFAR),
-    "resnet34": Architecture(partial(resnet_imagenet, blocks=(3, 4, 6, 3)), _IMAGENET, _IMAGENET_ON_CIFAR),
+    **{f"resnet{depth}": Architecture(partial(resnet, blocks=blocks), _CIFAR) for depth, blocks in _DEPTHS.items()},
+    "resnet8x4": Architecture(partial(resnet, blocks=(1, 1, 1), channels=_X4), _CIFAR),
+    "resnet32x4": Architecture(partial(resnet, blocks=(5, 5, 5), channels=_X4), _CIFAR),
+    "resnet18": Architecture(partial(resnet, blocks=(2, 2, 2, 2), channels=_RESNET), _IMAGENET, _IMAGENET_ON_CIFAR),
+    "resnet34": Architecture(partial(resnet, blocks=(3, 4, 6, 3), channels=_RESNET), _IMAGENET, _IMAGENET_ON_CIFAR),
     "resnet50": Architecture(
-        partial(resnet_imagenet, blocks=(3, 4, 6, 3), bottleneck=True), _IMAGENET, _IMAGENET_ON_CIFAR
+        partial(resnet, blocks=(3, 4, 6, 3), channels=_RESNET, bottleneck=True), _IMAGENET, _IMAGENET_ON_CIFAR
     ),
     **{
         f"wrn_{depth}_{widen}": Architecture(partial(wide_resnet, depth=depth, widen=widen), _CIFAR)
@@ -71,7 +73,10 @@ MODELS: dict[str, Architecture] = {
     "mobilenetv2_literature": Architecture(mobilenetv2_literature, (2, 1, 2, 2, 2)),
     "shufflenet_v1": Architecture(shufflenet_v1, (1, 2, 2, 2)),
     "shufflenet_v2": Architecture(shufflenet_v2, (1, 2, 2, 2)),
-    **{f"resnet{depth}_option_a": Architecture(partial(resnet_option_a, depth=depth), _CIFAR) for depth in _DEPTHS},
+    **{
+        f"resnet{depth}_option_a": Architecture(partial(resnet_option_a, blocks=blocks), _CIFAR)
+        for depth, blocks in _DEPTHS.items()
+    },
 }
 """Networks by name. Where a checkpoint fits several, the first counts."""
 
@@ -91,10 +96,6 @@ class Layout(NamedTuple):
     @property
     def stem_stride(self) -> int:
         return self.strides[0]
-
-    @property
-    def total_stride(self) -> int:
-        return math.prod(self.strides)
 
 
 def parse_name(name: str, default_width: float = 1.0) -> tuple[str, float]:
@@ -122,22 +123,39 @@ def lay_out(name: str, *, image_size: int, default_width: float = 1.0, stem_stri
     """Resolve the name of a network and choose strides that suit the image size.
 
     The total stride is the published total stride, but at most the largest power of two that leaves a final map of
-    2x2, rounded up. The earliest strides are removed first.
+    2x2, rounded up: 4 for 8x8 images, 16 for 32x32. The earliest strides are removed first.
 
     Args:
         name: A key of MODELS, with or without `:WIDTH`.
         image_size: Height and width of the images.
         default_width: Width of a name without `:WIDTH`.
-        stem_stride: Stride of the stem; None: chosen by the image size.
+        stem_stride: Stride of the stem. The later strides are chosen so that the total stride stays the same, if there
+            are enough of them. None: the stem is treated like the other layers.
 
     Raises:
         ConfigError: The name is unknown, the width is wrong, or the images are too small for `stem_stride`.
     """
     architecture, width = parse_name(name, default_width)
-    published, small = MODELS[architecture].strides, MODELS[architecture].small
+    _, published, small = MODELS[architecture]
     if small is not None and image_size <= _SMALL_IMAGE:
         published = small
-    return Layout(architecture, width, _fitting_strides(published, image_size=image_size, stem_stride=stem_stride))
+    total = min(math.prod(published), 1 << max(0, (image_size - 1).bit_length() - 1))
+    if stem_stride is None:
+        return Layout(architecture, width, _drop_earliest(published, total))
+    if stem_stride > total:
+        raise ConfigError(
+            f"student.stem_stride = {stem_stride}: {image_size}x{image_size} images allow a total stride of {total}",
+            "set student.stem_stride = 1, or take larger images",
+        )
+    return Layout(architecture, width, (stem_stride, *_drop_earliest(published[1:], total // stem_stride)))
+
+
+def _drop_earliest(strides: tuple[int, ...], total: int) -> tuple[int, ...]:
+    kept = list(strides)
+    for place in range(len(kept)):
+        if math.prod(kept) > total:
+            kept[place] = 1
+    return tuple(kept)
 
 
 def build(
@@ -152,17 +170,8 @@ def build(
 ) -> nn.Module:
     """Build a network on the current default device. Its weights depend on `seed` only.
 
-    Args:
-        name: A key of MODELS, with or without `:WIDTH`.
-        num_classes: Number of logits.
-        in_channels: Channels of the images.
-        image_size: Height and width of the images, which determine stem and strides.
-        seed: Seed of the initialisation. The state of torch's global generator is restored.
-        default_width: Width of a name without `:WIDTH`.
-        stem_stride: Stride of the stem; None: chosen by the image size.
-
-    Raises:
-        ConfigError: The name is unknown, the width is wrong, or the images are too small for `stem_stride`.
+    The state of torch's global generator is restored. Stem and strides, the other arguments and the errors are those
+    of `lay_out`.
     """
     layout = lay_out(name, image_size=image_size, default_width=default_width, stem_stride=stem_stride)
     shape = Shape(num_classes, in_channels, layout.width, layout.strides)
@@ -183,45 +192,3 @@ def student_network(name: str, data: Data, spec: StudentSpec, *, seed: int = 0) 
         default_width=spec.width,
         stem_stride=spec.stem_stride,
     )
-
-
-def _largest_stride(image_size: int) -> int:
-    """Return the largest power of two that leaves a final map of at least 2x2, rounded up: 4 for 8x8, 16 for 32x32.
-
-    Raises:
-        ValueError: `image_size` is below 1.
-    """
-    if image_size < 1:
-        raise ValueError(f"image_size {image_size} must be at least 1")
-    return 1 << max(0, (image_size - 1).bit_length() - 1)
-
-
-def _fitting_strides(published: tuple[int, ...], *, image_size: int, stem_stride: int | None) -> tuple[int, ...]:
-    """Remove strides, the earliest first, until the total stride suits the image size.
-
-    Args:
-        published: Stride, 1 or 2, of each layer that may be strided, the stem first.
-        image_size: Height and width of the images.
-        stem_stride: Stride of the stem. The later strides are chosen so that the total stride stays the same, if
-            there are enough of them. None: the stem is treated like the other layers.
-
-    Raises:
-        ConfigError: The images are too small for `stem_stride`.
-    """
-    total = min(math.prod(published), _largest_stride(image_size))
-    if stem_stride is None:
-        return _drop_earliest(published, total)
-    if stem_stride > total:
-        raise ConfigError(
-            f"student.stem_stride = {stem_stride}: {image_size}x{image_size} images allow a total stride of {total}",
-            "set student.stem_stride = 1, or take larger images",
-        )
-    return stem_stride, *_drop_earliest(published[1:], total // stem_stride)
-
-
-def _drop_earliest(strides: tuple[int, ...], total: int) -> tuple[int, ...]:
-    kept = list(strides)
-    for place in range(len(kept)):
-        if math.prod(kept) > total:
-            kept[place] = 1
-    return tuple(kept)

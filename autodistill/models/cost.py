@@ -2,6 +2,7 @@
 
 import copy
 import logging
+import math
 from typing import NamedTuple
 
 import torch
@@ -25,10 +26,6 @@ def measure(model: nn.Module, *, image_shape: ImageShape) -> CostRecord:
     """Count parameters, MACs per image, and the bytes of parameters and buffers in float32.
 
     MACs are those of convolutions and matrix products, as is usual. `model` is not changed and not executed.
-
-    Args:
-        model: The network.
-        image_shape: Channels, height, width.
     """
     from torch.utils.flop_counter import FlopCounterMode  # imports Triton, which takes half a second
 
@@ -47,13 +44,9 @@ def measure(model: nn.Module, *, image_shape: ImageShape) -> CostRecord:
 def latency_ms(
     model: nn.Module, *, image_shape: ImageShape, device: torch.device | str, min_run_time_s: float = 0.2
 ) -> Latency:
-    """Time the forward pass of one image on one thread. `model` is not changed.
+    """Time the forward pass of one image on one thread of `device`, for `min_run_time_s` or longer in total.
 
-    Args:
-        model: The network.
-        image_shape: Channels, height, width.
-        device: The device to time.
-        min_run_time_s: Smallest total time of the measured calls.
+    `model` is not changed.
     """
     # The import looks for a CUDA toolkit, and warns if there is a toolkit but no device.
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
@@ -75,18 +68,7 @@ def student_record(
     default_width: float = 1.0,
     stem_stride: int | None = None,
 ) -> StudentRecord:
-    """Return the record of a student without allocating its weights.
-
-    Args:
-        name: A key of MODELS, with or without `:WIDTH`.
-        num_classes: Number of logits.
-        image_shape: Channels, height, width.
-        default_width: Width of a name without `:WIDTH`.
-        stem_stride: Stride of the stem; None: chosen by the image size.
-
-    Raises:
-        ConfigError: The name is unknown, the width is wrong, or the images are too small for `stem_stride`.
-    """
+    """Return the record of a student without allocating its weights; other arguments and errors as for `lay_out`."""
     channels, image_size = image_shape[0], min(image_shape[1:])
     layout = lay_out(name, image_size=image_size, default_width=default_width, stem_stride=stem_stride)
     with torch.device("meta"):
@@ -103,6 +85,6 @@ def student_record(
         architecture=layout.architecture,
         width=layout.width,
         stem_stride=layout.stem_stride,
-        total_stride=layout.total_stride,
+        total_stride=math.prod(layout.strides),
         cost=measure(model, image_shape=image_shape),
     )

@@ -11,17 +11,17 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from autodistill.models.networks import GlobalAverage, Shape, initialise, resnet_cifar, scaled
+from autodistill.models.networks import GlobalAverage, Shape, initialise, resnet, scaled
 
 Maps = Float[Tensor, "batch channels height width"]
 
 
-def resnet_option_a(shape: Shape, *, depth: int) -> nn.Module:
+def resnet_option_a(shape: Shape, *, blocks: tuple[int, ...]) -> nn.Module:
     """Build a CIFAR ResNet whose shortcuts have no parameters: option A of He et al. 2016, section 4.2.
 
     Where the shape changes, the shortcut takes every second pixel and pads the channels with zeros on both sides.
     """
-    net = resnet_cifar(shape, depth=depth)
+    net = resnet(shape, blocks=blocks)
     for block in net.modules():
         project = getattr(block, "downsample", None)
         if isinstance(project, nn.Sequential):

@@ -4,7 +4,6 @@ Each function returns a network of raw logits for images of shape (batch, in_cha
 """
 
 from collections import OrderedDict
-from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from jaxtyping import Float
@@ -58,38 +57,48 @@ def mobilenetv2(shape: Shape) -> nn.Module:
     return module
 
 
-def resnet_cifar(shape: Shape, *, depth: int, channels: tuple[int, int, int, int] = (16, 16, 32, 64)) -> nn.Module:
-    """Build a CIFAR ResNet of 6n + 2 layers (He et al. 2016, section 4.2), with projections where the shape changes.
+def resnet(
+    shape: Shape,
+    *,
+    blocks: tuple[int, ...],
+    channels: tuple[int, ...] = (16, 16, 32, 64),
+    bottleneck: bool = False,
+) -> nn.Module:
+    """Build a ResNet (He et al. 2016), with projections where the shape changes and torchvision's names of weights.
+
+    With four stages, the second stride is that of a max pool, as in torchvision. If it is 1, or with the three stages
+    of a CIFAR ResNet (section 4.2), there is no max pool and the stem is a 3x3 convolution.
 
     Args:
         shape: Classes, channels, width and strides.
-        depth: Number of layers, 6n + 2.
-        channels: Channels of the stem and the three stages. (32, 64, 128, 256) is the `x4` of the distillation
-            literature.
-    """
-    from torchvision.models.resnet import BasicBlock
-
-    stem, *planes = (scaled(count, shape.width) for count in channels)
-    layers = _resnet_stem(shape.in_channels, stem, kernel=3, stride=shape.strides[0])
-    blocks = [(depth - 2) // 6] * 3
-    return _resnet(layers, BasicBlock, stem, list(zip(planes, blocks, (1, *shape.strides[1:]), strict=True)), shape)
-
-
-def resnet_imagenet(shape: Shape, *, blocks: tuple[int, int, int, int], bottleneck: bool = False) -> nn.Module:
-    """Build torchvision's ResNet (He et al. 2016), with torchvision's names of weights.
-
-    If the stride of the max pool is 1, there is no max pool and the stem is a 3x3 convolution, as is usual for small
-    images.
+        blocks: Number of blocks of each stage.
+        channels: Channels of the stem and of each stage.
+        bottleneck: Whether a block has three convolutions instead of two.
     """
     from torchvision.models.resnet import BasicBlock, Bottleneck
 
-    stem_stride, pool_stride, *stage_strides = shape.strides
-    stem, *planes = (scaled(count, shape.width) for count in (64, 64, 128, 256, 512))
-    layers = _resnet_stem(shape.in_channels, stem, kernel=7 if pool_stride == 2 else 3, stride=stem_stride)
-    if pool_stride == 2:
+    block: Any = Bottleneck if bottleneck else BasicBlock
+    stem_stride, *strides = shape.strides
+    pooled = len(strides) == len(blocks) and strides.pop(0) == 2
+    before, *planes = (scaled(count, shape.width) for count in channels)
+    kernel = 7 if pooled else 3
+    layers: OrderedDict[str, nn.Module] = OrderedDict(
+        conv1=nn.Conv2d(shape.in_channels, before, kernel, stem_stride, kernel // 2, bias=False),
+        bn1=nn.BatchNorm2d(before),
+        relu=nn.ReLU(inplace=True),
+    )
+    if pooled:
         layers["maxpool"] = nn.MaxPool2d(3, 2, 1)
-    stages = list(zip(planes, blocks, (1, *stage_strides), strict=True))
-    return _resnet(layers, Bottleneck if bottleneck else BasicBlock, stem, stages, shape)
+    for stage, (inner, count, stride) in enumerate(zip(planes, blocks, (1, *strides), strict=True), start=1):
+        out = inner * block.expansion
+        project = None
+        if stride != 1 or before != out:
+            project = nn.Sequential(nn.Conv2d(before, out, 1, stride, bias=False), nn.BatchNorm2d(out))
+        rest = (block(out, inner) for _ in range(count - 1))
+        layers[f"layer{stage}"] = nn.Sequential(block(before, inner, stride, project), *rest)
+        before = out
+    layers.update(classifier(before, shape.num_classes))
+    return initialise(nn.Sequential(layers))
 
 
 def wide_resnet(shape: Shape, *, depth: int, widen: int) -> nn.Module:
@@ -119,12 +128,15 @@ def vgg(shape: Shape, *, convolutions: tuple[int, int, int, int, int]) -> nn.Mod
     before = shape.in_channels
     for place, (count, depth) in enumerate(zip((64, 128, 256, 512, 512), convolutions, strict=True)):
         channels = scaled(count, shape.width)
-        strides = [stem_stride if place == 0 else 1] + [1] * (depth - 1)
-        layers[f"block{place + 1}"] = nn.Sequential(*_plain_convolutions(before, channels, strides))
+        block: list[nn.Module] = []
+        for stride in [stem_stride if place == 0 else 1] + [1] * (depth - 1):
+            convolution = nn.Conv2d(before, channels, 3, stride, 1, bias=False)
+            block += [convolution, nn.BatchNorm2d(channels), nn.ReLU(inplace=True)]
+            before = channels
+        layers[f"block{place + 1}"] = nn.Sequential(*block)
         if place < len(pools) and pools[place] == 2:
             # Rounded up: a map of odd size keeps its last row, as with the strided convolutions of other networks.
             layers[f"pool{place + 1}"] = nn.MaxPool2d(2, 2, ceil_mode=True)
-        before = channels
     layers.update(classifier(before, shape.num_classes))
     return initialise(nn.Sequential(layers))
 
@@ -180,35 +192,3 @@ def initialise(net: nn.Module) -> nn.Module:
 def classifier(channels: int, num_classes: int) -> "OrderedDict[str, nn.Module]":
     """Return the layers of a classifier: an average over the map and a linear layer."""
     return OrderedDict(avgpool=nn.AdaptiveAvgPool2d(1), flatten=nn.Flatten(), fc=nn.Linear(channels, num_classes))
-
-
-def _plain_convolutions(before: int, channels: int, strides: Iterable[int]) -> Iterable[nn.Module]:
-    for stride in strides:
-        yield nn.Conv2d(before, channels, 3, stride, 1, bias=False)
-        yield nn.BatchNorm2d(channels)
-        yield nn.ReLU(inplace=True)
-        before = channels
-
-
-def _resnet_stem(in_channels: int, channels: int, *, kernel: int, stride: int) -> "OrderedDict[str, nn.Module]":
-    return OrderedDict(
-        conv1=nn.Conv2d(in_channels, channels, kernel, stride, kernel // 2, bias=False),
-        bn1=nn.BatchNorm2d(channels),
-        relu=nn.ReLU(inplace=True),
-    )
-
-
-def _resnet(
-    layers: "OrderedDict[str, nn.Module]", block: Any, before: int, stages: list[tuple[int, int, int]], shape: Shape
-) -> nn.Module:
-    """Add stages of (planes, blocks, stride) and the classifier to a stem, under torchvision's names."""
-    for number, (planes, count, stride) in enumerate(stages, start=1):
-        out = planes * block.expansion
-        project = None
-        if stride != 1 or before != out:
-            project = nn.Sequential(nn.Conv2d(before, out, 1, stride, bias=False), nn.BatchNorm2d(out))
-        rest = (block(out, planes) for _ in range(count - 1))
-        layers[f"layer{number}"] = nn.Sequential(block(before, planes, stride, project), *rest)
-        before = out
-    layers.update(classifier(before, shape.num_classes))
-    return initialise(nn.Sequential(layers))

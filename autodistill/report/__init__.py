@@ -4,6 +4,7 @@ A section is a pure function of the record in `SECTIONS` and a block in both tem
 """
 
 import base64
+import json
 import re
 from collections.abc import Callable, Mapping
 from functools import cache
@@ -16,44 +17,39 @@ from markupsafe import Markup, escape
 from autodistill.errors import StoreError
 from autodistill.formatting import clean, markdown, redact
 from autodistill.records import ComparisonRecord, InspectionRecord, StudyRecord, to_json
-from autodistill.report.charts import CHARTS, pareto_chart
-from autodistill.report.controls import controls_info, replicates_info
-from autodistill.report.importance import importance_info, pair_info, slices_info
-from autodistill.report.method import budget_info, environment_info, method_info
-from autodistill.report.scores import scores_info
-from autodistill.report.students import students_info
-from autodistill.report.teachers import agreement_info, knowledge_info, temperatures_info
-from autodistill.report.trials import curves_info, failures_info, reruns_info, trials_info
-from autodistill.report.verdict import leaderboard_info, mismatch_info, recommendation_info
+from autodistill.report import method, teachers, trials, verdict
+from autodistill.report.parts import Section
 from autodistill.stats.students import judged_students
 from autodistill.stats.verdict import judged
 from autodistill.store import write_text
 
-TEACHER_SECTIONS: dict[str, Callable[[StudyRecord | InspectionRecord], Any]] = {
-    "knowledge": knowledge_info,
-    "temperatures": temperatures_info,
-    "agreement": agreement_info,
-    "scores": scores_info,
+TEACHER_SECTIONS: dict[str, Callable[[StudyRecord | InspectionRecord], Section]] = {
+    "knowledge": teachers.knowledge_info,
+    "temperatures": teachers.temperatures_info,
+    "agreement": teachers.agreement_info,
+    "scores": teachers.scores_info,
 }
 """Sections that need only teachers, not a study."""
 
-SECTIONS: dict[str, Callable[[StudyRecord], Any]] = {
-    "recommendation": recommendation_info,
-    "leaderboard": leaderboard_info,
-    "controls": controls_info,
-    "mismatch": mismatch_info,
+SECTIONS: dict[str, Callable[[StudyRecord], Section]] = {
+    "recommendation": verdict.recommendation_info,
+    "leaderboard": verdict.leaderboard_info,
+    "controls": verdict.controls_info,
+    "mismatch": verdict.mismatch_info,
     **TEACHER_SECTIONS,
-    "trials": trials_info,
-    "curves": curves_info,
-    "reruns": reruns_info,
-    "importance": importance_info,
-    "slices": slices_info,
-    "pair": pair_info,
-    "replicates": replicates_info,
-    "failures": failures_info,
-    "budget": budget_info,
-    "method": method_info,
-    "environment": environment_info,
+    "trials": trials.trials_info,
+    "curves": trials.curves_info,
+    "reruns": trials.reruns_info,
+    "importance": trials.importance_info,
+    "slices": trials.slices_info,
+    "pair": trials.pair_info,
+    "replicates": trials.replicates_info,
+    "failures": trials.failures_info,
+    "budget": method.budget_info,
+    "method": method.method_info,
+    "limits": method.limits_info,
+    "timing": method.timing_info,
+    "environment": method.environment_info,
 }
 """The data functions of a study's report, in the order of the page."""
 
@@ -62,99 +58,74 @@ _PER_CENT = re.compile(r"(?<=\d) %")
 
 
 def render(record: StudyRecord, out_dir: Path) -> Path:
-    """Write `report.html`, `report.md`, `study.json` and `charts/*.svg`, each atomically.
-
-    Returns:
-        The path of `report.html`, which is written last.
+    """Write `report.md`, `study.json`, `charts/*.svg` and last `report.html`, each atomically; return the last path.
 
     Raises:
         StoreError: the folder cannot be written.
     """
     record = judged(record)
-    infos = {name: section(record) for name, section in SECTIONS.items()}
-    charts = {name: draw(infos[name]) for name, draw in CHARTS.items() if infos[name].figure is not None}
-    for name, svg in charts.items():
-        write_text(out_dir / "charts" / f"{name}.svg", svg.decode())
-    write_text(out_dir / "study.json", redact(to_json(record)))
-    write_text(out_dir / "report.md", as_markdown(record, infos, charts))
-    write_text(out_dir / "report.html", as_html(record, infos, charts))
-    return out_dir / "report.html"
+    return _write(record, {name: section(record) for name, section in SECTIONS.items()}, out_dir, "report")
 
 
 def render_comparison(record: ComparisonRecord, out_dir: Path) -> Path:
-    """Write the page that compares several students, and each student's report below `students/`.
-
-    Returns:
-        The path of `report.html`, which is written last.
+    """Write the page that compares several students as `render` does, and each student's report below `students/`.
 
     Raises:
         StoreError: the folder cannot be written.
     """
     record = judged_students(record)
-    studies, choice = record.studies, record.choice
-    if wrong := [study.name for study in studies if Path(study.name).name != study.name]:
+    if wrong := [study.name for study in record.studies if Path(study.name).name != study.name]:
         raise StoreError(f"study {wrong[0]!r}: the name is not a plain folder name", "restore the original name")
-    assert choice is not None
-    for study in studies:
+    for study in record.studies:
         render(study, out_dir / "students" / study.name)
-    info = students_info(record, choice)
-    charts = {"students": pareto_chart(info)} if info.figure else {}
+    return _write(record, verdict.comparison_sections(record), out_dir, "comparison")
+
+
+def _write(
+    record: StudyRecord | ComparisonRecord, sections: Mapping[str, Section], out_dir: Path, template: str
+) -> Path:
+    charts = _charts(sections)
     for name, svg in charts.items():
-        write_text(out_dir / "charts" / f"{name}.svg", svg.decode())
+        write_text(out_dir / "charts" / f"{name}.svg", svg)
     write_text(out_dir / "study.json", redact(to_json(record)))
-    infos = {"students": info, "data": studies[0].data}
-    write_text(out_dir / "report.md", as_markdown(record, infos, charts, template="comparison.md.j2"))
-    write_text(out_dir / "report.html", as_html(record, infos, charts, template="comparison.html.j2"))
+    linked = {name: f"charts/{name}.svg" for name in charts}
+    write_text(out_dir / "report.md", as_markdown(f"{template}.md.j2", record=record, charts=linked, **sections))
+    write_text(out_dir / "report.html", _as_html(f"{template}.html.j2", record, sections, charts))
     return out_dir / "report.html"
 
 
 def render_inspection(record: InspectionRecord, out_dir: Path) -> Path:
-    """Write `teachers.html`, the sections on dark knowledge for teachers without a study.
-
-    Returns:
-        The path of `teachers.html`.
+    """Write `teachers.html`, the sections on dark knowledge for teachers without a study; return its path.
 
     Raises:
         StoreError: the folder cannot be written.
     """
-    infos = {name: section(record) for name, section in TEACHER_SECTIONS.items()}
-    charts = {name: CHARTS[name](info) for name, info in infos.items() if name in CHARTS and info.figure is not None}
-    page = out_dir / "teachers.html"
-    write_text(page, as_html(record, infos, charts, template="inspection.html.j2"))
-    return page
+    sections = {name: section(record) for name, section in TEACHER_SECTIONS.items()}
+    write_text(out_dir / "teachers.html", _as_html("inspection.html.j2", record, sections, _charts(sections)))
+    return out_dir / "teachers.html"
 
 
-def as_html(
-    record: StudyRecord | InspectionRecord | ComparisonRecord,
-    infos: Mapping[str, Any],
-    charts: Mapping[str, bytes],
-    *,
-    template: str = "report.html.j2",
-) -> str:
+def _charts(sections: Mapping[str, Section]) -> dict[str, str]:
+    return {name: one.figure.draw().decode() for name, one in sections.items() if one.figure}
+
+
+def _as_html(template: str, record: Any, sections: Mapping[str, Section], charts: Mapping[str, str]) -> str:
     """Return one HTML page without scripts or outside requests; charts are embedded."""
-    embedded = {name: f"data:image/svg+xml;base64,{base64.b64encode(svg).decode()}" for name, svg in charts.items()}
-    return _html().get_template(template).render(record=record, charts=embedded, **infos)
+    embedded = {
+        name: f"data:image/svg+xml;base64,{base64.b64encode(svg.encode()).decode()}" for name, svg in charts.items()
+    }
+    return _html().get_template(template).render(record=record, charts=embedded, **sections)
 
 
-def as_markdown(
-    record: StudyRecord | ComparisonRecord,
-    infos: Mapping[str, Any],
-    charts: Mapping[str, bytes],
-    *,
-    template: str = "report.md.j2",
-) -> str:
-    """Return the same sections as markdown for a pull request; charts are links."""
-    linked = {name: f"charts/{name}.svg" for name in charts}
-    text = _markdown().get_template(template).render(record=record, charts=linked, **infos)
-    return _BLANK_LINES.sub("\n\n", text)
+def as_markdown(template: str, **values: Any) -> str:
+    """Render a template as markdown in which all values are escaped."""
+    return _BLANK_LINES.sub("\n\n", _markdown().get_template(template).render(values))
 
 
 @cache
 def _html() -> Environment:
     """Return the environment of HTML templates. It escapes all values and keeps per cent signs with their numbers."""
-    environment = _environment(
-        lambda value: value if isinstance(value, Markup) else _PER_CENT.sub("\N{NO-BREAK SPACE}%", clean(str(value)))
-    )
+    environment = _environment(lambda text: _PER_CENT.sub("\N{NO-BREAK SPACE}%", text))
     environment.filters["verbatim"] = lambda text: escape(clean(text))
     environment.filters["words"] = _words
     return environment
@@ -163,20 +134,21 @@ def _html() -> Environment:
 @cache
 def _markdown() -> Environment:
     """Return the environment of markdown templates, which escapes all values for markdown."""
-    environment = _environment(
-        lambda value: value if isinstance(value, Markup) else Markup(markdown(clean(str(value))))
-    )
+    environment = _environment(lambda text: Markup(markdown(text)))
     environment.filters["fenced"] = _fenced
+    environment.filters["verbatim"] = lambda text: Markup(" ".join(clean(text).split()))
+    # JSON strings are valid YAML strings; without line breaks, because YAML knows more of them than JSON.
+    environment.filters["yaml"] = lambda text: Markup(json.dumps(" ".join(clean(text).split()), ensure_ascii=False))
     return environment
 
 
-def _environment(finalize: Any) -> Environment:
-    loader = PackageLoader("autodistill.report")
+def _environment(shown: Callable[[str], str]) -> Environment:
+    """Return an environment that applies `shown` to every value but markup, so that no template can forget it."""
     return Environment(
-        loader=loader,
+        loader=PackageLoader("autodistill.report"),
         autoescape=True,
         undefined=StrictUndefined,
-        finalize=finalize,
+        finalize=lambda value: value if isinstance(value, Markup) else shown(clean(str(value))),
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,

@@ -7,16 +7,18 @@ equal bytes. Matplotlib is imported when the first chart is drawn.
 import io
 import re
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from functools import wraps
 from itertools import chain
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec
 
 from autodistill.formatting import clean, count, short
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+P = ParamSpec("P")
 
 # Okabe and Ito's palette without yellow, too pale on white, and black, kept for "no teacher". Six colours and seven
 # markers have no common factor: 42 teachers look different.
@@ -81,35 +83,29 @@ _COLOUR = re.compile(rb"#[0-9a-f]{6}")
 _GROUP = re.compile(rb"<g>\n?|<g [^>]*[^/]>|</g>\n?")
 
 
-@contextmanager
-def canvas(*, height: float) -> Iterator[tuple["Axes", Callable[[], bytes]]]:
-    """Yield axes of 7.2 x `height` inches and a function that returns their SVG after the context ends."""
-    with blank(height=height) as (figure, done):
-        yield figure.add_subplot(), done
+def chart(paint: Callable[Concatenate["Figure", P], None]) -> Callable[P, bytes]:
+    """Turn a function that paints a figure of 7.2 inches width into one that returns its SVG."""
 
+    @wraps(paint)
+    def draw(*args: P.args, **kwargs: P.kwargs) -> bytes:
+        import matplotlib as mpl
+        from matplotlib.backends.backend_svg import FigureCanvasSVG
+        from matplotlib.figure import Figure
 
-@contextmanager
-def blank(*, height: float) -> Iterator[tuple["Figure", Callable[[], bytes]]]:
-    """Yield an empty figure of 7.2 x `height` inches and a function that returns its SVG after the context ends."""
-    import matplotlib as mpl
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
-    from matplotlib.figure import Figure
+        with mpl.rc_context(), warnings.catch_warnings():
+            mpl.rcdefaults()
+            mpl.rcParams.update(STYLE)
+            # Readers see their own fonts, so a glyph that Matplotlib's font lacks does no harm.
+            warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+            figure = Figure(figsize=(7.2, 4.4), layout="constrained")
+            paint(figure, *args, **kwargs)
+            written = io.BytesIO()
+            # Drawing computes the layout. `savefig` would draw everything once more for it.
+            metadata = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+            FigureCanvasSVG(figure).print_svg(written, metadata=metadata)
+        return slim(written.getvalue())
 
-    with mpl.rc_context(), warnings.catch_warnings():
-        mpl.rcdefaults()
-        mpl.rcParams.update(STYLE)
-        # Readers see their own fonts, so a glyph that Matplotlib's font lacks does no harm.
-        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-        figure = Figure(figsize=(7.2, height), layout="constrained")
-        written = io.BytesIO()
-        yield figure, written.getvalue
-        # Drawing computes the layout. `savefig` would draw everything once more for it.
-        metadata = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-        FigureCanvasSVG(figure).print_svg(written, metadata=metadata)
-        svg = slim(written.getvalue())
-        written.seek(0)
-        written.truncate()
-        written.write(svg)
+    return draw
 
 
 def look(teacher: str | None, teachers: tuple[str, ...]) -> tuple[str, str]:
@@ -149,7 +145,17 @@ def slim(svg: bytes) -> bytes:
     svg = _INDENT.sub(b"", _PROLOGUE.sub(b"", svg))
     svg = svg.replace(b'<style type="text/css">', b"<style>text{font-family:%s}" % FONTS)
     svg = _in_tags(svg, lambda tag: _PLACES.sub(_short_places, _NEEDLESS.sub(b"", _FONT.sub(b"", tag))))
-    return _without_bare_groups(_with_short_ids(_with_classes(svg)).replace(b"<g/>\n", b""))
+    svg = _with_short_ids(_with_classes(svg)).replace(b"<g/>\n", b"")
+    # Groups without attributes have no effect. They go, with their end tags.
+    kept: list[bool] = []
+
+    def without_bare(tag: re.Match[bytes]) -> bytes:
+        end = tag[0].startswith(b"</")
+        if not end:
+            kept.append(tag[0].startswith(b"<g "))
+        return tag[0] if (kept.pop() if end else kept[-1]) else b""
+
+    return _GROUP.sub(without_bare, svg)
 
 
 def _in_tags(svg: bytes, change: Callable[[bytes], bytes]) -> bytes:
@@ -167,19 +173,13 @@ def _with_classes(svg: bytes) -> bytes:
     found = dict.fromkeys(chain.from_iterable(_STYLE.findall(tag) for tag in _TAG.findall(svg)))
     names = {style: b"c%d" % place for place, style in enumerate(found)}
     light = {b".%s" % name: style.replace(b": ", b":").replace(b"; ", b";") for style, name in names.items()}
-    dark = {name: _dark(style) for name, style in {**light, b'rect[fill="#ffffff"]': b"fill:#ffffff"}.items()}
+    every = {**light, b'rect[fill="#ffffff"]': b"fill:#ffffff"}
+    dark = {name: _COLOUR.sub(lambda colour: DARK.get(colour[0], colour[0]), style) for name, style in every.items()}
     changed = {name: style for name, style in dark.items() if style != light.get(name)}
-    rules = _sheet(light) + b"@media(prefers-color-scheme:dark){%s}" % _sheet(changed)
+    rules, dark_rules = (b"".join(b"%s{%s}" % rule for rule in one.items()) for one in (light, changed))
+    rules += b"@media(prefers-color-scheme:dark){%s}" % dark_rules
     svg = _in_tags(svg, lambda tag: _STYLE.sub(lambda style: b' class="%s"' % names[style[1]], tag))
     return svg.replace(b"</style>", rules + b"</style>", 1)
-
-
-def _dark(style: bytes) -> bytes:
-    return _COLOUR.sub(lambda colour: DARK.get(colour[0], colour[0]), style)
-
-
-def _sheet(rules: Mapping[bytes, bytes]) -> bytes:
-    return b"".join(b"%s{%s}" % rule for rule in rules.items())
 
 
 def _with_short_ids(svg: bytes) -> bytes:
@@ -191,16 +191,3 @@ def _with_short_ids(svg: bytes) -> bytes:
 
     head, end, body = svg.partition(b"</style>")
     return _REFERENCE.sub(short, head) + end + _in_tags(body, lambda tag: _REFERENCE.sub(short, _ID.sub(short, tag)))
-
-
-def _without_bare_groups(svg: bytes) -> bytes:
-    """Remove groups without attributes, which have no effect, and their end tags."""
-    kept: list[bool] = []
-
-    def tag(found: re.Match[bytes]) -> bytes:
-        if not found[0].startswith(b"</"):
-            kept.append(found[0].startswith(b"<g "))
-            return found[0] if kept[-1] else b""
-        return found[0] if kept.pop() else b""
-
-    return _GROUP.sub(tag, svg)

@@ -1,29 +1,28 @@
-"""Sections on the study itself: budget, method and its limits, environment, timing and citations."""
+"""Sections on the study itself: budget, method and its limits, timing, environment and citations."""
 
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, get_args
 
 import tomli_w
 
 from autodistill.formatting import count, duration, plural, short
-from autodistill.records import Phase, PlanRecord, RunResult, StudyRecord
+from autodistill.records import Phase, RunResult, StudyRecord
+from autodistill.report.charts import budget_chart
 from autodistill.report.parts import (
     MAX_ROWS,
     Figure,
-    Table,
+    Section,
     cut_note,
-    number_columns,
     plain_kd_confirmed,
     row,
-    text_columns,
+    table,
     verdict_of,
 )
-from autodistill.stats.intervals import accuracy_error
+from autodistill.stats import accuracy_error
 
 PHASES = ("start-up", *get_args(Phase))
-PHASE_NAMES = {"reruns": "reruns"}
 TIME_PARTS = {
     "teacher": "teachers over views that were not cached",
     "cache": "cached logits, read or waited for",
@@ -43,101 +42,52 @@ CITATIONS = (
 )
 
 
-@dataclass(frozen=True)
-class BudgetPart:
-    """A part of the plan, in full-training equivalents."""
-
-    name: str
-    planned: float
-    spent: float
-
-
-@dataclass(frozen=True)
-class BudgetInfo:
-    parts: tuple[BudgetPart, ...]
-    summary: str
-    figure: Figure | None
-
-
-@dataclass(frozen=True)
-class MethodInfo:
-    points: tuple[tuple[str, str], ...]
-    """Term and explanation."""
-    limits: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class EnvironmentInfo:
-    environment: Table | None
-    timing: Table | None
-    space: str
-    """The resolved search space as TOML."""
-    study: str
-    citations: tuple[str, ...]
-
-
-def budget_info(record: StudyRecord) -> BudgetInfo:
+def budget_info(record: StudyRecord) -> Section:
     """Return the planned and the spent budget in full-training equivalents of the student."""
-    plan, spent = record.plan, _spent(record)
-    planned = {
-        "no teacher": plan.no_teacher,
-        "plain KD": plan.plain_kd,
-        "priors": plan.priors,
-        "search": plan.search,
-        **({"reruns": plan.reruns} if plan.reruns else {}),
-        "confirm": plan.confirm,
-        **({"controls": plan.controls} if plan.controls else {}),
+    plan = record.plan
+    trials = {kind: [one for one in record.trials if one.kind == kind] for kind in ("prior", "search")}
+    runs_of: dict[str, tuple[float, Sequence[RunResult | None]]] = {
+        "no teacher": (plan.no_teacher, [record.no_teacher]),
+        "plain KD": (plan.plain_kd, [record.plain_kd]),
+        "priors": (plan.priors, [run for one in trials["prior"] for run in (one.rung, one.full)]),
+        "search": (plan.search, [run for one in trials["search"] for run in (one.rung, one.full)]),
+        "reruns": (plan.reruns, record.reruns),
+        "confirm": (plan.confirm, [run for one in record.finalists for run in one.runs]),
+        "controls": (plan.controls, [run for one in record.controls for run in one.runs]),
     }
-    parts = tuple(BudgetPart(name, size, spent[name] / plan.epochs_full) for name, size in planned.items())
+    parts: dict[str, tuple[float, float]] = {}
+    seen: set[str] = set()
+    for name, (planned, runs) in runs_of.items():
+        # A run that two parts share counts for the earlier part.
+        spent = {run.run: run.spent_epochs for run in runs if run is not None and run.run not in seen}
+        seen |= spent.keys()
+        if planned or name not in ("reruns", "controls"):
+            parts[name] = (planned, sum(spent.values()) / plan.epochs_full)
     total = record.spent_epochs / plan.epochs_full
     summary = (
         f"Asked for {short(plan.requested)}: {plan.total_epochs:,} epochs, {plan.equivalents:.1f} full trainings of "
         f"{plan.epochs_full} epochs. Spent {record.spent_epochs:,} epochs, {total:.1f} full trainings. "
         f"Ladder training and teacher forwards are not counted{', nor is the audit' if record.audit else ''}."
     )
-    return BudgetInfo(parts, summary, _budget_figure(parts, total, plan.equivalents))
-
-
-def _spent(record: StudyRecord) -> dict[str, int]:
-    """Return the epochs by part of the plan; a run that two parts share counts for the earlier part."""
-    parts: dict[str, list[RunResult | None]] = {
-        "no teacher": [record.no_teacher],
-        "plain KD": [record.plain_kd],
-        "priors": [run for one in record.trials if one.kind == "prior" for run in (one.rung, one.full)],
-        "search": [run for one in record.trials if one.kind == "search" for run in (one.rung, one.full)],
-        "reruns": list(record.reruns),
-        "confirm": [run for one in record.finalists for run in one.runs],
-        "controls": [run for one in record.controls for run in one.runs],
-    }
-    seen: set[str] = set()
-    spent = dict.fromkeys(parts, 0)
-    for part, runs in parts.items():
-        for run in runs:
-            if run is not None and run.run not in seen:
-                seen.add(run.run)
-                spent[part] += run.spent_epochs
-    return spent
-
-
-def _budget_figure(parts: tuple[BudgetPart, ...], spent: float, planned: float) -> Figure:
     rows = (
-        *(row(part.name, f"{part.planned:.2f}", f"{part.spent:.2f}") for part in parts),
-        row("total", f"{planned:.2f}", f"{spent:.2f}", mark="pick"),
+        *(row(name, *(f"{one:.2f}" for one in shares)) for name, shares in parts.items()),
+        row("total", f"{plan.equivalents:.2f}", f"{total:.2f}", mark="pick"),
     )
-    columns = (*text_columns("Part"), *number_columns("Planned", "Spent"))
-    return Figure(
-        finding=f"{spent:.1f} of {planned:.1f} full-training equivalents were spent.",
+    figure = Figure(
+        finding=f"{total:.1f} of {plan.equivalents:.1f} full-training equivalents were spent.",
         alt="Paired bars: planned and spent full-training equivalents for each part of the study.",
-        table=Table("Budget, full-training equivalents", columns, rows),
+        table=table("Budget, full-training equivalents", ("Part", ">Planned", ">Spent"), rows),
+        draw=partial(budget_chart, parts),
     )
+    return Section(summary, figure=figure)
 
 
-def method_info(record: StudyRecord) -> MethodInfo:
-    """Return what was done, in words, and what the report cannot tell."""
-    return MethodInfo(tuple(_method(record)), tuple(_limits(record)))
+def method_info(record: StudyRecord) -> Section:
+    """Return what was done, as terms and explanations."""
+    return Section(points=(*_setup(record), *_search(record), *_inference(record)))
 
 
-def _method(record: StudyRecord) -> Iterator[tuple[str, str]]:
+def _setup(record: StudyRecord) -> Iterator[tuple[str, str]]:
     data, student = record.data, record.student
     channels, height, width = data.image_shape
     yield (
@@ -173,8 +123,6 @@ def _method(record: StudyRecord) -> Iterator[tuple[str, str]]:
         f"{plural(data.views, 'view')} that the epochs cycle through: every trial sees the same images, and teacher "
         "logits are computed once for each view.",
     )
-    yield from _search(record)
-    yield from _inference(record)
 
 
 def _search(record: StudyRecord) -> Iterator[tuple[str, str]]:
@@ -185,11 +133,20 @@ def _search(record: StudyRecord) -> Iterator[tuple[str, str]]:
             "The search suggested a trial whenever a worker was free (asynchronous mode, removed since) and judged "
             "it by what was known at that moment. The trials therefore depend on the order in which runs ended.",
         )
+    rung = (
+        f"Each trial first trains {plan.epochs_rung} of its {plan.epochs_full} epochs. At this rung it is scored by "
+        "its averaged weights. It goes on to the end"
+    )
+    if plan.rungs == "short schedule":
+        rung = (
+            f"Each trial first trains a complete short schedule of {plan.epochs_rung} epochs, its rung. It goes on to "
+            f"a full run of {plan.epochs_full} epochs"
+        )
     pruned_priors = any(trial.kind == "prior" and trial.state == "pruned" for trial in record.trials)
     among_priors = f" Of the {len(record.teachers)} priors, only those with the best rung scores went on."
     yield (
         "Pruning",
-        f"{_rung_words(plan)} unless its rung score falls behind other rung scores of the same teacher: teachers "
+        f"{rung} unless its rung score falls behind other rung scores of the same teacher: teachers "
         f"never prune each other.{among_priors if pruned_priors else ''}",
     )
     if record.reruns:
@@ -199,19 +156,6 @@ def _search(record: StudyRecord) -> Iterator[tuple[str, str]]:
             "trained once more with another seed, and the finalists were chosen by mean score. The best of many "
             "single scores owes part of its lead to luck.",
         )
-
-
-def _rung_words(plan: PlanRecord) -> str:
-    rung, full = plan.epochs_rung, plan.epochs_full
-    if plan.rungs == "short schedule":
-        return (
-            f"Each trial first trains a complete short schedule of {rung} epochs, its rung. It goes on to a full run "
-            f"of {full} epochs"
-        )
-    return (
-        f"Each trial first trains {rung} of its {full} epochs. At this rung it is scored by its averaged weights. It "
-        "goes on to the end"
-    )
 
 
 def _inference(record: StudyRecord) -> Iterator[tuple[str, str]]:
@@ -242,45 +186,58 @@ def _inference(record: StudyRecord) -> Iterator[tuple[str, str]]:
         )
 
 
-def _limits(record: StudyRecord) -> Iterator[str]:
-    yield (
+def limits_info(record: StudyRecord) -> Section:
+    """Return what the report cannot tell."""
+    points = [
         "Split and view noise are not in the intervals: one split and one pool of views served the whole study. "
         "Seeds change initialisation and batch order."
-    )
+    ]
     ranking = [one.confirmed_test_top1 for one in verdict_of(record).ranking if one.confirmed_test_top1 is not None]
     if ranking:
         error = accuracy_error(ranking[0], images=record.data.test)
-        yield (
+        points.append(
             f"A test set of {record.data.test:,} images has a sampling error of its own: {100 * error:.1f} points "
             "(standard error of one accuracy). The students largely share it, and no interval includes it."
         )
-    yield (
+    points.append(
         "Each comparison has its own 95 % interval; the intervals are not corrected for multiple comparisons. The "
         "settings of the finalists were chosen among many scores on validation, so search scores have their own "
         "column."
     )
     if record.plain_kd is not None and not plain_kd_confirmed(record):
-        yield "Plain KD is one run and unconfirmed."
-    yield "Another student, data set or length of training may rank the teachers differently."
+        points.append("Plain KD is one run and unconfirmed.")
+    points.append("Another student, data set or length of training may rank the teachers differently.")
+    return Section(points=tuple(points))
 
 
-def environment_info(record: StudyRecord) -> EnvironmentInfo:
-    """Return the study's environment, its timing and what is needed to reproduce it."""
-    return EnvironmentInfo(
-        environment=_environment(record.environment),
-        timing=_timing(record.timing),
-        space=_toml(record.space),
-        study=record.name,
-        citations=CITATIONS,
-    )
+def timing_info(record: StudyRecord) -> Section:
+    """Return wall time by phase and the sums over runs; the time of each run is in study.json."""
+    timing = record.timing
+    phases, runs, parts, planned = (timing.get(it, {}) for it in ("phases_s", "runs_s", "parts_s", "planned_s"))
+    if not phases:
+        return Section()
+    total, planned_s, runs_s = (math.fsum(it.values()) for it in (phases, planned, runs))
+    ordered = [*(it for it in PHASES if it in phases), *(it for it in phases if it not in PHASES)]
+    rows = [row(it, duration(phases[it])) for it in ordered]
+    rows.append(row("all phases", duration(total)))
+    if planned:
+        took_s, planned_s = total - phases.get("start-up", 0.0), planned_s - planned.get("report", 0.0)
+        rows.append(row("planned before the first run", f"{duration(planned_s)}; took {duration(took_s)}"))
+    rows.append(row(f"{plural(len(runs), 'training run')}, summed over the workers", duration(runs_s)))
+    rows += [row(f"of these, {words}", duration(parts[part])) for part, words in TIME_PARTS.items() if part in parts]
+    rows.append(row("teacher runs over a view of the data, all others cached", f"{timing.get('views_computed', 0)}"))
+    return Section(table=table("Time by phase", ("What", "Wall time"), rows))
 
 
-def _environment(values: Mapping[str, Any]) -> Table | None:
-    found = list(_flatten(values))
-    if not found:
-        return None
-    rows = tuple(row(short(key.replace("_", " ")), _value(value)) for key, value in found[:MAX_ROWS])
-    return Table("Environment", text_columns("What", "Value"), rows, cut_note(rows, len(found), "entries"))
+def environment_info(record: StudyRecord) -> Section:
+    """Return the resolved search space as TOML, the citations, and a table of the environment."""
+    space = tomli_w.dumps(_without_none(record.space))
+    cut = f"{space[:MAX_SPACE]}\n# cut here; the whole space is in study.json"
+    found = list(_flatten(record.environment))
+    rows = [row(short(key.replace("_", " ")), _value(value)) for key, value in found[:MAX_ROWS]]
+    environment = table("Environment", ("What", "Value"), rows, cut_note(rows, len(found), "entries"))
+    text = space.strip() if len(space) <= MAX_SPACE else cut
+    return Section(text, CITATIONS, table=environment if found else None)
 
 
 def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -292,35 +249,10 @@ def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str,
             yield f"{prefix}{key}", value
 
 
-def _timing(timing: Mapping[str, Any]) -> Table | None:
-    """Return wall time by phase and the sums over runs; the time of each run is in study.json."""
-    phases, runs, parts, planned = (timing.get(it, {}) for it in ("phases_s", "runs_s", "parts_s", "planned_s"))
-    if not phases:
-        return None
-    total, planned_s, runs_s = (math.fsum(it.values()) for it in (phases, planned, runs))
-    ordered = [*(it for it in PHASES if it in phases), *(it for it in phases if it not in PHASES)]
-    rows = [row(PHASE_NAMES.get(it, it), duration(phases[it])) for it in ordered]
-    rows.append(row("all phases", duration(total)))
-    if planned:
-        took_s, planned_s = total - phases.get("start-up", 0.0), planned_s - planned.get("report", 0.0)
-        rows.append(row("planned before the first run", f"{duration(planned_s)}; took {duration(took_s)}"))
-    rows.append(row(f"{plural(len(runs), 'training run')}, summed over the workers", duration(runs_s)))
-    rows += [row(f"of these, {words}", duration(parts[part])) for part, words in TIME_PARTS.items() if part in parts]
-    views = row("teacher runs over a view of the data, all others cached", f"{timing.get('views_computed', 0)}")
-    return Table("Time by phase", text_columns("What", "Wall time"), (*rows, views))
-
-
 def _value(value: Any) -> str:
     if isinstance(value, float | int) and not isinstance(value, bool):
         return f"{value:g}"
     return short(", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value), MAX_VALUE)
-
-
-def _toml(space: Mapping[str, Any]) -> str:
-    text = tomli_w.dumps(_without_none(space))
-    if len(text) <= MAX_SPACE:
-        return text.strip()
-    return f"{text[:MAX_SPACE]}\n# cut here; the whole space is in study.json"
 
 
 def _without_none(value: Any) -> Any:

@@ -1,8 +1,10 @@
 """Building blocks of report sections: tables and figures as plain data, and lookups that sections share."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Literal, TypeVar
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeVar
+
+import numpy as np
 
 from autodistill.formatting import short
 from autodistill.records import InspectionRecord, Recommendation, RunResult, StudyRecord
@@ -47,7 +49,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Figure:
-    """The text of a chart."""
+    """A chart with its text."""
 
     finding: str
     """What the chart shows, in one sentence."""
@@ -55,23 +57,26 @@ class Figure:
     """Alternative text for readers who cannot see the chart."""
     table: Table
     """The chart's numbers."""
+    draw: Callable[[], bytes] = field(compare=False)
+    """Return the chart as SVG."""
 
 
 @dataclass(frozen=True)
-class Fact:
-    """A labelled value beside a recommendation."""
+class Section:
+    """The content of a section, which its block in a template lays out."""
 
-    label: str
-    value: str
-    below: str = ""
+    text: str = ""
+    points: tuple[Any, ...] = ()
+    """Items of a list: texts, or tuples of texts."""
+    table: Table | None = None
+    figure: Figure | None = None
+    note: str = ""
 
 
-def text_columns(*labels: str) -> tuple[Column, ...]:
-    return tuple(Column(label) for label in labels)
-
-
-def number_columns(*labels: str) -> tuple[Column, ...]:
-    return tuple(Column(label, number=True) for label in labels)
+def table(caption: str, columns: Sequence[str | Column], rows: Iterable[Row], note: str = "") -> Table:
+    """Return a table; `>` before a column's label marks numbers."""
+    found = (one if isinstance(one, Column) else Column(one.removeprefix(">"), one.startswith(">")) for one in columns)
+    return Table(caption, tuple(found), tuple(rows), note)
 
 
 def row(*texts: str | Cell, mark: Mark = "") -> Row:
@@ -92,7 +97,7 @@ def spread_out(items: Sequence[T], most: int) -> list[T]:
 
 def setting_name(name: str) -> str:
     """Return the name of a setting as it is shown."""
-    return "method" if name == "method" else short(name.replace("_", " "))
+    return short(name.replace("_", " "))
 
 
 def teacher_names(record: StudyRecord | InspectionRecord) -> tuple[str, ...]:
@@ -127,3 +132,13 @@ def plain_kd_confirmed(record: StudyRecord) -> bool:
     """Return whether plain KD is its teacher's finalist."""
     kd = record.plain_kd
     return kd is not None and any(one.trial is None and one.params == kd.params for one in record.finalists)
+
+
+def rank_correlation(x: Sequence[int | float], y: Sequence[int | float]) -> float | None:
+    """Return Spearman's rho with mean ranks for ties; None for fewer than three pairs or a constant side."""
+    if len(x) < 3 or len(set(x)) < 2 or len(set(y)) < 2:
+        return None
+    sides = np.array((x, y))
+    below = (sides[:, :, None] > sides[:, None]).sum(axis=2)
+    up_to = (sides[:, :, None] >= sides[:, None]).sum(axis=2)
+    return float(np.corrcoef((below + up_to + 1) / 2)[0, 1])

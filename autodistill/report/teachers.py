@@ -1,11 +1,12 @@
-"""Sections on the teachers alone: dark knowledge, ISATS temperatures, rank agreement.
+"""Sections on the teachers alone: dark knowledge, ISATS temperatures, rank agreement, scores that take no training.
 
 These sections take a study, or teachers that were inspected without one.
 """
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import NamedTuple
 
 from autodistill.formatting import EMPTY, count, percent, plural, short
 from autodistill.records import (
@@ -16,17 +17,21 @@ from autodistill.records import (
     TauOtherRecord,
     TeacherRecord,
 )
+from autodistill.report.charts import QUANTITIES, Matrix, agreement_chart, knowledge_chart, temperatures_chart
 from autodistill.report.parts import (
     MAX_ROWS,
     Cell,
     Column,
     Figure,
-    Row,
+    Section,
     Table,
+    best_full_runs,
     cut_note,
-    number_columns,
+    rank_correlation,
     row,
+    score,
     spread_out,
+    table,
     teacher_names,
 )
 
@@ -37,77 +42,41 @@ MAX_SHOWN = 8
 TAU = 4.0
 """Temperature of single figures: that of plain KD."""
 TABLE_TAUS = (1.0, 2.0, 4.0, 8.0, 16.0)
-QUANTITIES = {"DA": "derived_average", "IV": "inherent_variance", "DV": "derived_variance"}
 AT_BOUND = 0.5
 """Share of samples at a bound of the tau_other search from which the report warns."""
 AGREES, DISAGREES = 0.7, 0.4
 """Mean Spearman correlations from which teachers agree, and below which they do not."""
+MIN_TRUSTED = 10
+"""Number of teachers from which an order of scores can be trusted."""
+MORE, LESS = 1, -1
+SCORES: tuple[tuple[str, int, Callable[[TeacherRecord], float]], ...] = (
+    ("accuracy", MORE, lambda one: one.val_top1),
+    ("NLL", LESS, lambda one: one.val_nll),
+    ("calibration error", LESS, lambda one: one.val_ece),
+    ("label's probability on train", LESS, lambda one: profile_of(one).train.target_probability),
+    ("inherent variance at tau 4", MORE, lambda one: at(one).inherent_variance),
+    ("derived variance at tau 4", MORE, lambda one: at(one).derived_variance),
+    ("parameters", MORE, lambda one: float(one.cost.params)),
+    ("parameters", LESS, lambda one: float(one.cost.params)),
+)
+"""Figures of a teacher that are said to predict the better student, and whether more or less is said to be better.
 
-Matrix = Sequence[Sequence[float | None]]
-
-
-@dataclass(frozen=True)
-class Claim:
-    """A claim of the paper about teachers in general, and what was measured for these teachers."""
-
-    said: str
-    found: str
-
-
-@dataclass(frozen=True)
-class Line:
-    teacher: str
-    spread: tuple[SpreadRecord, ...]
-
-
-@dataclass(frozen=True)
-class KnowledgeInfo:
-    claims: tuple[Claim, ...]
-    table: Table | None
-    """None: no teacher has a profile, and the section is left out."""
-    lines: tuple[Line, ...]
-    """Ordered by size of the teacher."""
-    teachers: tuple[str, ...]
-    figure: Figure | None
-    note: str
+Sources. Accuracy: common practice. NLL: Menon et al., ICML 2021. Label's probability (less certain teachers): Cho
+and Hariharan, ICCV 2019. Variances: Li et al., NeurIPS 2022, Fan et al. 2026. Size: both directions are claimed.
+"""
 
 
-@dataclass(frozen=True)
-class Histogram:
-    teacher: str
-    shares: tuple[float, ...]
-    median: float | None
-
-
-@dataclass(frozen=True)
-class TemperaturesInfo:
-    histograms: tuple[Histogram, ...]
-    edges: tuple[float, ...]
-    teachers: tuple[str, ...]
-    figure: Figure | None
-    note: str
-
-
-@dataclass(frozen=True)
-class AgreementInfo:
-    names: tuple[str, ...]
-    spearman: tuple[tuple[float | None, ...], ...]
-    kendall: tuple[tuple[float | None, ...], ...]
-    figure: Figure | None
-    note: str
-
-
-def knowledge_info(record: Teachers) -> KnowledgeInfo:
-    """Return the profiles of the teachers and the two claims of the ISATS paper about them."""
+def knowledge_info(record: Teachers) -> Section:
+    """Return the profiles of the teachers and the two claims of the ISATS paper, each with what was measured."""
     teachers = by_size(record)
-    lines = tuple(Line(one.name, profile_of(one).spread) for one in spread_out(teachers, MAX_SHOWN))
-    return KnowledgeInfo(
-        claims=(_variance_claim(teachers), _order_claim(record)) if teachers else (),
-        table=_profile_table(teachers) if teachers else None,
-        lines=lines,
-        teachers=teacher_names(record),
-        figure=_spread_figure(lines) if lines else None,
-        note=_shown_note(len(lines), len(teachers)),
+    if not teachers:
+        return Section()
+    shown = spread_out(teachers, MAX_SHOWN)
+    return Section(
+        points=(_variance_claim(teachers), _order_claim(record)),
+        table=_profile_table(teachers),
+        figure=_spread_figure(shown, teacher_names(record)),
+        note=_shown_note(len(shown), len(teachers)),
     )
 
 
@@ -121,9 +90,9 @@ def profile_of(teacher: TeacherRecord) -> ProfileRecord:
     return teacher.profile
 
 
-def at(spread: Sequence[SpreadRecord], tau: float) -> SpreadRecord:
+def at(teacher: TeacherRecord, tau: float = TAU) -> SpreadRecord:
     """Return the spread at the temperature of the grid that is nearest to `tau`."""
-    return min(spread, key=lambda one: abs(math.log(one.tau / tau)))
+    return min(profile_of(teacher).spread, key=lambda one: abs(math.log(one.tau / tau)))
 
 
 def course(means: Sequence[float], errors: Sequence[float]) -> str:
@@ -151,49 +120,49 @@ def _shown_note(shown: int, total: int) -> str:
 
 def _profile_table(teachers: Sequence[TeacherRecord]) -> Table:
     columns = (
-        Column("Teacher"),
-        *number_columns("Params", "Accuracy", "NLL", "Calibration error", "Scaled", "Label's probability"),
-        *number_columns("Accuracy on train", "IV", "DV"),
+        *("Teacher", ">Params", ">Accuracy", ">NLL", ">Calibration error", ">Scaled", ">Label's probability"),
+        *(">Accuracy on train", ">IV", ">DV"),
     )
+    rows = []
+    for teacher in teachers[:MAX_ROWS]:
+        found, spread = profile_of(teacher), at(teacher)
+        held, train = found.validation, found.train
+        cells = (
+            short(teacher.name),
+            count(teacher.cost.params),
+            percent(held.top1),
+            Cell(f"{held.nll:.3f}", f"{found.calibrated_nll:.3f} scaled"),
+            percent(held.ece),
+            Cell(percent(found.calibrated_ece), f"temperature {found.temperature:.3g}"),
+            Cell(f"{held.target_probability:.3f}", f"{train.target_probability:.3f} on train"),
+            percent(train.top1),
+            f"{spread.inherent_variance:#.2g}",
+            f"{spread.derived_variance:#.2g}",
+        )
+        rows.append(row(*cells))
     first = profile_of(teachers[0])
     note = (
         f"On {first.validation.examples:,} validation samples. Figures on train are from {first.train.examples:,} "
         "samples of view 0, and so are the inherent and the derived variance (IV, DV) of the other classes at tau "
         f"{TAU:g}. Scaling divides the logits by the temperature that minimises the validation NLL."
     )
-    cut = cut_note(teachers[:MAX_ROWS], len(teachers), "teachers")
-    rows = tuple(_profile_row(one) for one in teachers[:MAX_ROWS])
-    return Table("Teachers by size, before any student is trained", columns, rows, f"{note} {cut}".strip())
+    note = f"{note} {cut_note(rows, len(teachers), 'teachers')}".strip()
+    return table("Teachers by size, before any student is trained", columns, rows, note)
 
 
-def _profile_row(teacher: TeacherRecord) -> Row:
-    found = profile_of(teacher)
-    held, train = found.validation, found.train
-    return row(
-        short(teacher.name),
-        count(teacher.cost.params),
-        percent(held.top1),
-        Cell(f"{held.nll:.3f}", f"{found.calibrated_nll:.3f} scaled"),
-        percent(held.ece),
-        Cell(percent(found.calibrated_ece), f"temperature {found.temperature:.3g}"),
-        Cell(f"{held.target_probability:.3f}", f"{train.target_probability:.3f} on train"),
-        percent(train.top1),
-        *(f"{getattr(at(found.spread, TAU), QUANTITIES[name]):#.2g}" for name in ("IV", "DV")),
-    )
-
-
-def _variance_claim(teachers: Sequence[TeacherRecord]) -> Claim:
+def _variance_claim(teachers: Sequence[TeacherRecord]) -> tuple[str, str]:
     said = "The variance of the other classes rises, then falls, as teachers grow."
     if len(teachers) < 3:
-        return Claim(said, f"Checking this takes three teachers; there are {plural(len(teachers), 'profile')}.")
-    spreads = [at(profile_of(one).spread, TAU) for one in teachers]
+        return said, f"Checking this takes three teachers; there are {plural(len(teachers), 'profile')}."
+    spreads = [at(one) for one in teachers]
     derived = [one.derived_variance for one in spreads]
-    inherent = [one.inherent_variance for one in spreads]
     derived_course = course(derived, [one.derived_variance_error for one in spreads])
-    inherent_course = course(inherent, [one.inherent_variance_error for one in spreads])
+    inherent_course = course(
+        [one.inherent_variance for one in spreads], [one.inherent_variance_error for one in spreads]
+    )
     seen = {"+-": "Seen here", "+": "Only the rise is seen here", "-": "Only the fall is seen here"}
     top = teachers[derived.index(max(derived))]
-    return Claim(
+    return (
         said,
         f"{seen.get(derived_course, 'Not seen here')}: over {len(teachers)} teachers from "
         f"{count(teachers[0].cost.params)} to {count(teachers[-1].cost.params)} parameters the derived variance at "
@@ -208,77 +177,110 @@ def _course_words(signs: str) -> str:
     return words.get(signs, f"goes up and down, with {len(signs) - 1} turns")
 
 
-def _spread_figure(lines: Sequence[Line]) -> Figure:
-    rows = tuple(
-        row(f"{short(line.teacher)}, {name}", *(f"{getattr(at(line.spread, tau), key):.3g}" for tau in TABLE_TAUS))
-        for line in lines
+def _order_claim(record: Teachers) -> tuple[str, str]:
+    said = "Teachers of different capacity order the other classes alike."
+    found = record.agreement
+    pairs = _pairs(found.teachers, found.spearman, found.kendall) if found else []
+    if not pairs:
+        return said, "There is no pair of teachers to compare."
+    rho = [one.spearman for one in pairs]
+    mean, tau = math.fsum(rho) / len(rho), math.fsum(one.kendall for one in pairs) / len(pairs)
+    verdict = "Seen here" if mean >= AGREES else "Seen in part" if mean >= DISAGREES else "Not seen here"
+    low = min(pairs, key=lambda one: one.spearman)
+    names = f"{short(low.right, 32)} and {short(low.left, 32)}"
+    least = f", from {low.spearman:.2f} ({names}) to {max(rho):.2f}" if len(pairs) > 1 else ""
+    return (
+        said,
+        f"{verdict}: over {plural(len(pairs), 'pair')} the mean Spearman correlation is {mean:.2f}{least}, and "
+        f"Kendall's {tau:.2f}. A Spearman correlation of {AGREES} or more counts as agreement, a correlation below "
+        f"{DISAGREES} as no agreement.",
+    )
+
+
+class _Pair(NamedTuple):
+    left: str
+    right: str
+    spearman: float
+    kendall: float
+
+
+def _pairs(names: Sequence[str], spearman: Matrix, kendall: Matrix) -> list[_Pair]:
+    """Return the pairs of teachers that have a correlation, the left one after the right one."""
+    return [
+        _Pair(names[left], names[right], rho, tau)
+        for left in range(len(names))
+        for right in range(left)
+        if (rho := spearman[left][right]) is not None and (tau := kendall[left][right]) is not None
+    ]
+
+
+def _spread_figure(shown: Sequence[TeacherRecord], teachers: tuple[str, ...]) -> Figure:
+    rows = (
+        row(f"{short(one.name)}, {name}", *(f"{getattr(at(one, tau), key):.3g}" for tau in TABLE_TAUS))
+        for one in shown
         for name, key in QUANTITIES.items()
     )
-    ranked = sorted(lines, key=_derived_variance)
+    ranked = sorted(shown, key=lambda one: at(one).derived_variance)
     low, high = ranked[0], ranked[-1]
-    largest, smallest = (f"{_derived_variance(line):#.3g}" for line in (high, low))
-    finding = f"At tau 4 the targets of {short(high.teacher)} have a derived variance of {largest}"
-    if len(lines) > 1:
-        finding += f", the largest, and those of {short(low.teacher)} of {smallest}, the smallest"
-    columns = (Column("Teacher, quantity"), *number_columns(*(f"tau {tau:g}" for tau in TABLE_TAUS)))
+    largest, smallest = (f"{at(one).derived_variance:#.3g}" for one in (high, low))
+    finding = f"At tau 4 the targets of {short(high.name)} have a derived variance of {largest}"
+    if len(shown) > 1:
+        finding += f", the largest, and those of {short(low.name)} of {smallest}, the smallest"
+    columns = ("Teacher, quantity", *(f">tau {tau:g}" for tau in TABLE_TAUS))
     return Figure(
         finding=f"{finding}.",
-        alt=f"Three panels against temperature, {plural(len(lines), 'line')} each: mean, inherent variance and "
+        alt=f"Three panels against temperature, {plural(len(shown), 'line')} each: mean, inherent variance and "
         "derived variance of the other classes' probabilities.",
-        table=Table("Other classes under softmax(z / tau), means over the training samples", columns, rows),
+        table=table("Other classes under softmax(z / tau), means over the training samples", columns, rows),
+        draw=partial(knowledge_chart, shown, teachers),
     )
 
 
-def _derived_variance(line: Line) -> float:
-    return at(line.spread, TAU).derived_variance
-
-
-def temperatures_info(record: Teachers) -> TemperaturesInfo:
+def temperatures_info(record: Teachers) -> Section:
     """Return the distribution of tau_other under ISATS with the prior's parameters, where the label is on top."""
     found = {one.name: one.profile.tau_other for one in by_size(record) if one.profile and one.profile.tau_other}
-    shown = spread_out(list(found.items()), MAX_SHOWN)
-    return TemperaturesInfo(
-        histograms=tuple(Histogram(name, one.shares, one.median) for name, one in shown),
-        edges=shown[0][1].edges if shown else (),
-        teachers=teacher_names(record),
-        figure=_temperatures_figure(found) if found else None,
-        note=_shown_note(len(shown), len(found)),
-    )
-
-
-def _temperatures_figure(found: Mapping[str, TauOtherRecord]) -> Figure:
-    columns = (
-        Column("Teacher"),
-        *number_columns("Label on top", "Median tau other", "At lower bound", "Inside", "At upper bound"),
-        *number_columns("Label displaced", "Teacher wrong"),
-    )
-    rows = tuple(_temperatures_row(name, one) for name, one in list(found.items())[:MAX_ROWS])
-    note = (
-        f"{_isats_settings(next(iter(found.values())))}. Medians and bounds are over the samples whose label is on "
-        "top; displaced and wrong are shares of all samples."
-    )
-    return Figure(
-        finding=f"{_medians(found.values())}; {_most_at_bound(found)}.",
-        alt=f"Histograms of tau other over the samples whose label is on top, {plural(len(found), 'teacher')}.",
-        table=Table("Temperatures of the other classes under ISATS", columns, rows, note),
-    )
-
-
-def _isats_settings(found: TauOtherRecord) -> str:
-    own = (
+    if not found:
+        return Section()
+    shown = dict(spread_out(list(found.items()), MAX_SHOWN))
+    first = next(iter(found.values()))
+    settings = (
         f"{name.replace('_', ' ')} {value if isinstance(value, str) else f'{value:.3g}'}"
-        for name, value in found.params.items()
+        for name, value in first.params.items()
     )
-    search = f"tau other from {found.edges[0]:g} to {found.edges[-1]:g}"
-    return ", ".join(("The prior's ISATS: " + search, *own))
-
-
-def _medians(found: Iterable[TauOtherRecord]) -> str:
-    medians = [one.median for one in found if one.median is not None]
-    if not medians:
-        return "No teacher has a label on top"
-    low, high = f"{min(medians):#.2g}", f"{max(medians):#.2g}"
-    return f"The median tau other is {low}" if low == high else f"The median tau other lies between {low} and {high}"
+    search = f"The prior's ISATS: tau other from {first.edges[0]:g} to {first.edges[-1]:g}"
+    note = (
+        f"{', '.join((search, *settings))}. Medians and bounds are over the samples whose label is on top; displaced "
+        "and wrong are shares of all samples."
+    )
+    columns = (
+        *("Teacher", ">Label on top", ">Median tau other", ">At lower bound", ">Inside", ">At upper bound"),
+        *(">Label displaced", ">Teacher wrong"),
+    )
+    rows = (
+        row(
+            short(name),
+            percent(one.teacher_right),
+            EMPTY if one.median is None else f"{one.median:.3g}",
+            percent(one.at_lower),
+            EMPTY if one.median is None else percent(1 - one.at_lower - one.at_upper),
+            percent(one.at_upper),
+            percent(one.displaced),
+            percent(1 - one.teacher_right),
+        )
+        for name, one in list(found.items())[:MAX_ROWS]
+    )
+    medians = [one.median for one in found.values() if one.median is not None]
+    finding = "No teacher has a label on top"
+    if medians:
+        low, high = f"{min(medians):#.2g}", f"{max(medians):#.2g}"
+        finding = f"The median tau other {f'is {low}' if low == high else f'lies between {low} and {high}'}"
+    figure = Figure(
+        finding=f"{finding}; {_most_at_bound(found)}.",
+        alt=f"Histograms of tau other over the samples whose label is on top, {plural(len(found), 'teacher')}.",
+        table=table("Temperatures of the other classes under ISATS", columns, rows, note),
+        draw=partial(temperatures_chart, shown, teacher_names(record)),
+    )
+    return Section(figure=figure, note=_shown_note(len(shown), len(found)))
 
 
 def _most_at_bound(found: Mapping[str, TauOtherRecord]) -> str:
@@ -290,97 +292,88 @@ def _most_at_bound(found: Mapping[str, TauOtherRecord]) -> str:
     return f"{short(worst)} has the most samples at a bound, {percent(shares[worst])}{warning}"
 
 
-def _temperatures_row(name: str, found: TauOtherRecord) -> Row:
-    inside = 1 - found.at_lower - found.at_upper
-    return row(
-        short(name),
-        percent(found.teacher_right),
-        EMPTY if found.median is None else f"{found.median:.3g}",
-        percent(found.at_lower),
-        EMPTY if found.median is None else percent(inside),
-        percent(found.at_upper),
-        percent(found.displaced),
-        percent(1 - found.teacher_right),
-    )
-
-
-def agreement_info(record: Teachers) -> AgreementInfo:
+def agreement_info(record: Teachers) -> Section:
     """Return the rank correlations of the teachers' orders of the other classes."""
     found = record.agreement
     if found is None:
-        return AgreementInfo((), (), (), None, "")
+        return Section()
     kept = {one.name for one in spread_out(by_size(record), MAX_SHOWN)}
     places = [found.teachers.index(one.name) for one in by_size(record) if one.name in kept & set(found.teachers)]
     spearman, kendall = (
-        tuple(tuple(matrix[left][right] for right in places) for left in places)
-        for matrix in (found.spearman, found.kendall)
+        [[matrix[left][right] for right in places] for left in places] for matrix in (found.spearman, found.kendall)
     )
-    names = tuple(found.teachers[place] for place in places)
+    names = [found.teachers[place] for place in places]
     note = (
         f"Means over {found.examples:,} samples of view 0 of the training split. Two trainings of the same network "
         "do not agree fully either, so a correlation below 1 is no defect of a teacher."
     )
     note = f"{note} {_shown_note(len(names), len(found.teachers))}".strip()
-    return AgreementInfo(names, spearman, kendall, _agreement_figure(names, spearman, kendall), note)
-
-
-def _order_claim(record: Teachers) -> Claim:
-    said = "Teachers of different capacity order the other classes alike."
-    pairs = list(_pairs(record))
-    if not pairs:
-        return Claim(said, "There is no pair of teachers to compare.")
-    rho = [one[2] for one in pairs]
-    mean, tau = math.fsum(rho) / len(rho), math.fsum(one[3] for one in pairs) / len(pairs)
-    verdict = "Seen here" if mean >= AGREES else "Seen in part" if mean >= DISAGREES else "Not seen here"
-    left, right, low, _ = min(pairs, key=lambda one: one[2])
-    least = f", from {low:.2f} ({short(left, 32)} and {short(right, 32)}) to {max(rho):.2f}" if len(pairs) > 1 else ""
-    return Claim(
-        said,
-        f"{verdict}: over {plural(len(pairs), 'pair')} the mean Spearman correlation is {mean:.2f}{least}, and "
-        f"Kendall's {tau:.2f}. A Spearman correlation of {AGREES} or more counts as agreement, a correlation below "
-        f"{DISAGREES} as no agreement.",
-    )
-
-
-def _pairs(record: Teachers) -> Iterator[tuple[str, str, float, float]]:
-    """Yield the two names, Spearman's rho and Kendall's tau of each pair."""
-    found = record.agreement
-    for left, name in enumerate(found.teachers if found else ()):
-        assert found is not None
-        for right in range(left):
-            rho, tau = found.spearman[left][right], found.kendall[left][right]
-            if rho is not None and tau is not None:
-                yield found.teachers[right], name, rho, tau
+    return Section(figure=_agreement_figure(names, spearman, kendall), note=note)
 
 
 def _agreement_figure(names: Sequence[str], spearman: Matrix, kendall: Matrix) -> Figure | None:
-    pairs = [
-        (rho, kendall[left][right], names[left], names[right])
-        for left in range(len(names))
-        for right in range(left)
-        if (rho := spearman[left][right]) is not None
-    ]
+    pairs = _pairs(names, spearman, kendall)
     if not pairs:
         return None
-    rho, tau, one, other = min(pairs, key=lambda pair: pair[0])
-    best = max(pairs, key=lambda pair: pair[0])
-    pair = f"{short(one, 40)} and {short(other, 40)}"
-    finding = f"{pair} agree with a Spearman correlation of {rho:.2f} and a Kendall correlation of {tau:.2f}"
+    least, most = min(pairs, key=lambda one: one.spearman), max(pairs, key=lambda one: one.spearman)
+    pair, best = (f"{short(one.left, 40)} and {short(one.right, 40)}" for one in (least, most))
+    rho, tau = f"{least.spearman:.2f}", f"{least.kendall:.2f}"
+    finding = f"{pair} agree with a Spearman correlation of {rho} and a Kendall correlation of {tau}."
     if len(pairs) > 1:
-        finding = f"Least alike are {pair} (Spearman {rho:.2f}, Kendall {tau:.2f})"
-        finding += f", most alike {short(best[2], 40)} and {short(best[3], 40)} ({best[0]:.2f}, {best[1]:.2f})"
-    rows = tuple(
-        row(short(name), *(_agreement_cell(left, right, spearman, kendall) for right in range(len(names))))
-        for left, name in enumerate(names)
-    )
-    columns = (Column("Teacher"), *number_columns(*(short(name, 20) for name in names)))
+        finding = f"Least alike are {pair} (Spearman {rho}, Kendall {tau}), "
+        finding += f"most alike {best} ({most.spearman:.2f}, {most.kendall:.2f})."
+    rows = []
+    for left, name in enumerate(names):
+        values = [*spearman[left][:left], None, *kendall[left][left + 1 :]]
+        rows.append(row(short(name), *(EMPTY if one is None else f"{one:.2f}" for one in values)))
+    columns = (Column("Teacher"), *(Column(short(name, 20), number=True) for name in names))
     return Figure(
-        finding=f"{finding}.",
+        finding=finding,
         alt=f"Heat map of rank correlations between {len(names)} teachers.",
-        table=Table("Agreement on the order of the other classes: Spearman below, Kendall above", columns, rows),
+        table=table("Agreement on the order of the other classes: Spearman below, Kendall above", columns, rows),
+        draw=partial(agreement_chart, names, spearman, kendall),
     )
 
 
-def _agreement_cell(left: int, right: int, spearman: Matrix, kendall: Matrix) -> str:
-    value = (spearman if right < left else kendall)[left][right]
-    return EMPTY if left == right or value is None else f"{value:.2f}"
+def scores_info(record: Teachers) -> Section:
+    """Return the regret of choosing the teacher of this study by each score that takes no training.
+
+    A student is the best full run of a profiled teacher. Regret is the accuracy of the best student minus that of the
+    picked teacher's student. Spearman correlations are signed so that a higher score should be better.
+    """
+    best = {} if isinstance(record, InspectionRecord) else best_full_runs(record)
+    teachers = [one for one in by_size(record) if one.name in best]
+    if len(teachers) < 2:
+        return Section()
+    students = [score(best[one.name]) for one in teachers]
+    regrets = [max(students) - one for one in students]
+    ranked = []
+    for label, sign, value in SCORES:
+        values = [sign * value(teacher) for teacher in teachers]
+        picked = values.index(max(values))
+        words = f"{label}, {'more' if sign > 0 else 'less'} is better"
+        ranked.append((words, teachers[picked].name, regrets[picked], rank_correlation(values, students)))
+    at_random = f"{100 * math.fsum(regrets) / len(regrets):.1f}"
+    rows = [
+        row(words, short(name, 40), f"{100 * regret:.1f}", EMPTY if rho is None else f"{rho:+.2f}")
+        for words, name, regret, rho in sorted(ranked, key=lambda one: (one[2], -(one[3] or 0.0)))
+    ]
+    rows.append(row("a teacher drawn at random", EMPTY, at_random, EMPTY, mark="baseline"))
+    columns = (Column("Score", long=True), "Teacher it picks", ">Regret, points", ">Spearman with the students")
+    caption = f"Choosing by a score that takes no training (n = {plural(len(teachers), 'teacher')})"
+    _, name, regret, _ = ranked[0]
+    result = "cost nothing" if regret == 0 else f"cost {100 * regret:.1f} points"
+    finding = (
+        f"Taking the most accurate teacher, {short(name)}, would have {result} against the best choice in this study; "
+        f"taking a teacher at random, {at_random} points on average."
+    )
+    note = (
+        "Regret is measured against the best student on validation. Each student is the best full run of its teacher, "
+        "a single run: seed noise counts as regret too, and a teacher with more trials had more chances."
+    )
+    if len(teachers) < MIN_TRUSTED:
+        note = (
+            f"{len(teachers)} teachers are too few to trust any of these orders: a random order is perfect with a "
+            f"chance of 1 in {math.factorial(len(teachers)):,}, and {len(SCORES)} scores have as many chances. {note}"
+        )
+    return Section(finding, table=table(caption, columns, rows), note=note)

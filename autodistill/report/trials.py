@@ -1,25 +1,41 @@
-"""Sections on what was run: trials, learning curves and pruning, reruns, failures."""
+"""Sections on the search: trials, curves and pruning, reruns, replicates, failures, and the settings that mattered."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Literal
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
 
 from autodistill.formatting import EMPTY, maybe, percent, plural, points, recipe, short
-from autodistill.records import RunResult, StudyRecord, TargetSummary, TrialRecord
+from autodistill.records import RunResult, StudyRecord, TrialRecord
+from autodistill.report.charts import (
+    FIFTHS,
+    Curve,
+    Point,
+    Share,
+    Slice,
+    curves_chart,
+    importance_chart,
+    pair_chart,
+    slices_chart,
+)
 from autodistill.report.parts import (
     MAX_ROWS,
     Cell,
     Column,
     Figure,
     Row,
+    Section,
     Table,
     best_full_runs,
     cut_note,
-    number_columns,
     row,
     score,
+    setting_name,
+    spread_out,
+    table,
     teacher_names,
-    text_columns,
 )
 
 MAX_CURVES = 60
@@ -27,72 +43,36 @@ MAX_POINTS = 40
 MAX_REASON = 160
 AT_BOUND, DISPLACED = 0.5, 0.05
 """Shares of samples from which a trial's row warns about its temperatures."""
-CURVES_NOTE = "One curve per trial: its full run, or the run up to its rung where it was pruned or failed."
 RUNG_NOTES = {
     "part-way": "A rung is the first part of a full run, scored by its averaged weights.",
     "short schedule": "A rung is a complete annealed schedule of its own, so its curve rises faster than a full run's.",
 }
-
-End = Literal["finished", "pruned", "failed"]
-
-
-@dataclass(frozen=True)
-class TrialsInfo:
-    table: Table
-    counts: str
-
-
-@dataclass(frozen=True)
-class Curve:
-    label: str
-    teacher: str | None
-    points: tuple[tuple[int, float], ...]
-    """Epoch and validation accuracy, thinned to at most 40 points, the last one kept."""
-    end: End
+MIN_SCORED = 30
+"""Scored trials in the study that slices and the pair take; with fewer they would show chance."""
+MIN_PER_SETTING = 10
+MAX_SLICES = 4
+MAX_DRAWN = 80
+THIRDS = ("lowest", "middle", "highest")
+WEIGHT = "soft_weight"
 
 
-@dataclass(frozen=True)
-class CurvesInfo:
-    curves: tuple[Curve, ...]
-    teachers: tuple[str, ...]
-    pruned: int
-    saved_epochs: int
-    """Epochs of full runs that pruning avoided."""
-    rung_epochs: int
-    """Epochs that all rungs cost."""
-    saving: str
-    note: str
-    figure: Figure | None
-
-
-@dataclass(frozen=True)
-class RerunsInfo:
-    finding: str
-    table: Table | None
-    """None: there were no reruns, or the finalists are not chosen yet."""
-
-
-@dataclass(frozen=True)
-class FailuresInfo:
-    total: int
-    table: Table | None
-
-
-def trials_info(record: StudyRecord) -> TrialsInfo:
+def trials_info(record: StudyRecord) -> Section:
     """Return a table of at most 100 trials, those with the best scores, by number."""
     best = sorted(record.trials, key=lambda trial: (-score(trial.full), -score(trial.rung), trial.number))
     shown = sorted(best[:MAX_ROWS], key=lambda trial: trial.number)
     columns = (
-        *number_columns("Trial"),
-        *text_columns("Kind", "Teacher"),
-        Column("Settings", long=True),
-        *number_columns("Rung", "Full run"),
-        Column("State"),
+        *(">Trial", "Kind", "Teacher", Column("Settings", long=True), ">Rung", ">Full run", "State"),
         Column("Reason and warnings", long=True),
     )
     note = cut_note(shown, len(record.trials), "trials, those with the best scores,")
-    table = Table("Trials, validation accuracy", columns, tuple(_trial_row(trial) for trial in shown), note)
-    return TrialsInfo(table, _counts(record.trials))
+    counts = "No trial has been run yet."
+    if record.trials:
+        states = [trial.state for trial in record.trials]
+        named = [f"{states.count(it)} {it}" for it in ("complete", "pruned", "failed", "running") if it in states]
+        replicates = sum(trial.replicate_of is not None for trial in record.trials)
+        repeats = f"; {plural(replicates, 'replicate')} of an earlier trial" if replicates else ""
+        counts = f"{plural(len(states), 'trial')}: {', '.join(named)}{repeats}."
+    return Section(counts, table=table("Trials, validation accuracy", columns, map(_trial_row, shown), note))
 
 
 def _trial_row(trial: TrialRecord) -> Row:
@@ -100,7 +80,13 @@ def _trial_row(trial: TrialRecord) -> Row:
     notes = [short(trial.reason, MAX_REASON)] if trial.reason else []
     if trial.replicate_of is not None:
         notes.append(f"replicate of trial {trial.replicate_of} with a new seed")
-    notes += _warnings(run.targets if run else None)
+    if run and run.targets:
+        bound, displaced = run.targets.at_lower + run.targets.at_upper, run.targets.displaced
+        if bound > AT_BOUND:
+            at_bound = f"{100 * bound:.0f} % of the samples that the teacher gets right"
+            notes.append(f"tau other is at a bound for {at_bound}")
+        if displaced > DISPLACED:
+            notes.append(f"the label lost its first place in {100 * displaced:.0f} % of the targets")
     return row(
         str(trial.number),
         trial.kind,
@@ -109,48 +95,20 @@ def _trial_row(trial: TrialRecord) -> Row:
         maybe(trial.rung.val_top1 if trial.rung else None),
         maybe(trial.full.val_top1 if trial.full else None),
         trial.state,
-        Cell("; ".join(notes) or EMPTY),
+        "; ".join(notes) or EMPTY,
     )
 
 
-def _warnings(targets: TargetSummary | None) -> Iterator[str]:
-    if targets is None:
-        return
-    bound = targets.at_lower + targets.at_upper
-    if bound > AT_BOUND:
-        yield f"tau other is at a bound for {100 * bound:.0f} % of the samples that the teacher gets right"
-    if targets.displaced > DISPLACED:
-        yield f"the label lost its first place in {100 * targets.displaced:.0f} % of the targets"
-
-
-def _counts(trials: Sequence[TrialRecord]) -> str:
-    if not trials:
-        return "No trial has been run yet."
-    states = [trial.state for trial in trials]
-    named = [f"{states.count(state)} {state}" for state in ("complete", "pruned", "failed", "running")]
-    parts = [part for part in named if not part.startswith("0 ")]
-    replicates = sum(trial.replicate_of is not None for trial in trials)
-    repeats = f"; {plural(replicates, 'replicate')} of an earlier trial" if replicates else ""
-    return f"{plural(len(trials), 'trial')}: {', '.join(parts)}{repeats}."
-
-
-def curves_info(record: StudyRecord) -> CurvesInfo:
+def curves_info(record: StudyRecord) -> Section:
     """Return the learning curves, and what pruning saved."""
     found = list(_curves(record))
-    curves = tuple(found[:MAX_CURVES])
-    pruned = sum(trial.state == "pruned" for trial in record.trials)
-    by_rivals = sum(trial.state == "pruned" and not trial.out_of_budget for trial in record.trials)
-    rung_epochs = sum(trial.rung.spent_epochs for trial in record.trials if trial.rung is not None)
-    return CurvesInfo(
-        curves=curves,
-        teachers=teacher_names(record),
-        pruned=pruned,
-        saved_epochs=by_rivals * record.plan.epochs_rest,
-        rung_epochs=rung_epochs,
-        saving=f"{_saving(record, by_rivals, rung_epochs)} {_audit_words(record)}".strip(),
-        note=f"{CURVES_NOTE} {RUNG_NOTES[record.plan.rungs]} {cut_note(curves, len(found), 'curves')}".strip(),
-        figure=_curves_figure(curves, pruned, len(record.trials)) if curves else None,
+    curves = found[:MAX_CURVES]
+    note = (
+        "One curve per trial: its full run, or the run up to its rung where it was pruned or failed. "
+        f"{RUNG_NOTES[record.plan.rungs]} {cut_note(curves, len(found), 'curves')}"
     )
+    figure = _curves_figure(record, curves) if curves else None
+    return Section(f"{_saving(record)} {_audit_words(record)}".strip(), figure=figure, note=note.strip())
 
 
 def _curves(record: StudyRecord) -> Iterator[Curve]:
@@ -161,32 +119,28 @@ def _curves(record: StudyRecord) -> Iterator[Curve]:
     order = {"complete": 0, "running": 1, "pruned": 2, "failed": 3}
     trials = sorted(record.trials, key=lambda one: (order[one.state], -score(one.full), -score(one.rung), one.number))
     for trial in trials:
-        run = trial.full or trial.rung
-        end: End = trial.state if trial.state == "pruned" or trial.state == "failed" else "finished"
-        if run is not None:
+        if run := trial.full or trial.rung:
+            end = trial.state if trial.state == "pruned" or trial.state == "failed" else "finished"
             yield from _curve(f"trial {trial.number}", run, end)
 
 
-def _curve(label: str, run: RunResult, end: End) -> Iterator[Curve]:
-    scored = [(one.epoch, one.val_top1) for one in run.curve if one.val_top1 is not None]
-    if scored:
-        last = len(scored) - 1
-        steps = min(MAX_POINTS, len(scored)) - 1
-        kept = [scored[round(step * last / steps)] for step in range(steps + 1)] if steps else scored
-        yield Curve(label, run.params.teacher, tuple(kept), end)
+def _curve(label: str, run: RunResult, end: Literal["finished", "pruned", "failed"]) -> Iterator[Curve]:
+    if scored := [(one.epoch, one.val_top1) for one in run.curve if one.val_top1 is not None]:
+        yield Curve(label, run.params.teacher, spread_out(scored, MAX_POINTS), end)
 
 
-def _saving(record: StudyRecord, pruned: int, rung_epochs: int) -> str:
+def _saving(record: StudyRecord) -> str:
     full, rest = record.plan.epochs_full, record.plan.epochs_rest
-    cost = f"all rungs together cost {rung_epochs:,} epochs ({rung_epochs / full:.1f} full-training equivalents)"
-    if not pruned:
-        unpaid = sum(trial.out_of_budget for trial in record.trials)
-        stopped = f"; {plural(unpaid, 'trial')} stopped because the budget had no full run left" if unpaid else ""
-        ran = any(trial.rung is not None for trial in record.trials)
-        return f"No trial was pruned by a rival{stopped}; {cost}." if ran else "No trial was pruned."
-    saved = f"{pruned * rest:,} epochs ({pruned * rest / full:.1f} full-training equivalents)"
-    stopped = f"Pruning stopped {pruned} of {plural(len(record.trials), 'trial')} at the rung"
-    return f"{stopped}: {saved} not spent; {cost}."
+    rungs = [trial.rung.spent_epochs for trial in record.trials if trial.rung is not None]
+    cost = f"all rungs together cost {sum(rungs):,} epochs ({sum(rungs) / full:.1f} full-training equivalents)"
+    pruned = sum(trial.state == "pruned" and not trial.out_of_budget for trial in record.trials)
+    if pruned:
+        saved = f"{pruned * rest:,} epochs ({pruned * rest / full:.1f} full-training equivalents)"
+        stopped = f"Pruning stopped {pruned} of {plural(len(record.trials), 'trial')} at the rung"
+        return f"{stopped}: {saved} not spent; {cost}."
+    unpaid = sum(trial.out_of_budget for trial in record.trials)
+    stopped = f"; {plural(unpaid, 'trial')} stopped because the budget had no full run left" if unpaid else ""
+    return f"No trial was pruned by a rival{stopped}; {cost}." if rungs else "No trial was pruned."
 
 
 def _audit_words(record: StudyRecord) -> str:
@@ -203,65 +157,84 @@ def _audit_words(record: StudyRecord) -> str:
     return f"{found}{most}."
 
 
-def _curves_figure(curves: Sequence[Curve], pruned: int, trials: int) -> Figure:
+def _curves_figure(record: StudyRecord, curves: Sequence[Curve]) -> Figure:
     best = max(curves, key=lambda one: one.points[-1][1])
     name = f"{best.label} ({short(best.teacher)})" if best.teacher else best.label
-    stopped = f"{pruned} of {plural(trials, 'trial')} stopped early" if trials else "no trial has been run yet"
-    rows = tuple(row(one.label, short(one.teacher or "no teacher", 40), *_quarters(one), one.end) for one in curves)
-    columns = (
-        *text_columns("Curve", "Teacher"),
-        *number_columns("Start", "Half-way", "End", "Last epoch"),
-        Column("Ended"),
-    )
+    stopped = "no trial has been run yet"
+    if record.trials:
+        pruned = sum(trial.state == "pruned" for trial in record.trials)
+        stopped = f"{pruned} of {plural(len(record.trials), 'trial')} stopped early"
+    rows = []
+    for one in curves:
+        values = [percent(one.points[place][1]) for place in (0, len(one.points) // 2, -1)]
+        teacher = short(one.teacher or "no teacher", 40)
+        rows.append(row(one.label, teacher, *values, str(one.points[-1][0]), one.end))
+    columns = ("Curve", "Teacher", ">Start", ">Half-way", ">End", ">Last epoch", "Ended")
     return Figure(
         finding=f"The highest curve, {name}, ends at {percent(best.points[-1][1])}; {stopped}.",
         alt=f"Validation accuracy against epoch, {plural(len(curves), 'curve')}; a cross marks a pruned trial.",
-        table=Table("Validation accuracy along the curves", columns, rows),
+        table=table("Validation accuracy along the curves", columns, rows),
+        draw=partial(curves_chart, curves, teacher_names(record)),
     )
 
 
-def _quarters(curve: Curve) -> tuple[str, ...]:
-    scored = curve.points
-    return (*(percent(scored[at][1]) for at in (0, len(scored) // 2, -1)), str(scored[-1][0]))
-
-
-def reruns_info(record: StudyRecord) -> RerunsInfo:
+def reruns_info(record: StudyRecord) -> Section:
     """Return the scores of the search's leaders before and in their rerun, and whether they became finalists."""
     reruns = record.reruns
     if not reruns or not record.finalists:
-        return RerunsInfo("", None)
+        return Section()
     finalists = [one.params for one in record.finalists]
     held = sum(rerun.params in finalists for rerun in reruns)
     finding = f"{held} of {len(reruns)} leaders of the search became finalists after a rerun with another seed"
     finding += "." if held == len(reruns) else "; other settings replaced the rest."
     searched = record.model_copy(update={"reruns": ()})
-    rows = tuple(_rerun_row(searched, rerun, held=rerun.params in finalists) for rerun in reruns)
-    columns = (
-        *text_columns("Teacher", "Settings"),
-        *number_columns("In the search", "Rerun", "Difference, points"),
-        *text_columns("Then"),
+    rows = []
+    for rerun in reruns:
+        before, after = searched.search_score(rerun.params), rerun.val_top1
+        gain = points(after - before) if before is not None and after is not None else EMPTY
+        then = "finalist" if rerun.params in finalists else "no finalist"
+        teacher = short(rerun.params.teacher or EMPTY, 40)
+        rows.append(row(teacher, recipe(rerun.params), maybe(before), maybe(after), gain, then))
+    columns = ("Teacher", "Settings", ">In the search", ">Rerun", ">Difference, points", "Then")
+    return Section(finding, table=table("Reruns, validation accuracy", columns, rows))
+
+
+def replicates_info(record: StudyRecord) -> Section:
+    """Return the spread of the rung scores of trials with equal parameters."""
+    groups: dict[int, list[TrialRecord]] = {}
+    for trial in _scored(record):
+        groups.setdefault(trial.number if trial.replicate_of is None else trial.replicate_of, []).append(trial)
+    repeated = [group for _, group in sorted(groups.items()) if len(group) > 1]
+    if not repeated:
+        return Section()
+    scores = [np.array([score(trial.rung) for trial in group]) for group in repeated]
+    dof = sum(len(one) - 1 for one in scores)
+    std = math.sqrt(sum(float(((one - one.mean()) ** 2).sum()) for one in scores) / dof)
+    finding = (
+        f"{plural(len(repeated), 'configuration')} ran again with another seed: between seeds a rung score has a "
+        f"standard deviation of {100 * std:.1f} points ({plural(dof, 'degree')} of freedom)."
     )
-    return RerunsInfo(finding, Table("Reruns, validation accuracy", columns, rows))
+    rows = [
+        row(
+            short(", ".join(str(trial.number) for trial in group)),
+            short(group[0].params.teacher or "no teacher", 40),
+            recipe(group[0].params),
+            f"{100 * found.min():.1f} to {percent(found.max())}",
+            f"{100 * (found.max() - found.min()):.1f}",
+        )
+        for group, found in zip(repeated[:MAX_ROWS], scores, strict=False)
+    ]
+    columns = ("Trials", "Teacher", "Settings", ">Rung scores", ">Spread, points")
+    note = cut_note(rows, len(repeated), "configurations")
+    return Section(finding, table=table("Equal settings, other seeds", columns, rows, note))
 
 
-def _rerun_row(searched: StudyRecord, rerun: RunResult, *, held: bool) -> Row:
-    before, after = searched.search_score(rerun.params), rerun.val_top1
-    return row(
-        short(rerun.params.teacher or EMPTY, 40),
-        recipe(rerun.params),
-        maybe(before),
-        maybe(after),
-        points(after - before) if before is not None and after is not None else EMPTY,
-        "finalist" if held else "no finalist",
-    )
-
-
-def failures_info(record: StudyRecord) -> FailuresInfo:
+def failures_info(record: StudyRecord) -> Section:
     """Return the failed runs and their reasons."""
     failed = [run for run in record.runs() if run.state == "failed"]
     if not failed:
-        return FailuresInfo(0, None)
-    rows = tuple(
+        return Section()
+    rows = [
         row(
             short(run.run),
             short(run.params.teacher or "no teacher"),
@@ -270,7 +243,235 @@ def failures_info(record: StudyRecord) -> FailuresInfo:
             short(run.reason or "no reason recorded", MAX_REASON),
         )
         for run in failed[:MAX_ROWS]
+    ]
+    columns = ("Run", "Teacher", "Settings", ">Epochs", Column("Reason", long=True))
+    return Section(table=table("Failed runs", columns, rows, cut_note(rows, len(failed), "failed runs")))
+
+
+def importance_info(record: StudyRecord) -> Section:
+    """Return the importance of each setting for the rung scores, and as points a table of shares for each method."""
+    found = record.importance
+    if found is None:
+        return Section(note="Importance was not computed.")
+    shares = _shares(found.shares, found.shares_std)
+    within = tuple(
+        _share_table(
+            f"Within {method.upper()} (n = {found.within_method_n.get(method, 0)})",
+            _shares(inner, found.within_method_std.get(method, {})),
+        )
+        for method, inner in sorted(found.within_method.items())
+        if inner
     )
-    columns = (*text_columns("Run", "Teacher", "Settings"), *number_columns("Epochs"), Column("Reason", long=True))
-    note = cut_note(rows, len(failed), "failed runs")
-    return FailuresInfo(len(failed), Table("Failed runs", columns, rows, note))
+    if not shares:
+        return Section(points=within, note=found.note)
+    figure = Figure(
+        finding=_importance_finding(shares, found.n),
+        alt=f"Bars: the share of variance that each of {plural(len(shares), 'setting')} explains.",
+        table=_share_table("Shares of the variance of the rung scores", shares),
+        draw=partial(importance_chart, shares, found.n),
+    )
+    note = found.note
+    if found.evaluator_seeds > 1:
+        forests = f"{found.evaluator_seeds} random forests of different seeds, {plural(found.n, 'trial')} each"
+        note = f"Means over {forests}; \N{PLUS-MINUS SIGN} is their standard deviation. {note}".strip()
+    return Section(points=within, figure=figure, note=note)
+
+
+def _shares(means: Mapping[str, float], spread: Mapping[str, float]) -> list[Share]:
+    """Return the shares of the settings, largest first."""
+    ordered = sorted(means.items(), key=lambda item: (-item[1], item[0]))
+    return [Share(name, mean, spread.get(name)) for name, mean in ordered]
+
+
+def _importance_finding(shares: Sequence[Share], n: int) -> str:
+    first = shares[0]
+    finding = (
+        f"The largest share of variance, {_per_cent(first)}, goes to {setting_name(first.setting)} "
+        f"(n = {n} rung scores)"
+    )
+    if len(shares) > 1:
+        second = shares[1]
+        noise = math.hypot(first.std or 0.0, second.std or 0.0)
+        if first.mean - second.mean < 2 * noise:
+            finding += f"; {setting_name(second.setting)}, {_per_cent(second)}, is within the spread of the forests"
+    return f"{finding}."
+
+
+def _per_cent(share: Share) -> str:
+    spread = "" if share.std is None else f" \N{PLUS-MINUS SIGN} {100 * share.std:.0f}"
+    return f"{100 * share.mean:.0f}{spread} %"
+
+
+def _share_table(caption: str, shares: Sequence[Share]) -> Table:
+    rows = (row(setting_name(one.setting), _per_cent(one)) for one in shares[:MAX_ROWS])
+    return table(caption, ("Setting", ">Share"), rows)
+
+
+class _Setting(NamedTuple):
+    method: str | None
+    """None: a setting of every method."""
+    name: str
+    weight: float
+    """Importance, for sorting."""
+    trials: Sequence[TrialRecord]
+    """Trials with this setting, by number."""
+
+    @property
+    def label(self) -> str:
+        return f"{self.method.upper()}: {setting_name(self.name)}" if self.method else setting_name(self.name)
+
+
+def slices_info(record: StudyRecord) -> Section:
+    """Return the rung scores against each of the most important numeric settings."""
+    scored = _scored(record)
+    if len(scored) < MIN_SCORED:
+        return Section(note=f"Slices take at least {MIN_SCORED} scored trials; there are {len(scored)}.")
+    found = _settings(record, scored)[:MAX_SLICES]
+    if not found:
+        return Section(note="No numeric setting was searched.")
+    scores = [score(trial.rung) for trial in scored]
+    low, high = (float(one) for one in np.quantile(scores, (0.25, 0.75)))
+    floor = max(min(scores), low - 1.5 * (high - low))
+    thirds = [_thirds(one) for one in found]
+    best, worst = max(thirds[0], key=lambda one: one[2]), min(thirds[0], key=lambda one: one[2])
+    slices = [
+        Slice(
+            one.label,
+            _is_log(record.space, one.method, one.name),
+            [
+                Point(trial.params.teacher, _value(trial, one.name), score(trial.rung))
+                for trial in spread_out(one.trials, MAX_DRAWN)
+            ],
+        )
+        for one in found
+    ]
+    columns = ("Setting", ">Trials", *(f">{name.capitalize()} third" for name in THIRDS))
+    rows = (
+        row(
+            one.label,
+            str(len(one.trials)),
+            *(Cell(percent(mean), f"{low:.3g} to {high:.3g}") for low, high, mean in it),
+        )
+        for one, it in zip(found, thirds, strict=True)
+    )
+    figure = Figure(
+        finding=f"{found[0].label}: the {THIRDS[thirds[0].index(best)]} third of its values, {best[0]:.3g} to "
+        f"{best[1]:.3g}, has the best mean rung score, {percent(best[2])}; the worst third has {percent(worst[2])}.",
+        alt=f"Scatters of rung scores against {plural(len(found), 'setting')}, teachers by colour and marker.",
+        table=table("Mean rung score by thirds of a setting's values", columns, rows),
+        draw=partial(slices_chart, slices, floor, teacher_names(record)),
+    )
+    note = ["Validation accuracy at the rung. The trials differ in teacher and other settings too."]
+    most = max(len(one.trials) for one in found)
+    if most > MAX_DRAWN:
+        note.append(f"At most {MAX_DRAWN} of {most:,} trials drawn in a panel, evenly by number; all count.")
+    if below := sum(one < floor for one in scores):
+        note.append(f"{plural(below, 'trial')} below {percent(floor)}, drawn at the lower edge.")
+    return Section(figure=figure, note=" ".join(note))
+
+
+def _scored(record: StudyRecord) -> list[TrialRecord]:
+    return [trial for trial in record.trials if trial.rung is not None and trial.rung.val_top1 is not None]
+
+
+def _settings(record: StudyRecord, scored: Sequence[TrialRecord]) -> list[_Setting]:
+    """Return the searched numeric settings, most important first; a method's own count by its share of the trials."""
+    found = record.importance
+    shares, within = (found.shares, found.within_method) if found else ({}, {})
+    settings = [_Setting(None, WEIGHT, shares.get(WEIGHT, 0.0), scored)]
+    for method in sorted({trial.params.method or "" for trial in scored} - {""}):
+        own = [trial for trial in scored if trial.params.method == method]
+        for name in sorted({name for trial in own for name in trial.params.method_params}):
+            weight = within.get(method, {}).get(name, 0.0) * len(own) / len(scored)
+            settings.append(_Setting(method, name, weight, own))
+    kept = [one for one in settings if len(one.trials) >= MIN_PER_SETTING and _varies(one.trials, one.name)]
+    return sorted(kept, key=lambda one: (-one.weight, one.label))
+
+
+def _varies(trials: Sequence[TrialRecord], name: str) -> bool:
+    """Return whether every trial has a number for the setting and the numbers differ."""
+    values = [one.params.soft_weight if name == WEIGHT else one.params.method_params.get(name) for one in trials]
+    return all(isinstance(one, float | int) for one in values) and len(set(values)) > 1
+
+
+def _value(trial: TrialRecord, name: str) -> float:
+    return trial.params.soft_weight if name == WEIGHT else float(trial.params.method_params[name])
+
+
+def _is_log(space: Mapping[str, Any], method: str | None, name: str) -> bool:
+    """Return whether the study's space searches a setting on a log scale; records without a space say no."""
+    inner: Any = space.get("search")
+    for key in ("methods", method, name) if name != WEIGHT else (WEIGHT,):
+        inner = inner.get(key) if isinstance(inner, Mapping) else None
+    return isinstance(inner, Mapping) and bool(inner.get("log"))
+
+
+def _thirds(one: _Setting) -> list[tuple[float, float, float]]:
+    """Return the lowest value, the highest value and the mean score of each third."""
+    ordered = sorted(one.trials, key=lambda trial: (_value(trial, one.name), trial.number))
+    return [
+        (_value(part[0], one.name), _value(part[-1], one.name), float(np.mean([score(trial.rung) for trial in part])))
+        for part in _split(ordered, len(THIRDS))
+    ]
+
+
+def _split(trials: Sequence[TrialRecord], parts: int) -> list[list[TrialRecord]]:
+    return [[trials[place] for place in part] for part in np.array_split(range(len(trials)), parts)]
+
+
+def pair_info(record: StudyRecord) -> Section:
+    """Return the two most important settings of the method with the most trials, by fifths of the rung score."""
+    scored = _scored(record)
+    within = record.importance.within_method if record.importance else {}
+    for method in sorted(within, key=lambda one: -sum(trial.params.method == one for trial in scored)):
+        trials = [trial for trial in scored if trial.params.method == method]
+        ordered = sorted(within[method], key=lambda one: -within[method][one])
+        names = [name for name in ordered if _varies(trials, name)]
+        if len(names) > 1 and len(trials) >= MIN_PER_SETTING and len(scored) >= MIN_SCORED:
+            return _pair(record, method, (names[0], names[1]), trials)
+    return Section()
+
+
+def _pair(record: StudyRecord, method: str, names: tuple[str, str], trials: Sequence[TrialRecord]) -> Section:
+    ranked = sorted(trials, key=lambda trial: (-score(trial.rung), trial.number))
+    fifths = _split(ranked, len(FIFTHS))
+    shown = [
+        [
+            Point(one.params.teacher, _value(one, names[0]), _value(one, names[1]))
+            for one in spread_out(part, MAX_DRAWN // len(FIFTHS))
+        ]
+        for part in fifths
+    ]
+    first, second = (setting_name(name) for name in names)
+    rows = []
+    ranges = []
+    for fifth, part in zip(FIFTHS, fifths, strict=True):
+        ranges.append([_range([_value(trial, name) for trial in part]) for name in names])
+        scores = f"{100 * score(part[-1].rung):.1f} to {percent(score(part[0].rung))}"
+        rows.append(row(fifth, str(len(part)), scores, *ranges[-1]))
+    columns = ("Fifth", ">Trials", ">Rung score", f">{first}", f">{second}")
+    figure = Figure(
+        finding=f"The best fifth of {len(ranked)} {method.upper()} trials has {first} {ranges[0][0]} and "
+        f"{second} {ranges[0][1]}.",
+        alt=f"Scatter of {first} and {second}: the stronger a shade, the better the score.",
+        table=table(f"{method.upper()}: trials by fifths of their rung score", columns, rows),
+        draw=partial(
+            pair_chart,
+            (f"{method.upper()}: {first}", f"{method.upper()}: {second}"),
+            (_is_log(record.space, method, names[0]), _is_log(record.space, method, names[1])),
+            shown,
+            teacher_names(record),
+        ),
+    )
+    drawn = sum(map(len, shown))
+    cut = "" if drawn == len(ranked) else f" {drawn} of {len(ranked):,} trials drawn, evenly by rank; all count."
+    note = (
+        "Fifths of the trials by rung score. Teachers have the markers of the charts above. Lines are contours of "
+        f"the mean fifth of a point's neighbourhood.{cut}"
+    )
+    return Section(figure=figure, note=note)
+
+
+def _range(values: Sequence[float]) -> str:
+    low, high = f"{min(values):.3g}", f"{max(values):.3g}"
+    return low if low == high else f"{low} to {high}"

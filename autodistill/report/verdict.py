@@ -1,208 +1,160 @@
-"""Sections on the answer: recommendation, leaderboard, capacity mismatch."""
+"""Sections on the answer: recommendation, leaderboard, controls, capacity mismatch, and the choice of a student."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Iterator, Mapping
+from functools import partial
+from urllib.parse import quote
 
 import numpy as np
 
+from autodistill import stats
 from autodistill.formatting import (
+    COSTS,
     EMPTY,
+    amount,
     contrast_words,
     count,
+    excess_words,
     interval,
+    limits_words,
     maybe,
     percent,
     plural,
     points,
     probability,
+    quantity,
     recipe,
     short,
+    sure,
 )
-from autodistill.records import Contrast, RankRow, Recommendation, RunResult, StudyRecord, TargetSummary
+from autodistill.records import (
+    ComparisonRecord,
+    Contrast,
+    ControlRecord,
+    RankRow,
+    Recommendation,
+    RunResult,
+    StudentChoice,
+    StudentRow,
+    StudyRecord,
+    TargetSummary,
+    TeacherRecord,
+    latency_of,
+)
+from autodistill.report.charts import mismatch_chart, pareto_chart, recommendation_chart
 from autodistill.report.parts import (
     Cell,
     Column,
-    Fact,
     Figure,
     Mark,
     Row,
-    Table,
+    Section,
     best_full_runs,
     full_runs,
-    number_columns,
     plain_kd_confirmed,
+    rank_correlation,
     row,
     score,
+    table,
     teacher_names,
-    text_columns,
     verdict_of,
 )
 
-VERDICTS = {
+HEADLINES = {
     "winner": "A clear winner",
     "no_clear_difference": "No clear difference",
     "only_one": "One teacher to judge",
     "no_teacher": "No teacher helps",
     "unconfirmed": "Unconfirmed",
 }
-NOT_AHEAD = "No teacher beats labels alone"
 ANSWERS = {"helps": "It helps", "does_not_help": "It does not help", "cannot_tell": "Cannot be told yet"}
+REGIMES = {"default": "Prior", "shared": "One for all", "own": "Its own best"}
 
 
-@dataclass(frozen=True)
-class RecommendationInfo:
-    verdict: str
-    headline: str
-    sentence: str
-    running: bool
-    facts: tuple[Fact, ...]
-    reasons: tuple[str, ...]
-    command: str
-    contrasts: tuple[Contrast, ...]
-    """Teachers against no teacher, best first."""
-    threshold: float
-    teachers: tuple[str, ...]
-    figure: Figure | None
-
-
-@dataclass(frozen=True)
-class LeaderboardInfo:
-    table: Table
-
-
-@dataclass(frozen=True)
-class MismatchPoint:
-    teacher: str
-    teacher_top1: float
-    student_top1: float
-    macs: int
-    params: int
-
-
-@dataclass(frozen=True)
-class MismatchInfo:
-    points: tuple[MismatchPoint, ...]
-    """Teachers with a full run, ordered by their own accuracy."""
-    teachers: tuple[str, ...]
-    spearman: float | None
-    """Correlation of the teachers' accuracy with the students'."""
-    spearman_params: float | None
-    """Correlation of the teachers' size with the students' accuracy."""
-    regret: float | None
-    """Validation accuracy lost by taking the most accurate teacher."""
-    no_teacher: float | None
-    seed_std: float | None
-    """Standard deviation of the seed noise of one run; None: not measured."""
-    figure: Figure | None
-    note: str
-
-
-def recommendation_info(record: StudyRecord) -> RecommendationInfo:
-    """Return the verdict, its reasons and the command that reproduces it."""
+def recommendation_info(record: StudyRecord) -> Section:
+    """Return the headline, facts as (label, value, small line), and the confirmed differences to no teacher."""
     verdict = verdict_of(record)
-    contrasts = tuple(contrast for contrast in verdict.contrasts if contrast.versus is None)
-    return RecommendationInfo(
-        verdict=verdict.verdict,
-        headline=_headline(verdict),
-        sentence=verdict.sentence,
-        running=record.state == "running",
-        facts=tuple(_facts(verdict)),
-        reasons=verdict.reasons,
-        command=record.command,
-        contrasts=contrasts,
-        threshold=verdict.threshold,
-        teachers=teacher_names(record),
-        figure=_contrast_figure(contrasts),
-    )
+    headline = HEADLINES[verdict.verdict]
+    if verdict.verdict == "no_teacher" and verdict.versus_no_teacher == "cannot_tell":
+        headline = "No teacher beats labels alone"
+    figure = None
+    if contrasts := [one for one in verdict.contrasts if one.versus is None]:
+        best = max(contrasts, key=lambda one: one.difference)
+        rows = (row(short(one.teacher), points(one.difference), interval(one.low, one.high)) for one in contrasts)
+        figure = Figure(
+            finding=f"{short(best.teacher)}: {contrast_words(best)}.",
+            alt=f"Dots with interval bars: {plural(len(contrasts), 'teacher')} against no teacher, on test.",
+            table=table(
+                "Confirmed difference to no teacher", ("Teacher", ">Difference, points", ">95 % interval"), rows
+            ),
+            draw=partial(recommendation_chart, contrasts, verdict.threshold, teacher_names(record)),
+        )
+    return Section(headline, tuple(_facts(verdict)), figure=figure)
 
 
-def _headline(verdict: Recommendation) -> str:
-    open_question = verdict.verdict == "no_teacher" and verdict.versus_no_teacher == "cannot_tell"
-    return NOT_AHEAD if open_question else VERDICTS[verdict.verdict]
-
-
-def _facts(verdict: Recommendation) -> Iterator[Fact]:
+def _facts(verdict: Recommendation) -> Iterator[tuple[str, str, str]]:
     settings = recipe(verdict.params) if verdict.teacher else ""
-    yield Fact("Learn from", short(verdict.teacher or "no teacher"), settings)
+    yield "Learn from", short(verdict.teacher or "no teacher"), settings
     confirmed = next((one for one in verdict.ranking if one.teacher == verdict.teacher), None)
     if confirmed is not None and confirmed.confirmed_test_top1 is not None:
-        seeds = plural(confirmed.seeds, "seed")
-        yield Fact("Test accuracy", percent(confirmed.confirmed_test_top1), f"mean of {seeds}")
+        yield "Test accuracy", percent(confirmed.confirmed_test_top1), f"mean of {plural(confirmed.seeds, 'seed')}"
     elif confirmed is not None and confirmed.search_val_top1 is not None:
-        yield Fact("Validation accuracy", percent(confirmed.search_val_top1), "one run, not confirmed")
+        yield "Validation accuracy", percent(confirmed.search_val_top1), "one run, not confirmed"
     named = verdict.teacher or next((one.teacher for one in verdict.ranking if one.teacher), None)
-    gain = _contrast(verdict, named)
-    if gain is not None:
+    if gain := _contrast(verdict, named):
         label = "Over no teacher" if verdict.teacher else f"Best teacher, {short(named or '', 24)}"
-        yield Fact(label, f"{points(gain.difference)} points", interval(gain.low, gain.high))
-    yield Fact(
-        "Does a teacher help?", ANSWERS[verdict.versus_no_teacher], f"threshold {100 * verdict.threshold:.1f} points"
-    )
+        yield label, f"{points(gain.difference)} points", interval(gain.low, gain.high)
+    threshold = f"threshold {100 * verdict.threshold:.1f} points"
+    yield "Does a teacher help?", ANSWERS[verdict.versus_no_teacher], threshold
 
 
 def _contrast(verdict: Recommendation, teacher: str | None) -> Contrast | None:
     return next((one for one in verdict.contrasts if one.teacher == teacher and one.versus is None), None)
 
 
-def _contrast_figure(contrasts: Sequence[Contrast]) -> Figure | None:
-    if not contrasts:
-        return None
-    best = max(contrasts, key=lambda one: one.difference)
-    columns = (Column("Teacher"), *number_columns("Difference, points", "95 % interval"))
-    rows = tuple(row(short(one.teacher), points(one.difference), interval(one.low, one.high)) for one in contrasts)
-    return Figure(
-        finding=f"{short(best.teacher)}: {contrast_words(best)}.",
-        alt=f"Dots with interval bars: {plural(len(contrasts), 'teacher')} against no teacher, on test.",
-        table=Table("Confirmed difference to no teacher", columns, rows),
-    )
-
-
-def leaderboard_info(record: StudyRecord) -> LeaderboardInfo:
+def leaderboard_info(record: StudyRecord) -> Section:
     """Return a row for every teacher with its cost and its student's scores, confirmed first, then the baselines."""
     verdict = verdict_of(record)
     ranked = {one.teacher: one for one in verdict.ranking if one.confirmed_test_top1 is not None}
     place = {name: rank for rank, name in enumerate(ranked)}
     best = best_full_runs(record)
-    names = sorted(
-        (teacher.name for teacher in record.teachers),
-        key=lambda name: (place.get(name, len(place)), -score(best.get(name)), name),
+    teachers = sorted(
+        record.teachers, key=lambda one: (place.get(one.name, len(place)), -score(best.get(one.name)), one.name)
     )
-    rows = [_teacher_row(record, verdict, name, ranked.get(name), best.get(name)) for name in names]
+    rows = [_teacher_row(record, verdict, one, ranked.get(one.name), best.get(one.name)) for one in teachers]
     note = (
         "Search scores are single runs on validation and tend to be too high, because the best of many was chosen. "
         "Confirmed values are means over new seeds on test. Small figures are 95 % intervals. P(best) is the "
         "probability of being the best finalist; the verdict does not use it."
     )
     columns = (
-        Column("Teacher"),
-        *number_columns("Its own accuracy", "Params", "Trials", "Best in search", "Confirmed on test", "P(best)"),
-        *number_columns("Points over no teacher"),
-        Column("Settings", long=True),
+        *("Teacher", ">Its own accuracy", ">Params", ">Trials", ">Best in search", ">Confirmed on test", ">P(best)"),
+        *(">Points over no teacher", Column("Settings", long=True)),
     )
     caption = "Teachers by the accuracy of their students"
-    return LeaderboardInfo(Table(caption, columns, (*rows, *_baseline_rows(record, verdict)), note))
+    return Section(table=table(caption, columns, (*rows, *_baseline_rows(record, verdict)), note))
 
 
 def _teacher_row(
-    record: StudyRecord, verdict: Recommendation, name: str, ranked: RankRow | None, best: RunResult | None
+    record: StudyRecord, verdict: Recommendation, teacher: TeacherRecord, ranked: RankRow | None, best: RunResult | None
 ) -> Row:
-    teacher = next(one for one in record.teachers if one.name == name)
-    trials = [trial for trial in record.trials if trial.params.teacher == name]
+    name, picked = teacher.name, teacher.name == verdict.teacher
     params = ranked.params if ranked else best.params if best else None
     means = (record.search_score(run.params) for run in full_runs(record) if run.params.teacher == name)
-    searched = [mean for mean in means if mean is not None]
+    runs = [run for one in record.finalists if one.teacher == name for run in one.runs] + [best]
+    targets = next((run.targets for run in runs if run is not None and run.targets is not None), None)
     gain = _contrast(verdict, name)
     return row(
-        Cell(short(name), "recommended" if name == verdict.teacher else ""),
+        Cell(short(name), "recommended" if picked else ""),
         percent(teacher.val_top1),
         Cell(count(teacher.cost.params), f"{count(teacher.cost.macs)} MACs"),
-        str(len(trials)),
-        maybe(max(searched, default=None)),
+        str(sum(trial.params.teacher == name for trial in record.trials)),
+        maybe(max((mean for mean in means if mean is not None), default=None)),
         _confirmed_cell(ranked),
         probability(ranked.p_best if ranked else None),
         Cell(points(gain.difference), interval(gain.low, gain.high)) if gain else EMPTY,
-        Cell(recipe(params) if params else EMPTY, _in_use(_targets(record, name, best))),
-        mark="pick" if name == verdict.teacher else "",
+        Cell(recipe(params) if params else EMPTY, _in_use(targets)),
+        mark="pick" if picked else "",
     )
 
 
@@ -244,11 +196,6 @@ def _confirmed_cell(ranked: RankRow | None) -> Cell:
     return Cell(percent(ranked.confirmed_test_top1), f"{below}, {plural(ranked.seeds, 'seed')}")
 
 
-def _targets(record: StudyRecord, name: str, best: RunResult | None) -> TargetSummary | None:
-    runs = [run for one in record.finalists if one.teacher == name for run in one.runs] + [best]
-    return next((run.targets for run in runs if run is not None and run.targets is not None), None)
-
-
 def _in_use(targets: TargetSummary | None) -> str:
     """Return the medians of the temperatures that a method used."""
     if targets is None:
@@ -257,95 +204,206 @@ def _in_use(targets: TargetSummary | None) -> str:
     return f"in use: tau target {targets.tau_target:.2g}, tau other {targets.tau_other:.2g}{wrong}"
 
 
-def mismatch_info(record: StudyRecord) -> MismatchInfo:
-    """Compare the teachers' accuracy and size with the accuracy of their students."""
+def controls_info(record: StudyRecord) -> Section:
+    """Return each teacher's accuracy with the prior, with the best configuration of all and with its own best."""
+    if record.plan.controls and not record.controls:
+        return Section(note="Fair controls are still to come.")
+    if not record.controls:
+        return Section(
+            note="Not measured: whether a difference comes from the teacher or from temperatures that were tuned for "
+            "it. From a budget of 40 on, each finalist is also trained with the prior and with the best configuration "
+            "of all."
+        )
+    controls: dict[str, dict[str, ControlRecord]] = {}  # by teacher and regime
+    for one in record.controls:
+        controls.setdefault(one.teacher, {})[one.regime] = one
+    shared = next(one for one in record.controls if one.regime == "shared")
+    note = (
+        f"Test accuracy over the same confirm seeds. One for all: {recipe(shared.params)}, the best of the search. "
+        "Only the gain of a teacher's own configuration over the shared one is an effect of tuning for that teacher."
+    )
+    columns = ("Teacher", *(f">{name}" for name in REGIMES.values()), ">Own over shared, points")
+    rows = (_control_row(teacher, found) for teacher, found in controls.items())
+    return Section(points=tuple(_findings(controls)), table=table("Fair controls", columns, rows, note))
+
+
+def _control_row(teacher: str, found: Mapping[str, ControlRecord]) -> Row:
+    cells = [Cell(EMPTY)] * len(REGIMES)
+    for place, regime in enumerate(REGIMES):
+        if one := found.get(regime):
+            mean = _mean(one)
+            cells[place] = Cell(percent(mean) if math.isfinite(mean) else EMPTY, recipe(one.params))
+    gain = _own_over_shared(found)
+    return row(short(teacher), *cells, Cell(points(gain[0]), interval(*gain[1:])) if gain else EMPTY)
+
+
+def _findings(controls: Mapping[str, Mapping[str, ControlRecord]]) -> Iterator[str]:
+    for regime, words in (("default", "With the prior for all"), ("shared", "With one configuration for all")):
+        found = [one[regime] for one in controls.values() if regime in one]
+        best, *others = sorted(found, key=lambda one: -_mean(one))
+        for other in others:
+            if gain := _difference(best, other):
+                pair = f"{short(best.teacher)} gives {points(gain[0])} points over {short(other.teacher)}"
+                yield f"{words}, {pair} ({sure(*gain[1:])})."
+    for teacher, own in controls.items():
+        if gain := _own_over_shared(own):
+            size = f"{points(gain[0])} points ({sure(*gain[1:])})"
+            yield f"Tuning for {short(teacher)} alone changes its student by {size} against the shared configuration."
+
+
+def _mean(one: ControlRecord) -> float:
+    scores = [run.test_top1 for run in one.runs if run.test_top1 is not None]
+    return math.fsum(scores) / len(scores) if scores else -math.inf
+
+
+def _own_over_shared(found: Mapping[str, ControlRecord]) -> tuple[float, float | None, float | None] | None:
+    own, shared = found["own"], found["shared"]
+    return _difference(own, shared) if own.params != shared.params else None
+
+
+def _difference(one: ControlRecord, other: ControlRecord) -> tuple[float, float | None, float | None] | None:
+    """Return the paired difference over the shared seeds and its 95 % interval; None without a shared seed."""
+    mine, yours = ({run.seed: run.test_top1 for run in it.runs if run.test_top1 is not None} for it in (one, other))
+    seeds = sorted(mine.keys() & yours.keys())
+    if not seeds:
+        return None
+    scores = np.array([[mine[seed] for seed in seeds], [yours[seed] for seed in seeds]])
+    difference = float((scores[0] - scores[1]).mean())
+    if len(seeds) < 2 or np.ptp(scores[0] - scores[1]) == 0:
+        return difference, None, None
+    width = float(stats.compare(scores).half_width(stats.STATED)[0, 1])
+    return difference, difference - width, difference + width
+
+
+def mismatch_info(record: StudyRecord) -> Section:
+    """Compare the teachers' accuracy and size with the accuracy of their best students."""
     best = best_full_runs(record)
-    found = [
-        MismatchPoint(one.name, one.val_top1, score(best[one.name]), one.cost.macs, one.cost.params)
-        for one in record.teachers
-        if one.name in best
-    ]
-    found.sort(key=lambda one: (one.teacher_top1, one.teacher))
-    students = [one.student_top1 for one in found]
-    spearman = rank_correlation([one.teacher_top1 for one in found], students)
-    by_size = rank_correlation([one.params for one in found], students)
-    regret = max(students) - found[-1].student_top1 if found else None
-    several = len(found) > 1 and regret is not None
-    noise = verdict_of(record).seed_std
-    return MismatchInfo(
-        points=tuple(found),
-        teachers=teacher_names(record),
-        spearman=spearman,
-        spearman_params=by_size,
-        regret=regret,
-        no_teacher=record.no_teacher.val_top1 if record.no_teacher else None,
-        seed_std=noise,
-        figure=_mismatch_figure(record, found, spearman, regret) if several and regret is not None else None,
-        note=(
-            _mismatch_note(len(found), by_size, noise)
-            if several
-            else "Capacity mismatch is shown for two or more teachers with a full run each."
+    teachers = sorted((one for one in record.teachers if one.name in best), key=lambda one: (one.val_top1, one.name))
+    if len(teachers) < 2:
+        return Section(note="Capacity mismatch is shown for two or more teachers with a full run each.")
+    students = [score(best[one.name]) for one in teachers]
+    top = teachers[-1]
+    place = "made the best student"
+    if rank := sum(one > students[-1] for one in students):
+        regret = max(students) - students[-1]
+        place = f"made student {rank + 1} of {len(teachers)}, {100 * regret:.1f} points below the best"
+    rho = rank_correlation([one.val_top1 for one in teachers], students)
+    by_accuracy = "" if rho is None else f" (Spearman {rho:+.2f} over {len(teachers)} teachers)"
+    rho = rank_correlation([one.cost.params for one in teachers], students)
+    by_size = "" if rho is None else f" With the number of parameters the Spearman correlation is {rho:+.2f}."
+    verdict = verdict_of(record)
+    bars = "bars are two standard deviations of a run's seed noise either way, as measured between confirm runs"
+    if verdict.seed_std is None:
+        bars = "its seed noise was not measured"
+    ranked = {one.teacher: one for one in verdict.ranking if one.confirmed_test_top1}
+    rows = (
+        row(
+            short(one.name),
+            percent(one.val_top1),
+            percent(student),
+            _confirmed_cell(ranked.get(one.name)),
+            count(one.cost.params),
+            count(one.cost.macs),
+        )
+        for one, student in zip(teachers, students, strict=True)
+    )
+    columns = ("Teacher", ">Teacher accuracy", ">Best student", ">Confirmed on test", ">Params", ">Teacher MACs")
+    figure = Figure(
+        finding=f"The most accurate teacher, {short(top.name)} ({percent(top.val_top1)}), {place}{by_accuracy}.",
+        alt="Two scatters of the best student's accuracy, against the teacher's accuracy and its size, for "
+        f"{len(teachers)} teachers.",
+        table=table("Teacher accuracy and best student, on validation", columns, rows),
+        draw=partial(
+            mismatch_chart,
+            list(zip(teachers, students, strict=True)),
+            record.no_teacher.val_top1 if record.no_teacher else None,
+            verdict.seed_std,
+            teacher_names(record),
         ),
     )
-
-
-def rank_correlation(x: Sequence[int | float], y: Sequence[int | float]) -> float | None:
-    """Return Spearman's rho with mean ranks for ties; None for fewer than three pairs or a constant side."""
-    if len(x) < 3 or len(set(x)) < 2 or len(set(y)) < 2:
-        return None
-    return float(np.corrcoef(_ranks(x), _ranks(y))[0, 1])
-
-
-def _ranks(values: Sequence[int | float]) -> np.ndarray:
-    array = np.array(values)
-    below, up_to = (array[:, None] > array).sum(axis=1), (array[:, None] >= array).sum(axis=1)
-    return np.asarray((below + up_to + 1) / 2)
-
-
-def _mismatch_figure(
-    record: StudyRecord, found: Sequence[MismatchPoint], spearman: float | None, regret: float
-) -> Figure:
-    top = found[-1]
-    rank = sum(one.student_top1 > top.student_top1 for one in found) + 1
-    place = (
-        "made the best student"
-        if rank == 1
-        else f"made student {rank} of {len(found)}, {100 * regret:.1f} points below the best"
+    note = (
+        f"Each of {len(teachers)} points is the best full run of a teacher's trials, on validation: one run; {bars}. "
+        f"A teacher with more trials had more chances.{by_size}"
     )
-    rho = "" if spearman is None else f" (Spearman {spearman:+.2f} over {len(found)} teachers)"
+    return Section(figure=figure, note=note)
+
+
+def comparison_sections(record: ComparisonRecord) -> dict[str, Section]:
+    """Return the sections of the page that compares students.
+
+    The points of `students` are facts as (label, value, small line), those of `studies` are (student, sentence,
+    leaderboard, path of the report).
+    """
+    choice = record.choice
+    assert choice is not None
+    headline = {**HEADLINES, "only_one": "One student within the limits"}[choice.verdict]
+    figure = _pareto_figure(record, choice) if any(one.test_top1 is not None for one in choice.rows) else None
+    limits = (
+        row(amount(one.kind, one.limit), short(one.student), short(one.teacher or "no teacher"), percent(one.test_top1))
+        for one in choice.lines
+    )
+    note = (
+        "The most accurate student within the limit, by confirmed mean; a row for each limit at which the answer "
+        "changes."
+    )
+    left_out = [row(short(one.student.name), excess_words(one, record.limits)) for one in record.left_out]
+    excess = table("Not trained: over a limit", ("Student", "Cost over the limit"), left_out) if left_out else None
+    studies = []
+    for study in record.studies:
+        found = study.recommendation
+        sentence = found.sentence if found else "This student's study is not finished."
+        page = f"students/{quote(study.name)}/report.html"
+        studies.append((study.student.name, sentence, leaderboard_info(study).table, page))
+    equivalents = count(record.studies[0].plan.equivalents)
+    method = (
+        f"Each student had a budget of its own: {equivalents} full trainings of that student.",
+        "Students are compared by paired intervals over their shared confirm seeds, each with the teacher that its "
+        "own study recommends. The intervals include neither the choice of that teacher nor split and view noise.",
+    )
+    columns = ("Up to", "Student", "Teacher", ">Test accuracy")
+    return {
+        "students": Section(headline, tuple(_student_facts(record, choice)), figure=figure),
+        "limits": Section(table=table("The answer under a limit", columns, limits, note)),
+        "left_out": Section(table=excess),
+        "studies": Section(points=tuple(studies)),
+        "method": Section(points=method),
+    }
+
+
+def _student_facts(record: ComparisonRecord, choice: StudentChoice) -> Iterator[tuple[str, str, str]]:
+    chosen = next(one for one in choice.rows if one.student == choice.student)
+    yield "Ship", short(chosen.student), ", ".join(amount(kind, cost) for kind, cost in chosen.costs.items())
+    yield "Taught by", short(chosen.teacher or "no teacher"), recipe(chosen.params) if chosen.teacher else ""
+    if chosen.test_top1 is not None:
+        seeds = plural(chosen.seeds, "seed")
+        yield "Test accuracy", percent(chosen.test_top1), f"{interval(chosen.low, chosen.high, percent)}, {seeds}"
+    if record.limits.given:
+        broken = f"{plural(len(record.left_out), 'student')} left out" if record.left_out else "all students meet them"
+        yield "Limits", limits_words(record.limits), broken
+
+
+def _pareto_figure(record: ComparisonRecord, choice: StudentChoice) -> Figure:
+    on = ", ".join(short(one.student) for one in choice.rows if one.front)
+    off = ", ".join(short(one.student) for one in choice.rows if one.test_top1 is not None and not one.front)
+    others = f"on no front: {off}" if off else "every confirmed student is on a front"
+    devices = {latency.device for study in record.studies if (latency := latency_of(study)) is not None}
+    note = f"Latency: one image, batch 1, median, on {' and '.join(sorted(devices))}." if devices else ""
     columns = (
-        *text_columns("Teacher"),
-        *number_columns("Teacher accuracy", "Best student", "Confirmed on test", "Params", "Teacher MACs"),
+        *("Student", "Teacher", ">Test accuracy", ">Params", ">MACs", ">Size", ">Latency"),
+        "On the front by",
     )
-    ranked = {one.teacher: one for one in verdict_of(record).ranking if one.confirmed_test_top1}
-    rows = tuple(_mismatch_row(one, ranked.get(one.teacher)) for one in found)
+    rows = (_student_row(one, pick=one.student == choice.student) for one in choice.rows)
     return Figure(
-        finding=f"The most accurate teacher, {short(top.teacher)} ({percent(top.teacher_top1)}), {place}{rho}.",
-        alt="Two scatters of the best student's accuracy, against the teacher's accuracy and its size, for "
-        f"{len(found)} teachers.",
-        table=Table("Teacher accuracy and best student, on validation", columns, rows),
+        finding=f"On the Pareto front: {on}; {others}.",
+        alt=f"Panels of test accuracy with its interval against each cost, for {plural(len(choice.rows), 'student')}.",
+        table=table("Students, each with its recommended teacher", columns, rows, note),
+        draw=partial(pareto_chart, choice.rows, record.limits.given),
     )
 
 
-def _mismatch_row(point: MismatchPoint, ranked: RankRow | None) -> Row:
-    return row(
-        short(point.teacher),
-        percent(point.teacher_top1),
-        percent(point.student_top1),
-        _confirmed_cell(ranked),
-        count(point.params),
-        count(point.macs),
-    )
-
-
-def _mismatch_note(teachers: int, by_size: float | None, noise: float | None) -> str:
-    size = "" if by_size is None else f" With the number of parameters the Spearman correlation is {by_size:+.2f}."
-    bars = (
-        "its seed noise was not measured"
-        if noise is None
-        else "bars are two standard deviations of a run's seed noise either way, as measured between confirm runs"
-    )
-    return (
-        f"Each of {teachers} points is the best full run of a teacher's trials, on validation: one run; {bars}. "
-        f"A teacher with more trials had more chances.{size}"
-    )
+def _student_row(one: StudentRow, *, pick: bool) -> Row:
+    accuracy = Cell(maybe(one.test_top1), interval(one.low, one.high, percent) if one.low is not None else "")
+    teacher = Cell(short(one.teacher or "no teacher"), recipe(one.params) if one.teacher else "")
+    costs = (quantity(kind, one.costs[kind]) if kind in one.costs else EMPTY for kind in COSTS)
+    front = ", ".join(COSTS[kind] for kind in one.front) or "none"
+    return row(short(one.student), teacher, accuracy, *costs, front, mark="pick" if pick else "")

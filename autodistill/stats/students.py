@@ -6,22 +6,10 @@ therefore form a table of students x seeds, which is judged like the teachers of
 
 from collections.abc import Iterator, Sequence
 
-from autodistill.formatting import (
-    COSTS,
-    count,
-    interval,
-    limits_words,
-    listed,
-    percent,
-    points,
-    recipe,
-    short,
-    sure,
-)
+from autodistill.formatting import COSTS, count, interval, limits_words, listed, percent, points, recipe, short, sure
 from autodistill.records import (
     BudgetLine,
     ComparisonRecord,
-    Contrast,
     CostKind,
     FinalistRecord,
     StudentBudget,
@@ -53,27 +41,32 @@ def recommend_student(
     if not studies:
         raise ValueError("studies: at least one, got none")
     evidence = _evidence(studies, threshold)
-    rows = _with_fronts([_row(study, evidence) for study in studies])
+    rows = sorted((_row(study, evidence) for study in studies), key=lambda row: (-_accuracy(row), _cheapness(row)))
+    rows = [row.model_copy(update={"front": _fronts(row, rows)}) for row in rows]
     confirmed = [row for row in rows if row.test_top1 is not None]
     if not confirmed:
         first = min(rows, key=_cheapness)
-        sentence = "No student is confirmed on test yet, so none can be preferred."
         return StudentChoice(
             verdict="unconfirmed",
             student=first.student,
             study=first.study,
-            sentence=sentence,
+            sentence="No student is confirmed on test yet, so none can be preferred.",
             rows=tuple(rows),
             threshold=threshold,
         )
     best, *others = confirmed
-    pairs = [evidence.contrast(best.student, other.student) for other in others]
     tied = [best, *(row for row in others if not evidence.better(best.student, row.student))]
-    contrasts = [_contrast(pair) for pair in pairs if pair is not None]
+    pairs = [evidence.contrast(best.student, other.student) for other in others]
+    contrasts = [
+        StudentContrast(
+            student=best.student, versus=other.student, difference=pair.difference, low=pair.low, high=pair.high
+        )
+        for other, pair in zip(others, pairs, strict=True)
+    ]
     chosen = min(tied, key=_cheapness)
-    missing = len(confirmed) < len(rows)
-    verdict = "only_one" if len(confirmed) == 1 else "winner" if len(tied) == 1 else "no_clear_difference"
-    verdict = "unconfirmed" if missing and len(confirmed) == 1 else verdict
+    verdict = "winner" if len(tied) == 1 else "no_clear_difference"
+    if len(confirmed) == 1:
+        verdict = "only_one" if len(rows) == 1 else "unconfirmed"
     return StudentChoice(
         verdict=verdict,
         student=chosen.student,
@@ -109,7 +102,7 @@ def _evidence(studies: Sequence[StudyRecord], threshold: float) -> Evidence:
 
 
 def _row(study: StudyRecord, evidence: Evidence) -> StudentRow:
-    found, chosen = evidence.finalist(study.student.name), study.recommendation
+    found, chosen = evidence.finalists.get(study.student.name), study.recommendation
     ranked = next((row for row in chosen.ranking if row.teacher == chosen.teacher), None) if chosen else None
     return StudentRow(
         student=study.student.name,
@@ -124,22 +117,15 @@ def _row(study: StudyRecord, evidence: Evidence) -> StudentRow:
     )
 
 
-def _with_fronts(rows: Sequence[StudentRow]) -> list[StudentRow]:
-    """Return the rows best first, each with the costs by which it is on the Pareto front.
-
-    A student without a test accuracy is on no front.
-    """
-    ranked = sorted(rows, key=lambda row: (-_accuracy(row), _cheapness(row)))
-    fronts = {row.student: tuple(kind for kind in row.costs if _on_front(row, rows, kind)) for row in rows}
-    return [row.model_copy(update={"front": fronts[row.student]}) for row in ranked]
-
-
-def _on_front(row: StudentRow, rows: Sequence[StudentRow], kind: CostKind) -> bool:
-    if row.test_top1 is None:
-        return False
-    own = (row.costs[kind], -row.test_top1)
-    rivals = [(other.costs[kind], -_accuracy(other)) for other in rows if kind in other.costs]
-    return not any(cost <= own[0] and error <= own[1] and (cost, error) != own for cost, error in rivals)
+def _fronts(row: StudentRow, rows: Sequence[StudentRow]) -> tuple[CostKind, ...]:
+    """Return the costs for which a student is on the Pareto front; none without a test accuracy."""
+    fronts: list[CostKind] = []
+    for kind, cost in row.costs.items() if row.test_top1 is not None else ():
+        own = (cost, -_accuracy(row))
+        rivals = [(other.costs[kind], -_accuracy(other)) for other in rows if kind in other.costs]
+        if not any(rival <= own[0] and error <= own[1] and (rival, error) != own for rival, error in rivals):
+            fronts.append(kind)
+    return tuple(fronts)
 
 
 def _lines(rows: Sequence[StudentRow]) -> Iterator[BudgetLine]:
@@ -161,17 +147,13 @@ def _cheapness(row: StudentRow) -> tuple[int | float, int | float, str]:
     return row.costs["macs"], row.costs["params"], row.student
 
 
-def _contrast(pair: Contrast) -> StudentContrast:
-    assert pair.versus is not None
-    return StudentContrast(
-        student=pair.teacher, versus=pair.versus, difference=pair.difference, low=pair.low, high=pair.high
-    )
-
-
 def _sentence(data: str, chosen: StudentRow, tied: Sequence[StudentRow], limits: StudentBudget, *, alone: bool) -> str:
     within = f" within {limits_words(limits)}" if limits.given else ""
     result = f"{percent(_accuracy(chosen))} test accuracy (95 % interval {interval(chosen.low, chosen.high, percent)})"
-    how = f"{short(chosen.student)}, {_taught(chosen)}: {result}"
+    taught = "trained without a teacher"
+    if chosen.teacher is not None:
+        taught = f"taught by {short(chosen.teacher)} with {recipe(chosen.params)}"
+    how = f"{short(chosen.student)}, {taught}: {result}"
     if alone:
         return f"On {data}{within}, only one student is confirmed so far, so none can be preferred: {how}."
     if len(tied) == 1:
@@ -179,12 +161,6 @@ def _sentence(data: str, chosen: StudentRow, tied: Sequence[StudentRow], limits:
     names = listed([short(row.student) for row in tied]) if len(tied) < 4 else f"the {len(tied)} best students"
     cheapest = "cheaper one" if len(tied) == 2 else "cheapest"
     return f"No clear difference between {names} on {data}{within}: ship the {cheapest}, {how}."
-
-
-def _taught(row: StudentRow) -> str:
-    if row.teacher is None:
-        return "trained without a teacher"
-    return f"taught by {short(row.teacher)} with {recipe(row.params)}"
 
 
 def _reasons(

@@ -1,16 +1,19 @@
-"""The verdict about the teachers of a study: a pure function of its record.
+"""The verdict about the teachers of a study, with its sentences: a pure function of the study's record.
 
 Test accuracies of confirm runs decide. Before any of them has ended, search scores give a provisional answer.
 """
 
 import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from autodistill.formatting import percent, recipe, short
+import numpy as np
+
+from autodistill.formatting import contrast_words, count, percent, plural, points, recipe, short
 from autodistill.records import RankRow, Recommendation, RunResult, SeedsToSettle, StudyRecord, TrialParams
-from autodistill.stats.evidence import Evidence, collect, contrasts, ranking, seed_noise
-from autodistill.stats.sentences import reasons, sentence
+from autodistill.stats import accuracy_error
+from autodistill.stats.evidence import Evidence, collect
 
 THRESHOLD = 0.002
 """Default for the smallest difference in accuracy that matters: 0.2 points."""
@@ -19,8 +22,8 @@ UNCONFIRMED_REASONS = (
     "A search score is one run on validation and tends to be too high, because the best of many was chosen.",
 )
 RESUME = "run the same command again to resume the study and confirm"
-
-Verdict = Literal["winner", "no_clear_difference", "only_one", "no_teacher"]
+MAX_PAIRS = 5
+MAX_REASON = 120
 
 
 def recommend(record: StudyRecord, *, threshold: float = THRESHOLD) -> Recommendation:
@@ -38,22 +41,26 @@ def recommend(record: StudyRecord, *, threshold: float = THRESHOLD) -> Recommend
     evidence = collect(record, threshold=threshold)
     if not evidence.teachers:
         return unconfirmed(record, threshold=threshold)
-    tied = _tied(evidence)
-    verdict, teacher = _decide(record, evidence, tied)
-    discussed = teacher or evidence.teachers[0]
-    chosen = evidence.finalist(teacher)
-    settle = _to_settle(evidence, discussed, tied if verdict == "no_clear_difference" else [])
-    noise = seed_noise(evidence)
+    decision = _decide(record, evidence)
+    taken = None if decision.verdict == "no_teacher" else decision.teacher
+    settle = decision.to_settle()
     return Recommendation(
-        verdict=verdict,
-        versus_no_teacher=evidence.answer(discussed),
-        teacher=teacher,
-        params=chosen.record.params if chosen else TrialParams(),
-        sentence=sentence(record, evidence, verdict=verdict, teacher=discussed, tied=tied),
-        reasons=tuple(reasons(record, evidence, verdict=verdict, teacher=discussed, tied=tied, settle=settle)),
-        ranking=(*ranking(evidence), *_without_runs(record, evidence)),
-        contrasts=tuple(contrasts(evidence)),
-        seed_std=noise[0] if noise else None,
+        verdict=decision.verdict,
+        versus_no_teacher=evidence.answer(decision.teacher),
+        teacher=taken,
+        params=evidence.finalists[taken].record.params if taken in evidence.finalists else TrialParams(),
+        sentence=decision.sentence(),
+        reasons=tuple(decision.reasons(settle)),
+        ranking=(
+            *evidence.ranking(),
+            *(
+                _row_without_runs(one.teacher, one.params, one.search_val_top1)
+                for one in record.finalists
+                if one.teacher not in evidence.finalists
+            ),
+        ),
+        contrasts=evidence.contrasts(),
+        seed_std=evidence.seed_noise[0] if evidence.seed_noise else None,
         seeds_to_settle=tuple(settle),
         threshold=threshold,
     )
@@ -62,13 +69,13 @@ def recommend(record: StudyRecord, *, threshold: float = THRESHOLD) -> Recommend
 def unconfirmed(record: StudyRecord, *, threshold: float) -> Recommendation:
     """Recommend from the search's validation scores, and say how much they are worth."""
     full = _best_per_teacher([trial.full for trial in record.trials] + [record.plain_kd])
-    guess = _from_full(record, full) or _from_rungs(record) or _from_nothing(record)
+    params, sentence = _guess(record, full)
     return Recommendation(
         verdict="unconfirmed",
         versus_no_teacher="cannot_tell",
-        teacher=guess.params.teacher,
-        params=guess.params,
-        sentence=guess.sentence,
+        teacher=params.teacher,
+        params=params,
+        sentence=sentence,
         reasons=UNCONFIRMED_REASONS,
         ranking=tuple(_row_without_runs(run.params.teacher, run.params, run.val_top1) for run in full),
         threshold=threshold,
@@ -92,64 +99,232 @@ def threshold_of(record: StudyRecord) -> float:
     return float(record.space.get("confirm", {}).get("threshold", THRESHOLD))
 
 
-def _decide(record: StudyRecord, evidence: Evidence, tied: list[str]) -> tuple[Verdict, str | None]:
-    best = evidence.teachers[0]
+def _decide(record: StudyRecord, evidence: Evidence) -> "_Decision":
+    best, *others = evidence.teachers
+    tied = [best, *(name for name in others if not evidence.better(best, name))]
     useless = {name for name in tied if evidence.answer(name) == "does_not_help"}
     # Where the best teacher is behind no teacher, all are, and training without a teacher costs nothing.
     if best in useless or evidence.behind(best):
-        return "no_teacher", None
-    if len(evidence.teachers) == 1:
-        return "only_one", best
+        return _Decision(record, evidence, tied, "no_teacher", best)
+    if not others:
+        return _Decision(record, evidence, tied, "only_one", best)
     if tied == [best]:
-        return "winner", best
+        return _Decision(record, evidence, tied, "winner", best)
     # Of the tied teachers the cheapest is taken. Left out are teachers that do not help and, as long as a better one
     # remains, those behind no teacher and those that may not help.
     able = [name for name in tied if name not in useless]
     able = [name for name in able if not evidence.behind(name)] or able
     able = [name for name in able if evidence.answer(name) == "helps"] or able
-    return "no_clear_difference", min(able, key=lambda name: _cost(record, name))
-
-
-def _tied(evidence: Evidence) -> list[str]:
-    """Return the best teacher and those that are not told apart from it."""
-    best, *others = evidence.teachers
-    return [best, *(name for name in others if not evidence.better(best, name))]
-
-
-def _to_settle(evidence: Evidence, teacher: str, tied: list[str]) -> list[SeedsToSettle]:
-    """List the open questions: the best teacher against the tied ones, and whether `teacher` helps."""
-    best = evidence.teachers[0]
-    open_pairs: list[tuple[str, str | None]] = [(best, other) for other in tied if other != best]
-    if evidence.answer(teacher) == "cannot_tell":
-        open_pairs.append((teacher, None))
-    return [found for pair in open_pairs if (found := evidence.seeds_to_settle(*pair)) is not None]
-
-
-def _cost(record: StudyRecord, name: str) -> tuple[int | float, int | float, str]:
-    """Order by MACs, then parameters, then name; a teacher that the record lacks comes last."""
-    cost = next((teacher.cost for teacher in record.teachers if teacher.name == name), None)
-    return (cost.macs, cost.params, name) if cost else (math.inf, math.inf, name)
-
-
-def _without_runs(record: StudyRecord, evidence: Evidence) -> tuple[RankRow, ...]:
-    """Return rows of the finalists whose confirm runs all failed or are still to come."""
-    missing = (one for one in record.finalists if evidence.finalist(one.teacher) is None)
-    return tuple(_row_without_runs(one.teacher, one.params, one.search_val_top1) for one in missing)
+    costs = {one.name: (one.cost.macs, one.cost.params) for one in record.teachers}
+    cheapest = min(able, key=lambda name: (*costs.get(name, (math.inf, math.inf)), name))
+    return _Decision(record, evidence, tied, "no_clear_difference", cheapest)
 
 
 def _row_without_runs(teacher: str | None, params: TrialParams, searched: float | None) -> RankRow:
     return RankRow(teacher=teacher, params=params, seeds=0, confirmed_test_top1=None, search_val_top1=searched)
 
 
+def _task(record: StudyRecord) -> str:
+    return f"{short(record.student.name)} on {record.data.name}"
+
+
 @dataclass(frozen=True)
-class _Guess:
-    """A provisional answer; parameters without a teacher advise training without one."""
+class _Decision:
+    """A verdict from confirm runs, which can be stated in plain English: one sentence and the reasons behind it."""
 
-    params: TrialParams
-    sentence: str
+    record: StudyRecord
+    evidence: Evidence
+    tied: list[str]
+    """The best teacher and those that are not told apart from it."""
+    verdict: Literal["winner", "no_clear_difference", "only_one", "no_teacher"]
+    teacher: str
+    """The recommended teacher, or the best one if training without a teacher is recommended."""
+
+    def to_settle(self) -> list[SeedsToSettle]:
+        """List the open questions: the best teacher against the tied ones, and whether `teacher` helps."""
+        best, *others = self.tied if self.verdict == "no_clear_difference" else self.tied[:1]
+        open_pairs: list[tuple[str, str | None]] = [(best, other) for other in others]
+        if self.evidence.answer(self.teacher) == "cannot_tell":
+            open_pairs.append((self.teacher, None))
+        return [found for pair in open_pairs if (found := self.evidence.seeds_to_settle(*pair)) is not None]
+
+    def sentence(self) -> str:
+        task, teacher = _task(self.record), self.teacher
+        named = f"{short(teacher)} with {recipe(self.evidence.finalists[teacher].record.params)}"
+        if self.verdict == "no_teacher":
+            gain = f"the best teacher, {named}, gave {contrast_words(self.evidence.contrast(teacher, None))}"
+            alone = f"train it without a teacher, {self._result(None)}; {gain}"
+            if self.evidence.answer(teacher) == "does_not_help":
+                return f"No teacher helps {task}: {alone}."
+            return (
+                f"No teacher beats training on labels alone for {task}: {alone}, so whether a teacher helps cannot be "
+                "told yet."
+            )
+        result = f"{self._result(teacher)}, {self._gain()}"
+        if self.verdict == "winner":
+            return f"For {task}, take teacher {named}: {result}."
+        if self.verdict == "only_one":
+            which = "the only one tried" if len(self.record.teachers) < 2 else "the only one confirmed"
+            return f"For {task}, take teacher {named} ({which}): {result}."
+        tied = self.tied
+        names = " and ".join(short(name) for name in tied) if len(tied) < 4 else f"the {len(tied)} best"
+        take = f"take {self._cheap_words()}, teacher {named}"
+        return f"No clear difference between teachers {names} for {task}: {take}: {result}."
+
+    def reasons(self, settle: Sequence[SeedsToSettle]) -> Iterator[str]:
+        """Yield the reasons for the verdict, one short statement each."""
+        yield from self._pair_reasons()
+        if self.verdict == "no_clear_difference":
+            macs = {one.name: count(one.cost.macs) for one in self.record.teachers}
+            costs = [f"{short(name)} {macs.get(name, 'unknown')}" for name in self.tied[: MAX_PAIRS + 1]]
+            yield f"{short(self.teacher)} is {self._cheap_words()} (MACs per image: {', '.join(costs)})."
+        yield from self._settle_reasons(settle)
+        yield self._noise_reason()
+        yield from self._race_reason()
+        yield from self._target_reason()
+        yield from self._selection_reasons()
+        yield self._sampling_reason()
+        yield from self._failure_reasons()
+
+    def _result(self, teacher: str | None) -> str:
+        one = self.evidence.finalists[teacher]
+        return f"{percent(one.mean)} test accuracy ({plural(len(one.scores), 'seed')})"
+
+    def _gain(self) -> str:
+        if None not in self.evidence.finalists:
+            return "with no confirmed run without a teacher to compare it with"
+        gain = contrast_words(self.evidence.contrast(self.teacher, None))
+        told = self.evidence.answer(self.teacher) == "helps"
+        return gain if told else f"{gain}, so whether it helps cannot be told yet"
+
+    def _cheap_words(self) -> str:
+        """Say which of the tied teachers is taken. It is not always the cheapest."""
+        macs = {one.name: one.cost.macs for one in self.record.teachers}
+        if all(macs.get(self.teacher, math.inf) <= macs.get(name, math.inf) for name in self.tied):
+            return "the cheaper one" if len(self.tied) == 2 else "the cheapest one"
+        helping = [name for name in self.tied if self.evidence.answer(name) == "helps"]
+        if self.teacher in helping:
+            return "the one that is known to help" if len(helping) == 1 else "the cheapest one that is known to help"
+        if any(map(self.evidence.behind, self.tied)) and not self.evidence.behind(self.teacher):
+            return "the cheapest one that is not behind training without a teacher"
+        return "the cheapest one that may help"
+
+    def _least(self) -> str:
+        return f"{100 * self.evidence.threshold:.1f} points that count"
+
+    def _pair_reasons(self) -> Iterator[str]:
+        best, *others = self.evidence.teachers
+        for other in others[:MAX_PAIRS]:
+            contrast = self.evidence.contrast(best, other)
+            told = "not told apart" if other in self.tied else "told apart"
+            if other in self.tied and (contrast.low or 0) > 0:
+                told = f"a difference, but not certain to reach the {self._least()}: not told apart"
+            yield f"{short(best)} against {short(other)}: {contrast_words(contrast)}: {told}."
+
+    def _settle_reasons(self, settle: Sequence[SeedsToSettle]) -> Iterator[str]:
+        """Say how many confirm seeds would decide what is open, if difference and noise stay as measured."""
+        if not self.evidence.members:
+            yield "One confirm seed gives no interval: confirm over at least two seeds to get one."
+            return
+        for one in settle[:MAX_PAIRS]:
+            difference = self.evidence.contrast(one.teacher, one.versus).difference
+            pair = f"{short(one.teacher)} from {short(one.versus or 'no teacher')}"
+            if one.seeds is None and one.versus is not None and abs(difference) <= self.evidence.threshold:
+                within = f"it lies within the {self._least()}"
+                yield f"No number of seeds would tell {pair} at the measured difference: {within}."
+            else:
+                seeds = "more than 50" if one.seeds is None else f"about {one.seeds}"
+                yield f"To tell {pair} would take {seeds} seeds, at the measured difference and noise."
+
+    def _noise_reason(self) -> str:
+        """Say whether the students differ by more than seed noise."""
+        if self.evidence.seed_noise is None:
+            return "Seed noise is unknown: measuring it takes two finalists that share two confirm seeds."
+        deviation, p = self.evidence.seed_noise
+        finalists, seeds = self.evidence.table.shape
+        means = [one.mean for one in self.evidence.members]
+        gap = f"their means lie {100 * (max(means) - min(means)):.1f} points apart"
+        gaps = int(np.isnan(self.evidence.table).sum())
+        missing = f", {plural(gaps, 'run')} missing" if gaps else ""
+        test = f"F test over {finalists} finalists x {seeds} seeds{missing}, p = {p:.2g}"
+        noise = f"one run has a standard deviation of {100 * deviation:.1f}"
+        claim = "The students differ" if p < 0.05 else "The students do not differ"
+        return f"{claim} by more than seed noise: {gap}, {noise} ({test})."
+
+    def _race_reason(self) -> Iterator[str]:
+        race = self.evidence.race
+        if race is None:
+            return
+        saved = f"{race.left} of {race.runs} runs were not needed" if race.left else f"all {race.runs} runs went"
+        level = f"{100 * (1 - 0.05 * race.share):.2f} %"
+        yield (
+            f"Confirm seeds were raced: after the first seeds, only finalists that were still undecided got another; "
+            f"{saved}. Because the study looked at its results more than once, it decided by {level} intervals; the "
+            "intervals shown are 95 %."
+        )
+
+    def _target_reason(self) -> Iterator[str]:
+        runs = self.evidence.finalists[self.teacher].record.runs
+        targets = next((run.targets for run in runs if run.targets), None)
+        if targets is not None:
+            wrong = targets.tau_wrong
+            aside = "" if wrong is None else f"; samples that the teacher gets wrong have {wrong:.2g}"
+            medians = f"tau target {targets.tau_target:.2g}, tau other {targets.tau_other:.2g}"
+            over = f"medians over the training samples{aside}"
+            yield f"Temperatures in use with {short(self.teacher)}: {medians} ({over})."
+
+    def _selection_reasons(self) -> Iterator[str]:
+        """Compare the search score that chose each finalist with its confirmed mean."""
+        for teacher in self.evidence.teachers[: MAX_PAIRS + 1]:
+            record = self.evidence.finalists[teacher].record
+            scores = [run.val_top1 for run in record.runs if run.val_top1 is not None]
+            searched = record.search_val_top1
+            if not scores or searched is None:
+                continue
+            confirmed = math.fsum(scores) / len(scores)
+            inflated = round(100 * (searched - confirmed), 1) > 0
+            cause = (
+                "inflated by choosing the best of many noisy scores" if inflated else "so choosing did not inflate it"
+            )
+            yield (
+                f"On validation, {short(teacher)} had {percent(searched)} in the search and {percent(confirmed)} over "
+                f"the confirm seeds: {points(searched - confirmed)} points, {cause}."
+            )
+
+    def _sampling_reason(self) -> str:
+        """State the error that the size of the test set causes. Seeds do not show it: all students share the images."""
+        images = self.evidence.images
+        error = accuracy_error(self.evidence.finalists[self.teacher].mean, images=images)
+        text = (
+            f"A test set of {plural(images, 'image')} gives one accuracy a standard error of {100 * error:.1f} points"
+        )
+        sampling = self.evidence.contrast(self.teacher, None).sampling if None in self.evidence.finalists else None
+        if sampling is not None:
+            text += (
+                f", and the difference between {short(self.teacher)} and no teacher a standard error of "
+                f"{100 * sampling[0]:.1f} to {100 * sampling[1]:.1f}, depending on how many errors they share"
+            )
+        return f"{text}; the intervals do not include it."
+
+    def _failure_reasons(self) -> Iterator[str]:
+        for teacher in self.record.teachers:
+            trials = [trial for trial in self.record.trials if trial.params.teacher == teacher.name]
+            if trials and all(trial.state == "failed" for trial in trials):
+                first = short(trials[0].reason or "no reason recorded", MAX_REASON)
+                yield f"Every trial of {short(teacher.name)} failed ({len(trials)}), the first with: {first}."
+        for finalist in self.record.finalists:
+            name = short(finalist.teacher or "no teacher")
+            failed = sum(run.state == "failed" for run in finalist.runs)
+            if failed:
+                yield f"{failed} of {plural(len(finalist.runs), 'confirm run')} of {name} failed."
+            found = finalist.teacher in self.evidence.finalists
+            if found and self.evidence.members and finalist.teacher not in self.evidence.rows:
+                yield f"{name} has a single confirm run and therefore no interval."
+        if None not in self.evidence.finalists:
+            yield "No run without a teacher was confirmed, so whether a teacher helps cannot be told."
 
 
-def _best_per_teacher(runs: list[RunResult | None]) -> list[RunResult]:
+def _best_per_teacher(runs: Sequence[RunResult | None]) -> list[RunResult]:
     """Return each teacher's best finished run, best first; the earlier run wins a tie."""
     best: dict[str | None, RunResult] = {}
     for run in sorted((run for run in runs if run and run.val_top1 is not None), key=_score, reverse=True):
@@ -162,40 +337,26 @@ def _score(run: RunResult) -> float:
     return run.val_top1
 
 
-def _task(record: StudyRecord) -> str:
-    return f"{short(record.student.name)} on {record.data.name}"
-
-
-def _named(run: RunResult) -> str:
-    return f"teacher {short(run.params.teacher or 'none')} with {recipe(run.params)}"
-
-
-def _from_full(record: StudyRecord, full: list[RunResult]) -> _Guess | None:
-    if not full:
-        return None
-    best, without = full[0], record.no_teacher.val_top1 if record.no_teacher else None
-    scored = f"{percent(_score(best))} validation accuracy in one run"
-    if without is not None and without >= _score(best):
-        text = f"no teacher beat training without a teacher ({percent(without)}, best teacher {scored})"
-        return _Guess(TrialParams(), f"Unconfirmed for {_task(record)}: {text}; {RESUME}.")
-    against = "" if without is None else f", {percent(without)} without a teacher"
-    take = f"take {_named(best)}, which had the best search score ({scored}{against})"
-    return _Guess(best.params, f"Unconfirmed for {_task(record)}: {take}; {RESUME}.")
-
-
-def _from_rungs(record: StudyRecord) -> _Guess | None:
-    ranked = _best_per_teacher([trial.rung for trial in record.trials])
+def _guess(record: StudyRecord, full: Sequence[RunResult]) -> tuple[TrialParams, str]:
+    """Return a provisional answer and its sentence; parameters without a teacher advise training without one."""
+    ranked = full or _best_per_teacher([trial.rung for trial in record.trials])
     if not ranked:
-        return None
+        failed = sum(run.state == "failed" for run in record.runs())
+        text = "no run with a teacher has ended:"
+        if failed:
+            text = f"no run with a teacher has succeeded ({failed} failed): fix the reasons listed under Failures, then"
+        return TrialParams(), f"No recommendation for {_task(record)} yet, {text} {RESUME}."
     best = ranked[0]
-    scored = f"{percent(_score(best))} validation accuracy after {best.last_epoch} of {record.plan.epochs_full} epochs"
-    take = f"take {_named(best)}, which had the best score at the first rung ({scored})"
-    return _Guess(best.params, f"Unconfirmed for {_task(record)}: {take}; {RESUME}.")
-
-
-def _from_nothing(record: StudyRecord) -> _Guess:
-    failed = sum(run.state == "failed" for run in record.runs())
-    text = "no run with a teacher has ended:"
-    if failed:
-        text = f"no run with a teacher has succeeded ({failed} failed): fix the reasons listed under Failures, then"
-    return _Guess(TrialParams(), f"No recommendation for {_task(record)} yet, {text} {RESUME}.")
+    scored = f"{percent(_score(best))} validation accuracy"
+    if not full:
+        after = f"after {best.last_epoch} of {record.plan.epochs_full} epochs"
+        which = f"the best score at the first rung ({scored} {after})"
+    else:
+        without = record.no_teacher.val_top1 if record.no_teacher else None
+        if without is not None and without >= _score(best):
+            text = f"no teacher beat training without a teacher ({percent(without)}, best teacher {scored} in one run)"
+            return TrialParams(), f"Unconfirmed for {_task(record)}: {text}; {RESUME}."
+        against = "" if without is None else f", {percent(without)} without a teacher"
+        which = f"the best search score ({scored} in one run{against})"
+    named = f"teacher {short(best.params.teacher or 'none')} with {recipe(best.params)}"
+    return best.params, f"Unconfirmed for {_task(record)}: take {named}, which had {which}; {RESUME}."

@@ -10,7 +10,7 @@ from autodistill.config import Space
 from autodistill.data import Data
 from autodistill.data.views import View
 from autodistill.errors import ConfigError
-from autodistill.executors.memory import CONTEXT_BYTES, USED, memory_share, release
+from autodistill.executors.worker import CONTEXT_BYTES, USED, memory_share, release
 from autodistill.logit_cache import estimated_bytes
 from autodistill.machine import usable_cores
 from autodistill.models import student_network
@@ -122,27 +122,24 @@ def measure_steps(space: Space, data: Data, *, student: str, device: torch.devic
         image_bytes=sum(part.images.nbytes for part in (data.train, data.validation, data.test)),
     )
     kept = recall(StepMeasurement, of)
-    if kept is None:
-        kept = _measure_steps(space, data.to(device), student=student, device=device, steps=steps)
-        keep(kept, of)
-    return kept
-
-
-def _measure_steps(space: Space, data: Data, *, student: str, device: torch.device, steps: int) -> StepMeasurement:
-    def build() -> nn.Module:
-        return student_network(student, data, space.student).to(device)
-
-    spec = space.training
-    recipe = Recipe(spec, View(space.data.view_seed, space.data.crop, space.data.flip), 1, spec.epochs, 0)
+    if kept is not None:
+        return kept
+    on_device, view = data.to(device), View(space.data.view_seed, space.data.crop, space.data.flip)
     peaks: dict[Mode, int] = {}
+
+    def build() -> nn.Module:
+        return student_network(student, on_device, space.student).to(device)
 
     def timed(mode: Mode) -> Timing | None:
         release()
         torch.cuda.reset_peak_memory_stats(device)
-        timing = measured(build, data, recipe, mode=mode)
+        timing = measured(build, on_device, Recipe(spec, view, 1, spec.epochs, 0), mode=mode)
         peaks[mode] = torch.cuda.max_memory_reserved(device)
         return timing
 
     mode = faster_step(timed, steps=steps)
     # A compiled step runs as a CUDA graph too. On an H100 it reserved 1.05 to 1.2 times as much as the uncompiled step.
-    return StepMeasurement(mode=mode, peak_bytes=peaks[mode] if mode in peaks else math.ceil(1.2 * peaks["graph"]))
+    peak_bytes = peaks[mode] if mode in peaks else math.ceil(1.2 * peaks["graph"])
+    found = StepMeasurement(mode=mode, peak_bytes=peak_bytes)
+    keep(found, of)
+    return found

@@ -17,6 +17,8 @@ from autodistill.store import cache_root, digest, write_text
 from autodistill.study.environment import device_name, processor
 
 FORMAT = 1
+DESCRIPTIONS = ("StudentRecord", "TeacherFile")
+"""Kinds that hold facts, not times. They have a folder of their own, so that removing `measured` keeps them."""
 
 R = TypeVar("R", bound=Record)
 Facts = Mapping[str, object]
@@ -25,19 +27,21 @@ Facts = Mapping[str, object]
 
 def facts(data: Data, space: Space, *, device: str, **more: object) -> Facts:
     """Return what a measurement of a network depends on: images, batch size, hardware, libraries, and `more`."""
+    if device.startswith("cuda"):
+        machine = {"device": device_name(device)}
+    else:
+        # These variables limit the instruction sets that libraries use.
+        limits = {name: os.environ.get(name, "") for name in ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA")}
+        machine = {"device": processor(), "capability": torch.backends.cpu.get_cpu_capability(), **limits}
     return {
         "format": FORMAT,
         "classes": data.num_classes,
         "image_shape": data.image_shape,
         "batch_size": min(space.training.batch_size, len(data.train.labels)),
         "torch": torch.__version__,
-        **_machine(device),
+        **machine,
         **more,
     }
-
-
-DESCRIPTIONS = ("StudentRecord", "TeacherFile")
-"""Kinds that hold facts, not times. They have a folder of their own, so that removing `measured` keeps them."""
 
 
 def recall(kind: type[R], of: Facts) -> R | None:
@@ -65,11 +69,3 @@ def forget(kind: type[Record], of: Facts) -> None:
 def _path(kind: type[Record], of: Facts) -> Path:
     folder = "described" if kind.__name__ in DESCRIPTIONS else "measured"
     return cache_root() / folder / f"{kind.__name__.lower()}-{digest(of)}.json"
-
-
-def _machine(device: str) -> dict[str, object]:
-    if device.startswith("cuda"):
-        return {"device": device_name(device)}
-    # These variables limit the instruction sets that libraries use.
-    limits = {name: os.environ.get(name, "") for name in ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA")}
-    return {"device": processor(), "capability": torch.backends.cpu.get_cpu_capability(), **limits}

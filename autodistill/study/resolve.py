@@ -16,8 +16,7 @@ from autodistill.config import Dimension, Known, Range, Space, bounds, load
 from autodistill.data import DATASETS, Data, LoadData
 from autodistill.errors import ConfigError, StoreError
 from autodistill.executors import Setup
-from autodistill.methods import METHODS
-from autodistill.methods.losses import LOSSES
+from autodistill.methods import LOSSES, METHODS
 from autodistill.models import MODELS
 from autodistill.models.cost import student_record
 from autodistill.records import (

@@ -1,6 +1,6 @@
 """The default ladder: teachers of increasing capacity that autodistill trains on the study's data and keeps.
 
-`ladder:` stands for all teachers of the ladder, `ladder:ARCHITECTURE` for one. `training.ladder` trains them.
+`ladder:` stands for all teachers of the ladder, `ladder:ARCHITECTURE` for one. `training.train_teacher` trains them.
 """
 
 from pathlib import Path

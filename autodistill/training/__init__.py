@@ -3,10 +3,8 @@
 The training package imports no Optuna and prints nothing.
 """
 
-from autodistill.training.checkpoints import Recipe
-from autodistill.training.execution import EAGER, Execution
-from autodistill.training.loop import evaluate, train
-from autodistill.training.step import learning_rate
+from autodistill.training.loop import evaluate, train, train_teacher
+from autodistill.training.step import EAGER, Execution, Recipe
 from autodistill.training.supervision import SoftTargets, Supervision, supervise
 
 __all__ = [
@@ -16,7 +14,7 @@ __all__ = [
     "SoftTargets",
     "Supervision",
     "evaluate",
-    "learning_rate",
     "supervise",
     "train",
+    "train_teacher",
 ]

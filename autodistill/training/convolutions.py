@@ -1,13 +1,12 @@
 """Replacements for convolutions that oneDNN computes wrongly or slowly when training on a CPU.
 
 oneDNN's weight gradient of a 1x1 convolution with a stride writes past its workspace
-(https://github.com/uxlfoundation/oneDNN/issues/6035): the process crashes or hangs, or the gradient is wrong and
-nothing says so. In torch 2.14 this happens in channels_last memory, without padding and groups, where the stride
-divides the sides of the map and the input channels are fewer than a SIMD block (8 with AVX2; 16 with AVX-512, from
-56 pixels a side on), in float32 and bfloat16. The same kernel computes the weight gradient of a transposed 1x1
-convolution, with input and output swapped: there the error strikes where the output channels are few and an output
-padding makes the stride divide the sides of the output. `tests/bench/kernels.py` shows the state of the installed
-torch.
+(https://github.com/uxlfoundation/oneDNN/issues/6035): the process crashes or hangs, or the gradient is silently wrong.
+In torch 2.14 this happens in channels_last memory, without padding and groups, where the stride divides the sides of
+the map and the input channels are fewer than a SIMD block (8 with AVX2; 16 with AVX-512, from 56 pixels a side on), in
+float32 and bfloat16. The same kernel computes the weight gradient of a transposed 1x1 convolution, with input and
+output swapped: there the error strikes where the output channels are few and an output padding makes the stride divide
+the sides of the output. `tests/bench/kernels.py` shows the state of the installed torch.
 
 Subsampling the map first and convolving with stride 1 is the same function. `cpu_network` does that for every
 `nn.Conv2d` of a network. A network may convolve in other ways too: by transposed convolutions, by subclasses, by
@@ -71,9 +70,6 @@ class SafeGradients(TorchDispatchMode):
 
     supports_higher_order_operators = True
 
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
         """Return False. With torch's default, the first backward pass imports the compiler, which takes a second."""
@@ -85,15 +81,15 @@ class SafeGradients(TorchDispatchMode):
         if func is torch.ops.aten.convolution_backward.default:
             _, _, weight, _, stride, padding, *_ = args
             if max(weight.shape[2:]) == 1 and max(stride) > 1 and not any(padding):
-                return _subsampled_gradients(*args)
+                return _subsampled_gradients(args)
         return func(*args, **(kwargs or {}))
 
 
 def cpu_network(model: nn.Module) -> nn.Module:
     """Return a network with replaced convolutions through which to train `model` on a CPU.
 
-    The result computes the same function of the same parameters and buffers, which it shares with `model`. The result
-    is `model` itself on another device, if no convolution needs replacing, and if the model cannot be copied
+    The result computes the same function of the same parameters and buffers, which it shares with `model`. It is
+    `model` itself on another device, if no convolution needs replacing, and if the model cannot be copied
     (`torch.nn.utils.weight_norm`, for example, keeps a computed weight in its module). `backward_pass` corrects the
     gradients of such a model too.
     """
@@ -125,8 +121,9 @@ def backward_pass(network: nn.Module) -> contextlib.AbstractContextManager[Any]:
     backward pass. On other devices the context does nothing, nor for a network of known modules, which has no strided
     1x1 convolution left.
     """
-    elsewhere = any(it.device.type != "cpu" for it in network.parameters())
-    return contextlib.nullcontext() if elsewhere or all(map(_is_safe, network.modules())) else SafeGradients()
+    if any(it.device.type != "cpu" for it in network.parameters()) or all(map(_is_safe, network.modules())):
+        return contextlib.nullcontext()
+    return SafeGradients()  # type: ignore[no-untyped-call]
 
 
 def _kind(module: nn.Module) -> type[nn.Conv2d] | None:
@@ -156,23 +153,12 @@ def _is_safe(module: nn.Module) -> bool:
     return known and not hooked
 
 
-def _subsampled_gradients(  # noqa: PLR0913
-    gradient: Tensor,
-    maps: Tensor,
-    weight: Tensor,
-    _: list[int] | None,
-    stride: list[int],
-    padding: list[int],
-    dilation: list[int],
-    transposed: bool,
-    output_padding: list[int],
-    groups: int,
-    wanted: list[bool],
-) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """Compute the result of `aten.convolution_backward` for a 1x1 convolution without padding.
+def _subsampled_gradients(args: tuple[Any, ...]) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """Compute the result of `aten.convolution_backward(*args)` for a 1x1 convolution without padding.
 
     A convolution reads, and a transposed convolution writes, every stride-th pixel of its larger map.
     """
+    gradient, maps, weight, _, stride, padding, dilation, transposed, output_padding, groups, wanted = args
     axes = range(2, maps.dim())
     steps = stride if len(stride) > 1 else stride * len(axes)
     smaller = maps if transposed else gradient

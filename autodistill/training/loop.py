@@ -1,4 +1,4 @@
-"""The training loop: a student, optionally the logits of a teacher, one record per epoch.
+"""The training loop: a student or a teacher of the default ladder, one record per epoch, checkpoints.
 
 SGD with Nesterov momentum, linear warm-up and cosine decay to zero. An exponential average of the weights is scored.
 The host does not synchronise with the device inside an epoch.
@@ -6,29 +6,32 @@ The host does not synchronise with the device inside an epoch.
 
 import contextlib
 import copy
+import hashlib
+import io
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from autodistill import metrics
-from autodistill.config import TrainingSpec
+from autodistill import metrics, teachers
+from autodistill.config import Space
 from autodistill.data import Data, Split, images_at_once
-from autodistill.errors import DivergedError
-from autodistill.records import EpochRecord, EvaluateOn
+from autodistill.data.views import View
+from autodistill.errors import DivergedError, StudyError, TrialError
+from autodistill.records import EpochRecord, EvaluateOn, TaskProgress
 from autodistill.stopwatch import Stopwatch
-from autodistill.store import seed_from
-from autodistill.training.checkpoints import Recipe, State, key_of, resume, save
-from autodistill.training.execution import EAGER, Execution, StepRunner
-from autodistill.training.step import Precision, Step, inputs_of, predict
+from autodistill.store import digest, locked, seed_from, write_bytes
+from autodistill.teachers.ladder import SCHEME, network, path_of
+from autodistill.training.step import EAGER, Execution, Precision, Recipe, State, Step, StepRunner, inputs_of, predict
 from autodistill.training.supervision import Supervision
 
 GPU_EVALUATION_BATCH = 512
 CHECKPOINT_EVERY_S = 5.0
 """Smallest number of seconds between two saves."""
+CHECKSUM_BYTES = 32
 
 
 def train(  # noqa: PLR0913
@@ -66,50 +69,8 @@ def train(  # noqa: PLR0913
         DivergedError: The training loss, or the loss of the averaged weights on validation, is not finite.
         torch.OutOfMemoryError: A batch does not fit into memory. Try again with more `recipe.micro_batches`.
     """
-    state, watch = _begin(model, recipe.spec), watch or Stopwatch()
-    key = key_of(state, data, recipe, supervision)
-    if checkpoint is not None:
-        resume(state, checkpoint, key)
-    yield from state.curve
-    step = Step(state, data, recipe, supervision)
-    runner = StepRunner(step, execution)
-    saved, end = time.monotonic(), until or recipe.epochs
-    while len(state.curve) < end:
-        losses = _train_epoch(step, runner, len(state.curve), watch).tolist()
-        with watch.part("evaluation"):
-            scores = _scores(state, data, losses, recipe, evaluate_on=evaluate_on)
-        total, hard, soft = losses
-        soft_loss = {"soft_loss": soft} if supervision else {}
-        epoch = len(state.curve) + 1
-        state.curve.append(EpochRecord(epoch=epoch, train_loss=total, hard_loss=hard, **soft_loss, **scores))
-        last = len(state.curve) == recipe.epochs
-        due = epoch == end or urgent() or time.monotonic() - saved >= CHECKPOINT_EVERY_S
-        if checkpoint is not None and not last and due:
-            save(state, checkpoint, key)
-            saved = time.monotonic()
-        if last:
-            model.load_state_dict(state.average, strict=False)
-        yield state.curve[-1]
-
-
-def evaluate(model: nn.Module, split: Split, data: Data, *, precision: Precision = "auto") -> tuple[float, float]:
-    """Compute accuracy and mean negative log-likelihood of a model on a split.
-
-    Args:
-        model: The network; it is left in evaluation mode.
-        split: Images and labels.
-        data: The data of which `split` is a part; its mean and standard deviation normalise the images.
-        precision: Number format of the forward passes.
-    """
-    model.eval()
-    batches = split.images.split(images_at_once(split.images, on_gpu=GPU_EVALUATION_BATCH))
-    with torch.inference_mode():
-        logits = torch.cat([predict(model, images, data, precision) for images in batches])
-        return float(metrics.top1(logits, split.labels)), float(metrics.nll(logits, split.labels))
-
-
-def _begin(model: nn.Module, spec: TrainingSpec) -> State:
     model.to(memory_format=torch.channels_last)
+    spec, watch = recipe.spec, watch or Stopwatch()
     optimiser = torch.optim.SGD(
         model.parameters(),
         lr=spec.lr,
@@ -118,8 +79,86 @@ def _begin(model: nn.Module, spec: TrainingSpec) -> State:
         nesterov=spec.momentum > 0,
         fused=True,
     )
-    floats = {key: value for key, value in model.state_dict().items() if value.is_floating_point()}
-    return State(model, optimiser, {key: value.detach().clone() for key, value in floats.items()})
+    average = {key: value.clone() for key, value in model.state_dict().items() if value.is_floating_point()}
+    state = State(model, optimiser, average)
+    key = _key_of(state, data, recipe, supervision)
+    if checkpoint is not None:
+        _resume(state, checkpoint, key)
+    yield from state.curve
+    step = Step(state, data, recipe, supervision)
+    runner = StepRunner(step, execution)
+    saved, end = time.monotonic(), until or recipe.epochs
+    for epoch in range(len(state.curve) + 1, end + 1):
+        total, hard, soft = _train_epoch(step, runner, epoch - 1, watch).tolist()
+        _demand_finite(total, "loss", epoch)
+        with watch.part("evaluation"):
+            scores = _scores(state, data, recipe, epoch, evaluate_on)
+        soft_loss = {"soft_loss": soft} if supervision else {}
+        state.curve.append(EpochRecord(epoch=epoch, train_loss=total, hard_loss=hard, **soft_loss, **scores))
+        due = epoch == end or urgent() or time.monotonic() - saved >= CHECKPOINT_EVERY_S
+        if epoch == recipe.epochs:
+            model.load_state_dict(state.average, strict=False)
+        elif checkpoint is not None and due:
+            _save(state, checkpoint, key)
+            saved = time.monotonic()
+        yield state.curve[-1]
+
+
+def evaluate(model: nn.Module, split: Split, data: Data, *, precision: Precision = "auto") -> tuple[float, float]:
+    """Compute accuracy and mean negative log-likelihood of a model on a split of `data`.
+
+    The model is left in evaluation mode. `precision` is the number format of the forward passes.
+    """
+    model.eval()
+    batches = split.images.split(images_at_once(split.images, on_gpu=GPU_EVALUATION_BATCH))
+    with torch.inference_mode():
+        logits = torch.cat([predict(model, images, data, precision) for images in batches])
+        return float(metrics.top1(logits, split.labels)), float(metrics.nll(logits, split.labels))
+
+
+def train_teacher(
+    uri: str,
+    *,
+    root: Path,
+    data: Data,
+    space: Space,
+    execution: Execution = EAGER,
+    urgent: Callable[[], bool] = lambda: False,
+) -> Iterator[TaskProgress]:
+    """Train a teacher of the default ladder, `ladder:ARCHITECTURE`, unless its file exists in the cache folder `root`.
+
+    A process that asks for a teacher while another process trains it waits, and finds the file. `execution` and
+    `urgent` are those of `train`.
+
+    Yields:
+        Progress after each epoch.
+
+    Raises:
+        StudyError: The loss became nan or infinite.
+        StoreError: The cache folder cannot be written.
+    """
+    architecture = uri.removeprefix(SCHEME)
+    path = path_of(uri, root=root, data=data.fingerprint, space=space)
+    with locked(path.with_suffix(".lock")):
+        if path.exists():
+            return
+        lr, epochs, seed = space.ladder.lr, space.ladder.epochs, space.ladder.seed
+        changes = {"lr": lr, "evaluate_every": epochs, "rung_epochs": None, "precision": "auto"}
+        view = View(space.data.view_seed, space.data.crop, space.data.flip)
+        recipe = Recipe(space.training.model_copy(update=changes), view, epochs, epochs, seed)
+        model = network(architecture, data, seed=seed).to(data.train.images.device)
+        checkpoint = path.with_suffix(".checkpoint")
+        try:
+            for record in train(model, data, recipe, checkpoint=checkpoint, execution=execution, urgent=urgent):
+                yield TaskProgress(task=f"teacher {architecture}", done=record.epoch, total=epochs)
+        except TrialError as error:
+            raise StudyError(
+                f"{uri}: training this teacher failed: {error.message}",
+                f"lower ladder.lr, which is {lr:g}: --set ladder.lr={min(0.05, lr / 10):g}; "
+                "or name trained teachers with --teacher",
+            ) from error
+        teachers.save(path, model, architecture=architecture, data=data)
+        checkpoint.unlink(missing_ok=True)
 
 
 def _train_epoch(step: Step, runner: StepRunner, number: int, watch: Stopwatch) -> Tensor:
@@ -151,26 +190,59 @@ def _isolated(seed: int, device: torch.device) -> Iterator[None]:
         yield
 
 
-def _scores(
-    state: State, data: Data, losses: Sequence[float], recipe: Recipe, *, evaluate_on: EvaluateOn
-) -> dict[str, float]:
+def _scores(state: State, data: Data, recipe: Recipe, epoch: int, evaluate_on: EvaluateOn) -> dict[str, float]:
     """Score the averaged weights at the end of an epoch; return an empty dict for an epoch that is not scored."""
-    epoch = len(state.curve) + 1
-    last = epoch == recipe.epochs
-    _demand_finite(losses[0], "loss", epoch)
+    last, precision = epoch == recipe.epochs, recipe.spec.precision
+    if not last and epoch != recipe.rung and epoch % recipe.spec.evaluate_every:
+        return {}
     scores: dict[str, float] = {}
-    precision = recipe.spec.precision
-    if last or epoch == recipe.rung or epoch % recipe.spec.evaluate_every == 0:
-        averaged = copy.deepcopy(state.model)
-        averaged.load_state_dict(state.average, strict=False)
-        if evaluate_on != "test":
-            scores["val_top1"], scores["val_nll"] = evaluate(averaged, data.validation, data, precision=precision)
-            _demand_finite(scores["val_nll"], "validation loss", epoch)
-        if last and evaluate_on != "validation":
-            scores["test_top1"] = evaluate(averaged, data.test, data, precision=precision)[0]
+    averaged = copy.deepcopy(state.model)
+    averaged.load_state_dict(state.average, strict=False)
+    if evaluate_on != "test":
+        scores["val_top1"], scores["val_nll"] = evaluate(averaged, data.validation, data, precision=precision)
+        _demand_finite(scores["val_nll"], "validation loss", epoch)
+    if last and evaluate_on != "validation":
+        scores["test_top1"] = evaluate(averaged, data.test, data, precision=precision)[0]
     return scores
 
 
 def _demand_finite(value: float, name: str, epoch: int) -> None:
     if not math.isfinite(value):
         raise DivergedError(f"the {name} became {value} in epoch {epoch}", "lower training.lr or search.soft_weight")
+
+
+def _key_of(state: State, data: Data, recipe: Recipe, supervision: Supervision | None) -> str:
+    """Return the key of a run. A run resumes only from checkpoints with its own key."""
+    shapes = {name: tuple(value.shape) for name, value in state.model.state_dict().items()}
+    teaching = supervision and (supervision.params, supervision.fitted, supervision.loss)
+    return digest(torch.__version__, data.fingerprint, recipe, teaching, shapes)
+
+
+def _with_checksum(key: str, payload: bytes) -> bytes:
+    """Prepend a checksum over key and content, by which damaged files and those of other runs are rejected."""
+    return hashlib.sha256(key.encode() + payload).digest() + payload
+
+
+def _save(state: State, path: Path, key: str) -> None:
+    held = {
+        "model": state.model.state_dict(),
+        "optimiser": state.optimiser.state_dict(),
+        "average": state.average,
+        "curve": [record.model_dump() for record in state.curve],
+    }
+    buffer = io.BytesIO()
+    torch.save(held, buffer)
+    write_bytes(path, _with_checksum(key, buffer.getvalue()))
+
+
+def _resume(state: State, path: Path, key: str) -> None:
+    """Load a checkpoint into `state`. Leave `state` as it is where the file is missing, damaged or of another run."""
+    found = path.read_bytes() if path.exists() else b""
+    payload = found[CHECKSUM_BYTES:]
+    if found != _with_checksum(key, payload):
+        return
+    held = torch.load(io.BytesIO(payload), map_location=next(state.model.parameters()).device, weights_only=True)
+    state.model.load_state_dict(held["model"])
+    state.optimiser.load_state_dict(held["optimiser"])
+    state.average.update(held["average"])
+    state.curve = [EpochRecord.model_validate(record) for record in held["curve"]]

@@ -3,7 +3,7 @@
 import contextlib
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Literal, NamedTuple
 
@@ -14,11 +14,9 @@ from torch import Tensor, nn
 from autodistill.data import Data, Split
 from autodistill.errors import TrialError
 from autodistill.records import EpochRecord, Mode
-from autodistill.training.checkpoints import Recipe
 from autodistill.training.convolutions import backward_pass, cpu_network
-from autodistill.training.execution import WARM_UP, Execution
 from autodistill.training.loop import train
-from autodistill.training.step import Precision, autocast
+from autodistill.training.step import WARM_UP, Execution, Precision, Recipe, autocast
 
 ROUNDS = 3
 """Largest number of timed steps in each number format."""
@@ -70,13 +68,9 @@ def faster_step(measure: Callable[[Mode], Timing | None], *, steps: int) -> Mode
 
 
 def measured(build: Callable[[], nn.Module], data: Data, recipe: Recipe, *, mode: Mode) -> Timing | None:
-    """Time a few training steps of a new model; return None where they fail or fall back to another mode.
+    """Time a few training steps of a run in a mode; return None where they fail or fall back to another mode.
 
-    Args:
-        build: Returns a new model on the device of `data`.
-        data: The data of the run.
-        recipe: The recipe of the run.
-        mode: The execution mode to time.
+    `build` returns a new model on the device of `data`.
     """
     size = min(len(data.train.labels), STEPS * recipe.spec.batch_size)
     part = replace(data, train=Split(data.train.images[:size], data.train.labels[:size]))
@@ -94,15 +88,10 @@ def measured(build: Callable[[], nn.Module], data: Data, recipe: Recipe, *, mode
 
 
 def images_that_fit(build: Callable[[], nn.Module], data: Data, recipe: Recipe) -> int:
-    """Find how many images of a micro-batch fit into memory, by halving from a quarter of a batch.
+    """Find how many images of a micro-batch of a run fit into memory, by halving from a quarter of a batch.
 
-    Args:
-        build: Returns a new model on the device of `data`.
-        data: The data of the run.
-        recipe: The recipe of the run.
-
-    Returns:
-        The number of images; 0 where two images, the fewest for BatchNorm, do not fit.
+    `build` returns a new model on the device of `data`. The result is 0 where two images, the fewest for BatchNorm, do
+    not fit.
     """
     size = recipe.spec.batch_size // 4
     while size >= 2:
@@ -142,29 +131,24 @@ def faster_precision(
     count = max(FEWEST, min(IMAGES, PIXELS // (images.shape[2] * images.shape[3])))
     batch = images[:count].contiguous(memory_format=torch.channels_last)
     model = cpu_network(build().to(memory_format=torch.channels_last)).train()
-    taken: dict[Precision, list[float]] = {"float32": [], "bfloat16": []}
+    plain, half = list[float](), list[float]()
     with _one_thread():
-        for precision in taken:  # not counted: the first pass of a process loads libraries
+        for precision in ("float32", "bfloat16"):  # not counted: the first pass of a process loads libraries
             _step_s(nn.Conv2d(images.shape[1], 1, 1), batch[:FEWEST], precision)
         for step in range(ROUNDS):
-            for precision, seconds in taken.items():
-                seconds.append(_step_s(model, batch, precision))
-            long = taken["float32"][0] >= LONG_S
-            if long or (step and not 1 / CLEAR < _gain(taken) / GAIN < CLEAR):
+            plain.append(_step_s(model, batch, "float32"))
+            half.append(_step_s(model, batch, "bfloat16"))
+            # The first step counts only if it is the only one.
+            gain = statistics.median(plain[1:] or plain) / statistics.median(half[1:] or half)
+            if plain[0] >= LONG_S or (step and not 1 / CLEAR < gain / GAIN < CLEAR):
                 break
-    return "bfloat16" if _gain(taken) >= GAIN else "float32"
+    return "bfloat16" if gain >= GAIN else "float32"
 
 
 def _next_s(epochs: Iterator[EpochRecord]) -> float:
     begun = time.perf_counter()
     next(epochs)
     return time.perf_counter() - begun
-
-
-def _gain(taken: Mapping[Precision, Sequence[float]]) -> float:
-    """Return how many times faster bfloat16 is, from all steps but the first if there are several."""
-    plain, half = (statistics.median(seconds[1:] or seconds) for seconds in taken.values())
-    return plain / half
 
 
 def _step_s(model: nn.Module, batch: Tensor, precision: Precision) -> float:

@@ -1,28 +1,62 @@
 """A training step: forward pass, loss, backward pass, optimiser and weight average of one batch.
 
 A step takes no arguments. It reads and writes tensors whose addresses do not change, and never waits for the device.
-The same step therefore runs eagerly, compiled, and recorded in a CUDA graph.
+The same step therefore runs eagerly, compiled, and recorded in a CUDA graph. Where recording or compiling fails, the
+steps are executed eagerly.
 """
 
 import contextlib
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
 
 import torch
 from jaxtyping import Float, Int, Int32, Integer
-from torch import Tensor
+from torch import Tensor, nn
 
+from autodistill.config import TrainingSpec
 from autodistill.data import Data, normalise
-from autodistill.data.views import draw, take_drawn
-from autodistill.methods.losses import LOSSES, hard_loss
+from autodistill.data.views import View, draw, take_drawn
+from autodistill.methods import LOSSES, hard_loss
+from autodistill.records import EpochRecord, Mode
 from autodistill.store import seed_from
-from autodistill.training.checkpoints import Recipe, State
 from autodistill.training.convolutions import backward_pass, cpu_network
 from autodistill.training.supervision import SoftTargets, Supervision
 
 Precision = Literal["auto", "float32", "bfloat16"]
+
+WARM_UP = 3
+"""Steps before a recording. In these steps the optimiser creates its buffers, and cuDNN and cuBLAS choose kernels."""
+
+
+class Recipe(NamedTuple):
+    """Optimiser settings, views, length and seed of a run."""
+
+    spec: TrainingSpec
+    view: View
+    views: int
+    """Number of views in the pool that epochs cycle through."""
+    epochs: int
+    """Length of the schedule, at whose end the learning rate is zero."""
+    seed: int
+    """Seed of the batch order and of dropout. The caller initialises the network."""
+    micro_batches: int = 1
+    """Parts of a batch that pass through the network one after the other, with accumulated gradients. More parts need
+    less memory, but BatchNorm computes its statistics over one part at a time."""
+    rung: int | None = None
+    """Epoch after which the network is scored, whatever `spec.evaluate_every` says."""
+
+
+@dataclass
+class State:
+    """State of a run, as a checkpoint holds it."""
+
+    model: nn.Module
+    optimiser: torch.optim.SGD
+    average: dict[str, Tensor]
+    """Averaged copies of the floating-point entries of the model's state."""
+    curve: list[EpochRecord] = field(default_factory=list)
 
 
 @dataclass
@@ -132,11 +166,9 @@ def losses(logits: Tensor, labels: Tensor, probs: Tensor | None, supervision: Su
     if supervision is None or probs is None:
         loss = hard_loss(logits, labels)
     else:
-        params = supervision.params
-        weights = {"soft_weight": params.soft_weight, "tau_student": params.tau_student}
-        loss = LOSSES[supervision.loss](logits, labels, probs, **weights)
-    soft = loss.soft if loss.soft is not None else torch.zeros_like(loss.hard)
-    return torch.stack([loss.total, loss.hard, soft])
+        weight, tau = supervision.params.soft_weight, supervision.params.tau_student
+        loss = LOSSES[supervision.loss](logits, labels, probs, soft_weight=weight, tau_student=tau)
+    return torch.stack(loss)
 
 
 def inputs_of(data: Data, recipe: Recipe, number: int, soft_targets: SoftTargets | None) -> Inputs:
@@ -165,15 +197,101 @@ def batches(examples: int, size: int, seed: int) -> Int[Tensor, "steps batch"]:
 
 
 def learning_rate(step: int, steps: int, *, peak: float, warmup: float) -> float:
-    """Return the learning rate of a step: a linear rise to `peak`, then a half cosine to zero.
+    """Return the learning rate of step `step`, from 0, of `steps`: a linear rise to `peak`, a half cosine to zero.
 
-    Args:
-        step: Number of the step, from 0.
-        steps: Steps of the whole schedule.
-        peak: Largest rate.
-        warmup: Share of the steps over which the rate rises, in [0, 1].
+    `warmup` is the share of the steps over which the rate rises, in [0, 1].
     """
     rise = max(1, round(warmup * steps))
     if step < rise:
         return peak * (step + 1) / rise
     return peak * 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, steps - rise)))
+
+
+class Execution(NamedTuple):
+    """How the steps of a run are executed."""
+
+    mode: Mode = "eager"
+    """`graph` records the whole step in a CUDA graph. `compiled` compiles the network, and on a GPU also records."""
+    say: Callable[[str], None] = lambda _: None
+    """Called with a line of text when the mode does not work and the steps are executed in another way."""
+
+
+EAGER = Execution()
+
+
+class StepRunner:
+    """Executes the steps of a run. The warm-up steps before a recording are steps of the run too."""
+
+    def __init__(self, step: Step, execution: Execution) -> None:
+        self._step, self._say, self._mode = step, execution.say, execution.mode
+        self._take: Callable[[], None] = step
+        self._on_gpu = step.device.type == "cuda"
+        self._side = torch.cuda.Stream(step.device) if self._on_gpu and self._mode != "eager" else None
+        self._first = 0 if self._mode == "eager" else WARM_UP if self._on_gpu else 1
+        if self._mode == "graph" and not self._on_gpu:
+            self._fall_back("no CUDA device")
+        if self._mode == "compiled":
+            step.forward = torch.compile(step.network, dynamic=False)
+
+    def __call__(self, steps: int) -> None:
+        """Execute the next `steps` steps."""
+        for _ in range(steps):
+            if self._first:
+                self._warm_up()
+            else:
+                self._take()
+
+    def _warm_up(self) -> None:
+        self._first -= 1
+        try:
+            _on_stream(self._step, self._side)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            if self._mode != "compiled":
+                raise
+            # The compiler fails before it computes anything, so this step still has to be executed.
+            if self._on_gpu:  # where eager steps take several times as long as recorded steps
+                self._say(f"training steps are recorded, not compiled: {_in_a_line(error)}")
+                self._mode, self._first, self._step.forward = "graph", WARM_UP - 1, self._step.network
+            else:
+                self._fall_back(error)
+            _on_stream(self._step, self._side)
+        if self._on_gpu and self._first == 0 and self._mode != "eager":
+            try:
+                self._take = _recorded(self._step)
+            except RuntimeError as error:  # also out of memory: a recording has a memory pool of its own
+                self._step.model.zero_grad(set_to_none=True)
+                self._fall_back(error)
+
+    def _fall_back(self, reason: object) -> None:
+        self._say(f"training steps are executed eagerly, not by {self._mode}: {_in_a_line(reason)}")
+        self._mode, self._first, self._step.forward = "eager", 0, self._step.network
+
+
+def _in_a_line(reason: object) -> str:
+    return next(iter(str(reason).splitlines()), "") or type(reason).__name__
+
+
+def _on_stream(step: Step, side: "torch.cuda.Stream | None") -> None:
+    """Execute a step on a side stream.
+
+    Autograd keeps the stream of its first passes. Passes on the default stream cannot be recorded later.
+    """
+    if side is None:
+        step()
+        return
+    side.wait_stream(torch.cuda.current_stream(step.device))
+    with torch.cuda.stream(side):
+        step()
+    torch.cuda.current_stream(step.device).wait_stream(side)
+
+
+def _recorded(step: Step) -> Callable[[], None]:
+    """Record a step without executing it, and return the function that replays it."""
+    graph = torch.cuda.CUDAGraph()
+    # The gradients must be allocated in the memory pool of the recording: `step` first frees those of the last step.
+    with torch.cuda.device(step.device), torch.cuda.graph(graph, capture_error_mode="thread_local"):
+        step()
+    replay: Callable[[], None] = graph.replay
+    return replay

@@ -1,14 +1,14 @@
 """The teacher's part of a training run: logits per view, and the soft targets computed from them."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int, Integer
 from torch import Tensor
 
 from autodistill.methods import METHODS, Method, Targets, Temperatures, soften, summarise
-from autodistill.records import TargetSummary, TrialParams
+from autodistill.records import ParamValue, TargetSummary, TrialParams
 
 NUMBERS_AT_ONCE = 2**22
 """Logits per chunk when the soft targets of a whole view are summarised."""
@@ -30,8 +30,9 @@ class SoftTargets(NamedTuple):
 
     def probs(self, batch: Integer[Tensor, " batch"], labels: Int[Tensor, " batch"]) -> Float[Tensor, "batch classes"]:
         """Compute the soft targets of some examples from their indices and labels."""
-        target, other, anchor = self.temperatures
-        return soften(self.logits[batch], labels, Temperatures(target[batch], other[batch], anchor))
+        given = self.temperatures
+        given = given._replace(target=given.target[batch], other=given.other[batch])
+        return soften(self.logits[batch], labels, given)
 
 
 class Supervision(NamedTuple):
@@ -40,20 +41,19 @@ class Supervision(NamedTuple):
     logits: Callable[[int], Float[Tensor, "examples classes"]]
     """Function of a view number that returns the teacher's logits on this view of the training split."""
     params: TrialParams
-    """Method, method parameters and loss weights."""
+    """Method, method parameters and loss weights; the method is not None."""
     fitted: dict[str, float]
     """Further method parameters, computed from the teacher's logits on view 0."""
     loss: str
     """A name in `LOSSES`."""
 
     @property
-    def _method_params(self) -> dict[str, Any]:
-        return {**self.params.method_params, **self.fitted}
+    def _method(self) -> Method:
+        return METHODS[str(self.params.method)]
 
     @property
-    def _method(self) -> Method:
-        assert self.params.method is not None
-        return METHODS[self.params.method]
+    def _method_params(self) -> dict[str, ParamValue]:
+        return {**self.params.method_params, **self.fitted}
 
     def soft_targets(self, view: int, labels: Int[Tensor, " examples"]) -> SoftTargets:
         """Load the logits of a view and compute its temperatures, on the device of `labels`."""
@@ -66,8 +66,8 @@ class Supervision(NamedTuple):
         logits = self.logits(0).to(labels.device)
         rows = max(1, NUMBERS_AT_ONCE // logits.shape[1])
         parts = [
-            self._method.targets(*part, **self._method_params)._replace(probs=logits[:0].float())
-            for part in zip(logits.split(rows), labels.split(rows), strict=True)
+            self._method.targets(z, y, **self._method_params)._replace(probs=logits[:0].float())
+            for z, y in zip(logits.split(rows), labels.split(rows), strict=True)
         ]
         fields = (torch.cat(it) if isinstance(it[0], Tensor) else None for it in zip(*parts, strict=True))
         targets = Targets(*fields)  # type: ignore[arg-type]
@@ -83,14 +83,9 @@ def supervise(
 ) -> Supervision:
     """Build the supervision of a run and fit the method's remaining parameters on view 0 (ISATS: tau_wrong).
 
-    Args:
-        params: Method, method parameters and loss weights; `params.method` is not None.
-        logits: Function of a view number that returns the teacher's logits on this view of the training split.
-        labels: Class indices of the training split.
-        loss: A name in `LOSSES`.
+    `labels` are the class indices of the training split; the other arguments are those of `Supervision`.
     """
-    assert params.method is not None
-    fit, fitted = METHODS[params.method].fit, {}
+    fit, fitted = METHODS[str(params.method)].fit, {}
     if fit:
         first = logits(0)
         fitted = fit(first, labels.to(first.device), **params.method_params)

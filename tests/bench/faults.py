@@ -49,7 +49,7 @@ FREE_KB = (0, 60, 200, 500)
 def drive(kind: str, address: str) -> int:
     """Run the study in this folder to its end; print what happens."""
     from autodistill.errors import AutodistillError
-    from autodistill.executors import local
+    from autodistill.executors import base
     from autodistill.records import Event, Note, RunEnded
     from autodistill.study import resolve, run_study
     from autodistill.study.resolve import SearchOptions
@@ -64,11 +64,10 @@ def drive(kind: str, address: str) -> int:
     def on_ray(spec: Any) -> Any:
         from autodistill.executors import ray
 
-        ray.MOST_DEATHS = 10**6
         return ray.RayExecutor(spec.setup, address=address, workers=2, shared=address == "local")
 
     # Random kills may hit a task three times, which says something about the task only where kills are not random.
-    local.MOST_DEATHS = 10**6
+    base.MOST_DEATHS = 10**6
     options = SearchOptions(
         student="resnet8:0.25", space="smoke", budget="11", workers=2, study=NAME, overrides=SETTINGS
     )

@@ -14,9 +14,8 @@ from autodistill.config import TrainingSpec
 from autodistill.data import Data, Split
 from autodistill.data.views import View
 from autodistill.models import build
-from autodistill.records import EpochRecord, TrialParams
+from autodistill.records import EpochRecord, Mode, TrialParams
 from autodistill.training import Execution, Recipe, Supervision, supervise, train
-from autodistill.training.execution import Mode
 
 SIZE, BATCH, CLASSES, EXAMPLES = 32, 128, 100, 50_000
 STUDENTS = ("mobilenetv2:0.5", "vgg8", "resnet8x4")

@@ -30,8 +30,9 @@ from fused import Fused, Trial
 from gpu_common import Bench, asked, epochs, finish, header, images, recipe, spelt, student, supervision, timed
 
 from autodistill.data import Data
-from autodistill.training import Execution
-from autodistill.training.execution import EAGER, Mode, StepRunner
+from autodistill.records import Mode
+from autodistill.training import EAGER, Execution
+from autodistill.training.step import StepRunner
 
 MOST_S = {"mobilenetv2:0.5": 0.13, "vgg8": 0.12, "resnet8x4": 0.2}
 LONGEST_S = 600

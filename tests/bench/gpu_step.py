@@ -22,7 +22,7 @@ import torch
 from gpu_common import Bench, asked, epochs, finish, header, images, spelt, timed
 
 from autodistill.data import Data
-from autodistill.training.execution import Mode
+from autodistill.records import Mode
 
 MOST_S = {"mobilenetv2:0.5": 0.5, "vgg8": 0.2, "resnet8x4": 0.3}
 MODES: tuple[Mode, ...] = ("eager", "graph", "compiled")

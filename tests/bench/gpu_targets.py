@@ -22,7 +22,7 @@ from torch import nn
 
 from autodistill.data import Data
 from autodistill.data.views import View, take_view
-from autodistill.methods import isats, isats_tau_other
+from autodistill.methods import METHODS
 from autodistill.models import build
 from autodistill.models.networks import Shape, wide_resnet
 from autodistill.teachers.teacher import Normalisation, Teacher, logits_of, ready
@@ -51,8 +51,8 @@ def parts(bench: Bench, data: Data) -> dict[str, Callable[[], object]]:
     everything = torch.arange(bench.examples, device=bench.device)
     view = partial(take_view, data.train.images, everything, view=View(0, 4, True), epoch=0)
     found: dict[str, Callable[[], object]] = {
-        "search for tau_other": lambda: isats_tau_other(logits, labels),
-        "ISATS targets of a view": lambda: isats(logits, labels),
+        "search for tau_other": lambda: METHODS["isats"].temperatures(logits, labels),
+        "ISATS targets of a view": lambda: METHODS["isats"].targets(logits, labels),
         "images of a view": view,
     }
     for name, make in (TINY if bench.tiny else TEACHERS).items():

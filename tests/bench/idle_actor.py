@@ -35,8 +35,7 @@ class IdleNode(NamedTuple):
     torch: str = ""
     device: str = "cpu"
     computed_as: str = ""
-    shares_study: bool = True
-    shares_cache: bool = True
+    shares: tuple[str, ...] = ("study", "cache")
     missing: tuple[str, ...] = ()
 
 

@@ -70,7 +70,8 @@ def ray_ratio(place: Path, actors: int) -> float:
     try:
         begun = time.monotonic()
         with IdleExecutor(setup(place), address="local", workers=actors, work=no_work) as executor:
-            executor.wait_for_actors(print)
+            while executor.nodes.total() < actors:
+                executor.run(runs(1, epochs=1), print)
             started_s = time.monotonic() - begun
             tasks = runs(RUNS_EACH * actors, epochs=1)
             used, begun = time.process_time(), time.monotonic()

@@ -18,7 +18,7 @@ from autodistill.data.views import View
 from autodistill.models import build
 from autodistill.records import TrialParams
 from autodistill.training import Execution, Recipe, supervise, train
-from autodistill.training.execution import StepRunner
+from autodistill.training.step import StepRunner
 
 CLASSES, SIZE, EPOCHS = 5, 8, 2
 STUDENTS = ("mobilenetv2:0.1", "vgg8:0.1", "resnet8x4:0.1", "resnet8:0.5", "wrn_16_2:0.2")

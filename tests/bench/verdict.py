@@ -136,7 +136,7 @@ def _row(
     """Count what intervals and decisions make of differences that are `off` the truth by this much."""
     covered = (np.abs(off.difference) <= off.half_width()).mean(axis=0)[np.triu_indices(design.finalists, 1)]
     found = off._replace(difference=off.difference + (truth[:, None] - truth))
-    better = stats.better(stats.bounds(found, share=share), threshold=THRESHOLD)
+    better = stats.bounds(found, share=share).better(THRESHOLD)
     first = design.first_teacher
     beaten = better | np.eye(design.finalists, dtype=bool)
     named = beaten[:, first:, first:].all(axis=-1).mean(axis=0)

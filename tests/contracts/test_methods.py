@@ -1,7 +1,5 @@
 """What every registered distillation method guarantees."""
 
-import inspect
-
 import pytest
 import torch
 
@@ -33,13 +31,8 @@ def batch() -> tuple[torch.Tensor, torch.Tensor]:
     return torch.randn(50, 6, generator=generator) * 3, torch.randint(6, (50,), generator=generator)
 
 
-def test_its_params_are_those_of_its_function(method):
-    keywords = {
-        key
-        for key, value in inspect.signature(method.temperatures).parameters.items()
-        if value.kind == value.KEYWORD_ONLY
-    }
-    assert set(method.params) == keywords
+def test_its_params_are_named_and_one_of_them_may_be_the_students_temperature(name, method):
+    assert set(PARAMS[name]) <= set(method.params)
     assert method.tau_student_from in (*method.params, None)
 
 

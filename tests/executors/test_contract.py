@@ -225,7 +225,7 @@ def test_a_run_that_keeps_killing_its_worker_fails_and_the_others_go_on(bench):
 @with_processes
 def test_another_task_that_keeps_killing_its_worker_ends_the_study(bench, monkeypatch):
     """After two deaths here, not three: starting a process takes seconds."""
-    monkeypatch.setattr(f"autodistill.executors.{bench.kind}.MOST_DEATHS", 2)
+    monkeypatch.setattr("autodistill.executors.base.MOST_DEATHS", 2)
     bench.behave(**{"check weak": Behaviour(dies_at=1, deaths=2, epoch_s=0.05)})
     with pytest.raises(StudyError, match=r"2 .*while checking the teacher weak"):
         bench.run(CheckTask(name="weak"))

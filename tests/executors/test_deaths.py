@@ -1,12 +1,15 @@
-"""A worker's death is told with its cause, its task, the memory that was free and the end of its stderr."""
+"""A worker's death is told with its cause, its task, free memory and the end of its stderr, which is shown once."""
 
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -25,10 +28,24 @@ from autodistill.executors import (
     deaths,
 )
 from autodistill.executors.base import describe
-from autodistill.executors.deaths import Death, KillWatch, WorkerOutput, account, cause, noticed, unquoted, way_out
+from autodistill.executors.deaths import (
+    LONGEST_LINE,
+    MOST_LINES,
+    Death,
+    KillWatch,
+    WorkerOutput,
+    account,
+    cause,
+    harmless,
+    last_lines,
+    noticed,
+    way_out,
+)
 from autodistill.machine import free_memory_bytes
 from autodistill.records import Event, Note, RunEnded, TrialParams
 
+KILLED = "look for what kills processes here"
+OTHERS = ("SIGHUP", "SIGXCPU", "SIGPIPE", "SIGALRM", "SIGUSR1")
 slow = pytest.mark.slow
 posix = pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
 TOLD = {
@@ -42,7 +59,7 @@ TOLD = {
 @posix
 def test_every_death_is_told_with_its_cause(tmp_path, monkeypatch, capfd):
     """Fewer deaths than three are enough to give up: starting a process takes seconds."""
-    monkeypatch.setattr("autodistill.executors.local.MOST_DEATHS", 1)
+    monkeypatch.setattr("autodistill.executors.base.MOST_DEATHS", 1)
     assert TOLD.keys() == WAYS.keys()
     events: list[Event] = []
 
@@ -58,7 +75,7 @@ def test_every_death_is_told_with_its_cause(tmp_path, monkeypatch, capfd):
         with pytest.raises(StudyError) as ended:
             executor.run([CheckTask(name="abort")], slowly)
         assert "corrupted size" not in capfd.readouterr().err, "the error shows it"
-        monkeypatch.setattr("autodistill.executors.local.MOST_DEATHS", 2)
+        monkeypatch.setattr("autodistill.executors.base.MOST_DEATHS", 2)
         events.clear()
         (aborted,) = executor.run([run("abort", teacher="weak")], slowly)
     for way, kept in zip([*others, "abort"], [*found, aborted], strict=True):
@@ -124,18 +141,6 @@ def test_memory_is_named_where_the_kernel_counted_a_kill(counter):
     assert cause(second) == "signal 9, SIGKILL: killed from outside"
 
 
-@slow
-@posix
-def test_a_kill_that_was_counted_before_a_worker_was_watched_explains_nothing(counter):
-    watch = KillWatch()
-    with sleeping() as (process, output):
-        counter.kills = 5
-        watch.look([process])
-        process.kill()
-        death = noticed(process, output, watch, device="cpu")
-    assert cause(death) == "signal 9, SIGKILL: killed from outside"
-
-
 class Process(multiprocessing.Process):
     """A process that is never started, and lives as long as a test says."""
 
@@ -188,6 +193,8 @@ def test_a_kill_explains_one_death_and_leaves_the_next_to_the_next(clock):
     clock.kills = 6
     assert watch.explains(new), "its own count was read after the first kill"
     assert not watch.explains(workers[2])
+    watch.look([last := Process()])
+    assert not watch.explains(last), "no kill since it is watched"
 
 
 @pytest.mark.parametrize(
@@ -195,13 +202,18 @@ def test_a_kill_explains_one_death_and_leaves_the_next_to_the_next(clock):
     [
         (Death(-9, oom_killed=True), "signal 9, SIGKILL: out of memory, by the count of the kernel", "--workers"),
         (Death(-9), "signal 9, SIGKILL: killed from outside", "no counter of the kernel says"),
-        (Death(-15), "signal 15, SIGTERM: ended from outside", "look for what kills processes here"),
+        (Death(-15), "signal 15, SIGTERM: ended from outside", KILLED),
         (Death(-signal.SIGSEGV), f"signal {signal.SIGSEGV.value}, SIGSEGV", "native library"),
-        (Death(-signal.SIGINT), "signal 2, SIGINT", "look for what kills processes here"),
+        (Death(-signal.SIGINT), "signal 2, SIGINT", KILLED),
+        *(
+            pytest.param(Death(-number), f"signal {number}, {name}", way, marks=posix)
+            for name, way in {**dict.fromkeys(OTHERS, KILLED), "SIGBUS": "native library"}.items()
+            if (number := getattr(signal, name, 0))
+        ),
         (Death(-signal.SIGABRT), f"signal {signal.SIGABRT.value}, SIGABRT", "native library"),
         (Death(-signal.SIGILL), f"signal {signal.SIGILL.value}, SIGILL", "native library"),
         (Death(-signal.SIGFPE), f"signal {signal.SIGFPE.value}, SIGFPE", "native library"),
-        (Death(-250), "signal 250, no name", "look for what kills processes here"),
+        (Death(-250), "signal 250, no name", KILLED),
         (Death(3), "exit code 3", "please report"),
         (Death(1, stderr="MemoryError"), "exit code 1", "--workers"),
         (Death(1, stderr="Traceback:\nMemoryError: no room\n"), "exit code 1", "--workers"),
@@ -215,17 +227,8 @@ def test_a_kill_explains_one_death_and_leaves_the_next_to_the_next(clock):
 )
 def test_what_an_exit_status_tells(death, told, way):
     assert cause(death) == told
-    assert way in way_out(death)
+    assert way_out(death).startswith(way) if way == KILLED else way in way_out(death)
     assert "the same command goes on" in way_out(death)
-
-
-@posix
-@pytest.mark.parametrize("name", ["SIGHUP", "SIGXCPU", "SIGTERM", "SIGPIPE", "SIGALRM", "SIGUSR1", "SIGBUS"])
-def test_only_signals_of_failing_native_code_blame_a_library(name):
-    number = signal.Signals[name].value
-    assert cause(Death(-number)).startswith(f"signal {number}, {name}")
-    assert ("native library" in way_out(Death(-number))) == (name == "SIGBUS")
-    assert "no counter of the kernel" not in way_out(Death(-number))
 
 
 def test_an_account_is_whole():
@@ -234,12 +237,12 @@ def test_an_account_is_whole():
         "a worker process died (signal 6, SIGABRT) while training the run r (no teacher); "
         "12.3 GB of memory and 0.5 GB of the GPU's memory were free; its stderr ends with:\n    one\n    two"
     )
-    assert unquoted(account(death, "waiting")) == (
+    assert account(death, "waiting", shown=True) == (
         "a worker process died (signal 6, SIGABRT) while waiting; "
         "12.3 GB of memory and 0.5 GB of the GPU's memory were free; its stderr is shown above"
     )
     silent = "a worker process died (exit code 3) while waiting; it wrote nothing to stderr"
-    assert account(Death(3), "waiting") == unquoted(silent) == silent
+    assert account(Death(3), "waiting") == account(Death(3), "waiting", shown=True) == silent
 
 
 def test_every_task_has_words():
@@ -283,3 +286,71 @@ def test_a_process_that_hangs_after_it_closed_its_pipe_is_ended(monkeypatch):
         death = noticed(process, output, KillWatch(), device="cpu")
         assert not process.is_alive()
     assert cause(death).startswith("it closed its pipe but did not end")
+
+
+# Stderr
+
+
+def test_the_last_lines_keep_the_native_message_and_the_first_frames():
+    frames = [f'  File "a.py", line {number} in f' for number in range(100)]
+    text = "\n".join(["old warning"] * 30 + ["double free or corruption (!prev)", "Fatal Python error: Aborted", ""])
+    text += "\n".join(["", "Stack (most recent call first):", *frames, "", "Extension modules: torch._C (total: 99)"])
+    found = last_lines(text).splitlines()
+    assert len(found) == MOST_LINES
+    assert "double free or corruption (!prev)" in found
+    assert found[found.index("Fatal Python error: Aborted") + 2] == frames[0]
+    assert found[-1] == "  ..."
+    assert not any("Extension modules" in line for line in found)
+
+
+def test_the_last_lines_of_a_traceback_end_with_the_error():
+    found = last_lines("\n".join(f"line {number}" for number in range(50)) + "\nMemoryError\n\n").splitlines()
+    assert found == [*(f"line {number}" for number in range(31, 50)), "MemoryError"]
+    assert last_lines("") == ""
+    assert len(last_lines("x" * 10_000)) == LONGEST_LINE
+
+
+def test_control_characters_are_spelt_out():
+    assert harmless("a\x1b[2J\x07b\r") == r"a\x1b[2J\x07b\r"
+    assert harmless("\ttab é 漢") == "    tab é 漢"
+    assert "\u202e" not in harmless("\u202eevil")
+
+
+def test_output_is_passed_on_once_without_control_characters_and_its_file_removed(capsys):
+    output = WorkerOutput()
+    with open(output.path, "ab", buffering=0) as file:
+        for part in (b"one\n\xff", b"\n", b"a\x1b[2J\tb\r\n", "é".encode()[:1], "é".encode()[1:], b" \x07"):
+            file.write(part)
+            output.pass_on()
+            output.pass_on()
+        file.write(b"\ntwo\n")
+        assert output.tail() == "one\n�\na\\x1b[2J   b\né \\x07\ntwo"
+    output.close()
+    output.close()
+    assert capsys.readouterr().err == "one\n�\na\\x1b[2J   b\né \\x07\ntwo\n"
+    assert not Path(output.path).exists()
+    assert output.tail() == ""
+
+
+def test_what_an_error_quotes_is_not_passed_on(capsys):
+    output = WorkerOutput()
+    with open(output.path, "ab", buffering=0) as file:
+        file.write(b"".join(b"line %d\x07\n" % number for number in range(MOST_LINES + 2)))
+    output.close(quoted=output.tail())
+    assert capsys.readouterr().err == "line 0\\x07\nline 1\\x07\n"
+
+
+@slow
+def test_without_a_place_for_files_a_worker_keeps_the_stderr_of_its_parent(monkeypatch):
+    def full(**_: str) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("tempfile.mkstemp", full)
+    output = WorkerOutput()
+    assert output.path == ""
+    output.pass_on()
+    assert output.tail() == ""
+    output.close()
+    code = "import os; from autodistill.executors.deaths import redirect_stderr as go; go(''); os.write(2, b'k')"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (found.returncode, found.stderr) == (0, "k")

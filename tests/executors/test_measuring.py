@@ -12,7 +12,6 @@ from autodistill.executors import MeasureStudentTask, MeasureTeacherTask, Studen
 from autodistill.executors import measuring as module
 from autodistill.executors.measuring import line_through, measure_student
 from autodistill.records import Note
-from autodistill.training import EAGER
 
 slow = pytest.mark.slow
 
@@ -49,9 +48,10 @@ class Slow(nn.Module):
         return self.layer(images.flatten(1))
 
 
-def measured(build: Callable[[], nn.Module], tmp_path, *, seconds: float = 0.4) -> StudentTimes:
-    data = Here(tmp_path).context.data
-    return measure_student(build, data, SPACE, PARAMS, seconds=seconds, execution=EAGER)
+def measured(tmp_path, shown: Callable[[int], None]) -> StudentTimes:
+    context = Here(tmp_path).context
+    context.student = lambda seed: Slow(shown)
+    return measure_student(MeasureStudentTask(params=PARAMS, seconds=0.4), context)
 
 
 @pytest.mark.parametrize("image_s", [0.0001, 0.01, 0.3, 20.0])
@@ -65,7 +65,7 @@ def test_measuring_takes_as_long_for_a_slow_network_as_for_a_fast_one(monkeypatc
         batches.add(images)
 
     monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=lambda: now[0]))
-    found = measured(lambda: Slow(shown), tmp_path)
+    found = measured(tmp_path, shown)
     assert found.training.seconds(1) == pytest.approx(image_s * SPACE.training.batch_size)
     slow = 2 * image_s >= 0.5
     assert found.evaluation_s == pytest.approx(image_s / 3 if slow else image_s)
@@ -81,7 +81,7 @@ def test_a_pause_of_the_machine_is_not_taken_for_a_slow_network(monkeypatch, tmp
         now[0] += 0.001 * images + (2.0 if steps[0] == 2 else 0.0)
 
     monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=lambda: now[0]))
-    found = measured(lambda: Slow(shown), tmp_path)
+    found = measured(tmp_path, shown)
     assert found.training.seconds(1) == pytest.approx(0.001 * SPACE.training.batch_size)
     assert found.evaluation_s == pytest.approx(0.001)
 
@@ -90,7 +90,7 @@ def test_a_clock_that_ticks_seldom_is_no_division_by_zero(monkeypatch, tmp_path)
     ticks = (float(it // 41) for it in itertools.count())
     monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=ticks.__next__))
     context = Here(tmp_path).context
-    assert measured(lambda: context.student(0), tmp_path, seconds=0.1).training.seconds(1) >= 0
+    assert measure_student(MeasureStudentTask(params=PARAMS, seconds=0.1), context).training.seconds(1) >= 0
 
 
 @slow

@@ -15,9 +15,10 @@ from torch import Tensor, nn
 
 from autodistill.config import DataSpec, Space, TrainingSpec
 from autodistill.data import Data
-from autodistill.errors import StudyError, TrialError
-from autodistill.executors import TrainTeacherTask, WorkerContext, memory
-from autodistill.executors.memory import CONTEXT_BYTES, USED, keep_freed_memory, memory_share, within_memory
+from autodistill.errors import StudyError
+from autodistill.executors import TrainTeacherTask, WorkerContext, local
+from autodistill.executors.local import keep_freed_memory
+from autodistill.executors.worker import CONTEXT_BYTES, USED, memory_share
 from autodistill.models import build
 from autodistill.records import Note
 from autodistill.teachers import Teacher
@@ -31,15 +32,16 @@ SPACE = Space(
 
 
 class Limited(nn.Module):
-    """A student that has memory for so many images while it trains."""
+    """A student that has memory for so many images while it trains, after some steps that have enough."""
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: int, steps: int) -> None:
         super().__init__()
         self.inner = build("resnet8:0.25", num_classes=10, in_channels=1, image_size=8, seed=0)
-        self.most = most
+        self.most, self.steps = most, steps
 
     def forward(self, images: Tensor) -> Tensor:
-        if self.training and len(images) > self.most:
+        self.steps -= self.training
+        if self.training and self.steps < 0 and len(images) > self.most:
             raise torch.OutOfMemoryError(f"CUDA out of memory: {len(images)} images")
         found: Tensor = self.inner(images)
         return found
@@ -48,10 +50,10 @@ class Limited(nn.Module):
 class Small(WorkerContext):
     """A worker whose students have memory for `most` images, and whose teachers and ladder do not fit at all."""
 
-    most = BATCH
+    most, steps = BATCH, 0
 
     def student(self, seed: int) -> nn.Module:
-        return Limited(self.most)
+        return Limited(self.most, self.steps)
 
     def teacher(self, name: str) -> Teacher:
         raise torch.OutOfMemoryError("CUDA out of memory")
@@ -70,8 +72,10 @@ def test_a_run_that_fits_says_nothing(worker):
 
 
 @slow
-def test_a_run_that_does_not_fit_trains_in_halves_and_says_so_once(worker):
-    worker.context.most = BATCH // 2
+@pytest.mark.parametrize("steps", [0, 3])
+def test_a_run_that_does_not_fit_trains_in_halves_and_says_so_once(worker, steps):
+    """Also where memory runs out in the second epoch: the run starts again."""
+    worker.context.most, worker.context.steps = BATCH // 2, steps
     found = worker.do(run("r", epochs=2)).result
     assert (found.state, found.micro_batches) == ("complete", 2)
     assert [it.epoch for it in found.curve] == [1, 2]
@@ -97,28 +101,6 @@ def test_a_run_that_fits_in_no_half_fails_with_the_number_that_would(worker, mos
     assert "--workers" in found.error
     worker.context.most = BATCH
     assert worker.do(run("next", epochs=2)).result.state == "complete"
-
-
-def test_a_run_that_runs_out_late_starts_again():
-    asked: list[int] = []
-
-    def attempt(parts: int) -> None:
-        asked.append(parts)
-        if parts == 1:
-            raise torch.OutOfMemoryError("late")
-
-    said: list[str] = []
-    assert within_memory(attempt, batch_size=8, images_that_fit=lambda: 4, say=said.append) == 2
-    assert asked == [1, 2]
-    assert len(said) == 1
-
-
-def test_another_error_is_no_want_of_memory():
-    def attempt(parts: int) -> None:
-        raise TrialError(f"the loss became nan ({parts})")
-
-    with pytest.raises(TrialError, match=r"nan \(1\)"):
-        within_memory(attempt, batch_size=8, images_that_fit=lambda: 4, say=print)
 
 
 @slow
@@ -155,21 +137,17 @@ def test_processes_share_what_is_free_on_a_gpu():
 
 
 def test_a_system_without_glibc_keeps_nothing(monkeypatch):
-    monkeypatch.setattr(memory, "os", SimpleNamespace(name="nt"))
+    monkeypatch.setattr(local, "os", SimpleNamespace(name="nt"))
     assert not keep_freed_memory()
 
 
 @slow
 @pytest.mark.skipif(os.name == "nt" or not hasattr(ctypes.CDLL(None), "mallopt"), reason="not glibc")
 def test_freed_memory_is_kept():
-    """In a process of its own, without torch: blocks that come and go fault in their pages once, not every time."""
-    code = f"""
-        import resource, sys, types
-        from importlib.util import module_from_spec, spec_from_file_location
-        sys.modules["torch"] = types.ModuleType("torch")
-        spec = spec_from_file_location("memory", {memory.__file__!r})
-        memory = module_from_spec(spec)
-        spec.loader.exec_module(memory)
+    """In a process of its own: blocks that come and go fault in their pages once, not every time."""
+    code = """
+        import resource
+        from autodistill.executors.local import keep_freed_memory
 
         def faults():
             before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -178,7 +156,7 @@ def test_freed_memory_is_kept():
             return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
         given_back = faults()
-        assert memory.keep_freed_memory()
+        assert keep_freed_memory()
         bytearray(2**25)
         print(faults(), given_back)
         """

@@ -94,51 +94,30 @@ def refusal(address: str = "auto", *, insecure: bool = False) -> ConfigError:
     return found.value
 
 
-def test_ray_that_is_not_installed_is_refused_with_the_command_that_installs_it(given):
-    given(None)
-    error = refusal()
-    assert "not installed" in error.message
-    assert error.hint == "pip install 'kd-autodistill[ray]'"
+MISMATCH = RuntimeError("Version mismatch: The cluster was started with:\n    Ray: 2.60.0\n    Python: 3.12.1")
 
 
-def test_client_mode_is_refused_with_what_to_do_instead(given):
-    given(Ray())
-    assert "ray job submit" in refusal("ray://head:10001").hint
-
-
-def test_a_cluster_that_is_not_there_is_refused(given):
-    given(Ray(ConnectionError("Could not find any running Ray instance.\nmore")))
-    error = refusal()
-    assert error.message == "--ray auto: no cluster there (Could not find any running Ray instance.)"
-    assert "ray start --head" in error.hint
-
-
-def test_an_address_where_nobody_listens_is_refused_at_once(given, monkeypatch):
-    given(Ray())
-
+@pytest.mark.parametrize(
+    ("ray", "address", "message", "hint"),
+    [
+        (None, "auto", "Ray is not installed", "pip install 'kd-autodistill[ray]'"),
+        (Ray(), "ray://head:10001", "client mode", "ray job submit"),
+        (Ray(ConnectionError("No instance.\nmore")), "auto", "no cluster there (No instance.)", "ray start --head"),
+        (Ray(), "127.0.0.1:6399", "no cluster there ([Errno 111] refused by 127.0.0.1 port 6399)", "--ray local"),
+        *((Ray(), address, "is no address", "HOST:PORT") for address in ("nonsense", "host:", "host:port", ":6379")),
+        (Ray(MISMATCH), "auto", "started with: Ray: 2.60.0 Python: 3.12.1", "same Python and Ray"),
+        (Ray(AuthenticationError("InvalidAuthToken")), "auto", "refuses the token", "RAY_AUTH_TOKEN"),
+    ],
+)
+def test_a_cluster_that_cannot_be_used_is_refused_with_what_to_do(given, monkeypatch, ray, address, message, hint):
     def connect(address: tuple[str, int], timeout: float) -> None:
         raise ConnectionRefusedError(111, f"refused by {address[0]} port {address[1]}")
 
     monkeypatch.setattr(socket, "create_connection", connect)
-    assert "refused by 127.0.0.1 port 6399" in refusal("127.0.0.1:6399").message
-
-
-@pytest.mark.parametrize("address", ["nonsense", "host:", "host:port", ":6379"])
-def test_what_is_no_address_is_refused(given, address):
-    given(Ray())
-    assert "HOST:PORT" in refusal(address).hint
-
-
-def test_another_version_of_python_or_ray_is_refused(given):
-    given(Ray(RuntimeError("Version mismatch: The cluster was started with:\n    Ray: 2.60.0\n    Python: 3.12.1")))
-    error = refusal()
-    assert "The cluster was started with: Ray: 2.60.0 Python: 3.12.1" in error.message
-    assert "same Python and Ray" in error.hint
-
-
-def test_a_token_that_the_cluster_refuses_is_named(given):
-    given(Ray(AuthenticationError("InvalidAuthToken")))
-    assert "RAY_AUTH_TOKEN" in refusal().hint
+    given(ray)
+    error = refusal(address)
+    assert message in error.message
+    assert hint in error.hint
 
 
 def test_another_error_of_ray_is_not_hidden(given):
@@ -161,14 +140,10 @@ def test_a_cluster_that_is_open_to_a_network_is_refused_and_left(given, monkeypa
     assert ray.connections == ["auto"]
 
 
-@pytest.mark.parametrize("address", ["127.0.0.1", "127.0.0.2", "::1", "localhost"])
-def test_a_cluster_on_this_machine_only_needs_no_token(address):
-    check_secure("auto", [{"NodeManagerAddress": address, "Alive": True}], {})
-
-
-def test_nodes_that_are_gone_do_not_make_a_cluster_open():
+def test_only_nodes_on_a_network_that_are_there_make_a_cluster_open():
     gone = {"NodeManagerAddress": "192.168.1.7", "Alive": False}
-    check_secure("auto", [gone, {"NodeManagerAddress": "127.0.0.1", "Alive": True}], {})
+    here = ("127.0.0.1", "127.0.0.2", "::1", "localhost")
+    check_secure("auto", [gone, *({"NodeManagerAddress": address, "Alive": True} for address in here)], {})
     for environment in ({}, {"RAY_AUTH_MODE": "disabled"}):
         with pytest.raises(ConfigError, match="head"):
             check_secure("auto", [gone, {"NodeManagerAddress": "head", "Alive": True}], environment)
@@ -192,8 +167,7 @@ def node(**fields: object) -> Node:
         "device": "cpu",
         "computed_as": "float32",
         "data": fingerprint(),
-        "shares_study": False,
-        "shares_cache": False,
+        "shares": (),
         "missing": (),
     }
     return Node(**{**here, **fields})  # type: ignore[arg-type]

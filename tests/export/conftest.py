@@ -4,9 +4,7 @@ import pytest
 from small_exports import SMALL, STUDENT, write_study
 
 from autodistill.export import chosen, export_student
-from autodistill.records import (
-    read_study,
-)
+from autodistill.records import read_study
 from autodistill.study import SearchOptions, resolve
 
 

@@ -7,7 +7,7 @@ from factories import HOSTILE
 from small_exports import HAS_ONNX, TEACHER, TEACHER_NAME, raw_images
 
 from autodistill.export.card import LOSSES, card
-from autodistill.methods.losses import LOSSES as TRAINED_LOSSES
+from autodistill.methods import LOSSES as TRAINED_LOSSES
 
 pytestmark = pytest.mark.slow
 

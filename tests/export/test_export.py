@@ -9,18 +9,13 @@ from safetensors import safe_open
 from small_exports import EXTRA, STUDENT, TEACHER, WRITTEN, eager, raw_images
 
 from autodistill import data as datasets
-from autodistill.cli.flags import search_options
 from autodistill.cli.train import export, train
-from autodistill.errors import AutodistillError, ExportError, StoreError
+from autodistill.errors import StoreError
 from autodistill.executors import WorkerContext
 from autodistill.export import FORMATS
-from autodistill.export.formats import Deployed
-from autodistill.export.weights import Facts
+from autodistill.export.formats import Deployed, Facts
 from autodistill.models import build
-from autodistill.records import (
-    RunSpec,
-)
-from autodistill.store import StudyFolder
+from autodistill.records import RunSpec
 
 pytestmark = pytest.mark.slow
 
@@ -89,7 +84,7 @@ def test_a_wide_resnet_exports_too(record, tmp_path):
 def test_train_from_a_study_then_export_it(folder, record, capsys, with_validation):
     before = folder.record.read_bytes()
     place, to = Path("mine.safetensors"), Path("shipped")
-    train(search_options(device="cpu"), run=str(folder.path), seed=5, to=place, with_validation=with_validation)
+    train(device="cpu", run=str(folder.path), seed=5, to=place, with_validation=with_validation)
     shown = capsys.readouterr()
     export(str(folder.path), weights=place, formats="safetensors", to=to)
     text = (to / "README.md").read_text()
@@ -142,9 +137,3 @@ def test_export_from_the_command_line(folder, capsys):
     assert Path("exports/digits-small/README.md").is_file()
     with pytest.raises(StoreError, match="exists already"):
         app(asked, standalone_mode=False)
-
-
-def test_export_errors_are_the_projects_own():
-    assert issubclass(ExportError, AutodistillError)
-    assert ExportError.exit_code == 1
-    assert isinstance(StudyFolder(Path("x")).weights("confirm/0000-1000"), Path)

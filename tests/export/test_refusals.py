@@ -10,9 +10,8 @@ from small_exports import EXTRA, STUDENT
 from torch import nn
 
 from autodistill.errors import ConfigError, DataError, ExportError, StoreError
-from autodistill.export import chosen, export_student, formats
+from autodistill.export import chosen, export_student, formats, pick
 from autodistill.export.formats import Deployed
-from autodistill.export.weights import pick
 
 pytestmark = pytest.mark.slow
 
@@ -50,6 +49,7 @@ def test_an_unsupported_operator_leaves_nothing_behind(folder, record, study, tm
     with pytest.raises(ExportError, match=rf"student\.{name}: this network cannot be written") as error:
         export_student(record, folder, space=study[0].space, to=tmp_path / "new", formats=(name,))
     assert "--format" in error.value.hint
+    assert error.value.exit_code == 1
     assert list(tmp_path.iterdir()) == []
 
 

@@ -6,8 +6,8 @@ from search_runs import FOUR, Trainer, score, search, search_spec
 
 from autodistill.formatting import EMPTY
 from autodistill.records import ControlRecord, PhaseStarted
-from autodistill.report.controls import controls_info
 from autodistill.report.trials import curves_info
+from autodistill.report.verdict import controls_info
 from autodistill.search import audited_trials, prior_params
 
 
@@ -58,9 +58,9 @@ def test_the_report_tells_tuning_from_teacher():
     info = controls_info(record)
     cells = {row.cells[0].text: [cell.text for cell in row.cells[1:]] for row in info.table.rows}
     assert cells == {"a": ["71.0 %", "81.0 %", "81.0 %", EMPTY], "b": ["72.0 %", "79.0 %", "80.0 %", "+1.0"]}
-    assert any(it.startswith("With the prior for all, b gives +1.0 points over a") for it in info.findings)
-    assert any(it.startswith("With one configuration for all, a gives +2.0 points over b") for it in info.findings)
-    assert [it for it in info.findings if it.startswith("Tuning")] == [
+    assert any(it.startswith("With the prior for all, b gives +1.0 points over a") for it in info.points)
+    assert any(it.startswith("With one configuration for all, a gives +2.0 points over b") for it in info.points)
+    assert [it for it in info.points if it.startswith("Tuning")] == [
         "Tuning for b alone changes its student by +1.0 points (95 % interval +0.8 to +1.2) against the shared "
         "configuration."
     ]
@@ -112,7 +112,7 @@ def test_the_report_says_what_pruning_cost():
     record = bare(dict.fromkeys(FOUR, 0.9)).model_copy(
         update={"trials": tuple(state.trials), "audit": tuple(state.audit), "plan": spec.plan}
     )
-    said = curves_info(record).saving
+    said = curves_info(record).text
     assert f"Audit: the {len(state.audit)} pruned trials with the best rung scores went on to the end" in said
     assert "beat the best full run of their teacher, by up to +" in said
-    assert "Audit" not in curves_info(record.model_copy(update={"audit": ()})).saving
+    assert "Audit" not in curves_info(record.model_copy(update={"audit": ()})).text

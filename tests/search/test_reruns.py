@@ -100,7 +100,7 @@ def test_the_report_says_who_held():
         }
     )
     info = reruns_info(record)
-    assert info.finding.startswith("1 of 2 leaders of the search became finalists")
+    assert info.text.startswith("1 of 2 leaders of the search became finalists")
     lucky, held = ([cell.text for cell in row.cells] for row in info.table.rows)
     assert (lucky[0], lucky[2:]) == ("slow", ["85.0 %", "65.0 %", "-20.0", "no finalist"])
     assert held[-1] == "finalist"

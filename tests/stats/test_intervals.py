@@ -10,12 +10,9 @@ import pytest
 from scipy import stats
 
 from autodistill.stats import (
-    better,
     bounds,
     compare,
-    does_not_help,
     fit,
-    helps,
     probability_best,
     seeds_to_settle,
 )
@@ -136,31 +133,31 @@ def test_bounds_are_the_t_intervals_of_their_levels() -> None:
 def test_better_needs_both_bounds() -> None:
     """A difference of 0.0024 with a standard error of 0.00025 is surely above 0, and not surely above 0.002."""
     clear, close = decided(0.785, 0.780), decided(0.7824, 0.7800)
-    assert better(clear, threshold=0.002)[0, 1]
-    assert not better(clear, threshold=0.002)[1, 0]
+    assert clear.better(0.002)[0, 1]
+    assert not clear.better(0.002)[1, 0]
     assert close.low[0, 1] > 0
-    assert not better(close, threshold=0.002)[0, 1]
-    assert better(close, threshold=0.001)[0, 1]
+    assert not close.better(0.002)[0, 1]
+    assert close.better(0.001)[0, 1]
 
 
 def test_a_wide_interval_names_nobody_however_large_the_lead() -> None:
     wide = decided(0.785, 0.780, scale=10)
     assert wide.low[0, 1] < 0
-    assert not better(wide, threshold=0.0)[0, 1]
+    assert not wide.better(0.0)[0, 1]
 
 
 def test_help_has_three_answers() -> None:
     for gain, expected in ((0.01, (True, False)), (-0.01, (False, True)), (0.0, (False, True))):
         found = decided(0.77 + gain, 0.77)
-        assert (bool(helps(found)[0, 1]), bool(does_not_help(found, threshold=0.002)[0, 1])) == expected
+        assert (bool(found.helps()[0, 1]), bool(found.does_not_help(0.002)[0, 1])) == expected
     found = decided(0.771, 0.77, scale=8)
-    assert not helps(found)[0, 1]
-    assert not does_not_help(found, threshold=0.002)[0, 1]
+    assert not found.helps()[0, 1]
+    assert not found.does_not_help(0.002)[0, 1]
 
 
 def test_an_early_look_asks_for_more() -> None:
-    assert better(decided(0.785, 0.780), threshold=0.002)[0, 1]
-    assert not better(decided(0.785, 0.780, share=0.01), threshold=0.002)[0, 1]
+    assert decided(0.785, 0.780).better(0.002)[0, 1]
+    assert not decided(0.785, 0.780, share=0.01).better(0.002)[0, 1]
 
 
 def width(seeds: int, freedom: float, level: float) -> float:

@@ -9,7 +9,7 @@ from small_studies import options, serial
 from autodistill.cli.flags import search_options
 from autodistill.errors import ConfigError
 from autodistill.executors import TrainTask, WorkerContext
-from autodistill.executors.memory import CONTEXT_BYTES, memory_share
+from autodistill.executors.worker import CONTEXT_BYTES
 from autodistill.records import Note, RunSpec, TrialParams
 from autodistill.study import SearchOptions, gpu, resolve
 from autodistill.study.gpu import MOST, Sharing, StepMeasurement, fit_to_device, measure_steps, workers_that_fit
@@ -32,13 +32,6 @@ GB = 2**30
 )
 def test_as_many_workers_as_memory_and_cores_allow(free, peak, cores, workers):
     assert workers_that_fit(free, peak=peak, cores=cores) == workers
-
-
-def test_the_shares_leave_room_for_the_contexts_and_for_others():
-    share = memory_share(100 * GB, 140 * GB, workers=4)
-    assert 4 * (share * 140 * GB + CONTEXT_BYTES) == pytest.approx(90 * GB)
-    assert memory_share(100 * GB, 140 * GB, workers=1) == 1.0
-    assert memory_share(1 * GB, 140 * GB, workers=8) == 0.0
 
 
 def test_a_cpu_is_tried_nothing_on_and_is_eager():

@@ -217,13 +217,14 @@ def test_a_small_cache_gives_a_pool_of_views(reference):
         drive(options("data.views=3"))
 
 
-def test_a_study_is_watched_until_it_is_complete(done, capsys):
+def test_a_study_is_watched_until_it_is_complete(done, capsys, monkeypatch):
+    monkeypatch.setattr(show, "WATCH_EVERY_S", 0.01)
     path = Path("runs", NAME, "study.json")
     running = done.model_copy(update={"state": "running", "recommendation": None, "trials": done.trials[:1]})
     path.write_text(to_json(running))
     end = threading.Timer(0.5, write_text, (path, to_json(done)))
     end.start()
-    show.watch(NAME, every_s=0.01)
+    show.show(NAME, output="table", watch=True)
     end.join()
     before, after = capsys.readouterr().out.split("Trials\n")[:2]
     assert done.recommendation.sentence not in before

@@ -25,10 +25,9 @@ from PIL import Image
 from autodistill.config import DataSpec
 from autodistill.data import Data, handed_over, load, received, with_validation
 from autodistill.data import decoding as decoding_module
-from autodistill.data import image_cache as cache_module
-from autodistill.data import image_store as store_module
+from autodistill.data import images as images_module
 from autodistill.data.decoding import BOOT, serve
-from autodistill.data.image_store import DamagedStore, open_store
+from autodistill.data.images import DamagedStore, open_store
 from autodistill.data.views import View, take_view
 from autodistill.errors import DataError, StoreError
 from autodistill.store import locked
@@ -69,6 +68,11 @@ class Decoded:
 @pytest.fixture
 def decoded() -> Decoded:
     return Decoded()
+
+
+def file_of(data: Data) -> Path:
+    assert data.file is not None
+    return data.file
 
 
 def stores(cache: Path) -> list[Path]:
@@ -123,13 +127,17 @@ def test_another_split_or_pooling_decodes_nothing(
     assert (found.mean, found.std) == (expected.mean, expected.std)
 
 
-def test_pooled_images_are_pooled_once(spec: DataSpec, cache: Path, decoded: Decoded) -> None:
-    pooled = spec.model_copy(update={"pool": 2})
-    assert load(pooled).image_shape == (3, 5, 5)
-    assert len(stores(cache)) == 2
-    again = decoded.load(pooled)
-    assert decoded.images == 0
-    assert oracle_fingerprint(again) == again.fingerprint
+def test_pooled_images_are_pooled_once_and_other_files_are_decoded_once(
+    spec: DataSpec, cache: Path, tmp_path: Path, decoded: Decoded
+) -> None:
+    fashion = DataSpec(name="fashion-mnist", root=str(write_fashion(tmp_path / "fashion")))
+    for kept, images, shape in ((spec.model_copy(update={"pool": 2}), 50, (3, 5, 5)), (fashion, 90, (1, 28, 28))):
+        once = decoded.load(kept)
+        assert (decoded.images, once.image_shape) == (images, shape)
+        again = decoded.load(kept)
+        assert decoded.images == 0
+        assert once.fingerprint == again.fingerprint == oracle_fingerprint(again)
+    assert len(stores(cache)) == 3
 
 
 def test_touched_and_moved_folders_are_decoded_again_to_the_same_fingerprint(
@@ -190,44 +198,32 @@ def damages(path: Path) -> Iterator[None]:
 
 def test_a_damaged_file_is_told_and_written_again(spec: DataSpec, cache: Path, decoded: Decoded) -> None:
     whole = load(spec)
-    assert whole.file is not None
-    content, count = whole.file.read_bytes(), 0
-    for _ in damages(whole.file):
+    file = file_of(whole)
+    content, lines = file.read_bytes(), []
+    for _ in damages(file):
         found = decoded.load(spec)
         assert decoded.images == 50
         (line,) = decoded.lines
-        assert line.startswith(f"{whole.file}: damaged (")
-        assert whole.file.read_bytes() == content
+        assert line.startswith(f"{file}: damaged (")
+        assert file.read_bytes() == content
         assert oracle_fingerprint(found) == whole.fingerprint
-        count += 1
-    assert count == 13
-    assert [path.suffix for path in whole.file.parent.glob("*") if path.name != "lock"].count(".images") == 1
-
-
-def test_another_version_s_file_is_told_and_written_again(spec: DataSpec, decoded: Decoded) -> None:
-    file = load(spec).file
-    assert file is not None
-    content = file.read_bytes()
-    file.write_bytes(content.replace(b"images, format 1", b"images, format 2", 1))
-    decoded.load(spec)
-    assert "not a file of images in this version's format" in decoded.lines[0]
-    assert file.read_bytes() == content
+        lines.append(line)
+    assert len(lines) == 13
+    assert "not a file of images in this version's format" in lines[-1], "of another version"
+    assert len(stores(cache)) == 1
 
 
 def test_another_folder_s_file_under_this_name_is_not_used(spec: DataSpec, tmp_path: Path, decoded: Decoded) -> None:
-    file = load(spec).file
-    other = load(DataSpec(name=f"folder:{write_images(tmp_path / 'more', ('cat', 'dog'), count=30)}")).file
-    assert file is not None
-    assert other is not None
-    shutil.copy(other, file)
-    assert sum(map(len, (found := decoded.load(spec)).train.labels.split(1))) + len(found.test.labels) < 50
+    file = file_of(load(spec))
+    other = load(DataSpec(name=f"folder:{write_images(tmp_path / 'more', ('cat', 'dog'), count=30)}"))
+    shutil.copy(file_of(other), file)
+    decoded.load(spec)
     assert decoded.images == 50
     assert "it holds other images" in decoded.lines[0]
 
 
 def test_a_damaged_file_is_not_copied_from(spec: DataSpec, decoded: Decoded) -> None:
-    file = load(spec).file
-    assert file is not None
+    file = file_of(load(spec))
     flip(file, 4100)
     other = spec.model_copy(update={"split_seed": 5})
     found = decoded.load(other)
@@ -239,19 +235,18 @@ def test_a_damaged_file_is_not_copied_from(spec: DataSpec, decoded: Decoded) -> 
 def test_a_large_file_is_verified_once_for_each_start_of_the_machine(
     spec: DataSpec, decoded: Decoded, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cache_module, "ALWAYS_VERIFIED_BYTES", 100)
-    file = load(spec).file
-    assert file is not None
+    monkeypatch.setattr(images_module, "ALWAYS_VERIFIED_BYTES", 100)
+    file = file_of(load(spec))
     verified: list[bool] = []
-    opened = cache_module.open_store
+    opened = images_module.open_store
     monkeypatch.setattr(
-        cache_module,
+        images_module,
         "open_store",
         lambda path, *, verify=True: verified.append(verify) or opened(path, verify=verify),
     )
     decoded.load(spec)
     assert verified == [False]
-    monkeypatch.setattr(cache_module, "_session", lambda: "started again")
+    monkeypatch.setattr(images_module, "_session", lambda: "started again")
     decoded.load(spec)
     decoded.load(spec)
     assert verified == [False, True, False]
@@ -300,13 +295,13 @@ def test_without_pread_blocks_are_read_one_after_another(
 ) -> None:
     load(spec)
     (path,) = stores(cache)
-    monkeypatch.setattr(store_module, "BLOCK_BYTES", 1000)
-    monkeypatch.setattr(store_module, "usable_cores", lambda: 4)
+    monkeypatch.setattr(images_module, "BLOCK_BYTES", 1000)
+    monkeypatch.setattr(images_module, "usable_cores", lambda: 4)
     with path.open("rb") as file:
         end = path.stat().st_size
-        found = store_module._checksums(file, end)
+        found = images_module._checksums(file, end)
         monkeypatch.delattr(os, "pread", raising=False)
-        assert store_module._checksums(file, end) == found
+        assert images_module._checksums(file, end) == found
     content = path.read_bytes()
     assert found == tuple(zlib.crc32(content[begin : begin + 1000]) for begin in range(4096, end, 1000))
 
@@ -341,11 +336,10 @@ def test_a_full_disk_names_file_and_bytes_and_leaves_nothing(
 def test_a_read_only_cache_serves_what_it_has_and_refuses_the_rest(
     spec: DataSpec, cache: Path, decoded: Decoded
 ) -> None:
-    once = load(spec)
-    assert once.file is not None
-    folder = once.file.parent
     if os.geteuid() == 0:
         pytest.skip("the superuser may write everywhere")
+    once = load(spec)
+    folder = file_of(once).parent
     folder.chmod(0o500)
     try:
         assert decoded.load(spec).fingerprint == once.fingerprint
@@ -365,8 +359,7 @@ def test_a_cache_folder_that_cannot_be_made_is_a_clear_error(
 
 
 def test_one_process_writes_and_others_wait_for_it(spec: DataSpec, cache: Path, decoded: Decoded) -> None:
-    file = load(spec).file
-    assert file is not None
+    file = file_of(load(spec))
     content = file.read_bytes()
     file.unlink()
     found: list[Data] = []
@@ -389,8 +382,7 @@ def test_one_process_writes_and_others_wait_for_it(spec: DataSpec, cache: Path, 
 
 
 def test_what_a_killed_process_left_is_cleared_away(spec: DataSpec, cache: Path) -> None:
-    file = load(spec).file
-    assert file is not None
+    file = file_of(load(spec))
     left = file.parent / f".{file.name}.123-abcd.tmp"
     left.write_bytes(bytes(100))
     load(spec.model_copy(update={"split_seed": 1}))
@@ -400,7 +392,7 @@ def test_what_a_killed_process_left_is_cleared_away(spec: DataSpec, cache: Path)
 def test_files_that_were_used_long_ago_are_removed(
     spec: DataSpec, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cache_module, "KEPT", 2)
+    monkeypatch.setattr(images_module, "KEPT", 2)
     files = []
     for seed in range(3):
         files.append(load(spec.model_copy(update={"split_seed": seed})).file)
@@ -436,22 +428,10 @@ def test_splits_are_views_of_one_map_and_no_view_copies_them(spec: DataSpec) -> 
     assert flat.data_ptr() == data.train.images.data_ptr()
     taken = take_view(data.train.images, torch.tensor([3, 1]), view=View(0, 0, False), epoch=0)
     assert torch.equal(taken, data.train.images[[3, 1]])
-
-
-def test_resident_sets_are_joined_as_before() -> None:
-    data = load(DataSpec(train=100, validation=50, test=50))
-    whole = with_validation(data)
-    assert data.file is None
-    assert torch.equal(whole.train.images, torch.cat([data.train.images, data.validation.images]))
-
-
-def test_a_file_set_is_kept_too(tmp_path: Path, decoded: Decoded) -> None:
-    spec = DataSpec(name="fashion-mnist", root=str(write_fashion(tmp_path / "fashion")))
-    once = decoded.load(spec)
-    assert decoded.images == 90
-    again = decoded.load(spec)
-    assert decoded.images == 0
-    assert once.fingerprint == again.fingerprint == oracle_fingerprint(again)
+    resident = load(DataSpec(train=100, validation=50, test=50))
+    assert resident.file is None
+    joined = torch.cat([resident.train.images, resident.validation.images])
+    assert torch.equal(with_validation(resident).train.images, joined)
 
 
 def test_another_process_is_handed_a_path_and_gets_the_same_data(spec: DataSpec) -> None:
@@ -498,39 +478,32 @@ def test_damaged_files_and_other_sizes_are_named_by_processes_too(
         load(spec)
 
 
+KILLED = "import os; os.kill(os.getpid(), 9)"
+
+
 @pytest.mark.parametrize(
-    ("code", "told"),
+    ("code", "oom", "told"),
     [
-        ("import os, sys; sys.stdin.readline(); os._exit(3)", "exit code 3"),
-        ("import sys; sys.exit(3)", "exit code 3"),
-        ("import sys; print('[[', end='', flush=True); sys.exit(4)", "exit code 4"),
-        ("import os; os.kill(os.getpid(), 9)", "signal 9, SIGKILL: killed from outside"),
+        ("import os, sys; sys.stdin.readline(); os._exit(3)", False, "exit code 3"),
+        ("import sys; sys.exit(3)", False, "exit code 3"),
+        ("import sys; print('[[', end='', flush=True); sys.exit(4)", False, "exit code 4"),
+        (KILLED, False, "signal 9, SIGKILL: killed from outside"),
+        (KILLED, True, "SIGKILL: out of memory, by the count of the kernel"),
     ],
 )
 def test_a_decoding_process_that_dies_is_an_error(
-    spec: DataSpec, cache: Path, monkeypatch: pytest.MonkeyPatch, code: str, told: str
+    spec: DataSpec, cache: Path, monkeypatch: pytest.MonkeyPatch, code: str, oom: bool, told: str
 ) -> None:
     by_processes(monkeypatch, 2)
+    kills = itertools.count(step=int(oom))
     monkeypatch.setattr(decoding_module, "BOOT", code)
     monkeypatch.setattr(decoding_module, "free_memory_bytes", lambda: 2_340_000_000)
-    monkeypatch.setattr(decoding_module, "oom_kills", lambda: 7)
+    monkeypatch.setattr(decoding_module, "oom_kills", lambda: next(kills))
     with pytest.raises(DataError, match=r"died \(.*\) at one of 7 files from .*png to .*png; 2.3 GB of") as caught:
         load(spec)
-    assert f"died ({told})" in caught.value.message
-    assert "memory" not in caught.value.hint
+    assert told in caught.value.message
+    assert ("more memory" in caught.value.hint) is oom
     assert not stores(cache)
-
-
-def test_a_decoding_process_that_the_kernel_killed_for_want_of_memory_is_told_so(
-    spec: DataSpec, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    by_processes(monkeypatch, 2)
-    kills = itertools.count()
-    monkeypatch.setattr(decoding_module, "BOOT", "import os; os.kill(os.getpid(), 9)")
-    monkeypatch.setattr(decoding_module, "oom_kills", lambda: next(kills))
-    with pytest.raises(DataError, match="SIGKILL: out of memory, by the count of the kernel") as caught:
-        load(spec)
-    assert "more memory" in caught.value.hint
 
 
 def test_an_error_without_a_number_reaches_the_process_that_asks(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,446 @@
+"""The search space: all scientific settings of a study.
+
+A space is a shipped TOML file or a user's own, with `--set key=value` overrides. Unknown keys are errors, and all
+mistakes are reported together.
+"""
+
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from copy import deepcopy
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple
+
+import tomli_w
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from autodistill.errors import ConfigError, near
+from autodistill.records import Rungs
+
+RENAMED = {
+    "search.rules": "search.methods",
+    "search.second_looks": "search.reruns",
+    "prior.rule": "prior.method",
+    "training.short_epochs": "training.rung_epochs",
+}
+"""Keys of older versions."""
+
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**31)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class Spec(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Range(Spec):
+    """A searched interval; with `log` the search uses a logarithmic scale."""
+
+    low: Annotated[float, Field(allow_inf_nan=False)]
+    high: Annotated[float, Field(allow_inf_nan=False)]
+    log: bool = False
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "Range":
+        if not self.low < self.high:
+            raise ValueError(f"low {self.low:g} must be below high {self.high:g}")
+        if self.log and self.low <= 0:
+            raise ValueError(f"low {self.low:g} must be above 0 where log = true")
+        return self
+
+
+def _as_dimension(found: Any) -> Any:
+    if isinstance(found, dict):
+        return Range.model_validate(found)
+    if isinstance(found, list):
+        if not found:
+            raise ValueError("a list of choices needs at least one")
+        return tuple(found)
+    if isinstance(found, int) and not isinstance(found, bool):
+        return float(found)
+    return found
+
+
+Choice = float | str
+Dimension = Annotated[Range | tuple[Choice, ...] | float | str, BeforeValidator(_as_dimension)]
+"""A searched setting: a number or a name is a fixed value, a list a choice, `{low, high, log}` an interval."""
+
+
+def bounds(dimension: Dimension) -> tuple[float, float] | None:
+    """Return the smallest and the largest number of a dimension; None if it contains names."""
+    if isinstance(dimension, Range):
+        return dimension.low, dimension.high
+    values = dimension if isinstance(dimension, tuple) else (dimension,)
+    numbers = [value for value in values if not isinstance(value, str)]
+    return (min(numbers), max(numbers)) if len(numbers) == len(values) else None
+
+
+class DataSpec(Spec):
+    name: str = "digits"
+    """Name of a registered dataset, or `folder:PATH`."""
+    root: str = ""
+    """Folder of the files; empty: the default folder of the dataset."""
+    train: Count | None = None
+    """Number of training images; None: all that remain."""
+    validation: Count | None = None
+    """Number of validation images; None: the dataset's own validation set, or a fifth of the images outside test."""
+    test: Count | None = None
+    """Number of test images; None: the dataset's own test set, or a fifth of all images."""
+    split_seed: Seed = 0
+    pool: Count = 1
+    """Side of the blocks of pixels that are averaged into one pixel: 2 turns 28x28 into 14x14."""
+    image_size: Count | None = None
+    """Height and width to which the images of a folder are resized."""
+    view_seed: Seed = 0
+    crop: Annotated[int, Field(ge=0)] = 0
+    """Pixels of zero padding on every side before a random crop back to the image size."""
+    flip: bool = False
+    """Mirror half of the views."""
+    views: Count | None = None
+    """Number of views in the pool that epochs cycle through; None: one view for each epoch."""
+
+
+class StudentSpec(Spec):
+    width: Positive = 1.0
+    """Channels relative to the published network, if the student's name has no `:WIDTH`."""
+    stem_stride: Literal[1, 2] | None = None
+    """Stride of the first layer; None: chosen by the image size."""
+
+
+class TrainingSpec(Spec):
+    """SGD with Nesterov momentum, linear warm-up, cosine decay to zero, averaged weights."""
+
+    epochs: Count = 30
+    rung_epochs: Count | None = None
+    """Epochs of the rung, after which a trial is compared with others; None: a third of `epochs`."""
+    batch_size: Count = 64
+    lr: Positive = 0.1
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 5e-4
+    warmup: Fraction = 0.1
+    """Share of the steps over which the learning rate rises from zero."""
+    averaging: Positive = 0.75
+    """Horizon of the exponential average of the weights, in epochs."""
+    evaluate_every: Count = 1
+    """Epochs between validations; the last epoch is always validated."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Number format of the student's passes. `auto` times a few steps at the start of a study, which keeps the faster
+    format."""
+
+    @property
+    def rung(self) -> int:
+        return self.rung_epochs if self.rung_epochs is not None else max(1, round(self.epochs / 3))
+
+    @model_validator(mode="after")
+    def _short_is_shorter(self) -> "TrainingSpec":
+        if self.rung >= self.epochs:
+            least = f"at least {self.rung + 1} epochs"
+            fits = f"{least}, or at most {self.epochs - 1} rung_epochs" if self.epochs > 1 else least
+            raise ValueError(f"epochs = {self.epochs} leaves no room for a rung of {self.rung}: {fits}")
+        return self
+
+
+class LadderSpec(Spec):
+    """The default ladder: teachers of `ladder:`, trained on the study's data with the study's optimiser."""
+
+    architectures: tuple[str, ...] = ("resnet8:0.25", "resnet8:0.5", "resnet8", "resnet20:2")
+    epochs: Count = 30
+    lr: Positive = 0.1
+    seed: Seed = 0
+
+
+class SearchSpec(Spec):
+    budget: str = "20"
+    seed: Seed = 0
+    wave: Count = 2
+    """Trials suggested together. The value belongs to the study and does not depend on the number of workers."""
+    rungs: Rungs = "part-way"
+    """How a trial reaches its rung. `part-way`: it trains the first epochs of the full run, is scored by the averaged
+    weights, and continues from there. `short schedule`: it trains a complete schedule of the rung's length, and the
+    full run starts again from the beginning."""
+    eta: Annotated[float, Field(gt=1, allow_inf_nan=False)] = 3.0
+    """One in eta trials of a teacher continues after its rung."""
+    startup: Annotated[int, Field(ge=0)] = 10
+    """Trials, including priors, before the sampler uses its model."""
+    reruns: bool = True
+    """Whether the leaders at the end of the search are trained once more, with another seed, before finalists are
+    chosen, if the budget allows it. The best of many single scores is partly luck."""
+    soft_weight: Dimension = Range(low=0.1, high=0.9)
+    methods: dict[str, dict[str, Dimension]] = {
+        "isats": {"target_ratio": Range(low=0.8, high=4.0, log=True)},
+        "ts": {"tau": Range(low=1.0, high=16.0, log=True)},
+        "ats": {"tau_target": Range(low=1.0, high=16.0, log=True), "tau_other": Range(low=1.0, high=16.0, log=True)},
+    }
+    loss: str = "soft_cross_entropy"
+
+    @field_validator("soft_weight")
+    @classmethod
+    def _weights_are_fractions(cls, found: Dimension) -> Dimension:
+        limits = bounds(found)
+        if limits is None or limits[0] < 0 or limits[1] > 1:
+            raise ValueError("must lie in [0, 1]")
+        return found
+
+
+class PriorSpec(Spec):
+    """Configuration of the first trial of every teacher."""
+
+    method: str = "isats"
+    params: dict[str, Choice] = {"target_ratio": 5 / 3}
+    soft_weight: Fraction = 0.5
+
+
+class PlainKDSpec(Spec):
+    """Plain distillation from the most accurate teacher (Hinton et al. 2015), the usual baseline."""
+
+    tau: Positive = 4.0
+    soft_weight: Fraction = 0.9
+
+
+class ConfirmSpec(Spec):
+    teachers: Annotated[int, Field(ge=1)] = 2
+    seeds: Annotated[int, Field(ge=1)] = 3
+    """Seeds per finalist. With 5 or more seeds and at least two teachers, every finalist gets 3 seeds, and finalists
+    that are still undecided get the others."""
+    threshold: Fraction = 0.002
+    """Smallest difference in test accuracy that matters in practice."""
+
+
+class Space(Spec):
+    """A resolved search space. `run.toml` of a study contains one and can itself be used as a space."""
+
+    purpose: str = ""
+    teachers: tuple[str, ...] = ("ladder:",)
+    data: DataSpec = DataSpec()
+    student: StudentSpec = StudentSpec()
+    training: TrainingSpec = TrainingSpec()
+    ladder: LadderSpec = LadderSpec()
+    search: SearchSpec = SearchSpec()
+    prior: PriorSpec = PriorSpec()
+    plain_kd: PlainKDSpec = PlainKDSpec()
+    confirm: ConfirmSpec = ConfirmSpec()
+
+
+class Known(NamedTuple):
+    """Names that a space may use. The caller passes them in, because the registries belong to higher layers."""
+
+    datasets: Sequence[str]
+    architectures: Sequence[str]
+    methods: Mapping[str, Sequence[str]]
+    """Parameters of each method."""
+    losses: Sequence[str]
+
+
+def shipped() -> dict[str, str]:
+    """Return the TOML text of each shipped space by name."""
+    folder = resources.files("autodistill.search_spaces")
+    found = (entry for entry in folder.iterdir() if entry.name.endswith(".toml"))
+    return {entry.name.removesuffix(".toml"): entry.read_text(encoding="utf-8") for entry in found}
+
+
+def load(name: str, *, known: Known, overrides: Sequence[str] = ()) -> Space:
+    """Load a search space.
+
+    Args:
+        name: Name of a shipped space, or path of a TOML file.
+        known: Names that the space may use.
+        overrides: `key=value` pairs that replace values of the file.
+
+    Raises:
+        ConfigError: The space has mistakes. The message lists all of them, each with file, key, value and the allowed
+            values.
+    """
+    text, source = _read(name)
+    try:
+        tree = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(
+            f"{source}: not valid TOML: {error}", "`autodistill spaces show digits` prints a valid space"
+        ) from error
+    mistakes = [mistake for override in overrides if (mistake := _apply(tree, override))]
+    return parse(tree, source=source, known=known, mistakes=mistakes)
+
+
+def parse(tree: Mapping[str, Any], *, source: str, known: Known, mistakes: Sequence[str] = ()) -> Space:
+    """Validate a space that was parsed from TOML.
+
+    Args:
+        tree: Tables and values.
+        source: File name for error messages.
+        known: Names that the space may use.
+        mistakes: Mistakes found earlier, which are reported with the others.
+
+    Raises:
+        ConfigError: The space has mistakes; the message lists all of them.
+    """
+    space, wrong = _validated(tree)
+    lines = [*mistakes, *wrong, *_unknown_names(space, known)]
+    # The prior is checked last: a mistake in a method would be reported again as a prior outside the space.
+    found = [f"{source}: {line}" for line in lines or _prior_outside(space)]
+    if found:
+        count = f"{len(found)} mistakes\n" if len(found) > 1 else ""
+        raise ConfigError(count + "\n".join(found), "`autodistill spaces check FILE` checks a space without running it")
+    return space
+
+
+def dump(space: Space) -> str:
+    """Render a resolved space as TOML, from which `load` reads an equal space."""
+    return tomli_w.dumps(space.model_dump(mode="json", exclude_none=True))
+
+
+def _read(name: str) -> tuple[str, str]:
+    spaces = shipped()
+    if name in spaces:
+        return spaces[name], f"search_spaces/{name}.toml"
+    path = Path(name)
+    if not path.suffix and not path.exists():
+        raise ConfigError(f"unknown space {name!r} ({near(name, spaces)})", "or name a .toml file")
+    try:
+        return path.read_text(encoding="utf-8"), str(path)
+    except (OSError, UnicodeDecodeError) as error:
+        hint = "`autodistill spaces cp digits FILE` writes a valid space"
+        raise ConfigError(f"{path}: cannot be read ({error})", hint) from error
+
+
+def _apply(tree: dict[str, Any], override: str) -> str:
+    """Replace a value of the tree; return the mistake if the override has one."""
+    key, equals, text = override.partition("=")
+    if not equals or not key.strip():
+        return f"--set {override}: must be key=value, for example training.epochs=20"
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text
+    *parents, leaf = key.strip().split(".")
+    for parent in parents:
+        tree = tree.setdefault(parent, {})
+        if not isinstance(tree, dict):
+            return f"--set {override}: {parent} is a value, not a table"
+    tree[leaf] = value
+    return ""
+
+
+def _validated(tree: Mapping[str, Any]) -> tuple[Space, list[str]]:
+    """Return the space without its mistaken keys, and the mistakes.
+
+    Names can then be checked in the same pass as types and values.
+    """
+    kept, wrong = deepcopy(dict(tree)), list[str]()
+    while True:
+        try:
+            return Space.model_validate(kept), wrong
+        except ValidationError as error:
+            wrong += _readable(error)
+            for item in error.errors():
+                _remove(kept, item["loc"])
+
+
+def _remove(tree: dict[str, Any], loc: Sequence[int | str]) -> None:
+    """Remove the deepest key of `loc` that exists, or the whole tree where the mistake has no key of its own."""
+    node: Any = tree
+    last: tuple[dict[str, Any], str] | None = None
+    for part in loc:
+        if not (isinstance(node, dict) and part in node):
+            break
+        last = node, str(part)
+        node = node[part]
+    if last is None:
+        tree.clear()
+    else:
+        del last[0][last[1]]
+
+
+def _readable(error: ValidationError) -> Iterator[str]:
+    seen: set[str] = set()
+    for item in error.errors():
+        path = [str(part) for part in item["loc"]]
+        # For a union pydantic appends the tried type to the location; the file contains only the key.
+        path = [part for part in path if not part.startswith(("tuple[", "float", "str", "Range", "function-"))]
+        key = ".".join(path)
+        if key in RENAMED:
+            line = f"{key}: is called {RENAMED[key]} now"
+        elif item["type"] == "extra_forbidden":
+            line = f"{key}: unknown key ({near(path[-1], _fields(path[:-1]))})"
+        else:
+            # The value of a table is not repeated: the message names the numbers that are wrong.
+            got = "" if isinstance(item["input"], dict) else f" (got {item['input']!r:.80})"
+            line = f"{key or 'space'}: {item['msg'].removeprefix('Value error, ')}{got}"
+        if line not in seen:
+            seen.add(line)
+            yield line
+
+
+def _fields(path: Sequence[str]) -> list[str]:
+    spec: type[Spec] = Space
+    for part in path:
+        field = spec.model_fields.get(part)
+        inner = field.annotation if field else None
+        if not (isinstance(inner, type) and issubclass(inner, Spec)):
+            return list(Range.model_fields)
+        spec = inner
+    return list(spec.model_fields)
+
+
+def _unknown_names(space: Space, known: Known) -> Iterator[str]:
+    data = space.data.name.split(":")[0]
+    if data not in known.datasets:
+        yield f"data.name: unknown dataset {data!r} ({near(data, known.datasets)})"
+    if space.search.loss not in known.losses:
+        yield f"search.loss: unknown loss {space.search.loss!r} ({near(space.search.loss, known.losses)})"
+    if not space.teachers:
+        yield "teachers: needs at least one URI, for example 'ladder:' or 'file:ckpt.safetensors'"
+    for architecture in space.ladder.architectures:
+        name = architecture.split(":")[0]
+        if name not in known.architectures:
+            yield f"ladder.architectures: unknown architecture {name!r} ({near(name, known.architectures)})"
+    if not space.search.methods:
+        yield f"search.methods: needs at least one of {', '.join(known.methods)}"
+    for method, params in space.search.methods.items():
+        yield from _unknown_parameters(f"search.methods.{method}", method, params, known)
+    yield from _unknown_parameters("prior.params", space.prior.method, space.prior.params, known)
+
+
+def _prior_outside(space: Space) -> Iterator[str]:
+    """Check that the search could suggest the prior, which is the first trial of every teacher."""
+    prior, methods = space.prior, space.search.methods
+    if prior.method not in methods:
+        yield f"prior.method: {prior.method!r} is not searched (search.methods has {', '.join(methods)})"
+        return
+    method = methods[prior.method]
+    names = {**method, **prior.params}
+    wanted = [(f"params.{name}", method.get(name), prior.params.get(name)) for name in names]
+    for key, dimension, value in [*wanted, ("soft_weight", space.search.soft_weight, prior.soft_weight)]:
+        if dimension is None:
+            yield f"prior.{key}: not among search.methods.{prior.method}"
+        elif not _holds(dimension, value):
+            yield f"prior.{key}: {value} is not in {_described(dimension)}; set a value that is"
+
+
+def _holds(dimension: Dimension, value: Choice | None) -> bool:
+    """Return whether a search over the dimension could suggest the value. None fits a fixed dimension."""
+    if isinstance(dimension, Range):
+        return isinstance(value, int | float) and dimension.low <= value <= dimension.high
+    if isinstance(dimension, tuple):
+        return value in dimension
+    return value is None or value == dimension
+
+
+def _described(dimension: Dimension) -> str:
+    if isinstance(dimension, Range):
+        return f"{dimension.low:g} to {dimension.high:g}{' (log)' if dimension.log else ''}"
+    return ", ".join(map(str, dimension)) if isinstance(dimension, tuple) else str(dimension)
+
+
+def _unknown_parameters(where: str, method: str, params: Mapping[str, object], known: Known) -> Iterator[str]:
+    if method not in known.methods:
+        yield f"{where}: unknown method {method!r} ({near(method, known.methods)})"
+        return
+    allowed = [*known.methods[method], "tau_student"]
+    for name, value in params.items():
+        if name not in allowed:
+            yield f"{where}.{name}: unknown parameter ({near(name, allowed)})"
+        limits = bounds(value) if isinstance(value, Range | tuple | float | int | str) else None
+        if limits is not None and limits[0] <= 0:
+            yield f"{where}.{name}: must be above 0 (got {limits[0]:g})"

@@ -12,15 +12,14 @@ from autodistill.search.confirm import (
     finalists_of,
     rerun_leaders,
 )
+from autodistill.search.database import Mirror, refuse_foreign
 from autodistill.search.importance import importance
-from autodistill.search.mirror import Mirror, refuse_foreign
-from autodistill.search.plan import Budget, make_plan, parse_budget, plan_epochs
+from autodistill.search.plan import make_plan, parse_budget
 from autodistill.search.sampler import Sampler, prior_params
 from autodistill.search.stages import first_stage, goes_on, waves
 from autodistill.search.state import SearchSpec, SearchState, no_teacher_runs
 
 __all__ = [
-    "Budget",
     "Mirror",
     "Sampler",
     "SearchSpec",
@@ -37,7 +36,6 @@ __all__ = [
     "make_plan",
     "no_teacher_runs",
     "parse_budget",
-    "plan_epochs",
     "prior_params",
     "refuse_foreign",
     "rerun_leaders",

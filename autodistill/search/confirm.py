@@ -2,13 +2,14 @@
 
 import math
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 
 from autodistill import stats
 from autodistill.records import (
     ControlRecord,
-    FinalistRecord,
+    Phase,
     PhaseStarted,
     RaceRecord,
     RunResult,
@@ -21,15 +22,16 @@ from autodistill.search.state import (
     Asked,
     Candidate,
     SearchState,
-    audit_run,
     confirm_run,
     finalist_run,
+    first_seeds,
+    full_run,
     next_seed,
-    rerun,
     score,
 )
 
 MOST_AUDITED = 4
+Regime = Literal["default", "shared", "own"]
 
 
 def candidates(
@@ -72,8 +74,11 @@ def rerun_leaders(state: SearchState) -> None:
         return
     found = candidates(state.trials, plain_kd=state.plain_kd)
     leaders = finalists_of(found, count=spec.space.confirm.teachers)
-    runs = [rerun(spec, it.name, it.params, next_seed(spec, it.params, state.trials)) for it in leaders]
-    state.on_event(PhaseStarted(phase="reruns", runs=len(runs), epochs=len(runs) * spec.plan.epochs_full))
+    runs = []
+    for it in leaders:
+        seed = next_seed(spec, it.params, state.trials)
+        runs.append(RunSpec(run=f"reruns/{it.name}-{seed}", params=it.params, seed=seed, epochs=spec.plan.epochs_full))
+    _announce(state, "reruns", len(runs))
     state.reruns = state.run(runs)
 
 
@@ -88,9 +93,9 @@ def confirm(state: SearchState) -> None:
     rows, seeds = len(state.chosen) + 1, spec.space.confirm.seeds
     race = spec.plan.race if len(state.chosen) > 1 else None
     state.asked = np.ones((rows, race.first if race else seeds), dtype=bool)
-    new = [it for it in _runs(state, state.asked) if it.run not in state.results]
+    new = _missing(state, state.asked)
     planned = len(new) + (rows * (race.seeds - race.first) if race else 0)
-    state.on_event(PhaseStarted(phase="confirm", runs=planned, epochs=planned * spec.plan.epochs_full))
+    _announce(state, "confirm", planned)
     state.run(new)
     if race is not None:
         _race(state, race)
@@ -107,20 +112,28 @@ def controls(state: SearchState) -> None:
     finalists = [it for it in state.finalists if it.teacher is not None]
     if not spec.plan.controls or not finalists:
         return
-    seeds = spec.plan.race.first if spec.plan.race else spec.space.confirm.seeds
-    wanted = _wanted_controls(state, finalists)
-    groups: list[tuple[TrialParams, list[RunSpec]]] = []
-    for regime, teacher, params in wanted:  # two regimes can have the same configuration
-        if _finalist_with(finalists, params) is None and all(it != params for it, _ in groups):
-            place = [it.name for it in spec.teachers].index(teacher)
-            runs = [confirm_run(spec, f"controls/{regime}-{place}", params, index) for index in range(seeds)]
-            groups.append((params, runs))
-    missing = [run for _, runs in groups for run in runs]
-    state.on_event(PhaseStarted(phase="controls", runs=len(missing), epochs=len(missing) * spec.plan.epochs_full))
+    seeds = first_seeds(spec)
+    best = max(finalists, key=lambda it: it.search_val_top1 or 0.0)
+    places = [it.name for it in spec.teachers]
+    trained = [(it.params, [run.run for run in it.runs[:seeds]]) for it in finalists]
+    wanted: list[tuple[Regime, str, TrialParams]] = []
+    missing: list[RunSpec] = []
+    for finalist in finalists:
+        teacher = str(finalist.teacher)
+        prior = prior_params(spec.space, teacher, spec.tau_student_from)
+        shared = best.params.model_copy(update={"teacher": teacher})
+        wanted += [("default", teacher, prior), ("shared", teacher, shared), ("own", teacher, finalist.params)]
+    for regime, teacher, params in wanted:
+        if all(params != known for known, _ in trained):  # two regimes can have the same configuration
+            folder = f"controls/{regime}-{places.index(teacher)}"
+            runs = [confirm_run(spec, folder, params, index) for index in range(seeds)]
+            missing += runs
+            trained.append((params, [run.run for run in runs]))
+    _announce(state, "controls", len(missing))
     state.run(missing)
     for regime, teacher, params in wanted:
-        same = _finalist_with(finalists, params)
-        results = same.runs[:seeds] if same else _results(state, next(runs for it, runs in groups if it == params))
+        names = next(names for known, names in trained if known == params)
+        results = tuple(state.results[name] for name in names)
         state.controls.append(ControlRecord(regime=regime, teacher=teacher, params=params, runs=results))
 
 
@@ -133,9 +146,16 @@ def audited_trials(trials: Sequence[TrialRecord]) -> list[TrialRecord]:
 
 def audit(state: SearchState) -> None:
     """Train the best pruned trials to the end, with their own seeds: outside the budget, after the verdict."""
-    runs = [audit_run(state.spec, trial) for trial in audited_trials(state.trials)]
-    state.on_event(PhaseStarted(phase="audit", runs=len(runs), epochs=len(runs) * state.spec.plan.epochs_full))
+    runs = [
+        full_run(state.spec, trial).model_copy(update={"run": f"audit/{trial.number:04d}", "begun_epochs": 0})
+        for trial in audited_trials(state.trials)
+    ]
+    _announce(state, "audit", len(runs))
     state.audit = state.run(runs)
+
+
+def _announce(state: SearchState, phase: Phase, runs: int) -> None:
+    state.on_event(PhaseStarted(phase=phase, runs=runs, epochs=runs * state.spec.plan.epochs_full))
 
 
 def _race(state: SearchState, race: RaceRecord) -> None:
@@ -152,7 +172,7 @@ def _race(state: SearchState, race: RaceRecord) -> None:
         if not new.any():
             return
         state.asked = state.asked | new
-        state.run([it for it in _runs(state, new) if it.run not in state.results])
+        state.run(_missing(state, new))
         left -= int(new.sum())
 
 
@@ -167,30 +187,11 @@ def _scores(state: SearchState) -> stats.Scores:
     return scores
 
 
-def _runs(state: SearchState, asked: Asked) -> list[RunSpec]:
-    return [
+def _missing(state: SearchState, asked: Asked) -> list[RunSpec]:
+    """Return the confirm runs that are asked for and not trained yet."""
+    runs = [
         finalist_run(state.spec, candidate, seed)
         for candidate, row in zip([None, *state.chosen], asked, strict=True)
         for seed in np.flatnonzero(row).tolist()
     ]
-
-
-def _wanted_controls(state: SearchState, finalists: Sequence[FinalistRecord]) -> list[tuple[str, str, TrialParams]]:
-    """Return regime, teacher and configuration of every control."""
-    spec, found = state.spec, []
-    best = max(finalists, key=lambda it: it.search_val_top1 or 0.0)
-    for finalist in finalists:
-        assert finalist.teacher is not None
-        prior = prior_params(spec.space, finalist.teacher, spec.tau_student_from)
-        shared = best.params.model_copy(update={"teacher": finalist.teacher})
-        named = {"default": prior, "shared": shared, "own": finalist.params}
-        found += [(regime, finalist.teacher, params) for regime, params in named.items()]
-    return found
-
-
-def _finalist_with(finalists: Sequence[FinalistRecord], params: TrialParams) -> FinalistRecord | None:
-    return next((it for it in finalists if it.params == params), None)
-
-
-def _results(state: SearchState, runs: Sequence[RunSpec]) -> tuple[RunResult, ...]:
-    return tuple(state.results[run.run] for run in runs)
+    return [run for run in runs if run.run not in state.results]

@@ -6,11 +6,12 @@ kept results takes the same way again and goes on from its end.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Sequence
 
-from autodistill.errors import ConfigError
-from autodistill.records import PhaseStarted, TrialEnded, TrialRecord, TrialStarted
-from autodistill.search.failures import every_run_failed
+from autodistill.config import TrainingSpec
+from autodistill.errors import ConfigError, EveryRunFailed
+from autodistill.records import PhaseStarted, RunResult, TrialEnded, TrialRecord, TrialStarted
 from autodistill.search.plan import PROTECTED_PRIORS, wave_size
 from autodistill.search.state import (
     SearchState,
@@ -21,8 +22,10 @@ from autodistill.search.state import (
     plain_kd_run,
     rung_run,
     score,
-    smallest_budget,
 )
+
+MOST_NAMES = 6
+"""Runs named for each cause of failure, at most."""
 
 
 def first_stage(state: SearchState) -> list[TrialRecord]:
@@ -36,7 +39,11 @@ def first_stage(state: SearchState) -> list[TrialRecord]:
         EveryRunFailed: all of these runs failed.
     """
     spec = state.spec
-    tried = _carry(state)
+    for trial in spec.carried:
+        state.sampler.add(trial)
+        state.trials.append(trial)
+        state.results.update({run.run: run for run in (trial.rung, trial.full) if run is not None})
+    tried = {trial.params.teacher for trial in spec.carried if trial.kind == "prior"}
     priors = [new_trial(state, wave=0, prior_of=it.name) for it in spec.teachers if it.name not in tried]
     no_teacher, plain_kd = no_teacher_runs(spec), plain_kd_run(spec)
     runs = [*no_teacher, plain_kd, *(rung_run(spec, prior) for prior in priors)]
@@ -74,10 +81,11 @@ def waves(state: SearchState, promoted: Sequence[TrialRecord]) -> None:
         asked = [new_trial(state, wave=wave) for _ in range(size)]
         if not promoted and not asked:
             return
-        rests = [full_run(spec, trial) for trial in promoted]
-        state.run([*rests, *(rung_run(spec, trial) for trial in asked)])
+        state.run([full_run(spec, it) for it in promoted] + [rung_run(spec, it) for it in asked])
         for trial in promoted:
-            _end(state, trial)
+            full = state.results[full_run(spec, trial).run]
+            ended = {"state": "complete"} if full.state == "complete" else {"state": "failed", "reason": full.reason}
+            _settle(state, _with_rung(state, trial).model_copy(update={"full": full, **ended}))
         promoted = _judge(state, asked)
 
 
@@ -123,15 +131,6 @@ def goes_on(score: float, rivals: Sequence[float], *, eta: float) -> bool:
     return better < math.ceil((len(rivals) + 1) / eta)
 
 
-def _carry(state: SearchState) -> set[str]:
-    """Take over the trials from before a teacher joined; returns the teachers that have had their prior."""
-    for trial in state.spec.carried:
-        state.sampler.add(trial)
-        state.trials.append(trial)
-        state.results.update({run.run: run for run in (trial.rung, trial.full) if run is not None})
-    return {str(trial.params.teacher) for trial in state.spec.carried if trial.kind == "prior"}
-
-
 def _check_room(state: SearchState, epochs: int, priors: int) -> None:
     """Refuse a teacher for which the budget has no room left, before anything is trained."""
     plan = state.spec.plan
@@ -140,7 +139,7 @@ def _check_room(state: SearchState, epochs: int, priors: int) -> None:
     if missing > 0:
         raise ConfigError(
             f"--budget {plan.requested}: with what is spent, nothing is left for the teacher that joins",
-            f"raise it to {smallest_budget(plan, missing):g} or more",
+            f"raise it to {math.ceil(100 * (plan.total_epochs + missing) / plan.epochs_full) / 100:g} or more",
         )
 
 
@@ -177,13 +176,20 @@ def _judge(state: SearchState, asked: Sequence[TrialRecord]) -> list[TrialRecord
 
 def _judged(state: SearchState, trial: TrialRecord, *, left: int) -> TrialRecord:
     """Return the trial, pruned where rivals did better or where the budget has no room for its rest."""
-    rivals = _rivals(state, trial)
+    rivals = [
+        other.rung.val_top1
+        for other in state.trials
+        if other.number != trial.number
+        and other.params.teacher == trial.params.teacher
+        and other.rung is not None
+        and other.rung.val_top1 is not None
+    ]
     own, eta, pruned = score(trial.rung), state.spec.space.search.eta, {"state": "pruned"}
-    if not goes_on(own, list(rivals.values()), eta=eta):
-        better = sum(rival > own for rival in rivals.values())
+    if not goes_on(own, rivals, eta=eta):
+        better = sum(rival > own for rival in rivals)
         reason = (
             f"rung {own:.1%}: {better} of {trial.params.teacher}'s {len(rivals)} other trials did better, "
-            f"the best {max(rivals.values()):.1%}; {math.ceil((len(rivals) + 1) / eta)} of {len(rivals) + 1} may go on"
+            f"the best {max(rivals):.1%}; {math.ceil((len(rivals) + 1) / eta)} of {len(rivals) + 1} may go on"
         )
         return trial.model_copy(update={**pruned, "reason": reason})
     if left < state.spec.plan.epochs_rest:
@@ -192,29 +198,10 @@ def _judged(state: SearchState, trial: TrialRecord, *, left: int) -> TrialRecord
     return trial
 
 
-def _rivals(state: SearchState, trial: TrialRecord) -> Mapping[int, float]:
-    """Return the rung scores of the same teacher's other trials, by number."""
-    return {
-        other.number: other.rung.val_top1
-        for other in state.trials
-        if other.number != trial.number
-        and other.params.teacher == trial.params.teacher
-        and other.rung is not None
-        and other.rung.val_top1 is not None
-    }
-
-
 def _with_rung(state: SearchState, trial: TrialRecord) -> TrialRecord:
     run = state.results[rung_run(state.spec, trial).run]
     failed = {"state": "failed", "reason": f"rung: {run.reason}"} if run.state == "failed" else {}
     return trial.model_copy(update={"rung": run, **failed})
-
-
-def _end(state: SearchState, trial: TrialRecord) -> None:
-    """End a trial whose full run is over."""
-    full = state.results[full_run(state.spec, trial).run]
-    ended = {"state": "complete"} if full.state == "complete" else {"state": "failed", "reason": full.reason}
-    _settle(state, _with_rung(state, trial).model_copy(update={"full": full, **ended}))
 
 
 def _settle(state: SearchState, trial: TrialRecord) -> None:
@@ -225,3 +212,27 @@ def _settle(state: SearchState, trial: TrialRecord) -> None:
     state.sampler.tell(trial)
     if trial.state != "running":
         state.on_event(TrialEnded(record=trial))
+
+
+def every_run_failed(runs: Sequence[RunResult], *, training: TrainingSpec) -> EveryRunFailed:
+    """Return the error for a study that cannot go on, with the causes, the most frequent first, and their runs.
+
+    Args:
+        runs: Failed runs, at least one.
+        training: Training settings of the runs.
+    """
+    causes: dict[str, list[str]] = {}
+    for run in runs:
+        cause = re.split(r" in epoch \d| while ", run.reason)[0] or "no cause recorded"  # without details of the run
+        causes.setdefault(cause, []).append(run.run)
+    lines = [f"all {len(runs)} runs of the first stage failed:"]
+    for cause, names in sorted(causes.items(), key=lambda item: -len(item[1])):
+        more = [f"and {len(names) - MOST_NAMES} more"] if len(names) > MOST_NAMES else []
+        lines.append(f"  {len(names)} x {cause}: {', '.join([*names[:MOST_NAMES], *more])}")
+    new_study = "in a new study (--study NAME): this one keeps its failed runs"
+    if all(re.search(r"became (nan|-?inf)", cause) for cause in causes):
+        lower = f"{min(0.05, training.lr / 10):g}"
+        hint = f"lower training.lr, which is {training.lr:g}: --set training.lr={lower}, {new_study}"
+    else:
+        hint = f"correct the causes above, {new_study}"
+    return EveryRunFailed("\n".join(lines), hint)

@@ -26,8 +26,7 @@ from autodistill.search import Mirror, SearchState, importance
 from autodistill.stats.verdict import recommend
 from autodistill.store import write_bytes, write_text
 from autodistill.study.environment import environment
-from autodistill.study.limits import student_latency
-from autodistill.study.resolve import StudySpec
+from autodistill.study.resolve import StudySpec, student_latency
 from autodistill.study.timing import Costs, Pace, describe_plan, describe_time, forget_if_wrong, planned_time
 
 QUICK_S = 0.2

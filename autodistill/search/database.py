@@ -9,7 +9,6 @@ database has another one.
 import contextlib
 import importlib.util
 import itertools
-import json
 import re
 import secrets
 import shlex
@@ -79,7 +78,8 @@ class NotOptunas(Exception):
 class StudyFound(NamedTuple):
     """An Optuna study as it lies in a database."""
 
-    attrs: Mapping[str, Any]
+    identity: str | None
+    """Identity of the autodistill study that it copies; None: autodistill did not make it."""
     description: str
     """For example `12 trials over depth, lr, minimize`."""
 
@@ -255,14 +255,14 @@ def refuse_foreign(url: str, name: str, *, identity: str = "") -> None:
     found = find_study(url, name)
     if found is None:
         return
-    kept, way = found.attrs.get(IDENTITY), "give this study another name with --study, or name another database"
-    if kept is None:
+    way = "give this study another name with --study, or name another database"
+    if found.identity is None:
         raise StoreError(
             f"--storage {redacted(url)}: holds a study by the name of {name} that autodistill did not make "
             f"({found.description})",
             f"{way}; nothing was written",
         )
-    if identity and kept != identity:
+    if identity and found.identity != identity:
         raise StoreError(f"--storage {redacted(url)}: holds another study by the name of {name}", way)
 
 
@@ -551,12 +551,12 @@ def revisions() -> tuple[str, ...]:
 
 def _study_in(connection: Connection, name: str) -> StudyFound | None:
     def values(query: str) -> list[Any]:
-        return list(connection.execute(text(query), {"id": id}).scalars())
+        return list(connection.execute(text(query), {"id": id, "key": IDENTITY}).scalars())
 
     id = connection.execute(text("SELECT study_id FROM studies WHERE study_name = :name"), {"name": name}).scalar()
     if id is None:
         return None
-    attrs = text("SELECT key, value_json FROM study_user_attributes WHERE study_id = :id")
+    identity = values("SELECT value_json FROM study_user_attributes WHERE study_id = :id AND key = :key")
     directions = values("SELECT direction FROM study_directions WHERE study_id = :id ORDER BY objective")
     (count,) = values("SELECT count(*) FROM trials WHERE study_id = :id")
     params = values(
@@ -567,11 +567,4 @@ def _study_in(connection: Connection, name: str) -> StudyFound | None:
         params[MOST_PARAMETERS:] = [f"{len(params) - MOST_PARAMETERS} more"]
     over = f" over {', '.join(params)}" if params else ""
     described = f"{count} trial{'s' if count != 1 else ''}{over}, {' and '.join(map(str.lower, directions))}"
-    return StudyFound({key: _parsed(value) for key, value in connection.execute(attrs, {"id": id})}, described)
-
-
-def _parsed(value: str) -> Any:
-    try:
-        return json.loads(value)
-    except ValueError:
-        return value
+    return StudyFound(identity[0].strip('"') if identity else None, described)

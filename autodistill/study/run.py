@@ -113,8 +113,11 @@ def run_study(spec: StudySpec, on_event: OnEvent, *, executor_for: ExecutorFor =
             if plan is not None:
                 recorder.begin(plan)
             costs = measure(spec, executor, recorder.on_event)
-            plan = plan or plan_for(spec, costs)
-            recorder.begin(plan, costs=costs, workers=executor.workers)
+            if plan is None:
+                plan = plan_for(spec, costs)
+                recorder.begin(plan)
+            if costs is not None:
+                recorder.plan_time(costs, executor.workers)
             certain = no_teacher_runs(_search_spec(spec, plan, (), kept))
             recorder.teachers, recorder.agreement, computed = prepare_teachers(
                 list(spec.teachers),

@@ -101,11 +101,11 @@ class Estimate(NamedTuple):
     cache_bytes: int
 
 
-def estimate(spec: StudySpec, executor: Executor, on_event: OnEvent, *, kept: StudyRecord | None = None) -> Estimate:
+def estimate(spec: StudySpec, executor: Executor, on_event: OnEvent) -> Estimate:
     """Measure some steps of the student and its teachers on the workers; write nothing to the study folder."""
     costs = measure(spec, executor, on_event)
     plan = plan_for(spec, costs)
-    planned = planned_time(plan, costs, executor.workers, spec, kept=kept) if costs else None
+    planned = planned_time(plan, costs, executor.workers, spec) if costs else None
     return Estimate(plan, planned, cache_size(spec))
 
 
@@ -228,7 +228,11 @@ def measure(spec: StudySpec, executor: Executor, on_event: OnEvent) -> Costs | N
         The costs; None if a worker could not measure a part.
     """
     workers, untrained = executor.workers, spec.untrained
-    of_student, of_teachers = _student_facts(spec), _teacher_facts(spec)
+    of_student = _student_facts(spec)
+    of_teachers = {
+        name: _facts(spec, teacher=spec.fingerprints.get(name, uri), trained=uri not in untrained)
+        for name, uri in spec.teachers.items()
+    }
     student = recall(StudentTimes, of_student)
     # For a trained teacher, a measurement from before its training is valid too.
     teacher_times = {
@@ -287,36 +291,22 @@ def forget_if_wrong(spec: StudySpec, planned_s: Mapping[str, float], took_s: Map
         forget(StudentTimes, _student_facts(spec))
 
 
+def _facts(spec: StudySpec, **more: object) -> Facts:
+    """Return what a measurement depends on; several workers share a machine's memory bandwidth or its GPU."""
+    options = spec.options
+    return facts(spec.data, spec.space, device=options.device, mode=spec.sharing.mode, workers=options.workers, **more)
+
+
 def _student_facts(spec: StudySpec) -> Facts:
-    params, training = _measured_params(spec), spec.space.training
-    return facts(
-        spec.data,
-        spec.space,
-        device=spec.options.device,
+    params = _measured_params(spec)
+    return _facts(
+        spec,
         student=spec.student.name,
         stem_stride=spec.student.stem_stride,
         method=params.method,
         method_params=params.method_params,
-        precision=training.precision,
-        mode=spec.sharing.mode,
-        workers=spec.options.workers,
+        precision=spec.space.training.precision,
     )
-
-
-def _teacher_facts(spec: StudySpec) -> dict[str, Facts]:
-    untrained, device = spec.untrained, spec.options.device
-    return {
-        name: facts(
-            spec.data,
-            spec.space,
-            device=device,
-            teacher=spec.fingerprints.get(name, uri),
-            trained=uri not in untrained,
-            mode=spec.sharing.mode,
-            workers=spec.options.workers,
-        )
-        for name, uri in spec.teachers.items()
-    }
 
 
 def _measured_params(spec: StudySpec) -> TrialParams:

@@ -14,7 +14,7 @@ from search_runs import Trainer, kill_after, search, search_spec
 from autodistill.errors import StoreError, StudyError
 from autodistill.records import PhaseStarted, TrialEnded
 from autodistill.search import Mirror, database
-from autodistill.search.database import close_storage, find_study, open_storage, redacted, set_aside
+from autodistill.search.database import close_storage, open_storage, redacted, set_aside
 
 NAMES, BUDGET = ("weak", "mid"), "15"
 
@@ -390,9 +390,11 @@ def test_a_later_process_takes_the_study_over(place):
 
 
 def _attrs(place):
-    found = find_study(address(place), NAME)
-    assert found is not None
-    return found.attrs
+    storage = open_storage(address(place))
+    try:
+        return optuna.load_study(study_name=NAME, storage=storage).user_attrs
+    finally:
+        close_storage(storage)
 
 
 # A study's own file

@@ -144,15 +144,7 @@ def plan_for(spec: StudySpec, costs: Costs | None) -> PlanRecord:
 def planned_time(
     plan: PlanRecord, costs: Costs, workers: int, spec: StudySpec, *, kept: StudyRecord | None = None
 ) -> TimePlanned:
-    """Return the remaining seconds of a study, by phase.
-
-    Args:
-        plan: Plan of the study.
-        costs: Measured costs.
-        workers: Number of workers.
-        spec: The study.
-        kept: Record of an earlier process of this study; its epochs are not planned again.
-    """
+    """Return the seconds left of a study, by phase; epochs of the kept record are not planned again."""
     phases, logits_s = _student_phases(plan, costs, workers, spec)
     done = kept.spent_epochs if kept else 0
     left: dict[str, float] = {}
@@ -224,8 +216,7 @@ def makespan(durations: Sequence[float], workers: int) -> float:
 def measure(spec: StudySpec, executor: Executor, on_event: OnEvent) -> Costs | None:
     """Return the costs of a study's parts, measured on all workers at once if this machine has not kept them.
 
-    Returns:
-        The costs; None if a worker could not measure a part.
+    None: a worker could not measure a part.
     """
     workers, untrained = executor.workers, spec.untrained
     of_student = _student_facts(spec)
@@ -278,13 +269,7 @@ def _costs(spec: StudySpec, student: StudentTimes, teacher_times: Mapping[str, T
 
 
 def forget_if_wrong(spec: StudySpec, planned_s: Mapping[str, float], took_s: Mapping[str, float]) -> None:
-    """Remove the student's kept measurement if the phases of a study show that it was wrong.
-
-    Args:
-        spec: The study.
-        planned_s: Planned seconds by phase.
-        took_s: Seconds taken by phase.
-    """
+    """Remove the student's kept measurement if planned and taken seconds of the phases show that it was wrong."""
     phases = [phase for phase in planned_s if phase not in APART and phase in took_s]
     planned, took = (sum(seconds[phase] for phase in phases) for seconds in (planned_s, took_s))
     if max(planned, took) >= LEAST_JUDGED_S and not planned / WRONG <= took <= planned * WRONG:

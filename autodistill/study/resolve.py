@@ -205,11 +205,8 @@ def resolve_all(
 def check_places(folders: Sequence[StudyFolder], *, storage: str) -> None:
     """Check the cache, the study folders and the database before data and teachers are loaded; write nothing.
 
-    The cache may be read-only if it holds everything that the study needs.
-
-    Args:
-        folders: Folders of the studies.
-        storage: Address of the database that they share; empty: each study has its own SQLite file.
+    The cache may be read-only if it holds everything that the study needs. `storage` is the address of the database
+    that the studies share; empty: each study has its own SQLite file.
 
     Raises:
         ConfigError: The kind of address is unknown, or its driver is missing.

@@ -26,7 +26,6 @@ from autodistill.records import (
     LeftOutRecord,
     Note,
     PhaseStarted,
-    PlanRecord,
     StudyRecord,
     TeacherRecord,
     read_record,
@@ -118,26 +117,32 @@ def run_study(spec: StudySpec, on_event: OnEvent, *, executor_for: ExecutorFor =
                 recorder.begin(plan)
             if costs is not None:
                 recorder.plan_time(costs, executor.workers)
-            certain = no_teacher_runs(_search_spec(spec, plan, (), kept))
+            recorded = kept.trials if kept else ()
+            search = SearchSpec(
+                space=spec.space,
+                plan=plan,
+                teachers=(),
+                tau_student_from=TAU_STUDENT_FROM,
+                carried=recorded[: kept.joins[-1].trials] if kept and kept.joins else (),
+                recorded=recorded,
+            )
             recorder.teachers, recorder.agreement, computed = prepare_teachers(
                 list(spec.teachers),
                 executor,
                 recorder.on_event,
                 untrained=spec.untrained,
                 epochs=spec.space.ladder.epochs,
-                meanwhile=store.tasks(certain),
+                meanwhile=store.tasks(no_teacher_runs(search)),
             )
             recorder.profile_views = max(recorder.profile_views, computed)
             fingerprints.update({teacher.name: teacher.fingerprint for teacher in recorder.teachers})
-            state = SearchState(
-                spec=_search_spec(spec, plan, recorder.teachers, kept),
+            recorder.state = state = SearchState(
+                spec=search._replace(teachers=recorder.teachers),
                 train=partial(store.train, executor=executor, on_event=recorder.on_event),
                 on_event=recorder.on_event,
                 sampler=Sampler(spec.space, list(spec.teachers), TAU_STUDENT_FROM),
             )
-            recorder.state = state
-            promoted = first_stage(state)
-            waves(state, promoted)
+            waves(state, first_stage(state))
             rerun_leaders(state)
             confirm(state)
             controls(state)
@@ -149,21 +154,6 @@ def run_study(spec: StudySpec, on_event: OnEvent, *, executor_for: ExecutorFor =
             recorder.undo()
             raise
         return recorder.complete()
-
-
-def _search_spec(
-    spec: StudySpec, plan: PlanRecord, teachers: tuple[TeacherRecord, ...], kept: StudyRecord | None
-) -> SearchSpec:
-    recorded = kept.trials if kept else ()
-    joined = kept.joins[-1].trials if kept and kept.joins else 0
-    return SearchSpec(
-        space=spec.space,
-        plan=plan,
-        teachers=teachers,
-        tau_student_from=TAU_STUDENT_FROM,
-        carried=recorded[:joined],
-        recorded=recorded,
-    )
 
 
 def prepare_teachers(

@@ -157,6 +157,8 @@ def locked_study(folder: StudyFolder) -> Iterator[None]:
         folder.path.parent.mkdir(parents=True, exist_ok=True)
         folder.path.mkdir(mode=0o700, exist_ok=True)
     with locked(folder.lock, timeout_s=0):
+        for unfinished in folder.path.rglob(".*.tmp"):  # of a process that was killed while it wrote
+            unfinished.unlink(missing_ok=True)
         yield
 
 

@@ -32,8 +32,7 @@ from autodistill.logit_cache import LogitCache
 from autodistill.methods import METHODS
 from autodistill.models import build
 from autodistill.records import AgreementRecord, Event, Note, ProfileRecord
-from autodistill.study import KNOWN
-from autodistill.study.teachers import prepare_teachers
+from autodistill.study import KNOWN, prepare_teachers
 from autodistill.teachers import profile as profiles
 from autodistill.teachers import save
 from autodistill.teachers.profile import BINS, TEMPERATURES, agreement, fit_temperature, profile, sample

@@ -3,24 +3,25 @@
 Every decision follows from the specification, the recorded trials and the results of runs.
 """
 
-from autodistill.search.confirm import (
+from autodistill.search.database import Mirror, refuse_foreign
+from autodistill.search.importance import importance
+from autodistill.search.plan import make_plan, parse_budget
+from autodistill.search.sampler import Sampler, prior_params
+from autodistill.search.stages import (
     audit,
     audited_trials,
     candidates,
     confirm,
     controls,
     finalists_of,
+    first_stage,
+    goes_on,
     rerun_leaders,
+    waves,
 )
-from autodistill.search.importance import importance
-from autodistill.search.mirror import Mirror, refuse_foreign
-from autodistill.search.plan import Budget, make_plan, parse_budget, plan_epochs
-from autodistill.search.sampler import Sampler, prior_params
-from autodistill.search.stages import first_stage, goes_on, waves
 from autodistill.search.state import SearchSpec, SearchState, no_teacher_runs
 
 __all__ = [
-    "Budget",
     "Mirror",
     "Sampler",
     "SearchSpec",
@@ -37,7 +38,6 @@ __all__ = [
     "make_plan",
     "no_teacher_runs",
     "parse_budget",
-    "plan_epochs",
     "prior_params",
     "refuse_foreign",
     "rerun_leaders",

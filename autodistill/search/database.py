@@ -1,18 +1,21 @@
-"""Databases of Optuna studies: addresses, what lies in a database, and how it is opened.
+"""Copy the trials of a search to a database, for dashboards. The search never reads the copy for decisions.
 
-An address can hold a password. Show it with `redacted`, and messages of drivers with `scrubbed`. Functions that look
-into a database write nothing: `optuna.storages.RDBStorage` itself creates missing tables, and writes a version before
-it reports that the database has another one.
+A copy is either the study's own SQLite file, given as a `Path`, or a database given by its address. An address can hold
+a password. Show it with `redacted`, and messages of drivers with `scrubbed`. Functions that look into a database write
+nothing: `optuna.storages.RDBStorage` itself creates missing tables, and writes a version before it reports that the
+database has another one.
 """
 
+import contextlib
 import importlib.util
-import json
+import itertools
 import re
+import secrets
 import shlex
 import sqlite3
 import time
-from collections.abc import Callable, Mapping
-from functools import cache, partial
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import quote, unquote
@@ -20,20 +23,36 @@ from urllib.parse import quote, unquote
 import optuna
 import sqlalchemy
 from optuna.storages import RDBStorage
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial
 from sqlalchemy import Connection, text
 
-from autodistill.errors import ConfigError, StoreError, VersionError
+from autodistill.errors import ConfigError, StoreError, StudyError, VersionError
 
+IDENTITY = "autodistill:identity"
+"""Attribute of an Optuna study: identity of the autodistill study that it copies."""
+COORDINATOR = "autodistill:coordinator"
+"""Attribute of an Optuna study: random id of the process that writes it."""
+EVERY_S = 1.0
+"""Seconds between two writes, at least."""
+SHARE = 20
+"""After a write or failure that took t seconds, the next write waits SHARE * t."""
+AGAIN_S = 5.0
+"""Seconds between two attempts while the database is away, at least."""
 START_S = 5.0
 """How long a server that does not answer is tried when a command starts: it may be starting too."""
 PAUSE_S = 0.3
-"""Seconds between two attempts."""
+"""Seconds between two attempts at the start."""
 CONNECT_S = 10
 """Most seconds for a connection; with a server that drops packets it would otherwise take minutes."""
 BUSY_S = 5.0
 """Seconds that a locked SQLite file is waited for."""
 CREATIONS = 5
 """Attempts to create Optuna's tables while another process does the same."""
+FIRST_WITH_ALEMBIC = 12
+"""Value of `version_info.schema_version` since Optuna keeps the version of its tables in `alembic_version`."""
+MOST_PARAMETERS = 4
+"""Parameters of a foreign study that an error names."""
 
 SQLITE = "sqlite:///"
 _SERVER = re.compile(
@@ -44,43 +63,218 @@ _SERVER = re.compile(
 )
 AWAY = (optuna.exceptions.StorageInternalError, sqlalchemy.exc.SQLAlchemyError, OSError)
 """Errors of a database that is away, locked, full or damaged."""
+FAILURES = (*AWAY, StoreError, optuna.exceptions.OptunaError, KeyError)
+"""Errors of a write. KeyError: the study was removed."""
 UNAVAILABLE = ("locked", "unable to open", "disk I/O error", "disk is full")
 """Parts of SQLite's messages about a file that may be all right."""
 
 T = TypeVar("T")
 
 
-FIRST_WITH_ALEMBIC = 12
-"""Value of `version_info.schema_version` since Optuna keeps the version of its tables in `alembic_version`."""
-COLUMNS = {"study_id", "study_name"}
-"""Of Optuna's table `studies`, in every version."""
-MOST_PARAMETERS = 4
-"""Parameters of a foreign study that an error names."""
-
-
 class NotOptunas(Exception):
     """A file or table that Optuna did not make, or a damaged one."""
-
-
-class Schema(NamedTuple):
-    """Version of Optuna's tables in a database."""
-
-    revision: str
-    """The newest change of the tables that was made there; empty: before Optuna counted them."""
-    library: str
-    """Version of Optuna that created them."""
-    older: bool
-    """Whether the installed Optuna can upgrade them; if not, a newer Optuna made them."""
 
 
 class StudyFound(NamedTuple):
     """An Optuna study as it lies in a database."""
 
-    attrs: Mapping[str, Any]
-    directions: tuple[str, ...]
-    trials: int
-    params: tuple[str, ...]
-    """Names of all parameters of its trials."""
+    identity: str | None
+    """Identity of the autodistill study that it copies; None: autodistill did not make it."""
+    description: str
+    """For example `12 trials over depth, lr, minimize`."""
+
+
+class Mirror:
+    """Copies trials to a database.
+
+    While the database is away, a warning is shown; the trials are written when it is back. A copy that differs is
+    written again.
+
+    Args:
+        database: The study's own SQLite file, or the address of a database.
+        name: Name of the Optuna study.
+        identity: Distinguishes studies of the same name in a database.
+        say: Receives messages that the database is away or was set aside.
+
+    Raises:
+        VersionError: Another version of Optuna made the database.
+        StoreError: The database cannot be reached, or holds another study of this name; nothing was written.
+    """
+
+    def __init__(self, database: Path | str, *, name: str, identity: str, say: Callable[[str], object]) -> None:
+        self._database = database
+        self._shown = redacted(database) if isinstance(database, str) else str(database)
+        self._name, self._identity, self._say = name, identity, say
+        self._coordinator, self._coordinates = secrets.token_hex(8), False
+        self._storage: RDBStorage | None = None
+        self._next, self._away = 0.0, False
+        if isinstance(database, str):
+            refuse_foreign(database, name, identity=identity)
+
+    def write(self, trials: Sequence[FrozenTrial]) -> None:
+        """Bring the copy up to date, at most every `EVERY_S` seconds.
+
+        The copy may be ahead of `trials`, while a search that continues reads its recorded trials.
+
+        Raises:
+            StudyError: Another process has begun to coordinate this study.
+        """
+        if time.monotonic() >= self._next:
+            self._attempt(trials, exact=False)
+
+    def close(self, trials: Sequence[FrozenTrial]) -> None:
+        """Write the last state, and close the database. A search without trials leaves the copy as it is."""
+        if trials:
+            with contextlib.suppress(StudyError):
+                self._attempt(trials, exact=True)
+        self._close()
+
+    def _attempt(self, trials: Sequence[FrozenTrial], *, exact: bool) -> None:
+        """Write, and warn where that is not possible."""
+        begun = time.monotonic()
+        try:
+            self._write(trials, exact=exact)
+        except FAILURES as error:
+            self._close()
+            if not self._away:
+                cause = error.__cause__ if isinstance(error, StoreError) and error.__cause__ else error
+                reason = reason_of(cause, self._database if isinstance(self._database, str) else "")
+                self._say(f"{self._shown}: cannot be written ({reason}); the study goes on")
+            self._away = True
+        else:
+            if self._away:
+                self._say(f"{self._shown}: is back and up to date")
+            self._away = False
+        pause = AGAIN_S if self._away else EVERY_S
+        self._next = begun + max(pause, SHARE * (time.monotonic() - begun))
+
+    def _write(self, trials: Sequence[FrozenTrial], *, exact: bool) -> None:
+        if isinstance(self._database, Path) and not self._database.exists():
+            self._close()  # the file was removed, and the open connection would still write to the removed file
+        if self._storage is None:
+            # A study does not wait for its copy.
+            own = isinstance(self._database, Path)
+            self._storage = self._own_file() if own else open_storage(str(self._database), patience_s=0.0)
+        study = self._study(self._storage)
+        kept = self._storage.get_all_trials(study, deepcopy=False)
+        too_many = exact and len(kept) > len(trials)
+        if too_many or not all(_agree(*pair, exact=exact) for pair in zip(kept, trials, strict=False)):
+            self._storage.delete_study(study)
+            study, kept = self._created(self._storage), []
+        for copy, trial in zip(kept, trials, strict=False):
+            _update(self._storage, copy, trial)
+        for trial in trials[len(kept) :]:
+            self._storage.create_new_trial(study, template_trial=trial)
+
+    def _own_file(self) -> RDBStorage:
+        """Open the study's own file; a file that cannot be used is set aside."""
+        assert isinstance(self._database, Path)
+        path, suffix = self._database, "damaged"
+        try:
+            attrs = _check_file(path, self._name) if path.exists() else None
+            if attrs is None or attrs.get(IDENTITY) == self._identity:
+                return _opened(path)
+            reason = "holds another study of this name"
+        except VersionError as error:
+            suffix, reason = "old", error.message.removeprefix(f"{path}: ")
+        except NotOptunas as error:
+            reason = str(error)
+        aside = set_aside(path, suffix)
+        self._say(f"{path}: {reason}; moved to {aside.name} and written again")
+        return _opened(path)
+
+    def _study(self, storage: RDBStorage) -> int:
+        """Return the study's number in the database. The study is created, or taken over from an earlier process."""
+        try:
+            study = storage.get_study_id_from_name(self._name)
+        except KeyError:  # this is the first write, or the study was removed
+            return self._created(storage)
+        attrs = storage.get_study_user_attrs(study)
+        if attrs.get(IDENTITY) != self._identity:  # it was created after `refuse_foreign` had looked
+            raise StoreError(f"holds another study by the name of {self._name}")
+        if attrs.get(COORDINATOR) != self._coordinator:
+            if self._coordinates:
+                raise StudyError(
+                    f"another autodistill coordinates study {self._name} in {self._shown} by now",
+                    "this one stops; every finished run is kept",
+                )
+            storage.set_study_user_attr(study, COORDINATOR, self._coordinator)
+        self._coordinates = True
+        return study
+
+    def _created(self, storage: RDBStorage) -> int:
+        study = storage.create_new_study([StudyDirection.MAXIMIZE], self._name)
+        storage.set_study_user_attr(study, IDENTITY, self._identity)
+        storage.set_study_user_attr(study, COORDINATOR, self._coordinator)
+        self._coordinates = True
+        return study
+
+    def _close(self) -> None:
+        if self._storage is not None:
+            with contextlib.suppress(*FAILURES):
+                close_storage(self._storage)
+        self._storage = None
+
+
+def _agree(copy: FrozenTrial, trial: FrozenTrial, *, exact: bool) -> bool:
+    """Return whether a copied trial can still become what the trial is, or, if not `exact`, is ahead of the trial."""
+    if copy.params != trial.params or copy.distributions != trial.distributions:
+        return False
+    ours, theirs = trial.intermediate_values, copy.intermediate_values
+    if copy.state.is_finished() and (exact or trial.state.is_finished()):
+        attrs = {name: copy.user_attrs.get(name) for name in trial.user_attrs}
+        return (copy.state, copy.values, theirs, attrs) == (trial.state, trial.values, ours, trial.user_attrs)
+    return all(ours[epoch] == score if epoch in ours else not exact for epoch, score in theirs.items())
+
+
+def _update(storage: RDBStorage, copy: FrozenTrial, trial: FrozenTrial) -> None:
+    if copy.state.is_finished():
+        return
+    for epoch, score in trial.intermediate_values.items():
+        if epoch not in copy.intermediate_values:
+            storage.set_trial_intermediate_value(copy._trial_id, epoch, score)
+    for name, value in trial.user_attrs.items():
+        if copy.user_attrs.get(name) != value:
+            storage.set_trial_user_attr(copy._trial_id, name, value)
+    if trial.state.is_finished():
+        storage.set_trial_state_values(copy._trial_id, trial.state, trial.values)
+
+
+def refuse_foreign(url: str, name: str, *, identity: str = "") -> None:
+    """Check that a database holds no other study of this name; write nothing.
+
+    Args:
+        url: Address of the database.
+        name: Name of the Optuna study.
+        identity: Identity of this study; empty: accept any study that autodistill made.
+
+    Raises:
+        VersionError: Another version of Optuna made the database.
+        StoreError: The database holds another study of this name, or a study that autodistill did not make.
+    """
+    found = find_study(url, name)
+    if found is None:
+        return
+    way = "give this study another name with --study, or name another database"
+    if found.identity is None:
+        raise StoreError(
+            f"--storage {redacted(url)}: holds a study by the name of {name} that autodistill did not make "
+            f"({found.description})",
+            f"{way}; nothing was written",
+        )
+    if identity and found.identity != identity:
+        raise StoreError(f"--storage {redacted(url)}: holds another study by the name of {name}", way)
+
+
+def set_aside(path: Path, suffix: str) -> Path:
+    """Rename a database that cannot be used, and its journal files; never overwrite files set aside earlier."""
+    places = (path.with_name(f"{path.name}.{suffix}{f'-{it}' if it > 1 else ''}") for it in itertools.count(1))
+    aside = next(it for it in places if not it.exists())
+    for journal in ("-wal", "-shm", "-journal"):  # SQLite would apply an old journal to the new file
+        with contextlib.suppress(FileNotFoundError):
+            path.with_name(path.name + journal).replace(aside.with_name(aside.name + journal))
+    path.replace(aside)
+    return aside
 
 
 def redacted(url: str) -> str:
@@ -111,133 +305,6 @@ def scrubbed(message: str, url: str) -> str:
     return message
 
 
-def checked_address(url: str) -> str:
-    """Return an address that can be opened with the installed packages.
-
-    Raises:
-        ConfigError: the address is of an unknown kind, or its driver is missing.
-    """
-    if not url.startswith(SQLITE) and _SERVER.fullmatch(url) is None:
-        raise ConfigError(
-            f"--storage {redacted(url)}: is no address of a database "
-            "(allowed: postgresql://USER@HOST/DATABASE, sqlite:///FILE)",
-            "in a password, write signs other than letters and digits in percent code: %40 for @, %2F for /",
-        )
-    if is_server(url) and importlib.util.find_spec("psycopg") is None:
-        raise ConfigError(
-            f"--storage {redacted(url)}: needs the driver psycopg", "pip install 'kd-autodistill[postgres]'"
-        )
-    return url
-
-
-def open_storage(url: str, *, patience_s: float | None = None) -> RDBStorage:
-    """Open a database, and create Optuna's tables in an empty database.
-
-    Args:
-        url: address of the database.
-        patience_s: how long a server that does not answer is tried; None: `START_S`.
-
-    Raises:
-        ConfigError: the address is of an unknown kind, or its driver is missing.
-        VersionError: another version of Optuna made the tables; nothing was written.
-        StoreError: the server does not answer, nothing can be written, or a file or table is not Optuna's.
-    """
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    if _exists(checked_address(url)):
-        _reached(url, lambda: _looked(url), patience_s)
-    return _reached(url, lambda: _opened(url), patience_s)
-
-
-def open_file(path: Path) -> RDBStorage:
-    """Open a study's own SQLite file, and create the file and Optuna's tables where they are missing.
-
-    No address is involved, so the path may have any characters.
-    """
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    pool = {"poolclass": sqlalchemy.pool.QueuePool, "pool_size": 1}
-    return _with_tables("sqlite://", {"creator": lambda: _write_ahead(_connected(path)), **pool})
-
-
-def check_file(path: Path, name: str) -> Mapping[str, Any] | None:
-    """Read everything in a study's own SQLite file, without changing the file.
-
-    Args:
-        path: an existing file.
-        name: of the only study that the file may hold.
-
-    Returns:
-        The attributes of the study; None where the file holds no study yet.
-
-    Raises:
-        VersionError: another version of Optuna made the file.
-        NotOptunas: the file is damaged, or holds something else.
-        SQLAlchemyError: the file is locked or cannot be opened.
-    """
-    if path.is_dir():
-        raise NotOptunas("is a folder, not a file")
-    try:
-        return _checked(path, name)
-    except (optuna.exceptions.StorageInternalError, sqlalchemy.exc.SQLAlchemyError, ValueError, LookupError) as error:
-        reason = reason_of(error)
-        if any(text in reason for text in UNAVAILABLE):
-            raise
-        raise NotOptunas(reason) from error
-
-
-def _checked(path: Path, name: str) -> Mapping[str, Any] | None:
-    with read_only(path).connect() as connection:
-        if (other := other_schema(connection)) is not None:
-            raise _of_another_version(f"{SQLITE}{path}", other)
-        tables = sqlalchemy.inspect(connection).get_table_names()
-        if not tables:
-            return None
-        if "studies" not in tables:
-            raise NotOptunas(f"its table {tables[0]} is not Optuna's")
-        names = [str(it) for (it,) in connection.execute(text("SELECT study_name FROM studies"))]
-        for other_name in names:
-            found = study_in(connection, other_name)
-            if other_name != name and found is not None:
-                raise NotOptunas(f"holds another study, {other_name} ({describe(found)})")
-    storage = RDBStorage(
-        "sqlite://",
-        engine_kwargs={"creator": partial(_connected, path, mode="ro"), "poolclass": sqlalchemy.pool.NullPool},
-        skip_table_creation=True,
-        skip_compatibility_check=True,
-    )
-    try:
-        for study in storage.get_all_studies():
-            storage.get_all_trials(study._study_id, deepcopy=False)
-            return study.user_attrs
-        return None
-    finally:
-        close_storage(storage)
-
-
-def close_storage(storage: RDBStorage) -> None:
-    """Close the connections of a database."""
-    storage.remove_session()
-    storage.engine.dispose()
-
-
-def find_study(url: str, name: str) -> StudyFound | None:
-    """Return a study of a database, or None where there is no such study or no such file; writes nothing.
-
-    Raises:
-        ConfigError: as `checked_address`.
-        VersionError, StoreError: as `open_storage`.
-    """
-    return _reached(url, lambda: _looked(url, name)) if _exists(checked_address(url)) else None
-
-
-def unreachable(url: str, error: BaseException) -> StoreError:
-    """Return the error for a database that cannot be used."""
-    way = "start the database, or correct the address" if is_server(url) else "name another file, or repair this one"
-    return StoreError(
-        f"--storage {redacted(url)}: cannot be used ({reason_of(error, url)})",
-        f"{way}; the same command then continues",
-    )
-
-
 def reason_of(error: BaseException, url: str = "") -> str:
     """Return the driver's own message: Optuna's wrapper names no cause."""
     while isinstance(error, optuna.exceptions.StorageInternalError) and error.__cause__ is not None:
@@ -248,14 +315,65 @@ def reason_of(error: BaseException, url: str = "") -> str:
     return scrubbed(lines[0] if lines else type(error).__name__, url)
 
 
-def is_server(url: str) -> bool:
-    """Return whether an address names a server, not a file."""
-    return not url.startswith(SQLITE)
+def open_storage(url: str, *, patience_s: float | None = None) -> RDBStorage:
+    """Open a database, and create Optuna's tables in an empty database.
+
+    Args:
+        url: Address of the database.
+        patience_s: How long a server that does not answer is tried; None: `START_S`.
+
+    Raises:
+        ConfigError: The address is of an unknown kind, or its driver is missing.
+        VersionError: Another version of Optuna made the tables; nothing was written.
+        StoreError: The server does not answer, nothing can be written, or a file or table is not Optuna's.
+    """
+    if _exists(url):
+        _reached(url, lambda: _look(url), patience_s)
+    return _reached(url, lambda: _opened(url), patience_s)
+
+
+def find_study(url: str, name: str) -> StudyFound | None:
+    """Return a study of a database; None where there is no such study or no such file. Errors as `open_storage`."""
+    return _reached(url, lambda: _look(url, name)) if _exists(url) else None
+
+
+def close_storage(storage: RDBStorage) -> None:
+    """Close the connections of a database."""
+    storage.remove_session()
+    storage.engine.dispose()
+
+
+def check_address(url: str) -> None:
+    """Raise `ConfigError` if an address is of an unknown kind, or if its driver is missing."""
+    if not url.startswith(SQLITE) and _SERVER.fullmatch(url) is None:
+        raise ConfigError(
+            f"--storage {redacted(url)}: is no address of a database "
+            "(allowed: postgresql://USER@HOST/DATABASE, sqlite:///FILE)",
+            "in a password, write signs other than letters and digits in percent code: %40 for @, %2F for /",
+        )
+    if _file(url) is None and importlib.util.find_spec("psycopg") is None:
+        raise ConfigError(
+            f"--storage {redacted(url)}: needs the driver psycopg", "pip install 'kd-autodistill[postgres]'"
+        )
+
+
+def _exists(url: str) -> bool:
+    """Return whether there is something to look into: a server, or a file."""
+    check_address(url)
+    file = _file(url)
+    if file is None or file.exists():
+        return True
+    if not file.parent.is_dir():
+        raise StoreError(
+            f"--storage {redacted(url)}: cannot be used ({file.parent}: no such folder)", "make the folder"
+        )
+    return False
 
 
 def _reached(url: str, call: Callable[[], T], patience_s: float | None = None) -> T:
     """Return the result of a first call of a database; a server gets some seconds to start."""
     begun, patience_s = time.monotonic(), START_S if patience_s is None else patience_s
+    server = _file(url) is None
     while True:
         try:
             return call()
@@ -264,130 +382,162 @@ def _reached(url: str, call: Callable[[], T], patience_s: float | None = None) -
                 f"--storage {redacted(url)}: {error}", "name another database; this one was not changed"
             ) from error
         except AWAY as error:
-            if not is_server(url) or time.monotonic() - begun >= patience_s:
-                raise unreachable(url, error) from error
+            if not server or time.monotonic() - begun >= patience_s:
+                way = (
+                    "start the database, or correct the address" if server else "name another file, or repair this one"
+                )
+                raise StoreError(
+                    f"--storage {redacted(url)}: cannot be used ({reason_of(error, url)})",
+                    f"{way}; the same command then continues",
+                ) from error
         time.sleep(PAUSE_S)
 
 
-def _opened(url: str) -> RDBStorage:
-    if url.startswith(SQLITE):
-        storage = _with_tables(url, {"connect_args": {"timeout": BUSY_S}})
-        sqlalchemy.event.listen(storage.engine, "connect", lambda connection, _: _write_ahead(connection))
-        storage.engine.dispose()
-        return storage
-    # Mostly one connection a process: servers allow about a hundred.
-    kept = {"pool_size": 1, "max_overflow": 2, "connect_args": _waits()}
-    return _with_tables(_with_driver(url), kept)
+def _file(place: Path | str) -> Path | None:
+    """Return the file of a SQLite database; None for a server."""
+    if isinstance(place, Path):
+        return place
+    return Path(place.removeprefix(SQLITE).partition("?")[0]) if place.startswith(SQLITE) else None
 
 
-def _with_tables(url: str, kept: dict[str, Any]) -> RDBStorage:
-    """Open Optuna's storage, whose version was checked. Where two processes create tables at once, one tries again."""
-    # A storage whose creation fails cannot be closed, so it must not keep connections.
-    unpooled: dict[str, Any] = {name: kept[name] for name in ("creator", "connect_args") if name in kept}
-    unpooled["poolclass"] = sqlalchemy.pool.NullPool
+def _connecting(place: Path | str, mode: str = "rwc") -> tuple[str, dict[str, Any]]:
+    """Return the address and the arguments by which SQLAlchemy connects; `mode` is SQLite's."""
+    file = _file(place)
+    if file is None:
+        # Without a limit, a write to a machine that has vanished blocks for a quarter of an hour.
+        waits = {"connect_timeout": CONNECT_S, "tcp_user_timeout": 1000 * CONNECT_S}
+        return re.sub(r"^(postgres|postgresql)://", "postgresql+psycopg://", str(place)), {"connect_args": waits}
+
+    def connect() -> sqlite3.Connection:
+        address = f"file:{quote(str(file.absolute()))}?mode={mode}"
+        connection = sqlite3.connect(address, uri=True, timeout=BUSY_S, check_same_thread=False)
+        if mode != "ro":
+            # A dashboard that reads and the study that writes do not lock each other out, and a commit need not wait
+            # for the disk: the file is a copy.
+            connection.execute("PRAGMA journal_mode=WAL")
+            connection.execute("PRAGMA synchronous=NORMAL")
+        return connection
+
+    return "sqlite://", {"creator": connect}
+
+
+def _opened(place: Path | str) -> RDBStorage:
+    """Open Optuna's storage, whose version was checked, and create missing tables."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    address, how = _connecting(place)
     for attempt in range(CREATIONS):
         try:
-            close_storage(RDBStorage(url, engine_kwargs=unpooled, skip_compatibility_check=True))
+            # A storage whose creation fails cannot be closed, so it must not keep connections.
+            unpooled = {**how, "poolclass": sqlalchemy.pool.NullPool}
+            close_storage(RDBStorage(address, engine_kwargs=unpooled, skip_compatibility_check=True))
             break
-        except sqlalchemy.exc.DatabaseError as error:
+        except sqlalchemy.exc.DatabaseError as error:  # another process may have created the tables at the same time
             beaten = isinstance(error, sqlalchemy.exc.IntegrityError) or "already exists" in str(error)
             if not beaten or attempt + 1 == CREATIONS:
                 raise
             time.sleep(PAUSE_S)
-    return RDBStorage(url, engine_kwargs=kept, skip_table_creation=True, skip_compatibility_check=True)
+    # Mostly one connection a process: servers allow about a hundred.
+    pool = {"poolclass": sqlalchemy.pool.QueuePool, "pool_size": 1, "max_overflow": 2}
+    return RDBStorage(address, engine_kwargs={**how, **pool}, skip_table_creation=True, skip_compatibility_check=True)
 
 
-def _exists(url: str) -> bool:
-    if is_server(url) or Path(_path_of(url)).exists():
-        return True
-    folder = Path(_path_of(url)).parent
-    if not folder.is_dir():
-        raise StoreError(f"--storage {redacted(url)}: cannot be used ({folder}: no such folder)", "make the folder")
-    return False
-
-
-def _path_of(url: str) -> str:
-    """Return the path of a database that is a file."""
-    return url.removeprefix(SQLITE).partition("?")[0]
-
-
-def _looked(url: str, name: str | None = None) -> StudyFound | None:
-    if not is_server(url) and Path(_path_of(url)).is_dir():
-        raise NotOptunas("is a folder, not a file")
-    with (_unpooled(url) if is_server(url) else read_only(_path_of(url))).connect() as connection:
-        if (other := other_schema(connection)) is not None:
-            raise _of_another_version(url, other)
-        return None if name is None else study_in(connection, name)
-
-
-def _unpooled(url: str) -> sqlalchemy.Engine:
-    return sqlalchemy.create_engine(_with_driver(url), poolclass=sqlalchemy.pool.NullPool, connect_args=_waits())
-
-
-def _waits() -> dict[str, int]:
-    # Without a limit, a write to a machine that has vanished blocks for a quarter of an hour.
-    return {"connect_timeout": CONNECT_S, "tcp_user_timeout": 1000 * CONNECT_S}
-
-
-def _of_another_version(url: str, other: Schema) -> VersionError:
-    upgrade = f"upgrade it with `optuna storage upgrade --storage {shlex.quote(redacted(url))}`"
-    return VersionError(
-        f"--storage {redacted(url)}: its tables were made by Optuna {other.library}"
-        f" (revision {other.revision or 'none'}), here is Optuna {optuna.__version__} (revision {revisions()[0]})",
-        f"{upgrade if other.older else 'install that Optuna'}, or name another database; nothing was written",
-    )
-
-
-def _with_driver(url: str) -> str:
-    return re.sub(r"^(postgres|postgresql)://", "postgresql+psycopg://", url)
-
-
-def _connected(path: str | Path, *, mode: str = "rwc") -> sqlite3.Connection:
-    address = f"file:{quote(str(Path(path).absolute()))}?mode={mode}"
-    return sqlite3.connect(address, uri=True, timeout=BUSY_S, check_same_thread=False)
-
-
-def _write_ahead(connection: sqlite3.Connection) -> sqlite3.Connection:
-    # A dashboard that reads and the study that writes do not lock each other out, and a commit need not wait for the
-    # disk: the file is a copy.
-    connection.execute("PRAGMA journal_mode=WAL")
-    connection.execute("PRAGMA synchronous=NORMAL")
-    return connection
-
-
-def read_only(path: str | Path) -> sqlalchemy.Engine:
-    """Return an engine that reads a SQLite file, and neither creates nor changes it."""
-    creator = partial(_connected, path, mode="ro")
-    return sqlalchemy.create_engine("sqlite://", creator=creator, poolclass=sqlalchemy.pool.NullPool)
-
-
-def other_schema(connection: Connection) -> Schema | None:
-    """Return the version of Optuna's tables where it is another one than the installed Optuna's.
-
-    Tables that another process is creating at this moment are no other version.
+@contextlib.contextmanager
+def _reading(place: Path | str) -> Iterator[Connection]:
+    """Connect to a database of the installed Optuna's version; neither create nor change anything.
 
     Raises:
-        NotOptunas: the table `studies` was not made by Optuna.
+        VersionError: Another version of Optuna made the tables.
+        NotOptunas: Something else made them.
+    """
+    file = _file(place)
+    if file is not None and file.is_dir():
+        raise NotOptunas("is a folder, not a file")
+    address, how = _connecting(place, mode="ro")
+    with sqlalchemy.create_engine(address, poolclass=sqlalchemy.pool.NullPool, **how).connect() as connection:
+        _check_version(connection, place)
+        yield connection
+
+
+def _look(place: Path | str, name: str = "") -> StudyFound | None:
+    with _reading(place) as connection:
+        return _study_in(connection, name) if sqlalchemy.inspect(connection).has_table("studies") else None
+
+
+def _check_file(path: Path, name: str) -> Mapping[str, Any] | None:
+    """Read everything in a study's own SQLite file, without changing the file.
+
+    Args:
+        path: An existing file.
+        name: Name of the only study that the file may hold.
+
+    Returns:
+        The attributes of the study; None where the file holds no study yet.
+
+    Raises:
+        VersionError: Another version of Optuna made the file.
+        NotOptunas: The file is damaged, or holds something else.
+        SQLAlchemyError: The file is locked or cannot be opened.
+    """
+    try:
+        with _reading(path) as connection:
+            tables = sqlalchemy.inspect(connection).get_table_names()
+            if not tables:
+                return None
+            if "studies" not in tables:
+                raise NotOptunas(f"its table {tables[0]} is not Optuna's")
+            for other in connection.execute(text("SELECT study_name FROM studies")).scalars().all():
+                if other != name and (found := _study_in(connection, other)) is not None:
+                    raise NotOptunas(f"holds another study, {other} ({found.description})")
+        address, how = _connecting(path, mode="ro")
+        how["poolclass"] = sqlalchemy.pool.NullPool
+        storage = RDBStorage(address, engine_kwargs=how, skip_table_creation=True, skip_compatibility_check=True)
+        try:
+            for study in storage.get_all_studies():
+                storage.get_all_trials(study._study_id, deepcopy=False)
+                return study.user_attrs
+            return None
+        finally:
+            close_storage(storage)
+    except (optuna.exceptions.StorageInternalError, sqlalchemy.exc.SQLAlchemyError, ValueError, LookupError) as error:
+        reason = reason_of(error)
+        if any(text in reason for text in UNAVAILABLE):
+            raise
+        raise NotOptunas(reason) from error
+
+
+def _check_version(connection: Connection, place: Path | str) -> None:
+    """Check that the installed Optuna's version made the tables, or that another process is creating them just now.
+
+    Raises:
+        VersionError: Another version of Optuna made the tables.
+        NotOptunas: Optuna did not make the table `studies`.
     """
     there = sqlalchemy.inspect(connection)
     if not there.has_table("studies"):
-        return None
-    if missing := COLUMNS - {column["name"] for column in there.get_columns("studies")}:
+        return
+    if missing := {"study_id", "study_name"} - {column["name"] for column in there.get_columns("studies")}:
         raise NotOptunas(f"its table studies is not Optuna's: it has no column {min(missing)}")
-    revision = (
-        _one(connection, "SELECT version_num FROM alembic_version") if there.has_table("alembic_version") else None
-    )
-    made = None
+    revision = made = None
+    if there.has_table("alembic_version"):
+        revision = connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
     if there.has_table("version_info"):
         made = connection.execute(text("SELECT schema_version, library_version FROM version_info")).first()
     if revision is None:
         numbered = made is not None and made[0] >= FIRST_WITH_ALEMBIC
-        fresh = made is None and not _one(connection, "SELECT count(*) FROM studies")
-        return None if numbered or fresh else Schema("", made[1] if made else "unknown", older=True)
+        if numbered or (made is None and not connection.execute(text("SELECT count(*) FROM studies")).scalar()):
+            return
     known = revisions()
     if revision == known[0]:
-        return None
-    return Schema(str(revision), str(made[1]) if made else "unknown", older=revision in known)
+        return
+    shown = redacted(place) if isinstance(place, str) else str(place)
+    upgradable = revision is None or revision in known
+    upgrade = f"upgrade it with `optuna storage upgrade --storage {shlex.quote(shown)}`"
+    raise VersionError(
+        f"{'--storage ' if isinstance(place, str) else ''}{shown}: its tables were made by Optuna "
+        f"{made[1] if made else 'unknown'} (revision {revision or 'none'}), "
+        f"here is Optuna {optuna.__version__} (revision {known[0]})",
+        f"{upgrade if upgradable else 'install that Optuna'}, or name another database; nothing was written",
+    )
 
 
 @cache
@@ -399,41 +549,22 @@ def revisions() -> tuple[str, ...]:
     return tuple(it.revision for it in ScriptDirectory(str(scripts)).walk_revisions())
 
 
-def study_in(connection: Connection, name: str) -> StudyFound | None:
-    """Return a study of a database with tables of the installed Optuna's version, or None."""
-    if not sqlalchemy.inspect(connection).has_table("studies"):
-        return None
-    id = _one(connection, "SELECT study_id FROM studies WHERE study_name = :name", name=name)
+def _study_in(connection: Connection, name: str) -> StudyFound | None:
+    def values(query: str) -> list[Any]:
+        return list(connection.execute(text(query), {"id": id, "key": IDENTITY}).scalars())
+
+    id = connection.execute(text("SELECT study_id FROM studies WHERE study_name = :name"), {"name": name}).scalar()
     if id is None:
         return None
-    attrs = "SELECT key, value_json FROM study_user_attributes WHERE study_id = :id"
-    directions = "SELECT direction FROM study_directions WHERE study_id = :id ORDER BY objective"
-    params = (
+    identity = values("SELECT value_json FROM study_user_attributes WHERE study_id = :id AND key = :key")
+    directions = values("SELECT direction FROM study_directions WHERE study_id = :id ORDER BY objective")
+    (count,) = values("SELECT count(*) FROM trials WHERE study_id = :id")
+    params = values(
         "SELECT DISTINCT param_name FROM trial_params JOIN trials ON trial_params.trial_id = trials.trial_id "
         "WHERE trials.study_id = :id ORDER BY param_name"
     )
-    return StudyFound(
-        {key: _parsed(value) for key, value in connection.execute(text(attrs), {"id": id})},
-        tuple(str(direction).lower() for (direction,) in connection.execute(text(directions), {"id": id})),
-        int(_one(connection, "SELECT count(*) FROM trials WHERE study_id = :id", id=id) or 0),
-        tuple(str(param) for (param,) in connection.execute(text(params), {"id": id})),
-    )
-
-
-def describe(found: StudyFound) -> str:
-    """Return a study in words: `12 trials over depth and lr, minimize`."""
-    params = list(found.params[:MOST_PARAMETERS])
-    params += [f"{len(found.params) - MOST_PARAMETERS} more"] if len(found.params) > MOST_PARAMETERS else []
+    if len(params) > MOST_PARAMETERS:
+        params[MOST_PARAMETERS:] = [f"{len(params) - MOST_PARAMETERS} more"]
     over = f" over {', '.join(params)}" if params else ""
-    return f"{found.trials} trial{'s' if found.trials != 1 else ''}{over}, {' and '.join(found.directions)}"
-
-
-def _one(connection: Connection, query: str, **values: Any) -> Any:
-    return connection.execute(text(query), values).scalar()
-
-
-def _parsed(value: str) -> Any:
-    try:
-        return json.loads(value)
-    except ValueError:
-        return value
+    described = f"{count} trial{'s' if count != 1 else ''}{over}, {' and '.join(map(str.lower, directions))}"
+    return StudyFound(identity[0].strip('"') if identity else None, described)

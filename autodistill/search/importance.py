@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from statistics import fmean, stdev
 
 import optuna
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 
-from autodistill.config import Dimension, Range, Space
-from autodistill.records import ImportanceRecord, ParamValue, TrialRecord
+from autodistill.config import Dimension, Space
+from autodistill.records import ImportanceRecord, TrialRecord
+from autodistill.search.sampler import distribution
 
 SMALLEST_N = 10
 EVALUATOR_SEEDS = range(5)
@@ -62,7 +62,7 @@ def _shares(
     trials: Sequence[TrialRecord], dimensions: dict[str, Dimension], seeds: Sequence[int]
 ) -> tuple[Shares, Shares]:
     """Return means and standard deviations over seeds, the largest mean first."""
-    distributions = {name: kind for name, values in dimensions.items() if (kind := _distribution(values)) is not None}
+    distributions = {name: kind for name, values in dimensions.items() if (kind := distribution(values)) is not None}
     scores = {trial.rung.val_top1 for trial in trials if trial.rung is not None}
     if not distributions or len(scores) < 2:
         return {}, {}
@@ -71,25 +71,11 @@ def _shares(
     study = optuna.create_study(direction="maximize")
     for trial in trials:
         assert trial.rung is not None
-        params = {name: _value(trial, name) for name in distributions}
+        own = {**trial.params.method_params, **trial.params.model_dump()}
+        params = {name: own[name] for name in distributions}
         study.add_trial(optuna.create_trial(params=params, distributions=distributions, value=trial.rung.val_top1))
     by_seed = [get_param_importances(study, evaluator=FanovaImportanceEvaluator(seed=seed)) for seed in seeds]
     means = {name: round(fmean(shares[name] for shares in by_seed), 6) for name in distributions}
     spread = {name: round(stdev(shares[name] for shares in by_seed), 6) for name in distributions}
     names = sorted(means, key=lambda name: -means[name])
     return {name: means[name] for name in names}, {name: spread[name] for name in names}
-
-
-def _distribution(dimension: Dimension) -> BaseDistribution | None:
-    if isinstance(dimension, Range):
-        return FloatDistribution(dimension.low, dimension.high, log=dimension.log)
-    if isinstance(dimension, tuple) and len(dimension) > 1:
-        return CategoricalDistribution(dimension)
-    return None
-
-
-def _value(trial: TrialRecord, name: str) -> ParamValue | None:
-    shared = {"teacher": trial.params.teacher, "method": trial.params.method, "soft_weight": trial.params.soft_weight}
-    if name in shared:
-        return shared[name]
-    return trial.params.tau_student if name == "tau_student" else trial.params.method_params[name]

@@ -65,17 +65,23 @@ def make_plan(
         ConfigError: The budget is too small for the plan; the message names the smallest budget.
     """
     full, rung = space.training.epochs, space.training.rung
-    fixed = plan_epochs(space, teachers)
+    confirm, finalists = space.confirm, min(space.confirm.teachers, teachers)
+    # Racing saves nothing with few seeds, as measured with 3.
+    raced = confirm.seeds >= stats.SMALLEST and finalists > 1
+    race = RaceRecord(first=stats.FIRST, seeds=confirm.seeds) if raced else None
+    fixed = _fixed_epochs(space, teachers)
     total = _total_epochs(parse_budget(requested), full, epochs_per_s)
     if total >= CONTROLLED_FROM * full:
-        fixed["controls"] = _control_runs(space, teachers) * full
-    needed, reruns = sum(fixed.values()) + full, min(space.confirm.teachers, teachers) * full
+        # Each finalist's prior, and the best configuration with each other finalist.
+        fixed["controls"] = (2 * finalists - 1) * (race.first if race else confirm.seeds) * full
+    needed, reruns = sum(fixed.values()) + full, finalists * full
     if space.search.reruns and total >= needed - full + reruns + LEAST_SEARCHED * full:
         fixed["reruns"] = reruns
     if total < needed:
+        parts = " + ".join(f"{part.replace('_', ' ')} {epochs / full:.3g}" for part, epochs in fixed.items())
         raise ConfigError(
             f"--budget {requested}: {total / full:.4g} full trainings are too few for {teachers} teachers: "
-            f"the smallest is {math.ceil(100 * needed / full) / 100:g} ({_listed(fixed, full)} + search 1)",
+            f"the smallest is {math.ceil(100 * needed / full) / 100:g} ({parts} + search 1)",
             "raise --budget, name fewer teachers, or lower confirm.seeds",
         )
     if max_trials is not None and max_trials < teachers:
@@ -91,38 +97,22 @@ def make_plan(
         max_trials=max_trials,
         wave=space.search.wave,
         rungs=space.search.rungs,
-        race=_race(space, teachers),
+        race=race,
         **{part: epochs / full for part, epochs in fixed.items()},
     )
 
 
-def plan_epochs(space: Space, teachers: int) -> dict[str, int]:
-    """Return the epochs of the parts with a fixed size: no_teacher, plain_kd, priors, confirm."""
-    full, rung = space.training.epochs, space.training.rung
-    confirm = space.confirm
-    runs = min(confirm.teachers, teachers) * confirm.seeds + confirm.seeds - 1
+def _fixed_epochs(space: Space, teachers: int) -> dict[str, int]:
+    """Return the epochs of the parts with a fixed size."""
+    full, rung, confirm = space.training.epochs, space.training.rung, space.confirm
     promoted = min(teachers, PROTECTED_PRIORS)
     repeated = 0 if space.search.rungs == "part-way" else promoted
     return {
         "no_teacher": full,
         "plain_kd": full,
         "priors": (teachers - promoted + repeated) * rung + promoted * full,
-        "confirm": runs * full,
+        "confirm": (min(confirm.teachers, teachers) * confirm.seeds + confirm.seeds - 1) * full,
     }
-
-
-def _control_runs(space: Space, teachers: int) -> int:
-    """Return the number of control runs: each finalist's prior, and the best configuration with each other finalist."""
-    finalists, race = min(space.confirm.teachers, teachers), _race(space, teachers)
-    return (2 * finalists - 1) * (race.first if race else space.confirm.seeds)
-
-
-def _race(space: Space, teachers: int) -> RaceRecord | None:
-    """Return how confirm seeds are raced; None where racing saves nothing, as measured with 3 seeds."""
-    spec = space.confirm
-    if spec.seeds < stats.SMALLEST or min(spec.teachers, teachers) < 2:
-        return None
-    return RaceRecord(first=stats.FIRST, seeds=spec.seeds)
 
 
 def _total_epochs(budget: Budget, full: int, epochs_per_s: float | None) -> int:
@@ -131,10 +121,6 @@ def _total_epochs(budget: Budget, full: int, epochs_per_s: float | None) -> int:
             raise ValueError("a time budget needs epochs_per_s")
         return int(budget.amount * epochs_per_s)
     return int(budget.amount if budget.unit == "epochs" else round(budget.amount * full, 6))
-
-
-def _listed(fixed: dict[str, int], full: int) -> str:
-    return " + ".join(f"{part.replace('_', ' ')} {epochs / full:.3g}" for part, epochs in fixed.items())
 
 
 def wave_size(plan: PlanRecord, *, left: int, eta: float) -> int:

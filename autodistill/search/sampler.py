@@ -4,7 +4,7 @@ Optuna holds the searched trials only. The baselines live in the record: one com
 the intersection search space and turns multivariate TPE into independent sampling.
 
 Decisions never rest on a database: a sampler looks at every trial several times per suggestion, and a database can be
-away, or changed by others. `search.mirror` copies the trials for dashboards.
+away, or changed by others. `search.database` copies the trials for dashboards.
 """
 
 import warnings
@@ -58,13 +58,32 @@ class Sampler:
         """
         self._study.sampler = _tpe(self._space, seed_from(self._space.search.seed, len(self.trials)))
         if prior_of is not None:
-            self._study.enqueue_trial(self._searched_values(_prior(self._space, prior_of)))
+            self._study.enqueue_trial(self._searched(prior_params(self._space, prior_of, self._tau_student_from))[0])
         trial = self._study.ask()
-        return _params(_suggest(trial), self._space, self._teachers, self._tau_student_from)
+
+        def suggest(name: str, dimension: Dimension) -> ParamValue:
+            if isinstance(dimension, Range):
+                return trial.suggest_float(name, dimension.low, dimension.high, log=dimension.log)
+            if isinstance(dimension, tuple) and len(dimension) > 1:
+                return _plain(trial.suggest_categorical(name, dimension))
+            return _fixed(dimension)
+
+        return _params(suggest, self._space, self._teachers, self._tau_student_from)
 
     def add(self, trial: TrialRecord) -> None:
         """Add a trial whose parameters are known already, in the state in which it is recorded."""
-        self._study.add_trial(self._frozen(trial))
+        params, distributions = self._searched(trial.params)
+        self._study.add_trial(
+            create_trial(
+                state=STATES[trial.state],
+                value=_value(trial),
+                params=params,
+                distributions=distributions,
+                intermediate_values=_scores(trial),
+                user_attrs={"reason": trial.reason} if trial.reason else {},
+                system_attrs=trial.sampler_attrs,
+            )
+        )
 
     def tell(self, trial: TrialRecord) -> None:
         """Report a trial's scores and, when it has ended, its state. Telling again changes nothing."""
@@ -80,37 +99,31 @@ class Sampler:
             Trial(self._study, frozen._trial_id).set_user_attr("reason", trial.reason)
         self._study.tell(trial.number, _value(trial), state=STATES[trial.state])
 
-    def _frozen(self, trial: TrialRecord) -> FrozenTrial:
-        values, dimensions = _values(trial.params), self._dimensions(str(trial.params.method))
-        searched = {name: _distribution(it) for name, it in dimensions.items() if is_searched(it)}
-        return create_trial(
-            state=STATES[trial.state],
-            value=_value(trial),
-            params={name: values[name] for name in searched},
-            distributions=searched,
-            intermediate_values=_scores(trial),
-            user_attrs={"reason": trial.reason} if trial.reason else {},
-            system_attrs=trial.sampler_attrs,
-        )
-
-    def _searched_values(self, values: Mapping[str, ParamValue]) -> dict[str, ParamValue]:
-        """Return the values of the searched dimensions; Optuna does not know the fixed ones."""
-        dimensions = self._dimensions(str(values["method"]))
-        return {name: values[name] for name, dimension in dimensions.items() if is_searched(dimension)}
-
-    def _dimensions(self, method: str) -> dict[str, Dimension]:
-        search = self._space.search
-        shared: dict[str, Dimension] = {
+    def _searched(self, params: TrialParams) -> tuple[dict[str, ParamValue], dict[str, BaseDistribution]]:
+        """Return values and distributions of the searched dimensions by Optuna's names; Optuna ignores the fixed."""
+        search, method = self._space.search, str(params.method)
+        dimensions: dict[str, Dimension] = {
             "teacher": self._teachers,
             "method": tuple(search.methods),
             "soft_weight": search.soft_weight,
+            **{f"{method}.{name}": dimension for name, dimension in search.methods[method].items()},
         }
-        return shared | {f"{method}.{name}": dimension for name, dimension in search.methods[method].items()}
+        own = {**params.method_params, "tau_student": params.tau_student}
+        values: dict[str, ParamValue] = {
+            "teacher": str(params.teacher),
+            "method": method,
+            "soft_weight": params.soft_weight,
+            **{f"{method}.{name}": value for name, value in own.items()},
+        }
+        found = {name: kind for name, dimension in dimensions.items() if (kind := distribution(dimension)) is not None}
+        return {name: values[name] for name in found}, found
 
 
 def prior_params(space: Space, teacher: str, tau_student_from: Mapping[str, str | None]) -> TrialParams:
     """Return a teacher's prior as the parameters of a trial."""
-    wanted = _prior(space, teacher)
+    prior = space.prior
+    wanted: dict[str, ParamValue] = {"teacher": teacher, "method": prior.method, "soft_weight": prior.soft_weight}
+    wanted |= {f"{prior.method}.{name}": value for name, value in prior.params.items()}
 
     def suggest(name: str, dimension: Dimension) -> ParamValue:
         return wanted[name] if name in wanted else _fixed(dimension)
@@ -118,15 +131,13 @@ def prior_params(space: Space, teacher: str, tau_student_from: Mapping[str, str 
     return _params(suggest, space, (teacher,), tau_student_from)
 
 
-def is_searched(dimension: Dimension) -> bool:
-    """Return whether a dimension has more than one value."""
-    return isinstance(dimension, Range) or (isinstance(dimension, tuple) and len(dimension) > 1)
-
-
-def _prior(space: Space, teacher: str) -> dict[str, ParamValue]:
-    prior = space.prior
-    wanted: dict[str, ParamValue] = {"teacher": teacher, "method": prior.method, "soft_weight": prior.soft_weight}
-    return wanted | {f"{prior.method}.{name}": value for name, value in prior.params.items()}
+def distribution(dimension: Dimension) -> BaseDistribution | None:
+    """Return Optuna's distribution of a dimension; None if it has a single value, which is not searched."""
+    if isinstance(dimension, Range):
+        return FloatDistribution(dimension.low, dimension.high, log=dimension.log)
+    if isinstance(dimension, tuple) and len(dimension) > 1:
+        return CategoricalDistribution(dimension)
+    return None
 
 
 def _tpe(space: Space, seed: int) -> optuna.samplers.BaseSampler:
@@ -156,30 +167,6 @@ def _params(
     )
 
 
-def _suggest(trial: Trial) -> Suggest:
-    def suggest(name: str, dimension: Dimension) -> ParamValue:
-        if isinstance(dimension, Range):
-            return trial.suggest_float(name, dimension.low, dimension.high, log=dimension.log)
-        if isinstance(dimension, tuple) and len(dimension) > 1:
-            return _plain(trial.suggest_categorical(name, dimension))
-        return _fixed(dimension)
-
-    return suggest
-
-
-def _values(params: TrialParams) -> dict[str, ParamValue]:
-    """Return the parameters under Optuna's names."""
-    assert params.teacher is not None
-    assert params.method is not None
-    own = {**params.method_params, "tau_student": params.tau_student}
-    shared: dict[str, ParamValue] = {
-        "teacher": params.teacher,
-        "method": params.method,
-        "soft_weight": params.soft_weight,
-    }
-    return shared | {f"{params.method}.{name}": value for name, value in own.items()}
-
-
 def _scores(trial: TrialRecord) -> dict[int, float]:
     runs = [run for run in (trial.rung, trial.full) if run is not None]
     return {run.last_epoch: run.val_top1 for run in runs if run.val_top1 is not None}
@@ -196,10 +183,3 @@ def _fixed(dimension: Dimension) -> ParamValue:
 
 def _plain(value: object) -> ParamValue:
     return float(value) if isinstance(value, int | float) else str(value)
-
-
-def _distribution(dimension: Dimension) -> BaseDistribution:
-    if isinstance(dimension, Range):
-        return FloatDistribution(dimension.low, dimension.high, log=dimension.log)
-    assert isinstance(dimension, tuple)
-    return CategoricalDistribution(dimension)

@@ -1,19 +1,42 @@
-"""The stages of a search before the confirm runs: baselines and priors, then waves of trials.
+"""The stages of a search.
 
-A trial trains up to its rung, is compared with the other trials of its teacher there, and is pruned or goes on.
-The order in which suggestions, results and decisions follow each other depends on nothing but results, so a search over
-kept results takes the same way again and goes on from its end.
+Baselines and priors come first, then waves of trials, reruns of the leaders, confirm runs over new seeds, controls, and
+the audit of pruning. A trial trains up to its rung, is compared with the other trials of its teacher there, and is
+pruned or goes on. The order in which suggestions, results and decisions follow each other depends on nothing but
+results, so a search over kept results takes the same way again and goes on from its end.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Sequence
+from typing import Literal
 
-from autodistill.errors import ConfigError
-from autodistill.records import PhaseStarted, TrialEnded, TrialRecord, TrialStarted
-from autodistill.search.failures import every_run_failed
+import numpy as np
+
+from autodistill import stats
+from autodistill.config import TrainingSpec
+from autodistill.errors import ConfigError, EveryRunFailed
+from autodistill.records import (
+    ControlRecord,
+    Phase,
+    PhaseStarted,
+    RaceRecord,
+    RunResult,
+    RunSpec,
+    TrialEnded,
+    TrialParams,
+    TrialRecord,
+    TrialStarted,
+)
 from autodistill.search.plan import PROTECTED_PRIORS, wave_size
+from autodistill.search.sampler import prior_params
 from autodistill.search.state import (
+    Asked,
+    Candidate,
     SearchState,
+    confirm_run,
+    finalist_run,
+    first_seeds,
     full_run,
     left_epochs,
     next_seed,
@@ -21,8 +44,12 @@ from autodistill.search.state import (
     plain_kd_run,
     rung_run,
     score,
-    smallest_budget,
 )
+
+MOST_NAMES = 6
+"""Runs named for each cause of failure, at most."""
+MOST_AUDITED = 4
+Regime = Literal["default", "shared", "own"]
 
 
 def first_stage(state: SearchState) -> list[TrialRecord]:
@@ -36,7 +63,11 @@ def first_stage(state: SearchState) -> list[TrialRecord]:
         EveryRunFailed: all of these runs failed.
     """
     spec = state.spec
-    tried = _carry(state)
+    for trial in spec.carried:
+        state.sampler.add(trial)
+        state.trials.append(trial)
+        state.results.update({run.run: run for run in (trial.rung, trial.full) if run is not None})
+    tried = {trial.params.teacher for trial in spec.carried if trial.kind == "prior"}
     priors = [new_trial(state, wave=0, prior_of=it.name) for it in spec.teachers if it.name not in tried]
     no_teacher, plain_kd = no_teacher_runs(spec), plain_kd_run(spec)
     runs = [*no_teacher, plain_kd, *(rung_run(spec, prior) for prior in priors)]
@@ -74,10 +105,11 @@ def waves(state: SearchState, promoted: Sequence[TrialRecord]) -> None:
         asked = [new_trial(state, wave=wave) for _ in range(size)]
         if not promoted and not asked:
             return
-        rests = [full_run(spec, trial) for trial in promoted]
-        state.run([*rests, *(rung_run(spec, trial) for trial in asked)])
+        state.run([full_run(spec, it) for it in promoted] + [rung_run(spec, it) for it in asked])
         for trial in promoted:
-            _end(state, trial)
+            full = state.results[full_run(spec, trial).run]
+            ended = {"state": "complete"} if full.state == "complete" else {"state": "failed", "reason": full.reason}
+            _settle(state, _with_rung(state, trial).model_copy(update={"full": full, **ended}))
         promoted = _judge(state, asked)
 
 
@@ -123,15 +155,6 @@ def goes_on(score: float, rivals: Sequence[float], *, eta: float) -> bool:
     return better < math.ceil((len(rivals) + 1) / eta)
 
 
-def _carry(state: SearchState) -> set[str]:
-    """Take over the trials from before a teacher joined; returns the teachers that have had their prior."""
-    for trial in state.spec.carried:
-        state.sampler.add(trial)
-        state.trials.append(trial)
-        state.results.update({run.run: run for run in (trial.rung, trial.full) if run is not None})
-    return {str(trial.params.teacher) for trial in state.spec.carried if trial.kind == "prior"}
-
-
 def _check_room(state: SearchState, epochs: int, priors: int) -> None:
     """Refuse a teacher for which the budget has no room left, before anything is trained."""
     plan = state.spec.plan
@@ -140,7 +163,7 @@ def _check_room(state: SearchState, epochs: int, priors: int) -> None:
     if missing > 0:
         raise ConfigError(
             f"--budget {plan.requested}: with what is spent, nothing is left for the teacher that joins",
-            f"raise it to {smallest_budget(plan, missing):g} or more",
+            f"raise it to {math.ceil(100 * (plan.total_epochs + missing) / plan.epochs_full) / 100:g} or more",
         )
 
 
@@ -177,13 +200,20 @@ def _judge(state: SearchState, asked: Sequence[TrialRecord]) -> list[TrialRecord
 
 def _judged(state: SearchState, trial: TrialRecord, *, left: int) -> TrialRecord:
     """Return the trial, pruned where rivals did better or where the budget has no room for its rest."""
-    rivals = _rivals(state, trial)
+    rivals = [
+        other.rung.val_top1
+        for other in state.trials
+        if other.number != trial.number
+        and other.params.teacher == trial.params.teacher
+        and other.rung is not None
+        and other.rung.val_top1 is not None
+    ]
     own, eta, pruned = score(trial.rung), state.spec.space.search.eta, {"state": "pruned"}
-    if not goes_on(own, list(rivals.values()), eta=eta):
-        better = sum(rival > own for rival in rivals.values())
+    if not goes_on(own, rivals, eta=eta):
+        better = sum(rival > own for rival in rivals)
         reason = (
             f"rung {own:.1%}: {better} of {trial.params.teacher}'s {len(rivals)} other trials did better, "
-            f"the best {max(rivals.values()):.1%}; {math.ceil((len(rivals) + 1) / eta)} of {len(rivals) + 1} may go on"
+            f"the best {max(rivals):.1%}; {math.ceil((len(rivals) + 1) / eta)} of {len(rivals) + 1} may go on"
         )
         return trial.model_copy(update={**pruned, "reason": reason})
     if left < state.spec.plan.epochs_rest:
@@ -192,29 +222,10 @@ def _judged(state: SearchState, trial: TrialRecord, *, left: int) -> TrialRecord
     return trial
 
 
-def _rivals(state: SearchState, trial: TrialRecord) -> Mapping[int, float]:
-    """Return the rung scores of the same teacher's other trials, by number."""
-    return {
-        other.number: other.rung.val_top1
-        for other in state.trials
-        if other.number != trial.number
-        and other.params.teacher == trial.params.teacher
-        and other.rung is not None
-        and other.rung.val_top1 is not None
-    }
-
-
 def _with_rung(state: SearchState, trial: TrialRecord) -> TrialRecord:
     run = state.results[rung_run(state.spec, trial).run]
     failed = {"state": "failed", "reason": f"rung: {run.reason}"} if run.state == "failed" else {}
     return trial.model_copy(update={"rung": run, **failed})
-
-
-def _end(state: SearchState, trial: TrialRecord) -> None:
-    """End a trial whose full run is over."""
-    full = state.results[full_run(state.spec, trial).run]
-    ended = {"state": "complete"} if full.state == "complete" else {"state": "failed", "reason": full.reason}
-    _settle(state, _with_rung(state, trial).model_copy(update={"full": full, **ended}))
 
 
 def _settle(state: SearchState, trial: TrialRecord) -> None:
@@ -225,3 +236,190 @@ def _settle(state: SearchState, trial: TrialRecord) -> None:
     state.sampler.tell(trial)
     if trial.state != "running":
         state.on_event(TrialEnded(record=trial))
+
+
+def every_run_failed(runs: Sequence[RunResult], *, training: TrainingSpec) -> EveryRunFailed:
+    """Return the error for a study that cannot go on, with the causes, the most frequent first, and their runs.
+
+    Args:
+        runs: Failed runs, at least one.
+        training: Training settings of the runs.
+    """
+    causes: dict[str, list[str]] = {}
+    for run in runs:
+        cause = re.split(r" in epoch \d| while ", run.reason)[0] or "no cause recorded"  # without details of the run
+        causes.setdefault(cause, []).append(run.run)
+    lines = [f"all {len(runs)} runs of the first stage failed:"]
+    for cause, names in sorted(causes.items(), key=lambda item: -len(item[1])):
+        more = [f"and {len(names) - MOST_NAMES} more"] if len(names) > MOST_NAMES else []
+        lines.append(f"  {len(names)} x {cause}: {', '.join([*names[:MOST_NAMES], *more])}")
+    new_study = "in a new study (--study NAME): this one keeps its failed runs"
+    if all(re.search(r"became (nan|-?inf)", cause) for cause in causes):
+        lower = f"{min(0.05, training.lr / 10):g}"
+        hint = f"lower training.lr, which is {training.lr:g}: --set training.lr={lower}, {new_study}"
+    else:
+        hint = f"correct the causes above, {new_study}"
+    return EveryRunFailed("\n".join(lines), hint)
+
+
+def candidates(
+    trials: Sequence[TrialRecord], *, plain_kd: RunResult | None = None, reruns: Sequence[RunResult] = ()
+) -> list[Candidate]:
+    """Return every configuration with a teacher that was trained in full, in the order of their first full run.
+
+    Plain KD is a point of the space like any other. Without it a teacher's best student could be missed.
+    """
+    numbered = [(it.number, it.full) for it in sorted(trials, key=lambda it: it.number) if it.state == "complete"]
+    found: list[Candidate] = []
+    for number, run in [*numbered, (None, plain_kd), *((None, it) for it in reruns)]:
+        if run is None or run.state != "complete" or run.params.teacher is None:
+            continue
+        known = next((place for place, it in enumerate(found) if it.params == run.params), None)
+        if known is None:
+            found.append(Candidate(number, run.params, (score(run),)))
+        else:
+            found[known] = found[known]._replace(scores=(*found[known].scores, score(run)))
+    return found
+
+
+def finalists_of(found: Sequence[Candidate], *, count: int) -> list[Candidate]:
+    """Return the best candidate of each teacher by mean score, best teachers first; ties go to the earlier."""
+    best: dict[str | None, Candidate] = {}
+    for candidate in sorted(found, key=lambda it: -it.val_top1):
+        best.setdefault(candidate.params.teacher, candidate)
+    return list(best.values())[:count]
+
+
+def rerun_leaders(state: SearchState) -> None:
+    """Train once more the configurations that would be finalists by now, where the plan has room for it.
+
+    The best of many single scores is partly luck. In the rerun a lucky leader falls behind its teacher's next best
+    configuration, or behind another teacher. Replayed over recorded runs, reruns are worth more than the same number
+    of searched runs (`tests/bench/replay.py`).
+    """
+    spec = state.spec
+    if not spec.plan.reruns:
+        return
+    found = candidates(state.trials, plain_kd=state.plain_kd)
+    leaders = finalists_of(found, count=spec.space.confirm.teachers)
+    runs = []
+    for it in leaders:
+        seed = next_seed(spec, it.params, state.trials)
+        runs.append(RunSpec(run=f"reruns/{it.name}-{seed}", params=it.params, seed=seed, epochs=spec.plan.epochs_full))
+    _announce(state, "reruns", len(runs))
+    state.reruns = state.run(runs)
+
+
+def confirm(state: SearchState) -> None:
+    """Train the finalists over new seeds, the same seeds for each; in a race the undecided get the later seeds.
+
+    Only these runs and those of "no teacher", which is always a finalist, are evaluated on the test split.
+    """
+    spec = state.spec
+    found = candidates(state.trials, plain_kd=state.plain_kd, reruns=state.reruns)
+    state.chosen = finalists_of(found, count=spec.space.confirm.teachers)
+    rows, seeds = len(state.chosen) + 1, spec.space.confirm.seeds
+    race = spec.plan.race if len(state.chosen) > 1 else None
+    state.asked = np.ones((rows, race.first if race else seeds), dtype=bool)
+    new = _missing(state, state.asked)
+    planned = len(new) + (rows * (race.seeds - race.first) if race else 0)
+    _announce(state, "confirm", planned)
+    state.run(new)
+    if race is not None:
+        _race(state, race)
+
+
+def controls(state: SearchState) -> None:
+    """Train fair controls of the finalists over the first confirm seeds, where the plan has room for them.
+
+    Each finalist's teacher has its own best configuration. It is compared with the prior, which nobody tuned, and
+    with the best configuration of all, given to every teacher. Only what a teacher's own configuration gains over the
+    shared configuration is an effect of tuning for that teacher.
+    """
+    spec = state.spec
+    finalists = [it for it in state.finalists if it.teacher is not None]
+    if not spec.plan.controls or not finalists:
+        return
+    seeds = first_seeds(spec)
+    best = max(finalists, key=lambda it: it.search_val_top1 or 0.0)
+    places = [it.name for it in spec.teachers]
+    trained = [(it.params, [run.run for run in it.runs[:seeds]]) for it in finalists]
+    wanted: list[tuple[Regime, str, TrialParams]] = []
+    missing: list[RunSpec] = []
+    for finalist in finalists:
+        teacher = str(finalist.teacher)
+        prior = prior_params(spec.space, teacher, spec.tau_student_from)
+        shared = best.params.model_copy(update={"teacher": teacher})
+        wanted += [("default", teacher, prior), ("shared", teacher, shared), ("own", teacher, finalist.params)]
+    for regime, teacher, params in wanted:
+        if all(params != known for known, _ in trained):  # two regimes can have the same configuration
+            folder = f"controls/{regime}-{places.index(teacher)}"
+            runs = [confirm_run(spec, folder, params, index) for index in range(seeds)]
+            missing += runs
+            trained.append((params, [run.run for run in runs]))
+    _announce(state, "controls", len(missing))
+    state.run(missing)
+    for regime, teacher, params in wanted:
+        names = next(names for known, names in trained if known == params)
+        results = tuple(state.results[name] for name in names)
+        state.controls.append(ControlRecord(regime=regime, teacher=teacher, params=params, runs=results))
+
+
+def audited_trials(trials: Sequence[TrialRecord]) -> list[TrialRecord]:
+    """Return the pruned trials with the best rung scores, by number; trials without budget were not judged."""
+    pruned = [trial for trial in trials if trial.state == "pruned" and not trial.out_of_budget]
+    best = sorted(pruned, key=lambda trial: (-score(trial.rung), trial.number))[:MOST_AUDITED]
+    return sorted(best, key=lambda trial: trial.number)
+
+
+def audit(state: SearchState) -> None:
+    """Train the best pruned trials to the end, with their own seeds: outside the budget, after the verdict."""
+    runs = [
+        full_run(state.spec, trial).model_copy(update={"run": f"audit/{trial.number:04d}", "begun_epochs": 0})
+        for trial in audited_trials(state.trials)
+    ]
+    _announce(state, "audit", len(runs))
+    state.audit = state.run(runs)
+
+
+def _announce(state: SearchState, phase: Phase, runs: int) -> None:
+    state.on_event(PhaseStarted(phase=phase, runs=runs, epochs=runs * state.spec.plan.epochs_full))
+
+
+def _race(state: SearchState, race: RaceRecord) -> None:
+    """Give out confirm runs to the undecided, look by look, until all is decided or no run is left."""
+    assert state.asked is not None
+    threshold = state.spec.space.confirm.threshold
+    left = len(state.asked) * (race.seeds - race.first)
+    looks = stats.most_looks(left)
+    state.asked = np.pad(state.asked, ((0, 0), (0, left)))
+    while left > 1:
+        # Only complete batches are looked at, so which run ends first changes nothing.
+        named = stats.undecided(_scores(state), threshold=threshold, spent=stats.share(left, looks))
+        new = stats.next_runs(state.asked, named, left=left)
+        if not new.any():
+            return
+        state.asked = state.asked | new
+        state.run(_missing(state, new))
+        left -= int(new.sum())
+
+
+def _scores(state: SearchState) -> stats.Scores:
+    """Return test accuracies; NaN where a run failed or was not asked for."""
+    assert state.asked is not None
+    scores = np.full(state.asked.shape, math.nan)
+    for row, candidate in enumerate([None, *state.chosen]):
+        for seed in np.flatnonzero(state.asked[row]).tolist():
+            found = state.results[finalist_run(state.spec, candidate, seed).run].test_top1
+            scores[row, seed] = math.nan if found is None else found
+    return scores
+
+
+def _missing(state: SearchState, asked: Asked) -> list[RunSpec]:
+    """Return the confirm runs that are asked for and not trained yet."""
+    runs = [
+        finalist_run(state.spec, candidate, seed)
+        for candidate, row in zip([None, *state.chosen], asked, strict=True)
+        for seed in np.flatnonzero(row).tolist()
+    ]
+    return [run for run in runs if run.run not in state.results]

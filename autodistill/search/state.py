@@ -1,6 +1,5 @@
 """The specification of a search, its mutable state, and the training runs that it is made of."""
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -24,11 +23,6 @@ from autodistill.search.sampler import Sampler
 
 CONFIRM_SEED = 1000
 """Confirm runs use the seeds of the study plus this number, plus 0, 1, 2, ..."""
-
-Train = Callable[[Sequence[RunSpec]], Sequence[RunResult]]
-"""Trains runs, several at a time, and returns their results in the same order."""
-
-OnEvent = Callable[[Event], None]
 
 Asked = Bool[np.ndarray, "finalists seeds"]
 
@@ -70,8 +64,9 @@ class SearchState:
     """The mutable state of a running search."""
 
     spec: SearchSpec
-    train: Train
-    on_event: OnEvent
+    train: Callable[[Sequence[RunSpec]], Sequence[RunResult]]
+    """Trains runs, several at a time, and returns their results in the same order."""
+    on_event: Callable[[Event], None]
     sampler: Sampler
     results: dict[str, RunResult] = field(default_factory=dict)
     """Results by the name of the run."""
@@ -124,12 +119,11 @@ def score(run: RunResult | None) -> float:
 
 
 def rung_run(spec: SearchSpec, trial: TrialRecord) -> RunSpec:
-    """Return a trial's run up to its rung."""
-    run, plan = f"trials/{trial.number:04d}/rung", spec.plan
-    if plan.rungs == "short schedule":
-        return RunSpec(run=run, params=trial.params, seed=trial.seed, epochs=plan.epochs_rung)
-    short = plan.epochs_rung
-    return RunSpec(run=run, params=trial.params, seed=trial.seed, epochs=plan.epochs_full, rung=short, until=short)
+    """Return a trial's run up to its rung: a part of the full schedule, or a short schedule of its own."""
+    short, run = spec.plan.epochs_rung, f"trials/{trial.number:04d}/rung"
+    if spec.plan.rungs == "short schedule":
+        return RunSpec(run=run, params=trial.params, seed=trial.seed, epochs=short)
+    return RunSpec(run=run, params=trial.params, seed=trial.seed, epochs=spec.plan.epochs_full, rung=short, until=short)
 
 
 def full_run(spec: SearchSpec, trial: TrialRecord) -> RunSpec:
@@ -146,20 +140,17 @@ def full_run(spec: SearchSpec, trial: TrialRecord) -> RunSpec:
     )
 
 
-def audit_run(spec: SearchSpec, trial: TrialRecord) -> RunSpec:
-    """Return the full run that pruning saved."""
-    return full_run(spec, trial).model_copy(update={"run": f"audit/{trial.number:04d}", "begun_epochs": 0})
-
-
-def no_teacher_run(spec: SearchSpec, index: int) -> RunSpec:
-    """Return a run on labels alone with the confirm seed of a number."""
-    return confirm_run(spec, "baselines/no-teacher", TrialParams(), index)
-
-
-def no_teacher_runs(spec: SearchSpec) -> list[RunSpec]:
-    """Return the no-teacher runs that every study of this plan needs; the first of them is the baseline."""
-    race = spec.plan.race
-    return [no_teacher_run(spec, index) for index in range(race.first if race else spec.space.confirm.seeds)]
+def plain_kd_run(spec: SearchSpec) -> RunSpec:
+    """Return plain KD from the most accurate teacher, which most people would take."""
+    plain = spec.space.plain_kd
+    params = TrialParams(
+        teacher=max(spec.teachers, key=lambda teacher: teacher.val_top1).name,
+        method="ts",
+        method_params={"tau": plain.tau},
+        tau_student=plain.tau,
+        soft_weight=plain.soft_weight,
+    )
+    return RunSpec(run="baselines/plain-kd", params=params, seed=spec.space.search.seed, epochs=spec.plan.epochs_full)
 
 
 def confirm_run(spec: SearchSpec, folder: str, params: TrialParams, index: int) -> RunSpec:
@@ -172,27 +163,18 @@ def confirm_run(spec: SearchSpec, folder: str, params: TrialParams, index: int) 
 def finalist_run(spec: SearchSpec, candidate: Candidate | None, index: int) -> RunSpec:
     """Return a confirm run of a finalist; None is "no teacher"."""
     if candidate is None:
-        return no_teacher_run(spec, index)
+        return confirm_run(spec, "baselines/no-teacher", TrialParams(), index)
     return confirm_run(spec, f"confirm/{candidate.name}", candidate.params, index)
 
 
-def rerun(spec: SearchSpec, name: str, params: TrialParams, seed: int) -> RunSpec:
-    """Return another full run of a configuration, with another seed."""
-    return RunSpec(run=f"reruns/{name}-{seed}", params=params, seed=seed, epochs=spec.plan.epochs_full)
+def first_seeds(spec: SearchSpec) -> int:
+    """Return the number of confirm seeds that every finalist gets: those before the first look of a race, or all."""
+    return spec.plan.race.first if spec.plan.race else spec.space.confirm.seeds
 
 
-def plain_kd_run(spec: SearchSpec) -> RunSpec:
-    """Return plain KD from the most accurate teacher, which most people would take."""
-    best = max(spec.teachers, key=lambda teacher: teacher.val_top1)
-    plain = spec.space.plain_kd
-    params = TrialParams(
-        teacher=best.name,
-        method="ts",
-        method_params={"tau": plain.tau},
-        tau_student=plain.tau,
-        soft_weight=plain.soft_weight,
-    )
-    return RunSpec(run="baselines/plain-kd", params=params, seed=spec.space.search.seed, epochs=spec.plan.epochs_full)
+def no_teacher_runs(spec: SearchSpec) -> list[RunSpec]:
+    """Return the no-teacher runs that every study of this plan needs; the first of them is the baseline."""
+    return [finalist_run(spec, None, index) for index in range(first_seeds(spec))]
 
 
 def next_seed(spec: SearchSpec, params: TrialParams, trials: Sequence[TrialRecord]) -> int:
@@ -208,17 +190,11 @@ def left_epochs(state: SearchState, promoted: int = 0) -> int:
     Reserved are the stages after the search, as far as their runs are not trained yet, and the rests of `promoted`
     trials.
     """
-    plan, first = state.spec.plan, no_teacher_run(state.spec, 0).run
+    plan, first = state.spec.plan, finalist_run(state.spec, None, 0).run
     later = round((plan.reruns + plan.confirm + plan.controls) * plan.epochs_full)
     trained = sum(
         run.spent_epochs
         for name, run in state.results.items()
         if name.startswith("baselines/no-teacher") and name != first
     )
-    spent_on_search = state.spent_epochs - trained
-    return plan.total_epochs - spent_on_search - later - promoted * plan.epochs_rest
-
-
-def smallest_budget(plan: PlanRecord, missing: int) -> float:
-    """Return the budget, in full trainings, that has room for `missing` more epochs."""
-    return math.ceil(100 * (plan.total_epochs + missing) / plan.epochs_full) / 100
+    return plan.total_epochs - (state.spent_epochs - trained) - later - promoted * plan.epochs_rest

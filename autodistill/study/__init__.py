@@ -1,12 +1,17 @@
 """A study: options are resolved, teachers prepared, the search run, and the record kept."""
 
 from autodistill.study.environment import environment
-from autodistill.study.fitting import pinned
-from autodistill.study.limits import within
-from autodistill.study.resolve import KNOWN, SearchOptions, StudySpec, resolve, resolve_all, study_name
-from autodistill.study.run import run_study
-from autodistill.study.students import run_students
-from autodistill.study.teachers import prepare_teachers
+from autodistill.study.resolve import (
+    KNOWN,
+    SearchOptions,
+    StudySpec,
+    pinned,
+    resolve,
+    resolve_all,
+    study_name,
+    within,
+)
+from autodistill.study.run import prepare_teachers, run_students, run_study
 from autodistill.study.timing import Estimate, cache_size, describe_plan, describe_time, estimate
 
 __all__ = [

@@ -1,22 +1,26 @@
-"""Adapt a search space to the number of classes, the data size, the cache, the processor and an existing study."""
+"""Check a search space, and adapt it to the classes and size of the data, the cache, the processor, an older study."""
 
+import itertools
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal
 
 import torch
 
 from autodistill import teachers
-from autodistill.config import PlainKDSpec, Space
+from autodistill.config import Dimension, PlainKDSpec, Range, Space, bounds
 from autodistill.data import Data, normalise
 from autodistill.errors import ConfigError
 from autodistill.logit_cache import estimated_bytes
 from autodistill.methods import METHODS
 from autodistill.models import student_network
-from autodistill.records import Record
+from autodistill.records import ParamValue, Record
 from autodistill.study.measurements import facts, keep, recall
 from autodistill.teachers import ladder
 from autodistill.training.probing import faster_precision, gpu_precision
+
+EXAMPLES = 8
+"""Random examples on which methods are checked."""
 
 
 def fit_to_classes(space: Space, data: Data) -> tuple[Space, tuple[str, ...]]:
@@ -55,23 +59,71 @@ def teacher_names(uris: Sequence[str]) -> dict[str, str]:
     return unique
 
 
-def check_batch(space: Space, data: Data) -> None:
-    """Raise `ConfigError` if a batch is larger than the training set."""
-    size, images = space.training.batch_size, len(data.train.labels)
-    if size > images:
+def check_sizes(space: Space, data: Data) -> None:
+    """Raise `ConfigError` if a batch is larger than the training set, or the padding of the crop as large as images."""
+    batch, images = space.training.batch_size, len(data.train.labels)
+    if batch > images:
         raise ConfigError(
-            f"training.batch_size: {size} is more than the {images} training images",
+            f"training.batch_size: {batch} is more than the {images} training images",
             f"--set training.batch_size={min(64, images)}",
         )
-
-
-def check_crop(space: Space, data: Data) -> None:
-    """Raise `ConfigError` if the padding of the crop is as large as the images."""
     crop, size = space.data.crop, min(data.image_shape[1:])
     if crop >= size:
         raise ConfigError(
             f"data.crop: {crop} pixels of padding are too many for {size}x{size} images", "--set data.crop=1"
         )
+
+
+def check_methods(space: Space, num_classes: int) -> None:
+    """Run every method on random logits with the prior's parameters and at the corners of its search space.
+
+    Otherwise the first trial with invalid parameters would fail.
+
+    Raises:
+        ConfigError: A method rejects parameters; the message has a line with the key for each such method.
+    """
+    lines = list(_refusals(space, num_classes))
+    if lines:
+        raise ConfigError("\n".join(lines), "`autodistill spaces show digits` prints a space that works")
+
+
+def _refusals(space: Space, num_classes: int) -> Iterator[str]:
+    for method, dimensions in space.search.methods.items():
+        student = dimensions.get("tau_student")
+        if student is not None and bounds(student) is None:
+            yield f"search.methods.{method}.tau_student: must be a number above 0"
+        ends = {name: _ends(dimension) for name, dimension in dimensions.items() if name != "tau_student"}
+        corners = (dict(zip(ends, values, strict=True)) for values in itertools.product(*ends.values()))
+        refused = filter(None, (_refusal(method, params, num_classes) for params in corners))
+        yield from (f"search.methods.{method}: {reason}" for reason in itertools.islice(refused, 1))
+    prior = space.prior
+    fixed = {
+        name: value for name, value in space.search.methods[prior.method].items() if isinstance(value, float | str)
+    }
+    params = {name: value for name, value in {**fixed, **prior.params}.items() if name != "tau_student"}
+    reason = _refusal(prior.method, params, num_classes)
+    if reason:
+        yield f"prior.params: {prior.method}: {reason}"
+
+
+def _ends(dimension: Dimension) -> tuple[ParamValue, ...]:
+    """Return the extreme values of a dimension: both ends of an interval, or every choice."""
+    if isinstance(dimension, Range):
+        return dimension.low, dimension.high
+    return dimension if isinstance(dimension, tuple) else (dimension,)
+
+
+def _refusal(name: str, params: Mapping[str, ParamValue], num_classes: int) -> str:
+    """Return why a method cannot run with these parameters; empty if it can."""
+    logits = torch.randn(EXAMPLES, num_classes, generator=torch.Generator().manual_seed(0))
+    labels = torch.arange(EXAMPLES) % num_classes
+    method = METHODS[name]
+    try:
+        extra = method.fit(logits, labels, **params) if method.fit else {}
+        method.targets(logits, labels, **params, **extra)
+    except (ValueError, TypeError) as error:
+        return str(error).splitlines()[0]
+    return ""
 
 
 def view_count(space: Space) -> int:
@@ -86,7 +138,7 @@ def fit_to_cache(space: Space, kept: Space | None, data: Data, teacher_count: in
         ConfigError: The cache cannot hold a single view.
     """
     if kept is not None and space.data.views is None:
-        return space.model_copy(update={"data": space.data.model_copy(update={"views": kept.data.views})})
+        return _with_views(space, kept.data.views)
     views, classes = view_count(space), data.num_classes
     view_bytes = estimated_bytes(teachers=teacher_count, views=1, examples=len(data.train.labels), classes=classes)
     if cache_bytes < view_bytes:
@@ -94,9 +146,11 @@ def fit_to_cache(space: Space, kept: Space | None, data: Data, teacher_count: in
             f"--cache-size {cache_bytes}: one view of {teacher_count} teachers takes {view_bytes} bytes",
             f"--cache-size {view_bytes} holds one, {view_bytes * views} all {views}",
         )
-    if cache_bytes >= views * view_bytes:
-        return space
-    return space.model_copy(update={"data": space.data.model_copy(update={"views": cache_bytes // view_bytes})})
+    return space if cache_bytes >= views * view_bytes else _with_views(space, cache_bytes // view_bytes)
+
+
+def _with_views(space: Space, views: int | None) -> Space:
+    return space.model_copy(update={"data": space.data.model_copy(update={"views": views})})
 
 
 class ChosenPrecision(Record):
@@ -131,18 +185,3 @@ def _cpu_precision(space: Space, data: Data, *, student: str) -> Literal["float3
         chosen = ChosenPrecision(precision=precision)
         keep(chosen, of)
     return chosen.precision
-
-
-def pins(requested: Space, space: Space) -> dict[str, object]:
-    """Return the values that cache and processor decided; without them a command gives another study elsewhere."""
-    values: dict[str, object] = {}
-    if space.training.precision != requested.training.precision:
-        values["training.precision"] = space.training.precision
-    if space.data.views != requested.data.views:
-        values["data.views"] = space.data.views
-    return values
-
-
-def pinned(command: str, values: Mapping[str, object]) -> str:
-    """Return a command that sets pinned values."""
-    return command + "".join(f" --set {key}={value}" for key, value in values.items())

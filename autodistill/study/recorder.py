@@ -1,6 +1,7 @@
 """Keep the record of a running study up to date, and pass its events on."""
 
 import time
+from collections import defaultdict
 from typing import Any
 
 from autodistill import data as datasets
@@ -26,8 +27,7 @@ from autodistill.search import Mirror, SearchState, importance
 from autodistill.stats.verdict import recommend
 from autodistill.store import write_bytes, write_text
 from autodistill.study.environment import environment
-from autodistill.study.limits import student_latency
-from autodistill.study.resolve import StudySpec
+from autodistill.study.resolve import StudySpec, student_latency
 from autodistill.study.timing import Costs, Pace, describe_plan, describe_time, forget_if_wrong, planned_time
 
 QUICK_S = 0.2
@@ -45,10 +45,10 @@ class Recorder:
     """Writes `study.json` as runs end. Every event of a study passes through `on_event`.
 
     Args:
-        spec: the study.
-        on_event: is called with each event, and with the time left.
-        kept: the record of an earlier process.
-        mirror: copies the trials to a database.
+        spec: The study.
+        on_event: Is called with each event, and with the time left.
+        kept: The record of an earlier process.
+        mirror: Copies the trials to a database.
     """
 
     def __init__(self, spec: StudySpec, on_event: OnEvent, *, kept: StudyRecord | None, mirror: Mirror) -> None:
@@ -63,7 +63,7 @@ class Recorder:
         self._before = self._phase_s.get("start-up", 0.0)
         self._planned_s: dict[str, float] = dict(timing.get("planned_s", {}))
         self._run_s: dict[str, float] = {}
-        self._parts_s: dict[str, float] = {}
+        self._parts_s: defaultdict[str, float] = defaultdict(float)
         self._views_computed = 0
         self._pace: Pace | None = None
         self._told = self._next_write = 0.0
@@ -76,25 +76,20 @@ class Recorder:
         """How often a teacher was run for a profile."""
         self.state: SearchState | None = None
 
-    def begin(self, plan: PlanRecord, *, costs: Costs | None = None, workers: int = 0) -> None:
-        """Write the record as far as it is known, and announce the plan.
+    def begin(self, plan: PlanRecord) -> None:
+        """Write the record as far as it is known, and announce the plan."""
+        self._plan = plan
+        write_text(self._spec.folder.space, dump(self._spec.runnable_space))
+        self._write("running")
+        for note in self._spec.notes:
+            self._forward(Note(text=note, warning=True))
+        self._forward(Note(text=f"plan: {describe_plan(plan)}"))
 
-        Args:
-            plan: of the study.
-            costs: measured; given when they are known, for the plan of time.
-            workers: of the executor.
-        """
-        first, self._plan = self._plan is None, plan
-        if first:
-            write_text(self._spec.folder.space, dump(self._spec.runnable_space))
-            self._write("running")
-            for note in self._spec.notes:
-                self._forward(Note(text=note, warning=True))
-            self._forward(Note(text=f"plan: {describe_plan(plan)}"))
-        if costs is None:
-            return
-        planned = planned_time(plan, costs, workers, self._spec, kept=self._kept)
-        if not (self._planned_s and self._kept and self._kept.plan == plan):
+    def plan_time(self, costs: Costs, workers: int) -> None:
+        """Announce the plan of time, and keep it unless an earlier process has kept one for this plan."""
+        assert self._plan is not None
+        planned = planned_time(self._plan, costs, workers, self._spec, kept=self._kept)
+        if not (self._planned_s and self._kept and self._kept.plan == self._plan):
             self._planned_s = {
                 phase: round(self._phase_s.get(phase, 0.0) + seconds, 2) for phase, seconds in planned.phases_s.items()
             }
@@ -109,8 +104,8 @@ class Recorder:
         """Take an event into account and pass it on.
 
         Raises:
-            TimeIsUp: the time of `--timeout` is over.
-            StudyError: another process coordinates the study by now.
+            TimeIsUp: The time of `--timeout` is over.
+            StudyError: Another process coordinates the study by now.
         """
         now = time.monotonic()
         if isinstance(event, RunEnded):
@@ -131,11 +126,31 @@ class Recorder:
             self._next_write = now + WRITE_SHARE * took if took > QUICK_S else 0.0
         if self.state is not None and isinstance(event, TrialStarted | TrialEnded | RunEnded):
             self._mirror.write(self.state.sampler.trials)
-        self._tell_time(event, now)
+        if self._pace is not None:
+            self._tell_time(self._pace, event, now)
         self._forward(event)
         timeout_s = self._spec.options.timeout_s
         if self._plan is not None and timeout_s is not None and now - self._started > timeout_s:
             raise TimeIsUp
+
+    def _note_run(self, event: RunEnded) -> None:
+        record = event.record
+        self._run_s[record.run] = round(event.wall_s, 2)
+        self._views_computed += event.views_computed
+        for part, seconds in event.parts_s.items():
+            self._parts_s[part] += seconds
+        if not event.reused:
+            self._fresh = True
+            self._found.pop(record.run, None)
+        if self.state is not None:
+            self.state.results[record.run] = record
+
+    def _tell_time(self, pace: Pace, event: Event, now: float) -> None:
+        pace.note(event, now)
+        due = now - self._told >= TELL_EVERY_S or isinstance(event, PhaseStarted)
+        if due and (left := pace.left_s(now)) is not None:
+            self._told = now
+            self._forward(TimeLeft(wall_s=left))
 
     def stopped(self) -> StudyRecord:
         """Write the record of a study whose time is up."""
@@ -158,29 +173,6 @@ class Recorder:
         """Bring the copy in the database up to date."""
         self._mirror.close(self.state.sampler.trials if self.state else ())
 
-    def _note_run(self, event: RunEnded) -> None:
-        record = event.record
-        self._run_s[record.run] = round(event.wall_s, 2)
-        self._views_computed += event.views_computed
-        if not event.reused:
-            self._fresh = True
-            self._found.pop(record.run, None)
-        for part, seconds in event.parts_s.items():
-            self._parts_s[part] = self._parts_s.get(part, 0.0) + seconds
-        if self.state is not None:
-            self.state.results[record.run] = record
-
-    def _tell_time(self, event: Event, now: float) -> None:
-        if self._pace is None:
-            return
-        self._pace.note(event, now)
-        if now - self._told < TELL_EVERY_S and not isinstance(event, PhaseStarted):
-            return
-        left = self._pace.left_s(now)
-        if left is not None:
-            self._told = now
-            self._forward(TimeLeft(wall_s=left))
-
     def _write(self, state: str) -> StudyRecord:
         spec, space, plan = self._spec, self._spec.space, self._plan
         assert plan is not None
@@ -197,7 +189,15 @@ class Recorder:
             "space": space.model_dump(mode="json", exclude_none=True),
             "plan": plan,
             "environment": self._environment,
-            "timing": self._timing(),
+            "timing": {
+                "phases_s": self._phase_s,
+                "planned_s": self._planned_s,
+                "runs_s": self._run_s,
+                "parts_s": {name: round(seconds, 2) for name, seconds in sorted(self._parts_s.items())},
+                "views_computed": self._views_computed + self.profile_views,
+                "profile_views": self.profile_views,
+                "latency": self._latency.model_dump() if self._latency else None,
+            },
         }
         if self._kept is not None and not self._fresh and state != "complete":
             record = self._kept.model_copy(update=fields)
@@ -213,25 +213,8 @@ class Recorder:
         if found is None:
             return {}
         names = [teacher.name for teacher in self.teachers]
+        results = ("spent_epochs", "no_teacher", "plain_kd", "trials", "reruns", "finalists", "controls", "audit")
         return {
-            "spent_epochs": found.spent_epochs,
-            "no_teacher": found.no_teacher,
-            "plain_kd": found.plain_kd,
-            "trials": tuple(found.trials),
-            "reruns": tuple(found.reruns),
-            "finalists": tuple(found.finalists),
-            "controls": tuple(found.controls),
-            "audit": tuple(found.audit),
+            **{name: getattr(found, name) for name in results},
             "importance": importance(found.trials, self._spec.space, names) if state == "complete" else None,
-        }
-
-    def _timing(self) -> dict[str, Any]:
-        return {
-            "phases_s": self._phase_s,
-            "planned_s": self._planned_s,
-            "runs_s": self._run_s,
-            "parts_s": {name: round(seconds, 2) for name, seconds in sorted(self._parts_s.items())},
-            "views_computed": self._views_computed + self.profile_views,
-            "profile_views": self.profile_views,
-            "latency": self._latency.model_dump() if self._latency else None,
         }

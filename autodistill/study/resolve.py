@@ -1,9 +1,8 @@
 """Resolve the options of a command into a checked study. Nothing is written but decoded images."""
 
-import itertools
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,39 +11,40 @@ from pydantic import Field, ValidationError
 
 from autodistill import __version__, teachers
 from autodistill import data as datasets
-from autodistill.config import Dimension, Known, Range, Space, bounds, load
+from autodistill.config import Known, Space, load
 from autodistill.data import DATASETS, Data, LoadData
 from autodistill.errors import ConfigError, StoreError
 from autodistill.executors import Setup
+from autodistill.formatting import COSTS, excess_words
 from autodistill.methods import LOSSES, METHODS
-from autodistill.models import MODELS
-from autodistill.models.cost import student_record
+from autodistill.models import MODELS, student_network
+from autodistill.models.cost import latency_ms, student_record
 from autodistill.records import (
     LatencyRecord,
-    ParamValue,
+    LeftOutRecord,
     Record,
     SpecRecord,
     StudentBudget,
     StudentRecord,
     StudyRecord,
+    costs_of,
+    latency_of,
     read_study,
 )
 from autodistill.search import make_plan, parse_budget, refuse_foreign
 from autodistill.store import StudyFolder, cache_root, check_folder, check_study_folder
+from autodistill.study.environment import device_name, processor
 from autodistill.study.fitting import (
-    check_batch,
-    check_crop,
+    check_methods,
+    check_sizes,
     fit_to_cache,
     fit_to_classes,
-    pinned,
-    pins,
     teacher_names,
     view_count,
     with_precision,
 )
 from autodistill.study.gpu import Sharing, cluster_sharing, fit_to_device
-from autodistill.study.measurements import Facts, keep, recall
-from autodistill.study.runs import RESULT_VERSION
+from autodistill.study.measurements import Facts, facts, keep, recall
 from autodistill.teachers import ladder
 
 KNOWN = Known(
@@ -55,8 +55,8 @@ KNOWN = Known(
 )
 """Names that a search space may use."""
 _OTHER_NAME = "give this study another name with --study, or remove the folder"
-EXAMPLES = 8
-"""Random examples on which methods are checked."""
+RESULT_VERSION = 1
+"""Raised when the same specification gives another result."""
 DEFAULT_CACHE_BYTES = 8 * 2**30
 
 
@@ -204,11 +204,8 @@ def resolve_all(
 def check_places(folders: Sequence[StudyFolder], *, storage: str) -> None:
     """Check the cache, the study folders and the database before data and teachers are loaded; write nothing.
 
-    The cache may be read-only if it holds everything that the study needs.
-
-    Args:
-        folders: Folders of the studies.
-        storage: Address of the database that they share; empty: each study has its own SQLite file.
+    The cache may be read-only if it holds everything that the study needs. `storage` is the address of the database
+    that the studies share; empty: each study has its own SQLite file.
 
     Raises:
         ConfigError: The kind of address is unknown, or its driver is missing.
@@ -261,25 +258,46 @@ class _Common(NamedTuple):
 
 
 def _common(options: SearchOptions, load_data: LoadData) -> _Common:
-    requested = _space(options)
+    overrides = list(options.overrides)
+    if options.data:
+        overrides.append(f"data.name={json.dumps(options.data)}")
+    if options.seed is not None:
+        overrides.append(f"search.seed={options.seed}")
+    if options.teachers:
+        overrides.append(f"teachers={json.dumps(list(options.teachers))}")
+    requested = load(options.space, known=KNOWN, overrides=overrides)
     data = load_data(requested.data)
     space, notes = fit_to_classes(requested, data)
     check_methods(space, data.num_classes)
     names = teacher_names(ladder.expand(space.teachers, space))
-    given = {name: uri for name, uri in names.items() if not uri.startswith(ladder.SCHEME)}
-    loaded = {name: teachers.load(uri, data=data, offline=options.offline, name=name) for name, uri in given.items()}
-    check_batch(space, data)
-    check_crop(space, data)
-    fingerprints = {name: teacher.fingerprint for name, teacher in loaded.items()}
+    fingerprints = {
+        name: teachers.load(uri, data=data, offline=options.offline, name=name).fingerprint
+        for name, uri in names.items()
+        if not uri.startswith(ladder.SCHEME)
+    }
+    check_sizes(space, data)
     return _Common(requested, space, notes, data, names, fingerprints)
 
 
 def _students(names: Sequence[str], common: _Common) -> list[StudentRecord]:
-    """Describe the students; errors of several students are raised together."""
+    """Describe the students; errors of several students are raised together.
+
+    Descriptions are kept because building a network takes seconds, mostly for imports.
+    """
     students, errors = [], []
     for name in names:
         try:
-            students.append(_student(name, common))
+            student = recall(StudentRecord, _student_facts(name, common))
+            students.append(
+                student
+                or student_record(
+                    name,
+                    num_classes=common.data.num_classes,
+                    image_shape=common.data.image_shape,
+                    default_width=common.space.student.width,
+                    stem_stride=common.space.student.stem_stride,
+                )
+            )
         except ConfigError as error:
             errors.append(error)
     if len(errors) > 1:
@@ -290,18 +308,6 @@ def _students(names: Sequence[str], common: _Common) -> list[StudentRecord]:
     if duplicates := [name for name in counts if counts[name] > 1]:
         raise ConfigError(f"--student {duplicates[0]}: named twice", "name each student once")
     return students
-
-
-def _student(name: str, common: _Common) -> StudentRecord:
-    """Describe a student. The description is kept because building the network takes seconds, mostly for imports."""
-    settings = {
-        "num_classes": common.data.num_classes,
-        "image_shape": common.data.image_shape,
-        "default_width": common.space.student.width,
-        "stem_stride": common.space.student.stem_stride,
-    }
-    student = recall(StudentRecord, _student_facts(name, common))
-    return student or student_record(name, **settings)  # type: ignore[arg-type]
 
 
 def _student_facts(name: str, common: _Common) -> Facts:
@@ -327,7 +333,12 @@ def _resolved(options: SearchOptions, common: _Common, student: StudentRecord, *
     budget = options.budget or space.search.budget
     if planned and parse_budget(budget).unit != "seconds":
         make_plan(space, teachers=len(common.names), requested=budget, max_trials=options.max_trials)
-    values = pins(common.requested, space)
+    # Without the values that cache and processor decided, a command gives another study elsewhere.
+    pins: dict[str, object] = {}
+    if space.training.precision != common.requested.training.precision:
+        pins["training.precision"] = space.training.precision
+    if space.data.views != common.requested.data.views:
+        pins["data.views"] = space.data.views
     notes = common.notes
     if planned and space.search.wave < options.workers // 2:
         wave = space.search.wave
@@ -336,7 +347,7 @@ def _resolved(options: SearchOptions, common: _Common, student: StudentRecord, *
             f"--set search.wave={options.workers // 2} uses all workers, and is another study",
         )
     return StudySpec(
-        options=options.model_copy(update={"command": pinned(options.command, values)}),
+        options=options.model_copy(update={"command": pinned(options.command, pins)}),
         space=space,
         data=common.data,
         student=student,
@@ -345,20 +356,14 @@ def _resolved(options: SearchOptions, common: _Common, student: StudentRecord, *
         folder=folder,
         budget=budget,
         notes=notes,
-        pins=values,
+        pins=pins,
         sharing=sharing,
     )
 
 
-def _space(options: SearchOptions) -> Space:
-    overrides = list(options.overrides)
-    if options.data:
-        overrides.append(f"data.name={json.dumps(options.data)}")
-    if options.seed is not None:
-        overrides.append(f"search.seed={options.seed}")
-    if options.teachers:
-        overrides.append(f"teachers={json.dumps(list(options.teachers))}")
-    return load(options.space, known=KNOWN, overrides=overrides)
+def pinned(command: str, values: Mapping[str, object]) -> str:
+    """Return a command that sets pinned values."""
+    return command + "".join(f" --set {key}={value}" for key, value in values.items())
 
 
 def study_name(space: str, students: Sequence[str]) -> str:
@@ -375,53 +380,52 @@ def _folder(options: SearchOptions) -> StudyFolder:
     return StudyFolder(Path(options.runs) / study)
 
 
-def check_methods(space: Space, num_classes: int) -> None:
-    """Run every method on random logits with the prior's parameters and at the corners of its search space.
-
-    Otherwise the first trial with invalid parameters would fail.
+def within(
+    students: Sequence[StudySpec], limits: StudentBudget
+) -> tuple[tuple[StudySpec, ...], tuple[LeftOutRecord, ...]]:
+    """Separate the students that keep within the limits from those that break a limit.
 
     Raises:
-        ConfigError: A method rejects parameters; the message has a line with the key for each such method.
+        ConfigError: All students break a limit. The message says by how much, and which student comes nearest.
     """
-    lines = list(_refusals(space, num_classes))
-    if lines:
-        raise ConfigError("\n".join(lines), "`autodistill spaces show digits` prints a space that works")
+    kept, left_out = [], []
+    for spec in students:
+        latency = student_latency(spec, kept_record(spec.folder)) if limits.latency_ms is not None else None
+        excess = limits.excess(costs_of(spec.student.cost, latency))
+        if excess:
+            left_out.append(LeftOutRecord(student=spec.student, latency=latency, excess=excess))
+        else:
+            kept.append(spec._replace(latency=latency))
+    if not kept:
+        lines = [f"{excluded.student.name}: {excess_words(excluded, limits)}" for excluded in left_out]
+        message = f"the student breaks its limits: {lines[0]}"
+        if len(lines) > 1:
+            nearest = min(left_out, key=lambda excluded: max(excluded.excess.values()))
+            kind = max(nearest.excess, key=lambda cost: nearest.excess[cost])
+            times = f"{nearest.excess[kind]:.2f} times the limit on {COSTS[kind]}"
+            listed = "\n  ".join(lines)
+            message = f"no student keeps within the limits; {nearest.student.name} comes nearest ({times}):\n  {listed}"
+        raise ConfigError(message, "raise the limit, or name a smaller student or width")
+    return tuple(kept), tuple(left_out)
 
 
-def _refusals(space: Space, num_classes: int) -> Iterator[str]:
-    for method, dimensions in space.search.methods.items():
-        student = dimensions.get("tau_student")
-        if student is not None and bounds(student) is None:
-            yield f"search.methods.{method}.tau_student: must be a number above 0"
-        ends = {name: _ends(dimension) for name, dimension in dimensions.items() if name != "tau_student"}
-        corners = (dict(zip(ends, values, strict=True)) for values in itertools.product(*ends.values()))
-        refused = filter(None, (_refusal(method, params, num_classes) for params in corners))
-        yield from (f"search.methods.{method}: {reason}" for reason in itertools.islice(refused, 1))
-    prior = space.prior
-    fixed = {
-        name: value for name, value in space.search.methods[prior.method].items() if isinstance(value, float | str)
-    }
-    params = {name: value for name, value in {**fixed, **prior.params}.items() if name != "tau_student"}
-    reason = _refusal(prior.method, params, num_classes)
-    if reason:
-        yield f"prior.params: {prior.method}: {reason}"
+def student_latency(spec: StudySpec, kept: StudyRecord | None) -> LatencyRecord | None:
+    """Return the time of a forward pass of one image on the study's device; None if this machine lacks the device.
 
-
-def _ends(dimension: Dimension) -> tuple[ParamValue, ...]:
-    """Return the extreme values of a dimension: both ends of an interval, or every choice."""
-    if isinstance(dimension, Range):
-        return dimension.low, dimension.high
-    return dimension if isinstance(dimension, tuple) else (dimension,)
-
-
-def _refusal(name: str, params: Mapping[str, ParamValue], num_classes: int) -> str:
-    """Return why a method cannot run with these parameters; empty if it can."""
-    logits = torch.randn(EXAMPLES, num_classes, generator=torch.Generator().manual_seed(0))
-    labels = torch.arange(EXAMPLES) % num_classes
-    method = METHODS[name]
-    try:
-        extra = method.fit(logits, labels, **params) if method.fit else {}
-        method.targets(logits, labels, **params, **extra)
-    except (ValueError, TypeError) as error:
-        return str(error).splitlines()[0]
-    return ""
+    A time in the study's record or among the kept measurements is used again, because times are noisy.
+    """
+    device = spec.options.device
+    name = device_name(device) if device.startswith("cuda") else f"{processor()}, one thread"
+    known = latency_of(kept) if kept else None
+    if known is not None and known.device == name:
+        return known
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        return None
+    of = facts(spec.data, spec.space, device=device, student=spec.student.model_dump(mode="json"))
+    known = recall(LatencyRecord, of)
+    if known is None:
+        model = student_network(spec.student.name, spec.data, spec.space.student)
+        latency = latency_ms(model, image_shape=spec.data.image_shape, device=torch.device(device))
+        known = LatencyRecord(median_ms=round(latency.median_ms, 4), iqr_ms=round(latency.iqr_ms, 4), device=name)
+        keep(known, of)
+    return known

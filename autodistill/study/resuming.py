@@ -1,13 +1,27 @@
-"""Continue an existing study: refuse a command of another study, let teachers join, read the recorded results."""
+"""Continue a study: its kept record, and the kept results of its runs.
 
-from collections.abc import Sequence
+A command of another study is refused, teachers may join, and only runs without a kept result are trained.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from autodistill.errors import StoreError
-from autodistill.records import JoinRecord, PlanRecord, RunResult, StudyRecord, TrialRecord
+from autodistill.executors import Executor, LogitsTask, OnEvent, Task, TrainTask
+from autodistill.records import (
+    FoundRun,
+    JoinRecord,
+    KeptResult,
+    PlanRecord,
+    RunResult,
+    RunSpec,
+    StudyRecord,
+    TrialRecord,
+    run_ended,
+)
 from autodistill.search import audited_trials
-from autodistill.store import differences, digest
-from autodistill.study.resolve import StudySpec
+from autodistill.store import StudyFolder, copy_from_sibling, differences, digest, read_result
+from autodistill.study.resolve import RESULT_VERSION, StudySpec
 
 MOST_DIFFERENCES = 12
 """Differences between two studies that an error lists."""
@@ -15,34 +29,27 @@ MOST_DIFFERENCES = 12
 
 def identity(spec: StudySpec) -> str:
     """Return what tells studies of one name in one database apart; teachers may join a study."""
-    space = compared_space(spec.space.model_dump(mode="json"))
-    return digest(spec.student.name, spec.data.fingerprint, space)
-
-
-def kept_failures(kept: StudyRecord | None) -> dict[str, RunResult]:
-    """Return the failed runs of recorded trials: later decisions rest on them."""
-    runs = [run for trial in (kept.trials if kept else ()) for run in (trial.rung, trial.full) if run is not None]
-    return {run.run: run for run in runs if run.state == "failed"}
+    return digest(spec.student.name, spec.data.fingerprint, _compared(_space_of(spec)))
 
 
 def continued(spec: StudySpec, kept: StudyRecord | None) -> StudyRecord | None:
     """Return the record of the study that is continued, with the teachers that join it.
 
     Raises:
-        StoreError: it is another study; with the differences.
+        StoreError: It is another study; the message lists the differences.
     """
     if kept is None:
         return None
-    asked_space = compared_space(spec.space.model_dump(mode="json"))
     assert kept.spec is not None
     joining = [name for name in spec.teachers if name not in kept.spec.teachers]
-    asked = {**_without(spec.record.model_dump(mode="json"), joining), "space": asked_space}
-    there = {**kept.spec.model_dump(mode="json"), "space": compared_space(kept.space)}
+    asked = {**spec.record.model_dump(mode="json"), "space": _compared(_space_of(spec))}
+    there = {**kept.spec.model_dump(mode="json"), "space": _compared(kept.space)}
+    for name in joining:
+        asked["teachers"].pop(name)
+        asked["fingerprints"].pop(name, None)
     if kept.spec.data == spec.data.fingerprint:  # the same images and labels, moved
         for document in (asked, there):
-            document["space"]["data"] = {
-                k: v for k, v in document["space"]["data"].items() if k not in ("name", "root")
-            }
+            document["space"]["data"] = _without(document["space"]["data"], "name", "root")
     lines = list(differences(there, asked))
     if lines:
         more = [f"and {len(lines) - MOST_DIFFERENCES} more"] if len(lines) > MOST_DIFFERENCES else []
@@ -56,6 +63,20 @@ def continued(spec: StudySpec, kept: StudyRecord | None) -> StudyRecord | None:
     trials = tuple(_ended_trials(kept))
     join = JoinRecord(teachers=tuple(spec.teachers), trials=len(trials))
     return kept.model_copy(update={"joins": (*kept.joins, join), "trials": trials, "state": "running"})
+
+
+def _space_of(spec: StudySpec) -> dict[str, Any]:
+    """Return the space of a study as `study.json` keeps it."""
+    return spec.space.model_dump(mode="json", exclude_none=True)
+
+
+def _compared(space: dict[str, Any]) -> dict[str, Any]:
+    """Return a space without what changes no result: purpose, teachers, wave and budget."""
+    return {**_without(space, "purpose", "teachers"), "search": _without(space["search"], "wave", "budget")}
+
+
+def _without(document: dict[str, Any], *keys: str) -> dict[str, Any]:
+    return {key: value for key, value in document.items() if key not in keys}
 
 
 def _ended_trials(kept: StudyRecord) -> list[TrialRecord]:
@@ -72,39 +93,127 @@ def _ended_trials(kept: StudyRecord) -> list[TrialRecord]:
     return found
 
 
-def compared_space(space: dict[str, Any]) -> dict[str, Any]:
-    """Return a space without what changes no result: purpose, budget, wave, and the list of teachers."""
-    found = {key: value for key, value in space.items() if key not in ("purpose", "teachers")}
-    found["search"] = {key: value for key, value in space["search"].items() if key not in ("wave", "budget")}
-    kept: dict[str, Any] = _without_none(found)
-    return kept
-
-
-def _without_none(found: Any) -> Any:
-    if isinstance(found, dict):
-        return {key: _without_none(value) for key, value in found.items() if value is not None}
-    return list(found) if isinstance(found, tuple) else found
-
-
-def _without(record: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
-    """Return a specification as it would be without some teachers."""
-    kept = {
-        key: {name: value for name, value in record[key].items() if name not in names}
-        for key in ("teachers", "fingerprints")
-    }
-    return {**record, **kept}
-
-
 def is_finished(spec: StudySpec, kept: StudyRecord) -> bool:
     """Return whether a kept study is complete and has spent the budget that is asked for."""
-    same = (kept.plan.requested, kept.plan.max_trials) == (spec.budget, spec.options.max_trials)
     audited = bool(kept.audit) or not spec.options.audit_pruning or not audited_trials(kept.trials)
-    return kept.state == "complete" and same and audited
+    return kept.state == "complete" and _same_budget(spec, kept) and audited
 
 
 def kept_plan(spec: StudySpec, kept: StudyRecord | None) -> PlanRecord | None:
     """Return the plan of an earlier process where it is still the plan: a budget of time stays the same epochs."""
     if kept is None or set(spec.teachers) != set(kept.spec.teachers if kept.spec else ()):
         return None
-    same = (kept.plan.requested, kept.plan.max_trials) == (spec.budget, spec.options.max_trials)
-    return kept.plan if same else None
+    return kept.plan if _same_budget(spec, kept) else None
+
+
+def _same_budget(spec: StudySpec, kept: StudyRecord) -> bool:
+    return (kept.plan.requested, kept.plan.max_trials) == (spec.budget, spec.options.max_trials)
+
+
+def kept_failures(kept: StudyRecord | None) -> dict[str, RunResult]:
+    """Return the failed runs of recorded trials: later decisions rest on them."""
+    runs = [run for trial in (kept.trials if kept else ()) for run in (trial.rung, trial.full) if run is not None]
+    return {run.run: run for run in runs if run.state == "failed"}
+
+
+def run_key(spec: StudySpec, fingerprints: Mapping[str, str], run: RunSpec) -> str:
+    """Return the key of a run: equal keys have equal results.
+
+    Rung, `evaluate_on`, device, threads and version of torch are not part of the key; the kept result records them.
+
+    Args:
+        spec: The study.
+        fingerprints: Fingerprints of the teachers by name; that of a ladder teacher is known once it is trained.
+        run: The run.
+    """
+    data = spec.space.data
+    common = {
+        "data": spec.data.fingerprint,
+        "student": (spec.student.name, spec.student.stem_stride),
+        "training": spec.space.training.model_dump(mode="json", exclude={"epochs", "rung_epochs"}),
+        "loss": spec.space.search.loss,
+        "view": (data.view_seed, data.crop, data.flip),
+        "views": spec.views,
+    }
+    teacher = fingerprints[run.params.teacher] if run.params.teacher else ""
+    params = run.params.model_dump(mode="json", exclude={"teacher"})
+    return digest(RESULT_VERSION, common, teacher, params, run.seed, run.epochs)
+
+
+class RunStore:
+    """The runs of a study.
+
+    Args:
+        folder: of the study.
+        key_of: returns the key of a run.
+        views: size of the pool of views that epochs cycle through.
+        failures: results of failed runs that the study's record holds, by the name of the run. They stay failures,
+            because decisions rest on them.
+        on_found: is called with each run whose result was copied from another study.
+    """
+
+    def __init__(
+        self,
+        folder: StudyFolder,
+        key_of: Callable[[RunSpec], str],
+        *,
+        views: int,
+        failures: Mapping[str, RunResult],
+        on_found: Callable[[FoundRun], object] = lambda _: None,
+    ) -> None:
+        self._folder, self._key_of, self._views = folder, key_of, views
+        self._failures, self._on_found = failures, on_found
+
+    def find(self, spec: RunSpec) -> KeptResult | None:
+        """Return the result of a run, from this study or from another study in the same folder; None: train it."""
+        if (failure := self._failures.get(spec.run)) is not None:
+            return KeptResult(result=failure, wall_s=0.0)
+        key = self._key_of(spec)
+        kept = read_result(self._folder, key)
+        if kept is None or kept.answer(spec) is None:
+            kept = copy_from_sibling(self._folder, key, spec)
+        answer = kept.answer(spec) if kept is not None else None
+        if answer is not None and answer.study:
+            self._on_found(FoundRun(run=spec.run, key=key, study=answer.study))
+        return answer
+
+    def tasks(self, specs: Sequence[RunSpec]) -> list[TrainTask]:
+        """Return a task for each run that is not there."""
+        return [TrainTask(spec=spec, key=self._key_of(spec)) for spec in specs if self.find(spec) is None]
+
+    def train(self, specs: Sequence[RunSpec], executor: Executor, on_event: OnEvent) -> list[RunResult]:
+        """Train the runs that are not there yet; return the results of all in their order."""
+        results: dict[str, RunResult] = {}
+        missing: dict[str, TrainTask] = {}
+        again: list[RunSpec] = []
+        for spec in specs:
+            key, kept = self._key_of(spec), self.find(spec)
+            if kept is not None:
+                results[spec.run] = kept.result
+                on_event(run_ended(kept, reused=True))
+            elif key in missing:  # the same checkpoint under two names
+                again.append(spec)
+            else:
+                missing[key] = TrainTask(spec=spec, key=key)
+        tasks = list(missing.values())
+        for found in executor.run(tasks, on_event, meanwhile=logits_ahead(tasks, views=self._views)):
+            assert isinstance(found, KeptResult)
+            results[found.result.run] = found.result
+        if again:
+            results |= {result.run: result for result in self.train(again, executor, on_event)}
+        return [results[spec.run] for spec in specs]
+
+
+def logits_ahead(tasks: Sequence[TrainTask], *, views: int) -> list[Task]:
+    """Return tasks that compute the logits which runs will need, in the order in which their epochs need them."""
+    needed: dict[str, int] = {}
+    for task in tasks:
+        name = task.spec.params.teacher
+        if name is not None:
+            needed[name] = max(needed.get(name, 0), min(task.spec.last_epoch, views))
+    return [
+        LogitsTask(name=name, view=view)
+        for view in range(max(needed.values(), default=0))
+        for name, count in needed.items()
+        if view < count
+    ]

@@ -1,13 +1,36 @@
-"""One study, from top to bottom."""
+"""One study, from top to bottom; several students are a study each, one after another."""
 
 import contextlib
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 
-from autodistill.errors import ConfigError
-from autodistill.executors import Executor, LocalExecutor, OnEvent, ProcessPool
-from autodistill.records import Note, PlanRecord, RunSpec, StudyRecord, TeacherRecord
+from autodistill.errors import ConfigError, StoreError
+from autodistill.executors import (
+    AgreementTask,
+    CheckTask,
+    Executor,
+    LocalExecutor,
+    OnEvent,
+    ProcessPool,
+    Profiled,
+    ProfileTask,
+    Task,
+    TrainTeacherTask,
+)
+from autodistill.records import (
+    AgreementRecord,
+    ComparisonRecord,
+    LeftOutRecord,
+    Note,
+    PhaseStarted,
+    StudyRecord,
+    TeacherRecord,
+    read_record,
+    to_json,
+)
 from autodistill.search import (
     Mirror,
     Sampler,
@@ -22,12 +45,20 @@ from autodistill.search import (
     rerun_leaders,
     waves,
 )
-from autodistill.store import locked_study
+from autodistill.stats.students import recommend_student
+from autodistill.stats.verdict import threshold_of
+from autodistill.store import StudyFolder, locked_study, write_text
 from autodistill.study.recorder import Recorder, TimeIsUp
 from autodistill.study.resolve import StudySpec, kept_record
-from autodistill.study.resuming import continued, identity, is_finished, kept_failures, kept_plan
-from autodistill.study.runs import RunStore, run_key
-from autodistill.study.teachers import prepare_teachers
+from autodistill.study.resuming import (
+    RunStore,
+    continued,
+    identity,
+    is_finished,
+    kept_failures,
+    kept_plan,
+    run_key,
+)
 from autodistill.study.timing import TAU_STUDENT_FROM, measure, plan_for
 
 ExecutorFor = Callable[[StudySpec], Executor]
@@ -45,13 +76,13 @@ def run_study(spec: StudySpec, on_event: OnEvent, *, executor_for: ExecutorFor =
     """Run a study, or continue it; returns its record, which is also kept in `study.json`.
 
     Args:
-        spec: the study.
-        on_event: is called with each event.
-        executor_for: starts what runs the tasks.
+        spec: The study.
+        on_event: Is called with each event.
+        executor_for: Starts the executor of the study.
 
     Raises:
-        StoreError: the folder holds another study.
-        Stopped: the executor was asked to stop. The same call continues the study.
+        StoreError: The folder holds another study.
+        Stopped: The executor was asked to stop. The same call continues the study.
     """
     with contextlib.ExitStack() as leaving:
         leaving.enter_context(locked_study(spec.folder))
@@ -72,7 +103,7 @@ def run_study(spec: StudySpec, on_event: OnEvent, *, executor_for: ExecutorFor =
         fingerprints: dict[str, str] = {}
         store = RunStore(
             spec.folder,
-            partial(_key, spec, fingerprints),
+            partial(run_key, spec, fingerprints),
             views=spec.views,
             failures=kept_failures(kept),
             on_found=recorder.note_found,
@@ -81,28 +112,37 @@ def run_study(spec: StudySpec, on_event: OnEvent, *, executor_for: ExecutorFor =
             if plan is not None:
                 recorder.begin(plan)
             costs = measure(spec, executor, recorder.on_event)
-            plan = plan or plan_for(spec, costs)
-            recorder.begin(plan, costs=costs, workers=executor.workers)
-            certain = no_teacher_runs(_search_spec(spec, plan, (), kept))
+            if plan is None:
+                plan = plan_for(spec, costs)
+                recorder.begin(plan)
+            if costs is not None:
+                recorder.plan_time(costs, executor.workers)
+            recorded = kept.trials if kept else ()
+            search = SearchSpec(
+                space=spec.space,
+                plan=plan,
+                teachers=(),
+                tau_student_from=TAU_STUDENT_FROM,
+                carried=recorded[: kept.joins[-1].trials] if kept and kept.joins else (),
+                recorded=recorded,
+            )
             recorder.teachers, recorder.agreement, computed = prepare_teachers(
                 list(spec.teachers),
                 executor,
                 recorder.on_event,
                 untrained=spec.untrained,
                 epochs=spec.space.ladder.epochs,
-                meanwhile=store.tasks(certain),
+                meanwhile=store.tasks(no_teacher_runs(search)),
             )
             recorder.profile_views = max(recorder.profile_views, computed)
             fingerprints.update({teacher.name: teacher.fingerprint for teacher in recorder.teachers})
-            state = SearchState(
-                spec=_search_spec(spec, plan, recorder.teachers, kept),
+            recorder.state = state = SearchState(
+                spec=search._replace(teachers=recorder.teachers),
                 train=partial(store.train, executor=executor, on_event=recorder.on_event),
                 on_event=recorder.on_event,
                 sampler=Sampler(spec.space, list(spec.teachers), TAU_STUDENT_FROM),
             )
-            recorder.state = state
-            promoted = first_stage(state)
-            waves(state, promoted)
+            waves(state, first_stage(state))
             rerun_leaders(state)
             confirm(state)
             controls(state)
@@ -116,32 +156,95 @@ def run_study(spec: StudySpec, on_event: OnEvent, *, executor_for: ExecutorFor =
         return recorder.complete()
 
 
-def _search_spec(
-    spec: StudySpec, plan: PlanRecord, teachers: tuple[TeacherRecord, ...], kept: StudyRecord | None
-) -> SearchSpec:
-    recorded = kept.trials if kept else ()
-    joined = kept.joins[-1].trials if kept and kept.joins else 0
-    return SearchSpec(
-        space=spec.space,
-        plan=plan,
-        teachers=teachers,
-        tau_student_from=TAU_STUDENT_FROM,
-        carried=recorded[:joined],
-        recorded=recorded,
-    )
+def prepare_teachers(
+    names: Sequence[str],
+    executor: Executor,
+    on_event: OnEvent,
+    *,
+    untrained: Sequence[str] = (),
+    epochs: int = 0,
+    meanwhile: Sequence[Task] = (),
+) -> tuple[tuple[TeacherRecord, ...], AgreementRecord | None, int]:
+    """Train the missing teachers of the default ladder, then check, profile and compare all teachers.
+
+    Args:
+        names: Names of the teachers.
+        executor: Runs the tasks.
+        on_event: Is called with each event.
+        untrained: URIs of the missing teachers, the strongest first.
+        epochs: Epochs of the training of a missing teacher.
+        meanwhile: Runs for workers that would otherwise be idle.
+
+    Returns:
+        The teachers with their profiles, their agreement, and how often a teacher was run over view 0.
+    """
+    on_event(PhaseStarted(phase="teachers", runs=len(untrained), epochs=len(untrained) * epochs))
+    executor.run([TrainTeacherTask(uri=uri) for uri in untrained], on_event, meanwhile=meanwhile)
+    tasks: list[Task] = [kind(name=name) for name in names for kind in (CheckTask, ProfileTask)]
+    found = executor.run(tasks, on_event, meanwhile=meanwhile)
+    on_event(PhaseStarted(phase="profiles", runs=0, epochs=0))
+    teachers, computed = [], 0
+    for record, profiled in zip(found[::2], found[1::2], strict=True):
+        assert isinstance(record, TeacherRecord)
+        if isinstance(profiled, Profiled):
+            record = record.model_copy(update={"profile": profiled.profile})
+            computed += profiled.views_computed
+        teachers.append(record)
+    profiled_names = tuple(teacher.name for teacher in teachers if teacher.profile is not None)
+    agreement = None
+    if len(profiled_names) > 1:
+        (compared,) = executor.run([AgreementTask(names=profiled_names)], on_event)
+        agreement = compared if isinstance(compared, AgreementRecord) else None
+    return tuple(teachers), agreement, computed
 
 
-def _key(spec: StudySpec, fingerprints: dict[str, str], run: RunSpec) -> str:
-    """Return the key of a run; the fingerprint of a ladder teacher is known once the teacher is trained."""
-    training = spec.space.training.model_dump(mode="json", exclude={"epochs", "rung_epochs"})
-    data = spec.space.data
-    common = {
-        "data": spec.data.fingerprint,
-        "student": (spec.student.name, spec.student.stem_stride),
-        "training": training,
-        "loss": spec.space.search.loss,
-        "view": (data.view_seed, data.crop, data.flip),
-        "views": spec.views,
-    }
-    teacher = run.params.teacher
-    return run_key(run, teacher=fingerprints[teacher] if teacher else "", common=common)
+def run_students(
+    students: Sequence[StudySpec],
+    on_event: OnEvent,
+    *,
+    name: str,
+    command: str,
+    left_out: Sequence[LeftOutRecord] = (),
+    executor_for: ExecutorFor = local_executor,
+) -> ComparisonRecord:
+    """Run or continue each student's study; returns the comparison, which is also kept in a `study.json` of its own.
+
+    Args:
+        students: At least one; they differ in student and study only.
+        on_event: Is called with each event.
+        name: Name of the comparison.
+        command: The command that reproduces it.
+        left_out: Students that break a limit.
+        executor_for: Starts the executor of a study.
+    """
+    options = students[0].options
+    folder = StudyFolder(Path(options.runs) / name)
+    started, done = time.monotonic(), 0
+    found = {it.folder.path.name: kept_record(it.folder) for it in students}
+    with locked_study(folder):
+        if folder.record.exists() and isinstance(read_record(folder.record), StudyRecord):
+            raise StoreError(
+                f"{folder.path}: holds the study of a single student", "give this search another name with --study"
+            )
+        for number, spec in enumerate(students, 1):
+            left_s = None if options.timeout_s is None else options.timeout_s - (time.monotonic() - started)
+            if left_s is not None and left_s <= 0 and done:
+                break
+            study = spec.folder.path.name
+            on_event(Note(text=f"student {number} of {len(students)}: {spec.student.name}, study {study}"))
+            timed = spec._replace(options=spec.options.model_copy(update={"timeout_s": left_s}))
+            found[study] = run_study(timed, on_event, executor_for=executor_for)
+            done += 1
+            studies = [kept for kept in found.values() if kept is not None]
+            whole = len(studies) == len(students) and all(kept.state == "complete" for kept in studies)
+            record = ComparisonRecord(
+                name=name,
+                state="complete" if whole else "running",
+                command=command,
+                limits=options.limits,
+                left_out=tuple(left_out),
+                studies=tuple(studies),
+                choice=recommend_student(studies, limits=options.limits, threshold=threshold_of(studies[0])),
+            )
+            write_text(folder.record, to_json(record))
+    return record

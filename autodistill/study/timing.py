@@ -67,36 +67,29 @@ class TeacherCosts(NamedTuple):
     """Whole training; 0 if the teacher is trained."""
     view_s: float
     """Logits of one view."""
+    profile_s: float
+    """Profile, with the logits of the validation split if views are missing."""
     views: frozenset[int]
     """Views whose logits are not in the cache."""
+
+    def logits_s(self, views: range) -> float:
+        """Return the seconds of those of `views` that are not in the cache."""
+        return self.view_s * len(self.views.intersection(views))
 
 
 class Costs(NamedTuple):
     """Seconds on one worker."""
 
     epoch_s: float
-    """An epoch of training on labels alone."""
-    targets_s: float
-    """Additional time of an epoch with a teacher's soft targets."""
-    validation_s: float
+    """An epoch of a student with a teacher, with its share of validations."""
     test_s: float
     run_s: float
     """A run without its epochs."""
-    profile_s: float
     teachers: Mapping[str, TeacherCosts]
-    held_out: float
-    """Validation images per training image."""
-    views: int
-    evaluate_every: int
-
-    @property
-    def student_epoch_s(self) -> float:
-        """Seconds of a student's epoch with a teacher, including its share of validations."""
-        return self.epoch_s + self.targets_s + self.validation_s / self.evaluate_every
 
     def seconds(self, epochs: int, *, tested: bool = False) -> float:
         """Return the seconds of a run whose logits are in the cache."""
-        return self.run_s + epochs * self.student_epoch_s + self.test_s * tested
+        return self.run_s + epochs * self.epoch_s + self.test_s * tested
 
 
 class Estimate(NamedTuple):
@@ -108,11 +101,11 @@ class Estimate(NamedTuple):
     cache_bytes: int
 
 
-def estimate(spec: StudySpec, executor: Executor, on_event: OnEvent, *, kept: StudyRecord | None = None) -> Estimate:
+def estimate(spec: StudySpec, executor: Executor, on_event: OnEvent) -> Estimate:
     """Measure some steps of the student and its teachers on the workers; write nothing to the study folder."""
     costs = measure(spec, executor, on_event)
     plan = plan_for(spec, costs)
-    planned = planned_time(plan, costs, executor.workers, spec, kept=kept) if costs else None
+    planned = planned_time(plan, costs, executor.workers, spec) if costs else None
     return Estimate(plan, planned, cache_size(spec))
 
 
@@ -143,7 +136,7 @@ def plan_for(spec: StudySpec, costs: Costs | None) -> PlanRecord:
         spec.space,
         teachers=len(spec.teachers),
         requested=spec.budget,
-        epochs_per_s=spec.options.workers / costs.student_epoch_s if costs and in_seconds else None,
+        epochs_per_s=spec.options.workers / costs.epoch_s if costs and in_seconds else None,
         max_trials=spec.options.max_trials,
     )
 
@@ -151,15 +144,7 @@ def plan_for(spec: StudySpec, costs: Costs | None) -> PlanRecord:
 def planned_time(
     plan: PlanRecord, costs: Costs, workers: int, spec: StudySpec, *, kept: StudyRecord | None = None
 ) -> TimePlanned:
-    """Return the remaining seconds of a study, by phase.
-
-    Args:
-        plan: Plan of the study.
-        costs: Measured costs.
-        workers: Number of workers.
-        spec: The study.
-        kept: Record of an earlier process of this study; its epochs are not planned again.
-    """
+    """Return the seconds left of a study, by phase; epochs of the kept record are not planned again."""
     phases, logits_s = _student_phases(plan, costs, workers, spec)
     done = kept.spent_epochs if kept else 0
     left: dict[str, float] = {}
@@ -168,63 +153,56 @@ def planned_time(
         left[phase], done = seconds * share, max(0, done - epochs)
     teacher_costs = list(costs.teachers.values())
     trainings = [cost.training_s for cost in teacher_costs if cost.training_s][::-1]
-    profiles = [cost.view_s * costs.held_out * bool(cost.views) + costs.profile_s for cost in teacher_costs]
-    profiles += [cost.view_s for cost in teacher_costs if 0 in cost.views]
-    preparing = makespan(trainings, workers) + makespan(sorted(profiles, reverse=True), workers)
+    first_views = [cost.view_s for cost in teacher_costs if 0 in cost.views]
+    profiles = sorted([cost.profile_s for cost in teacher_costs] + first_views, reverse=True)
+    training_s = makespan(trainings, workers)
     # Workers that wait for teachers train runs without a teacher.
-    idle = makespan(trainings, workers) * workers - sum(trainings)
+    idle = training_s * workers - sum(trainings)
     first = "baselines and priors"
     left[first] = max(left[first] - idle / workers, left[first] / 2)
-    logits_s += sum(cost.view_s for cost in teacher_costs if 0 in cost.views)
-    return TimePlanned(phases_s={"teachers": preparing, **left, "report": REPORT_S}, logits_s=logits_s)
+    phases_s = {"teachers": training_s + makespan(profiles, workers), **left, "report": REPORT_S}
+    return TimePlanned(phases_s=phases_s, logits_s=logits_s + sum(first_views))
 
 
 def _student_phases(
     plan: PlanRecord, costs: Costs, workers: int, spec: StudySpec
 ) -> tuple[dict[str, tuple[float, int]], float]:
-    """Return seconds and epochs of each phase, and the seconds of all logits."""
+    """Return seconds and epochs of each phase, and the seconds of all logits but those of view 0."""
     full, rung, rest = plan.epochs_full, plan.epochs_rung, plan.epochs_rest
-    names, confirm = list(costs.teachers), spec.space.confirm
-    no_teacher = plan.race.first if plan.race else confirm.seeds
+    teacher_costs, count = list(costs.teachers.values()), len(costs.teachers)
+    no_teacher = plan.race.first if plan.race else spec.space.confirm.seeds
     first = [costs.seconds(full, tested=True)] * no_teacher
-    first += [costs.seconds(full)] + [costs.seconds(rung)] * len(names)
-    first_epochs = full * (no_teacher + 1) + rung * len(names)
+    first += [costs.seconds(full)] + [costs.seconds(rung)] * count
+    first_epochs = full * (no_teacher + 1) + rung * count
     # Each teacher computes the views of a rung, a promoted teacher all views. Plain KD uses the strongest teacher.
-    promoted = min(len(names), PROTECTED_PRIORS)
-    rung_logits = sum(_views_s(costs, name, range(1, rung)) for name in names)
-    rung_logits += _views_s(costs, names[-1], range(rung, full))
-    later_logits = sum(_views_s(costs, name, range(rung, full)) for name in names[:-1][-promoted:])
+    promoted = min(count, PROTECTED_PRIORS)
+    rung_logits = sum(cost.logits_s(range(1, rung)) for cost in teacher_costs)
+    rung_logits += teacher_costs[-1].logits_s(range(rung, full))
+    later_logits = sum(cost.logits_s(range(rung, full)) for cost in teacher_costs[:-1][-promoted:])
     phases: dict[str, tuple[float, int]] = {
         "baselines and priors": (makespan(sorted(first, reverse=True), workers) + rung_logits / workers, first_epochs)
     }
     left, eta, owed, seconds, epochs = round(plan.search * full) + promoted * rest, spec.space.search.eta, 0.0, 0.0, 0
-    trials = len(names)
+    trials = count
     while True:
         size = wave_size(plan, left=left - promoted * rest, eta=eta)
         size = size if plan.max_trials is None else min(size, plan.max_trials - trials)
         if not promoted and not size:
             break
-        runs = [costs.seconds(rest)] * promoted + [costs.seconds(rung)] * size
-        seconds += makespan(runs, workers)
+        seconds += makespan([costs.seconds(rest)] * promoted + [costs.seconds(rung)] * size, workers)
         spent = promoted * rest + size * rung
         left, epochs, trials, owed = left - spent, epochs + spent, trials + size, owed + size / eta
         promoted = min(int(owed), max(0, left) // rest)
         owed -= promoted
     phases["search"] = seconds + later_logits / workers, epochs
-    for phase, count, tested in (
+    for phase, runs, tested in (
         ("reruns", round(plan.reruns), False),
         ("confirm", round(plan.confirm) - no_teacher + 1, True),
         ("controls", round(plan.controls), True),
     ):
-        if count:
-            phases[phase] = makespan([costs.seconds(full, tested=tested)] * count, workers), count * full
+        if runs:
+            phases[phase] = makespan([costs.seconds(full, tested=tested)] * runs, workers), runs * full
     return phases, rung_logits + later_logits
-
-
-def _views_s(costs: Costs, name: str, epochs: range) -> float:
-    """Return the seconds of the missing views of a range of epochs."""
-    teacher = costs.teachers[name]
-    return teacher.view_s * len(teacher.views.intersection(view for view in epochs if view < costs.views))
 
 
 def makespan(durations: Sequence[float], workers: int) -> float:
@@ -238,106 +216,82 @@ def makespan(durations: Sequence[float], workers: int) -> float:
 def measure(spec: StudySpec, executor: Executor, on_event: OnEvent) -> Costs | None:
     """Return the costs of a study's parts, measured on all workers at once if this machine has not kept them.
 
-    Returns:
-        The costs; None if a worker could not measure a part.
+    None: a worker could not measure a part.
     """
-    known = kept_costs(spec)
-    if known is not None:
-        return known
-    workers, student, of_teacher = executor.workers, _student_facts(spec), _teacher_facts(spec)
-    names = [name for name in spec.teachers if _known_teacher(spec, name) is None]
-    copies = workers if recall(StudentTimes, student) is None else 0
+    workers, untrained = executor.workers, spec.untrained
+    of_student = _student_facts(spec)
+    of_teachers = {
+        name: _facts(spec, teacher=spec.fingerprints.get(name, uri), trained=uri not in untrained)
+        for name, uri in spec.teachers.items()
+    }
+    student = recall(StudentTimes, of_student)
+    # For a trained teacher, a measurement from before its training is valid too.
+    teacher_times = {
+        name: recall(TeacherTimes, of) or recall(TeacherTimes, {**of, "trained": False})
+        for name, of in of_teachers.items()
+    }
+    names = [name for name in reversed(spec.teachers) if teacher_times[name] is None]
+    copies = workers if student is None else 0
     seconds = min(MEASURE_S, MEASURING_S * workers / max(1, copies + len(names)) / PARTS)
-    untrained = spec.untrained
     tasks: list[Task] = [MeasureStudentTask(params=_measured_params(spec), seconds=seconds)] * copies
     tasks += [
-        MeasureTeacherTask(name=name, untrained=spec.teachers[name] in untrained, seconds=seconds)
-        for name in reversed(names)
+        MeasureTeacherTask(name=name, untrained=spec.teachers[name] in untrained, seconds=seconds) for name in names
     ]
-    results = executor.run(tasks, on_event)
+    results = executor.run(tasks, on_event) if tasks else []
     students = [times for times in results[:copies] if isinstance(times, StudentTimes)]
     if copies and len(students) == copies:
-        keep(_mean(students), student)
-    for name, times in zip(reversed(names), results[copies:], strict=True):
+        student = _mean(students)
+        keep(student, of_student)
+    for name, times in zip(names, results[copies:], strict=True):
         if isinstance(times, TeacherTimes):
-            keep(times, of_teacher[name])
-    return kept_costs(spec)
+            teacher_times[name] = times
+            keep(times, of_teachers[name])
+    known = {name: times for name, times in teacher_times.items() if times is not None}
+    return _costs(spec, student, known) if student is not None and len(known) == len(teacher_times) else None
 
 
-def kept_costs(spec: StudySpec) -> Costs | None:
-    """Return the costs of a study's parts from kept measurements; None if some are missing."""
-    student = recall(StudentTimes, _student_facts(spec))
-    teacher_times = {name: _known_teacher(spec, name) for name in spec.teachers}
-    if student is None or None in teacher_times.values():
-        return None
-    data, space = spec.data, spec.space
-    train, held_out, tested = (len(split.labels) for split in (data.train, data.validation, data.test))
-    steps = max(1, train // space.training.batch_size)
-    targets_s = student.targets.seconds(steps)
-    return Costs(
-        epoch_s=max(0.0, student.training.seconds(steps) - targets_s),
-        targets_s=targets_s,
-        validation_s=student.evaluation_s * held_out,
-        test_s=student.evaluation_s * tested,
-        run_s=student.build_s + student.fit_s * train,
-        profile_s=student.profile_s * min(train, MOST_ROWS),
-        teachers={name: _teacher_costs(spec, name, times, steps) for name, times in teacher_times.items() if times},
-        held_out=held_out / train,
-        views=spec.views,
-        evaluate_every=space.training.evaluate_every,
-    )
+def _costs(spec: StudySpec, student: StudentTimes, teacher_times: Mapping[str, TeacherTimes]) -> Costs:
+    training, untrained = spec.space.training, spec.untrained
+    train, held_out, tested = (len(split.labels) for split in (spec.data.train, spec.data.validation, spec.data.test))
+    steps = max(1, train // training.batch_size)
+    profile_s = student.profile_s * min(train, MOST_ROWS)
+    teacher_costs = {}
+    for name, times in teacher_times.items():
+        new = spec.teachers[name] in untrained
+        training_s = times.training.seconds(steps) * spec.space.ladder.epochs if new else 0.0
+        views = frozenset(range(spec.views) if new else _missing_views(spec, name))
+        logits_s = times.view_s * held_out if views else 0.0
+        teacher_costs[name] = TeacherCosts(training_s, times.view_s * train, profile_s + logits_s, views)
+    epoch_s = max(student.training.seconds(steps), student.targets.seconds(steps))
+    validation_s = student.evaluation_s * held_out / training.evaluate_every
+    run_s = student.build_s + student.fit_s * train
+    return Costs(epoch_s + validation_s, student.evaluation_s * tested, run_s, teacher_costs)
 
 
 def forget_if_wrong(spec: StudySpec, planned_s: Mapping[str, float], took_s: Mapping[str, float]) -> None:
-    """Remove the student's kept measurement if the phases of a study show that it was wrong.
-
-    Args:
-        spec: The study.
-        planned_s: Planned seconds by phase.
-        took_s: Seconds taken by phase.
-    """
+    """Remove the student's kept measurement if planned and taken seconds of the phases show that it was wrong."""
     phases = [phase for phase in planned_s if phase not in APART and phase in took_s]
     planned, took = (sum(seconds[phase] for phase in phases) for seconds in (planned_s, took_s))
     if max(planned, took) >= LEAST_JUDGED_S and not planned / WRONG <= took <= planned * WRONG:
         forget(StudentTimes, _student_facts(spec))
 
 
-def _known_teacher(spec: StudySpec, name: str) -> TeacherTimes | None:
-    """Return the kept measurement of a teacher; for a trained teacher, one from before its training is valid too."""
-    of = _teacher_facts(spec)[name]
-    return recall(TeacherTimes, of) or recall(TeacherTimes, {**of, "trained": False})
+def _facts(spec: StudySpec, **more: object) -> Facts:
+    """Return what a measurement depends on; several workers share a machine's memory bandwidth or its GPU."""
+    options = spec.options
+    return facts(spec.data, spec.space, device=options.device, mode=spec.sharing.mode, workers=options.workers, **more)
 
 
 def _student_facts(spec: StudySpec) -> Facts:
-    params, training = _measured_params(spec), spec.space.training
-    return facts(
-        spec.data,
-        spec.space,
-        device=spec.options.device,
+    params = _measured_params(spec)
+    return _facts(
+        spec,
         student=spec.student.name,
         stem_stride=spec.student.stem_stride,
         method=params.method,
         method_params=params.method_params,
-        precision=training.precision,
-        mode=spec.sharing.mode,
-        workers=spec.options.workers,
+        precision=spec.space.training.precision,
     )
-
-
-def _teacher_facts(spec: StudySpec) -> dict[str, Facts]:
-    untrained, device = spec.untrained, spec.options.device
-    return {
-        name: facts(
-            spec.data,
-            spec.space,
-            device=device,
-            teacher=spec.fingerprints.get(name, uri),
-            trained=uri not in untrained,
-            mode=spec.sharing.mode,
-            workers=spec.options.workers,
-        )
-        for name, uri in spec.teachers.items()
-    }
 
 
 def _measured_params(spec: StudySpec) -> TrialParams:
@@ -355,22 +309,12 @@ def _mean(times: Sequence[StudentTimes]) -> StudentTimes:
     return StudentTimes.model_validate(mean([time.model_dump() for time in times]))
 
 
-def _teacher_costs(spec: StudySpec, name: str, times: TeacherTimes, steps: int) -> TeacherCosts:
-    untrained = spec.teachers[name] in spec.untrained
-    training_s = times.training.seconds(steps) * spec.space.ladder.epochs if untrained else 0.0
-    views = range(spec.views) if untrained else _missing_views(spec, name)
-    return TeacherCosts(training_s, times.view_s * len(spec.data.train.labels), frozenset(views))
-
-
 def _missing_views(spec: StudySpec, name: str) -> tuple[int, ...]:
     """Return the views of a trained teacher without logits in the cache."""
     data_spec = spec.space.data
-    fingerprint = spec.fingerprints.get(name)
-    if fingerprint is None:
-        fingerprint = _ladder_fingerprint(spec, spec.teachers[name])
     return missing_views(
         cache_root(),
-        fingerprint,
+        spec.fingerprints.get(name) or _ladder_fingerprint(spec, spec.teachers[name]),
         spec.data.fingerprint,
         view=View(data_spec.view_seed, data_spec.crop, data_spec.flip),
         views=spec.views,

@@ -18,10 +18,8 @@ from autodistill.errors import ConfigError, StoreError, VersionError
 from autodistill.search import Mirror, refuse_foreign
 from autodistill.search import database as database_module
 from autodistill.search.database import (
-    StudyFound,
-    checked_address,
+    check_address,
     close_storage,
-    describe,
     find_study,
     open_storage,
     reason_of,
@@ -64,7 +62,8 @@ def test_no_password_passes_in_a_message_of_a_driver(password):
     """A driver is only ever given a valid address."""
     quoted = quote(password, safe="")
     for url in (f"postgresql://me:{quoted}@db.example/kd", f"postgresql://db.example/kd?password={quoted}"):
-        said = scrubbed(f"refused: <{checked_address(url)}> <{quoted}> <{password}>", url)
+        check_address(url)
+        said = scrubbed(f"refused: <{url}> <{quoted}> <{password}>", url)
         assert said.startswith("refused: <")
         assert password not in said.replace("***", "")
         assert quoted not in said.replace("***", "")
@@ -75,7 +74,7 @@ def test_no_password_passes_in_a_message_of_a_driver(password):
 def test_no_error_names_a_password(password):
     for url in (f"postgresql://me:{password}@db.example:1/kd", f"mysql://me:{password}@db/kd"):
         try:
-            checked_address(url)
+            check_address(url)
         except ConfigError as error:
             told = (error.message + error.hint).replace(redacted(url), "")
             assert len(password) < 6 or password not in told
@@ -263,11 +262,23 @@ def test_a_password_is_not_shown_where_a_version_differs(postgres):
     assert "hidden@" not in error.message + error.hint
 
 
-def test_a_study_is_described_by_its_trials_parameters_and_directions():
-    found = StudyFound({}, ("minimize",), 1, ())
-    assert describe(found) == "1 trial, minimize"
-    many = found._replace(trials=7, params=tuple("abcdef"), directions=("maximize", "minimize"))
-    assert describe(many) == "7 trials over a, b, c, d, 2 more, maximize and minimize"
+@pytest.mark.parametrize(
+    ("directions", "params", "trials", "expected"),
+    [
+        (["minimize"], "", 1, "1 trial, minimize"),
+        (["maximize", "minimize"], "abcdef", 7, "7 trials over a, b, c, d, 2 more, maximize and minimize"),
+    ],
+)
+def test_a_study_is_described_by_its_trials_parameters_and_directions(tmp_path, directions, params, trials, expected):
+    url = f"sqlite:///{tmp_path}/kd.db"
+    storage = open_storage(url)
+    study = optuna.create_study(storage=storage, study_name=NAME, directions=directions)
+    for _ in range(trials):
+        trial = study.ask()
+        for name in params:
+            trial.suggest_float(name, 0, 1)
+    close_storage(storage)
+    assert find_study(url, NAME).description == expected
 
 
 @pytest.mark.slow

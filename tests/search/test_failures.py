@@ -4,7 +4,7 @@ import pytest
 
 from autodistill.config import TrainingSpec
 from autodistill.records import RunResult, TrialParams
-from autodistill.search.failures import causes, every_run_failed
+from autodistill.search.stages import every_run_failed
 
 DIED = "the worker process died 3 times (last: signal 6, SIGABRT) while training the run {}; 1.2 GB of memory were free"
 
@@ -21,13 +21,12 @@ def test_causes_are_told_apart_and_counted_whatever_their_epoch_or_run():
         failed("d", DIED.format("d")),
         failed("e", "the loss became nan in epoch 2"),
         failed("f", ""),
-        RunResult(run="g", params=TrialParams(), seed=0, epochs=4, state="complete"),
     ]
-    found = causes(runs)
-    assert list(found.items()) == [
-        ("the loss became nan", ["a", "b", "e"]),
-        ("the worker process died 3 times (last: signal 6, SIGABRT)", ["c", "d"]),
-        ("no cause recorded", ["f"]),
+    assert every_run_failed(runs, training=TrainingSpec()).message.splitlines() == [
+        "all 6 runs of the first stage failed:",
+        "  3 x the loss became nan: a, b, e",
+        "  2 x the worker process died 3 times (last: signal 6, SIGABRT): c, d",
+        "  1 x no cause recorded: f",
     ]
 
 

@@ -13,9 +13,8 @@ from search_runs import Trainer, kill_after, search, search_spec
 
 from autodistill.errors import StoreError, StudyError
 from autodistill.records import PhaseStarted, TrialEnded
-from autodistill.search import Mirror, database, mirror
-from autodistill.search.database import close_storage, find_study, open_storage, redacted
-from autodistill.search.mirror import set_aside
+from autodistill.search import Mirror, database
+from autodistill.search.database import close_storage, open_storage, redacted, set_aside
 
 NAMES, BUDGET = ("weak", "mid"), "15"
 
@@ -23,9 +22,9 @@ NAMES, BUDGET = ("weak", "mid"), "15"
 @pytest.fixture(autouse=True)
 def _eager(monkeypatch):
     """Write at every event, and wait little for a database that is away."""
-    monkeypatch.setattr(mirror, "EVERY_S", 0.0)
-    monkeypatch.setattr(mirror, "AGAIN_S", 0.2)
-    monkeypatch.setattr(mirror, "SHARE", 0)
+    monkeypatch.setattr(database, "EVERY_S", 0.0)
+    monkeypatch.setattr(database, "AGAIN_S", 0.2)
+    monkeypatch.setattr(database, "SHARE", 0)
     monkeypatch.setattr(database, "BUSY_S", 0.1)
 
 
@@ -112,7 +111,7 @@ def test_the_copy_follows_the_search(place):
 
 
 def test_writes_are_seconds_apart_and_the_last_state_is_written(monkeypatch, tmp_path, calm):
-    monkeypatch.setattr(mirror, "EVERY_S", 100.0)
+    monkeypatch.setattr(database, "EVERY_S", 100.0)
     counts = []
 
     def watch(event, _):
@@ -132,7 +131,7 @@ def test_a_resumed_search_goes_on_with_its_copy_and_never_shortens_it(place, cal
     assert before > 4
     resumed = Mirrored(place, recorded=record, trainer=first.trainer)
     counts = []
-    state = resumed.search(lambda *_: counts.append(find_study(address(place), NAME).trials))
+    state = resumed.search(lambda *_: counts.append(len(trials_in(address(place)))))
     assert min(counts) == before
     assert state.trials == calm.trials
     assert seen(trials_in(address(place))) == seen(calm.sampler.trials)
@@ -386,14 +385,16 @@ def test_a_later_process_takes_the_study_over(place):
     first.search()
     attrs = _attrs(place)
     Mirrored(place, trainer=first.trainer).search()
-    assert _attrs(place)[mirror.IDENTITY] == attrs[mirror.IDENTITY] == "ours"
-    assert _attrs(place)[mirror.COORDINATOR] != attrs[mirror.COORDINATOR]
+    assert _attrs(place)[database.IDENTITY] == attrs[database.IDENTITY] == "ours"
+    assert _attrs(place)[database.COORDINATOR] != attrs[database.COORDINATOR]
 
 
 def _attrs(place):
-    found = find_study(address(place), NAME)
-    assert found is not None
-    return found.attrs
+    storage = open_storage(address(place))
+    try:
+        return optuna.load_study(study_name=NAME, storage=storage).user_attrs
+    finally:
+        close_storage(storage)
 
 
 # A study's own file

@@ -17,7 +17,7 @@ from autodistill.config import load, shipped
 from autodistill.errors import AutodistillError, ConfigError, InUseError, StoreError
 from autodistill.store import cache_root, locked
 from autodistill.study import KNOWN
-from autodistill.study.resolve import check_methods
+from autodistill.study.fitting import check_methods
 
 pytestmark = pytest.mark.slow
 

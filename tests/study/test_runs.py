@@ -1,6 +1,7 @@
 """Runs that are not there yet: keys, results found in this study and in others, logits for idle workers."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,10 +12,10 @@ from autodistill.executors import LogitsTask, Result, SerialExecutor, Task, Trai
 from autodistill.executors.base import given_up
 from autodistill.records import RunEnded, RunResult, RunSpec, TrialParams
 from autodistill.store import StudyFolder, write_result
-from autodistill.study.runs import RunStore, logits_ahead, run_key
+from autodistill.study.resuming import RunStore, logits_ahead, run_key
 
 KD = TrialParams(teacher="strong", method="ts", method_params={"tau": 4.0}, tau_student=4.0, soft_weight=0.5)
-COMMON = {"data": "fingerprint", "views": 3}
+NAMED = {"strong": "f", "renamed": "f"}
 
 
 def asked(run: str, teacher: str | None = None, *, epochs: int = 9, until: int | None = None) -> RunSpec:
@@ -59,20 +60,27 @@ def store(place: Path, *, views: int = 7, failures=None) -> RunStore:
     ],
 )
 def test_a_key_follows_from_what_decides_a_result(change):
-    run = asked("a", "strong")
-    key = run_key(run, teacher="f", common=COMMON)
-    assert run_key(run.model_copy(update=change), teacher="f", common=COMMON) != key
-    assert run_key(run, teacher="g", common=COMMON) != key
-    assert run_key(run, teacher="f", common={**COMMON, "views": 2}) != key
+    spec, run = resolve(options()), asked("a", "strong")
+    assert run_key(spec, NAMED, run.model_copy(update=change)) != run_key(spec, NAMED, run)
+
+
+def test_a_key_follows_from_the_teacher_and_the_study():
+    spec, run = resolve(options()), asked("a", "strong")
+    others = [
+        spec._replace(data=replace(spec.data, fingerprint="other")),
+        spec._replace(student=spec.student.model_copy(update={"name": "other"})),
+        *(resolve(options(it)) for it in ("data.views=2", "data.view_seed=5", "training.lr=0.06")),
+    ]
+    keys = [run_key(it, NAMED, run) for it in (spec, *others)] + [run_key(spec, {"strong": "g"}, run)]
+    assert len(set(keys)) == len(keys)
 
 
 def test_name_rung_and_evaluation_are_no_part_of_a_key():
-    run = asked("trials/0001/full", "strong")
-    key = run_key(run, teacher="f", common=COMMON)
+    spec, run = resolve(options()), asked("trials/0001/full", "strong")
     rung = run.model_copy(update={"run": "trials/0001/rung", "rung": 3, "until": 3})
     tested = run.model_copy(update={"run": "confirm/1", "evaluate_on": "validation+test"})
-    renamed = run.model_copy(update={"params": KD.model_copy(update={"teacher": "another name"})})
-    assert {run_key(it, teacher="f", common=COMMON) for it in (rung, tested, renamed)} == {key}
+    renamed = run.model_copy(update={"params": KD.model_copy(update={"teacher": "renamed"})})
+    assert len({run_key(spec, NAMED, it) for it in (run, rung, tested, renamed)}) == 1
 
 
 def test_what_is_kept_is_not_trained_and_logits_are_computed_for_the_missing_runs(tmp_path):

@@ -23,7 +23,7 @@ from autodistill.records import (
     to_json,
 )
 from autodistill.study import resolve, resolve_all, run_students, within
-from autodistill.study.limits import student_latency
+from autodistill.study.resolve import student_latency
 
 pytestmark = pytest.mark.slow
 

@@ -45,7 +45,7 @@ from autodistill.records import (
 )
 from autodistill.store import cache_root, write_text
 from autodistill.study import describe_plan, environment, estimate, resolve
-from autodistill.study.runs import RunStore
+from autodistill.study.resuming import RunStore
 
 pytestmark = pytest.mark.slow
 

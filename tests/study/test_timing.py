@@ -215,23 +215,11 @@ def test_the_makespan_by_hand():
 
 
 def costs(teachers: Mapping[str, TeacherCosts], **changes: float) -> Costs:
-    found = Costs(
-        epoch_s=1.0,
-        targets_s=0.0,
-        validation_s=0.0,
-        test_s=0.0,
-        run_s=0.0,
-        profile_s=0.0,
-        teachers=teachers,
-        held_out=1.0,
-        views=3,
-        evaluate_every=1,
-    )
-    return found._replace(**changes)
+    return Costs(epoch_s=1.0, test_s=0.0, run_s=0.0, teachers=teachers)._replace(**changes)
 
 
-KNOWN = {name: TeacherCosts(0.0, 0.0, frozenset()) for name in ("resnet8:0.25", "resnet8:0.5")}
-UNTRAINED = {name: TeacherCosts(20.0, 2.0, frozenset({0, 1, 2})) for name in KNOWN}
+KNOWN = {name: TeacherCosts(0.0, 0.0, 0.0, frozenset()) for name in ("resnet8:0.25", "resnet8:0.5")}
+UNTRAINED = {name: TeacherCosts(20.0, 2.0, 2.0, frozenset({0, 1, 2})) for name in KNOWN}
 
 
 @pytest.mark.slow
@@ -251,9 +239,11 @@ def test_each_part_of_the_costs_is_in_the_plan():
     spec = resolve(options())
     plan = plan_for(spec, None)
     plain = planned_time(plan, costs(KNOWN), 1, spec).wall_s
-    for part in ("epoch_s", "targets_s", "validation_s", "test_s", "run_s", "profile_s"):
+    for part in ("epoch_s", "test_s", "run_s"):
         more = costs(KNOWN, **{part: getattr(costs(KNOWN), part) + 0.5})
         assert planned_time(plan, more, 1, spec).wall_s > plain + 0.4, part
+    profiled = {name: cost._replace(profile_s=0.5) for name, cost in KNOWN.items()}
+    assert planned_time(plan, costs(profiled), 1, spec).wall_s == plain + 2 * 0.5
     untrained = planned_time(plan, costs(UNTRAINED), 1, spec)
     # Training, the validation split of each teacher and all of their views.
     assert untrained.wall_s == pytest.approx(plain + 2 * 20 + 2 * 2 + 2 * 3 * 2, abs=2 * 2)

@@ -1,4 +1,5 @@
 import copy
+import math
 import os
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from autodistill.data import Data, Split
 from autodistill.errors import TeacherError
 from autodistill.teachers import Normalisation, Teacher, check, check_logits, load, logits_of, name_of, save
+from autodistill.teachers.checks import chance_p, mcnemar_p
 from autodistill.teachers.teacher import BATCH, ready
 
 OWN = Normalisation("data", digits().mean, digits().std)
@@ -222,24 +224,73 @@ def test_logits_of_another_class_count_are_refused() -> None:
     assert "9 classes, but digits has 10" in complaint(stated(), torch.zeros(200, 9)).message
 
 
-def test_accuracy_at_chance_is_refused_and_just_above_accepted() -> None:
+def test_accuracy_at_chance_is_refused_and_above_accepted() -> None:
     labels = digits().validation.labels
-    assert labels.bincount().max() == 21
-    most = 34  # of 200: 21 / 200 + 3 * sqrt(0.105 * 0.895 / 200) = 0.17003
+    random = torch.randint(10, (200,), generator=torch.Generator().manual_seed(0))
+    answers = torch.where(torch.arange(200) < 10, labels, random)
     teacher = stated()
-    answers = torch.where(torch.arange(200) < most, labels, (labels + 1) % 10)
     error = complaint(teacher, nn.functional.one_hot(answers, 10).float())
-    assert "validation accuracy 17.0% is at chance (up to 17.0%)" in error.message
-    assert "classes in this order" in error.hint
+    assert "is not above chance (10.0%, p = 0." in error.message
+    assert "?classes=FILE states their order" in error.hint
     own = complaint(replace(teacher, uri="ladder:resnet8"), nn.functional.one_hot(answers, 10).float())
     assert own.hint.startswith("autodistill trained it on these images: raise ladder.epochs")
-    answers[most] = labels[most]
-    assert check(teacher, digits(), nn.functional.one_hot(answers, 10).float()).val_top1 == pytest.approx(0.175)
+    accepted = check(replace(teacher, accepted=True), digits(), nn.functional.one_hot(answers, 10).float())
+    assert accepted.notes[0].startswith("accepted although its balanced validation accuracy")
+    better = torch.where(torch.arange(200) < 40, labels, random)
+    assert check(teacher, digits(), nn.functional.one_hot(better, 10).float()).val_top1 == pytest.approx(0.28, abs=0.03)
+
+
+def test_the_p_value_of_chance_follows_the_binomial_distribution() -> None:
+    """Two classes of 40: guesses of equal shares hit 60 % of both with the probability that binomials give."""
+    from scipy.stats import binom
+
+    labels = torch.arange(80) % 2
+    right = torch.zeros(80, dtype=torch.bool)
+    for label in (0, 1):
+        right[(labels == label).nonzero()[:24, 0]] = True
+    answers = torch.where(right, labels, 1 - labels)
+    assert answers.bincount().tolist() == [40, 40]
+    assert chance_p(answers, labels) == pytest.approx(float(binom.sf(47, 80, 0.5)), rel=0.1)
+
+
+@pytest.mark.parametrize("counts", [[170, 12], [500, 3], [40, 40, 2]])
+def test_imbalance_neither_hides_a_perfect_teacher_nor_helps_a_constant_one(counts: list[int]) -> None:
+    """The most frequent class has up to 99 % of the images."""
+    labels = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
+    assert chance_p(labels, labels) < 0.001
+    assert chance_p(torch.zeros_like(labels), labels) > 0.5
 
 
 def test_an_untrained_network_is_refused() -> None:
     teacher = stated()
-    assert "at chance" in complaint(teacher, logits_of(teacher, digits().validation.images)).message
+    assert "not above chance" in complaint(teacher, logits_of(teacher, digits().validation.images)).message
+
+
+def test_mcnemars_test_is_the_binomial_test_of_discordant_pairs() -> None:
+    before, after = torch.zeros(12, dtype=torch.bool), torch.ones(12, dtype=torch.bool)
+    before[:2] = after[2:4] = True
+    after[:2] = False
+    before[2:4] = True
+    assert mcnemar_p(before, after) == pytest.approx(sum(math.comb(10, k) for k in range(8, 11)) / 2**10)
+    assert mcnemar_p(before, before) == 1
+
+
+def test_a_permuted_head_is_named_with_the_order_that_mends_it() -> None:
+    data, teacher = digits(), stated(trained())
+    order = [3, 1, 2, 0, 4, 5, 9, 7, 8, 6]
+    logits = logits_of(teacher, data.validation.images)[:, order]
+    error = complaint(teacher, logits)
+    option = "classes=3,1,2,0,4,5,9,7,8,6"
+    assert error.hint == f"state it: file:t.pt?{option}; or keep it as it is: file:t.pt?accept=yes"
+    kept = check(replace(teacher, accepted=True), data, logits)
+    assert "accepted although" in kept.notes[0]
+
+
+def test_a_teacher_that_is_merely_poor_is_kept() -> None:
+    labels = digits().validation.labels
+    random = torch.randint(10, (200,), generator=torch.Generator().manual_seed(0))
+    poor = torch.where(torch.arange(200) % 3 == 0, labels, random)
+    assert check(stated(), digits(), nn.functional.one_hot(poor, 10).float()).notes == ()
 
 
 def test_what_a_check_records() -> None:
@@ -264,14 +315,13 @@ def test_a_normalisation_that_nobody_stated_and_does_not_fit(fitting: str, tmp_p
     teacher = load(uri, data=data)
     assert teacher.normalisation == Normalisation("data", data.mean, data.std, assumed=True)
     error = complaint(teacher, logits_of(teacher, data.validation.images))
-    assert f"with '{fitting}'" in error.message
-    assert error.hint == f"state it: {uri}&norm={fitting}"
+    assert f"with the normalisation '{fitting}'" in error.message
+    assert error.hint == f"state it: {uri}&norm={fitting}; or keep it as it is: {uri}&accept=yes"
     right = load(f"{uri}&norm={fitting}", data=data)
     record = check(right, data, logits_of(right, data.validation.images))
     assert record.val_top1 > 0.9
     assert record.normalisation == fitting
-    # Who states it is believed, as long as the teacher is above chance.
-    wrong = load(f"{uri}&norm=data", data=data)
+    wrong = load(f"{uri}&norm=data&accept=yes", data=data)
     assert check(wrong, data, logits_of(wrong, data.validation.images)).val_top1 < 0.85
 
 
@@ -298,5 +348,5 @@ def test_imagenet_statistics_are_tried_on_three_channels() -> None:
     own = Normalisation("data", data.mean, data.std, assumed=True)
     teacher = ready(Reads(), name="t", uri="file:t.pt", architecture="x", normalisation=own, channels=3)
     error = complaint(teacher, logits_of(teacher, images), data)
-    assert error.hint == "state it: file:t.pt?norm=imagenet"
-    assert "100.0% with 'imagenet'" in error.message
+    assert error.hint.startswith("state it: file:t.pt?norm=imagenet; ")
+    assert "100.0% with the normalisation 'imagenet'" in error.message

@@ -178,7 +178,7 @@ def read(path: Path, uri: Uri) -> Checkpoint:
     except _DAMAGE as error:
         raise uri.refused(f"{path} cannot be read as plain tensors: {_reason(error)}", _COPY_AGAIN) from error
     inner = _facts(_nested_values(held))
-    outer = _facts({key: value for key, value in {**held, **metadata}.items() if not isinstance(value, Tensor)})
+    outer = _facts({**held, **metadata})
     return Checkpoint(groups, _validated({**{key: it for key, it in inner.items() if _is_fact(key, it)}, **outer}, uri))
 
 
@@ -267,12 +267,12 @@ def _facts(values: Mapping[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for fact, names in _NAMES.items():
         given = [values[name] for name in names if values.get(name) is not None]
+        if fact == "classes":  # not their number, which the head shows
+            given = [it for it in given if not isinstance(it, int)]
         if given:
             found[fact] = _plain(given[0])
     classes, size = found.get("classes"), found.get("image_size")
-    if isinstance(classes, int):
-        del found["classes"]  # their number, which the head shows
-    elif isinstance(classes, dict):
+    if isinstance(classes, dict):
         found["classes"] = _ordered(classes)
     if isinstance(size, list) and size:
         found["image_size"] = size[-1]

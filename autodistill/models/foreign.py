@@ -80,27 +80,15 @@ def from_python(uri: Uri, *, num_classes: int | None, offline: bool = False, giv
     return Foreign(module, architecture, facts=checkpoint.facts, notes=notes_of(match), source=source, fresh=fresh)
 
 
-def from_torchvision(uri: Uri, *, num_classes: int | None, offline: bool = False, **_: Any) -> Foreign:
+def from_torchvision(uri: Uri, *, num_classes: int | None, offline: bool = False, **unused: Any) -> Foreign:
     """Build a classifier of torchvision: `torchvision:NAME@WEIGHTS`; a student may leave `@WEIGHTS` out.
 
     Raises:
         AutodistillError: The name or the weights are unknown, or the weights cannot be downloaded.
     """
-    import torchvision
-    from torchvision.models import get_model_weights, list_models
-
-    architecture, _, version = uri.target.partition("@")
-    # The list of this module contains image classifiers only, no networks for detection or video.
-    known = list_models(module=torchvision.models)
-    hint = "write torchvision:NAME@WEIGHTS, for example torchvision:resnet50@IMAGENET1K_V2"
-    if architecture not in known:
-        raise uri.refused(f"torchvision has no {architecture!r} ({near(architecture, known)})", hint)
-    if not version and uri.role == "student":
+    architecture, weights = _torchvision_weights(uri)
+    if weights is None:
         return Foreign(_torchvision_model(architecture, classes=num_classes or 1000), architecture)
-    versions = {str(weights.name): weights for weights in get_model_weights(architecture)}
-    if version not in versions:
-        raise uri.refused(f"unknown weights {version!r} ({near(version, versions)})", hint)
-    weights = versions[version]
     categories, transform = weights.meta["categories"], weights.transforms()
     size = int(transform.crop_size[0])
     module = _torchvision_model(architecture, classes=num_classes or len(categories), image_size=size)
@@ -120,7 +108,34 @@ def from_torchvision(uri: Uri, *, num_classes: int | None, offline: bool = False
     return Foreign(module, architecture, facts, interpolation=transform.interpolation.value, fresh=fresh)
 
 
-def from_timm(uri: Uri, *, num_classes: int | None, offline: bool = False, **_: Any) -> Foreign:
+def _torchvision_weights(uri: Uri) -> tuple[str, Any]:
+    """Return the name and the weights that a URI names; None: a student without weights."""
+    import torchvision
+    from torchvision.models import get_model_weights, list_models
+
+    architecture, _, version = uri.target.partition("@")
+    # The list of this module contains image classifiers only, no networks for detection or video.
+    known = list_models(module=torchvision.models)
+    hint = "write torchvision:NAME@WEIGHTS, for example torchvision:resnet50@IMAGENET1K_V2"
+    if architecture not in known:
+        raise uri.refused(f"torchvision has no {architecture!r} ({near(architecture, known)})", hint)
+    if not version and uri.role == "student":
+        return architecture, None
+    versions = {str(weights.name): weights for weights in get_model_weights(architecture)}
+    if version not in versions:
+        raise uri.refused(f"unknown weights {version!r} ({near(version, versions)})", hint)
+    return architecture, versions[version]
+
+
+def published_classes(uri: Uri) -> tuple[str, ...] | None:
+    """Return the classes of published weights before they are downloaded; None: they are not known."""
+    if uri.scheme != "torchvision":
+        return None
+    _, weights = _torchvision_weights(uri)
+    return None if weights is None else tuple(weights.meta["categories"])
+
+
+def from_timm(uri: Uri, *, num_classes: int | None, offline: bool = False, **unused: Any) -> Foreign:
     """Build a network of timm with its published weights: `timm:NAME` or `timm:hf-hub:ORG/NAME`.
 
     A student may state `weights=none` for a fresh initialisation.

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from autodistill.models.networks import GlobalAverage, Shape, initialise, resnet, scaled
 
 Maps = Float[Tensor, "batch channels height width"]
+Out = Float[Tensor, "batch out_channels out_height out_width"]
 
 
 def resnet_option_a(shape: Shape, *, blocks: tuple[int, ...]) -> nn.Module:
@@ -40,7 +41,7 @@ class PaddedShortcut(nn.Module):
         self.after = out_channels - in_channels - self.before
         self.stride = stride
 
-    def forward(self, maps: Maps) -> Maps:
+    def forward(self, maps: Maps) -> Out:
         return F.pad(maps[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, self.before, self.after))
 
 
@@ -92,7 +93,7 @@ class _InvertedResidual(nn.Module):
         )
         self.adds = stride == 1 and in_channels == channels
 
-    def forward(self, maps: Maps) -> Maps:
+    def forward(self, maps: Maps) -> Out:
         found: Tensor = self.conv(maps)
         return maps + found if self.adds else found
 
@@ -100,11 +101,12 @@ class _InvertedResidual(nn.Module):
 def shufflenet_v1(shape: Shape) -> nn.Module:
     """Build ShuffleNet (Zhang et al. 2018) with 3 groups and the 1x1 stem of CIFAR versions."""
     stem, *strides = shape.strides
-    before = scaled(24, shape.width)
-    layers = _shuffle_stem(shape.in_channels, before, stride=stem)
     groups = 3
+    # Stem and stages need channels for a quarter of each group.
+    before = groups * 4 * max(1, round(24 * shape.width / (groups * 4)))
+    layers = _shuffle_stem(shape.in_channels, before, stride=stem)
     for number, (published, count, stride) in enumerate(zip((240, 480, 960), (4, 8, 4), strides, strict=True), start=1):
-        channels, blocks = groups * 4 * max(1, round(published * shape.width / (groups * 4))), []
+        channels, blocks = groups * 4 * max(number + 1, round(published * shape.width / (groups * 4))), []
         for place in range(count):
             first = place == 0
             blocks.append(
@@ -141,7 +143,7 @@ class _ShuffleV1Block(nn.Module):
         """Whether input and output are concatenated, as in the first block of a stage."""
         self.shrink = nn.AvgPool2d(3, stride, 1) if joins else nn.Identity()
 
-    def forward(self, maps: Maps) -> Maps:
+    def forward(self, maps: Maps) -> Out:
         found = F.relu(self.bn1(self.conv1(maps)))
         found = F.relu(self.bn2(self.conv2(shuffled(found, self.first_groups))))
         found = self.bn3(self.conv3(found))
@@ -182,7 +184,7 @@ class _ShuffleV2Block(nn.Module):
         self.conv3 = nn.Conv2d(half, half, 1, bias=False)
         self.bn3 = nn.BatchNorm2d(half)
 
-    def forward(self, maps: Maps) -> Maps:
+    def forward(self, maps: Maps) -> Out:
         kept, found = maps.chunk(2, dim=1)
         found = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(found)))))
         return shuffled(torch.cat([kept, F.relu(self.bn3(self.conv3(found)))], 1), 2)
@@ -203,7 +205,7 @@ class _ShuffleV2Down(nn.Module):
         self.conv5 = nn.Conv2d(half, half, 1, bias=False)
         self.bn5 = nn.BatchNorm2d(half)
 
-    def forward(self, maps: Maps) -> Maps:
+    def forward(self, maps: Maps) -> Out:
         left = F.relu(self.bn2(self.conv2(self.bn1(self.conv1(maps)))))
         right = self.bn4(self.conv4(F.relu(self.bn3(self.conv3(maps)))))
         return shuffled(torch.cat([left, F.relu(self.bn5(self.conv5(right)))], 1), 2)

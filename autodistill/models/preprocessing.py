@@ -156,23 +156,23 @@ def class_columns(
         AutodistillError: The number of classes differs, or a class of the data is not among the names.
     """
     ours = data.classes
-    if names is None:
-        if outputs == len(ours):
-            return None
-        more = outputs > len(ours)
-        hint = (
-            f"state which of its classes these are: {with_option(uri.text, 'classes=FILE')}, a name per line in the "
-            "order of its outputs; or fine-tune it on these classes: autodistill teachers adapt"
-        )
-        raise uri.refused(
-            f"{outputs} classes, but {data.name} has {len(ours)}",
-            hint if more else "name a teacher trained on these classes, or fine-tune it: autodistill teachers adapt",
-        )
-    if len(names) != outputs:
+    if names is not None and len(names) != outputs:
         raise uri.refused(
             f"{len(names)} class names for {outputs} outputs ({data.name} has {len(ours)} classes)",
             "list a name for each output, in the order of the outputs",
         )
+    if outputs < len(ours) or (names is None and outputs > len(ours)):
+        which = (
+            f"state which of its classes these are: {with_option(uri.text, 'classes=FILE')}, a name per line in the "
+            "order of its outputs; or"
+        )
+        raise uri.refused(
+            f"{outputs} classes, but {data.name} has {len(ours)}",
+            f"{which if outputs > len(ours) else 'name a teacher trained on these classes, or'} fine-tune it on these "
+            "classes: autodistill teachers adapt",
+        )
+    if names is None:
+        return None
     if other_names is not None and not set(ours) <= set(names):
         names = other_names
     place = {name: index for index, name in enumerate(names)}
@@ -182,7 +182,8 @@ def class_columns(
         raise uri.refused(
             f"class {missing[0]!r} of {data.name} is not among its {len(names)} classes "
             f"({near(missing[0], names) if len(names) <= 50 else f'for example {names[0]!r}'})",
-            f"state its classes with the names of {data.name}: {with_option(uri.text, 'classes=FILE')}",
+            f"state its classes with the names of {data.name}: {with_option(uri.text, 'classes=FILE')}; or fine-tune it on "
+            "these classes: autodistill teachers adapt",
         )
     columns = tuple(place.get(name, plain.get(_plain(name), -1)) for name in ours)
     return None if columns == tuple(range(outputs)) else columns

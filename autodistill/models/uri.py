@@ -99,11 +99,12 @@ class Uri(NamedTuple):
 def parse(text: str, role: Literal["teacher", "student"] = "teacher") -> Uri:
     """Split a URI. A file whose name contains `?` or `%` is found under its own name first."""
     scheme, _, rest = text.partition(":")
-    if scheme in FILE_SCHEMES and _exists(rest):
-        return Uri(text, scheme, rest, {}, role)
     target, _, query = rest.partition("?")
-    if scheme in FILE_SCHEMES and _exists(target):
-        return Uri(text, scheme, target, _options(query), role)
+    if scheme in FILE_SCHEMES:
+        places = [place for place, sign in enumerate(rest) if sign == "?"]
+        for end in (len(rest), *reversed(places)):
+            if _exists(rest[:end]):
+                return Uri(text, scheme, rest[:end], _options(rest[end + 1 :]), role)
     return Uri(text, scheme, unquote(target), _options(query), role)
 
 

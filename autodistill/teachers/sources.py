@@ -11,7 +11,7 @@ from autodistill.data import Data
 from autodistill.errors import ConfigError, TeacherError, near
 from autodistill.models import MODELS, build, parse_name
 from autodistill.models.checkpoints import read
-from autodistill.models.foreign import FOREIGN, Foreign, notes_of, seeded
+from autodistill.models.foreign import FOREIGN, Foreign, notes_of, published_classes, seeded
 from autodistill.models.matching import identify
 from autodistill.models.preprocessing import INTERPOLATIONS, class_columns, normalisation, stated_classes
 from autodistill.models.uri import FACTS, Uri, name_of, parse, with_option
@@ -111,6 +111,9 @@ def _from_network(uri: Uri, loading: Loading) -> Teacher:
     if uri.scheme != "python":
         uri.check_options(FACTS)
     data = loading.data
+    classes = published_classes(uri)
+    if classes is not None:
+        class_columns(uri, stated_classes(uri) or classes, len(classes), data)
     shape = {"num_classes": data.num_classes, "in_channels": data.image_shape[0], "image_size": data.image_shape[1]}
     with seeded():
         network = FOREIGN[uri.scheme](uri, num_classes=None, offline=loading.offline, given=shape)

@@ -1,0 +1,351 @@
+"""Teachers as people have them: wrapped checkpoints, their own networks, four published CIFAR-10 ResNets."""
+
+import argparse
+import json
+import pathlib
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from teacher_files import ARCHITECTURE, digits, network, refused
+from torch import Tensor
+
+from autodistill.models.uri import name_of, parse, with_option
+from autodistill.teachers import load
+
+State = dict[str, Tensor]
+
+
+def prefixed(state: State, prefix: str) -> State:
+    return {f"{prefix}{key}": value for key, value in state.items()}
+
+
+def other(state: State) -> State:
+    return {key: value + 1 if value.is_floating_point() else value for key, value in state.items()}
+
+
+WRAPPINGS: dict[str, Callable[[State], Any]] = {
+    "params": lambda s: {"params": s},
+    "nested twice": lambda s: {"checkpoint": {"state_dict": s, "epoch": 3}},
+    "data parallel and compiled": lambda s: {"state_dict": prefixed(s, "module._orig_mod.")},
+    "compiled parts": lambda s: {key.replace("layer1.", "layer1._orig_mod."): value for key, value in s.items()},
+    "lightning": lambda s: {
+        "state_dict": {**prefixed(s, "model."), "criterion.weight": torch.ones(10)},
+        "pytorch-lightning_version": "2.5",
+        "optimizer_states": [{"state": {0: {"exp_avg": torch.ones(3)}}}],
+        "hyper_parameters": {"lr": 0.1},
+    },
+    "backbone": lambda s: {"model": prefixed(s, "backbone.")},
+    "encoder of a module": lambda s: {"model": prefixed(s, "module.encoder.")},
+    "student beside its teacher": lambda s: {"model": {**prefixed(s, "student."), **prefixed(other(s), "teacher.")}},
+    "an unknown prefix": lambda s: prefixed(s, "net_a.trunk."),
+    "profiler and counters": lambda s: {
+        **s,
+        "total_ops": torch.zeros(1),
+        "conv1.total_params": torch.zeros(1),
+        "n_averaged": torch.tensor(5),
+    },
+    "optimizer beside it": lambda s: {"net": s, "optimizer": {"state": {0: {"momentum_buffer": torch.ones(4)}}}},
+    "ordered": lambda s: OrderedDict(s),
+    "namespace": lambda s: {"state_dict": s, "args": argparse.Namespace(lr=0.1, data=pathlib.Path("/data"), gpu=None)},
+    "numpy scalars": lambda s: {"model": s, "best_acc": np.float64(0.9), "epoch": np.int64(3), "type": np.dtype("f4")},
+    "numpy array": lambda s: {"model": s, "confusion": np.eye(3)},
+}
+
+
+@pytest.mark.parametrize("wrapping", WRAPPINGS)
+def test_weights_are_found_in_any_wrapping(wrapping: str, tmp_path: Path) -> None:
+    module = network()
+    torch.save(WRAPPINGS[wrapping](module.state_dict()), tmp_path / "t.anything")
+    teacher = load(f"file:{tmp_path}/t.anything?norm=none", data=digits())
+    assert teacher.architecture == ARCHITECTURE
+    found = teacher.module.state_dict()
+    assert all(torch.equal(found[key], value) for key, value in module.state_dict().items() if "tracked" not in key)
+
+
+AVERAGED: dict[str, Callable[[State, State], Any]] = {
+    "timm": lambda raw, ema: {"state_dict": raw, "state_dict_ema": ema},
+    "a dictionary of its own": lambda raw, ema: {"model": raw, "ema": {"module": ema, "decay": 0.99}},
+    "a prefix": lambda raw, ema: {"state_dict": {**prefixed(raw, "model."), **prefixed(ema, "ema_model.module.")}},
+    "a prefix beside none": lambda raw, ema: {**raw, **prefixed(ema, "model_ema.")},
+}
+
+
+@pytest.mark.parametrize("form", AVERAGED)
+def test_averaged_weights_are_preferred_and_named(form: str, tmp_path: Path) -> None:
+    raw = network().state_dict()
+    ema = other(raw)
+    torch.save(AVERAGED[form](raw, ema), tmp_path / "t.pt")
+    uri = f"file:{tmp_path}/t.pt?norm=none"
+    chosen = load(uri, data=digits())
+    assert torch.equal(chosen.module.state_dict()["conv1.weight"], ema["conv1.weight"])
+    assert chosen.notes[0].startswith("averaged weights are used (")
+    assert chosen.other_weights == ("raw",)
+    for kind, state in (("raw", raw), ("ema", ema)):
+        teacher = load(f"{uri}&weights={kind}", data=digits())
+        assert torch.equal(teacher.module.state_dict()["conv1.weight"], state["conv1.weight"])
+    torch.save(raw, tmp_path / "t.pt")
+    assert "weights=ema: the file holds raw weights only" in refused(f"{uri}&weights=ema").message
+
+
+FACTS: dict[str, tuple[dict[str, Any], tuple[float, ...], tuple[float, ...]]] = {
+    "lists": ({"mean": [0.5], "std": [0.25]}, (0.5,), (0.25,)),
+    "numbers": ({"mean": 0.5, "std": 0.25}, (0.5,), (0.25,)),
+    "tensors": ({"mean": torch.tensor([[[0.5]]]), "std": torch.tensor([0.25])}, (0.5,), (0.25,)),
+    "arrays": ({"mean": np.array([0.5]), "std": np.array([0.25])}, (0.5,), (0.25,)),
+    "0 to 255": ({"mean": [127.5], "std": [63.75]}, (0.5,), (0.25,)),
+    "arguments": ({"args": argparse.Namespace(mean=[0.5], std=[0.25], lr=1)}, (0.5,), (0.25,)),
+    "nested": ({"config": {"data": {"image_mean": [0.5], "image_std": [0.25]}}}, (0.5,), (0.25,)),
+}
+
+
+@pytest.mark.parametrize("form", FACTS)
+def test_statistics_in_a_file_are_read_in_all_forms(form: str, tmp_path: Path) -> None:
+    held, mean, std = FACTS[form]
+    torch.save({"state_dict": network().state_dict(), **held}, tmp_path / "t.pt")
+    found = load(f"file:{tmp_path}/t.pt", data=digits()).normalisation
+    assert (found.name, found.mean, found.std) == ("stated", pytest.approx(mean), pytest.approx(std))
+    stated = load(f"file:{tmp_path}/t.pt?mean=0.1&std=0.2", data=digits()).normalisation
+    assert (stated.mean, stated.std) == ((0.1,), (0.2,))
+
+
+@pytest.mark.parametrize(
+    "held",
+    [
+        {"classes": list("1032456789")},
+        {"class_to_idx": {name: index for index, name in enumerate("1032456789")}},
+        {"args": argparse.Namespace(classes=list("1032456789"))},
+        {"idx_to_class": dict(enumerate("1032456789"))},
+        {"classes": 10, "class_names": None, "categories": tuple("1032456789")},
+    ],
+)
+def test_classes_in_a_file_are_read_in_all_forms(held: dict[str, Any], tmp_path: Path) -> None:
+    torch.save({"model": network().state_dict(), **held}, tmp_path / "t.pt")
+    assert load(f"file:{tmp_path}/t.pt", data=digits()).columns == (1, 0, 3, 2, 4, 5, 6, 7, 8, 9)
+
+
+@pytest.mark.parametrize("form", ["lines", "json list", "json dictionary", "keras", "inline"])
+def test_a_head_with_more_classes_is_reduced_by_their_names(form: str, tmp_path: Path) -> None:
+    names = ["cat", *reversed("0123456789"), "dog"]
+    torch.save(network(classes=12).state_dict(), tmp_path / "t.pt")
+    uri = f"file:{tmp_path}/t.pt?norm=none"
+    assert "12 classes, but digits has 10" in refused(uri).message
+    assert "classes=FILE" in refused(uri).hint
+    texts = {
+        "lines": "\n".join(names) + "\n\n",
+        "json list": json.dumps(names),
+        "json dictionary": json.dumps({name: index for index, name in enumerate(names)}),
+        "keras": json.dumps({str(index): [name, "what it shows"] for index, name in enumerate(names)}),
+    }
+    (tmp_path / "classes").write_text(texts.get(form, ""))
+    stated = ",".join(names) if form == "inline" else f"{tmp_path}/classes"
+    teacher = load(f"{uri}&classes={stated}", data=digits())
+    assert teacher.columns == tuple(range(10, 0, -1))
+    images = digits().validation.images[:4]
+    whole = teacher.module((images.float() / 255).contiguous(memory_format=torch.channels_last))
+    assert torch.allclose(teacher(images), whole[:, list(teacher.columns)], atol=1e-6)
+
+
+def test_class_files_that_make_no_sense(tmp_path: Path) -> None:
+    torch.save(network(classes=12).state_dict(), tmp_path / "t.pt")
+    for text, found in (
+        ("a\nb\n", "2 class names for 12 outputs"),
+        ("\n".join("abcdefghijkk"), "'k' occurs twice"),
+        ("\n".join("abcdefghijkl"), "class '0' of digits is not among its 12 classes"),
+        ("", "the file is empty"),
+    ):
+        (tmp_path / "classes").write_text(text)
+        assert found in refused(f"file:{tmp_path}/t.pt?norm=none&classes={tmp_path}/classes").message
+    assert "no such file" in refused(f"file:{tmp_path}/t.pt?norm=none&classes={tmp_path}/none").message
+
+
+@pytest.mark.parametrize(
+    ("query", "found"),
+    [
+        ("size=0", "size=0: allowed is a height and width in pixels from 1 to 4096"),
+        ("size=big", "size=big"),
+        ("mean=0.5", "mean and std belong together"),
+        ("mean=x&std=1", "mean=x: allowed are numbers"),
+        ("mean=0.5&std=0", "std=0: must be above 0"),
+        ("mean=0.5&std=nan", "std=nan: allowed are numbers"),
+        ("mean=0.5,0.5&std=1,1", "the URI holds 2 numbers of mean and 2 of std for 1 channels"),
+        ("norm=none&mean=0.5&std=1", "norm beside mean and std"),
+        ("interpolation=cubic", "interpolation=cubic is unknown"),
+        ("order=gbr", "order=gbr is unknown"),
+        ("accept=maybe", "accept=maybe is unknown"),
+        ("weights=best", "weights=best is unknown"),
+    ],
+)
+def test_a_wrong_fact_is_named(query: str, found: str, tmp_path: Path) -> None:
+    torch.save(network().state_dict(), tmp_path / "t.pt")
+    assert found in refused(f"file:{tmp_path}/t.pt?{query}").message
+
+
+def test_size_and_interpolation_are_as_stated(tmp_path: Path) -> None:
+    torch.save(network().state_dict(), tmp_path / "t.pt")
+    images = digits().validation.images[:4]
+    prints = set()
+    for mode in ("bilinear", "bicubic", "nearest"):
+        teacher = load(f"file:{tmp_path}/t.pt?norm=none&size=16&interpolation={mode}", data=digits())
+        torch_mode, more = ("nearest-exact", {}) if mode == "nearest" else (mode, {"antialias": True})
+        larger = torch.nn.functional.interpolate(images.float() / 255, size=(16, 16), mode=torch_mode, **more)
+        with torch.no_grad():
+            expected = teacher.module(larger.contiguous(memory_format=torch.channels_last))
+        assert torch.allclose(teacher(images), expected, atol=1e-5)
+        prints.add(teacher.fingerprint)
+    assert len(prints) == 3
+
+
+def test_a_name_with_a_question_mark_or_a_per_cent_sign_is_a_file_first(tmp_path: Path) -> None:
+    for name in ("what?.pt", "100%25.pt", "a+b.pt"):
+        torch.save(network().state_dict(), tmp_path / name)
+        assert load(f"file:{tmp_path}/{name}", data=digits()).architecture == ARCHITECTURE
+    assert load(f"file:{tmp_path}/what?.pt?name=x", data=digits()).name == "x"
+    assert load(f"file:{tmp_path}/100%2525.pt?name=x", data=digits()).name == "x"
+
+
+@pytest.mark.parametrize(
+    ("uri", "name"),
+    [
+        ("file:a/resnet20-12fca82f.th", "resnet20-12fca82f"),
+        ("file:a/model.pth.tar", "model"),
+        ("file:a/my net (1).pt", "my-net-1"),
+        ("python:nets.py:resnet20?weights=a/b.th", "b"),
+        ("python:nets.py:resnet20?depth=3", "resnet20"),
+        ("timm:hf-hub:org/net.in1k", "net.in1k"),
+        ("timm:resnet18.a1_in1k", "resnet18.a1_in1k"),
+        ("file:a/b.pt?name=the best", "the-best"),
+    ],
+)
+def test_default_names(uri: str, name: str) -> None:
+    assert name_of(uri) == name
+
+
+def test_an_option_replaces_the_same_option() -> None:
+    assert with_option("file:a?norm=none&size=3", "norm=half") == "file:a?size=3&norm=half"
+    assert with_option("file:a", "norm=half") == "file:a?norm=half"
+
+
+# Networks of the user
+
+NETS = """
+import torch
+from torch import nn
+from beside import WIDTH
+
+
+class Net(nn.Module):
+    def __init__(self, classes, width=WIDTH, bias=True):
+        super().__init__()
+        self.body = nn.Conv2d(1, width, 3)
+        self.head = nn.Linear(width, classes, bias=bias)
+
+    def forward(self, images):
+        return self.head(self.body(images).mean((2, 3)))
+
+
+def net(num_classes, width=WIDTH, bias=True):
+    return Net(num_classes, width, bias)
+
+
+def strings(**words):
+    return Net(10, **words)
+
+
+def fails():
+    raise RuntimeError("no network today")
+
+
+def a_dict():
+    return {}
+
+
+class TwoOutputs(Net):
+    def forward(self, images):
+        return super().forward(images), 0
+
+
+def two():
+    return TwoOutputs(10)
+
+
+def picky():
+    return nn.Sequential(nn.Flatten(), nn.Linear(9, 10))
+
+
+NUMBER = 3
+"""
+
+
+@pytest.fixture
+def nets(tmp_path: Path) -> str:
+    (tmp_path / "nets.py").write_text(NETS)
+    (tmp_path / "beside.py").write_text("WIDTH = 4\n")
+    return f"python:{tmp_path}/nets.py"
+
+
+def test_a_factory_gets_its_arguments(nets: str) -> None:
+    assert load(f"{nets}:net", data=digits()).module.head.out_features == 10
+    wide = load(f"{nets}:net?arg.width=6&bias=false", data=digits())
+    assert wide.module.body.out_channels == 6
+    assert wide.module.head.bias is None
+    assert load(f"{nets}:net?width=9", data=digits()).module.body.out_channels == 4, "width is reserved"
+    assert parse(f"{nets}:net?depth=3&wide=true&kind=big&arg.size=5").arguments() == {
+        "depth": 3,
+        "wide": True,
+        "kind": "big",
+        "size": 5,
+    }
+
+
+@pytest.mark.parametrize(
+    ("rest", "found"),
+    [
+        (":nett", "has no function 'nett' (did you mean 'net'"),
+        (":NUMBER", "has no function 'NUMBER'"),
+        (":fails", "fails failed: RuntimeError: no network today"),
+        (":a_dict", "a_dict returns a dict"),
+        (":two", "returns a tuple for a batch of 2 images"),
+        (":picky", "cannot take a batch of shape (2, 1, 8, 8): RuntimeError"),
+        (":net?depth=3", "net(num_classes, width=4, bias=True): got an unexpected keyword argument 'depth'"),
+        (":net?num_classes=7", "7 classes, but digits has 10"),
+        ("", "names no factory"),
+    ],
+)
+def test_a_factory_that_gives_no_teacher(rest: str, found: str, nets: str) -> None:
+    assert found in refused(nets + rest).message
+
+
+def test_code_that_cannot_be_imported(tmp_path: Path) -> None:
+    assert f"no such file: {tmp_path}/none.py" in refused(f"python:{tmp_path}/none.py:net").message
+    (tmp_path / "broken.py").write_text("import nothing_of_this_name\n")
+    assert "ModuleNotFoundError: No module named 'nothing" in refused(f"python:{tmp_path}/broken.py:net").message
+    (tmp_path / "syntax.py").write_text("def net(:\n")
+    assert "SyntaxError" in refused(f"python:{tmp_path}/syntax.py:net").message
+    assert "cannot be imported" in refused("python:no_module_of_this_name:net").message
+
+
+def test_weights_of_the_users_network(nets: str, tmp_path: Path) -> None:
+    source = load(f"{nets}:net", data=digits()).module
+    torch.save({"model": prefixed(other(source.state_dict()), "module.")}, tmp_path / "w.ckpt")
+    teacher = load(f"{nets}:net?weights={tmp_path}/w.ckpt&norm=none", data=digits())
+    assert torch.equal(teacher.module.head.weight, source.head.weight + 1)
+    assert teacher.name == "w"
+    wrong = refused(f"{nets}:net?weights={tmp_path}/w.ckpt&arg.width=6")
+    assert "does not fit this network: body.bias is (4,), not (6,)" in wrong.message
+    missing = refused(f"{nets}:net?weights={tmp_path}/w.ckpt&bias=false")
+    assert "0 tensors missing, 1 unexpected (unexpected head.bias)" in missing.message
+    assert "the file has 10 classes there" in refused(f"{nets}:net?weights={tmp_path}/w.ckpt&num_classes=7").hint
+
+
+def test_the_fingerprint_covers_code_arguments_and_weights(nets: str, tmp_path: Path) -> None:
+    first = load(f"{nets}:net", data=digits()).fingerprint
+    assert load(f"{nets}:net", data=digits()).fingerprint == first
+    found = {first, load(f"{nets}:net?arg.width=6", data=digits()).fingerprint}
+    (tmp_path / "nets.py").write_text(NETS + "\n# changed\n")
+    found.add(load(f"{nets}:net", data=digits()).fingerprint)
+    assert len(found) == 3

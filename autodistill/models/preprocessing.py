@@ -182,8 +182,8 @@ def class_columns(
         raise uri.refused(
             f"class {missing[0]!r} of {data.name} is not among its {len(names)} classes "
             f"({near(missing[0], names) if len(names) <= 50 else f'for example {names[0]!r}'})",
-            f"state its classes with the names of {data.name}: {with_option(uri.text, 'classes=FILE')}; or fine-tune it "
-            "on these classes: autodistill teachers adapt",
+            f"state its classes with the names of {data.name}: {with_option(uri.text, 'classes=FILE')}; or "
+            "fine-tune it on these classes: autodistill teachers adapt",
         )
     columns = tuple(place.get(name, plain.get(_plain(name), -1)) for name in ours)
     return None if columns == tuple(range(outputs)) else columns

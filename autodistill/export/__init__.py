@@ -165,7 +165,8 @@ def _check(path: Path, facts: Facts, record: StudyRecord) -> None:
     hint = f"train its own: autodistill train --from {record.name} --out student.safetensors"
     student, (channels, height, _) = record.student, record.data.image_shape
     if student.foreign is not None:
-        if (facts.architecture, facts.fingerprint) != (student.name, student.foreign.fingerprint):
+        # A run that was found in another study may have the name that its student has there.
+        if facts.fingerprint != student.foreign.fingerprint:
             raise ConfigError(
                 f"{path}: is a {facts.architecture}, not the {student.name} of study {record.name!r}", hint
             )

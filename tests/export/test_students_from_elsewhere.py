@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.torch import save_file
 from small_exports import EXTRA, SMALL, WRITTEN, raw_images, write_study
 from student_files import NETS
 from torch import nn
@@ -120,6 +121,11 @@ def test_train_and_export_of_changed_code_are_refused(study, record, tmp_path):
     train(device="cpu", run=str(spec.folder.path), seed=5, to=tmp_path / "t.safetensors", with_validation=True)
     more = {"space": spec.space, "to": tmp_path / "out", "formats": ("safetensors",)}
     export_student(record, spec.folder, weights=tmp_path / "t.safetensors", **more)
+    more["to"] = tmp_path / "renamed"
+    with safe_open(tmp_path / "t.safetensors", framework="pt") as file:
+        told = file.metadata() | {"architecture": '"another name"'}
+        save_file({key: file.get_tensor(key) for key in file.keys()}, tmp_path / "u.safetensors", told)  # noqa: SIM118
+    export_student(record, spec.folder, weights=tmp_path / "u.safetensors", **more)
     more["to"] = tmp_path / "other"
     try:
         (place / "nets.py").write_text(NETS + "\n# changed\n")

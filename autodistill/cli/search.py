@@ -15,7 +15,7 @@ from autodistill.cli import console
 from autodistill.cli.flags import Family, search_family
 from autodistill.data import LoadData
 from autodistill.executors import Executor, ProcessPool, Stopped
-from autodistill.formatting import about, count, excess_words, quantity
+from autodistill.formatting import about, count, excess_words, origin, quantity
 from autodistill.records import ComparisonRecord, LeftOutRecord, StudyRecord
 from autodistill.search.database import SQLITE, redacted
 from autodistill.store import cache_root, check_folder
@@ -202,6 +202,9 @@ def _name_left_out(left_out: Sequence[LeftOutRecord], family: Family) -> None:
 def describe_student(spec: StudySpec) -> str:
     student = spec.student
     cost = f"{count(student.cost.params)} params, {count(student.cost.macs)} MACs"
+    if student.foreign is not None:
+        size = student.foreign.input_size
+        return f"{student.name} ({cost}, input {size}x{size}, {origin(student)})"
     return f"{student.architecture} width {student.width:g} ({cost}, stride {student.total_stride})"
 
 

@@ -13,6 +13,7 @@ from autodistill.executors import CheckTask, TrainTeacherTask, WorkerContext, pe
 from autodistill.export import chosen, export_student, left_out
 from autodistill.formatting import count
 from autodistill.methods import METHODS
+from autodistill.models.students import changed
 from autodistill.records import EpochRecord, RunSpec, TrainedRecord, TrialParams
 from autodistill.search import prior_params
 from autodistill.store import write_text
@@ -34,6 +35,8 @@ def train(*, run: str, seed: int, to: Path, with_validation: bool, teacher: str 
         raise ConfigError("--student: missing", "name a network, or a study with --from")
     with shown_loading() as load_data:
         spec = resolve(options.model_copy(update={"study": "train"}), planned=False, load_data=load_data)
+    if run and (foreign := show.study_of(run)[1].student.foreign) and foreign != spec.student.foreign:
+        raise changed(foreign)
     attempt = to.with_name(f".{to.name}.try")  # a folder that cannot be written must show before the training
     write_text(attempt, "")
     attempt.unlink()
@@ -97,7 +100,7 @@ def _recommended(options: SearchOptions, run: str) -> tuple[str, SearchOptions, 
             f"study {record.name!r} has no recommendation yet", f"finish the study first: {record.command}"
         )
     teachers = tuple(teacher.uri for teacher in record.teachers)
-    update = {"student": record.student.name, "space": str(folder.space), "teachers": teachers}
+    update = {"student": record.student.source, "space": str(folder.space), "teachers": teachers}
     return record.name, options.model_copy(update=update), record.recommendation.params
 
 

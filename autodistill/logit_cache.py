@@ -34,6 +34,10 @@ Part = tuple[object, ...]
 VALIDATION: Part = ("validation",)
 
 
+PLAIN: Part = ("train",)
+"""The training split without augmentation, for teachers that know no other view of it."""
+
+
 def estimated_bytes(*, teachers: int, views: int, examples: int, classes: int) -> int:
     """Estimate the size of a study's logits on disk."""
     return teachers * views * examples * classes * DTYPE.itemsize
@@ -113,7 +117,7 @@ class LogitCache:
             TeacherError: Logits are not finite, or have another class count.
             StoreError: The cache folder is read-only, or its disk full.
         """
-        return self._get(teacher, training_part(self._view, number), (training_part(self._view, it) for it in later))
+        return self._get(teacher, self._part(teacher, number), (self._part(teacher, it) for it in later))
 
     def validation(self, teacher: Teacher) -> Logits:
         """Return the logits of the validation split without augmentation; errors as for `training`."""
@@ -121,10 +125,13 @@ class LogitCache:
 
     def ahead(self, teacher: Teacher, number: int) -> None:
         """Compute a view of the training split in advance, if it is missing and no other process computes it."""
-        part = training_part(self._view, number)
+        part = self._part(teacher, number)
         if not self._path(teacher, part).exists():
             with self._watch.part("cache"):
                 self._fill(teacher, part, wait=False)
+
+    def _part(self, teacher: Teacher, number: int) -> Part:
+        return PLAIN if teacher.table is not None else training_part(self._view, number)
 
     def _get(self, teacher: Teacher, part: Part, later: Iterable[Part] = ()) -> Logits:
         with self._watch.part("cache"):
@@ -171,7 +178,11 @@ class LogitCache:
         self.computed += 1
         with self._watch.part("teacher"):
             number, images = part[-1], self._data.train.images
-            if isinstance(number, int):
+            if teacher.table is not None:
+                examples = self._data.examples
+                assert examples is not None  # checked when the table was loaded
+                logits = teacher.table[examples.train if part == PLAIN else examples.validation].to(images.device)
+            elif isinstance(number, int):
                 # Batch by batch: a view of all images, with the indices of its pixels, takes nine times their memory.
                 take = partial(take_view, images, view=self._view, epoch=number)
                 logits = logits_of(teacher, images, take=take)

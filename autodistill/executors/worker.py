@@ -182,10 +182,13 @@ class WorkerContext:
 
     def load_teacher(self, name: str, option: str = "") -> Teacher:
         """Load a teacher, with a further option in its URI."""
-        uri = self.setup.teachers[name]
-        path = file_uri(uri, root=Path(self.setup.cache), data=self.setup.data, space=self.setup.space)
-        path = with_option(path, option) if option else path
-        teacher = load(path, data=self.study_data, offline=self.setup.offline, name=name, shown_as=uri)
+        setup, uri = self.setup, self.setup.teachers[name]
+        paths = {
+            it: file_uri(given, root=Path(setup.cache), data=setup.data, space=setup.space)
+            for it, given in setup.teachers.items()
+        }
+        path = with_option(paths[name], option) if option else paths[name]
+        teacher = load(path, data=self.study_data, offline=setup.offline, name=name, shown_as=uri, study=paths)
         teacher.module.to(self.device)
         return teacher
 

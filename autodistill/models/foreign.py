@@ -25,6 +25,7 @@ from autodistill.errors import AutodistillError, near
 from autodistill.models.checkpoints import Facts, read
 from autodistill.models.matching import Match, choose, difference, matches
 from autodistill.models.uri import Uri
+from autodistill.records import TeacherCostRecord
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,8 @@ class Foreign:
     """Hash of the code that built it; empty: the printed network shows all of it."""
     other_weights: tuple[str, ...] = ()
     """Kinds of weights in its file that were not chosen: `raw` or `ema`."""
+    cost: TeacherCostRecord | None = None
+    """None: counted from `module`."""
     fresh: tuple[str, ...] = ()
     """Tensors of the head that were not loaded, because the number of classes is another."""
 

@@ -5,7 +5,7 @@ size, class order or set of weights makes it clearly better on images that were 
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import NamedTuple
 from urllib.parse import quote
@@ -21,7 +21,7 @@ from autodistill.errors import AutodistillError, TeacherError
 from autodistill.models.cost import measure
 from autodistill.models.preprocessing import named_normalisations
 from autodistill.models.uri import with_option
-from autodistill.records import TeacherRecord
+from autodistill.records import TeacherCostRecord, TeacherRecord
 from autodistill.teachers.teacher import Teacher, logits_of
 
 SIGNIFICANCE = 0.001
@@ -75,7 +75,9 @@ def check(
     top1, balanced = float(metrics.top1(logits, labels)), metrics.balanced_top1(logits, labels)
     notes = list(teacher.notes)
     own = teacher.uri.startswith("ladder:")
-    mend = None if own or top1 > 1 - LEAST_GAIN else better_reading(teacher, data, logits, reload=reload)
+    # The members of an ensemble are checked themselves.
+    skipped = own or bool(teacher.members) or top1 > 1 - LEAST_GAIN
+    mend = None if skipped else better_reading(teacher, data, logits, reload=reload)
     if mend is not None:
         found = f"{mend.before:.1%} of validation images right as it is read, {mend.after:.1%} with {mend.what}"
         if not teacher.accepted:
@@ -98,7 +100,7 @@ def check(
         uri=teacher.uri,
         architecture=teacher.architecture,
         fingerprint=teacher.fingerprint,
-        cost=measure(teacher.module, image_shape=_input_shape(teacher, data)),
+        cost=cost_of(teacher, data),
         normalisation=teacher.normalisation.name,
         val_top1=top1,
         val_nll=float(metrics.nll(logits, labels)),
@@ -106,6 +108,27 @@ def check(
         val_balanced_top1=balanced,
         notes=tuple(notes),
     )
+
+
+def cost_of(teacher: Teacher, data: Data) -> TeacherCostRecord:
+    """Return the cost of a teacher for an image of the data; that of an ensemble is the sum over its members."""
+    if teacher.cost is not None:
+        return teacher.cost
+    if not teacher.members:
+        found = measure(teacher.module, image_shape=_input_shape(teacher, data))
+        return TeacherCostRecord(params=found.params, macs=found.macs, size_bytes=found.size_bytes)
+    costs = [cost_of(member, data) for member in teacher.members]
+    return TeacherCostRecord(
+        params=_sum(it.params for it in costs),
+        macs=_sum(it.macs for it in costs),
+        size_bytes=_sum(it.size_bytes for it in costs),
+    )
+
+
+def _sum(numbers: Iterable[int | None]) -> int | None:
+    """Return a sum; None if a number is unknown."""
+    known = list(numbers)
+    return None if None in known else sum(it for it in known if it is not None)
 
 
 def check_logits(teacher: Teacher, data: Data, logits: Float[Tensor, "examples classes"]) -> None:
@@ -174,7 +197,8 @@ def better_reading(
         tried.append((f"the order of its classes {_shortened(names)}", option, own, moved == labels))
     images, began = data.validation.images[rows], time.monotonic()
     few = torch.arange(0, len(rows), max(1, len(rows) // SCREENED), device=rows.device)
-    logits_of(teacher, images[few])
+    if teacher.table is None:
+        logits_of(teacher, images[few])
     few_s = time.monotonic() - began
     size = teacher.input_size or data.image_shape[1]
     for what, option, other in _readings(teacher, data, reload):
@@ -210,6 +234,8 @@ def mcnemar_p(before: Bool[Tensor, " examples"], after: Bool[Tensor, " examples"
 
 def _readings(teacher: Teacher, data: Data, reload: Reload | None) -> Iterator[tuple[str, str, Teacher]]:
     """Yield other readings of a teacher: what differs, the option that states it, and the teacher."""
+    if teacher.table is not None:
+        return
     size = teacher.input_size or data.image_shape[1]
     for other in dict.fromkeys((data.image_shape[1], *SIZES)):
         if other != size:
@@ -255,6 +281,8 @@ def _shortened(names: str) -> str:
 def _at_chance_hint(teacher: Teacher) -> str:
     if teacher.uri.startswith("ladder:"):
         return "autodistill trained it on these images: raise ladder.epochs, or name trained teachers with --teacher"
+    if teacher.table is not None:
+        return "check that its rows are in the order of the data's own files (training files first), or name them by file"
     return (
         "check that it was trained on these classes (?classes=FILE states their order) and its normalisation "
         "(?norm=NAME); ?accept=yes keeps it"

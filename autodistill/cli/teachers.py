@@ -17,6 +17,7 @@ from autodistill.report import render_inspection
 from autodistill.report.teachers import agreement_info, knowledge_info, temperatures_info
 from autodistill.store import cache_root
 from autodistill.study import StudySpec, prepare_teachers, resolve
+from autodistill.teachers import with_equals
 from autodistill.teachers.ladder import SCHEME, path_of
 
 Row = tuple[str, TeacherRecord | None, str]
@@ -82,10 +83,12 @@ def _checked(spec: StudySpec, names: Sequence[str]) -> dict[str, TeacherRecord]:
     """Check teachers in this process; return their records by name."""
     with Display() as display, SerialExecutor(spec.setup, data=spec.data) as executor:
         records = executor.run([CheckTask(name=name) for name in names], display.show)
-    return {record.name: record for record in records if isinstance(record, TeacherRecord)}
+    checked = with_equals([record for record in records if isinstance(record, TeacherRecord)])
+    return {record.name: record for record in checked}
 
 
 def _show(rows: Iterable[Row]) -> None:
+    rows = list(rows)
     cells: list[Sequence[object]] = []
     for name, record, where in rows:
         facts: Sequence[object] = [None] * 7
@@ -97,6 +100,9 @@ def _show(rows: Iterable[Row]) -> None:
         cells.append((name, *facts, where))
     columns = ("name", ">val %", ">NLL", ">ECE %", ">params", ">MACs", ">size", "normalisation", "where")
     console.show_table("Teachers", columns, cells)
+    for name, record, _ in rows:
+        for note in record.notes if record else ():
+            console.show_note(f"teacher {name}: {note}")
 
 
 def inspect_teachers(*, output: str, to: Path | None, teacher: Sequence[str] | None = None, **flags: Any) -> None:

@@ -27,6 +27,10 @@ from autodistill.models.matching import Match, choose, difference, matches
 from autodistill.models.uri import Uri
 from autodistill.records import TeacherCostRecord
 
+HUB_TIMEOUT_S = 5.0
+"""Longest wait for an answer of the hub from which timm downloads."""
+_TIMM_HINT = "run once without --offline where the machine may download, or name a local copy: timm:local-dir:FOLDER"
+
 
 @dataclass(frozen=True)
 class Foreign:
@@ -155,14 +159,28 @@ def from_timm(uri: Uri, *, num_classes: int | None, offline: bool = False, **unu
         )
 
     more = {} if num_classes is None else {"num_classes": num_classes}
-    try:
+
+    def created(offline: bool) -> Any:
         with _offline(offline), seeded():
-            module = timm.create_model(uri.target, pretrained=pretrained, **more)
+            return timm.create_model(uri.target, pretrained=pretrained, **more)
+
+    try:
+        if offline or not pretrained or uri.target.startswith("local-dir:"):
+            module = created(offline)
+        else:
+            # The local cache first: without a network the client of the hub retries for 40 s.
+            try:
+                module = created(offline=True)
+            except Exception:  # noqa: BLE001 - timm and the client of the hub raise many kinds
+                _check_hub(uri)
+                module = created(offline=False)
+    except AutodistillError:
+        raise
     except Exception as error:
         where = "not on this machine, and --offline" if offline else "cannot be loaded"
         raise uri.refused(
             f"{where}: {type(error).__name__}: {str(error).splitlines()[0][:200] if str(error) else ''}",
-            "run once without --offline where the machine may download, or name a local copy: timm:local-dir:FOLDER",
+            _TIMM_HINT,
         ) from error
     published = module.pretrained_cfg
     classes, other_names = _timm_classes(timm, published)
@@ -372,6 +390,17 @@ def _timm(uri: Uri) -> Any:
         return importlib.import_module("timm")
     except ImportError as error:
         raise uri.refused("timm is not installed", "pip install 'kd-autodistill[timm]'") from error
+
+
+def _check_hub(uri: Uri) -> None:
+    """Refuse a network of timm that is not in the local cache if the hub cannot be reached."""
+    hub = importlib.import_module("huggingface_hub")
+    try:
+        hub.utils.get_session().head(hub.constants.ENDPOINT, timeout=HUB_TIMEOUT_S)
+    except Exception as error:
+        raise uri.refused(
+            f"not on this machine, and {hub.constants.ENDPOINT} cannot be reached ({type(error).__name__})", _TIMM_HINT
+        ) from error
 
 
 @contextlib.contextmanager

@@ -71,10 +71,10 @@ def network(uri: Uri, path: Path) -> tuple["OnnxModule", Graph]:
             f"{path.name} keeps its weights in {missing[0]}, which is not beside it",
             f"copy {missing[0]} to {path.parent}",
         )
-    try:
+    try:  # exceptions of ONNX Runtime share no base class
         model = _read(path)
         module = OnnxModule(path, runtime)
-    except Exception as error:  # noqa: BLE001 - exceptions of ONNX Runtime share no base class
+    except Exception as error:
         text = " ".join(str(error).split())[:200]
         raise uri.refused(
             f"{path} cannot be read as an ONNX network: {type(error).__name__}: {text}", "export the network again"

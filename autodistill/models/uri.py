@@ -152,8 +152,10 @@ class UriFile(NamedTuple):
     part: str
     """Part of the URI that names it: `target`, `weights` or `classes`."""
     name: str
-    """Its path relative to the folder of the file that the part names."""
+    """Its path relative to the folder of what the part names."""
     path: Path
+    top: str
+    """Name of what the part names: that of the file, or of a folder around it."""
 
 
 def files_of(text: str) -> tuple[UriFile, ...]:
@@ -163,13 +165,13 @@ def files_of(text: str) -> tuple[UriFile, ...]:
     for part, path in _places(uri).items():
         if part == "target" and uri.scheme == "timm":
             below = sorted(it for it in path.iterdir() if it.is_file()) if path.is_dir() else []
-            found += [UriFile(part, f"{path.name}/{it.name}", it) for it in below]
+            found += [UriFile(part, f"{path.name}/{it.name}", it, path.name) for it in below]
         else:
-            found.append(UriFile(part, path.name, path))
+            found.append(UriFile(part, path.name, path, path.name))
         if part == "target" and uri.scheme == "onnx":
             from autodistill.models.onnx_graph import external_files  # needs the extra [onnx]
 
-            found += [UriFile(part, name, path.parent / name) for name in external_files(path)]
+            found += [UriFile(part, name, path.parent / name, path.name) for name in external_files(path)]
     return tuple(found)
 
 
@@ -189,7 +191,8 @@ def moved(text: str, places: Mapping[str, Path] = {}) -> str:
         elif part == "target":
             target = f"{_LOCAL_TIMM}{path}" if uri.scheme == "timm" else str(path)
         else:
-            options[part] = f"{path}{''.join(uri.options[part].rpartition('#')[1:]) if '#' in uri.options[part] else ''}"
+            _, mark, kind = uri.options[part].partition("#")
+            options[part] = f"{path}{mark}{kind}"
     query = "&".join(f"{quote(key)}={quote(value, safe=_PLAIN)}" for key, value in options.items())
     return f"{uri.scheme}:{quote(target, safe=_PLAIN)}{'?' if query else ''}{query}"
 

@@ -80,6 +80,13 @@ def knowledge_info(record: Teachers) -> Section:
     )
 
 
+def notes_info(record: Teachers) -> Section:
+    """Return what the user should know about how the teachers were read and checked."""
+    rows = [row(short(one.name), note) for one in record.teachers for note in one.notes]
+    columns = ("Teacher", Column("Note", long=True))
+    return Section(table=table("How the teachers were read", columns, rows[:MAX_ROWS])) if rows else Section()
+
+
 def by_size(record: Teachers) -> list[TeacherRecord]:
     """Return the teachers with a profile, ordered by number of parameters, those of unknown size last."""
 

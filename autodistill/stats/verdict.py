@@ -211,18 +211,20 @@ class _Decision:
     def _cheap_words(self) -> str:
         """Say which of the tied teachers is taken. It is not always the cheapest."""
         macs = {name: _macs(self.record, name) for name in self.tied}
-        if macs[self.teacher] == math.inf:
+        unknown = macs[self.teacher] == math.inf
+        if unknown and all(other == math.inf for other in macs.values()):
             return "one of them, because their costs are unknown"
-        if all(macs[self.teacher] <= other for other in macs.values()):
+        cheapest = "one" if unknown else "cheapest one"
+        if not unknown and all(macs[self.teacher] <= other for other in macs.values()):
             if math.inf in macs.values():
                 return "the cheapest one of known cost"
             return "the cheaper one" if len(self.tied) == 2 else "the cheapest one"
         helping = [name for name in self.tied if self.evidence.answer(name) == "helps"]
         if self.teacher in helping:
-            return "the one that is known to help" if len(helping) == 1 else "the cheapest one that is known to help"
+            return "the one that is known to help" if len(helping) == 1 else f"the {cheapest} that is known to help"
         if any(map(self.evidence.behind, self.tied)) and not self.evidence.behind(self.teacher):
-            return "the cheapest one that is not behind training without a teacher"
-        return "the cheapest one that may help"
+            return f"the {cheapest} that is not behind training without a teacher"
+        return f"the {cheapest} that may help"
 
     def _least(self) -> str:
         return f"{100 * self.evidence.threshold:.1f} points that count"

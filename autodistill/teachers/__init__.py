@@ -14,7 +14,7 @@ Loading never runs code of a checkpoint. `python:` runs the file that the URI na
 from autodistill.models.checkpoints import save
 from autodistill.models.preprocessing import Normalisation
 from autodistill.models.uri import name_of
-from autodistill.teachers.checks import check, check_logits
+from autodistill.teachers.checks import check, check_logits, hottest_of, with_equals
 from autodistill.teachers.sources import SOURCES, candidates, is_ensemble, load, members_of
 from autodistill.teachers.teacher import Teacher, computed_as, ensemble_fingerprint, logits_of
 
@@ -27,10 +27,12 @@ __all__ = [
     "check_logits",
     "computed_as",
     "ensemble_fingerprint",
+    "hottest_of",
     "is_ensemble",
     "load",
     "logits_of",
     "members_of",
     "name_of",
     "save",
+    "with_equals",
 ]

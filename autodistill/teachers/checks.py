@@ -5,7 +5,7 @@ size, class order or set of weights makes it clearly better on images that were 
 """
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 from urllib.parse import quote
@@ -16,12 +16,15 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from autodistill import metrics
+from autodistill.config import Space, bounds
 from autodistill.data import Data
 from autodistill.errors import AutodistillError, TeacherError
+from autodistill.formatting import listed
 from autodistill.models.cost import measure
 from autodistill.models.preprocessing import named_normalisations
 from autodistill.models.uri import with_option
 from autodistill.records import TeacherCostRecord, TeacherRecord
+from autodistill.teachers.profile import TAU_MAX
 from autodistill.teachers.teacher import Teacher, logits_of
 
 SIGNIFICANCE = 0.001
@@ -38,6 +41,8 @@ LEAST_PER_CLASS = 5
 """Images of each class in each half for which an order of classes is searched."""
 SIZES = (32, 64, 224)
 """Input sizes at which networks are usually trained."""
+TOO_SHARP = 0.99
+"""Mean largest probability at the highest temperature from which a note says that the logits are too sharp."""
 _SIMULATED = 20_000
 
 Reload = Callable[[str], Teacher]
@@ -56,7 +61,12 @@ class Mend(NamedTuple):
 
 
 def check(
-    teacher: Teacher, data: Data, logits: Float[Tensor, "examples classes"], *, reload: Reload | None = None
+    teacher: Teacher,
+    data: Data,
+    logits: Float[Tensor, "examples classes"],
+    *,
+    reload: Reload | None = None,
+    hottest: float = 30.0,
 ) -> TeacherRecord:
     """Check that a teacher fits the data, and return its record.
 
@@ -65,6 +75,7 @@ def check(
         data: The study's data.
         logits: The teacher's logits on the validation split.
         reload: Loads the teacher with a further option; None: other weights in its file are not tried.
+        hottest: Highest temperature that a method may use.
 
     Raises:
         TeacherError: The number of classes differs, logits are not finite, the balanced accuracy is not above chance,
@@ -95,6 +106,13 @@ def check(
         if not teacher.accepted:
             raise TeacherError(f"teacher {teacher.name} ({teacher.uri}): {found}", _at_chance_hint(teacher))
         notes.append(f"accepted although its {found}")
+    sharp = float((logits.double() / hottest).softmax(dim=1).amax(dim=1).mean())
+    if sharp > TOO_SHARP:
+        notes.append(
+            f"its logits lie so far apart that even at temperature {hottest:g}, the highest of this space, one class "
+            f"has {sharp:.1%} of the probability: there is little to learn from it beyond its first class; scale its "
+            "logits down, or raise the temperatures in search.methods"
+        )
     return TeacherRecord(
         name=teacher.name,
         uri=teacher.uri,
@@ -108,6 +126,28 @@ def check(
         val_balanced_top1=balanced,
         notes=tuple(notes),
     )
+
+
+def hottest_of(space: Space) -> float:
+    """Return the highest temperature at which a method of a space may use the logits of a teacher."""
+    names = ("tau", "tau_target", "tau_other", "tau_max")
+    found = [TAU_MAX] if "isats" in space.search.methods else []
+    for dimensions in space.search.methods.values():
+        limits = (bounds(dimension) for name, dimension in dimensions.items() if name in names)
+        found += [it[1] for it in limits if it is not None]
+    return max(found, default=TAU_MAX)
+
+
+def with_equals(records: Sequence[TeacherRecord]) -> list[TeacherRecord]:
+    """Return records of teachers, in which teachers with equal fingerprints have a note that names the others."""
+    found = []
+    for record in records:
+        equal = [it.name for it in records if it.fingerprint == record.fingerprint and it.name != record.name]
+        if equal:
+            note = f"the same network with the same weights as {listed(equal)}: their logits are equal"
+            record = record.model_copy(update={"notes": (*record.notes, note)})
+        found.append(record)
+    return found
 
 
 def cost_of(teacher: Teacher, data: Data) -> TeacherCostRecord:
@@ -201,7 +241,7 @@ def better_reading(
         logits_of(teacher, images[few])
     few_s = time.monotonic() - began
     size = teacher.input_size or data.image_shape[1]
-    for what, option, other in _readings(teacher, data, reload):
+    for what, option, other in () if teacher.table is not None else _readings(teacher, data, reload):
         larger = ((other.input_size or data.image_shape[1]) / size) ** 2
         if time.monotonic() - began > MOST_SECONDS or few_s * larger > MOST_SCREENING_S:
             continue
@@ -234,8 +274,6 @@ def mcnemar_p(before: Bool[Tensor, " examples"], after: Bool[Tensor, " examples"
 
 def _readings(teacher: Teacher, data: Data, reload: Reload | None) -> Iterator[tuple[str, str, Teacher]]:
     """Yield other readings of a teacher: what differs, the option that states it, and the teacher."""
-    if teacher.table is not None:
-        return
     size = teacher.input_size or data.image_shape[1]
     for other in dict.fromkeys((data.image_shape[1], *SIZES)):
         if other != size:
@@ -282,7 +320,7 @@ def _at_chance_hint(teacher: Teacher) -> str:
     if teacher.uri.startswith("ladder:"):
         return "autodistill trained it on these images: raise ladder.epochs, or name trained teachers with --teacher"
     if teacher.table is not None:
-        return "check that its rows are in the order of the data's own files (training files first), or name them by file"
+        return "check that its rows are in the order of the data's own files, or name them by file"
     return (
         "check that it was trained on these classes (?classes=FILE states their order) and its normalisation "
         "(?norm=NAME); ?accept=yes keeps it"

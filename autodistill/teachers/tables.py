@@ -20,8 +20,8 @@ from autodistill.records import TeacherCostRecord
 from autodistill.teachers.teacher import Teacher
 
 FORMS = (
-    "allowed are: one array of a row per example, in the order of the data's own files (training files first); an array "
-    "`logits` beside an array `names` of file names; or one array per file name"
+    "allowed are: one array with a row per example, in the order of the data's own files, training files first; the "
+    "same beside an array `names` of file names; arrays `train`, `validation`, `test`; or one array per file name"
 )
 PART_ARRAYS = ("train", "validation", "test")
 """Names of arrays that hold the examples of one part of a dataset each."""

@@ -298,7 +298,7 @@ def test_teachers_and_logits_are_kept_by_the_driver_and_a_damaged_file_is_comput
     with apart(tmp_path, perform, **known) as third:
         (found,) = third.run([CHECK], lambda _: None)
     assert found.fingerprint == checked.fingerprint
-    assert (node_cache / "teachers" / checked.fingerprint / given.name).read_bytes() == given.read_bytes()
+    assert (node_cache / "teachers" / checked.fingerprint / "target" / given.name).read_bytes() == given.read_bytes()
 
 
 @slow

@@ -134,7 +134,7 @@ def hottest_of(space: Space) -> float:
     found = [TAU_MAX] if "isats" in space.search.methods else []
     for dimensions in space.search.methods.values():
         limits = (bounds(dimension) for name, dimension in dimensions.items() if name in names)
-        found += [it[1] for it in limits if it is not None]
+        found += [float(it[1]) for it in limits if it is not None]
     return max(found, default=TAU_MAX)
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from autodistill.data import Data
-from autodistill.errors import ConfigError, TeacherError, near
+from autodistill.errors import AutodistillError, ConfigError, TeacherError, near
 from autodistill.models import MODELS, build, onnx_graph, parse_name
 from autodistill.models.checkpoints import Facts, read
 from autodistill.models.foreign import FOREIGN, Foreign, notes_of, published_classes, seeded
@@ -166,10 +166,12 @@ def _from_table(uri: Uri, loading: Loading) -> Teacher:
 
 def _from_ensemble(uri: Uri, loading: Loading) -> Teacher:
     """Load the members of an ensemble."""
-    members = [
-        load(loading.study[name], data=loading.data, offline=loading.offline, name=name, study=loading.study)
-        for name in members_of(uri.text, loading.study)
-    ]
+    members = []
+    for name in members_of(uri.text, loading.study):
+        try:
+            members.append(load(loading.study[name], data=loading.data, offline=loading.offline, name=name))
+        except AutodistillError as error:
+            raise uri.refused(f"member {name}: {error.message}", error.hint) from error
     return ensemble(members, name=loading.name, uri=uri.text)
 
 

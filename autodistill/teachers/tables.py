@@ -94,7 +94,10 @@ def _read(path: Path, uri: Uri) -> Table:
             return Table(_logits(np.load(path, allow_pickle=False), uri))
         if begin.startswith(b"PK"):
             with np.load(path, allow_pickle=False) as arrays:
-                return _arranged({key: arrays[key] for key in arrays.files}, {}, uri)
+                held = {key: arrays[key] for key in arrays.files}
+            if not all(isinstance(it, np.ndarray) for it in held.values()):
+                raise ValueError("it holds other things than arrays")
+            return _arranged(held, {}, uri)
         with safetensors.safe_open(path, framework="pt") as file:
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
             return _arranged(tensors, file.metadata() or {}, uri)
@@ -165,20 +168,17 @@ def _by_name(table: Table, examples: Examples, uri: Uri) -> Tensor:
     place = {name.removeprefix("./"): row for row, name in enumerate(table.names)}
     if len(place) < len(table.names):
         raise uri.refused("a name occurs twice", "write one row per file")
-    needed = set(torch.cat([examples.train, examples.validation]).tolist())
     rows, owner = [0] * len(files), dict[int, str]()
-    for number, file in enumerate(files):
+    for number in torch.cat([examples.train, examples.validation]).sort().values.tolist():
+        file = files[number]
         found = next((place[ending] for ending in _endings(file) if ending in place), None)
-        if found is None and number in needed:
-            raise uri.refused(
-                f"no row for {file}", f"name the rows as the files are named, for example {_endings(file)[-2:][0]}"
-            )
-        if found is not None and found in owner:
+        if found is None:
+            raise uri.refused(f"no row for {file}", f"name the rows as the files are named: {_endings(file)[-2]}")
+        if found in owner:
             raise uri.refused(
                 f"{table.names[found]!r} names both {owner[found]} and {file}", "name the rows with their folder"
             )
-        if found is not None:
-            rows[number], owner[found] = found, file
+        rows[number], owner[found] = found, file
     return table.rows[rows]
 
 

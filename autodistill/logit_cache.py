@@ -22,6 +22,7 @@ from autodistill.errors import CacheError, InUseError
 from autodistill.stopwatch import Stopwatch
 from autodistill.store import digest, locked, write_bytes
 from autodistill.teachers import Teacher, check_logits, computed_as, logits_of
+from autodistill.teachers.teacher import mean_logits
 
 FORMAT = 2
 DTYPE = torch.float16
@@ -131,7 +132,7 @@ class LogitCache:
                 self._fill(teacher, part, wait=False)
 
     def _part(self, teacher: Teacher, number: int) -> Part:
-        return PLAIN if teacher.table is not None else training_part(self._view, number)
+        return PLAIN if teacher.knows_one_view else training_part(self._view, number)
 
     def _get(self, teacher: Teacher, part: Part, later: Iterable[Part] = ()) -> Logits:
         with self._watch.part("cache"):
@@ -177,17 +178,7 @@ class LogitCache:
     def _compute(self, teacher: Teacher, part: Part) -> Logits:
         self.computed += 1
         with self._watch.part("teacher"):
-            number, images = part[-1], self._data.train.images
-            if teacher.table is not None:
-                examples = self._data.examples
-                assert examples is not None  # checked when the table was loaded
-                logits = teacher.table[examples.train if part == PLAIN else examples.validation].to(images.device)
-            elif isinstance(number, int):
-                # Batch by batch: a view of all images, with the indices of its pixels, takes nine times their memory.
-                take = partial(take_view, images, view=self._view, epoch=number)
-                logits = logits_of(teacher, images, take=take)
-            else:
-                logits = logits_of(teacher, self._data.validation.images)
+            logits = self._logits(teacher, part)
             check_logits(teacher, self._data, logits)
         stored = logits.to(DTYPE)
         if not bool(stored.isfinite().all()):
@@ -197,6 +188,21 @@ class LogitCache:
                 "scale the teacher's last layer down: a common factor can be undone by the temperature",
             )
         return stored.cpu()
+
+    def _logits(self, teacher: Teacher, part: Part) -> Tensor:
+        """Run a teacher, or the members of an ensemble; take the rows of a table, which knows no views."""
+        if teacher.members:
+            return mean_logits([self._logits(member, part) for member in teacher.members])
+        number, images = part[-1], self._data.train.images
+        if teacher.table is not None:
+            examples = self._data.examples
+            assert examples is not None  # checked when the table was loaded
+            return teacher.table[examples.validation if part == VALIDATION else examples.train].to(images.device)
+        if isinstance(number, int):
+            # Batch by batch: a view of all images, with the indices of its pixels, takes nine times their memory.
+            take = partial(take_view, images, view=self._view, epoch=number)
+            return logits_of(teacher, images, take=take)
+        return logits_of(teacher, self._data.validation.images)
 
 
 def is_whole(path: Path) -> bool:

@@ -53,6 +53,11 @@ class Teacher:
     table: Float[Tensor, "examples classes"] | None = None
     """Logits by number of the example, in place of a network: it knows images without augmentation only."""
 
+    @property
+    def knows_one_view(self) -> bool:
+        """Whether it knows the images without augmentation only."""
+        return self.table is not None or (bool(self.members) and all(it.knows_one_view for it in self.members))
+
     @cached_property
     def quick(self) -> "Teacher":
         """The same teacher with BatchNorm folded into convolutions."""
@@ -63,8 +68,7 @@ class Teacher:
     def __call__(self, images: UInt8[Tensor, "batch channels height width"]) -> Float[Tensor, "batch classes"]:
         """Preprocess images and compute their logits, in float32."""
         if self.members:
-            log_probabilities = torch.stack([member(images).log_softmax(dim=1) for member in self.members])
-            return log_probabilities.logsumexp(dim=0) - math.log(len(self.members))
+            return mean_logits([member(images) for member in self.members])
         if images.shape[1] == 1 and self.channels == 3:
             images = images.expand(-1, 3, -1, -1)
         if self.bgr:
@@ -136,6 +140,11 @@ def ensemble(members: Sequence[Teacher], *, name: str, uri: str) -> Teacher:
         notes=(f"the mean of the probabilities of {', '.join(member.name for member in members)}",),
         members=tuple(members),
     )
+
+
+def mean_logits(logits: Sequence[Float[Tensor, "batch classes"]]) -> Float[Tensor, "batch classes"]:
+    """Return the logarithms of the mean of probabilities."""
+    return torch.stack([one.log_softmax(dim=1) for one in logits]).logsumexp(dim=0) - math.log(len(logits))
 
 
 def ensemble_fingerprint(members: Sequence[str]) -> str:

@@ -256,7 +256,7 @@ def test_markers_tell_lines_of_one_colour_apart():
 
 
 def test_a_teacher_of_unknown_cost_is_shown_and_left_out_of_orders_by_size(tmp_path: Path) -> None:
-    record = profiled(study(FOUR, trials=12))
+    record = profiled(study(teachers=FOUR))
     unknown = TeacherCostRecord(params=None, macs=None, size_bytes=None)
     teachers = (
         record.teachers[0].model_copy(update={"cost": unknown, "notes": ("a table & its <rows>",)}),

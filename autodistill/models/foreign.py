@@ -29,7 +29,7 @@ from autodistill.records import TeacherCostRecord
 
 HUB_TIMEOUT_S = 5.0
 """Longest wait for an answer of the hub from which timm downloads."""
-_TIMM_HINT = "run once without --offline where the machine may download, or name a local copy: timm:local-dir:FOLDER"
+_TIMM_HINT = "run once where the machine may download, without --offline, or name a local copy: timm:local-dir:FOLDER"
 
 
 @dataclass(frozen=True)

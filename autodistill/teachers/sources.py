@@ -1,6 +1,7 @@
 """Teacher sources by URI scheme. The functions in `SOURCES` return a network with its preprocessing."""
 
 import glob
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -217,12 +218,12 @@ def candidates(uri: str) -> tuple[list[str], list[str]]:
         returned as it is.
 
     Raises:
-        TeacherError: Nothing matches, or no file in the folder is a checkpoint.
+        TeacherError: Nothing matches, a file that matches a pattern is no checkpoint, or no file in a folder is one.
     """
     parsed = parse(uri)
     path = Path(parsed.target).expanduser()
-    is_pattern = not path.exists() and any(sign in parsed.target for sign in "*?[")
-    if parsed.scheme != "file" or not (path.is_dir() or is_pattern):
+    is_pattern = not os.path.exists(path) and any(sign in parsed.target for sign in "*?[")
+    if parsed.scheme != "file" or not (os.path.isdir(path) or is_pattern):
         return [uri], []
     if is_pattern:
         found = sorted(Path(it) for it in glob.glob(str(path), recursive=True) if Path(it).is_file())
@@ -231,20 +232,28 @@ def candidates(uri: str) -> tuple[list[str], list[str]]:
         files = sorted(it for it in path.iterdir() if it.is_file() and not it.name.startswith("."))
         found = [it for it in files if looks_like_checkpoint(it)]
         left_out = [it for it in files if it not in found]
+    if is_pattern and (other := [it for it in found if not looks_like_checkpoint(it)]):
+        raise parsed.refused(
+            f"{other[0]} is no checkpoint of torch or safetensors ({len(other)} of {len(found)} files that match)",
+            "narrow the pattern, for example file:RUNS/*.pt",
+        )
     if not found and is_pattern:
         raise parsed.refused("no file matches this pattern", "check the path; ** stands for folders at any depth")
     if not found:
         held = ", ".join(it.name for it in left_out[:3]) or "no file"
         raise parsed.refused(f"the folder holds no checkpoint, but {held}", "name a file, or a pattern: file:RUNS/*.pt")
-    query = uri.partition("?")[2] if parsed.options else ""
-    return [f"file:{it}{'?' if query else ''}{query}" for it in found], [it.name for it in left_out]
+    text = uri.removeprefix("file:")
+    # The name of a folder may contain a question mark.
+    options = text.removeprefix(parsed.target) if text.startswith(parsed.target) else "?" + text.partition("?")[2]
+    return [f"file:{it}{options if parsed.options else ''}" for it in found], [it.name for it in left_out]
 
 
 def looks_like_checkpoint(path: Path) -> bool:
     """Return whether a file begins like one of torch or safetensors."""
     with path.open("rb") as file:
         begin = file.read(9)
-    return begin.startswith((b"PK\x03\x04", b"\x80\x02")) or begin[8:9] == b"{"
+    pickled = begin[:1] == b"\x80" and begin[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05")
+    return pickled or begin.startswith(b"PK\x03\x04") or begin[8:9] == b"{"
 
 
 def _finished(network: Foreign, uri: Uri, loading: Loading, *, channels: int) -> Teacher:

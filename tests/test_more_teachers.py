@@ -111,6 +111,13 @@ def test_onnx_graphs_that_are_no_classifier(tmp_path: Path) -> None:
     error = refused(f"onnx:{tmp_path}/t.onnx")
     assert "keeps its weights in t.weights" in error.message
     assert error.hint == f"copy t.weights to {tmp_path}"
+    onnx = pytest.importorskip("onnx")
+    model = onnx.load(str(tmp_path / "t.onnx"), load_external_data=False)
+    for place in ("../t.weights", "/etc/passwd"):
+        for it in (entry for weights in model.graph.initializer for entry in weights.external_data):
+            it.value = place if it.key == "location" else it.value
+        (tmp_path / "t.onnx").write_bytes(model.SerializeToString())
+        assert f"keeps its weights in {place}, outside of its folder" in refused(f"onnx:{tmp_path}/t.onnx").message
 
 
 def test_operators_that_cannot_be_counted_leave_the_macs_unknown(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ import importlib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -65,6 +65,10 @@ def network(uri: Uri, path: Path) -> tuple["OnnxModule", Graph]:
         raise uri.refused(f"{error.name} is not installed", "pip install 'kd-autodistill[onnx]'") from error
     if not path.is_file():
         raise uri.refused(f"no such file: {path}", "check the path")
+    if outside := [name for name in external_files(path) if not _is_below(name)]:
+        raise uri.refused(
+            f"{path.name} keeps its weights in {outside[0]}, outside of its folder", "put its weights beside it"
+        )
     missing = [name for name in external_files(path) if not (path.parent / name).is_file()]
     if missing:
         raise uri.refused(
@@ -82,6 +86,11 @@ def network(uri: Uri, path: Path) -> tuple["OnnxModule", Graph]:
     graph = _described(model, module, uri)
     module.graph = graph
     return module, graph
+
+
+def _is_below(name: str) -> bool:
+    """Return whether a relative path stays in its folder."""
+    return not PurePosixPath(name).is_absolute() and ".." not in PurePosixPath(name).parts
 
 
 def fingerprint(path: Path) -> str:

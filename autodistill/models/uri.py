@@ -171,6 +171,7 @@ def files_of(text: str) -> tuple[UriFile, ...]:
         if part == "target" and uri.scheme == "onnx":
             from autodistill.models.onnx_graph import external_files  # needs the extra [onnx]
 
+            # Loading the teacher has refused weights outside of its folder.
             found += [UriFile(part, name, path.parent / name, path.name) for name in external_files(path)]
     return tuple(found)
 

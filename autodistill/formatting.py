@@ -47,8 +47,10 @@ def probability(share: float | None) -> str:
     return "< 0.01" if share < 0.01 else "> 0.99" if share > 0.99 else f"{share:.2f}"
 
 
-def count(number: int | float) -> str:
-    """Format a large number with a unit prefix: `1.25 M`."""
+def count(number: int | float | None) -> str:
+    """Format a large number with a unit prefix: `1.25 M`; None as `unknown`."""
+    if number is None:
+        return "unknown"
     for size, unit in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
         if number >= size:
             return f"{number / size:.3g} {unit}"

@@ -38,6 +38,14 @@ class CostRecord(Record):
     size_bytes: int
 
 
+class TeacherCostRecord(Record):
+    """Costs of a teacher; None: unknown, as for a table of logits."""
+
+    params: int | None
+    macs: int | None
+    size_bytes: int | None
+
+
 class LatencyRecord(Record):
     """One image's forward pass on one thread, in milliseconds: median and interquartile range."""
 
@@ -479,7 +487,7 @@ class TeacherRecord(Record):
     uri: str
     architecture: str
     fingerprint: str
-    cost: CostRecord
+    cost: TeacherCostRecord
     normalisation: str
     val_top1: float
     val_nll: float

@@ -25,8 +25,9 @@ Teachers = Annotated[
     list[str] | None,
     typer.Option(
         "--teacher",
-        help="URI of a teacher: file:CKPT?arch=NAME, torchvision:NAME@WEIGHTS, ladder:. Repeatable. "
-        "Default: the space's.",
+        help="URI of a teacher: file:CKPT?arch=NAME, python:FILE.py:FACTORY, torchvision:NAME@WEIGHTS, timm:NAME, "
+        "onnx:FILE, logits:FILE, ensemble:NAME+NAME, ladder:. A folder or pattern in file: names every checkpoint in "
+        "it. Repeatable. Default: the space's.",
     ),
 ]
 DataName = Annotated[

@@ -273,7 +273,7 @@ def chosen_teachers(lines: Sequence[TeacherLine], *, pareto: bool, sort: str) ->
         sort: One of `TEACHER_KEYS`. Scores descend, costs ascend, unknown values keep their order at the end.
     """
     if pareto:
-        confirmed = [(line, line.macs or 0, line.test) for line in lines if line.test is not None]
+        confirmed = [(line, _macs(line), line.test) for line in lines if line.test is not None]
         lines = [
             line
             for line, macs, test in confirmed
@@ -286,6 +286,13 @@ def chosen_teachers(lines: Sequence[TeacherLine], *, pareto: bool, sort: str) ->
         return math.inf if value is None else sign * value
 
     return sorted(lines, key=place)
+
+
+def _macs(line: TeacherLine) -> int | float:
+    """Return the MACs of a line's teacher: none without a teacher, infinitely many where they are unknown."""
+    if line.macs is not None:
+        return line.macs
+    return 0 if line.own is None else math.inf
 
 
 def _trial_score(trial: TrialRecord) -> tuple[float, float]:

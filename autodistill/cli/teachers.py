@@ -17,6 +17,7 @@ from autodistill.report import render_inspection
 from autodistill.report.teachers import agreement_info, knowledge_info, temperatures_info
 from autodistill.store import cache_root
 from autodistill.study import StudySpec, prepare_teachers, resolve
+from autodistill.teachers import with_equals
 from autodistill.teachers.ladder import SCHEME, path_of
 
 Row = tuple[str, TeacherRecord | None, str]
@@ -26,12 +27,12 @@ Row = tuple[str, TeacherRecord | None, str]
 def list_teachers(*, output: str, **flags: Any) -> None:
     """Print the teachers of a space; mark those of the default ladder that are not trained yet."""
     spec = _resolved(**flags)
-    missing = set(spec.untrained)
-    records = _checked(spec, [name for name, uri in spec.teachers.items() if uri not in missing])
+    missing = spec.unready
+    records = _checked(spec, [name for name in spec.teachers if name not in missing])
     rows: list[Row] = []
     for name, uri in spec.teachers.items():
         where = uri
-        if uri in missing:
+        if name in missing:
             where = "not trained yet"
         elif uri.startswith(SCHEME):
             where = str(path_of(uri, root=cache_root(), data=spec.data.fingerprint, space=spec.space))
@@ -82,21 +83,26 @@ def _checked(spec: StudySpec, names: Sequence[str]) -> dict[str, TeacherRecord]:
     """Check teachers in this process; return their records by name."""
     with Display() as display, SerialExecutor(spec.setup, data=spec.data) as executor:
         records = executor.run([CheckTask(name=name) for name in names], display.show)
-    return {record.name: record for record in records if isinstance(record, TeacherRecord)}
+    checked = with_equals([record for record in records if isinstance(record, TeacherRecord)])
+    return {record.name: record for record in checked}
 
 
 def _show(rows: Iterable[Row]) -> None:
+    rows = list(rows)
     cells: list[Sequence[object]] = []
     for name, record, where in rows:
         facts: Sequence[object] = [None] * 7
         if record is not None:
             scores = (percent(record.val_top1), f"{record.val_nll:.3f}", percent(record.val_ece))
             cost = record.cost
-            sizes = (count(cost.params), count(cost.macs), count(cost.size_bytes) + "B")
+            sizes = tuple(None if it is None else count(it) for it in (cost.params, cost.macs, cost.size_bytes))
             facts = (*scores, *sizes, record.normalisation)
         cells.append((name, *facts, where))
     columns = ("name", ">val %", ">NLL", ">ECE %", ">params", ">MACs", ">size", "normalisation", "where")
     console.show_table("Teachers", columns, cells)
+    for name, record, _ in rows:
+        for note in record.notes if record else ():
+            console.show_note(f"teacher {name}: {note}")
 
 
 def inspect_teachers(*, output: str, to: Path | None, teacher: Sequence[str] | None = None, **flags: Any) -> None:
@@ -106,8 +112,8 @@ def inspect_teachers(*, output: str, to: Path | None, teacher: Sequence[str] | N
         ConfigError: No teacher is trained. Only a note names the missing teachers if another is trained.
     """
     spec = _resolved(teachers=teacher, **flags)
-    untrained = set(spec.untrained)
-    names = [name for name, uri in spec.teachers.items() if uri not in untrained]
+    unready = spec.unready
+    names = [name for name in spec.teachers if name not in unready]
     train = f"autodistill teachers train --space {spec.options.space}"
     if not names:
         raise ConfigError(f"none of the teachers is trained yet: {', '.join(spec.teachers)}", train)

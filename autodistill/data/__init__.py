@@ -16,7 +16,17 @@ from autodistill.config import DataSpec
 from autodistill.data.datasets import cifar, digits, fashion_mnist, image_folder
 from autodistill.data.decoding import Progress
 from autodistill.data.images import DamagedStore, Say, Stored, mapped, open_store
-from autodistill.data.splits import Files, Source, Split, average_pool, fingerprint, split, statistics
+from autodistill.data.splits import (
+    Examples,
+    Files,
+    Source,
+    Split,
+    average_pool,
+    fingerprint,
+    split,
+    split_rows,
+    statistics,
+)
 from autodistill.errors import DataError, lookup
 from autodistill.records import DataRecord
 
@@ -29,6 +39,7 @@ __all__ = [
     "Say",
     "Split",
     "average_pool",
+    "file_names",
     "handed_over",
     "images_at_once",
     "load",
@@ -68,6 +79,8 @@ class Data:
     """SHA-256 of images and labels of each split. Caches of derived values use it as a key."""
     file: Path | None = None
     """File from which the images are mapped; None: the images are in the memory of this process."""
+    examples: Examples | None = None
+    """Numbers of the images in the dataset; None: the images are not those of a dataset of DATASETS."""
 
     @property
     def num_classes(self) -> int:
@@ -136,7 +149,20 @@ def load(spec: DataSpec, *, progress: Progress = lambda done, total: None, say: 
         source = source._replace(parts=pooled)
     splits = split(source, spec)
     mean, std = statistics(splits.train.images)
-    return Data(spec.name, source.classes, *splits, mean, std, fingerprint(splits))
+    train, validation, test = map(torch.from_numpy, split_rows(source.labels, spec))
+    sizes = {name: len(part.labels) for name, part in source.parts.items()}
+    examples = Examples(train, validation, test, sizes, partial(file_names, spec))
+    return Data(spec.name, source.classes, *splits, mean, std, fingerprint(splits), examples=examples)
+
+
+def file_names(spec: DataSpec) -> list[str] | None:
+    """Return the path of the file of each example, in the order of their numbers; None: files hold many examples.
+
+    Raises:
+        ConfigError, DataError: As for `load`.
+    """
+    source = lookup("dataset", spec.name.partition(":")[0], DATASETS)(spec)
+    return source.names() if isinstance(source, Files) and source.names is not None else None
 
 
 def handed_over(data: Data) -> Data | Kept:
@@ -179,7 +205,10 @@ def with_validation(data: Data) -> Data:
         _joined(data.train.images, data.validation.images), _joined(data.train.labels, data.validation.labels)
     )
     found = hashlib.sha256(f"train+validation {data.fingerprint}".encode()).hexdigest()
-    return replace(data, train=joined, fingerprint=found, file=None)
+    examples = data.examples and data.examples._replace(
+        train=torch.cat([data.examples.train, data.examples.validation])
+    )
+    return replace(data, train=joined, fingerprint=found, examples=examples, file=None)
 
 
 def _joined(first: Tensor, second: Tensor) -> Tensor:
@@ -242,4 +271,16 @@ def _scale_and_shift(mean: tuple[float, ...], std: tuple[float, ...], device: to
 
 def _of_file(spec: DataSpec, found: Stored) -> Data:
     header = found.header
-    return Data(spec.name, header.classes, *found.splits, header.mean, header.std, header.fingerprint, found.path)
+    outside = len(found.numbers) - sum(header.splits)
+    train, validation, test, _ = found.numbers.split([*header.splits, outside])
+    examples = Examples(train, validation, test, dict(header.parts), partial(file_names, spec))
+    return Data(
+        spec.name,
+        header.classes,
+        *found.splits,
+        header.mean,
+        header.std,
+        header.fingerprint,
+        found.path,
+        examples,
+    )

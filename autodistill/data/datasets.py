@@ -216,6 +216,7 @@ def image_folder(spec: DataSpec) -> Files:
         place=(str(path.resolve()), f"image_size {spec.image_size}"),
         index=lambda: _index(found),
         read=lambda: _content(found, size=spec.image_size),
+        names=lambda: [Path(file).as_posix() for images in found.values() for file, _ in images.samples],
     )
 
 

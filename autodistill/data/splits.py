@@ -35,6 +35,21 @@ class Splits(NamedTuple):
     test: Split
 
 
+class Examples(NamedTuple):
+    """Which examples of a dataset the images of the splits are.
+
+    Examples are numbered consecutively through the parts of the dataset, in the order of its own files.
+    """
+
+    train: Int[Tensor, " train"]
+    validation: Int[Tensor, " validation"]
+    test: Int[Tensor, " test"]
+    parts: dict[str, int]
+    """Number of examples in each part: `train`, and `validation` and `test` if the dataset has them itself."""
+    file_names: Callable[[], list[str] | None]
+    """Returns the path of the file of each example by number; None: files hold many examples."""
+
+
 class Labels(NamedTuple):
     """The labels of a dataset, by part: `train`, and `validation` and `test` if the dataset has these parts itself.
 
@@ -80,6 +95,8 @@ class Files:
     digests mean unchanged files. Each call looks at the files again."""
     read: Callable[[], Content]
     """Reads the labels."""
+    names: Callable[[], list[str]] | None = None
+    """Returns the path of the file of each example; None: files hold many examples."""
 
 
 def split(source: Source, spec: DataSpec) -> Splits:

@@ -40,6 +40,8 @@ class Setup(Record):
     """Name to URI."""
     fingerprints: dict[str, str]
     """Name to fingerprint of the given teachers."""
+    shown_as: dict[str, str] = {}
+    """Name to the URI in records, if it is another than in `teachers`."""
     data: str
     """Fingerprint of the data."""
     views: int

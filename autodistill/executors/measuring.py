@@ -52,6 +52,8 @@ ENDLESS = 10**6
 def measure_teacher(task: MeasureTeacherTask, context: "WorkerContext") -> TeacherTimes:
     """Measure the logits of a teacher, and its training if it is not trained yet."""
     data, seconds = context.data, task.seconds
+    if not task.untrained and context.teacher(task.name).table is not None:
+        return TeacherTimes(view_s=0.0)
     if not task.untrained:
         return TeacherTimes(view_s=_view_s(context.teacher(task.name), context, seconds))
     architecture = context.setup.teachers[task.name].removeprefix(SCHEME)

@@ -57,7 +57,7 @@ from autodistill.records import (
 )
 from autodistill.stopwatch import Stopwatch
 from autodistill.store import StudyFolder, read_result, write_result
-from autodistill.teachers import Teacher, check, load, save
+from autodistill.teachers import Teacher, check, hottest_of, load, save
 from autodistill.teachers.ladder import file_uri
 from autodistill.teachers.profile import agreement, profile
 from autodistill.training import Execution, Recipe, Supervision, evaluate, supervise, train, train_teacher
@@ -182,10 +182,14 @@ class WorkerContext:
 
     def load_teacher(self, name: str, option: str = "") -> Teacher:
         """Load a teacher, with a further option in its URI."""
-        uri = self.setup.teachers[name]
-        path = file_uri(uri, root=Path(self.setup.cache), data=self.setup.data, space=self.setup.space)
-        path = with_option(path, option) if option else path
-        teacher = load(path, data=self.study_data, offline=self.setup.offline, name=name, shown_as=uri)
+        setup = self.setup
+        shown_as = setup.shown_as.get(name, setup.teachers[name])
+        paths = {
+            it: file_uri(given, root=Path(setup.cache), data=setup.data, space=setup.space)
+            for it, given in setup.teachers.items()
+        }
+        path = with_option(paths[name], option) if option else paths[name]
+        teacher = load(path, data=self.study_data, offline=setup.offline, name=name, shown_as=shown_as, study=paths)
         teacher.module.to(self.device)
         return teacher
 
@@ -458,7 +462,13 @@ def _train_teacher(task: TrainTeacherTask, context: WorkerContext) -> None:
 def _check(task: CheckTask, context: WorkerContext) -> TeacherRecord:
     teacher = context.teacher(task.name)
     logits = context.cache.validation(teacher).float().to(context.device)
-    return check(teacher, context.data, logits, reload=lambda option: context.load_teacher(task.name, option))
+    return check(
+        teacher,
+        context.data,
+        logits,
+        reload=lambda option: context.load_teacher(task.name, option),
+        hottest=hottest_of(context.setup.space),
+    )
 
 
 def _profile(task: ProfileTask, context: WorkerContext) -> Profiled | None:

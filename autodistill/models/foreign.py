@@ -25,6 +25,11 @@ from autodistill.errors import AutodistillError, near
 from autodistill.models.checkpoints import Facts, read
 from autodistill.models.matching import Match, choose, difference, matches
 from autodistill.models.uri import Uri
+from autodistill.records import TeacherCostRecord
+
+HUB_TIMEOUT_S = 5.0
+"""Longest wait for an answer of the hub from which timm downloads."""
+_TIMM_HINT = "run once where the machine may download, without --offline, or name a local copy: timm:local-dir:FOLDER"
 
 
 @dataclass(frozen=True)
@@ -43,6 +48,8 @@ class Foreign:
     """Hash of the code that built it; empty: the printed network shows all of it."""
     other_weights: tuple[str, ...] = ()
     """Kinds of weights in its file that were not chosen: `raw` or `ema`."""
+    cost: TeacherCostRecord | None = None
+    """None: counted from `module`."""
     fresh: tuple[str, ...] = ()
     """Tensors of the head that were not loaded, because the number of classes is another."""
 
@@ -168,15 +175,30 @@ def from_timm(uri: Uri, *, num_classes: int | None, offline: bool = False, **unu
         )
 
     more = {} if num_classes is None else {"num_classes": num_classes}
-    try:
+
+    def created(offline: bool) -> Any:
         with _offline(offline):
-            module = timm.create_model(uri.target, pretrained=pretrained, **more)
+            return timm.create_model(uri.target, pretrained=pretrained, **more)
+
+    try:
+        if offline or not pretrained or uri.target.startswith("local-dir:"):
+            module = created(offline)
+        else:
+            # The local cache first: without a network the client of the hub retries for 40 s.
+            drawn = torch.get_rng_state()
+            try:
+                module = created(offline=True)
+            except Exception:  # noqa: BLE001 - timm and the client of the hub raise many kinds
+                _check_hub(uri)
+                torch.set_rng_state(drawn)
+                module = created(offline=False)
+    except AutodistillError:
+        raise
     except Exception as error:
         where = "not on this machine, and --offline" if offline else "cannot be loaded"
         raise uri.refused(
             f"{where}: {type(error).__name__}: {str(error).splitlines()[0][:200] if str(error) else ''}",
-            "run once without --offline where the machine may download, or name a local copy: timm:local-dir:FOLDER"
-            + ("; weights=none starts without weights" if uri.role == "student" else ""),
+            _TIMM_HINT + ("; weights=none starts without weights" if uri.role == "student" else ""),
         ) from error
     if not pretrained:
         if weights == "none":
@@ -390,6 +412,17 @@ def _timm(uri: Uri) -> Any:
         return importlib.import_module("timm")
     except ImportError as error:
         raise uri.refused("timm is not installed", "pip install 'kd-autodistill[timm]'") from error
+
+
+def _check_hub(uri: Uri) -> None:
+    """Refuse a network of timm that is not in the local cache if the hub cannot be reached."""
+    hub = importlib.import_module("huggingface_hub")
+    try:
+        hub.utils.get_session().head(hub.constants.ENDPOINT, timeout=HUB_TIMEOUT_S)
+    except Exception as error:
+        raise uri.refused(
+            f"not on this machine, and {hub.constants.ENDPOINT} cannot be reached ({type(error).__name__})", _TIMM_HINT
+        ) from error
 
 
 @contextlib.contextmanager

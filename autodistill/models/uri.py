@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
-from urllib.parse import parse_qsl, unquote
+from urllib.parse import parse_qsl, quote, unquote
 
 from autodistill.errors import AutodistillError, ConfigError, TeacherError, near
 
@@ -166,6 +166,80 @@ def with_option(uri: str, option: str) -> str:
     target, mark, query = uri.partition("?")
     kept = [part for part in query.split("&") if mark and part and part.partition("=")[0] != option.partition("=")[0]]
     return f"{target}?{'&'.join([*kept, option])}"
+
+
+class UriFile(NamedTuple):
+    """A local file that a URI needs."""
+
+    part: str
+    """Part of the URI that names it: `target`, `weights` or `classes`."""
+    name: str
+    """Its path relative to the folder of what the part names."""
+    path: Path
+    top: str
+    """Name of what the part names: that of the file, or of a folder around it."""
+
+
+def files_of(text: str) -> tuple[UriFile, ...]:
+    """Return the local files that a URI needs. Modules that a `python:` file imports are not among them."""
+    uri = parse(text)
+    found = []
+    for part, path in _places(uri).items():
+        if part == "target" and uri.scheme == "timm":
+            below = sorted(it for it in path.iterdir() if it.is_file()) if path.is_dir() else []
+            found += [UriFile(part, f"{path.name}/{it.name}", it, path.name) for it in below]
+        else:
+            found.append(UriFile(part, path.name, path, path.name))
+        if part == "target" and uri.scheme == "onnx":
+            from autodistill.models.onnx_graph import external_files  # needs the extra [onnx]
+
+            # Loading the teacher has refused weights outside of its folder.
+            found += [UriFile(part, name, path.parent / name, path.name) for name in external_files(path)]
+    return tuple(found)
+
+
+def moved(text: str, places: Mapping[str, Path] = {}) -> str:
+    """Return a URI whose files lie elsewhere. It reads the same on a machine that does not have the files.
+
+    Args:
+        text: The URI.
+        places: New paths of what its parts name, by part as in `files_of`.
+    """
+    uri = parse(text)
+    options = dict(uri.options)
+    target = uri.target
+    for part, path in places.items():
+        if part == "target" and uri.scheme == "python":
+            target = f"{path}:{uri.target.rpartition(':')[2]}"
+        elif part == "target":
+            target = f"{_LOCAL_TIMM}{path}" if uri.scheme == "timm" else str(path)
+        else:
+            _, mark, kind = uri.options[part].partition("#")
+            options[part] = f"{path}{mark}{kind}"
+    query = "&".join(f"{quote(key)}={quote(value, safe=_PLAIN)}" for key, value in options.items())
+    return f"{uri.scheme}:{quote(target, safe=_PLAIN)}{'?' if query else ''}{query}"
+
+
+_LOCAL_TIMM = "local-dir:"
+_PLAIN = "/:@,+#*[]~ "
+"""Characters that stand for themselves everywhere in a URI."""
+
+
+def _places(uri: Uri) -> dict[str, Path]:
+    """Return the local paths that a URI names, by part."""
+    named: dict[str, str] = {}
+    factory_file = uri.target.rpartition(":")[0]
+    if uri.scheme in FILE_SCHEMES:
+        named["target"] = uri.target
+    elif uri.scheme == "python" and factory_file.endswith(".py"):
+        named["target"] = factory_file
+    elif uri.scheme == "timm" and uri.target.startswith(_LOCAL_TIMM):
+        named["target"] = uri.target.removeprefix(_LOCAL_TIMM)
+    if uri.scheme == "python" and uri.options.get("weights"):
+        named["weights"] = uri.options["weights"].partition("#")[0]
+    if "classes" in uri.options and _exists(uri.options["classes"]):
+        named["classes"] = uri.options["classes"]
+    return {part: Path(path).expanduser() for part, path in named.items()}
 
 
 def _clean(name: str) -> str:

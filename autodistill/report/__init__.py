@@ -24,6 +24,7 @@ from autodistill.stats.verdict import judged
 from autodistill.store import write_text
 
 TEACHER_SECTIONS: dict[str, Callable[[StudyRecord | InspectionRecord], Section]] = {
+    "notes": teachers.notes_info,
     "knowledge": teachers.knowledge_info,
     "temperatures": teachers.temperatures_info,
     "agreement": teachers.agreement_info,

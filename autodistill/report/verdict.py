@@ -289,7 +289,12 @@ def mismatch_info(record: StudyRecord) -> Section:
         place = f"made student {rank + 1} of {len(teachers)}, {100 * regret:.1f} points below the best"
     rho = rank_correlation([one.val_top1 for one in teachers], students)
     by_accuracy = "" if rho is None else f" (Spearman {rho:+.2f} over {len(teachers)} teachers)"
-    rho = rank_correlation([one.cost.params for one in teachers], students)
+    sized = [
+        (one.cost.params, student)
+        for one, student in zip(teachers, students, strict=True)
+        if one.cost.params is not None
+    ]
+    rho = rank_correlation([params for params, _ in sized], [student for _, student in sized])
     by_size = "" if rho is None else f" With the number of parameters the Spearman correlation is {rho:+.2f}."
     verdict = verdict_of(record)
     bars = "bars are two standard deviations of a run's seed noise either way, as measured between confirm runs"

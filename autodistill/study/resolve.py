@@ -159,6 +159,16 @@ class StudySpec(NamedTuple):
         ]
 
     @property
+    def unready(self) -> set[str]:
+        """Names of the teachers that cannot run yet: untrained, or an ensemble with an untrained member."""
+        missing = {name for name, uri in self.teachers.items() if uri in set(self.untrained)}
+        return missing | {
+            name
+            for name, uri in self.teachers.items()
+            if teachers.is_ensemble(uri) and missing & set(teachers.members_of(uri, self.teachers))
+        }
+
+    @property
     def record(self) -> SpecRecord:
         """The specification as `study.json` keeps it, beside the space."""
         return SpecRecord(
@@ -276,14 +286,36 @@ def _common(options: SearchOptions, load_data: LoadData) -> _Common:
     data = load_data(requested.data)
     space, notes = fit_to_classes(requested, data)
     check_methods(space, data.num_classes)
-    names = teacher_names(ladder.expand(space.teachers, space))
-    fingerprints = {
-        name: teachers.load(uri, data=data, offline=options.offline, name=name).fingerprint
-        for name, uri in names.items()
-        if not uri.startswith(ladder.SCHEME)
-    }
+    given, left_out = _expanded(space)
+    names = teacher_names(given)
+    fingerprints = _fingerprints(names, data, offline=options.offline)
     check_sizes(space, data)
-    return _Common(requested, space, notes, data, names, fingerprints)
+    return _Common(requested, space, (*notes, *left_out), data, names, fingerprints)
+
+
+def _expanded(space: Space) -> tuple[list[str], list[str]]:
+    """Return the URIs of all teachers, and notes on files of folders that are no checkpoints."""
+    uris, notes = list[str](), list[str]()
+    for uri in ladder.expand(space.teachers, space):
+        found, left_out = teachers.candidates(uri)
+        uris += found
+        if left_out:
+            notes.append(f"teacher {uri}: no checkpoints and left out: {', '.join(left_out)}")
+    return list(dict.fromkeys(uris)), notes
+
+
+def _fingerprints(names: Mapping[str, str], data: Data, *, offline: bool) -> dict[str, str]:
+    """Load the given teachers; return their fingerprints. Those of the ladder are known once they are trained."""
+    ensembles = {name: teachers.members_of(uri, names) for name, uri in names.items() if teachers.is_ensemble(uri)}
+    found = {
+        name: teachers.load(uri, data=data, offline=offline, name=name).fingerprint
+        for name, uri in names.items()
+        if not uri.startswith(ladder.SCHEME) and name not in ensembles
+    }
+    for name, members in ensembles.items():
+        if all(member in found for member in members):
+            found[name] = teachers.ensemble_fingerprint([found[member] for member in members])
+    return {name: found[name] for name in names if name in found}
 
 
 def _students(names: Sequence[str], common: _Common, *, offline: bool) -> list[StudentRecord]:

@@ -60,6 +60,7 @@ from autodistill.study.resuming import (
     run_key,
 )
 from autodistill.study.timing import TAU_STUDENT_FROM, measure, plan_for
+from autodistill.teachers import with_equals
 
 ExecutorFor = Callable[[StudySpec], Executor]
 """Starts an executor for a study."""
@@ -183,13 +184,17 @@ def prepare_teachers(
     tasks: list[Task] = [kind(name=name) for name in names for kind in (CheckTask, ProfileTask)]
     found = executor.run(tasks, on_event, meanwhile=meanwhile)
     on_event(PhaseStarted(phase="profiles", runs=0, epochs=0))
-    teachers, computed = [], 0
+    teachers, computed = list[TeacherRecord](), 0
     for record, profiled in zip(found[::2], found[1::2], strict=True):
         assert isinstance(record, TeacherRecord)
         if isinstance(profiled, Profiled):
             record = record.model_copy(update={"profile": profiled.profile})
             computed += profiled.views_computed
         teachers.append(record)
+    teachers = with_equals(teachers)
+    for record in teachers:
+        for note in record.notes:
+            on_event(Note(text=f"teacher {record.name}: {note}"))
     profiled_names = tuple(teacher.name for teacher in teachers if teacher.profile is not None)
     agreement = None
     if len(profiled_names) > 1:

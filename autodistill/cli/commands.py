@@ -290,8 +290,8 @@ def spaces_list() -> None:
     """List the shipped spaces."""
     import tomllib
 
-    from autodistill.cli.console import show_table
     from autodistill.config import shipped
+    from autodistill.console import show_table
 
     rows = [(name, tomllib.loads(text).get("purpose", "")) for name, text in sorted(shipped().items())]
     show_table("Search spaces", ("name", "purpose"), rows)
@@ -300,8 +300,8 @@ def spaces_list() -> None:
 @spaces_app.command("show")
 def spaces_show(name: ShippedSpace) -> None:
     """Print a shipped space."""
-    from autodistill.cli.console import show_text
     from autodistill.config import shipped
+    from autodistill.console import show_text
 
     show_text(lookup("space", name, shipped()).rstrip())
 
@@ -309,8 +309,8 @@ def spaces_show(name: ShippedSpace) -> None:
 @spaces_app.command("cp")
 def spaces_cp(name: ShippedSpace, file: Annotated[Path, typer.Argument(help="New file.")]) -> None:
     """Copy a shipped space to a new file for editing."""
-    from autodistill.cli.console import show_note
     from autodistill.config import shipped
+    from autodistill.console import show_note
     from autodistill.store import write_text
 
     if file.exists():
@@ -325,8 +325,8 @@ def spaces_check(
     overrides: Overrides = None,
 ) -> None:
     """Check a space and print all its values."""
-    from autodistill.cli.console import show_note, show_text
     from autodistill.config import dump, load
+    from autodistill.console import show_note, show_text
     from autodistill.study import KNOWN
 
     show_text(dump(load(file, known=KNOWN, overrides=overrides or ())).rstrip())
@@ -346,7 +346,7 @@ def cluster_slurm(
 ) -> None:
     """Print a SLURM script that runs a search on all nodes of one job, with Ray."""
     from autodistill.cli.cluster import slurm_script
-    from autodistill.cli.console import show_note, show_text
+    from autodistill.console import show_note, show_text
 
     show_text(slurm_script(search, nodes=nodes, gpus=gpus, cpus=cpus, time=time, sbatch=sbatch or ()).rstrip())
     show_note("Next: save it as job.sh, then `sbatch job.sh`; the folders must be visible on all nodes")

@@ -10,14 +10,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from autodistill import console
 from autodistill import data as datasets
-from autodistill.cli import console
-from autodistill.cli.flags import Family, search_family
 from autodistill.data import LoadData
 from autodistill.executors import Executor, ProcessPool, Stopped
 from autodistill.formatting import about, count, excess_words, quantity
+from autodistill.options import Family, search_family
 from autodistill.records import ComparisonRecord, LeftOutRecord, StudyRecord
-from autodistill.search.database import SQLITE, redacted
+from autodistill.searching.database import SQLITE, redacted
 from autodistill.store import cache_root, check_folder
 from autodistill.study import (
     Estimate,

@@ -10,8 +10,8 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from autodistill.cli import console
-from autodistill.cli.console import percent
+from autodistill import console
+from autodistill.console import percent
 from autodistill.errors import ConfigError, StoreError, near
 from autodistill.formatting import COSTS, amount, count, excess_words, interval, parameter, probability, quantity
 from autodistill.records import (

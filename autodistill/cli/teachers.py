@@ -4,14 +4,14 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from autodistill import console
 from autodistill import data as datasets
-from autodistill.cli import console
-from autodistill.cli.console import Display, percent
-from autodistill.cli.flags import search_options
 from autodistill.cli.search import shown_loading
+from autodistill.console import Display, percent
 from autodistill.errors import ConfigError
 from autodistill.executors import CheckTask, LocalExecutor, SerialExecutor, TrainTeacherTask
 from autodistill.formatting import count
+from autodistill.options import search_options
 from autodistill.records import InspectionRecord, TeacherRecord
 from autodistill.report import render_inspection
 from autodistill.report.teachers import agreement_info, knowledge_info, temperatures_info

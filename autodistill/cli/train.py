@@ -3,18 +3,19 @@
 from pathlib import Path
 from typing import Any
 
-from autodistill.cli import console, show
-from autodistill.cli.console import Display, percent
-from autodistill.cli.flags import search_options
+from autodistill import console
+from autodistill.cli import show
 from autodistill.cli.search import describe_student, shown_loading
 from autodistill.config import load
+from autodistill.console import Display, percent
 from autodistill.errors import ConfigError, StoreError
 from autodistill.executors import CheckTask, TrainTeacherTask, WorkerContext, perform
 from autodistill.export import chosen, export_student, left_out
 from autodistill.formatting import count
 from autodistill.methods import METHODS
+from autodistill.options import search_options
 from autodistill.records import EpochRecord, RunSpec, TrainedRecord, TrialParams
-from autodistill.search import prior_params
+from autodistill.searching import prior_params
 from autodistill.store import write_text
 from autodistill.study import KNOWN, SearchOptions, StudySpec, resolve
 from autodistill.teachers.ladder import SCHEME

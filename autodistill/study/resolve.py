@@ -31,7 +31,7 @@ from autodistill.records import (
     latency_of,
     read_study,
 )
-from autodistill.search import make_plan, parse_budget, refuse_foreign
+from autodistill.searching import make_plan, parse_budget, refuse_foreign
 from autodistill.store import StudyFolder, cache_root, check_folder, check_study_folder
 from autodistill.study.environment import device_name, processor
 from autodistill.study.fitting import (

@@ -8,9 +8,9 @@ import pytest
 from small_studies import LATENCY, TINY, core, fake, faking, options
 
 from autodistill.cli import show
-from autodistill.cli.flags import Family, search_family
 from autodistill.cli.search import command_of
 from autodistill.errors import AutodistillError, ConfigError, StoreError
+from autodistill.options import Family, search_family
 from autodistill.records import (
     ComparisonRecord,
     Event,

@@ -66,7 +66,7 @@ def search_family(
     return Family(study or study_name(whole.space, students), _command(whole, students), options)
 
 
-def search_options(
+def search_options(  # noqa: PLR0913 - the options of a search
     *,
     student: str = "",
     teachers: Sequence[str] | None = None,

@@ -19,7 +19,7 @@ from autodistill.records import (
     TrialParams,
     TrialRecord,
 )
-from autodistill.search.sampler import Sampler
+from autodistill.searching.sampler import Sampler
 
 CONFIRM_SEED = 1000
 """Confirm runs use the seeds of the study plus this number, plus 0, 1, 2, ..."""

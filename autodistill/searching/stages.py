@@ -28,9 +28,9 @@ from autodistill.records import (
     TrialRecord,
     TrialStarted,
 )
-from autodistill.search.plan import PROTECTED_PRIORS, wave_size
-from autodistill.search.sampler import prior_params
-from autodistill.search.state import (
+from autodistill.searching.plan import PROTECTED_PRIORS, wave_size
+from autodistill.searching.sampler import prior_params
+from autodistill.searching.state import (
     Asked,
     Candidate,
     SearchState,

@@ -6,7 +6,6 @@ from typing import Any
 
 from autodistill import console
 from autodistill import data as datasets
-from autodistill.cli.search import shown_loading
 from autodistill.console import Display, percent
 from autodistill.errors import ConfigError
 from autodistill.executors import CheckTask, LocalExecutor, SerialExecutor, TrainTeacherTask
@@ -15,6 +14,7 @@ from autodistill.options import search_options
 from autodistill.records import InspectionRecord, TeacherRecord
 from autodistill.report import render_inspection
 from autodistill.report.teachers import agreement_info, knowledge_info, temperatures_info
+from autodistill.running import shown_loading
 from autodistill.store import cache_root
 from autodistill.study import StudySpec, prepare_teachers, resolve
 from autodistill.teachers.ladder import SCHEME, path_of

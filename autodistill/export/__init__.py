@@ -3,7 +3,7 @@
 import contextlib
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from autodistill import data as datasets
 from autodistill import metrics
 from autodistill.config import Space
 from autodistill.data import LoadData, normalise
-from autodistill.errors import ConfigError, DataError, ExportError, StoreError
+from autodistill.errors import ConfigError, ExportError, StoreError
 from autodistill.export.card import CARD, Exported, ExportedFile, card
 from autodistill.export.formats import (
     FORMATS,
@@ -31,6 +31,7 @@ from autodistill.export.formats import (
 from autodistill.models import lay_out, parse_name
 from autodistill.records import Recommendation, RunResult, StudyRecord, TrainedRecord
 from autodistill.store import StudyFolder, write_text
+from autodistill.study import check_unchanged, fingerprints_now
 
 __all__ = ["FORMATS", "Exported", "ExportedFile", "chosen", "export_student", "left_out", "pick"]
 
@@ -51,6 +52,7 @@ def export_student(
     formats: tuple[str, ...],
     weights: Path | None = None,
     load_data: LoadData = datasets.load,
+    say: Callable[[str], object] = lambda text: None,
 ) -> Exported:
     """Write the recommended student of a study to a new folder, atomically.
 
@@ -66,22 +68,20 @@ def export_student(
         weights: A file that `train --from` wrote; None: the weights of the recommended configuration's confirm run
             with the best validation accuracy.
         load_data: Function that loads the study's images.
+        say: Is called with a warning if the teacher is not there to be compared.
 
     Raises:
         StoreError: `to` exists or cannot be written, or there is no recommendation or no file of weights.
         ConfigError: The weights are not those of this study's student.
-        DataError: The study's data are missing or have changed.
+        DataError, TeacherError: The study's data are missing, or they or the teacher have changed.
         ExportError: A format lacks an operator, or logits differ by more than TOLERANCE.
     """
     if to.exists():
         raise StoreError(f"{to}: exists already; nothing was written", "name a new folder with --out, or remove it")
     student = pick(record, folder, weights=weights)
     data = load_data(space.data)
-    if data.fingerprint != record.data.fingerprint:
-        raise DataError(
-            f"{record.data.name}: the images or labels are not those that study {record.name!r} was run on",
-            f"put the data back as they were, or run the study again: {record.command}",
-        )
+    taught_by = {student.trained.params.teacher or ""}
+    check_unchanged(record, data=data.fingerprint, teachers=fingerprints_now(record, data, names=taught_by, say=say))
     pool, images = space.data.pool, data.test.images
     if pool > 1:
         images = load_data(space.data.model_copy(update={"pool": 1})).test.images
@@ -98,6 +98,7 @@ def export_student(
         found = Exported(
             trained=student.trained,
             files=tuple(files),
+            images=len(data.test.labels),
             test_top1=float(metrics.top1(eager, data.test.labels)),
             tolerance=tolerance,
             pool=pool,

@@ -45,6 +45,8 @@ class Exported(Record):
 
     trained: TrainedRecord
     files: tuple[ExportedFile, ...]
+    images: int
+    """Number of test images."""
     test_top1: float
     """Test accuracy of the exported weights, in float32."""
     tolerance: float

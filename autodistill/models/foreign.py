@@ -26,6 +26,9 @@ from autodistill.models.checkpoints import Facts, read
 from autodistill.models.matching import Match, choose, difference, matches
 from autodistill.models.uri import Uri
 
+USER_FILE = "autodistill_user_"
+"""How the names of modules begin that are files of the user."""
+
 
 @dataclass(frozen=True)
 class Foreign:
@@ -302,7 +305,7 @@ def _imported(place: str, uri: Uri) -> tuple[Any, bytes]:
         if not path.is_file():
             raise uri.refused(f"no such file: {path}", "check the path")
         code = path.read_bytes()
-        name = f"autodistill_user_{path.stem}_{hashlib.sha256(str(path).encode() + code).hexdigest()[:12]}"
+        name = f"{USER_FILE}{path.stem}_{hashlib.sha256(str(path).encode() + code).hexdigest()[:12]}"
         if name not in sys.modules:
             _run_file(path, name)
         return sys.modules[name], code

@@ -13,6 +13,7 @@ from autodistill.study.resolve import (
 )
 from autodistill.study.run import prepare_teachers, run_students, run_study
 from autodistill.study.timing import Estimate, cache_size, describe_plan, describe_time, estimate
+from autodistill.study.unchanged import check_unchanged, fingerprints_now
 
 __all__ = [
     "KNOWN",
@@ -20,10 +21,12 @@ __all__ = [
     "SearchOptions",
     "StudySpec",
     "cache_size",
+    "check_unchanged",
     "describe_plan",
     "describe_time",
     "environment",
     "estimate",
+    "fingerprints_now",
     "pinned",
     "prepare_teachers",
     "resolve",

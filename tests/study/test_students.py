@@ -8,7 +8,6 @@ import pytest
 from small_studies import LATENCY, TINY, core, fake, faking, options
 
 from autodistill.cli import show
-from autodistill.cli.search import command_of
 from autodistill.errors import AutodistillError, ConfigError, StoreError
 from autodistill.options import Family, search_family
 from autodistill.records import (
@@ -22,6 +21,7 @@ from autodistill.records import (
     read_study,
     to_json,
 )
+from autodistill.running import command_of
 from autodistill.study import resolve, resolve_all, run_students, within
 from autodistill.study.resolve import student_latency
 
@@ -84,7 +84,7 @@ def test_a_student_s_study_is_the_one_it_has_alone(faked, compared, capsys):
     assert "student 2 of 2: resnet8:0.5, study smoke-resnet8-0.5" in {it.text for it in events if isinstance(it, Note)}
     assert {row.student for row in record.choice.rows} == set(STUDENTS)
     assert all(row.costs["latency_ms"] == latency_of(record.study(row.student)).median_ms for row in record.choice.rows)
-    folder, chosen = show.study_of(NAME)
+    folder, chosen = studies.study_of(NAME)
     assert chosen == record.study(record.choice.student)
     assert folder.path.name == chosen.name
     with pytest.raises(StoreError, match="compares several students") as caught:
@@ -148,7 +148,7 @@ def test_a_timeout_leaves_the_comparison_running(done):
     assert record.state == "running"
     assert [study.state for study in record.studies] in (["complete"], ["complete", "running"])
     with pytest.raises(StoreError, match="not all students are searched yet"):
-        show.study_of(NAME)
+        studies.study_of(NAME)
 
 
 def test_students_over_a_limit_are_named_and_not_trained():

@@ -5,18 +5,29 @@ mistakes are reported together.
 """
 
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
 import tomli_w
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from autodistill.errors import ConfigError, near
 from autodistill.records import Rungs
 
+NEWER = {"optimizer": "sgd", "body_lr_factor": 0.1}
+"""Defaults of training settings that studies of older versions do not have."""
 RENAMED = {
     "search.rules": "search.methods",
     "search.second_looks": "search.reruns",
@@ -110,14 +121,20 @@ class StudentSpec(Spec):
 
 
 class TrainingSpec(Spec):
-    """SGD with Nesterov momentum, linear warm-up, cosine decay to zero, averaged weights."""
+    """SGD with Nesterov momentum or AdamW, linear warm-up, cosine decay to zero, averaged weights."""
 
     epochs: Count = 30
     rung_epochs: Count | None = None
     """Epochs of the rung, after which a trial is compared with others; None: a third of `epochs`."""
     batch_size: Count = 64
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    """`adamw` needs a smaller `lr`, such as 0.001."""
     lr: Positive = 0.1
+    body_lr_factor: Annotated[float, Field(ge=0, le=1)] = 0.1
+    """Learning rate of the tensors that a student got from pretrained weights, relative to `lr`, which is that of its
+    new head. A student without such weights has one rate."""
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """Of SGD; beta_1 of AdamW."""
     weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 5e-4
     warmup: Fraction = 0.1
     """Share of the steps over which the learning rate rises from zero."""
@@ -128,6 +145,11 @@ class TrainingSpec(Spec):
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Number format of the student's passes. `auto` times a few steps at the start of a study, which keeps the faster
     format."""
+
+    @model_serializer(mode="wrap")
+    def _without_newer_defaults(self, dump: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
+        """Leave newer settings out where they have their defaults: keys and identities of older studies stay."""
+        return {key: value for key, value in dump(self).items() if NEWER.get(key, ...) != value}
 
     @property
     def rung(self) -> int:

@@ -5,7 +5,15 @@ import re
 import unicodedata
 from collections.abc import Callable, Sequence
 
-from autodistill.records import Contrast, CostKind, LeftOutRecord, StudentBudget, TrialParams, costs_of
+from autodistill.records import (
+    Contrast,
+    CostKind,
+    LeftOutRecord,
+    StudentBudget,
+    StudentRecord,
+    TrialParams,
+    costs_of,
+)
 
 EMPTY = "\N{EN DASH}"
 """Text of a table cell without a value."""
@@ -95,6 +103,15 @@ def short(text: str, longest: int = MAX_NAME) -> str:
         return text
     tail = longest // 3
     return f"{text[: longest - tail - 1]}\N{HORIZONTAL ELLIPSIS}{text[-tail:]}"
+
+
+def origin(student: StudentRecord) -> str:
+    """Say what a student starts from, and what its seeds vary."""
+    foreign = student.foreign
+    if foreign is None or not foreign.weights:
+        return "freshly initialised"
+    varied = "order of the batches and the new head only" if foreign.fresh else "order of the batches only"
+    return f"pretrained weights ({short(foreign.weights)}); seeds vary the {varied}"
 
 
 def interval(low: float | None, high: float | None, text: Callable[[float], str] = points) -> str:

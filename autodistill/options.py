@@ -11,7 +11,7 @@ from autodistill.config import shipped
 from autodistill.errors import ConfigError
 from autodistill.machine import memory_bytes, usable_cores
 from autodistill.records import CostKind, StudentBudget
-from autodistill.study import SearchOptions, study_name
+from autodistill.study import SearchOptions, label, study_name
 
 Units = Mapping[str, int | float]
 
@@ -57,7 +57,7 @@ def search_family(
     texts = {"params": max_params, "macs": max_macs, "size_bytes": max_size, "latency_ms": max_latency}
     limits = StudentBudget(**{kind: _limit(texts[kind], *how) for kind, how in LIMITS.items() if texts[kind]})
     several = len(students) > 1
-    names = [f"{study}-{student}".replace(":", "-") if several and study else study for student in students]
+    names = [f"{study}-{label(student)}".replace(":", "-") if several and study else study for student in students]
     options = tuple(
         search_options(student=student, study=name, limits=limits, **rest)
         for student, name in zip(students, names, strict=True)

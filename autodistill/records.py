@@ -425,16 +425,51 @@ SCHEMA_VERSION = 2
 _REWRITTEN = "move it away and run `autodistill search` again with the same command: finished runs are kept and found"
 
 
+class ForeignRecord(Record):
+    """What is known about a student from elsewhere: code of the user, torchvision or timm."""
+
+    uri: str
+    fingerprint: str
+    """SHA-256 of its code, structure, preprocessing and loaded weights; new weights are not part of it."""
+    mean: tuple[float, ...]
+    """Mean per channel that its input is normalised with, of images in [0, 1]."""
+    std: tuple[float, ...]
+    normalisation: str
+    """Name of `mean` and `std`."""
+    input_size: int
+    """Height and width that it resizes images to."""
+    interpolation: str
+    weights: str = ""
+    """Published version or name of the file of the weights it starts from; empty: freshly initialised."""
+    fresh: tuple[str, ...] = ()
+    """Tensors of the head, which are freshly initialised although the student starts from weights."""
+    notes: tuple[str, ...] = ()
+    """What the user should know about how it was read."""
+
+
 class StudentRecord(Record):
     """A student."""
 
     name: str
     """With its width: `mobilenetv2:0.25`."""
     architecture: str
-    width: float
-    stem_stride: int
-    total_stride: int
+    width: float = 1.0
+    stem_stride: int | None = None
+    """None: not known, because the network is from elsewhere."""
+    total_stride: int | None = None
     cost: CostRecord
+    foreign: ForeignRecord | None = None
+    """None: the network is one of this package's."""
+
+    @property
+    def source(self) -> str:
+        """What the network is built from: a name of this package's networks, or a URI."""
+        return self.foreign.uri if self.foreign else self.name
+
+    @property
+    def key(self) -> tuple[str, int | str | None]:
+        """Equal for students whose runs have equal results."""
+        return ("foreign", self.foreign.fingerprint) if self.foreign else (self.name, self.stem_stride)
 
 
 class TeacherRecord(Record):
@@ -558,6 +593,8 @@ class SpecRecord(Record):
     """What makes a study this study, beside its search space: a command with another specification is refused."""
 
     student: str
+    student_fingerprint: str = ""
+    """Of a student from elsewhere; empty for a network of this package."""
     teachers: dict[str, str]
     """Name to URI."""
     fingerprints: dict[str, str]

@@ -11,7 +11,7 @@ from autodistill import console
 from autodistill import data as datasets
 from autodistill.data import LoadData
 from autodistill.executors import Executor, ProcessPool, SerialExecutor, Stopped
-from autodistill.formatting import count, excess_words, quantity
+from autodistill.formatting import count, excess_words, origin, quantity
 from autodistill.options import Family
 from autodistill.records import ComparisonRecord, LeftOutRecord, StudyRecord
 from autodistill.searching.database import SQLITE, redacted
@@ -138,6 +138,9 @@ def describe_student(spec: StudySpec) -> str:
     """Return a student on one line, with its cost."""
     student = spec.student
     cost = f"{count(student.cost.params)} params, {count(student.cost.macs)} MACs"
+    if student.foreign is not None:
+        size = student.foreign.input_size
+        return f"{student.name} ({cost}, input {size}x{size}, {origin(student)})"
     return f"{student.architecture} width {student.width:g} ({cost}, stride {student.total_stride})"
 
 

@@ -8,6 +8,7 @@ from autodistill.errors import ConfigError, InputError, StoreError
 from autodistill.executors import CheckTask, TrainTeacherTask, WorkerContext, perform
 from autodistill.export import Exported, export_student
 from autodistill.methods import METHODS
+from autodistill.models.students import changed
 from autodistill.records import EpochRecord, RunSpec, StudyRecord, TrainedRecord, TrialParams
 from autodistill.running import shown_loading
 from autodistill.searching import prior_params
@@ -67,6 +68,8 @@ def train_student(
         spec = resolve(options.model_copy(update={"study": "train"}), planned=False, load_data=load_data)
     if record is not None:
         check_unchanged(record, data=spec.data.fingerprint, teachers=spec.fingerprints)
+        if record.student.foreign is not None and record.student.foreign != spec.student.foreign:
+            raise changed(record.student.foreign)
     attempt = to.with_name(f".{to.name}.try")  # a folder that cannot be written must show before the training
     write_text(attempt, "")
     attempt.unlink()
@@ -120,7 +123,7 @@ def _recommended(options: SearchOptions, run: str) -> tuple[StudyRecord, SearchO
             f"study {record.name!r} has no recommendation yet", f"finish the study first: {record.command}"
         )
     uris = tuple(teacher.uri for teacher in record.teachers)
-    update = {"student": record.student.name, "space": str(folder.space), "teachers": uris}
+    update = {"student": record.student.source, "space": str(folder.space), "teachers": uris}
     return record, options.model_copy(update=update), record.recommendation.params
 
 

@@ -106,7 +106,8 @@ def search(
         list[str],
         typer.Option(
             "--student",
-            help="Network to train, such as mobilenetv2 or mobilenetv2:0.5 (width; default: the space's). Repeatable.",
+            help="Network to train: mobilenetv2, mobilenetv2:0.5 (width; default: the space's), "
+            "torchvision:NAME@WEIGHTS, timm:NAME, python:FILE.py:FACTORY. Repeatable.",
         ),
     ],
     teachers: Teachers = None,

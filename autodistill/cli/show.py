@@ -107,7 +107,8 @@ def _show_study(record: StudyRecord, *, pareto: bool, sort: str) -> None:
     _check_key(sort, TEACHER_KEYS)
     student, recommendation = record.student, record.recommendation
     cost = f"{count(student.cost.params)} params, {count(student.cost.macs)} MACs"
-    console.show_text(f"{student.architecture} width {student.width:g} ({cost}) on {record.data.name}")
+    what = student.name if student.foreign else f"{student.architecture} width {student.width:g}"
+    console.show_text(f"{what} ({cost}) on {record.data.name}")
     if recommendation is not None:
         _show_answer(recommendation.sentence, recommendation.reasons)
     lines = chosen_teachers(teacher_lines(record), pareto=pareto, sort=sort)

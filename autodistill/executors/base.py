@@ -12,6 +12,7 @@ from autodistill.errors import AutodistillError, StudyError
 from autodistill.records import (
     AgreementRecord,
     Event,
+    ForeignRecord,
     KeptResult,
     Mode,
     Note,
@@ -33,6 +34,8 @@ class Setup(Record):
 
     space: Space
     student: str
+    foreign: ForeignRecord | None = None
+    """What is known about a student from elsewhere."""
     teachers: dict[str, str]
     """Name to URI."""
     fingerprints: dict[str, str]

@@ -37,8 +37,8 @@ from autodistill.executors.base import (
 )
 from autodistill.executors.measuring import measure_student, measure_teacher
 from autodistill.logit_cache import LogitCache
-from autodistill.models import student_network
 from autodistill.models.checkpoints import read
+from autodistill.models.students import bare, changed, file_facts, foreign_student, student_network
 from autodistill.models.uri import parse, with_option
 from autodistill.records import (
     AgreementRecord,
@@ -190,8 +190,18 @@ class WorkerContext:
         return teacher
 
     def student(self, seed: int) -> nn.Module:
-        """Return a newly initialised student."""
-        return student_network(self.setup.student, self.data, self.setup.space.student, seed=seed).to(self.device)
+        """Return a newly initialised student.
+
+        Raises:
+            ConfigError: Its code or its weights are no longer those of the study.
+        """
+        facts, spec = self.setup.foreign, self.setup.space.student
+        if facts is None:
+            return student_network(self.setup.student, self.data, spec, seed=seed).to(self.device)
+        model, found, _ = foreign_student(facts.uri, self.data, seed=seed, offline=self.setup.offline)
+        if found.fingerprint != facts.fingerprint:
+            raise changed(facts)
+        return model.to(self.device)
 
     def recipe(self, spec: RunSpec) -> Recipe:
         """Return the recipe of a run."""
@@ -286,8 +296,9 @@ class WorkerContext:
     def save_student(self, model: nn.Module, path: Path, *, trained: TrainedRecord | None = None) -> None:
         """Write a student's weights as safetensors, with what is needed to use them in the metadata."""
         stem_stride = self.setup.space.student.stem_stride
-        more = {"trained": trained.model_dump(mode="json")} if trained else {}
-        save(path, model, architecture=self.setup.student, data=self.data, stem_stride=stem_stride, more=more)
+        more: dict[str, object] = {"trained": trained.model_dump(mode="json")} if trained else {}
+        more |= file_facts(self.setup.foreign) if self.setup.foreign else {}
+        save(path, bare(model), architecture=self.setup.student, data=self.data, stem_stride=stem_stride, more=more)
 
     @contextlib.contextmanager
     def one_thread(self) -> Iterator[None]:
@@ -404,7 +415,7 @@ def _with_test_score(kept: KeptResult, task: TrainTask, context: WorkerContext) 
         return None
     model = context.student(task.spec.seed)
     try:
-        model.load_state_dict(read(path, parse(f"file:{path}")).groups[0].state)
+        bare(model).load_state_dict(read(path, parse(f"file:{path}")).groups[0].state)
     except (TeacherError, RuntimeError):  # damaged, or of another network: the run is trained again
         return None
     data, precision = context.data, context.setup.space.training.precision

@@ -88,7 +88,7 @@ def export_student(
     mean, std = student.facts.mean, student.facts.std
     # As training computes them, with normalisation outside the network.
     eager = _logits_of(lambda batch: student.module(normalise(batch, mean=mean, std=std)), data.test.images)
-    parcel = Parcel(student, data, pool, _metadata(student, record, pool=pool))
+    parcel = Parcel(student, data, pool, _metadata(student, record, pool=pool), record.student.foreign)
     tolerance = TOLERANCE * max(1.0, float(eager.abs().max()))
     with _writing_folder(to) as place:
         files = [
@@ -121,7 +121,7 @@ def pick(record: StudyRecord, folder: StudyFolder, *, weights: Path | None = Non
     path = weights or folder.weights(run.key if run else "")
     facts, state = read_weights(path)
     _check(path, facts, record)
-    module = network(path, facts, state, record.data)
+    module = network(path, facts, state, record)
     if run is None:
         run = next((one for one in record.runs() if folder.weights(one.key).resolve() == path.resolve()), None)
     trained = facts.trained
@@ -163,12 +163,19 @@ def _check(path: Path, facts: Facts, record: StudyRecord) -> None:
     """Check that weights are those of the study's student on the study's classes."""
     hint = f"train its own: autodistill train --from {record.name} --out student.safetensors"
     student, (channels, height, _) = record.student, record.data.image_shape
-    if parse_name(facts.architecture) != (student.architecture, student.width):
+    if student.foreign is not None:
+        if (facts.architecture, facts.fingerprint) != (student.name, student.foreign.fingerprint):
+            raise ConfigError(
+                f"{path}: is a {facts.architecture}, not the {student.name} of study {record.name!r}", hint
+            )
+        stem, channels = None, len(student.foreign.mean)
+    elif parse_name(facts.architecture) != (student.architecture, student.width):
         raise ConfigError(
             f"{path}: is a {facts.architecture}; study {record.name!r} is about {student.name}",
             hint,
         )
-    stem = lay_out(facts.architecture, image_size=height, stem_stride=facts.stem_stride).stem_stride
+    else:
+        stem = lay_out(facts.architecture, image_size=height, stem_stride=facts.stem_stride).stem_stride
     if stem != student.stem_stride:
         raise ConfigError(f"{path}: its stem has stride {stem}, the study's student {student.stem_stride}", hint)
     if facts.classes != record.data.classes:
@@ -193,6 +200,9 @@ def _metadata(student: Student, record: StudyRecord, *, pool: int) -> dict[str, 
         "mean": facts.mean,
         "std": facts.std,
     }
+    if record.student.foreign is not None:
+        size, interpolation = record.student.foreign.input_size, record.student.foreign.interpolation
+        images["network"] = {"height": size, "width": size, "interpolation": interpolation}
     return {
         "format": 1,
         "architecture": facts.architecture,
@@ -245,7 +255,7 @@ def _written(
     format = FORMATS[name]
     path = place / format.file
     format.write(parcel, path)
-    found = _logits_of(format.read(path, record.data, parcel.pool), images)
+    found = _logits_of(format.read(path, record, parcel.pool), images)
     difference = float((found.double() - eager.double()).abs().max())
     if not difference <= tolerance:
         raise ExportError(

@@ -8,12 +8,22 @@ from autodistill.formatting import (
     duration,
     interval,
     maybe,
+    origin,
     percent,
     plural,
     recipe,
     short,
 )
-from autodistill.records import Contrast, RankRow, Record, StudyRecord, TeacherRecord, TrainedRecord, TrialParams
+from autodistill.records import (
+    Contrast,
+    RankRow,
+    Record,
+    StudentRecord,
+    StudyRecord,
+    TeacherRecord,
+    TrainedRecord,
+    TrialParams,
+)
 from autodistill.report import as_markdown
 from autodistill.report.method import CITATIONS, limits_info
 
@@ -81,6 +91,7 @@ def card(record: StudyRecord, found: Exported) -> str:
         formats=[one.format for one in found.files],
         version=__version__,
         shape=f"N x {channels} x {height * found.pool} x {width * found.pool}",
+        student=_student(record.student),
         training=_training(record, trained, teacher),
         accuracy=_accuracy(record, found, confirmed),
         ranking=[_rank(row) for row in verdict.ranking],
@@ -92,6 +103,23 @@ def card(record: StudyRecord, found: Exported) -> str:
         classes=record.data.classes[:MOST_CLASSES],
         citations=CITATIONS,
     )
+
+
+def _student(student: StudentRecord) -> Rows:
+    foreign = student.foreign
+    if foreign is None:
+        return [
+            ("Architecture", f"{student.architecture}, width {student.width:g}"),
+            ("Strides", f"stem {student.stem_stride}, total {student.total_stride}"),
+        ]
+    size = foreign.input_size
+    statistics = "; ".join(", ".join(f"{it:.4g}" for it in numbers) for numbers in (foreign.mean, foreign.std))
+    return [
+        ("Architecture", short(student.architecture)),
+        ("Input of the network", f"{size} x {size} pixels ({foreign.interpolation})"),
+        ("Normalisation", f"{foreign.normalisation}: mean and standard deviation {statistics}"),
+        ("Start", origin(student)),
+    ]
 
 
 def _training(record: StudyRecord, trained: TrainedRecord, teacher: TeacherRecord | None) -> Rows:

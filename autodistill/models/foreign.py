@@ -66,8 +66,13 @@ def from_python(uri: Uri, *, num_classes: int | None, offline: bool = False, giv
     """
     module, source = _built_by_factory(uri, given, everything=num_classes is not None)
     architecture = uri.target.rpartition(":")[2]
-    if not uri.options.get("weights"):
+    if uri.options.get("weights", "none") == "none":
         return Foreign(module, architecture, source=source)
+    return _with_file(module, architecture, uri, new_head=num_classes is not None, source=source)
+
+
+def _with_file(module: nn.Module, architecture: str, uri: Uri, *, new_head: bool, source: str = "") -> Foreign:
+    """Load the file that the option `weights` names: FILE, FILE#raw or FILE#ema."""
     path, _, kind = uri.options["weights"].partition("#")
     if kind not in ("", "raw", "ema"):
         raise uri.refused(f"weights={path}#{kind}: allowed are FILE, FILE#raw and FILE#ema")
@@ -76,22 +81,32 @@ def from_python(uri: Uri, *, num_classes: int | None, offline: bool = False, giv
     if not found:
         what = difference(misfit) if misfit else "it holds no tensor of this network"
         raise uri.refused(
-            f"{path} does not fit the network of {uri.target}: {what}", "check the arguments of the factory"
+            f"{path} does not fit the network of {uri.target}: {what}",
+            "check the arguments of the factory" if uri.scheme == "python" else "name the network of this file",
         )
     match = choose(found, weights=kind or None, uri=uri)
-    fresh = load_weights(module, match.state, uri=uri, what=path, new_head=num_classes is not None)
-    return Foreign(module, architecture, facts=checkpoint.facts, notes=notes_of(match), source=source, fresh=fresh)
+    fresh = load_weights(module, match.state, uri=uri, what=path, new_head=new_head)
+    facts = checkpoint.facts if not new_head else checkpoint.facts.model_copy(update={"classes": None})
+    return Foreign(module, architecture, facts=facts, notes=notes_of(match), source=source, fresh=fresh)
 
 
 def from_torchvision(uri: Uri, *, num_classes: int | None, offline: bool = False, **unused: Any) -> Foreign:
     """Build a classifier of torchvision: `torchvision:NAME@WEIGHTS`; a student may leave `@WEIGHTS` out.
+
+    A student may also start from a file: `torchvision:NAME?weights=FILE`.
 
     Raises:
         AutodistillError: The name or the weights are unknown, or the weights cannot be downloaded.
     """
     architecture, weights = _torchvision_weights(uri)
     if weights is None:
-        return Foreign(_torchvision_model(architecture, classes=num_classes or 1000), architecture)
+        size = uri.size() if uri.role == "student" else None
+        module = _torchvision_model(architecture, classes=num_classes or 1000, image_size=size, published=False)
+        if uri.options.get("weights", "none") == "none":
+            return Foreign(module, architecture)
+        return _with_file(module, architecture, uri, new_head=num_classes is not None)
+    if "weights" in uri.options:
+        raise uri.refused("weights= beside @WEIGHTS", "state either @WEIGHTS, or weights=FILE")
     categories, transform = weights.meta["categories"], weights.transforms()
     size = int(transform.crop_size[0])
     module = _torchvision_model(architecture, classes=num_classes or len(categories), image_size=size)
@@ -141,13 +156,14 @@ def published_classes(uri: Uri) -> tuple[str, ...] | None:
 def from_timm(uri: Uri, *, num_classes: int | None, offline: bool = False, **unused: Any) -> Foreign:
     """Build a network of timm with its published weights: `timm:NAME` or `timm:hf-hub:ORG/NAME`.
 
-    A student may state `weights=none` for a fresh initialisation.
+    A student may state `weights=none` for a fresh initialisation, or `weights=FILE`.
 
     Raises:
         AutodistillError: timm is not installed, the name is unknown, or the weights are not on this machine.
     """
     timm = _timm(uri)
-    pretrained = uri.options.get("weights", "published") != "none"
+    weights = uri.options.get("weights", "published")
+    pretrained = weights == "published"
     if ":" not in uri.target and uri.target.partition(".")[0] not in timm.list_models():
         close = difflib.get_close_matches(uri.target, timm.list_models(), n=3, cutoff=0.5)
         raise uri.refused(
@@ -156,7 +172,7 @@ def from_timm(uri: Uri, *, num_classes: int | None, offline: bool = False, **unu
 
     more = {} if num_classes is None else {"num_classes": num_classes}
     try:
-        with _offline(offline), seeded():
+        with _offline(offline):
             module = timm.create_model(uri.target, pretrained=pretrained, **more)
     except Exception as error:
         where = "not on this machine, and --offline" if offline else "cannot be loaded"
@@ -164,6 +180,10 @@ def from_timm(uri: Uri, *, num_classes: int | None, offline: bool = False, **unu
             f"{where}: {type(error).__name__}: {str(error).splitlines()[0][:200] if str(error) else ''}",
             "run once without --offline where the machine may download, or name a local copy: timm:local-dir:FOLDER",
         ) from error
+    if not pretrained:
+        if weights == "none":
+            return Foreign(module, uri.target)
+        return _with_file(module, uri.target, uri, new_head=num_classes is not None)
     published = module.pretrained_cfg
     classes, other_names = _timm_classes(timm, published)
     facts = Facts(
@@ -180,7 +200,7 @@ def from_timm(uri: Uri, *, num_classes: int | None, offline: bool = False, **unu
         facts,
         other_names=other_names,
         interpolation=interpolation if interpolation in ("bilinear", "bicubic", "nearest") else "bilinear",
-        fresh=_timm_head(module) if num_classes is not None and pretrained else (),
+        fresh=_timm_head(module) if num_classes not in (None, published.get("num_classes")) else (),
     )
 
 
@@ -189,7 +209,7 @@ FOREIGN: dict[str, Callable[..., Foreign]] = {
     "torchvision": from_torchvision,
     "timm": from_timm,
 }
-"""Sources of networks, which teachers and students share."""
+"""Sources of networks, which teachers and students share. Initialisations draw from torch's generator: see `seeded`."""
 
 
 def load_weights(
@@ -335,18 +355,18 @@ def _run_file(path: Path, name: str) -> None:
         sys.path.remove(str(path.parent))
 
 
-def _torchvision_model(architecture: str, *, classes: int, image_size: int | None = None) -> nn.Module:
-    """Build a torchvision network with the options that torchvision uses when it loads weights."""
+def _torchvision_model(
+    architecture: str, *, classes: int, image_size: int | None = None, published: bool = True
+) -> nn.Module:
+    """Build a torchvision network; if `published`, with the options that torchvision uses when it loads weights."""
     from torchvision.models import get_model
 
     options: dict[str, Any] = {}
     if architecture in ("googlenet", "inception_v3"):
-        published = image_size is not None
         options = {"transform_input": published, "init_weights": False, "aux_logits": published}
     elif architecture.startswith("vit_") and image_size:
         options = {"image_size": image_size}
-    with seeded():
-        module: nn.Module = get_model(architecture, weights=None, num_classes=classes, **options)
+    module: nn.Module = get_model(architecture, weights=None, num_classes=classes, **options)
     return module
 
 

@@ -1,5 +1,6 @@
 """URIs of teachers and students: `SCHEME:TARGET?key=value&key=value`, percent-encoded where it must be."""
 
+import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -15,6 +16,9 @@ FACTS = ("name", "norm", "mean", "std", "size", "interpolation", "order", "class
 """Options of all sources that run a network."""
 RESERVED = (*FACTS, "arch", "weights", "width")
 """Options that are never arguments of a factory; `arg.KEY=VALUE` passes them."""
+OF_STUDENTS = ("name", "weights", "size", "interpolation", "norm", "mean", "std")
+"""Reserved options that students have."""
+LONGEST_NAME = 60
 
 
 class Uri(NamedTuple):
@@ -137,6 +141,24 @@ def name_of(text: str) -> str:
     if uri.scheme == "timm":
         return _clean(uri.target.rpartition("/")[2].rpartition(":")[2])
     return _clean(uri.target.partition("@")[0])
+
+
+def student_name(text: str) -> str:
+    """Return the name of a student from elsewhere: its `name` option, or its scheme and target.
+
+    The name can be the name of a file. A hash of the URI is added where the URI says more than the name.
+    """
+    uri = parse(text, "student")
+    if "name" in uri.options:
+        return _clean(uri.options["name"])[:LONGEST_NAME]
+    target = uri.target
+    if uri.scheme == "python":
+        place, _, factory = target.rpartition(":")
+        target = f"{Path(place).stem if place.endswith('.py') else place}-{factory}"
+    name = _clean(f"{uri.scheme}-{target}")
+    if not uri.options and not {"/", "\\"} & set(uri.target) and len(name) <= LONGEST_NAME:
+        return name
+    return f"{name[: LONGEST_NAME - 7]}-{hashlib.sha256(text.encode()).hexdigest()[:6]}"
 
 
 def with_option(uri: str, option: str) -> str:

@@ -7,7 +7,7 @@ from typing import Any, get_args
 
 import tomli_w
 
-from autodistill.formatting import count, duration, plural, short
+from autodistill.formatting import count, duration, origin, plural, short
 from autodistill.records import Phase, RunResult, StudyRecord
 from autodistill.report.charts import budget_chart
 from autodistill.report.parts import (
@@ -90,12 +90,21 @@ def method_info(record: StudyRecord) -> Section:
 def _setup(record: StudyRecord) -> Iterator[tuple[str, str]]:
     data, student = record.data, record.student
     channels, height, width = data.image_shape
+    what, shape = f"{student.architecture} at width {student.width:g}", ""
+    if student.foreign is None:
+        shape = f"stem stride {student.stem_stride}, total stride {student.total_stride}"
+    else:
+        size, how = student.foreign.input_size, student.foreign.interpolation
+        what = short(student.architecture)
+        shape = f"input of {size} x {size} pixels ({how}), normalisation {student.foreign.normalisation}"
     yield (
         "Student",
-        f"{student.name}: {student.architecture} at width {student.width:g}, "
-        f"{count(student.cost.params)} parameters, {count(student.cost.macs)} MACs per image, "
-        f"stem stride {student.stem_stride}, total stride {student.total_stride}.",
+        f"{student.name}: {what}, "
+        f"{count(student.cost.params)} parameters, {count(student.cost.macs)} MACs per image, {shape}.",
     )
+    if student.foreign is not None:
+        notes = "".join(f" {note[0].upper()}{note[1:]}." for note in student.foreign.notes)
+        yield ("Start of the student", f"{origin(student)}.{notes}")
     yield (
         "Data",
         f"{data.name}: {len(data.classes):,} classes, images of {channels} x "
@@ -188,9 +197,12 @@ def _inference(record: StudyRecord) -> Iterator[tuple[str, str]]:
 
 def limits_info(record: StudyRecord) -> Section:
     """Return what the report cannot tell."""
+    seeds = "Seeds change initialisation and batch order"
+    if record.student.foreign is not None and record.student.foreign.weights:
+        seeds = f"The student starts from {origin(record.student)}"
     points = [
         "Split and view noise are not in the intervals: one split and one pool of views served the whole study. "
-        "Seeds change initialisation and batch order."
+        f"{seeds}."
     ]
     ranking = [one.confirmed_test_top1 for one in verdict_of(record).ranking if one.confirmed_test_top1 is not None]
     if ranking:

@@ -13,7 +13,7 @@ from autodistill.data import Data, normalise
 from autodistill.errors import ConfigError
 from autodistill.logit_cache import estimated_bytes
 from autodistill.methods import METHODS
-from autodistill.models import student_network
+from autodistill.models.students import student_network
 from autodistill.records import ParamValue, Record
 from autodistill.study.measurements import facts, keep, recall
 from autodistill.teachers import ladder
@@ -159,10 +159,13 @@ class ChosenPrecision(Record):
     precision: Literal["float32", "bfloat16"]
 
 
-def with_precision(space: Space, kept: Space | None, data: Data, *, student: str, device: str) -> Space:
+def with_precision(
+    space: Space, kept: Space | None, data: Data, *, student: str, fingerprint: str = "", device: str
+) -> Space:
     """Replace precision `auto` by the precision in which this student trains faster on this machine.
 
-    An existing study keeps its precision. The measurement is kept for later studies on this machine.
+    `student` is the student's name or URI, and `fingerprint` that of a student from elsewhere. An existing study keeps
+    its precision. The measurement is kept for later studies on this machine.
     """
     if space.training.precision != "auto":
         return space
@@ -171,17 +174,18 @@ def with_precision(space: Space, kept: Space | None, data: Data, *, student: str
     elif device.startswith("cuda"):
         precision = gpu_precision(torch.device(device)) if torch.cuda.is_available() else "bfloat16"
     else:
-        precision = _cpu_precision(space, data, student=student)
+        precision = _cpu_precision(space, data, student=student, fingerprint=fingerprint)
     return space.model_copy(update={"training": space.training.model_copy(update={"precision": precision})})
 
 
-def _cpu_precision(space: Space, data: Data, *, student: str) -> Literal["float32", "bfloat16"]:
+def _cpu_precision(space: Space, data: Data, *, student: str, fingerprint: str) -> Literal["float32", "bfloat16"]:
     width, stem_stride = space.student.width, space.student.stem_stride
-    of = facts(data, space, device="cpu", student=student, width=width, stem_stride=stem_stride)
+    more = {"fingerprint": fingerprint} if fingerprint else {}
+    of = facts(data, space, device="cpu", student=student, width=width, stem_stride=stem_stride, **more)
     chosen = recall(ChosenPrecision, of)
     if chosen is None:
         images = normalise(data.train.images[: space.training.batch_size], mean=data.mean, std=data.std)
-        precision = faster_precision(lambda: student_network(student, data, space.student), images)
+        precision = faster_precision(lambda: student_network(student, data, space.student, offline=True), images)
         chosen = ChosenPrecision(precision=precision)
         keep(chosen, of)
     return chosen.precision

@@ -17,8 +17,10 @@ from autodistill.errors import ConfigError, StoreError
 from autodistill.executors import Setup
 from autodistill.formatting import COSTS, excess_words
 from autodistill.methods import LOSSES, METHODS
-from autodistill.models import MODELS, student_network
-from autodistill.models.cost import latency_ms, student_record
+from autodistill.models import MODELS
+from autodistill.models.cost import latency_ms
+from autodistill.models.students import is_foreign, student_network, student_record
+from autodistill.models.uri import student_name
 from autodistill.records import (
     LatencyRecord,
     LeftOutRecord,
@@ -57,6 +59,8 @@ KNOWN = Known(
 _OTHER_NAME = "give this study another name with --study, or remove the folder"
 RESULT_VERSION = 1
 """Raised when the same specification gives another result."""
+LARGEST_ADAMW_RATE = 0.01
+"""Learning rate from which a command with AdamW gets a warning."""
 DEFAULT_CACHE_BYTES = 8 * 2**30
 
 
@@ -130,6 +134,7 @@ class StudySpec(NamedTuple):
         return Setup(
             space=self.space,
             student=self.student.name,
+            foreign=self.student.foreign,
             teachers=self.teachers,
             fingerprints=self.fingerprints,
             data=self.data.fingerprint,
@@ -158,6 +163,7 @@ class StudySpec(NamedTuple):
         """The specification as `study.json` keeps it, beside the space."""
         return SpecRecord(
             student=self.student.name,
+            student_fingerprint=self.student.foreign.fingerprint if self.student.foreign else "",
             teachers=self.teachers,
             fingerprints=self.fingerprints,
             data=self.data.fingerprint,
@@ -192,12 +198,13 @@ def resolve_all(
     if planned:
         check_places(folders, storage=options[0].storage)
     common = _common(options[0], load_data)
-    students = _students([each.student for each in options], common)
+    students = _students([each.student for each in options], common, offline=options[0].offline)
     specs = tuple(
         _resolved(each, common, student, planned=planned) for each, student in zip(options, students, strict=True)
     )
     for each, student in zip(options, students, strict=True):
-        keep(student, _student_facts(each.student, common))
+        if student.foreign is None:
+            keep(student, _student_facts(each.student, common))
     return specs
 
 
@@ -279,7 +286,7 @@ def _common(options: SearchOptions, load_data: LoadData) -> _Common:
     return _Common(requested, space, notes, data, names, fingerprints)
 
 
-def _students(names: Sequence[str], common: _Common) -> list[StudentRecord]:
+def _students(names: Sequence[str], common: _Common, *, offline: bool) -> list[StudentRecord]:
     """Describe the students; errors of several students are raised together.
 
     Descriptions are kept because building a network takes seconds, mostly for imports.
@@ -287,17 +294,9 @@ def _students(names: Sequence[str], common: _Common) -> list[StudentRecord]:
     students, errors = [], []
     for name in names:
         try:
-            student = recall(StudentRecord, _student_facts(name, common))
-            students.append(
-                student
-                or student_record(
-                    name,
-                    num_classes=common.data.num_classes,
-                    image_shape=common.data.image_shape,
-                    default_width=common.space.student.width,
-                    stem_stride=common.space.student.stem_stride,
-                )
-            )
+            # Code and weights of a network from elsewhere may have changed.
+            student = None if is_foreign(name) else recall(StudentRecord, _student_facts(name, common))
+            students.append(student or student_record(name, common.data, common.space.student, offline=offline))
         except ConfigError as error:
             errors.append(error)
     if len(errors) > 1:
@@ -306,7 +305,7 @@ def _students(names: Sequence[str], common: _Common) -> list[StudentRecord]:
         raise errors[0]
     counts = Counter(student.name for student in students)
     if duplicates := [name for name in counts if counts[name] > 1]:
-        raise ConfigError(f"--student {duplicates[0]}: named twice", "name each student once")
+        raise ConfigError(f"--student {duplicates[0]}: named twice", "name each student once, or add ?name=NAME")
     return students
 
 
@@ -320,13 +319,15 @@ def _resolved(options: SearchOptions, common: _Common, student: StudentRecord, *
     folder = _folder(options)
     kept = kept_record(folder) if planned else None
     kept_space = Space.model_validate(kept.space) if kept else None
-    space = with_precision(common.space, kept_space, common.data, student=student.name, device=options.device)
+    of: dict[str, str] = {"student": student.source, "device": options.device}
+    of |= {"fingerprint": student.foreign.fingerprint} if student.foreign else {}
+    space = with_precision(common.space, kept_space, common.data, **of)
     sharing = Sharing()
     if planned and options.ray:
         sharing = cluster_sharing(options.device, options.workers, per_gpu=options.per_gpu)
     elif planned:
         workers = None if options.fill_gpu else options.workers
-        sharing = fit_to_device(space, common.data, student=student.name, device=options.device, workers=workers)
+        sharing = fit_to_device(space, common.data, **of, workers=workers)
         if options.fill_gpu:
             options = options.model_copy(update={"workers": options.workers * sharing.workers})
     space = fit_to_cache(space, kept_space, common.data, len(common.names), options.cache_bytes)
@@ -339,7 +340,7 @@ def _resolved(options: SearchOptions, common: _Common, student: StudentRecord, *
         pins["training.precision"] = space.training.precision
     if space.data.views != common.requested.data.views:
         pins["data.views"] = space.data.views
-    notes = common.notes
+    notes = common.notes + _training_notes(space, student)
     if planned and space.search.wave < options.workers // 2:
         wave = space.search.wave
         notes += (
@@ -368,7 +369,20 @@ def pinned(command: str, values: Mapping[str, object]) -> str:
 
 def study_name(space: str, students: Sequence[str]) -> str:
     """Return the default name of a study: `digits-mobilenetv2`."""
-    return "-".join((Path(space).stem, *students)).replace(":", "-")
+    return "-".join((Path(space).stem, *map(label, students))).replace(":", "-")
+
+
+def label(student: str) -> str:
+    """Return the name of a student for the name of a folder: `mobilenetv2-0.5`."""
+    return student_name(student) if is_foreign(student) else student.replace(":", "-")
+
+
+def _training_notes(space: Space, student: StudentRecord) -> tuple[str, ...]:
+    """Return what the user should know about the training of a student."""
+    notes = student.foreign.notes if student.foreign else ()
+    if space.training.optimizer == "adamw" and space.training.lr > LARGEST_ADAMW_RATE:
+        notes += (f"training.lr is {space.training.lr:g}, much for adamw: --set training.lr=0.001 is usual",)
+    return notes
 
 
 def _folder(options: SearchOptions) -> StudyFolder:
@@ -424,7 +438,7 @@ def student_latency(spec: StudySpec, kept: StudyRecord | None) -> LatencyRecord 
     of = facts(spec.data, spec.space, device=device, student=spec.student.model_dump(mode="json"))
     known = recall(LatencyRecord, of)
     if known is None:
-        model = student_network(spec.student.name, spec.data, spec.space.student)
+        model = student_network(spec.student.source, spec.data, spec.space.student, offline=True)
         latency = latency_ms(model, image_shape=spec.data.image_shape, device=torch.device(device))
         known = LatencyRecord(median_ms=round(latency.median_ms, 4), iqr_ms=round(latency.iqr_ms, 4), device=name)
         keep(known, of)

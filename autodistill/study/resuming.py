@@ -51,6 +51,8 @@ def continued(spec: StudySpec, kept: StudyRecord | None) -> StudyRecord | None:
         for document in (asked, there):
             document["space"]["data"] = _without(document["space"]["data"], "name", "root")
     lines = list(differences(there, asked))
+    if kept.spec.student_fingerprint != spec.record.student_fingerprint:
+        lines.insert(0, "the student's code, weights, library or preprocessing changed since the study began")
     if lines:
         more = [f"and {len(lines) - MOST_DIFFERENCES} more"] if len(lines) > MOST_DIFFERENCES else []
         shown = "\n  ".join(lines[:MOST_DIFFERENCES] + more)
@@ -129,7 +131,7 @@ def run_key(spec: StudySpec, fingerprints: Mapping[str, str], run: RunSpec) -> s
     data = spec.space.data
     common = {
         "data": spec.data.fingerprint,
-        "student": (spec.student.name, spec.student.stem_stride),
+        "student": spec.student.key,
         "training": spec.space.training.model_dump(mode="json", exclude={"epochs", "rung_epochs"}),
         "loss": spec.space.search.loss,
         "view": (data.view_seed, data.crop, data.flip),

@@ -286,8 +286,8 @@ def _student_facts(spec: StudySpec) -> Facts:
     params = _measured_params(spec)
     return _facts(
         spec,
-        student=spec.student.name,
-        stem_stride=spec.student.stem_stride,
+        student=spec.student.key[0],
+        stem_stride=spec.student.key[1],
         method=params.method,
         method_params=params.method_params,
         precision=spec.space.training.precision,

@@ -35,7 +35,8 @@ def expand(uris: tuple[str, ...], space: Space) -> list[str]:
 def path_of(uri: str, *, root: Path, data: str, space: Space) -> Path:
     """Return the file of a ladder teacher below the cache folder `root`, keyed by data fingerprint and recipe."""
     # The key omits settings that the ladder replaces, and the frequency of evaluation, which changes no weight.
-    training = space.training.model_dump(exclude={"epochs", "rung_epochs", "evaluate_every", "lr", "precision"})
+    unused = {"epochs", "rung_epochs", "evaluate_every", "lr", "precision", "optimizer", "body_lr_factor"}
+    training = space.training.model_dump(exclude=unused)
     view = (space.data.view_seed, space.data.crop, space.data.flip)
     recipe = space.ladder.model_dump(exclude={"architectures"})
     key = digest(FORMAT, data, training, recipe, view)

@@ -1,7 +1,7 @@
 """The training loop: a student or a teacher of the default ladder, one record per epoch, checkpoints.
 
-SGD with Nesterov momentum, linear warm-up and cosine decay to zero. An exponential average of the weights is scored.
-The host does not synchronise with the device inside an epoch.
+SGD with Nesterov momentum or AdamW, linear warm-up and cosine decay to zero. An exponential average of the weights is
+scored. The host does not synchronise with the device inside an epoch.
 """
 
 import contextlib
@@ -21,10 +21,12 @@ from autodistill.config import Space
 from autodistill.data import Data, Split, images_at_once
 from autodistill.data.views import View
 from autodistill.errors import DivergedError, StudyError, TrialError
+from autodistill.models.students import Wrapped
 from autodistill.records import EpochRecord, EvaluateOn, TaskProgress
 from autodistill.stopwatch import Stopwatch
 from autodistill.store import digest, locked, seed_from, write_bytes
 from autodistill.teachers.ladder import SCHEME, network, path_of
+from autodistill.training.optimiser import optimiser_of
 from autodistill.training.step import EAGER, Execution, Precision, Recipe, State, Step, StepRunner, inputs_of, predict
 from autodistill.training.supervision import Supervision
 
@@ -71,14 +73,7 @@ def train(  # noqa: PLR0913
     """
     model.to(memory_format=torch.channels_last)
     spec, watch = recipe.spec, watch or Stopwatch()
-    optimiser = torch.optim.SGD(
-        model.parameters(),
-        lr=spec.lr,
-        momentum=spec.momentum,
-        weight_decay=spec.weight_decay,
-        nesterov=spec.momentum > 0,
-        fused=True,
-    )
+    optimiser = optimiser_of(model, spec)
     average = {key: value.clone() for key, value in model.state_dict().items() if value.is_floating_point()}
     state = State(model, optimiser, average)
     key = _key_of(state, data, recipe, supervision)
@@ -110,7 +105,8 @@ def evaluate(model: nn.Module, split: Split, data: Data, *, precision: Precision
     The model is left in evaluation mode. `precision` is the number format of the forward passes.
     """
     model.eval()
-    batches = split.images.split(images_at_once(split.images, on_gpu=GPU_EVALUATION_BATCH))
+    size = model.size if isinstance(model, Wrapped) else None
+    batches = split.images.split(images_at_once(split.images, on_gpu=GPU_EVALUATION_BATCH, size=size))
     with torch.inference_mode():
         logits = torch.cat([predict(model, images, data, precision) for images in batches])
         return float(metrics.top1(logits, split.labels)), float(metrics.nll(logits, split.labels))
@@ -143,7 +139,7 @@ def train_teacher(
         if path.exists():
             return
         lr, epochs, seed = space.ladder.lr, space.ladder.epochs, space.ladder.seed
-        changes = {"lr": lr, "evaluate_every": epochs, "rung_epochs": None, "precision": "auto"}
+        changes = {"lr": lr, "evaluate_every": epochs, "rung_epochs": None, "precision": "auto", "optimizer": "sgd"}
         view = View(space.data.view_seed, space.data.crop, space.data.flip)
         recipe = Recipe(space.training.model_copy(update=changes), view, epochs, epochs, seed)
         model = network(architecture, data, seed=seed).to(data.train.images.device)

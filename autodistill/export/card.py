@@ -26,6 +26,7 @@ from autodistill.records import (
 )
 from autodistill.report import as_markdown
 from autodistill.report.method import CITATIONS, limits_info
+from autodistill.report.places import without_folders
 
 CARD = "README.md"
 MOST_CLASSES = 100
@@ -78,6 +79,7 @@ class Exported(Record):
 
 def card(record: StudyRecord, found: Exported) -> str:
     """Render the model card as markdown with the front matter of model hubs. All text of users is escaped."""
+    record = without_folders(record)
     trained, verdict = found.trained, record.recommendation
     assert verdict is not None
     teacher = next((one for one in record.teachers if one.name == trained.params.teacher), None)

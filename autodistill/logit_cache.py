@@ -173,7 +173,7 @@ class LogitCache:
             number, images = part[-1], self._data.train.images
             if isinstance(number, int):
                 # Batch by batch: a view of all images, with the indices of its pixels, takes nine times their memory.
-                take = partial(take_view, images, view=self._view, epoch=number)
+                take = partial(take_view, images, view=self._view, epoch=number, margin=self._data.margin)
                 logits = logits_of(teacher, images, take=take)
             else:
                 logits = logits_of(teacher, self._data.validation.images)

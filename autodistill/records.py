@@ -492,6 +492,38 @@ class TeacherRecord(Record):
     """None: the record is older than profiles, or a logit does not fit into the cache."""
 
 
+class ReadingRecord(Record):
+    """What was found when the images of a user were read. Sizes are width and height in pixels."""
+
+    images: int
+    smallest: tuple[int, int]
+    median: tuple[int, int]
+    """Of the widths and of the heights."""
+    largest: tuple[int, int]
+    distinct: int
+    """Number of different sizes."""
+    kinds: dict[str, int]
+    """Number of images by kind of colours."""
+    rotated: int = 0
+    """Images that an EXIF orientation turned."""
+    frames: int = 0
+    """Images with several frames; the first was read."""
+    enlarged: int = 0
+    """Images whose shorter side is below `stored`."""
+    stored: int
+    """Side of the stored images, with their margin."""
+    same_split: int = 0
+    """Images whose pixels equal those of an earlier image of their split."""
+    across_splits: int = 0
+    """Images whose pixels equal those of an image of an earlier split."""
+    other_class: int = 0
+    """Such images, of both kinds, whose class is another."""
+    examples: tuple[tuple[str, str], ...] = ()
+    """Names of some equal images."""
+    left_out: tuple[str, ...] = ()
+    """Files and folders that were not read, a line for each reason."""
+
+
 class DataRecord(Record):
     """A dataset and its splits."""
 

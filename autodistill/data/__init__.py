@@ -13,12 +13,13 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from autodistill.config import DataSpec
-from autodistill.data.datasets import cifar, digits, fashion_mnist, image_folder
+from autodistill.data.datasets import cifar, digits, fashion_mnist
 from autodistill.data.decoding import Progress
+from autodistill.data.folders import image_folder
 from autodistill.data.images import DamagedStore, Say, Stored, mapped, open_store
 from autodistill.data.splits import Files, Source, Split, average_pool, fingerprint, split, statistics
 from autodistill.errors import DataError, lookup
-from autodistill.records import DataRecord
+from autodistill.records import DataRecord, ReadingRecord
 
 __all__ = [
     "DATASETS",
@@ -68,6 +69,11 @@ class Data:
     """SHA-256 of images and labels of each split. Caches of derived values use it as a key."""
     file: Path | None = None
     """File from which the images are mapped; None: the images are in the memory of this process."""
+    margin: int = 0
+    """Pixels on every side by which the training images exceed the image size; crops of a view show them. Validation
+    and test images are cut to the image size."""
+    reading: ReadingRecord | None = None
+    """What was found in the user's files; None for datasets that are known by name."""
 
     @property
     def num_classes(self) -> int:
@@ -77,7 +83,11 @@ class Data:
     def image_shape(self) -> tuple[int, int, int]:
         """Channels, height, width."""
         channels, height, width = self.train.images.shape[1:]
-        return channels, height, width
+        return channels, height - 2 * self.margin, width - 2 * self.margin
+
+    def train_images(self, count: int) -> UInt8[Tensor, "examples channels height width"]:
+        """Return the first training images, cut to the image size."""
+        return centre(self.train.images[:count], margin=self.margin)
 
     def to(self, device: torch.device | str) -> "Data":
         """Return the same data on another device.
@@ -88,7 +98,8 @@ class Data:
         device = torch.device(device)
         if device == self.train.images.device:
             return self
-        splits = (self.train, self.validation, self.test)
+        train, *cut = (self.train, self.validation, self.test)
+        splits = [train, *(Split(_with_margin(images, margin=self.margin), labels) for images, labels in cut)]
         if device.type == "cuda":
             needed, (free, _) = sum(part.images.nbytes for part in splits), torch.cuda.mem_get_info(device)
             if needed > free:
@@ -97,7 +108,8 @@ class Data:
                     " there",
                     "set a smaller data.image_size or data.train, use fewer --workers, or train with --device cpu",
                 )
-        train, validation, test = (Split(images.to(device), labels.to(device)) for images, labels in splits)
+        train, *cut = (Split(images.to(device), labels.to(device)) for images, labels in splits)
+        validation, test = (Split(centre(images, margin=self.margin), labels) for images, labels in cut)
         return replace(self, train=train, validation=validation, test=test, file=None)
 
 
@@ -129,7 +141,9 @@ def load(spec: DataSpec, *, progress: Progress = lambda done, total: None, say: 
     """
     source = lookup("dataset", spec.name.partition(":")[0], DATASETS)(spec)
     if isinstance(source, Files):
-        return _of_file(spec, mapped(source, spec, progress=progress, say=say))
+        data = _of_file(spec, mapped(source, spec, progress=progress, say=say))
+        reading = data.reading and data.reading.model_copy(update={"left_out": source.left_out})
+        return replace(data, reading=reading)
     if spec.pool > 1:
         parts = source.parts.items()
         pooled = {name: Split(average_pool(images, size=spec.pool), labels) for name, (images, labels) in parts}
@@ -175,11 +189,25 @@ def with_validation(data: Data) -> Data:
     `mean` and `std` are unchanged, because the normalisation is part of a student's configuration. The validation
     split is unchanged too, but its images are then training images. Mapped images are not copied.
     """
-    joined = Split(
-        _joined(data.train.images, data.validation.images), _joined(data.train.labels, data.validation.labels)
-    )
+    validation = _with_margin(data.validation.images, margin=data.margin)
+    joined = Split(_joined(data.train.images, validation), _joined(data.train.labels, data.validation.labels))
     found = hashlib.sha256(f"train+validation {data.fingerprint}".encode()).hexdigest()
     return replace(data, train=joined, fingerprint=found, file=None)
+
+
+def centre(images: Tensor, *, margin: int) -> UInt8[Tensor, "examples channels height width"]:
+    """Cut a margin from images, without a copy."""
+    height, width = images.shape[2:]
+    return images[:, :, margin : height - margin, margin : width - margin]
+
+
+def _with_margin(images: Tensor, *, margin: int) -> Tensor:
+    """Return images from which `centre` has cut a margin, without a copy."""
+    if not margin:
+        return images
+    (count, channels, height, width), strides = images.shape, images.stride()
+    begin = images.storage_offset() - margin * (strides[2] + strides[3])
+    return images.as_strided((count, channels, height + 2 * margin, width + 2 * margin), strides, begin)
 
 
 def _joined(first: Tensor, second: Tensor) -> Tensor:
@@ -241,5 +269,18 @@ def _scale_and_shift(mean: tuple[float, ...], std: tuple[float, ...], device: to
 
 
 def _of_file(spec: DataSpec, found: Stored) -> Data:
-    header = found.header
-    return Data(spec.name, header.classes, *found.splits, header.mean, header.std, header.fingerprint, found.path)
+    header, (train, *others) = found.header, found.splits
+    validation, test = (Split(centre(images, margin=header.margin), labels) for images, labels in others)
+    return Data(
+        name=spec.name,
+        classes=header.classes,
+        train=train,
+        validation=validation,
+        test=test,
+        mean=header.mean,
+        std=header.std,
+        fingerprint=header.fingerprint,
+        file=found.path,
+        margin=header.margin,
+        reading=header.reading,
+    )

@@ -184,7 +184,7 @@ def _cpu_precision(space: Space, data: Data, *, student: str, fingerprint: str) 
     of = facts(data, space, device="cpu", student=student, width=width, stem_stride=stem_stride, **more)
     chosen = recall(ChosenPrecision, of)
     if chosen is None:
-        images = normalise(data.train.images[: space.training.batch_size], mean=data.mean, std=data.std)
+        images = normalise(data.train_images(space.training.batch_size), mean=data.mean, std=data.std)
         precision = faster_precision(lambda: student_network(student, data, space.student, offline=True), images)
         chosen = ChosenPrecision(precision=precision)
         keep(chosen, of)

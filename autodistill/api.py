@@ -159,7 +159,7 @@ def search(  # noqa: PLR0913 - the options of a search
     *,
     teachers: Sequence[Network] = (),
     data: Images = "",
-    budget: float | str = "",
+    budget: int | float | str = "",
     executor: Kind = "local",
     space: str = "",
     settings: Mapping[str, object] | None = None,

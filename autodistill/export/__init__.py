@@ -14,7 +14,7 @@ from torch import Tensor
 from autodistill import data as datasets
 from autodistill import metrics
 from autodistill.config import Space
-from autodistill.data import LoadData, normalise
+from autodistill.data import Data, LoadData, normalise
 from autodistill.errors import ConfigError, ExportError, StoreError
 from autodistill.export.card import CARD, Exported, ExportedFile, card
 from autodistill.export.formats import (
@@ -88,7 +88,7 @@ def export_student(
     mean, std = student.facts.mean, student.facts.std
     # As training computes them, with normalisation outside the network.
     eager = _logits_of(lambda batch: student.module(normalise(batch, mean=mean, std=std)), data.test.images)
-    parcel = Parcel(student, data, pool, _metadata(student, record, pool=pool), record.student.foreign)
+    parcel = Parcel(student, data, pool, _metadata(student, record, data, pool=pool), record.student.foreign)
     tolerance = TOLERANCE * max(1.0, float(eager.abs().max()))
     with _writing_folder(to) as place:
         files = [
@@ -102,7 +102,7 @@ def export_student(
             test_top1=float(metrics.top1(eager, data.test.labels)),
             tolerance=tolerance,
             pool=pool,
-            resized=space.data.image_size is not None,
+            input=parcel.metadata["input"],
             torch=torch.__version__,
         )
         write_text(place / CARD, card(record, found))
@@ -189,20 +189,28 @@ def _check(path: Path, facts: Facts, record: StudyRecord) -> None:
         raise ConfigError(f"{path}: normalises {len(facts.mean)} channels, {record.data.name} has {channels}", hint)
 
 
-def _metadata(student: Student, record: StudyRecord, *, pool: int) -> dict[str, Any]:
-    """Return the metadata of the files: class names, format of input images, and how the weights were trained."""
+def _metadata(student: Student, record: StudyRecord, data: Data, *, pool: int) -> dict[str, Any]:
+    """Return the metadata of the files: class names, the whole preprocessing, and how the weights were trained.
+
+    `before` is what the study did with an image file to get an input of the graphs; None: the data set has its images
+    in that form. The graphs do the rest, in the order of the keys.
+    """
     facts, (channels, height, width) = student.facts, record.data.image_shape
+    foreign = record.student.foreign
     images = {
         "dtype": "uint8",
         "shape": ["batch", channels, height * pool, width * pool],
+        "order": "RGB" if channels == 3 else "grey",
+        "before": _before(data, side=height * pool),
         "range": [0, 255],
         "pool": pool,
-        "mean": facts.mean,
-        "std": facts.std,
+        "scale": 1 / 255,
+        "mean": foreign.mean if foreign else facts.mean,
+        "std": foreign.std if foreign else facts.std,
+        "resize": None,
     }
-    if record.student.foreign is not None:
-        size, interpolation = record.student.foreign.input_size, record.student.foreign.interpolation
-        images["network"] = {"height": size, "width": size, "interpolation": interpolation}
+    if foreign is not None and foreign.input_size != height:
+        images["resize"] = {"size": foreign.input_size, "interpolation": foreign.interpolation}
     return {
         "format": 1,
         "architecture": facts.architecture,
@@ -210,6 +218,20 @@ def _metadata(student: Student, record: StudyRecord, *, pool: int) -> dict[str, 
         "classes": facts.classes,
         "input": images,
         "trained": student.trained.model_dump(mode="json"),
+    }
+
+
+def _before(data: Data, *, side: int) -> dict[str, Any] | None:
+    """Return what is done with an image file of the user before the graphs."""
+    if data.reading is None:
+        return None
+    return {
+        "orientation": "upright, by EXIF",
+        "transparent": "laid over white",
+        "crop": "centre square",
+        "resize": data.reading.stored,
+        "interpolation": "bilinear, antialiased",
+        "then_centre_crop": side,
     }
 
 

@@ -10,6 +10,7 @@ import functools
 import hashlib
 import inspect
 import json
+import pickle
 import sys
 import types
 import uuid
@@ -28,6 +29,8 @@ Network = str | nn.Module | Callable[..., Any] | tuple[Any, Mapping[str, object]
 """A name or URI, a network, a function that returns a network, or a pair of one of these and options of its URI."""
 Images = str | Dataset[Any] | tuple[Any, ...] | Mapping[str, Any] | Callable[..., Any]
 """A name or URI, a dataset, several by split, or a function that returns them."""
+SPLITS = {2: ("train", "test"), 3: ("train", "validation", "test")}
+"""Splits of a tuple of datasets, by its length."""
 HERE = "given_in_python"
 """Name of the module that holds objects while a call runs. It has no file."""
 
@@ -88,14 +91,21 @@ class Passed:
             return value
         if inspect.isfunction(value) or isinstance(value, type | functools.partial):
             return self._function(value, "data", allowed=self._datasets)
-        if not (hasattr(value, "__getitem__") and hasattr(value, "__len__")):
-            raise ConfigError(
-                f"data: a {type(value).__name__} is no dataset",
-                "pass a name, a URI, a dataset of (image, label) pairs, or a function that returns datasets",
-            )
+        parts = (
+            dict(zip(SPLITS[len(value)], value, strict=True))
+            if isinstance(value, tuple) and len(value) in SPLITS
+            else value
+        )
+        for rows in parts.values() if isinstance(parts, Mapping) else [parts]:
+            if isinstance(rows, tuple) or not (hasattr(rows, "__getitem__") and hasattr(rows, "__len__")):
+                raise ConfigError(
+                    f"data: a {type(rows).__name__} is no dataset",
+                    "pass a name, a URI, a dataset of (image, label) pairs, (train, test), (train, validation, test), a "
+                    "dict of splits, or a function that returns a dataset or such a dict",
+                )
         self._check(self._datasets, "data", f"a {type(value).__name__} object", "the function that returns it")
-        # Reading it would take long. The content decides about results; the name only finds it.
-        return self._keep(type(value).__name__, lambda: value, uuid.uuid4().hex)
+        one = next(iter(parts.values())) if isinstance(parts, Mapping) else parts
+        return self._keep(type(one).__name__, lambda: parts, _source(type(one)), _content(parts))
 
     @contextlib.contextmanager
     def importable(self) -> Iterator[None]:
@@ -203,3 +213,23 @@ def _source(value: Any) -> str:
         if isinstance(it, str | int | float | tuple | None)
     }
     return f"{code} {sorted(plain.items())!r} {value.__defaults__!r} {value.__kwdefaults__!r}"
+
+
+class _Hash:
+    """A file that keeps the hash of what is written to it."""
+
+    def __init__(self) -> None:
+        self.found = hashlib.sha256()
+
+    def write(self, data: Any) -> None:
+        self.found.update(data)
+
+
+def _content(value: Any) -> str:
+    """Return a hash of an object's content; a new one every time for an object that cannot be pickled."""
+    file = _Hash()
+    try:
+        pickle.Pickler(file).dump(value)
+    except Exception:  # noqa: BLE001 - the user's objects
+        return uuid.uuid4().hex
+    return file.found.hexdigest()

@@ -87,7 +87,9 @@ def export_student(
         images = load_data(space.data.model_copy(update={"pool": 1})).test.images
     mean, std = student.facts.mean, student.facts.std
     # As training computes them, with normalisation outside the network.
-    eager = _logits_of(lambda batch: student.module(normalise(batch, mean=mean, std=std)), data.test.images)
+    # Grey images are repeated for a student from elsewhere that takes three channels.
+    shown = data.test.images.expand(-1, len(mean), -1, -1)
+    eager = _logits_of(lambda batch: student.module(normalise(batch, mean=mean, std=std)), shown)
     parcel = Parcel(student, data, pool, _metadata(student, record, data, pool=pool), record.student.foreign)
     tolerance = TOLERANCE * max(1.0, float(eager.abs().max()))
     with _writing_folder(to) as place:

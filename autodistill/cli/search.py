@@ -13,6 +13,7 @@ from typing import Any
 from autodistill import data as datasets
 from autodistill.cli import console
 from autodistill.cli.flags import Family, search_family
+from autodistill.cli.images import show_images
 from autodistill.data import LoadData
 from autodistill.executors import Executor, ProcessPool, Stopped
 from autodistill.formatting import about, count, excess_words, quantity
@@ -103,6 +104,8 @@ def _dry_run(family: Family, *, as_json: bool) -> None:
     for spec, result in estimates:
         for note in spec.notes:
             console.show_note(f"warning: {note}")
+        if spec is students[0]:
+            show_images(spec)
         console.show_table("Dry run: no study was started", ("", ""), _facts(spec, result).items())
     _name_left_out(left_out, family)
     times = [result.time for _, result in estimates if result.time]
@@ -187,6 +190,7 @@ def _introduce(students: Sequence[StudySpec], left_out: Sequence[LeftOutRecord],
         console.show_note(f"autodistill  {describe_student(spec)}  on {_describe_data(spec)}  {spec.options.device}")
         resuming = "resuming " if spec.folder.record.exists() else ""
         console.show_note(f"study: {resuming}{spec.folder.path}   teachers: {', '.join(spec.teachers)}")
+    show_images(students[0])
     _name_left_out(left_out, family)
     databases = [redacted(spec.options.storage or f"{SQLITE}{spec.folder.database}") for spec in students]
     dashboards = " or ".join(f"optuna-dashboard {database}" for database in dict.fromkeys(databases))

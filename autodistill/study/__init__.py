@@ -3,6 +3,7 @@
 from autodistill.study.environment import environment
 from autodistill.study.resolve import (
     KNOWN,
+    OWN_SPACE,
     SearchOptions,
     StudySpec,
     pinned,
@@ -16,6 +17,7 @@ from autodistill.study.timing import Estimate, cache_size, describe_plan, descri
 
 __all__ = [
     "KNOWN",
+    "OWN_SPACE",
     "Estimate",
     "SearchOptions",
     "StudySpec",

@@ -14,7 +14,6 @@ from typing import Any, Literal
 
 from autodistill.errors import ConfigError, near
 from autodistill.export import Exported, chosen
-from autodistill.models.foreign import USER_FILE
 from autodistill.objects import Images, Network, Passed
 from autodistill.options import search_family, search_options
 from autodistill.records import (
@@ -29,6 +28,7 @@ from autodistill.records import (
 from autodistill.running import run_searches
 from autodistill.shipping import export_study, train_student
 from autodistill.studies import REPORTS, TeacherLine, folder_of, judged_record, rendered, teacher_lines
+from autodistill.usercode import USER_FILE
 
 Kind = Literal["local", "serial", "ray"]
 """Who trains: worker processes of this machine, this process, or a Ray cluster."""
@@ -194,7 +194,7 @@ def search(  # noqa: PLR0913 - the options of a search
         workers: Number of worker processes, or auto.
         progress: Show the progress on stderr, or in the output of a notebook's cell.
         **options: The other options of `autodistill search`: `max_params`, `max_macs`, `max_size`, `max_latency`,
-            `max_trials`, `audit_pruning`, `timeout`, `cache_size`, `storage`, `offline`, `per_gpu`, `insecure`, `ray`
+            `max_trials`, `audit_pruning`, `timeout`, `cache_size`, `storage`, `offline`, `download`, `per_gpu`, `insecure`, `ray`
             (the address of the cluster).
 
     Raises:
@@ -248,7 +248,7 @@ _TEXTS = ("max_params", "max_macs", "max_size", "max_latency", "timeout", "cache
 
 
 def _check_options(options: Mapping[str, object]) -> None:
-    allowed = {*_TEXTS, "max_trials", "audit_pruning", "storage", "offline", "per_gpu", "insecure", "ray"}
+    allowed = {*_TEXTS, "max_trials", "audit_pruning", "storage", "offline", "download", "per_gpu", "insecure", "ray"}
     for name in options:
         if name not in allowed:
             raise ConfigError(f"search() has no argument {name!r} ({near(name, allowed)})")

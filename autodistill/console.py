@@ -89,12 +89,14 @@ def show_rows(title: str, columns: Mapping[str, Callable[[T], object]], records:
     show_table(title, list(columns), [[cell(record) for cell in columns.values()] for record in records])
 
 
-def show_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Print a table to stdout; columns whose names start with `>` are right-aligned.
+def show_table(
+    title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], *, to: Console | None = None
+) -> None:
+    """Print a table to a console, by default stdout; columns whose names start with `>` are right-aligned.
 
     On a terminal that is too narrow, the last cells of a row are printed below the row with their column names.
     """
-    console = out()
+    console = to or out()
     names = [Text(column.removeprefix(">")) for column in columns]
     cells = [[Text("-" if cell is None else " ".join(str(cell).split())) for cell in row] for row in rows]
     widths = [max(cell.cell_len for cell in column) for column in zip(names, *cells, strict=True)]

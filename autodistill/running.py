@@ -12,6 +12,7 @@ from autodistill import data as datasets
 from autodistill.data import LoadData
 from autodistill.executors import Executor, ProcessPool, SerialExecutor, Stopped
 from autodistill.formatting import count, excess_words, origin, quantity
+from autodistill.images_table import show_images
 from autodistill.options import Family
 from autodistill.records import ComparisonRecord, LeftOutRecord, StudyRecord
 from autodistill.searching.database import SQLITE, redacted
@@ -121,6 +122,7 @@ def _introduce(students: Sequence[StudySpec], left_out: Sequence[LeftOutRecord],
         console.show_note(f"autodistill  {describe_student(spec)}  on {describe_data(spec)}  {spec.options.device}")
         resuming = "resuming " if spec.folder.record.exists() else ""
         console.show_note(f"study: {resuming}{spec.folder.path}   teachers: {', '.join(spec.teachers)}")
+    show_images(students[0])
     name_left_out(left_out, family)
     databases = [redacted(spec.options.storage or f"{SQLITE}{spec.folder.database}") for spec in students]
     dashboards = " or ".join(f"optuna-dashboard {database}" for database in dict.fromkeys(databases))

@@ -30,7 +30,12 @@ Teachers = Annotated[
     ),
 ]
 DataName = Annotated[
-    str, typer.Option("--data", help="digits, fashion-mnist, cifar10, cifar100, folder:PATH. Default: the space's.")
+    str,
+    typer.Option(
+        "--data",
+        help="folder:PATH, arrays:FILE.npz, python:FILE.py:FACTORY, torchvision:NAME, digits, fashion-mnist, cifar10 or "
+        "cifar100. Default: the space's.",
+    ),
 ]
 SpaceName = Annotated[str, typer.Option("--space", help="Shipped search space or TOML file. Default: the dataset's.")]
 Overrides = Annotated[
@@ -38,6 +43,7 @@ Overrides = Annotated[
 ]
 Device = Annotated[str, typer.Option(help="Device of all training: cpu, cuda, cuda:N, or auto (a GPU if available).")]
 Offline = Annotated[bool, typer.Option("--offline", help="Download nothing.")]
+Download = Annotated[bool, typer.Option("--download", help="Download the dataset with torchvision, if it is missing.")]
 Workers = Annotated[
     str,
     typer.Option(
@@ -157,6 +163,7 @@ def search(
     cache_size: Annotated[str, typer.Option(help="Most disk space for teacher logits.")] = "8GB",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check and estimate only; start no study.")] = False,
     offline: Offline = False,
+    download: Download = False,
     output: OutputFormat = Format.TABLE,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print the result only.")] = False,
 ) -> None:
@@ -204,6 +211,7 @@ def train(
         bool, typer.Option("--with-validation", help="Train on training and validation images; score on test only.")
     ] = False,
     offline: Offline = False,
+    download: Download = False,
 ) -> None:
     """Train one student in full: the recommendation of a study, or one teacher with the space's prior."""
 
@@ -237,6 +245,7 @@ def teachers_list(
     space: SpaceName = "",
     overrides: Overrides = None,
     offline: Offline = False,
+    download: Download = False,
     output: OutputFormat = Format.TABLE,
 ) -> None:
     """List the teachers of a space with their sizes and, if trained, their accuracy."""
@@ -250,6 +259,7 @@ def teachers_train(
     overrides: Overrides = None,
     device: Device = "auto",
     workers: Workers = "auto",
+    download: Download = False,
 ) -> None:
     """Train the default ladder of a space; all later studies use it."""
 
@@ -264,6 +274,7 @@ def teachers_check(
     space: SpaceName = "",
     overrides: Overrides = None,
     offline: Offline = False,
+    download: Download = False,
     output: OutputFormat = Format.TABLE,
 ) -> None:
     """Run the checks of `search` on teachers."""
@@ -279,6 +290,7 @@ def teachers_inspect(
     device: Device = "auto",
     workers: Workers = "auto",
     offline: Offline = False,
+    download: Download = False,
     output: OutputFormat = Format.TABLE,
     to: Annotated[Path | None, typer.Option("--out", help="Folder for the same as an HTML page.")] = None,
 ) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 from autodistill import console
 from autodistill.executors import Stopped
 from autodistill.formatting import about, quantity
+from autodistill.images_table import show_images
 from autodistill.options import Family, search_family
 from autodistill.running import (
     command_of,
@@ -65,6 +66,8 @@ def _dry_run(family: Family, *, as_json: bool) -> None:
     for spec, result in estimates:
         for note in spec.notes:
             console.show_note(f"warning: {note}")
+        if spec is students[0]:
+            show_images(spec)
         console.show_table("Dry run: no study was started", ("", ""), _facts(spec, result).items())
     name_left_out(left_out, family)
     times = [result.time for _, result in estimates if result.time]

@@ -17,7 +17,8 @@ from autodistill.data.datasets import cifar, digits, fashion_mnist
 from autodistill.data.decoding import Progress
 from autodistill.data.folders import image_folder
 from autodistill.data.images import DamagedStore, Say, Stored, mapped, open_store
-from autodistill.data.splits import Files, Source, Split, average_pool, fingerprint, split, statistics
+from autodistill.data.pairs import arrays, download, torchvision_set, user_code
+from autodistill.data.splits import Files, Source, Split, average_pool, fingerprint, short_name, split, statistics
 from autodistill.errors import DataError, lookup
 from autodistill.records import DataRecord, ReadingRecord
 
@@ -30,12 +31,14 @@ __all__ = [
     "Say",
     "Split",
     "average_pool",
+    "download",
     "handed_over",
     "images_at_once",
     "load",
     "normalise",
     "received",
     "record",
+    "short_name",
     "with_validation",
 ]
 
@@ -45,6 +48,9 @@ DATASETS: dict[str, Callable[[DataSpec], Source | Files]] = {
     "cifar10": partial(cifar, classes=10),
     "cifar100": partial(cifar, classes=100),
     "folder": image_folder,
+    "arrays": arrays,
+    "python": user_code,
+    "torchvision": torchvision_set,
 }
 
 PIXELS_AT_ONCE, FEWEST_AT_ONCE, MOST_AT_ONCE = 2**17, 16, 512

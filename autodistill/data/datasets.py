@@ -65,7 +65,7 @@ def fashion_mnist(spec: DataSpec) -> Files:
             f"Fashion-MNIST not found (each file may end in .gz): {'; '.join(looked)}",
             "install Debian's package dataset-fashion-mnist, or run: python -c "
             f'"from torchvision.datasets import FashionMNIST as d; d({DEFAULT_ROOT!r}, download=True)"; or set'
-            " data.root",
+            " data.root, or add --download",
         )
 
     def read() -> Source:
@@ -87,7 +87,9 @@ def cifar(spec: DataSpec, *, classes: int) -> Files:
     missing = [name for name in names if not (folder / name).is_file()]
     call = f'python -c "from torchvision.datasets import {dataset.__name__} as d; d({str(root)!r}, download=True)"'
     if missing:
-        raise DataError(f"{folder}: missing {', '.join(missing)}", f"get them with: {call}, or set data.root")
+        raise DataError(
+            f"{folder}: missing {', '.join(missing)}", f"get them with: {call}, or --download, or set data.root"
+        )
 
     def read() -> Source:
         try:
@@ -120,7 +122,7 @@ def _refuse(spec: DataSpec, *keys: str) -> None:
 def _files(name: str, folder: Path, paths: Sequence[Path], read: Callable[[], Source]) -> Files:
     """Describe a dataset whose files are read into memory as a whole when its images are first decoded."""
 
-    def content() -> Content:
+    def content(_: Progress) -> Content:
         source = read()
         channels, height, width = source.parts["train"].images.shape[1:]
         return Content(source.labels, (channels, height, width), partial(_write, source))

@@ -131,7 +131,7 @@ def serve(requests: Any, answers: Any) -> None:
     job = Job(*json.loads(requests.readline()))
     for line in requests:
         try:
-            answer: object = _answer(job, json.loads(line))
+            answer: object = _answer(job, [(row, path) for row, path in json.loads(line)])
         except OSError as error:
             answer = error.errno or errno.EIO  # Python raises some errors without a number
         answers.write(json.dumps(answer) + "\n")
@@ -190,8 +190,8 @@ def square(image: Any, *, size: int) -> Any:
     rgb = _as_rgb(image)
     if rgb.size == (size, size):
         return rgb
-    side, width, height = min(rgb.size), *rgb.size
-    left, top = (width - side) / 2, (height - side) / 2
+    side: int = min(rgb.size)
+    left, top = (rgb.width - side) / 2, (rgb.height - side) / 2
     return rgb.resize((size, size), Image.Resampling.BILINEAR, box=(left, top, left + side, top + side))
 
 
@@ -237,7 +237,7 @@ def _look(path: str) -> Look | None:
             # Pillow would decode a PNG without EXIF data to look for them at its end.
             rotated = image.format != "PNG" or "exif" in image.info
             frames = image.format in ("GIF", "PNG", "TIFF", "WEBP") and getattr(image, "is_animated", False)
-            return Look(*image.size, kind_of(image), rotated and _orientation(image) != 1, bool(frames))
+            return Look(image.width, image.height, kind_of(image), rotated and _orientation(image) != 1, bool(frames))
     except DataError:
         return None
 

@@ -28,6 +28,8 @@ SPLITS = {
 """Names of the folders of each split, in any case."""
 UNREADABLE = ("EPS", "BUFR", "GRIB", "HDF5", "MPEG", "WMF", "PDF", "PALM")
 """Formats of Pillow that it cannot decode by itself."""
+CAMERA = (".heic", ".heif", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".jxl", ".svg")
+"""Suffixes of images in formats that Pillow does not read."""
 SYSTEM = ("__macosx", "@eadir", "thumbs.db", "desktop.ini", "$recycle.bin", "system volume information")
 """Files and folders that operating systems make; those whose names begin with a dot are left out too."""
 
@@ -88,7 +90,7 @@ def image_folder(spec: DataSpec) -> Files:
         name=re.sub(r"[^A-Za-z0-9._-]", "-", path.resolve().name)[:40] or "folder",
         place=(str(path.resolve()), f"image_size {spec.image_size}"),
         index=lambda: _index(found),
-        read=lambda: _content(found, size=spec.image_size),
+        read=lambda _: _content(found, size=spec.image_size),
         names=lambda: [os.path.relpath(file, path) for part in found.values() for file, _ in part.samples],
         left_out=left_out.lines,
     )
@@ -182,8 +184,8 @@ def _split_folders(path: Path, left_out: LeftOut) -> dict[str, Path]:
     others = [folder.name for folder in folders if not _split_of(folder)]
     if others:
         raise DataError(
-            f"{path}: {', '.join(others)} beside {', '.join(sorted(it.name for it in parts.values()))}: class folders"
-            " and splits are mixed up",
+            f"{path}: {', '.join(others)} beside {', '.join(parts[it].name for it in SPLITS if it in parts)}: class"
+            " folders and splits are mixed up",
             "either only class folders, or only train, val and test with class folders in each",
         )
     if "train" not in parts:
@@ -220,7 +222,8 @@ def _images_below(folder: Path, left_out: LeftOut) -> Iterator[str]:
             if _is_hidden(name):
                 left_out.add(file, "hidden")
             elif suffix not in suffixes():
-                left_out.add(file, f"not read as images ({suffix or 'no suffix'})")
+                advice = ", convert to JPEG" if suffix in CAMERA else ""
+                left_out.add(file, f"not read as images ({suffix or 'no suffix'}{advice})")
             elif not _is_regular(file):  # opening a named pipe, for example, would wait for ever
                 raise DataError(f"{file}: not a regular file", "remove it, or put an image in its place")
             else:

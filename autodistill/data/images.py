@@ -28,7 +28,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -237,7 +237,7 @@ def _written(path: Path, files: Files, index: str, spec: DataSpec, progress: Pro
         described = base.header.reading is not None or files.names is None
         if base.header.index == index and base.header.pool in (1, spec.pool) and described:
             return _derived(path, base, spec, progress, files)
-    content = files.read()
+    content = files.read(progress)
     labels, shape = content.labels, content.shape
     demand_pool(spec.pool, height=shape[1], width=shape[2], margin=content.margin)
 
@@ -255,7 +255,8 @@ def _written(path: Path, files: Files, index: str, spec: DataSpec, progress: Pro
     return base if spec.pool == 1 else _derived(path, base, spec, progress, files)
 
 
-class _Kind(NamedTuple):
+@dataclass(frozen=True)
+class _Kind:
     """What a file of images holds, apart from the split."""
 
     index: str
@@ -345,7 +346,7 @@ def _described(temporary: Path, header: Header, end: int, names: Callable[[], Se
         checksums = _checksums(file, end)
     splits = stored.splits
     mean, std = statistics(splits.train.images)
-    found = {"mean": mean, "std": std, "fingerprint": fingerprint(splits), "checksums": checksums}
+    found: dict[str, Any] = {"mean": mean, "std": std, "fingerprint": fingerprint(splits), "checksums": checksums}
     if header.margin:  # the same pixels with another margin are other images
         found["fingerprint"] = hashlib.sha256(f"margin {header.margin} {found['fingerprint']}".encode()).hexdigest()
     if header.reading is not None:

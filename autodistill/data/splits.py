@@ -1,6 +1,7 @@
 """Images and labels of a dataset: their types, splits, pooling, channel statistics and fingerprint."""
 
 import hashlib
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,12 +84,27 @@ class Files:
     index: Callable[[], str]
     """Returns a digest of names, sizes and modification times of the files and of the versions of decoders. Equal
     digests mean unchanged files. Each call looks at the files again."""
-    read: Callable[[], Content]
-    """Reads the labels."""
+    read: Callable[[Progress], Content]
+    """Reads the labels, and where it must also the images; shows its progress."""
     names: Callable[[], Sequence[str]] | None = None
     """Returns the name of each example, for messages; None: the dataset is known by name and is not described."""
     left_out: tuple[str, ...] = ()
     """Files and folders that are not read, a line for each reason."""
+
+
+def short_name(name: str) -> str:
+    """Return the last part of the name of a user's dataset, for names of studies; empty for registered datasets.
+
+    `folder:/data/my photos` gives `my-photos`, `python:data.py:flowers?size=64` gives `flowers`.
+    """
+    scheme, _, target = name.partition(":")
+    if scheme == "folder":
+        target = Path(target).expanduser().resolve().name
+    elif scheme == "arrays":
+        target = Path(target).stem
+    else:
+        target = target.partition("?")[0].rpartition(":")[2]
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", target).strip("-.")
 
 
 def split(source: Source, spec: DataSpec) -> Splits:

@@ -115,7 +115,9 @@ def _preprocessing(images: Mapping[str, Any]) -> Rows:
     """Return the steps from an image file to the network, in their order."""
     _, channels, height, width = images["shape"]
     before, pool, resize = images["before"], images["pool"], images["resize"]
-    grey = "one, grey" if len(images["mean"]) == 1 else f"one, grey, repeated {len(images['mean'])} times (in the graph)"
+    grey = (
+        "one, grey" if len(images["mean"]) == 1 else f"one, grey, repeated {len(images['mean'])} times (in the graph)"
+    )
     rows = [("Channels", "red, green, blue (RGB), in this order" if channels == 3 else grey)]
     if before:
         cut = before["then_centre_crop"]

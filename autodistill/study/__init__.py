@@ -3,6 +3,7 @@
 from autodistill.study.environment import environment
 from autodistill.study.resolve import (
     KNOWN,
+    OWN_SPACE,
     SearchOptions,
     StudySpec,
     label,
@@ -18,6 +19,7 @@ from autodistill.study.unchanged import check_unchanged, fingerprints_now
 
 __all__ = [
     "KNOWN",
+    "OWN_SPACE",
     "Estimate",
     "SearchOptions",
     "StudySpec",

@@ -8,7 +8,7 @@ print(study.recommendation.sentence)
 
 import inspect
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -187,7 +187,7 @@ def search(  # noqa: PLR0913 - the options of a search
         executor: `local`: worker processes of this machine; `serial`: this process, which takes any object; `ray`: a
             Ray cluster. Worker processes import networks, so their functions must be importable.
         space: Name of a shipped search space, or a TOML file. Empty: the dataset's.
-        settings: Values of the space by key, such as `{"training.epochs": 60}`.
+        settings: Values of the space by key, such as `{"training.epochs": 60}` or `{"training": {"epochs": 60}}`.
         study: Name of the study, new or to resume.
         seed: Seed of search and training. None: the space's.
         device: cpu, cuda, cuda:N, or auto.
@@ -215,7 +215,7 @@ def search(  # noqa: PLR0913 - the options of a search
         data=passed.images(data),
         budget=budget if isinstance(budget, str) else f"{budget:g}",
         space=space,
-        overrides=[f"{key}={json.dumps(value)}" for key, value in (settings or {}).items()],
+        overrides=[f"{key}={json.dumps(value)}" for key, value in _flat(settings or {})],
         study=study,
         seed=seed,
         device=device,
@@ -245,6 +245,15 @@ def load_study(path: str | Path) -> Study:
 
 _TEXTS = ("max_params", "max_macs", "max_size", "max_latency", "timeout", "cache_size")
 """Options with a unit."""
+
+
+def _flat(settings: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, object]]:
+    """Yield values of nested settings by dotted key."""
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
 
 
 def _check_options(options: Mapping[str, object]) -> None:

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import re
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -252,6 +253,16 @@ def test_published_weights_of_torchvision(monkeypatch: pytest.MonkeyPatch, tmp_p
     body = bare(built(uri, seed=4)).state_dict()
     assert all(torch.equal(it, body[key]) for key, it in module.state_dict().items() if "classifier" not in key)
     assert "beside @WEIGHTS" in refused(f"{uri}?weights=a.pt").message
+
+
+def test_the_example_of_the_documentation(repository: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    text = (repository / "docs" / "students.md").read_text()
+    monkeypatch.chdir(tmp_path)
+    (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    (student,) = re.findall(r"--student '(python:.*?)'", text)
+    Path("small.py").write_text(code)
+    assert described(student).cost.params == 9 * 24 + 2 * 24 + 24 * 10 + 10
+    assert bare(built(student))[5].p == 0.2
 
 
 # Cost

@@ -175,7 +175,8 @@ def from_timm(uri: Uri, *, num_classes: int | None, offline: bool = False, **unu
         where = "not on this machine, and --offline" if offline else "cannot be loaded"
         raise uri.refused(
             f"{where}: {type(error).__name__}: {str(error).splitlines()[0][:200] if str(error) else ''}",
-            "run once without --offline where the machine may download, or name a local copy: timm:local-dir:FOLDER",
+            "run once without --offline where the machine may download, or name a local copy: timm:local-dir:FOLDER"
+            + ("; weights=none starts without weights" if uri.role == "student" else ""),
         ) from error
     if not pretrained:
         if weights == "none":

@@ -15,7 +15,7 @@ import tomli_w
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from autodistill.errors import ConfigError, near
-from autodistill.records import Rungs
+from autodistill.records import Metric, Rungs
 
 RENAMED = {
     "search.rules": "search.methods",
@@ -156,6 +156,9 @@ class LadderSpec(Spec):
 
 class SearchSpec(Spec):
     budget: str = "20"
+    metric: Metric = "top1"
+    """The accuracy that decides in search and verdict. `balanced_top1` is the mean of the accuracies on each class, for
+    classes of different sizes."""
     seed: Seed = 0
     wave: Count = 2
     """Trials suggested together. The value belongs to the study and does not depend on the number of workers."""

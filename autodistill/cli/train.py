@@ -6,6 +6,7 @@ from typing import Any
 from autodistill.cli import console, show
 from autodistill.cli.console import Display, percent
 from autodistill.cli.flags import search_options
+from autodistill.cli.images import show_images
 from autodistill.cli.search import describe_student, shown_loading
 from autodistill.config import load
 from autodistill.errors import ConfigError, StoreError
@@ -34,6 +35,7 @@ def train(*, run: str, seed: int, to: Path, with_validation: bool, teacher: str 
         raise ConfigError("--student: missing", "name a network, or a study with --from")
     with shown_loading() as load_data:
         spec = resolve(options.model_copy(update={"study": "train"}), planned=False, load_data=load_data)
+    show_images(spec)
     attempt = to.with_name(f".{to.name}.try")  # a folder that cannot be written must show before the training
     write_text(attempt, "")
     attempt.unlink()
@@ -68,6 +70,7 @@ def train(*, run: str, seed: int, to: Path, with_validation: bool, teacher: str 
         images=len(labels),
         val_top1=curve[-1].val_top1,
         test_top1=curve[-1].test_top1,
+        test_balanced_top1=curve[-1].test_balanced_top1,
         targets=supervision.summary(labels) if supervision else None,
         micro_batches=parts,
     )
@@ -78,6 +81,7 @@ def train(*, run: str, seed: int, to: Path, with_validation: bool, teacher: str 
         ("trained on", f"{trained.trained_on.replace('+', ' + ')}, {trained.images:,} images"),
         ("validation %", "not scored: trained on" if with_validation else percent(trained.val_top1)),
         ("test %", percent(trained.test_top1)),
+        ("test %, balanced over classes", percent(trained.test_balanced_top1)),
         ("weights", to),
     ]
     console.show_table("Trained", ("", ""), rows)

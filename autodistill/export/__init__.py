@@ -99,6 +99,7 @@ def export_student(
             trained=student.trained,
             files=tuple(files),
             test_top1=float(metrics.top1(eager, data.test.labels)),
+            test_balanced_top1=metrics.balanced_top1(eager, data.test.labels),
             tolerance=tolerance,
             pool=pool,
             resized=space.data.image_size is not None,

@@ -194,8 +194,8 @@ def search(  # noqa: PLR0913 - the options of a search
         workers: Number of worker processes, or auto.
         progress: Show the progress on stderr, or in the output of a notebook's cell.
         **options: The other options of `autodistill search`: `max_params`, `max_macs`, `max_size`, `max_latency`,
-            `max_trials`, `audit_pruning`, `timeout`, `cache_size`, `storage`, `offline`, `download`, `per_gpu`, `insecure`, `ray`
-            (the address of the cluster).
+            `max_trials`, `audit_pruning`, `timeout`, `cache_size`, `storage`, `offline`, `download`, `per_gpu`,
+            `insecure`, `ray` (the address of the cluster).
 
     Raises:
         ConfigError: An argument is wrong, or an object cannot be sent to worker processes.

@@ -24,7 +24,7 @@ from pydantic import (
 )
 
 from autodistill.errors import ConfigError, near
-from autodistill.records import Rungs
+from autodistill.records import Metric, Rungs
 
 NEWER = {"optimizer": "sgd", "body_lr_factor": 0.1}
 """Defaults of training settings that studies of older versions do not have."""
@@ -178,6 +178,9 @@ class LadderSpec(Spec):
 
 class SearchSpec(Spec):
     budget: str = "20"
+    metric: Metric = "top1"
+    """The accuracy that decides in search and verdict. `balanced_top1` is the mean of the accuracies on each class, for
+    classes of different sizes."""
     seed: Seed = 0
     wave: Count = 2
     """Trials suggested together. The value belongs to the study and does not depend on the number of workers."""

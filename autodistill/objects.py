@@ -100,8 +100,8 @@ class Passed:
             if isinstance(rows, tuple) or not (hasattr(rows, "__getitem__") and hasattr(rows, "__len__")):
                 raise ConfigError(
                     f"data: a {type(rows).__name__} is no dataset",
-                    "pass a name, a URI, a dataset of (image, label) pairs, (train, test), (train, validation, test), a "
-                    "dict of splits, or a function that returns a dataset or such a dict",
+                    "pass a name, a URI, a dataset of (image, label) pairs, (train, test), (train, validation, test), "
+                    "a dict of splits, or a function that returns a dataset or such a dict",
                 )
         self._check(self._datasets, "data", f"a {type(value).__name__} object", "the function that returns it")
         one = next(iter(parts.values())) if isinstance(parts, Mapping) else parts

@@ -7,6 +7,7 @@ from autodistill.config import load
 from autodistill.errors import ConfigError, InputError, StoreError
 from autodistill.executors import CheckTask, TrainTeacherTask, WorkerContext, perform
 from autodistill.export import Exported, export_student
+from autodistill.images_table import show_images
 from autodistill.methods import METHODS
 from autodistill.models.students import changed
 from autodistill.records import EpochRecord, RunSpec, StudyRecord, TrainedRecord, TrialParams
@@ -70,6 +71,8 @@ def train_student(
         check_unchanged(record, data=spec.data.fingerprint, teachers=spec.fingerprints)
         if record.student.foreign is not None and record.student.foreign != spec.student.foreign:
             raise changed(record.student.foreign)
+    if not quiet:
+        show_images(spec)
     attempt = to.with_name(f".{to.name}.try")  # a folder that cannot be written must show before the training
     write_text(attempt, "")
     attempt.unlink()
@@ -104,6 +107,7 @@ def train_student(
         images=len(labels),
         val_top1=curve[-1].val_top1,
         test_top1=curve[-1].test_top1,
+        test_balanced_top1=curve[-1].test_balanced_top1,
         targets=supervision.summary(labels) if supervision else None,
         micro_batches=parts,
     )

@@ -33,6 +33,8 @@ class TeacherLine(NamedTuple):
     params: int | None
     macs: int | None
     test: float | None = None
+    balanced: float | None = None
+    """Test accuracy, as the mean over the classes."""
     low: float | None = None
     high: float | None = None
     p_best: float | None = None
@@ -87,6 +89,7 @@ def teacher_lines(record: StudyRecord) -> list[TeacherLine]:
     for row in ranking:
         name, val = row.teacher or "no teacher", row.search_val_top1
         found = {"test": row.confirmed_test_top1, "low": row.low, "high": row.high}
+        found["balanced"] = row.confirmed_test_balanced_top1
         lines.append(_teacher_line(record, name, row.params, val, **found, p_best=row.p_best, seeds=row.seeds))
     if record.plain_kd is not None and not plain_kd_confirmed(record):
         params = record.plain_kd.params

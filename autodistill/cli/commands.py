@@ -33,7 +33,7 @@ DataName = Annotated[
     str,
     typer.Option(
         "--data",
-        help="folder:PATH, arrays:FILE.npz, python:FILE.py:FACTORY, torchvision:NAME, digits, fashion-mnist, cifar10 or "
+        help="folder:PATH, arrays:FILE.npz, python:FILE.py:FACTORY, torchvision:NAME, digits, fashion-mnist, cifar10, "
         "cifar100. Default: the space's.",
     ),
 ]

@@ -212,6 +212,7 @@ TEACHER_COLUMNS: dict[str, Callable[[TeacherLine], object]] = {
     ">soft": lambda line: None if line.soft_weight is None else f"{line.soft_weight:.2f}",
     ">test %": lambda line: percent(line.test),
     "95 % interval": lambda line: _test_interval(line, line.test),
+    ">balanced %": lambda line: percent(line.balanced),
     ">P(best)": lambda line: None if line.p_best is None else probability(line.p_best),
     ">seeds": lambda line: line.seeds,
     ">val %": lambda line: percent(line.val),

@@ -10,6 +10,7 @@ from autodistill.console import Display, percent
 from autodistill.errors import ConfigError
 from autodistill.executors import CheckTask, LocalExecutor, SerialExecutor, TrainTeacherTask
 from autodistill.formatting import count
+from autodistill.images_table import show_images
 from autodistill.options import search_options
 from autodistill.records import InspectionRecord, TeacherRecord
 from autodistill.report import render_inspection
@@ -54,6 +55,7 @@ def list_teachers(*, output: str, **flags: Any) -> None:
 def train_teachers(**flags: Any) -> None:
     """Train the missing teachers of a space's default ladder."""
     spec = _resolved(**flags)
+    show_images(spec)
     missing = [TrainTeacherTask(uri=uri) for uri in spec.untrained]
     with Display() as display, LocalExecutor(spec.options.workers, spec.setup, data=spec.data) as executor:
         executor.run(missing, display.show)
@@ -88,14 +90,15 @@ def _checked(spec: StudySpec, names: Sequence[str]) -> dict[str, TeacherRecord]:
 def _show(rows: Iterable[Row]) -> None:
     cells: list[Sequence[object]] = []
     for name, record, where in rows:
-        facts: Sequence[object] = [None] * 7
+        facts: Sequence[object] = [None] * 8
         if record is not None:
-            scores = (percent(record.val_top1), f"{record.val_nll:.3f}", percent(record.val_ece))
+            balanced = percent(record.val_balanced_top1)
+            scores = (percent(record.val_top1), balanced, f"{record.val_nll:.3f}", percent(record.val_ece))
             cost = record.cost
             sizes = (count(cost.params), count(cost.macs), count(cost.size_bytes) + "B")
             facts = (*scores, *sizes, record.normalisation)
         cells.append((name, *facts, where))
-    columns = ("name", ">val %", ">NLL", ">ECE %", ">params", ">MACs", ">size", "normalisation", "where")
+    columns = ("name", ">val %", ">balanced %", ">NLL", ">ECE %", ">params", ">MACs", ">size", "normalisation", "where")
     console.show_table("Teachers", columns, cells)
 
 

@@ -22,6 +22,7 @@ def train(*, run: str, seed: int, to: Path, with_validation: bool, teacher: str 
         ("trained on", f"{trained.trained_on.replace('+', ' + ')}, {trained.images:,} images"),
         ("validation %", "not scored: trained on" if with_validation else percent(trained.val_top1)),
         ("test %", percent(trained.test_top1)),
+        ("test %, balanced over classes", percent(trained.test_balanced_top1)),
         ("weights", to),
     ]
     console.show_table("Trained", ("", ""), rows)

@@ -228,6 +228,7 @@ def _joined(first: Tensor, second: Tensor) -> Tensor:
 
 def record(data: Data, *, spec: DataSpec, views: int) -> DataRecord:
     """Return the record of data that were loaded from `spec` and are augmented by a pool of `views` views."""
+    splits = (data.train, data.validation, data.test) if data.reading else ()
     return DataRecord(
         name=data.name,
         classes=data.classes,
@@ -239,6 +240,8 @@ def record(data: Data, *, spec: DataSpec, views: int) -> DataRecord:
         view_seed=spec.view_seed,
         views=views,
         fingerprint=data.fingerprint,
+        counts=tuple(tuple(part.labels.bincount(minlength=data.num_classes).tolist()) for part in splits),
+        reading=data.reading,
     )
 
 

@@ -88,7 +88,7 @@ def cifar(spec: DataSpec, *, classes: int) -> Files:
     call = f'python -c "from torchvision.datasets import {dataset.__name__} as d; d({str(root)!r}, download=True)"'
     if missing:
         raise DataError(
-            f"{folder}: missing {', '.join(missing)}", f"get them with: {call}, or --download, or set data.root"
+            f"{folder}: missing {', '.join(missing)}", f"get them with --download, or with: {call}, or set data.root"
         )
 
     def read() -> Source:

@@ -50,15 +50,15 @@ class LeftOut:
 
     def __init__(self, root: Path) -> None:
         self._root = root
-        self._by_reason: dict[str, list[str]] = {}
+        self._by_reason: dict[str, dict[str, None]] = {}
 
     def add(self, path: str | Path, reason: str) -> None:
-        self._by_reason.setdefault(reason, []).append(os.path.relpath(path, self._root))
+        self._by_reason.setdefault(reason, {})[os.path.relpath(path, self._root)] = None
 
     @property
     def lines(self) -> tuple[str, ...]:
         """A line for each reason: `2 hidden: .DS_Store, cat/._1.jpg`."""
-        found = sorted(self._by_reason.items())
+        found = [(reason, list(names)) for reason, names in sorted(self._by_reason.items())]
         return tuple(
             f"{len(names)} {reason}: {', '.join(names[:3])}{', ...' if len(names) > 3 else ''}".encode(
                 errors="backslashreplace"

@@ -7,6 +7,7 @@ reads of them must agree.
 import hashlib
 import inspect
 import math
+import mmap
 import tempfile
 import zipfile
 from collections.abc import Callable, Mapping
@@ -180,7 +181,7 @@ def _parts(found: Any, spec: DataSpec) -> dict[str, Rows]:
         parts = {keys[str(key).lower()]: it for key, it in found.items()}
         if "train" not in parts:
             raise _refused(spec, "returns a dict without 'train'", "add the training split")
-        parts = {split: parts[split] for split in SPLITS if split in parts}
+        parts = _in_order(parts)
     for split, rows in parts.items():
         if isinstance(rows, tuple) or not (hasattr(rows, "__len__") and hasattr(rows, "__getitem__")):
             raise _refused(
@@ -191,6 +192,14 @@ def _parts(found: Any, spec: DataSpec) -> dict[str, Rows]:
         if len(rows) == 0:
             raise _refused(spec, f"the {split} split is empty", "return at least one image of each class")
     return parts
+
+
+def _in_order(parts: Mapping[str, Rows]) -> dict[str, Rows]:
+    """Return the splits in their order. As for folders, a validation split is for test where there is no test split."""
+    found = {split: parts[split] for split in SPLITS if split in parts}
+    if "test" not in found and "validation" in found:
+        found["test"] = found.pop("validation")
+    return found
 
 
 def _class_names(rows: Rows) -> tuple[str, ...] | None:
@@ -223,7 +232,7 @@ def _arrays(found: Mapping[str, np.ndarray], path: Path) -> tuple[dict[str, Rows
         for part in parts.values():
             part["labels"] = np.array([numbers.get(str(it), -1) for it in part["labels"].ravel().tolist()])
     rows = {split: _ArrayRows(part["images"], part["labels"], path, split) for split, part in parts.items()}
-    return {split: rows[split] for split in SPLITS if split in rows}, tuple(names) or None
+    return _in_order(rows), tuple(names) or None
 
 
 class _ArrayRows:
@@ -369,28 +378,29 @@ def _content(spec: DataSpec, parts: Mapping[str, Rows], classes: tuple[str, ...]
     stored = side + 2 * margin
     channels = 1 if all(look.kind == "grey" for look in looks) else 3
     total, done = sum(map(len, parts.values())), 0
+    labels = {split: np.empty(len(rows), dtype=np.int64) for split, rows in parts.items()}
     try:
-        spool: Any = tempfile.TemporaryFile(dir=_made(cache_root()), buffering=0)  # noqa: SIM115 `write` closes it
-        labels = {split: np.empty(len(rows), dtype=np.int64) for split, rows in parts.items()}
-        for split, rows in parts.items():
-            for number in range(len(rows)):
-                image, labels[split][number] = _pair(rows, number, split, spec)
-                pixels = _pixels(image, stored, channels, f"row {number} of {split}", spec)
-                write_at(spool, done * len(pixels), pixels)
-                done += 1
-                progress(done, total)
+        with tempfile.TemporaryFile(dir=_made(cache_root()), buffering=0) as file:
+            for split, rows in parts.items():
+                for number in range(len(rows)):
+                    image, labels[split][number] = _pair(rows, number, split, spec)
+                    pixels = _pixels(image, stored, channels, f"row {number} of {split}", spec)
+                    write_at(file, done * len(pixels), pixels)
+                    done += 1
+                    progress(done, total)
+            spool = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     except OSError as error:
         raise StoreError(
-            f"{cache_root()}: cannot be written ({error.strerror or error})", "let AUTODISTILL_CACHE name a folder"
+            f"{cache_root()}: cannot be written ({error.strerror or error})",
+            "let AUTODISTILL_CACHE name a folder on a disk with more space",
         ) from error
     size = stored * stored * channels
     names = _checked_names(spec, labels, classes)
 
     def write(target: Path, offset: int, places: Numbers, progress: Progress) -> None:
-        with spool, target.open("r+b", buffering=0) as file:
-            spool.seek(0)
-            for place in places.tolist():
-                write_at(file, offset + place * size, spool.read(size))
+        with target.open("r+b", buffering=0) as file:
+            for number, place in enumerate(places.tolist()):
+                write_at(file, offset + place * size, spool[number * size : (number + 1) * size])
 
     return Content(
         Labels(names, labels),

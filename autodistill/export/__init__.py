@@ -102,6 +102,7 @@ def export_student(
             files=tuple(files),
             images=len(data.test.labels),
             test_top1=float(metrics.top1(eager, data.test.labels)),
+            test_balanced_top1=metrics.balanced_top1(eager, data.test.labels),
             tolerance=tolerance,
             pool=pool,
             input=parcel.metadata["input"],

@@ -63,6 +63,8 @@ class Exported(Record):
     """Number of test images."""
     test_top1: float
     """Test accuracy of the exported weights, in float32."""
+    test_balanced_top1: float
+    """Mean over the classes of the accuracy on each class."""
     tolerance: float
     """Largest allowed difference of logits."""
     pool: int
@@ -217,6 +219,7 @@ def _accuracy(record: StudyRecord, found: Exported, confirmed: RankRow | None) -
         mean += f"trained on train alone for {record.plan.epochs_full} epochs"
     return [
         ("These weights, test", alone),
+        ("These weights, test, mean over the classes", percent(found.test_balanced_top1)),
         ("These weights, validation", unscored if trained.val_top1 is None else percent(trained.val_top1)),
         ("This configuration, test, mean over new seeds", mean),
     ]

@@ -305,7 +305,9 @@ def rerun_leaders(state: SearchState) -> None:
     runs = []
     for it in leaders:
         seed = next_seed(spec, it.params, state.trials)
-        runs.append(RunSpec(run=f"reruns/{it.name}-{seed}", params=it.params, seed=seed, epochs=spec.plan.epochs_full))
+        epochs, metric = spec.plan.epochs_full, spec.space.search.metric
+        run = f"reruns/{it.name}-{seed}"
+        runs.append(RunSpec(run=run, params=it.params, seed=seed, epochs=epochs, metric=metric))
     _announce(state, "reruns", len(runs))
     state.reruns = state.run(runs)
 

@@ -21,7 +21,7 @@ from autodistill.training.probing import faster_precision, gpu_precision
 
 BATCH_SIZES = ((50_000, 128), (1_280, 64), (640, 32), (320, 16), (0, 8))
 """Batch sizes for the images of a user, each from a number of training images on: small sets need many steps."""
-STEPS, EPOCHS, LR = 3000, (15, 40), 0.05
+STEPS, EPOCHS, LR = 3000, (15, 30), 0.05
 """Steps that a full training should have, within these limits of epochs; learning rate at a batch of 64."""
 EXAMPLES = 8
 """Random examples on which methods are checked."""

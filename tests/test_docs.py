@@ -8,9 +8,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
+from PIL import Image
+from torch import nn
 
 from autodistill import teachers
+from autodistill.models import build
 from autodistill.models.uri import FACTS, RESERVED
 from autodistill.records import read_record
 
@@ -82,6 +87,38 @@ def test_an_example_runs(page, title):
             assert (Path("page") / "report.html").exists()
             assert json.loads((Path("page") / "study.json").read_text())["name"] == record.name
             assert (Path("shipped") / "student.safetensors").exists()
+
+
+@pytest.mark.slow
+def test_the_first_command_of_the_readme_runs_on_files_as_people_have_them():
+    """Up to the first training; photographs of mixed sizes, three checkpoints in three wrappings."""
+    draw = np.random.default_rng(0)
+    for name in ("cat", "dog", "owl"):
+        Path("photos", name).mkdir(parents=True)
+        for number in range(60):
+            height, width = draw.integers(40, 90, 2)
+            pixels = draw.integers(0, 256, (height, width, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(f"photos/{name}/{number}.jpg")
+    shape = {"num_classes": 3, "in_channels": 3, "image_size": 32}
+    resnet, wrn = (build(name, **shape, seed=0).state_dict() for name in ("resnet56", "wrn_16_2"))
+    torch.save(
+        {"epoch": 9, "state_dict": {f"module.{key}": value for key, value in resnet.items()}}, "resnet56.pth.tar"
+    )
+    torch.save({"params": {f"_orig_mod.model.{key}": value for key, value in wrn.items()}}, "wrn.ckpt")
+    code = "from torch import nn\ndef net(num_classes):\n    return nn.Sequential(nn.Conv2d(3, 8, 3, 2), nn.ReLU(), "
+    Path("nets.py").write_text(f"{code}nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(32, num_classes))\n")
+    network = nn.Sequential(nn.Conv2d(3, 8, 3, 2), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(32, 3))
+    torch.save(network.state_dict(), "net.th")
+    text = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    command = re.search(
+        r"^    (autodistill search --student \S+ --data folder:photos.*?)\n\n", text, re.DOTALL | re.MULTILINE
+    )
+    shown = json.loads(run(f"{command[1].replace(chr(92) + chr(10), ' ')} --dry-run --format json"))
+    assert "--set" not in command[1]
+    (student,) = shown["students"]
+    assert student["teachers"] == "resnet56, wrn, net"
+    assert student["run folder"] == "runs/photos-mobilenetv2-0.5"
+    assert "3 classes" in student["data"]
 
 
 def test_every_scheme_and_option_of_teachers_is_documented():

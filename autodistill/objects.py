@@ -163,6 +163,9 @@ def _importable(function: Any) -> str | None:
         return None
     if module != "__main__":
         return f"{module}:{name}"
+    spec = getattr(found, "__spec__", None)
+    if spec is not None:  # python -m MODULE
+        return f"{spec.name}:{name}"
     path = Path(file).resolve()
     if path.suffix != ".py" or not path.is_file():
         return None

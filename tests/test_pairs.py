@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from dataset_files import DATASET, forbid_network, write_arrays, write_dataset, write_fashion
 
 from autodistill.config import DataSpec
@@ -195,6 +196,16 @@ def test_unknown_arguments_and_missing_names_are_refused(tmp_path: Path) -> None
     assert "unexpected keyword argument 'cuont'" in refusal(f"python:{path}:make?cuont=3").message
     assert "names no factory" in refusal("python:data").message
     assert "no such file" in refusal(f"python:{tmp_path / 'other.py'}:make").message
+
+
+def test_the_dataset_of_the_docs_is_read(tmp_path: Path) -> None:
+    text = (Path(__file__).parents[1] / "docs" / "images.md").read_text(encoding="utf-8")
+    code = text.partition("```python\n")[2].partition("```")[0]
+    data = load(DataSpec(name=f"python:{write_dataset(tmp_path / 'data.py', code)}:stripes?count=40"))
+    assert (data.classes, sizes(data)) == (("across", "down"), [32, 8, 10])
+    images = data.train.images.float()
+    down = (images[..., ::4].mean((1, 2, 3)) - images.mean((1, 2, 3))) > 30
+    assert torch.equal(down, data.train.labels == 1)
 
 
 # torchvision

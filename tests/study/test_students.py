@@ -7,6 +7,7 @@ from typing import NamedTuple
 import pytest
 from small_studies import LATENCY, TINY, core, fake, faking, options
 
+from autodistill import studies
 from autodistill.cli import show
 from autodistill.errors import AutodistillError, ConfigError, StoreError
 from autodistill.options import Family, search_family
@@ -104,7 +105,7 @@ def _shown_and_rendered(record: ComparisonRecord, capsys: pytest.CaptureFixture[
     assert len(rows) == 2
     with pytest.raises(ConfigError, match="--sort own: unknown here"):
         show.show(NAME, output="table", sort="own")
-    page = show.rendered(record, Path("page")).read_text()
+    page = studies.rendered(record, Path("page")).read_text()
     assert record.choice.sentence.replace(" %", "\N{NO-BREAK SPACE}%") in page
     assert "<script" not in page
     for study in record.studies:
@@ -139,7 +140,7 @@ def test_a_record_cannot_name_a_folder_elsewhere(compared, tmp_path):
     record = compared.record
     study = record.studies[0].model_copy(update={"name": "../../elsewhere"})
     with pytest.raises(StoreError, match="not a plain folder name"):
-        show.rendered(record.model_copy(update={"studies": (study,)}), tmp_path / "page")
+        studies.rendered(record.model_copy(update={"studies": (study,)}), tmp_path / "page")
     assert not (tmp_path / "page").exists()
 
 

@@ -21,7 +21,8 @@ OPTIONS = {
     "--cache-size --dry-run --offline --format --quiet",
     "report": "--out",
     "show": "--format --all --sort --pareto --watch",
-    "train": "--download --from --student --teacher --data --space --set --seed --device --out --with-validation --offline",
+    "train": "--from --student --teacher --data --space --set --seed --device --out --with-validation --offline "
+    "--download",
     "export": "--weights --format --out",
     "cluster slurm": "--nodes --gpus --cpus --time --sbatch",
     "env": "--format",

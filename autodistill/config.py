@@ -24,7 +24,7 @@ from pydantic import (
 )
 
 from autodistill.errors import ConfigError, near
-from autodistill.records import Rungs
+from autodistill.records import Metric, Rungs
 
 NEWER = {"optimizer": "sgd", "body_lr_factor": 0.1}
 """Defaults of training settings that studies of older versions do not have."""
@@ -90,7 +90,7 @@ def bounds(dimension: Dimension) -> tuple[float, float] | None:
 
 class DataSpec(Spec):
     name: str = "digits"
-    """Name of a registered dataset, or `folder:PATH`."""
+    """A registered dataset, `folder:PATH`, `arrays:FILE.npz`, `python:FILE.py:FACTORY` or `torchvision:NAME`."""
     root: str = ""
     """Folder of the files; empty: the default folder of the dataset."""
     train: Count | None = None
@@ -103,10 +103,13 @@ class DataSpec(Spec):
     pool: Count = 1
     """Side of the blocks of pixels that are averaged into one pixel: 2 turns 28x28 into 14x14."""
     image_size: Count | None = None
-    """Height and width to which the images of a folder are resized."""
+    """Height and width of the images of a study; None: it follows from the images. Photographs, images that are not
+    square, are stored with a margin: their shorter side is resized to 1.15 times this size, and their centre is cut to
+    a square. Other images are resized to this size."""
     view_seed: Seed = 0
     crop: Annotated[int, Field(ge=0)] = 0
-    """Pixels of zero padding on every side before a random crop back to the image size."""
+    """Largest shift of a random crop of the image size, in pixels. Beyond the stored images, the crop shows black. Left
+    open, it is the margin of photographs and 0 for other images."""
     flip: bool = False
     """Mirror half of the views."""
     views: Count | None = None
@@ -175,6 +178,9 @@ class LadderSpec(Spec):
 
 class SearchSpec(Spec):
     budget: str = "20"
+    metric: Metric = "top1"
+    """The accuracy that decides in search and verdict. `balanced_top1` is the mean of the accuracies on each class, for
+    classes of different sizes."""
     seed: Seed = 0
     wave: Count = 2
     """Trials suggested together. The value belongs to the study and does not depend on the number of workers."""
@@ -234,6 +240,8 @@ class Space(Spec):
     """A resolved search space. `run.toml` of a study contains one and can itself be used as a space."""
 
     purpose: str = ""
+    fit_to_data: bool = False
+    """Whether crop, epochs, batch size and learning rate follow from the images where the space leaves them open."""
     teachers: tuple[str, ...] = ("ladder:",)
     data: DataSpec = DataSpec()
     student: StudentSpec = StudentSpec()

@@ -200,7 +200,7 @@ class LogitCache:
             return teacher.table[examples.validation if part == VALIDATION else examples.train].to(images.device)
         if isinstance(number, int):
             # Batch by batch: a view of all images, with the indices of its pixels, takes nine times their memory.
-            take = partial(take_view, images, view=self._view, epoch=number)
+            take = partial(take_view, images, view=self._view, epoch=number, margin=self._data.margin)
             return logits_of(teacher, images, take=take)
         return logits_of(teacher, self._data.validation.images)
 

@@ -122,6 +122,9 @@ class EpochRecord(Record):
     val_nll: float | None = None
     test_top1: float | None = None
     """Set in the last epoch of a run that evaluates on test, and in no other epoch."""
+    val_balanced_top1: float | None = None
+    """Mean over the classes of the accuracy on each class; None also in older records."""
+    test_balanced_top1: float | None = None
 
 
 Mode = Literal["eager", "graph", "compiled"]
@@ -132,6 +135,10 @@ Rungs = Literal["part-way", "short schedule"]
 
 EvaluateOn = Literal["validation", "validation+test", "test"]
 """`test`: students are trained on the validation split too, so it gives no score."""
+
+
+Metric = Literal["top1", "balanced_top1"]
+"""The accuracy that decides: of all images, or the mean over the classes."""
 
 
 class _Run(Record):
@@ -146,6 +153,8 @@ class _Run(Record):
     """The epoch of the schedule after which it was to stop; None: the last epoch."""
     begun_epochs: int = 0
     """The first epochs of the curve, which another run of the trial has paid for."""
+    metric: Metric = "top1"
+    """The metric of the study. It is no part of the key: one training serves both."""
 
     @property
     def last_epoch(self) -> int:
@@ -195,12 +204,21 @@ class RunResult(_Run):
 
     @property
     def val_top1(self) -> float | None:
-        """The run's score: the last epoch's validation accuracy; None if the run failed."""
-        return self.curve[-1].val_top1 if self.state == "complete" and self.curve else None
+        """The run's score: the last epoch's validation accuracy by the study's metric; None if the run failed."""
+        return self._last("val_top1" if self.metric == "top1" else "val_balanced_top1")
 
     @property
     def test_top1(self) -> float | None:
-        return self.curve[-1].test_top1 if self.state == "complete" and self.curve else None
+        """The test accuracy by the study's metric."""
+        return self._last("test_top1" if self.metric == "top1" else "test_balanced_top1")
+
+    @property
+    def test_balanced_top1(self) -> float | None:
+        return self._last("test_balanced_top1")
+
+    def _last(self, name: str) -> float | None:
+        found: float | None = getattr(self.curve[-1], name) if self.state == "complete" and self.curve else None
+        return found
 
 
 class RunTimes(Record):
@@ -232,13 +250,13 @@ class KeptResult(RunTimes):
         if not failed:
             if len(curve) < spec.last_epoch:
                 return None
-            last, scores = curve[-1], ["val_top1"] * (spec.evaluate_on != "test")
-            scores += ["test_top1"] * (spec.evaluate_on != "validation")
+            last, scores = curve[-1], [f"val_{spec.metric}"] * (spec.evaluate_on != "test")
+            scores += [f"test_{spec.metric}"] * (spec.evaluate_on != "validation")
             rung = curve[spec.rung - 1] if spec.rung else last
-            if any(getattr(last, name) is None for name in scores) or rung.val_top1 is None:
+            if any(getattr(last, name) is None for name in scores) or getattr(rung, f"val_{spec.metric}") is None:
                 return None
             if spec.evaluate_on == "validation":
-                curve = (*curve[:-1], last.model_copy(update={"test_top1": None}))
+                curve = (*curve[:-1], last.model_copy(update={"test_top1": None, "test_balanced_top1": None}))
         state = {"state": "failed"} if failed else {"state": "complete", "error": ""}
         result = self.result.model_copy(update={**spec.kept(), "params": spec.params, "curve": curve, **state})
         times: dict[str, Any] = {}
@@ -263,6 +281,8 @@ class TrainedRecord(Record):
     val_top1: float | None = None
     """None where the validation split was trained on."""
     test_top1: float | None = None
+    test_balanced_top1: float | None = None
+    """Mean over the classes of the accuracy on each class."""
     targets: TargetSummary | None = None
     micro_batches: int = 1
     """As in a `RunResult`."""
@@ -388,6 +408,8 @@ class RankRow(Record):
     params: TrialParams
     seeds: int
     confirmed_test_top1: float | None
+    confirmed_test_balanced_top1: float | None = None
+    """Mean over the classes of the accuracy on each class, averaged over the runs; None in older records."""
     low: float | None = None
     high: float | None = None
     confirmed_val_top1: float | None = None
@@ -499,6 +521,43 @@ class TeacherRecord(Record):
     profile: ProfileRecord | None = None
     """None: the record is older than profiles, or a logit does not fit into the cache."""
 
+    def score(self, metric: Metric) -> float:
+        """Return the validation accuracy by a metric."""
+        balanced = self.val_balanced_top1 if metric == "balanced_top1" else None
+        return self.val_top1 if balanced is None else balanced
+
+
+class ReadingRecord(Record):
+    """What was found when the images of a user were read. Sizes are width and height in pixels."""
+
+    images: int
+    smallest: tuple[int, int]
+    median: tuple[int, int]
+    """Of the widths and of the heights."""
+    largest: tuple[int, int]
+    distinct: int
+    """Number of different sizes."""
+    kinds: dict[str, int]
+    """Number of images by kind of colours."""
+    rotated: int = 0
+    """Images that an EXIF orientation turned."""
+    frames: int = 0
+    """Images with several frames; the first was read."""
+    enlarged: int = 0
+    """Images whose shorter side is below `stored`."""
+    stored: int
+    """Side of the stored images, with their margin."""
+    same_split: int = 0
+    """Images whose pixels equal those of an earlier image of their split."""
+    across_splits: int = 0
+    """Images whose pixels equal those of an image of an earlier split."""
+    other_class: int = 0
+    """Such images, of both kinds, whose class is another."""
+    examples: tuple[tuple[str, str], ...] = ()
+    """Names of some equal images."""
+    left_out: tuple[str, ...] = ()
+    """Files and folders that were not read, a line for each reason."""
+
 
 class DataRecord(Record):
     """A dataset and its splits."""
@@ -515,6 +574,10 @@ class DataRecord(Record):
     views: int
     """Size of the pool of views that the epochs cycle through."""
     fingerprint: str
+    counts: tuple[tuple[int, ...], ...] = ()
+    """Number of images of each class in train, validation and test; empty for datasets that are known by name."""
+    reading: ReadingRecord | None = None
+    """What was found in the user's images; None for datasets that are known by name."""
 
 
 class RaceRecord(Record):

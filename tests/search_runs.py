@@ -15,7 +15,7 @@ from autodistill.records import (
     TeacherRecord,
     TrialRecord,
 )
-from autodistill.search import (
+from autodistill.searching import (
     Sampler,
     SearchSpec,
     SearchState,

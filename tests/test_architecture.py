@@ -15,13 +15,14 @@ PACKAGE = Path(__file__).parents[1] / "autodistill"
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 
 OPTIONS = {
-    "search": "--student --teacher --data --space --budget --study --seed --device --workers "
+    "search": "--download --student --teacher --data --space --budget --study --seed --device --workers "
     "--ray --per-gpu --insecure --storage "
     "--set --max-trials --audit-pruning --max-params --max-macs --max-size --max-latency --timeout "
     "--cache-size --dry-run --offline --format --quiet",
     "report": "--out",
     "show": "--format --all --sort --pareto --watch",
-    "train": "--from --student --teacher --data --space --set --seed --device --out --with-validation --offline",
+    "train": "--from --student --teacher --data --space --set --seed --device --out --with-validation --offline "
+    "--download",
     "export": "--weights --format --out",
     "cluster slurm": "--nodes --gpus --cpus --time --sbatch",
     "env": "--format",
@@ -30,10 +31,10 @@ OPTIONS = {
     "spaces show": "",
     "spaces cp": "",
     "spaces check": "--set",
-    "teachers list": "--teacher --data --space --set --offline --format",
-    "teachers train": "--data --space --set --device --workers",
-    "teachers check": "--data --space --set --offline --format",
-    "teachers inspect": "--data --space --set --device --workers --offline --format --out",
+    "teachers list": "--download --teacher --data --space --set --offline --format",
+    "teachers train": "--download --data --space --set --device --workers",
+    "teachers check": "--download --data --space --set --offline --format",
+    "teachers inspect": "--download --data --space --set --device --workers --offline --format --out",
 }
 
 

@@ -14,7 +14,6 @@ from student_files import NETS
 from teacher_files import coloured, digits
 from torch import Tensor, nn
 
-from autodistill.cli.flags import search_family
 from autodistill.config import StudentSpec, TrainingSpec
 from autodistill.data import Data, normalise
 from autodistill.data.views import View
@@ -23,6 +22,7 @@ from autodistill.models import build
 from autodistill.models.cost import measure
 from autodistill.models.students import bare, foreign_student, rebuilt, student_network, student_record
 from autodistill.models.uri import student_name
+from autodistill.options import search_family
 from autodistill.records import StudentRecord
 from autodistill.training import Recipe, train
 from autodistill.training import loop as trainer

@@ -4,17 +4,18 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from autodistill import console
 from autodistill import data as datasets
-from autodistill.cli import console
-from autodistill.cli.console import Display, percent
-from autodistill.cli.flags import search_options
-from autodistill.cli.search import shown_loading
+from autodistill.console import Display, percent
 from autodistill.errors import ConfigError
 from autodistill.executors import CheckTask, LocalExecutor, SerialExecutor, TrainTeacherTask
 from autodistill.formatting import count
+from autodistill.images_table import show_images
+from autodistill.options import search_options
 from autodistill.records import InspectionRecord, TeacherRecord
 from autodistill.report import render_inspection
 from autodistill.report.teachers import agreement_info, knowledge_info, temperatures_info
+from autodistill.running import shown_loading
 from autodistill.store import cache_root
 from autodistill.study import StudySpec, prepare_teachers, resolve
 from autodistill.teachers import with_equals
@@ -55,6 +56,7 @@ def list_teachers(*, output: str, **flags: Any) -> None:
 def train_teachers(**flags: Any) -> None:
     """Train the missing teachers of a space's default ladder."""
     spec = _resolved(**flags)
+    show_images(spec)
     missing = [TrainTeacherTask(uri=uri) for uri in spec.untrained]
     with Display() as display, LocalExecutor(spec.options.workers, spec.setup, data=spec.data) as executor:
         executor.run(missing, display.show)
@@ -91,14 +93,15 @@ def _show(rows: Iterable[Row]) -> None:
     rows = list(rows)
     cells: list[Sequence[object]] = []
     for name, record, where in rows:
-        facts: Sequence[object] = [None] * 7
+        facts: Sequence[object] = [None] * 8
         if record is not None:
-            scores = (percent(record.val_top1), f"{record.val_nll:.3f}", percent(record.val_ece))
+            balanced = percent(record.val_balanced_top1)
+            scores = (percent(record.val_top1), balanced, f"{record.val_nll:.3f}", percent(record.val_ece))
             cost = record.cost
             sizes = tuple(None if it is None else count(it) for it in (cost.params, cost.macs, cost.size_bytes))
             facts = (*scores, *sizes, record.normalisation)
         cells.append((name, *facts, where))
-    columns = ("name", ">val %", ">NLL", ">ECE %", ">params", ">MACs", ">size", "normalisation", "where")
+    columns = ("name", ">val %", ">balanced %", ">NLL", ">ECE %", ">params", ">MACs", ">size", "normalisation", "where")
     console.show_table("Teachers", columns, cells)
     for name, record, _ in rows:
         for note in record.notes if record else ():

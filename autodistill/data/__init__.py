@@ -13,9 +13,11 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from autodistill.config import DataSpec
-from autodistill.data.datasets import cifar, digits, fashion_mnist, image_folder
+from autodistill.data.datasets import cifar, digits, fashion_mnist
 from autodistill.data.decoding import Progress
+from autodistill.data.folders import image_folder
 from autodistill.data.images import DamagedStore, Say, Stored, mapped, open_store
+from autodistill.data.pairs import arrays, download, torchvision_set, user_code
 from autodistill.data.splits import (
     Examples,
     Files,
@@ -23,12 +25,13 @@ from autodistill.data.splits import (
     Split,
     average_pool,
     fingerprint,
+    short_name,
     split,
     split_rows,
     statistics,
 )
 from autodistill.errors import DataError, lookup
-from autodistill.records import DataRecord
+from autodistill.records import DataRecord, ReadingRecord
 
 __all__ = [
     "DATASETS",
@@ -39,6 +42,7 @@ __all__ = [
     "Say",
     "Split",
     "average_pool",
+    "download",
     "file_names",
     "handed_over",
     "images_at_once",
@@ -46,6 +50,7 @@ __all__ = [
     "normalise",
     "received",
     "record",
+    "short_name",
     "with_validation",
 ]
 
@@ -55,6 +60,9 @@ DATASETS: dict[str, Callable[[DataSpec], Source | Files]] = {
     "cifar10": partial(cifar, classes=10),
     "cifar100": partial(cifar, classes=100),
     "folder": image_folder,
+    "arrays": arrays,
+    "python": user_code,
+    "torchvision": torchvision_set,
 }
 
 PIXELS_AT_ONCE, FEWEST_AT_ONCE, MOST_AT_ONCE = 2**17, 16, 512
@@ -81,6 +89,11 @@ class Data:
     """File from which the images are mapped; None: the images are in the memory of this process."""
     examples: Examples | None = None
     """Numbers of the images in the dataset; None: the images are not those of a dataset of DATASETS."""
+    margin: int = 0
+    """Pixels on every side by which the training images exceed the image size; crops of a view show them. Validation
+    and test images are cut to the image size."""
+    reading: ReadingRecord | None = None
+    """What was found in the user's files; None for datasets that are known by name."""
 
     @property
     def num_classes(self) -> int:
@@ -90,7 +103,11 @@ class Data:
     def image_shape(self) -> tuple[int, int, int]:
         """Channels, height, width."""
         channels, height, width = self.train.images.shape[1:]
-        return channels, height, width
+        return channels, height - 2 * self.margin, width - 2 * self.margin
+
+    def train_images(self, count: int) -> UInt8[Tensor, "examples channels height width"]:
+        """Return the first training images, cut to the image size."""
+        return centre(self.train.images[:count], margin=self.margin)
 
     def to(self, device: torch.device | str) -> "Data":
         """Return the same data on another device.
@@ -101,7 +118,8 @@ class Data:
         device = torch.device(device)
         if device == self.train.images.device:
             return self
-        splits = (self.train, self.validation, self.test)
+        train, *cut = (self.train, self.validation, self.test)
+        splits = [train, *(Split(_with_margin(images, margin=self.margin), labels) for images, labels in cut)]
         if device.type == "cuda":
             needed, (free, _) = sum(part.images.nbytes for part in splits), torch.cuda.mem_get_info(device)
             if needed > free:
@@ -110,7 +128,8 @@ class Data:
                     " there",
                     "set a smaller data.image_size or data.train, use fewer --workers, or train with --device cpu",
                 )
-        train, validation, test = (Split(images.to(device), labels.to(device)) for images, labels in splits)
+        train, *cut = (Split(images.to(device), labels.to(device)) for images, labels in splits)
+        validation, test = (Split(centre(images, margin=self.margin), labels) for images, labels in cut)
         return replace(self, train=train, validation=validation, test=test, file=None)
 
 
@@ -142,7 +161,9 @@ def load(spec: DataSpec, *, progress: Progress = lambda done, total: None, say: 
     """
     source = lookup("dataset", spec.name.partition(":")[0], DATASETS)(spec)
     if isinstance(source, Files):
-        return _of_file(spec, mapped(source, spec, progress=progress, say=say))
+        data = _of_file(spec, mapped(source, spec, progress=progress, say=say))
+        reading = data.reading and data.reading.model_copy(update={"left_out": source.left_out})
+        return replace(data, reading=reading)
     if spec.pool > 1:
         parts = source.parts.items()
         pooled = {name: Split(average_pool(images, size=spec.pool), labels) for name, (images, labels) in parts}
@@ -162,7 +183,7 @@ def file_names(spec: DataSpec) -> list[str] | None:
         ConfigError, DataError: As for `load`.
     """
     source = lookup("dataset", spec.name.partition(":")[0], DATASETS)(spec)
-    return source.names() if isinstance(source, Files) and source.names is not None else None
+    return list(source.names()) if isinstance(source, Files) and source.names is not None else None
 
 
 def handed_over(data: Data) -> Data | Kept:
@@ -201,14 +222,28 @@ def with_validation(data: Data) -> Data:
     `mean` and `std` are unchanged, because the normalisation is part of a student's configuration. The validation
     split is unchanged too, but its images are then training images. Mapped images are not copied.
     """
-    joined = Split(
-        _joined(data.train.images, data.validation.images), _joined(data.train.labels, data.validation.labels)
-    )
+    validation = _with_margin(data.validation.images, margin=data.margin)
+    joined = Split(_joined(data.train.images, validation), _joined(data.train.labels, data.validation.labels))
     found = hashlib.sha256(f"train+validation {data.fingerprint}".encode()).hexdigest()
     examples = data.examples and data.examples._replace(
         train=torch.cat([data.examples.train, data.examples.validation])
     )
     return replace(data, train=joined, fingerprint=found, examples=examples, file=None)
+
+
+def centre(images: Tensor, *, margin: int) -> UInt8[Tensor, "examples channels height width"]:
+    """Cut a margin from images, without a copy."""
+    height, width = images.shape[2:]
+    return images[:, :, margin : height - margin, margin : width - margin]
+
+
+def _with_margin(images: Tensor, *, margin: int) -> Tensor:
+    """Return images from which `centre` has cut a margin, without a copy."""
+    if not margin:
+        return images
+    (count, channels, height, width), strides = images.shape, images.stride()
+    begin = images.storage_offset() - margin * (strides[2] + strides[3])
+    return images.as_strided((count, channels, height + 2 * margin, width + 2 * margin), strides, begin)
 
 
 def _joined(first: Tensor, second: Tensor) -> Tensor:
@@ -223,6 +258,7 @@ def _joined(first: Tensor, second: Tensor) -> Tensor:
 
 def record(data: Data, *, spec: DataSpec, views: int) -> DataRecord:
     """Return the record of data that were loaded from `spec` and are augmented by a pool of `views` views."""
+    splits = (data.train, data.validation, data.test) if data.reading else ()
     return DataRecord(
         name=data.name,
         classes=data.classes,
@@ -234,6 +270,8 @@ def record(data: Data, *, spec: DataSpec, views: int) -> DataRecord:
         view_seed=spec.view_seed,
         views=views,
         fingerprint=data.fingerprint,
+        counts=tuple(tuple(part.labels.bincount(minlength=data.num_classes).tolist()) for part in splits),
+        reading=data.reading,
     )
 
 
@@ -270,17 +308,21 @@ def _scale_and_shift(mean: tuple[float, ...], std: tuple[float, ...], device: to
 
 
 def _of_file(spec: DataSpec, found: Stored) -> Data:
-    header = found.header
+    header, (train, validation, test) = found.header, found.splits
+    validation, test = (Split(centre(it.images, margin=header.margin), it.labels) for it in (validation, test))
     outside = len(found.numbers) - sum(header.splits)
-    train, validation, test, _ = found.numbers.split([*header.splits, outside])
-    examples = Examples(train, validation, test, dict(header.parts), partial(file_names, spec))
+    rows = found.numbers.split([*header.splits, outside])
     return Data(
         spec.name,
         header.classes,
-        *found.splits,
+        train,
+        validation,
+        test,
         header.mean,
         header.std,
         header.fingerprint,
-        found.path,
-        examples,
+        file=found.path,
+        examples=Examples(rows[0], rows[1], rows[2], dict(header.parts), partial(file_names, spec)),
+        margin=header.margin,
+        reading=header.reading,
     )

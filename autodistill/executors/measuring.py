@@ -108,8 +108,8 @@ def _forward_s(training: Line, context: "WorkerContext") -> float | None:
 
 def _view_s(teacher: Teacher, context: "WorkerContext", seconds: float) -> float:
     """Measure the seconds per training image of a teacher's logits."""
-    images = context.data.train.images
-    most = min(BATCH, len(images))
+    images = context.data.train_images(BATCH)
+    most = len(images)
     return _per_image(lambda count: logits_of(teacher, images[:count]).cpu(), most=most, seconds=seconds)
 
 

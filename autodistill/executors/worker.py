@@ -423,9 +423,9 @@ def _with_test_score(kept: KeptResult, task: TrainTask, context: WorkerContext) 
     except (TeacherError, RuntimeError):  # damaged, or of another network: the run is trained again
         return None
     data, precision = context.data, context.setup.space.training.precision
-    last = kept.result.curve[-1].model_copy(
-        update={"test_top1": evaluate(model, data.test, data, precision=precision)[0]}
-    )
+    found = evaluate(model, data.test, data, precision=precision)
+    tested = {"test_top1": found.top1, "test_balanced_top1": found.balanced_top1}
+    last = kept.result.curve[-1].model_copy(update=tested)
     curve = (*kept.result.curve[:-1], last)
     scored = kept.model_copy(update={"result": kept.result.model_copy(update={"curve": curve})})
     write_result(context.folder, scored)

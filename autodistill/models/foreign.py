@@ -8,7 +8,6 @@ import contextlib
 import difflib
 import hashlib
 import importlib
-import importlib.util
 import inspect
 import os
 import sys
@@ -21,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from autodistill import usercode
 from autodistill.errors import AutodistillError, near
 from autodistill.models.checkpoints import Facts, read
 from autodistill.models.matching import Match, choose, difference, matches
@@ -291,31 +291,11 @@ def _built_by_factory(uri: Uri, given: Mapping[str, Any], *, everything: bool) -
 
     The hash covers the file of the factory. It does not cover modules that this file imports.
     """
-    place, _, name = uri.target.rpartition(":")
-    if not place or not name.isidentifier():
-        raise uri.refused("names no factory", "write python:FILE.py:FACTORY or python:MODULE:FACTORY")
-    module, code = _imported(place, uri)
-    factory = getattr(module, name, None)
-    if not callable(factory):
-        names = [key for key, it in vars(module).items() if callable(it) and not key.startswith("_")]
-        raise uri.refused(f"{place} has no function {name!r} ({near(name, names)})", "check the name of the factory")
+    name = uri.target.rpartition(":")[2]
+    factory, code = usercode.function(uri.target, uri.refused)
     stated = uri.arguments()
     arguments = {**_fitting(factory, given, everything=everything), **stated}
-    try:
-        inspect.signature(factory).bind(**arguments)
-    except TypeError as error:
-        raise uri.refused(
-            f"{name}{inspect.signature(factory)}: {error}",
-            "options other than the documented ones are arguments of the factory",
-        ) from error
-    except ValueError:  # a callable without a signature
-        pass
-    try:
-        built = factory(**arguments)
-    except Exception as error:
-        raise uri.refused(
-            f"{name} failed: {type(error).__name__}: {error}", f"call {name} of {place} yourself to see where"
-        ) from error
+    built = usercode.call(uri.target, factory, arguments, uri.refused)
     if not isinstance(built, nn.Module):
         raise uri.refused(f"{name} returns a {type(built).__name__}", "it must return a torch.nn.Module")
     return built, hashlib.sha256(f"{name} {sorted(stated.items())!r}".encode() + code).hexdigest()
@@ -332,47 +312,6 @@ def _fitting(factory: Callable[..., Any], given: Mapping[str, Any], *, everythin
         for name, value in given.items()
         if name in parameters and (everything or parameters[name].default is inspect.Parameter.empty)
     }
-
-
-def _imported(place: str, uri: Uri) -> tuple[Any, bytes]:
-    """Import a file or a module; return it with its source code."""
-    try:
-        if not place.endswith(".py"):
-            module = importlib.import_module(place)
-            file = getattr(module, "__file__", None)
-            return module, Path(file).read_bytes() if file else b""
-        path = Path(place).expanduser().resolve()
-        if not path.is_file():
-            raise uri.refused(f"no such file: {path}", "check the path")
-        code = path.read_bytes()
-        name = f"autodistill_user_{path.stem}_{hashlib.sha256(str(path).encode() + code).hexdigest()[:12]}"
-        if name not in sys.modules:
-            _run_file(path, name)
-        return sys.modules[name], code
-    except AutodistillError:
-        raise
-    except Exception as error:
-        raise uri.refused(
-            f"{place} cannot be imported: {type(error).__name__}: {error}",
-            "write python:FILE.py:FACTORY with a path to the file, or install the module in this environment",
-        ) from error
-
-
-def _run_file(path: Path, name: str) -> None:
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    # Pickle finds classes by the name of their module, and a file may import files beside it.
-    sys.modules[name] = module
-    sys.path.insert(0, str(path.parent))
-    try:
-        spec.loader.exec_module(module)
-    except BaseException:
-        del sys.modules[name]
-        raise
-    finally:
-        sys.path.remove(str(path.parent))
 
 
 def _torchvision_model(

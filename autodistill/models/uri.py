@@ -1,7 +1,6 @@
 """URIs of teachers and students: `SCHEME:TARGET?key=value&key=value`, percent-encoded where it must be."""
 
 import hashlib
-import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any, Literal, NamedTuple
 from urllib.parse import parse_qsl, quote, unquote
 
 from autodistill.errors import AutodistillError, ConfigError, TeacherError, near
+from autodistill.usercode import value
 
 FILE_SCHEMES = ("file", "onnx", "logits")
 """Schemes whose target is a file."""
@@ -37,7 +37,7 @@ class Uri(NamedTuple):
 
     def arguments(self) -> dict[str, Any]:
         """Return the options that are arguments of a factory, as JSON values where they are JSON."""
-        return {key.removeprefix("arg."): _value(text) for key, text in self.options.items() if key not in RESERVED}
+        return {key.removeprefix("arg."): value(text) for key, text in self.options.items() if key not in RESERVED}
 
     def check_options(self, allowed: Sequence[str]) -> None:
         """Refuse options that a source does not have.
@@ -244,10 +244,3 @@ def _places(uri: Uri) -> dict[str, Path]:
 
 def _clean(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-") or "teacher"
-
-
-def _value(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError:
-        return text

@@ -8,7 +8,7 @@ from typing import Any, get_args
 import tomli_w
 
 from autodistill.formatting import count, duration, origin, plural, short
-from autodistill.records import Phase, RunResult, StudyRecord
+from autodistill.records import DataRecord, Phase, ReadingRecord, RunResult, StudyRecord
 from autodistill.report.charts import budget_chart
 from autodistill.report.parts import (
     MAX_ROWS,
@@ -87,6 +87,25 @@ def method_info(record: StudyRecord) -> Section:
     return Section(points=(*_setup(record), *_search(record), *_inference(record)))
 
 
+BALANCED = (
+    " In this study every accuracy of a student is balanced: the mean over the classes of the accuracy on each class "
+    "(search.metric). The sampling errors of the test set are those of plain accuracy."
+)
+
+
+def _images(data: DataRecord, reading: ReadingRecord) -> str:
+    """Describe the user's images: sizes, classes, images that occur twice, files that were not read."""
+    small, large = (f"{width} x {height}" for width, height in (reading.smallest, reading.largest))
+    text = f"Files of {small} to {large} pixels, " if reading.distinct > 1 else f"Files of {small} pixels, "
+    text += f"{min(data.counts[0]):,} to {max(data.counts[0]):,} training images in a class."
+    if reading.same_split or reading.across_splits:
+        text += (
+            f" Equal pixels: {plural(reading.same_split, 'image')} within a split, {reading.across_splits:,} across "
+            f"splits, {reading.other_class:,} of them under another class."
+        )
+    return text + "".join(f" Not read: {line}." for line in reading.left_out)
+
+
 def _setup(record: StudyRecord) -> Iterator[tuple[str, str]]:
     data, student = record.data, record.student
     channels, height, width = data.image_shape
@@ -111,6 +130,8 @@ def _setup(record: StudyRecord) -> Iterator[tuple[str, str]]:
         f"{height} x {width}; {data.train:,} train, {data.validation:,} validation and {data.test:,} test images, "
         f"stratified (split seed {data.split_seed}).",
     )
+    if data.reading is not None:
+        yield "Images", _images(data, data.reading)
     yield (
         "Selection",
         "Teachers, methods, temperatures and weights were chosen on validation. Only the finalists' confirm runs "
@@ -122,9 +143,11 @@ def _setup(record: StudyRecord) -> Iterator[tuple[str, str]]:
         "both cross-entropies are summed over classes and averaged over the batch. tau_student is 1 for ATS and "
         "ISATS and tau for TS, unless the settings name it.",
     )
+    metric = record.space.get("search", {}).get("metric", "top1")
     yield (
         "Score",
-        "A run's score is the validation accuracy of its averaged weights after the last epoch, not after the best.",
+        "A run's score is the validation accuracy of its averaged weights after the last epoch, not after the best."
+        + BALANCED * (metric == "balanced_top1"),
     )
     yield (
         "Views",

@@ -193,7 +193,9 @@ def _confirmed_cell(ranked: RankRow | None) -> Cell:
     if ranked is None or ranked.confirmed_test_top1 is None:
         return Cell(EMPTY)
     below = interval(ranked.low, ranked.high, lambda value: f"{100 * value:.1f}")
-    return Cell(percent(ranked.confirmed_test_top1), f"{below}, {plural(ranked.seeds, 'seed')}")
+    balanced = ranked.confirmed_test_balanced_top1
+    classes = "" if balanced is None else f", {percent(balanced)} balanced over classes"
+    return Cell(percent(ranked.confirmed_test_top1), f"{below}, {plural(ranked.seeds, 'seed')}{classes}")
 
 
 def _in_use(targets: TargetSummary | None) -> str:

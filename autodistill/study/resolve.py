@@ -33,7 +33,7 @@ from autodistill.records import (
     latency_of,
     read_study,
 )
-from autodistill.search import make_plan, parse_budget, refuse_foreign
+from autodistill.searching import make_plan, parse_budget, refuse_foreign
 from autodistill.store import StudyFolder, cache_root, check_folder, check_study_folder
 from autodistill.study.environment import device_name, processor
 from autodistill.study.fitting import (
@@ -41,6 +41,7 @@ from autodistill.study.fitting import (
     check_sizes,
     fit_to_cache,
     fit_to_classes,
+    fit_to_images,
     teacher_names,
     view_count,
     with_precision,
@@ -61,6 +62,8 @@ RESULT_VERSION = 1
 """Raised when the same specification gives another result."""
 LARGEST_ADAMW_RATE = 0.01
 """Learning rate from which a command with AdamW gets a warning."""
+OWN_SPACE = "folder"
+"""The default space of a user's images."""
 DEFAULT_CACHE_BYTES = 8 * 2**30
 
 
@@ -84,6 +87,8 @@ class SearchOptions(Record):
     timeout_s: float | None = None
     cache_bytes: int = DEFAULT_CACHE_BYTES
     offline: bool = False
+    download: bool = False
+    """Whether the dataset may be downloaded."""
     limits: StudentBudget = StudentBudget()
     runs: str = "runs"
     """Folder of all studies."""
@@ -283,7 +288,12 @@ def _common(options: SearchOptions, load_data: LoadData) -> _Common:
     if options.teachers:
         overrides.append(f"teachers={json.dumps(list(options.teachers))}")
     requested = load(options.space, known=KNOWN, overrides=overrides)
+    if options.download:
+        if options.offline:
+            raise ConfigError("--download beside --offline", "leave one of them out")
+        datasets.download(requested.data)
     data = load_data(requested.data)
+    requested = fit_to_images(requested, data)
     space, notes = fit_to_classes(requested, data)
     check_methods(space, data.num_classes)
     given, left_out = _expanded(space)
@@ -399,9 +409,10 @@ def pinned(command: str, values: Mapping[str, object]) -> str:
     return command + "".join(f" --set {key}={value}" for key, value in values.items())
 
 
-def study_name(space: str, students: Sequence[str]) -> str:
-    """Return the default name of a study: `digits-mobilenetv2`."""
-    return "-".join((Path(space).stem, *map(label, students))).replace(":", "-")
+def study_name(space: str, students: Sequence[str], *, data: str = "") -> str:
+    """Return the default name of a study: `digits-mobilenetv2`, and `photos-mobilenetv2` for `folder:/data/photos`."""
+    own = datasets.short_name(data) if space == OWN_SPACE else ""
+    return "-".join((own or Path(space).stem, *map(label, students))).replace(":", "-")
 
 
 def label(student: str) -> str:
@@ -418,7 +429,7 @@ def _training_notes(space: Space, student: StudentRecord) -> tuple[str, ...]:
 
 
 def _folder(options: SearchOptions) -> StudyFolder:
-    study = options.study or study_name(options.space, (options.student,))
+    study = options.study or study_name(options.space, (options.student,), data=options.data)
     if Path(study).name != study or study == ".." or len(study) > 100:
         raise ConfigError(
             f"--study {study}: must be a plain name of up to 100 letters; it names a folder below {options.runs}"

@@ -19,7 +19,7 @@ from autodistill.records import (
     TrialRecord,
     run_ended,
 )
-from autodistill.search import audited_trials
+from autodistill.searching import audited_trials
 from autodistill.store import StudyFolder, copy_from_sibling, differences, digest, read_result
 from autodistill.study.resolve import RESULT_VERSION, StudySpec
 

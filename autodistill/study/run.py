@@ -31,7 +31,7 @@ from autodistill.records import (
     read_record,
     to_json,
 )
-from autodistill.search import (
+from autodistill.searching import (
     Mirror,
     Sampler,
     SearchSpec,

@@ -33,8 +33,8 @@ from autodistill.records import (
     TimePlanned,
     TrialParams,
 )
-from autodistill.search import make_plan, parse_budget, prior_params
-from autodistill.search.plan import PROTECTED_PRIORS, wave_size
+from autodistill.searching import make_plan, parse_budget, prior_params
+from autodistill.searching.plan import PROTECTED_PRIORS, wave_size
 from autodistill.store import cache_root
 from autodistill.study.measurements import Facts, facts, forget, keep, recall
 from autodistill.study.resolve import StudySpec

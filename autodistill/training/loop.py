@@ -12,6 +12,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -99,8 +100,18 @@ def train(  # noqa: PLR0913
         yield state.curve[-1]
 
 
-def evaluate(model: nn.Module, split: Split, data: Data, *, precision: Precision = "auto") -> tuple[float, float]:
-    """Compute accuracy and mean negative log-likelihood of a model on a split of `data`.
+class Scores(NamedTuple):
+    """Scores of a model on a split."""
+
+    top1: float
+    nll: float
+    """Mean negative log-likelihood, in nats."""
+    balanced_top1: float
+    """Mean over the classes of the accuracy on each class."""
+
+
+def evaluate(model: nn.Module, split: Split, data: Data, *, precision: Precision = "auto") -> Scores:
+    """Compute the scores of a model on a split of `data`.
 
     The model is left in evaluation mode. `precision` is the number format of the forward passes.
     """
@@ -109,7 +120,11 @@ def evaluate(model: nn.Module, split: Split, data: Data, *, precision: Precision
     batches = split.images.split(images_at_once(split.images, on_gpu=GPU_EVALUATION_BATCH, size=size))
     with torch.inference_mode():
         logits = torch.cat([predict(model, images, data, precision) for images in batches])
-        return float(metrics.top1(logits, split.labels)), float(metrics.nll(logits, split.labels))
+        return Scores(
+            float(metrics.top1(logits, split.labels)),
+            float(metrics.nll(logits, split.labels)),
+            metrics.balanced_top1(logits, split.labels),
+        )
 
 
 def train_teacher(
@@ -195,10 +210,12 @@ def _scores(state: State, data: Data, recipe: Recipe, epoch: int, evaluate_on: E
     averaged = copy.deepcopy(state.model)
     averaged.load_state_dict(state.average, strict=False)
     if evaluate_on != "test":
-        scores["val_top1"], scores["val_nll"] = evaluate(averaged, data.validation, data, precision=precision)
+        found = evaluate(averaged, data.validation, data, precision=precision)
+        scores |= {"val_top1": found.top1, "val_nll": found.nll, "val_balanced_top1": found.balanced_top1}
         _demand_finite(scores["val_nll"], "validation loss", epoch)
     if last and evaluate_on != "validation":
-        scores["test_top1"] = evaluate(averaged, data.test, data, precision=precision)[0]
+        found = evaluate(averaged, data.test, data, precision=precision)
+        scores |= {"test_top1": found.top1, "test_balanced_top1": found.balanced_top1}
     return scores
 
 

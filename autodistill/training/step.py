@@ -142,7 +142,7 @@ class Step:
 
     def _losses(self, batch: Tensor, inputs: Inputs) -> Tensor:
         images, labels = self.data.train
-        seen = take_drawn(images, batch, inputs.draws[batch], crop=self.recipe.view.crop)
+        seen = take_drawn(images, batch, inputs.draws[batch], crop=self.recipe.view.crop, margin=self.data.margin)
         logits = predict(self.forward, seen, self.data, self.recipe.spec.precision)
         labels = labels[batch]
         probs = inputs.soft_targets.probs(batch, labels) if inputs.soft_targets else None

@@ -11,10 +11,10 @@ from small_studies import TINY, Killed, drive, kill_after, options, results
 from student_files import NETS
 
 from autodistill.cli import app
-from autodistill.cli.flags import search_options
 from autodistill.errors import ConfigError, StoreError
 from autodistill.executors import WorkerContext
 from autodistill.models.students import bare
+from autodistill.options import search_options
 from autodistill.records import EpochRecord, RunSpec, StudentBudget, TrialParams, read_study
 from autodistill.study import resolve, run_study, within
 from autodistill.study.resuming import run_key

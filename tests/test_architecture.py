@@ -18,11 +18,11 @@ OPTIONS = {
     "search": "--download --student --teacher --data --space --budget --study --seed --device --workers "
     "--ray --per-gpu --insecure --storage "
     "--set --max-trials --audit-pruning --max-params --max-macs --max-size --max-latency --timeout "
-    "--cache-size --dry-run --offline --format --quiet",
+    "--cache-size --dry-run --download --offline --format --quiet",
     "report": "--out",
     "show": "--format --all --sort --pareto --watch",
-    "train": "--from --student --teacher --data --space --set --seed --device --out --with-validation --offline "
-    "--download",
+    "train": "--from --student --teacher --data --space --set --seed --device --out --with-validation --download "
+    "--offline",
     "export": "--weights --format --out",
     "cluster slurm": "--nodes --gpus --cpus --time --sbatch",
     "env": "--format",
@@ -31,10 +31,10 @@ OPTIONS = {
     "spaces show": "",
     "spaces cp": "",
     "spaces check": "--set",
-    "teachers list": "--download --teacher --data --space --set --offline --format",
-    "teachers train": "--download --data --space --set --device --workers",
-    "teachers check": "--download --data --space --set --offline --format",
-    "teachers inspect": "--download --data --space --set --device --workers --offline --format --out",
+    "teachers list": "--teacher --data --space --set --download --offline --format",
+    "teachers train": "--data --space --set --device --workers --download",
+    "teachers check": "--data --space --set --download --offline --format",
+    "teachers inspect": "--data --space --set --device --workers --download --offline --format --out",
 }
 
 

@@ -73,8 +73,14 @@ def _space_of(spec: StudySpec) -> dict[str, Any]:
 
 
 def _compared(space: dict[str, Any]) -> dict[str, Any]:
-    """Return a space without what changes no result: purpose, teachers, wave and budget."""
-    return {**_without(space, "purpose", "teachers"), "search": _without(space["search"], "wave", "budget")}
+    """Return a space without what changes no result: purpose, teachers, wave and budget.
+
+    Whether values followed from the data changes no result either. Older studies lack the metric: it was `top1`.
+    """
+    search = {"metric": "top1", **_without(space["search"], "wave", "budget")}
+    if search["metric"] == "top1":
+        del search["metric"]
+    return {**_without(space, "purpose", "teachers", "fit_to_data"), "search": search}
 
 
 def _without(document: dict[str, Any], *keys: str) -> dict[str, Any]:

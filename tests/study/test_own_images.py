@@ -1,5 +1,6 @@
 """A user's own images: default space, name of the study, the table before training, balanced accuracy, one command."""
 
+import json
 import subprocess
 import sys
 import tomllib
@@ -12,11 +13,12 @@ import torch
 from dataset_files import write_arrays, write_dataset, write_images
 from PIL import Image
 from record_parts import teacher
-from small_studies import drive, options
+from small_studies import drive, fake, idle, options
 from toy_runs import toy
 
 from autodistill.config import DataSpec, Space, dump
 from autodistill.data import Data, Split, load, record
+from autodistill.errors import StoreError
 from autodistill.images_table import class_rows, facts_of, show_images
 from autodistill.options import search_options
 from autodistill.records import EpochRecord, KeptResult, RunResult, RunSpec, TrialParams, read_study
@@ -292,3 +294,15 @@ def test_one_command_leads_from_a_folder_of_jpegs_to_a_report(tmp_path: Path, mo
     assert study.recommendation is not None
     assert study.data.counts
     assert (tmp_path / "reports" / "photos-mobilenetv2-0.5" / "report.html").exists()
+
+
+def test_a_study_from_before_the_metric_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    finished = fake(options())
+    path = Path("runs") / finished.name / "study.json"
+    older = json.loads(path.read_text(encoding="utf-8"))
+    del older["space"]["fit_to_data"], older["space"]["search"]["metric"]
+    path.write_text(json.dumps(older), encoding="utf-8")
+    assert fake(options(), executor_for=idle).recommendation == finished.recommendation
+    with pytest.raises(StoreError, match=r"space\.search\.metric"):
+        fake(options('search.metric="balanced_top1"'))

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from autodistill.search.plan import make_plan
 from PIL import Image
 from safetensors.torch import save_file
 from teacher_files import coloured, digits, network, refused, trained, write_onnx
@@ -24,7 +25,6 @@ from autodistill.models.cost import measure
 from autodistill.models.preprocessing import Normalisation
 from autodistill.models.uri import files_of, moved, parse
 from autodistill.records import TeacherCostRecord, TeacherRecord
-from autodistill.search.plan import make_plan
 from autodistill.teachers import candidates, check, ensemble_fingerprint, load, logits_of, members_of, with_equals
 from autodistill.teachers.checks import cost_of, hottest_of
 from autodistill.teachers.teacher import ensemble, ready

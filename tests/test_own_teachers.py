@@ -3,6 +3,7 @@
 import argparse
 import json
 import pathlib
+import re
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
@@ -65,6 +66,27 @@ def test_weights_are_found_in_any_wrapping(wrapping: str, tmp_path: Path) -> Non
     assert teacher.architecture == ARCHITECTURE
     found = teacher.module.state_dict()
     assert all(torch.equal(found[key], value) for key, value in module.state_dict().items() if "tracked" not in key)
+
+
+@pytest.mark.parametrize("prefix", ["model.", "module.backbone.", "net_a.trunk."])
+@pytest.mark.parametrize(
+    ("name", "renames"),
+    [
+        ("resnet8", {"fc.": "linear.", ".downsample.": ".shortcut."}),
+        ("resnet20_option_a", {"fc.": "linear."}),
+        ("wrn_16_2", {**{f"layer{n}.": f"block{n}.layer." for n in (1, 2, 3)}, "bn.": "bn1."}),
+    ],
+)
+def test_names_of_the_literature_are_found_behind_a_prefix(
+    name: str, renames: dict[str, str], prefix: str, tmp_path: Path
+) -> None:
+    state = network(name).state_dict()
+    for ours, theirs in renames.items():
+        pattern = re.compile(rf"(^|(?<=\.)){ours.strip('.')}\.")
+        state = {pattern.sub(theirs.removeprefix("."), key): it for key, it in state.items()}
+    state = {key.replace(".shortcut.weight", ".convShortcut.weight"): it for key, it in state.items()}
+    torch.save({"state_dict": {**prefixed(state, prefix), "criterion.weight": torch.ones(3)}}, tmp_path / "t.ckpt")
+    assert load(f"file:{tmp_path}/t.ckpt?norm=none", data=digits()).architecture == name
 
 
 AVERAGED: dict[str, Callable[[State, State], Any]] = {

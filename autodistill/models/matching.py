@@ -1,6 +1,7 @@
 """Find the tensors of a network in a checkpoint, whatever wrappers, prefixes and names its trainer used."""
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
@@ -79,17 +80,13 @@ def matches(checkpoint: Checkpoint, expected: Mapping[str, Tensor]) -> tuple[lis
     nearest: Misfit | None = None
     for group in checkpoint.groups:
         for names in _namings(group.state):
-            prefixes = _prefixes(names, needed)
-            for prefix in prefixes:
+            copies = _copies(names, needed)
+            prefixes = {prefix for prefix, _ in copies}
+            for prefix, inside in copies:
                 place = f"{group.place}.{prefix}".strip(".")
-                others = tuple(it for it in prefixes if len(it) > len(prefix) and it.startswith(prefix))
-                inside = {
-                    new.removeprefix(prefix): old
-                    for new, old in names.items()
-                    if new.startswith(prefix) and not (others and new.startswith(others))
-                }
+                beside = tuple(it.removeprefix(prefix) for it in prefixes if it != prefix and it.startswith(prefix))
                 present = {new: group.state[old] for new, old in inside.items() if new in expected}
-                extra = sorted(inside.keys() - expected.keys())
+                extra = sorted(key for key in inside if key not in expected and not key.startswith(beside))
                 unexpected = [key for key in extra if not _UNUSED.search(key) and not _is_bias_before_norm(key, inside)]
                 missing = sorted(needed - present.keys())
                 if not missing and not unexpected:
@@ -277,23 +274,29 @@ def _namings(state: Mapping[str, Tensor]) -> Iterator[dict[str, str]]:
     yield names
     if plain != names:
         yield plain
-    for rules in _RENAMES:
-        renamed = {_renamed(key, rules): old for key, old in names.items()}
-        if len(renamed) == len(state) and renamed.keys() != names.keys():
-            yield renamed
+
+
+def _copies(names: Mapping[str, str], needed: set[str]) -> list[tuple[str, dict[str, str]]]:
+    """Return the prefixes under which tensors have at least half of a network's names.
+
+    Returns:
+        Each prefix with the names below it, in our naming, and their names in the file.
+    """
+    ends = Counter(name[: place + 1] for name in names for place, sign in enumerate(name) if sign == ".")
+    least, found = len(needed) / 2, []
+    for prefix in ("", *(prefix for prefix, count in ends.items() if count >= least)):
+        own = {name.removeprefix(prefix): old for name, old in names.items() if name.startswith(prefix)}
+        tried = [{_renamed(name, rules): old for name, old in own.items()} for rules in ((), *_RENAMES)]
+        best = max(tried, key=lambda inside: len(inside.keys() & needed) if len(inside) == len(own) else 0)
+        if len(best.keys() & needed) >= least:
+            found.append((prefix, best))
+    return found
 
 
 def _renamed(key: str, rules: Sequence[tuple[str, str]]) -> str:
     for pattern, replacement in rules:
         key = re.sub(pattern, replacement, key)
     return key
-
-
-def _prefixes(names: Mapping[str, str], needed: set[str]) -> list[str]:
-    """Return the prefixes under which a network's tensors may be: those before its rarest name, and none."""
-    ends = sorted(needed, key=len)[-1:]
-    found = {name.removesuffix(end) for end in ends for name in names if name.endswith(end)}
-    return ["", *sorted(prefix for prefix in found if prefix.endswith("."))]
 
 
 def _shapes(

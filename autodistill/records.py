@@ -561,7 +561,8 @@ class SpecRecord(Record):
     teachers: dict[str, str]
     """Name to URI."""
     fingerprints: dict[str, str]
-    """Name to fingerprint of the given teachers; the data and the space decide the default ladder."""
+    """Name to fingerprint of the given teachers, and to the key of the adapted ones; the data and the space decide the
+    default ladder."""
     data: str
     """Fingerprint of images, labels and split."""
     result_version: int

@@ -253,6 +253,26 @@ def teachers_train(
     """Train the default ladder of a space; all later studies use it."""
 
 
+@teachers_app.command("adapt")
+@runs("teachers.adapt_teachers")
+def teachers_adapt(
+    source: Annotated[
+        list[str],
+        typer.Argument(
+            help="URIs of pretrained networks: torchvision:NAME@WEIGHTS, timm:NAME, file:CKPT, "
+            "python:FILE.py:FACTORY?weights=FILE, or ladder:imagenet."
+        ),
+    ],
+    data: DataName = "",
+    space: SpaceName = "",
+    overrides: Overrides = None,
+    device: Device = "auto",
+    workers: Workers = "auto",
+    offline: Offline = False,
+) -> None:
+    """Fine-tune pretrained networks with a new head on your classes; `--teacher adapt:SOURCE` uses them."""
+
+
 @teachers_app.command("check")
 @runs("teachers.check_teachers")
 def teachers_check(

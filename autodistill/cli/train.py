@@ -17,7 +17,7 @@ from autodistill.records import EpochRecord, RunSpec, TrainedRecord, TrialParams
 from autodistill.search import prior_params
 from autodistill.store import write_text
 from autodistill.study import KNOWN, SearchOptions, StudySpec, resolve
-from autodistill.teachers.ladder import SCHEME
+from autodistill.teachers.ladder import TRAINED_HERE
 
 EXPORTS = Path("exports")
 
@@ -51,7 +51,7 @@ def train(*, run: str, seed: int, to: Path, with_validation: bool, teacher: str 
         context = WorkerContext(setup, data=spec.data, on_event=display.show)
         if params.teacher is not None:
             uri = spec.teachers[params.teacher]
-            if uri.startswith(SCHEME):
+            if uri.startswith(TRAINED_HERE):
                 perform(TrainTeacherTask(uri=uri), context)
             perform(CheckTask(name=params.teacher), context)
         with context.one_thread():

@@ -51,7 +51,7 @@ from autodistill.logit_cache import VALIDATION, is_whole, logits_name, training_
 from autodistill.records import KeptResult, Note, TeacherRecord
 from autodistill.store import StudyFolder, cache_root, write_bytes
 from autodistill.teachers import computed_as
-from autodistill.teachers.ladder import SCHEME, path_of
+from autodistill.teachers.ladder import TRAINED_HERE, path_of
 
 SEND_EVERY_S = 50.0
 """Time between two checkpoints of a task that the driver receives. Runs write one every 5 s, at the end of an epoch: a
@@ -139,8 +139,8 @@ def _own_files(task: Task, setup: Setup, shares: Sequence[str]) -> list[str]:
         key = task.key
         return [f"study/checkpoints/{key}.pt", f"study/weights/{key}.safetensors", f"study/results/{key}.json"]
     if isinstance(task, TrainTeacherTask) and "cache" not in shares:
-        path = path_of(task.uri, root=Path("cache"), data=setup.data, space=setup.space)
-        return [path.with_suffix(".checkpoint").as_posix(), path.as_posix()]
+        path = path_of(task.uri, root=Path("cache"), data=setup.data, space=setup.space, sources=setup.sources)
+        return [path.with_suffix(".checkpoint").as_posix(), path.with_suffix(".head").as_posix(), path.as_posix()]
     return []
 
 
@@ -533,8 +533,9 @@ class RayExecutor:
             return
         names, views = _teachers_and_views(task, setup.views)
         for uri in {setup.teachers[name] for name in names}:
-            if uri.startswith(SCHEME):
-                yield path_of(uri, root=Path("cache"), data=setup.data, space=setup.space).as_posix()
+            if uri.startswith(TRAINED_HERE):
+                path = path_of(uri, root=Path("cache"), data=setup.data, space=setup.space, sources=setup.sources)
+                yield path.as_posix()
         parts = [training_part(View(seen.view_seed, seen.crop, seen.flip), number) for number in views]
         for fingerprint in (self._fingerprints[name] for name in names if name in self._fingerprints):
             for part in (VALIDATION, *parts):

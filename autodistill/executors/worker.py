@@ -57,10 +57,19 @@ from autodistill.records import (
 )
 from autodistill.stopwatch import Stopwatch
 from autodistill.store import StudyFolder, read_result, write_result
-from autodistill.teachers import Teacher, check, load, save
-from autodistill.teachers.ladder import file_uri
+from autodistill.teachers import Teacher, adaptation, check, load, save
+from autodistill.teachers.ladder import TRAINED_HERE, load_trained, path_of
 from autodistill.teachers.profile import agreement, profile
-from autodistill.training import Execution, Recipe, Supervision, evaluate, supervise, train, train_teacher
+from autodistill.training import (
+    Execution,
+    Recipe,
+    Supervision,
+    adapt_teacher,
+    evaluate,
+    supervise,
+    train,
+    train_teacher,
+)
 from autodistill.training.probing import images_that_fit
 
 CONTEXT_BYTES = 700 * 2**20
@@ -182,12 +191,19 @@ class WorkerContext:
 
     def load_teacher(self, name: str, option: str = "") -> Teacher:
         """Load a teacher, with a further option in its URI."""
-        uri = self.setup.teachers[name]
-        path = file_uri(uri, root=Path(self.setup.cache), data=self.setup.data, space=self.setup.space)
-        path = with_option(path, option) if option else path
-        teacher = load(path, data=self.study_data, offline=self.setup.offline, name=name, shown_as=uri)
+        uri, data, offline = self.setup.teachers[name], self.study_data, self.setup.offline
+        if uri.startswith(TRAINED_HERE):
+            teacher = load_trained(uri, self.path_of(uri), data=data, offline=offline, name=name)
+        else:
+            stated = with_option(uri, option) if option else uri
+            teacher = load(stated, data=data, offline=offline, name=name, shown_as=uri)
         teacher.module.to(self.device)
         return teacher
+
+    def path_of(self, uri: str) -> Path:
+        """Return the file of a teacher that autodistill trains."""
+        setup = self.setup
+        return path_of(uri, root=Path(setup.cache), data=setup.data, space=setup.space, sources=setup.sources)
 
     def student(self, seed: int) -> nn.Module:
         """Return a newly initialised student."""
@@ -430,16 +446,18 @@ def _taught(spec: RunSpec, context: WorkerContext) -> tuple[Supervision | None, 
 
 
 def _train_teacher(task: TrainTeacherTask, context: WorkerContext) -> None:
-    setup = context.setup
+    setup, data, root = context.setup, context.study_data, Path(context.setup.cache)
     stop = StopAfterSaving(context.stopping)
-    for progress in train_teacher(
-        task.uri,
-        root=Path(setup.cache),
-        data=context.study_data,
-        space=setup.space,
-        execution=context.execution,
-        urgent=stop.save,
-    ):
+    if task.uri.startswith(adaptation.SCHEME):
+        source, offline = setup.sources[task.uri], setup.offline
+        training = adapt_teacher(
+            task.uri, root=root, data=data, space=setup.space, source=source, offline=offline, urgent=stop.save
+        )
+    else:
+        training = train_teacher(
+            task.uri, root=root, data=data, space=setup.space, execution=context.execution, urgent=stop.save
+        )
+    for progress in training:
         context.on_event(progress)
         stop.check()
 

@@ -45,7 +45,7 @@ from autodistill.study.fitting import (
 )
 from autodistill.study.gpu import Sharing, cluster_sharing, fit_to_device
 from autodistill.study.measurements import Facts, facts, keep, recall
-from autodistill.teachers import ladder
+from autodistill.teachers import adaptation, ladder
 
 KNOWN = Known(
     datasets=tuple(DATASETS),
@@ -103,6 +103,8 @@ class StudySpec(NamedTuple):
     """URIs by name."""
     fingerprints: dict[str, str]
     """Fingerprints of the given teachers by name; data and space determine those of the default ladder."""
+    sources: dict[str, str]
+    """Fingerprints of the pretrained networks of adapted teachers, by URI."""
     folder: StudyFolder
     budget: str
     notes: tuple[str, ...]
@@ -134,6 +136,7 @@ class StudySpec(NamedTuple):
             fingerprints=self.fingerprints,
             data=self.data.fingerprint,
             views=self.views,
+            sources=self.sources,
             device=self.options.device,
             folder=str(self.folder.path.absolute()),
             cache=str(cache_root().absolute()),
@@ -144,22 +147,23 @@ class StudySpec(NamedTuple):
 
     @property
     def untrained(self) -> list[str]:
-        """URIs of the untrained teachers of the default ladder, the strongest first."""
-        root, data = cache_root(), self.data.fingerprint
-        return [
-            uri
-            for uri in reversed(self.teachers.values())
-            if uri.startswith(ladder.SCHEME)
-            and not ladder.path_of(uri, root=root, data=data, space=self.space).exists()
-        ]
+        """URIs of the teachers that autodistill has still to train, the strongest of a ladder first."""
+        uris = reversed(self.teachers.values())
+        return [uri for uri in uris if uri.startswith(ladder.TRAINED_HERE) and not self.path_of(uri).exists()]
+
+    def path_of(self, uri: str) -> Path:
+        """Return the file of a teacher that autodistill trains."""
+        data, sources = self.data.fingerprint, self.sources
+        return ladder.path_of(uri, root=cache_root(), data=data, space=self.space, sources=sources)
 
     @property
     def record(self) -> SpecRecord:
         """The specification as `study.json` keeps it, beside the space."""
+        adapted = {name: uri for name, uri in self.teachers.items() if uri in self.sources}
         return SpecRecord(
             student=self.student.name,
             teachers=self.teachers,
-            fingerprints=self.fingerprints,
+            fingerprints=self.fingerprints | {name: self.path_of(uri).parent.name for name, uri in adapted.items()},
             data=self.data.fingerprint,
             result_version=RESULT_VERSION,
         )
@@ -211,7 +215,7 @@ def check_places(folders: Sequence[StudyFolder], *, storage: str) -> None:
         ConfigError: The kind of address is unknown, or its driver is missing.
         StoreError: A folder or the database cannot be used, or holds something else.
     """
-    for part in ("images", "ladder", "logits"):
+    for part in ("images", "ladder", "adapted", "logits"):
         check_folder(cache_root() / part, writable=False)
     for folder in folders:
         check_study_folder(folder)
@@ -255,6 +259,7 @@ class _Common(NamedTuple):
     data: Data
     names: dict[str, str]
     fingerprints: dict[str, str]
+    sources: dict[str, str]
 
 
 def _common(options: SearchOptions, load_data: LoadData) -> _Common:
@@ -273,10 +278,15 @@ def _common(options: SearchOptions, load_data: LoadData) -> _Common:
     fingerprints = {
         name: teachers.load(uri, data=data, offline=options.offline, name=name).fingerprint
         for name, uri in names.items()
-        if not uri.startswith(ladder.SCHEME)
+        if not uri.startswith(ladder.TRAINED_HERE)
+    }
+    sources = {
+        uri: adaptation.pretrained(uri, data=data, offline=options.offline, name=name).teacher.fingerprint
+        for name, uri in names.items()
+        if uri.startswith(adaptation.SCHEME)
     }
     check_sizes(space, data)
-    return _Common(requested, space, notes, data, names, fingerprints)
+    return _Common(requested, space, notes, data, names, fingerprints, sources)
 
 
 def _students(names: Sequence[str], common: _Common) -> list[StudentRecord]:
@@ -353,6 +363,7 @@ def _resolved(options: SearchOptions, common: _Common, student: StudentRecord, *
         student=student,
         teachers=common.names,
         fingerprints=common.fingerprints,
+        sources=common.sources,
         folder=folder,
         budget=budget,
         notes=notes,

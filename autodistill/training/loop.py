@@ -10,14 +10,15 @@ import hashlib
 import io
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from autodistill import metrics, teachers
-from autodistill.config import Space
+from autodistill.config import Space, TrainingSpec
 from autodistill.data import Data, Split, images_at_once
 from autodistill.data.views import View
 from autodistill.errors import DivergedError, StudyError, TrialError
@@ -33,6 +34,9 @@ CHECKPOINT_EVERY_S = 5.0
 """Smallest number of seconds between two saves."""
 CHECKSUM_BYTES = 32
 
+Optimiser = Callable[[Sequence[nn.Parameter]], torch.optim.Optimizer]
+"""Creates an optimiser with a single group of parameters. The schedule sets its learning rate."""
+
 
 def train(  # noqa: PLR0913
     model: nn.Module,
@@ -46,6 +50,7 @@ def train(  # noqa: PLR0913
     watch: Stopwatch | None = None,
     execution: Execution = EAGER,
     urgent: Callable[[], bool] = lambda: False,
+    optimiser: Optimiser | None = None,
 ) -> Iterator[EpochRecord]:
     """Train `model` in place. After the last epoch of the schedule it holds the averaged weights.
 
@@ -61,6 +66,7 @@ def train(  # noqa: PLR0913
         watch: Measures the seconds spent on soft targets and on evaluation.
         execution: How the steps are executed. On a CPU only `compiled` changes results.
         urgent: Returns whether to save at the end of this epoch, however recent the last save is.
+        optimiser: Creates the optimiser of the parameters that are not frozen; None: SGD with Nesterov momentum.
 
     Yields:
         The record of each epoch.
@@ -71,16 +77,9 @@ def train(  # noqa: PLR0913
     """
     model.to(memory_format=torch.channels_last)
     spec, watch = recipe.spec, watch or Stopwatch()
-    optimiser = torch.optim.SGD(
-        model.parameters(),
-        lr=spec.lr,
-        momentum=spec.momentum,
-        weight_decay=spec.weight_decay,
-        nesterov=spec.momentum > 0,
-        fused=True,
-    )
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     average = {key: value.clone() for key, value in model.state_dict().items() if value.is_floating_point()}
-    state = State(model, optimiser, average)
+    state = State(model, (optimiser or partial(sgd, spec=spec))(trainable), average)
     key = _key_of(state, data, recipe, supervision)
     if checkpoint is not None:
         _resume(state, checkpoint, key)
@@ -102,6 +101,14 @@ def train(  # noqa: PLR0913
             _save(state, checkpoint, key)
             saved = time.monotonic()
         yield state.curve[-1]
+
+
+def sgd(parameters: Sequence[nn.Parameter], *, spec: TrainingSpec) -> torch.optim.Optimizer:
+    """Create SGD with the settings of `[training]`."""
+    momentum = spec.momentum
+    return torch.optim.SGD(
+        parameters, lr=spec.lr, momentum=momentum, weight_decay=spec.weight_decay, nesterov=momentum > 0, fused=True
+    )
 
 
 def evaluate(model: nn.Module, split: Split, data: Data, *, precision: Precision = "auto") -> tuple[float, float]:

@@ -53,7 +53,7 @@ class State:
     """State of a run, as a checkpoint holds it."""
 
     model: nn.Module
-    optimiser: torch.optim.SGD
+    optimiser: torch.optim.Optimizer
     average: dict[str, Tensor]
     """Averaged copies of the floating-point entries of the model's state."""
     curve: list[EpochRecord] = field(default_factory=list)

@@ -10,9 +10,11 @@ import torch
 from ladder_race import ARCHITECTURE, ladder_space
 from teacher_files import digits, network, refused, tiny_torchvision, trained
 from torch import Tensor, nn
+from torchvision.models import get_model
 
 from autodistill import metrics
 from autodistill.config import AdaptSpec, Space
+from autodistill.data import Split
 from autodistill.errors import StudyError, TeacherError
 from autodistill.records import TaskProgress
 from autodistill.teachers import Teacher, logits_of
@@ -139,15 +141,7 @@ def test_the_head_is_replaced_and_the_body_is_kept(source: str, tmp_path: Path) 
     assert pretrained(uri, data=digits()).teacher.fingerprint == found.teacher.fingerprint
 
 
-TORCHVISION = (
-    "resnet18",
-    "squeezenet1_1",
-    "mobilenet_v3_small",
-    "densenet121",
-    "vit_b_32",
-    "convnext_tiny",
-    "googlenet",
-)
+TORCHVISION = ("resnet18", "squeezenet1_1", "mobilenet_v3_small", "densenet121", "convnext_tiny", "googlenet")
 
 
 @pytest.mark.slow
@@ -155,10 +149,25 @@ TORCHVISION = (
 def test_the_head_of_a_torchvision_network_is_replaced(
     architecture: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    size = {"densenet121": 40, "googlenet": 40}.get(architecture, 40)
-    uri, _, module = tiny_torchvision(monkeypatch, tmp_path, architecture=architecture, classes=7)
-    found = pretrained(f"adapt:{uri}?size={size}", data=digits()).teacher
-    assert logits_of(found, digits().validation.images[:2]).tolist() == [[0.0] * 10] * 2
+    more = {"init_weights": False, "aux_logits": True} if architecture == "googlenet" else {}
+    published = get_model(architecture, weights=None, num_classes=7, **more)
+    uri, *_ = tiny_torchvision(monkeypatch, tmp_path, architecture=architecture, classes=7, module=published)
+    teacher, head = pretrained(f"adapt:{uri}", data=digits())
+    assert logits_of(teacher, digits().validation.images[:2]).tolist() == [[0.0] * 10] * 2
+    assert (teacher.normalisation.mean, teacher.input_size) == ((0.1, 0.2, 0.3), 40)
+    before, after = published.state_dict(), teacher.module.state_dict()
+    assert before.keys() == after.keys()
+    assert {key for key in before if not torch.equal(before[key], after[key])} == set(head)
+
+
+@pytest.mark.slow
+def test_a_network_with_auxiliary_heads_is_adapted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    published = get_model("googlenet", weights=None, num_classes=7, init_weights=False, aux_logits=True)
+    uri, *_ = tiny_torchvision(monkeypatch, tmp_path, architecture="googlenet", classes=7, module=published)
+    uri, few = f"adapt:{uri}", Split(digits().train.images[:50], digits().train.labels[:50])
+    data, settings = replace(digits(), train=few), space(epochs=1, head_epochs=1)
+    source = pretrained(uri, data=data).teacher.fingerprint
+    assert len(list(adapt_teacher(uri, root=tmp_path, data=data, space=settings, source=source))) == 2
 
 
 @pytest.fixture
@@ -176,9 +185,11 @@ def trained_epochs(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
-def test_a_network_is_adapted_once_and_kept(optimizer: str, tmp_path: Path, trained_epochs: list[int]) -> None:
-    uri, settings = seven_classes(tmp_path), space(optimizer=optimizer, lr=0.005)
+@pytest.mark.parametrize(("optimizer", "lr"), [("adamw", 0.005), ("sgd", 0.02)])
+def test_a_network_is_adapted_once_and_kept(
+    optimizer: str, lr: float, tmp_path: Path, trained_epochs: list[int]
+) -> None:
+    uri, settings = seven_classes(tmp_path), space(optimizer=optimizer, lr=lr)
     root = tmp_path / "cache"
     progress = list(adapting(uri, root, settings))
     assert [(it.task, it.done, it.total) for it in progress] == [("teacher t", n, 5) for n in range(1, 6)]
@@ -187,7 +198,7 @@ def test_a_network_is_adapted_once_and_kept(optimizer: str, tmp_path: Path, trai
     assert list(adapting(uri, root, settings)) == []
     teacher = loaded(uri, root, settings)
     assert teacher.uri == uri
-    assert accuracy(teacher) > 0.85
+    assert accuracy(teacher) > 0.8
     assert not any(parameter.requires_grad for parameter in teacher.module.parameters())
     assert teacher.fingerprint == loaded(uri, root, settings).fingerprint
 
@@ -254,7 +265,7 @@ def test_a_key_covers_source_data_and_recipe(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_loss_that_is_not_finite_keeps_nothing(tmp_path: Path) -> None:
     uri = seven_classes(tmp_path)
-    with pytest.raises(StudyError, match="adapting this teacher failed: .*nan") as found:
+    with pytest.raises(StudyError, match=r"adapting this teacher failed: .*nan") as found:
         list(adapting(uri, tmp_path / "cache", space(optimizer="sgd", lr=1e30, head_epochs=0)))
     assert "adapt.lr, which is 1e+30" in found.value.hint
     assert "teacher.safetensors" not in kept(tmp_path / "cache")

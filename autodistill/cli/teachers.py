@@ -1,5 +1,6 @@
 """`teachers list|train|adapt|check|inspect`."""
 
+import shlex
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -61,7 +62,9 @@ def adapt_teachers(*, source: Sequence[str], **flags: Any) -> None:
     uris = [uri if uri == IMAGENET or uri.startswith(adaptation.SCHEME) else adaptation.SCHEME + uri for uri in source]
     spec = _resolved(teachers=uris, **flags)
     _train_missing(spec)
-    console.show_note("Next: autodistill search --student mobilenetv2 " + " ".join(f"--teacher {it}" for it in uris))
+    console.show_note(
+        "Next: autodistill search --student mobilenetv2 " + " ".join(f"--teacher {shlex.quote(it)}" for it in uris)
+    )
 
 
 def _train_missing(spec: StudySpec) -> None:

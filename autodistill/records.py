@@ -437,6 +437,10 @@ class StudentRecord(Record):
     cost: CostRecord
 
 
+TRAINED_HERE = ("ladder:", "adapt:")
+"""Schemes of the teachers that autodistill trains on the study's data."""
+
+
 class TeacherRecord(Record):
     """A teacher that passed its checks. Scores on the validation split."""
 
@@ -455,6 +459,11 @@ class TeacherRecord(Record):
     """What the user should know about how it was read."""
     profile: ProfileRecord | None = None
     """None: the record is older than profiles, or a logit does not fit into the cache."""
+
+    @property
+    def is_foreign(self) -> bool:
+        """Whether it was trained elsewhere, perhaps on images of this study's validation split."""
+        return not self.uri.startswith(TRAINED_HERE)
 
 
 class DataRecord(Record):

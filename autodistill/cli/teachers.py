@@ -13,12 +13,12 @@ from autodistill.cli.search import shown_loading
 from autodistill.errors import ConfigError
 from autodistill.executors import CheckTask, LocalExecutor, SerialExecutor, TrainTeacherTask
 from autodistill.formatting import count
-from autodistill.records import InspectionRecord, TeacherRecord
+from autodistill.records import TRAINED_HERE, InspectionRecord, TeacherRecord
 from autodistill.report import render_inspection
 from autodistill.report.teachers import agreement_info, knowledge_info, temperatures_info
 from autodistill.study import StudySpec, prepare_teachers, resolve
 from autodistill.teachers import adaptation
-from autodistill.teachers.ladder import IMAGENET, TRAINED_HERE
+from autodistill.teachers.ladder import IMAGENET
 
 Row = tuple[str, TeacherRecord | None, str]
 """Name of a teacher, its record if it is trained, and where it is."""
@@ -100,6 +100,7 @@ def _checked(spec: StudySpec, names: Sequence[str]) -> dict[str, TeacherRecord]:
 
 
 def _show(rows: Iterable[Row]) -> None:
+    rows = list(rows)
     cells: list[Sequence[object]] = []
     for name, record, where in rows:
         facts: Sequence[object] = [None] * 7
@@ -111,6 +112,9 @@ def _show(rows: Iterable[Row]) -> None:
         cells.append((name, *facts, where))
     columns = ("name", ">val %", ">NLL", ">ECE %", ">params", ">MACs", ">size", "normalisation", "where")
     console.show_table("Teachers", columns, cells)
+    for name, record, _ in rows:
+        for note in record.notes if record else ():
+            console.show_note(f"{name}: {note}")
 
 
 def inspect_teachers(*, output: str, to: Path | None, teacher: Sequence[str] | None = None, **flags: Any) -> None:

@@ -13,11 +13,10 @@ from autodistill.executors import CheckTask, TrainTeacherTask, WorkerContext, pe
 from autodistill.export import chosen, export_student, left_out
 from autodistill.formatting import count
 from autodistill.methods import METHODS
-from autodistill.records import EpochRecord, RunSpec, TrainedRecord, TrialParams
+from autodistill.records import TRAINED_HERE, EpochRecord, RunSpec, TrainedRecord, TrialParams
 from autodistill.search import prior_params
 from autodistill.store import write_text
 from autodistill.study import KNOWN, SearchOptions, StudySpec, resolve
-from autodistill.teachers.ladder import TRAINED_HERE
 
 EXPORTS = Path("exports")
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from autodistill.config import DataSpec
@@ -28,6 +28,7 @@ __all__ = [
     "Progress",
     "Say",
     "Split",
+    "at_size",
     "average_pool",
     "handed_over",
     "images_at_once",
@@ -167,6 +168,32 @@ def received(given: Data | Kept | None, spec: DataSpec) -> Data:
             "run the command again",
         )
     return data
+
+
+def at_size(
+    data: Data, spec: DataSpec, rows: Int[Tensor, " rows"], size: int
+) -> UInt8[Tensor, "rows channels height width"] | None:
+    """Decode validation images again from their files in another size.
+
+    Args:
+        data: Data that were loaded from `spec`.
+        spec: Name and settings of the dataset.
+        rows: Rows of the validation split.
+        size: Height and width in pixels.
+
+    Returns:
+        The images; None if the dataset has no files of images, or they were changed or removed.
+    """
+    if data.file is None or spec.pool > 1:
+        return None
+    try:
+        source = DATASETS[spec.name.partition(":")[0]](spec)
+        stored = open_store(data.file, verify=False)
+        if not isinstance(source, Files) or source.again is None or source.index() != stored.header.index:
+            return None
+        return source.again(stored.numbers[len(data.train.labels) + rows].numpy(), size)
+    except (DataError, OSError, DamagedStore):
+        return None
 
 
 def with_validation(data: Data) -> Data:

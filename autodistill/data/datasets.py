@@ -10,6 +10,7 @@ import math
 import os
 import re
 import stat
+import tempfile
 import warnings
 import zlib
 from collections.abc import Callable, Iterable, Sequence
@@ -216,6 +217,7 @@ def image_folder(spec: DataSpec) -> Files:
         place=(str(path.resolve()), f"image_size {spec.image_size}"),
         index=lambda: _index(found),
         read=lambda: _content(found, size=spec.image_size),
+        again=partial(_decoded, found),
     )
 
 
@@ -314,6 +316,19 @@ def _content(found: dict[str, Any], *, size: int | None) -> Content:
         decode_files(rows, [_stamp(file)[0] for file, _ in samples], job=job, progress=progress)
 
     return Content(Labels(tuple(found["train"].classes), labels), (3, side, side), write)
+
+
+def _decoded(found: dict[str, Any], numbers: Numbers, size: int) -> UInt8[Tensor, "examples 3 height width"]:
+    """Decode examples by their numbers, resized to `size`."""
+    samples = [sample for images in found.values() for sample in images.samples]
+    rows = [(row, samples[number][0]) for row, number in enumerate(numbers.tolist())]
+    with tempfile.TemporaryDirectory() as folder:
+        target = Path(folder, "images")
+        target.touch()
+        job = Job(str(target), 0, size, resize=True)
+        decode_files(rows, [_stamp(file)[0] for _, file in rows], job=job, progress=lambda done, total: None)
+        pixels = np.fromfile(target, dtype=np.uint8).reshape(len(rows), size, size, 3)
+    return torch.from_numpy(pixels).permute(0, 3, 1, 2)
 
 
 def _common_size(paths: Iterable[str]) -> int:

@@ -80,6 +80,8 @@ class Files:
     digests mean unchanged files. Each call looks at the files again."""
     read: Callable[[], Content]
     """Reads the labels."""
+    again: Callable[[Numbers, int], Images] | None = None
+    """`again(numbers, size)` decodes examples again in another size; None: the files hold images of one size."""
 
 
 def split(source: Source, spec: DataSpec) -> Splits:

@@ -48,10 +48,10 @@ from autodistill.executors.base import (
 from autodistill.executors.local import keep_freed_memory
 from autodistill.executors.worker import Work, WorkerContext, end_of, memory_share, perform
 from autodistill.logit_cache import VALIDATION, is_whole, logits_name, training_part
-from autodistill.records import KeptResult, Note, TeacherRecord
+from autodistill.records import TRAINED_HERE, KeptResult, Note, TeacherRecord
 from autodistill.store import StudyFolder, cache_root, write_bytes
 from autodistill.teachers import computed_as
-from autodistill.teachers.ladder import TRAINED_HERE, path_of
+from autodistill.teachers.ladder import path_of
 
 SEND_EVERY_S = 50.0
 """Time between two checkpoints of a task that the driver receives. Runs write one every 5 s, at the end of an epoch: a

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from autodistill import data as datasets
 from autodistill.data import Data, Kept
@@ -41,6 +41,7 @@ from autodistill.models import student_network
 from autodistill.models.checkpoints import read
 from autodistill.models.uri import parse, with_option
 from autodistill.records import (
+    TRAINED_HERE,
     AgreementRecord,
     EpochEvent,
     EpochRecord,
@@ -58,7 +59,7 @@ from autodistill.records import (
 from autodistill.stopwatch import Stopwatch
 from autodistill.store import StudyFolder, read_result, write_result
 from autodistill.teachers import Teacher, adaptation, check, load, save
-from autodistill.teachers.ladder import TRAINED_HERE, load_trained, path_of
+from autodistill.teachers.ladder import load_trained, path_of
 from autodistill.teachers.profile import agreement, profile
 from autodistill.training import (
     Execution,
@@ -166,6 +167,11 @@ class WorkerContext:
     def study_data(self) -> Data:
         """The splits of the study, to which its teachers belong."""
         return datasets.received(self._given, self.setup.space.data).to(self.device)
+
+    def validation_images(self, rows: Tensor, size: int) -> Tensor | None:
+        """Decode validation images again from their files in another size; None: there are no files."""
+        spec = self.setup.space.data
+        return datasets.at_size(datasets.received(self._given, spec), spec, rows, size)
 
     @cached_property
     def data(self) -> Data:
@@ -465,7 +471,13 @@ def _train_teacher(task: TrainTeacherTask, context: WorkerContext) -> None:
 def _check(task: CheckTask, context: WorkerContext) -> TeacherRecord:
     teacher = context.teacher(task.name)
     logits = context.cache.validation(teacher).float().to(context.device)
-    return check(teacher, context.data, logits, reload=lambda option: context.load_teacher(task.name, option))
+    return check(
+        teacher,
+        context.data,
+        logits,
+        reload=lambda option: context.load_teacher(task.name, option),
+        originals=context.validation_images,
+    )
 
 
 def _profile(task: ProfileTask, context: WorkerContext) -> Profiled | None:

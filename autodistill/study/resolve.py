@@ -20,6 +20,7 @@ from autodistill.methods import LOSSES, METHODS
 from autodistill.models import MODELS, student_network
 from autodistill.models.cost import latency_ms, student_record
 from autodistill.records import (
+    TRAINED_HERE,
     LatencyRecord,
     LeftOutRecord,
     Record,
@@ -149,7 +150,7 @@ class StudySpec(NamedTuple):
     def untrained(self) -> list[str]:
         """URIs of the teachers that autodistill has still to train, the strongest of a ladder first."""
         uris = reversed(self.teachers.values())
-        return [uri for uri in uris if uri.startswith(ladder.TRAINED_HERE) and not self.path_of(uri).exists()]
+        return [uri for uri in uris if uri.startswith(TRAINED_HERE) and not self.path_of(uri).exists()]
 
     def path_of(self, uri: str) -> Path:
         """Return the file of a teacher that autodistill trains."""
@@ -278,7 +279,7 @@ def _common(options: SearchOptions, load_data: LoadData) -> _Common:
     fingerprints = {
         name: teachers.load(uri, data=data, offline=options.offline, name=name).fingerprint
         for name, uri in names.items()
-        if not uri.startswith(ladder.TRAINED_HERE)
+        if not uri.startswith(TRAINED_HERE)
     }
     sources = {
         uri: adaptation.pretrained(uri, data=data, offline=options.offline, name=name).teacher.fingerprint

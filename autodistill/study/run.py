@@ -60,6 +60,7 @@ from autodistill.study.resuming import (
     run_key,
 )
 from autodistill.study.timing import TAU_STUDENT_FROM, measure, plan_for
+from autodistill.teachers.checks import may_have_seen_validation
 from autodistill.teachers.ladder import epochs_of
 
 ExecutorFor = Callable[[StudySpec], Executor]
@@ -188,9 +189,13 @@ def prepare_teachers(
     for record, profiled in zip(found[::2], found[1::2], strict=True):
         assert isinstance(record, TeacherRecord)
         if isinstance(profiled, Profiled):
-            record = record.model_copy(update={"profile": profiled.profile})
+            seen = may_have_seen_validation(profiled.profile) if record.is_foreign else ""
+            notes = (*record.notes, seen) if seen else record.notes
+            record = record.model_copy(update={"profile": profiled.profile, "notes": notes})
             computed += profiled.views_computed
         teachers.append(record)
+        for note in record.notes:
+            on_event(Note(text=f"teacher {record.name}: {note}"))
     profiled_names = tuple(teacher.name for teacher in teachers if teacher.profile is not None)
     agreement = None
     if len(profiled_names) > 1:

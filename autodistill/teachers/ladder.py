@@ -20,8 +20,6 @@ from autodistill.teachers.teacher import Teacher
 
 SCHEME = "ladder:"
 IMAGENET = "ladder:imagenet"
-TRAINED_HERE = (SCHEME, adaptation.SCHEME)
-"""Schemes of the teachers that autodistill trains on the study's data."""
 FORMAT = 1
 """Version of the training of ladder teachers. Increase it when equal settings give other weights."""
 

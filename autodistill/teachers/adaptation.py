@@ -15,7 +15,7 @@ from autodistill.data import Data
 from autodistill.errors import TeacherError, near
 from autodistill.models.checkpoints import read
 from autodistill.models.foreign import FOREIGN, Foreign
-from autodistill.models.uri import Uri, name_of, parse
+from autodistill.models.uri import FACTS, Uri, name_of, parse
 from autodistill.store import digest
 from autodistill.teachers.sources import Loading, count_outputs, finished, foreign_network, known_network
 from autodistill.teachers.teacher import Teacher, ready
@@ -64,6 +64,8 @@ def pretrained(uri: str, *, data: Data, offline: bool = False, name: str | None 
     if scheme == "file":
         network, channels = known_network(source, data)
     else:
+        if scheme != "python":
+            source.check_options(FACTS)
         network, channels = foreign_network(source, loading, num_classes=data.num_classes)
     head = _replace_head(network, source, data, channels=channels)
     # The names of its classes belong to the old head.

@@ -28,6 +28,8 @@ SIGNIFICANCE = 0.001
 """Of both tests: accuracy above chance, and a mend that helps."""
 LEAST_GAIN = 0.05
 """Smallest gain of accuracy for which a mend is reported."""
+ABOUT_AS_WELL = 0.02
+"""Difference of accuracy up to which two mends are both named, that of the more usual one first."""
 MOST_IMAGES = 512
 """Number of validation images on which mends are compared."""
 SCREENED = ((16, 1), (64, 0))
@@ -64,6 +66,8 @@ class Mend(NamedTuple):
     before: float
     after: float
     """Accuracies on the images that did not choose it."""
+    others: tuple[str, ...]
+    """Options that did about as well."""
 
 
 def check(
@@ -96,9 +100,10 @@ def check(
     if mend is not None:
         found = f"{mend.before:.1%} of validation images right as it is read, {mend.after:.1%} with {mend.what}"
         if not teacher.accepted:
+            others = f" ({', '.join(mend.others)}: about as well)" if mend.others else ""
             raise TeacherError(
                 f"teacher {teacher.name} ({teacher.uri}): {found}",
-                f"state it: {with_option(teacher.uri, mend.option)}; or keep it as it is: "
+                f"state it: {with_option(teacher.uri, mend.option)}{others}; or keep it as it is: "
                 f"{with_option(teacher.uri, 'accept=yes')}",
             )
         notes.append(f"accepted although {found}")
@@ -198,12 +203,15 @@ def better_reading(
             tried.append((what, option, *found))
     if not tried:
         return None
-    what, option, before, after = max(tried, key=lambda it: float((it[3][::2].double() - it[2][::2].double()).mean()))
+    gains = [float((after[::2].double() - before[::2].double()).mean()) for _, _, before, after in tried]
+    near = [place for place, gain in enumerate(gains) if gain >= max(gains) - ABOUT_AS_WELL]
+    what, option, before, after = tried[near[0]]
+    others = tuple(tried[place][1] for place in near[1:])
     before, after = before[1::2], after[1::2]
     gain = float((after.double() - before.double()).mean())
     if gain < LEAST_GAIN or mcnemar_p(before, after) * len(tried) >= SIGNIFICANCE:
         return None
-    return Mend(what, option, float(before.double().mean()), float(after.double().mean()))
+    return Mend(what, option, float(before.double().mean()), float(after.double().mean()), others)
 
 
 class _Trial:

@@ -113,6 +113,8 @@ def known_network(uri: Uri, data: Data) -> tuple[Foreign, int]:
 
 def _from_network(uri: Uri, loading: Loading) -> Teacher:
     """Load a network of the user's code, of torchvision or of timm, with its weights."""
+    if uri.scheme != "python":
+        uri.check_options(FACTS)
     classes = published_classes(uri)
     if classes is not None:
         class_columns(uri, stated_classes(uri) or classes, len(classes), loading.data)
@@ -125,8 +127,6 @@ def foreign_network(uri: Uri, loading: Loading, *, num_classes: int | None) -> t
 
     With `num_classes` its head is a new one, where the source can build that.
     """
-    if uri.scheme != "python":
-        uri.check_options(FACTS)
     channels, own_size, _ = loading.data.image_shape
     shape = {"num_classes": loading.data.num_classes, "in_channels": channels, "image_size": own_size}
     if num_classes is not None:

@@ -32,6 +32,7 @@ OPTIONS = {
     "spaces check": "--set",
     "teachers list": "--teacher --data --space --set --offline --format",
     "teachers train": "--data --space --set --device --workers",
+    "teachers adapt": "--data --space --set --device --workers --offline",
     "teachers check": "--data --space --set --offline --format",
     "teachers inspect": "--data --space --set --device --workers --offline --format --out",
 }

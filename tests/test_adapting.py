@@ -1,5 +1,6 @@
 """Adapted teachers: pretrained networks with a new head, fine-tuned on the study's data and kept."""
 
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from ladder_race import ARCHITECTURE, ladder_space
+from safetensors.torch import save_file
 from teacher_files import digits, network, refused, tiny_torchvision, trained
 from torch import Tensor, nn
 from torchvision.models import get_model
@@ -320,3 +322,18 @@ def test_other_data_give_another_teacher(tmp_path: Path) -> None:
     uri = seven_classes(tmp_path)
     fewer = replace(digits(), classes=digits().classes[:4])
     assert pretrained(uri, data=fewer).teacher.module.fc.out_features == 4
+
+
+def test_a_network_of_timm_gets_a_new_head(tmp_path: Path) -> None:
+    timm = pytest.importorskip("timm")
+    module = timm.create_model("test_resnet", num_classes=7, in_chans=3)
+    published = {"input_size": [3, 40, 40], "mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6], "num_classes": 7}
+    published |= {"classifier": "fc", "first_conv": "conv1.0"}
+    config = {"architecture": "test_resnet", "num_classes": 7, "pretrained_cfg": published}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    save_file(module.state_dict(), tmp_path / "model.safetensors")
+    teacher, head = pretrained(f"adapt:timm:local-dir:{tmp_path}", data=digits(), offline=True)
+    assert logits_of(teacher, digits().validation.images[:2]).tolist() == [[0.0] * 10] * 2
+    before, after = module.state_dict(), teacher.module.state_dict()
+    assert {key for key in after if not torch.equal(before[key], after[key])} == set(head)
+    assert (teacher.input_size, teacher.normalisation.mean) == (40, (0.1, 0.2, 0.3))

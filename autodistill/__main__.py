@@ -41,7 +41,7 @@ def run() -> None:
     except AutodistillError as error:
         if os.environ.get("AUTODISTILL_DEBUG"):
             raise
-        from autodistill.cli.console import show_error
+        from autodistill.console import show_error
 
         show_error(error)
         sys.exit(error.exit_code)

@@ -5,18 +5,29 @@ mistakes are reported together.
 """
 
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
 import tomli_w
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from autodistill.errors import ConfigError, near
-from autodistill.records import Rungs
+from autodistill.records import Metric, Rungs
 
+NEWER = {"optimizer": "sgd", "body_lr_factor": 0.1}
+"""Defaults of training settings that studies of older versions do not have."""
 RENAMED = {
     "search.rules": "search.methods",
     "search.second_looks": "search.reruns",
@@ -79,7 +90,7 @@ def bounds(dimension: Dimension) -> tuple[float, float] | None:
 
 class DataSpec(Spec):
     name: str = "digits"
-    """Name of a registered dataset, or `folder:PATH`."""
+    """A registered dataset, `folder:PATH`, `arrays:FILE.npz`, `python:FILE.py:FACTORY` or `torchvision:NAME`."""
     root: str = ""
     """Folder of the files; empty: the default folder of the dataset."""
     train: Count | None = None
@@ -92,10 +103,13 @@ class DataSpec(Spec):
     pool: Count = 1
     """Side of the blocks of pixels that are averaged into one pixel: 2 turns 28x28 into 14x14."""
     image_size: Count | None = None
-    """Height and width to which the images of a folder are resized."""
+    """Height and width of the images of a study; None: it follows from the images. Photographs, images that are not
+    square, are stored with a margin: their shorter side is resized to 1.15 times this size, and their centre is cut to
+    a square. Other images are resized to this size."""
     view_seed: Seed = 0
     crop: Annotated[int, Field(ge=0)] = 0
-    """Pixels of zero padding on every side before a random crop back to the image size."""
+    """Largest shift of a random crop of the image size, in pixels. Beyond the stored images, the crop shows black. Left
+    open, it is the margin of photographs and 0 for other images."""
     flip: bool = False
     """Mirror half of the views."""
     views: Count | None = None
@@ -110,14 +124,20 @@ class StudentSpec(Spec):
 
 
 class TrainingSpec(Spec):
-    """SGD with Nesterov momentum, linear warm-up, cosine decay to zero, averaged weights."""
+    """SGD with Nesterov momentum or AdamW, linear warm-up, cosine decay to zero, averaged weights."""
 
     epochs: Count = 30
     rung_epochs: Count | None = None
     """Epochs of the rung, after which a trial is compared with others; None: a third of `epochs`."""
     batch_size: Count = 64
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    """`adamw` needs a smaller `lr`, such as 0.001."""
     lr: Positive = 0.1
+    body_lr_factor: Annotated[float, Field(ge=0, le=1)] = 0.1
+    """Learning rate of the tensors that a student got from pretrained weights, relative to `lr`, which is that of its
+    new head. A student without such weights has one rate."""
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """Of SGD; beta_1 of AdamW."""
     weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 5e-4
     warmup: Fraction = 0.1
     """Share of the steps over which the learning rate rises from zero."""
@@ -128,6 +148,11 @@ class TrainingSpec(Spec):
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Number format of the student's passes. `auto` times a few steps at the start of a study, which keeps the faster
     format."""
+
+    @model_serializer(mode="wrap")
+    def _without_newer_defaults(self, dump: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
+        """Leave newer settings out where they have their defaults: keys and identities of older studies stay."""
+        return {key: value for key, value in dump(self).items() if NEWER.get(key, ...) != value}
 
     @property
     def rung(self) -> int:
@@ -181,6 +206,9 @@ class AdaptSpec(Spec):
 
 class SearchSpec(Spec):
     budget: str = "20"
+    metric: Metric = "top1"
+    """The accuracy that decides in search and verdict. `balanced_top1` is the mean of the accuracies on each class, for
+    classes of different sizes."""
     seed: Seed = 0
     wave: Count = 2
     """Trials suggested together. The value belongs to the study and does not depend on the number of workers."""
@@ -240,6 +268,8 @@ class Space(Spec):
     """A resolved search space. `run.toml` of a study contains one and can itself be used as a space."""
 
     purpose: str = ""
+    fit_to_data: bool = False
+    """Whether crop, epochs, batch size and learning rate follow from the images where the space leaves them open."""
     teachers: tuple[str, ...] = ("ladder:",)
     data: DataSpec = DataSpec()
     student: StudentSpec = StudentSpec()

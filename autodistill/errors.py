@@ -16,6 +16,8 @@ class AutodistillError(Exception):
         super().__init__(message)
         self.message = message
         self.hint = hint
+        if hint:
+            self.add_note(f"hint: {hint}")  # tracebacks of Python programs and notebooks show it
 
     def __reduce__(self) -> tuple[type["AutodistillError"], tuple[str, str]]:
         # Exceptions are pickled between processes; the default drops the hint.

@@ -5,7 +5,15 @@ import re
 import unicodedata
 from collections.abc import Callable, Sequence
 
-from autodistill.records import Contrast, CostKind, LeftOutRecord, StudentBudget, TrialParams, costs_of
+from autodistill.records import (
+    Contrast,
+    CostKind,
+    LeftOutRecord,
+    StudentBudget,
+    StudentRecord,
+    TrialParams,
+    costs_of,
+)
 
 EMPTY = "\N{EN DASH}"
 """Text of a table cell without a value."""
@@ -39,8 +47,10 @@ def probability(share: float | None) -> str:
     return "< 0.01" if share < 0.01 else "> 0.99" if share > 0.99 else f"{share:.2f}"
 
 
-def count(number: int | float) -> str:
-    """Format a large number with a unit prefix: `1.25 M`."""
+def count(number: int | float | None) -> str:
+    """Format a large number with a unit prefix: `1.25 M`; None as `unknown`."""
+    if number is None:
+        return "unknown"
     for size, unit in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
         if number >= size:
             return f"{number / size:.3g} {unit}"
@@ -95,6 +105,15 @@ def short(text: str, longest: int = MAX_NAME) -> str:
         return text
     tail = longest // 3
     return f"{text[: longest - tail - 1]}\N{HORIZONTAL ELLIPSIS}{text[-tail:]}"
+
+
+def origin(student: StudentRecord) -> str:
+    """Say what a student starts from, and what its seeds vary."""
+    foreign = student.foreign
+    if foreign is None or not foreign.weights:
+        return "freshly initialised"
+    varied = "order of the batches and the new head only" if foreign.fresh else "order of the batches only"
+    return f"pretrained weights ({short(foreign.weights)}); seeds vary the {varied}"
 
 
 def interval(low: float | None, high: float | None, text: Callable[[float], str] = points) -> str:

@@ -22,6 +22,7 @@ from autodistill.errors import CacheError, InUseError
 from autodistill.stopwatch import Stopwatch
 from autodistill.store import digest, locked, write_bytes
 from autodistill.teachers import Teacher, check_logits, computed_as, logits_of
+from autodistill.teachers.teacher import mean_logits
 
 FORMAT = 2
 DTYPE = torch.float16
@@ -32,6 +33,10 @@ Part = tuple[object, ...]
 """Name of the images that a teacher is run on: a view of the training split, or the validation split."""
 
 VALIDATION: Part = ("validation",)
+
+
+PLAIN: Part = ("train",)
+"""The training split without augmentation, for teachers that know no other view of it."""
 
 
 def estimated_bytes(*, teachers: int, views: int, examples: int, classes: int) -> int:
@@ -113,7 +118,7 @@ class LogitCache:
             TeacherError: Logits are not finite, or have another class count.
             StoreError: The cache folder is read-only, or its disk full.
         """
-        return self._get(teacher, training_part(self._view, number), (training_part(self._view, it) for it in later))
+        return self._get(teacher, self._part(teacher, number), (self._part(teacher, it) for it in later))
 
     def validation(self, teacher: Teacher) -> Logits:
         """Return the logits of the validation split without augmentation; errors as for `training`."""
@@ -121,10 +126,13 @@ class LogitCache:
 
     def ahead(self, teacher: Teacher, number: int) -> None:
         """Compute a view of the training split in advance, if it is missing and no other process computes it."""
-        part = training_part(self._view, number)
+        part = self._part(teacher, number)
         if not self._path(teacher, part).exists():
             with self._watch.part("cache"):
                 self._fill(teacher, part, wait=False)
+
+    def _part(self, teacher: Teacher, number: int) -> Part:
+        return PLAIN if teacher.knows_one_view else training_part(self._view, number)
 
     def _get(self, teacher: Teacher, part: Part, later: Iterable[Part] = ()) -> Logits:
         with self._watch.part("cache"):
@@ -170,13 +178,7 @@ class LogitCache:
     def _compute(self, teacher: Teacher, part: Part) -> Logits:
         self.computed += 1
         with self._watch.part("teacher"):
-            number, images = part[-1], self._data.train.images
-            if isinstance(number, int):
-                # Batch by batch: a view of all images, with the indices of its pixels, takes nine times their memory.
-                take = partial(take_view, images, view=self._view, epoch=number)
-                logits = logits_of(teacher, images, take=take)
-            else:
-                logits = logits_of(teacher, self._data.validation.images)
+            logits = self._logits(teacher, part)
             check_logits(teacher, self._data, logits)
         stored = logits.to(DTYPE)
         if not bool(stored.isfinite().all()):
@@ -186,6 +188,21 @@ class LogitCache:
                 "scale the teacher's last layer down: a common factor can be undone by the temperature",
             )
         return stored.cpu()
+
+    def _logits(self, teacher: Teacher, part: Part) -> Tensor:
+        """Run a teacher, or the members of an ensemble; take the rows of a table, which knows no views."""
+        if teacher.members:
+            return mean_logits([self._logits(member, part) for member in teacher.members])
+        number, images = part[-1], self._data.train.images
+        if teacher.table is not None:
+            examples = self._data.examples
+            assert examples is not None  # checked when the table was loaded
+            return teacher.table[examples.validation if part == VALIDATION else examples.train].to(images.device)
+        if isinstance(number, int):
+            # Batch by batch: a view of all images, with the indices of its pixels, takes nine times their memory.
+            take = partial(take_view, images, view=self._view, epoch=number, margin=self._data.margin)
+            return logits_of(teacher, images, take=take)
+        return logits_of(teacher, self._data.validation.images)
 
 
 def is_whole(path: Path) -> bool:

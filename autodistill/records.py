@@ -38,6 +38,14 @@ class CostRecord(Record):
     size_bytes: int
 
 
+class TeacherCostRecord(Record):
+    """Costs of a teacher; None: unknown, as for a table of logits."""
+
+    params: int | None
+    macs: int | None
+    size_bytes: int | None
+
+
 class LatencyRecord(Record):
     """One image's forward pass on one thread, in milliseconds: median and interquartile range."""
 
@@ -114,6 +122,9 @@ class EpochRecord(Record):
     val_nll: float | None = None
     test_top1: float | None = None
     """Set in the last epoch of a run that evaluates on test, and in no other epoch."""
+    val_balanced_top1: float | None = None
+    """Mean over the classes of the accuracy on each class; None also in older records."""
+    test_balanced_top1: float | None = None
 
 
 Mode = Literal["eager", "graph", "compiled"]
@@ -124,6 +135,10 @@ Rungs = Literal["part-way", "short schedule"]
 
 EvaluateOn = Literal["validation", "validation+test", "test"]
 """`test`: students are trained on the validation split too, so it gives no score."""
+
+
+Metric = Literal["top1", "balanced_top1"]
+"""The accuracy that decides: of all images, or the mean over the classes."""
 
 
 class _Run(Record):
@@ -138,6 +153,8 @@ class _Run(Record):
     """The epoch of the schedule after which it was to stop; None: the last epoch."""
     begun_epochs: int = 0
     """The first epochs of the curve, which another run of the trial has paid for."""
+    metric: Metric = "top1"
+    """The metric of the study. It is no part of the key: one training serves both."""
 
     @property
     def last_epoch(self) -> int:
@@ -187,12 +204,21 @@ class RunResult(_Run):
 
     @property
     def val_top1(self) -> float | None:
-        """The run's score: the last epoch's validation accuracy; None if the run failed."""
-        return self.curve[-1].val_top1 if self.state == "complete" and self.curve else None
+        """The run's score: the last epoch's validation accuracy by the study's metric; None if the run failed."""
+        return self._last("val_top1" if self.metric == "top1" else "val_balanced_top1")
 
     @property
     def test_top1(self) -> float | None:
-        return self.curve[-1].test_top1 if self.state == "complete" and self.curve else None
+        """The test accuracy by the study's metric."""
+        return self._last("test_top1" if self.metric == "top1" else "test_balanced_top1")
+
+    @property
+    def test_balanced_top1(self) -> float | None:
+        return self._last("test_balanced_top1")
+
+    def _last(self, name: str) -> float | None:
+        found: float | None = getattr(self.curve[-1], name) if self.state == "complete" and self.curve else None
+        return found
 
 
 class RunTimes(Record):
@@ -224,13 +250,13 @@ class KeptResult(RunTimes):
         if not failed:
             if len(curve) < spec.last_epoch:
                 return None
-            last, scores = curve[-1], ["val_top1"] * (spec.evaluate_on != "test")
-            scores += ["test_top1"] * (spec.evaluate_on != "validation")
+            last, scores = curve[-1], [f"val_{spec.metric}"] * (spec.evaluate_on != "test")
+            scores += [f"test_{spec.metric}"] * (spec.evaluate_on != "validation")
             rung = curve[spec.rung - 1] if spec.rung else last
-            if any(getattr(last, name) is None for name in scores) or rung.val_top1 is None:
+            if any(getattr(last, name) is None for name in scores) or getattr(rung, f"val_{spec.metric}") is None:
                 return None
             if spec.evaluate_on == "validation":
-                curve = (*curve[:-1], last.model_copy(update={"test_top1": None}))
+                curve = (*curve[:-1], last.model_copy(update={"test_top1": None, "test_balanced_top1": None}))
         state = {"state": "failed"} if failed else {"state": "complete", "error": ""}
         result = self.result.model_copy(update={**spec.kept(), "params": spec.params, "curve": curve, **state})
         times: dict[str, Any] = {}
@@ -255,6 +281,8 @@ class TrainedRecord(Record):
     val_top1: float | None = None
     """None where the validation split was trained on."""
     test_top1: float | None = None
+    test_balanced_top1: float | None = None
+    """Mean over the classes of the accuracy on each class."""
     targets: TargetSummary | None = None
     micro_batches: int = 1
     """As in a `RunResult`."""
@@ -380,6 +408,8 @@ class RankRow(Record):
     params: TrialParams
     seeds: int
     confirmed_test_top1: float | None
+    confirmed_test_balanced_top1: float | None = None
+    """Mean over the classes of the accuracy on each class, averaged over the runs; None in older records."""
     low: float | None = None
     high: float | None = None
     confirmed_val_top1: float | None = None
@@ -425,16 +455,51 @@ SCHEMA_VERSION = 2
 _REWRITTEN = "move it away and run `autodistill search` again with the same command: finished runs are kept and found"
 
 
+class ForeignRecord(Record):
+    """What is known about a student from elsewhere: code of the user, torchvision or timm."""
+
+    uri: str
+    fingerprint: str
+    """SHA-256 of its code, structure, preprocessing and loaded weights; new weights are not part of it."""
+    mean: tuple[float, ...]
+    """Mean per channel that its input is normalised with, of images in [0, 1]."""
+    std: tuple[float, ...]
+    normalisation: str
+    """Name of `mean` and `std`."""
+    input_size: int
+    """Height and width that it resizes images to."""
+    interpolation: str
+    weights: str = ""
+    """Published version or name of the file of the weights it starts from; empty: freshly initialised."""
+    fresh: tuple[str, ...] = ()
+    """Tensors of the head, which are freshly initialised although the student starts from weights."""
+    notes: tuple[str, ...] = ()
+    """What the user should know about how it was read."""
+
+
 class StudentRecord(Record):
     """A student."""
 
     name: str
     """With its width: `mobilenetv2:0.25`."""
     architecture: str
-    width: float
-    stem_stride: int
-    total_stride: int
+    width: float = 1.0
+    stem_stride: int | None = None
+    """None: not known, because the network is from elsewhere."""
+    total_stride: int | None = None
     cost: CostRecord
+    foreign: ForeignRecord | None = None
+    """None: the network is one of this package's."""
+
+    @property
+    def source(self) -> str:
+        """What the network is built from: a name of this package's networks, or a URI."""
+        return self.foreign.uri if self.foreign else self.name
+
+    @property
+    def key(self) -> tuple[str, int | str | None]:
+        """Equal for students whose runs have equal results."""
+        return ("foreign", self.foreign.fingerprint) if self.foreign else (self.name, self.stem_stride)
 
 
 TRAINED_HERE = ("ladder:", "adapt:")
@@ -448,7 +513,7 @@ class TeacherRecord(Record):
     uri: str
     architecture: str
     fingerprint: str
-    cost: CostRecord
+    cost: TeacherCostRecord
     normalisation: str
     val_top1: float
     val_nll: float
@@ -462,8 +527,48 @@ class TeacherRecord(Record):
 
     @property
     def is_foreign(self) -> bool:
-        """Whether it was trained elsewhere, perhaps on images of this study's validation split."""
-        return not self.uri.startswith(TRAINED_HERE)
+        """Whether it was trained elsewhere, perhaps on images of this study's validation split.
+
+        An ensemble is not: its members are teachers of the study themselves.
+        """
+        return not self.uri.startswith((*TRAINED_HERE, "ensemble:"))
+
+    def score(self, metric: Metric) -> float:
+        """Return the validation accuracy by a metric."""
+        balanced = self.val_balanced_top1 if metric == "balanced_top1" else None
+        return self.val_top1 if balanced is None else balanced
+
+
+class ReadingRecord(Record):
+    """What was found when the images of a user were read. Sizes are width and height in pixels."""
+
+    images: int
+    smallest: tuple[int, int]
+    median: tuple[int, int]
+    """Of the widths and of the heights."""
+    largest: tuple[int, int]
+    distinct: int
+    """Number of different sizes."""
+    kinds: dict[str, int]
+    """Number of images by kind of colours."""
+    rotated: int = 0
+    """Images that an EXIF orientation turned."""
+    frames: int = 0
+    """Images with several frames; the first was read."""
+    enlarged: int = 0
+    """Images whose shorter side is below `stored`."""
+    stored: int
+    """Side of the stored images, with their margin."""
+    same_split: int = 0
+    """Images whose pixels equal those of an earlier image of their split."""
+    across_splits: int = 0
+    """Images whose pixels equal those of an image of an earlier split."""
+    other_class: int = 0
+    """Such images, of both kinds, whose class is another."""
+    examples: tuple[tuple[str, str], ...] = ()
+    """Names of some equal images."""
+    left_out: tuple[str, ...] = ()
+    """Files and folders that were not read, a line for each reason."""
 
 
 class DataRecord(Record):
@@ -481,6 +586,10 @@ class DataRecord(Record):
     views: int
     """Size of the pool of views that the epochs cycle through."""
     fingerprint: str
+    counts: tuple[tuple[int, ...], ...] = ()
+    """Number of images of each class in train, validation and test; empty for datasets that are known by name."""
+    reading: ReadingRecord | None = None
+    """What was found in the user's images; None for datasets that are known by name."""
 
 
 class RaceRecord(Record):
@@ -567,6 +676,8 @@ class SpecRecord(Record):
     """What makes a study this study, beside its search space: a command with another specification is refused."""
 
     student: str
+    student_fingerprint: str = ""
+    """Of a student from elsewhere; empty for a network of this package."""
     teachers: dict[str, str]
     """Name to URI."""
     fingerprints: dict[str, str]

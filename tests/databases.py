@@ -5,7 +5,7 @@ from typing import Any
 import optuna
 import sqlalchemy
 
-from autodistill.search.database import close_storage, open_storage
+from autodistill.searching.database import close_storage, open_storage
 
 NAME = "a-study"
 SCHEMAS = {

@@ -84,3 +84,45 @@ def write_images(
             pixels = rng.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
             Image.fromarray(pixels).convert(mode).save(folder / label / f"{i}.png")
     return folder
+
+
+def write_arrays(path: Path, **more: Any) -> Path:
+    """Write 60 training and 30 test images of 12x12 pixels and three classes."""
+    rng = np.random.default_rng(3)
+    arrays = {
+        "x_train": rng.integers(0, 256, (60, 12, 12, 3), dtype=np.uint8),
+        "y_train": np.arange(60) % 3,
+        "x_test": rng.integers(0, 256, (30, 12, 12, 3), dtype=np.uint8),
+        "y_test": np.arange(30) % 3,
+    }
+    np.savez(path, **{**arrays, **more})
+    return path
+
+
+DATASET = """
+import numpy as np
+from PIL import Image
+
+
+class Photos:
+    classes = ["cat", "dog"]
+
+    def __init__(self, rows, size):
+        self.rows, self.size = rows, size
+
+    def __len__(self):
+        return len(self.rows)
+
+    def __getitem__(self, row):
+        rng = np.random.default_rng(self.rows[row])
+        return Image.fromarray(rng.integers(0, 256, (self.size, self.size, 3), dtype=np.uint8)), row % 2
+
+
+def make(count=40, size=12):
+    return {"train": Photos(range(count), size), "Valid": Photos(range(900, 910), size)}
+"""
+
+
+def write_dataset(path: Path, code: str = DATASET) -> Path:
+    path.write_text(code)
+    return path

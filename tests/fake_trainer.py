@@ -48,7 +48,6 @@ from autodistill.executors import (
 )
 from autodistill.records import (
     AgreementRecord,
-    CostRecord,
     EpochEvent,
     EpochRecord,
     KeptResult,
@@ -56,6 +55,7 @@ from autodistill.records import (
     RunResult,
     RunSpec,
     TaskProgress,
+    TeacherCostRecord,
     TeacherRecord,
     run_ended,
 )
@@ -211,7 +211,7 @@ def _other(task: Task, context: WorkerContext, folder: Path) -> Result:
             uri=setup.teachers[task.name],
             architecture="resnet8",
             fingerprint=setup.fingerprints.get(task.name) or digest(setup.teachers[task.name]),
-            cost=CostRecord(params=1000, macs=1000, size_bytes=4000),
+            cost=TeacherCostRecord(params=1000, macs=1000, size_bytes=4000),
             normalisation="data",
             val_top1=0.8 + 0.1 * _share(task.name),
             val_nll=0.3,

@@ -18,6 +18,7 @@ from autodistill.records import (
     StudentRecord,
     TargetSummary,
     TauOtherRecord,
+    TeacherCostRecord,
     TeacherRecord,
     TrialParams,
     TrialRecord,
@@ -65,7 +66,7 @@ def plan() -> PlanRecord:
 
 
 def teacher(name: str, *, val_top1: float, size: int) -> TeacherRecord:
-    cost = CostRecord(params=4_000 * 6**size, macs=500_000 * 4**size, size_bytes=16_000 * 6**size)
+    cost = TeacherCostRecord(params=4_000 * 6**size, macs=500_000 * 4**size, size_bytes=16_000 * 6**size)
     return TeacherRecord(
         name=name,
         uri=f"ladder:{name}",

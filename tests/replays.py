@@ -21,8 +21,8 @@ from autodistill.records import (
     TeacherRecord,
     TrialParams,
 )
-from autodistill.search import SearchSpec, SearchState, make_plan
-from autodistill.search.state import CONFIRM_SEED
+from autodistill.searching import SearchSpec, SearchState, make_plan
+from autodistill.searching.state import CONFIRM_SEED
 
 RECORDED = Path(__file__).parent / "bench" / "recorded" / "fashion-mnist.jsonl"
 SEARCH_SEEDS = 2

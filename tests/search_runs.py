@@ -6,16 +6,16 @@ from typing import Any, Protocol
 
 from autodistill.config import Space
 from autodistill.records import (
-    CostRecord,
     EpochRecord,
     Event,
     RunEnded,
     RunResult,
     RunSpec,
+    TeacherCostRecord,
     TeacherRecord,
     TrialRecord,
 )
-from autodistill.search import (
+from autodistill.searching import (
     Sampler,
     SearchSpec,
     SearchState,
@@ -46,7 +46,7 @@ def teacher(name: str) -> TeacherRecord:
         uri=f"file:{name}.safetensors",
         architecture="resnet8",
         fingerprint=name,
-        cost=CostRecord(params=1, macs=1, size_bytes=4),
+        cost=TeacherCostRecord(params=1, macs=1, size_bytes=4),
         normalisation="data",
         val_top1=0.9 + GAIN[name] / 10,
         val_nll=0.3,

@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 
 import fake_trainer
 
-from autodistill.cli.flags import search_options
 from autodistill.executors import Result, SerialExecutor, Task, TrainTeacherTask, WorkerContext
+from autodistill.options import search_options
 from autodistill.records import Event, LatencyRecord, StudyRecord, TaskProgress, read_study
 from autodistill.study import SearchOptions, StudySpec, resolve, run_study
 from autodistill.study.run import ExecutorFor

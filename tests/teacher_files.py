@@ -1,7 +1,7 @@
 """Small teachers, and files of every kind that somebody may name as one."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
@@ -128,3 +128,74 @@ def tiny_torchvision(
         module = module or get_model(architecture, weights=None, num_classes=classes)
     torch.save(module.state_dict(), file)
     return f"torchvision:{architecture}@DIGITS_V1", file, module
+
+
+class SmallNet(nn.Module):
+    """A convolution and a linear layer."""
+
+    def __init__(self, *, classes: int = 10, channels: int = 1) -> None:
+        super().__init__()
+        self.body = nn.Conv2d(channels, 6, 3, padding=1)
+        self.head = nn.Linear(6, classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.body(images).relu().mean((2, 3)))
+        return logits
+
+
+def write_onnx(
+    path: Path,
+    *,
+    classes: int = 10,
+    channels: int = 1,
+    shape: tuple[int | str, ...] = ("n", 1, 8, 8),
+    kind: str = "FLOAT",
+    operators: Sequence[str] = (),
+    more: str = "",
+    external: str = "",
+) -> SmallNet:
+    """Write a SmallNet as ONNX, without torch's exporter; return it.
+
+    Args:
+        shape: Shape of the input; text is a dimension without a size. Channels last if the second entry is no channel.
+        kind: Type of the input.
+        operators: Operators of one input after the logits.
+        more: `input` or `output` for a second one.
+        external: Name of a file beside it for the weights.
+    """
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(3)
+        module = SmallNet(classes=classes, channels=channels)
+    make, types = onnx.helper, onnx.TensorProto
+    weights = [onnx.numpy_helper.from_array(it.numpy(), key) for key, it in module.state_dict().items()]
+    nodes = [make.make_node("Cast", ["images"], ["float"], to=types.FLOAT)]
+    if shape[1] not in (channels, "c"):
+        nodes.append(make.make_node("Transpose", ["float"], ["first"], perm=[0, 3, 1, 2]))
+    else:
+        nodes.append(make.make_node("Identity", ["float"], ["first"]))
+    nodes += [
+        make.make_node("Conv", ["first", "body.weight", "body.bias"], ["maps"], pads=[1, 1, 1, 1]),
+        make.make_node("Relu", ["maps"], ["positive"]),
+        make.make_node("GlobalAveragePool", ["positive"], ["mean"]),
+        make.make_node("Flatten", ["mean"], ["flat"]),
+        make.make_node("Gemm", ["flat", "head.weight", "head.bias"], ["logits"], transB=1),
+    ]
+    output = "logits"
+    for operator in operators:
+        nodes.append(make.make_node(operator, [output], [operator.lower()]))
+        output = operator.lower()
+    value = make.make_tensor_value_info
+    outputs = [output, "mean"] if more == "output" else [output]
+    inputs = [value("images", getattr(types, kind), shape)]
+    if more == "input":
+        inputs.append(value("more", types.FLOAT, [1]))
+        nodes.append(make.make_node("Identity", ["more"], ["unused"]))
+    graph = make.make_graph(nodes, "g", inputs, [value(it, types.FLOAT, None) for it in outputs], weights)
+    model = make.make_model(graph, opset_imports=[make.make_opsetid("", 17)], ir_version=8)
+    if external:
+        onnx.save(model, str(path), save_as_external_data=True, location=external, size_threshold=0)
+    else:
+        onnx.save(model, str(path))
+    return module.eval()

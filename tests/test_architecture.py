@@ -15,13 +15,14 @@ PACKAGE = Path(__file__).parents[1] / "autodistill"
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 
 OPTIONS = {
-    "search": "--student --teacher --data --space --budget --study --seed --device --workers "
+    "search": "--download --student --teacher --data --space --budget --study --seed --device --workers "
     "--ray --per-gpu --insecure --storage "
     "--set --max-trials --audit-pruning --max-params --max-macs --max-size --max-latency --timeout "
-    "--cache-size --dry-run --offline --format --quiet",
+    "--cache-size --dry-run --download --offline --format --quiet",
     "report": "--out",
     "show": "--format --all --sort --pareto --watch",
-    "train": "--from --student --teacher --data --space --set --seed --device --out --with-validation --offline",
+    "train": "--from --student --teacher --data --space --set --seed --device --out --with-validation --download "
+    "--offline",
     "export": "--weights --format --out",
     "cluster slurm": "--nodes --gpus --cpus --time --sbatch",
     "env": "--format",
@@ -30,11 +31,11 @@ OPTIONS = {
     "spaces show": "",
     "spaces cp": "",
     "spaces check": "--set",
-    "teachers list": "--teacher --data --space --set --offline --format",
-    "teachers train": "--data --space --set --device --workers",
-    "teachers adapt": "--data --space --set --device --workers --offline",
-    "teachers check": "--data --space --set --offline --format",
-    "teachers inspect": "--data --space --set --device --workers --offline --format --out",
+    "teachers list": "--teacher --data --space --set --download --offline --format",
+    "teachers train": "--data --space --set --device --workers --download",
+    "teachers adapt": "--data --space --set --device --workers --download --offline",
+    "teachers check": "--data --space --set --download --offline --format",
+    "teachers inspect": "--data --space --set --device --workers --download --offline --format --out",
 }
 
 

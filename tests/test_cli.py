@@ -173,7 +173,7 @@ def test_a_command_ends_with_the_code_of_its_outcome(monkeypatch, outcome, code)
             raise outcome
 
     ends: list[int] = []
-    monkeypatch.setattr("autodistill.cli.console.show_table", command)
+    monkeypatch.setattr("autodistill.console.show_table", command)
     monkeypatch.setattr(sys, "argv", ["autodistill", "spaces", "list"])
     monkeypatch.setattr(entry.atexit, "_run_exitfuncs", lambda: None)
     monkeypatch.setattr(entry.os, "_exit", ends.append)
@@ -250,7 +250,7 @@ def test_ctrl_c_ends_a_search_with_130_and_the_command_that_continues(here, monk
         if isinstance(event, EpochEvent):
             raise KeyboardInterrupt
 
-    monkeypatch.setattr("autodistill.cli.console.Display.show", lambda self, event: interrupted(event))
+    monkeypatch.setattr("autodistill.console.Display.show", lambda self, event: interrupted(event))
     found = here("search", *TINY)
     assert found.returncode == 130
     continuing = "interrupted; every finished run is kept. Continue with: autodistill search --student resnet8"

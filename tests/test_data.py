@@ -340,7 +340,7 @@ def test_a_folder_keeps_its_own_parts_and_tests_on_the_last(
 
 
 def test_images_of_a_folder_are_resized_and_grey_becomes_rgb(tmp_path: Path) -> None:
-    write_images(tmp_path, ("cat",), size=(12, 20))
+    write_images(tmp_path, ("cat",), size=(12, 12))
     write_images(tmp_path, ("dog",), size=(7, 7), mode="L")
     spec = DataSpec(name=f"folder:{tmp_path}", image_size=8)
     data = load(spec)
@@ -350,22 +350,8 @@ def test_images_of_a_folder_are_resized_and_grey_becomes_rgb(tmp_path: Path) -> 
     assert load(spec.model_copy(update={"pool": 2})).image_shape == (3, 4, 4)
 
 
-def test_sizes_that_differ_need_an_image_size(tmp_path: Path) -> None:
-    write_images(tmp_path, ("cat",), size=(12, 12))
-    write_images(tmp_path, ("dog",), size=(7, 7))
-    error = error_of(DataSpec(name=f"folder:{tmp_path}"))
-    assert "7x7, images before it are 12x12" in error.message
-    assert "data.image_size" in error.hint
-    shutil.rmtree(tmp_path / "cat")
-    write_images(tmp_path, ("cat",), size=(12, 9))
-    assert "12x9 is not square" in folder_error(tmp_path)
-
-
-def test_an_empty_folder_and_an_empty_class_are_named(tmp_path: Path) -> None:
-    assert "any class folder" in folder_error(tmp_path)
-    write_images(tmp_path, ("cat", "dog"))
-    (tmp_path / "emu").mkdir()
-    assert "classes emu" in folder_error(tmp_path)
+def test_an_empty_folder_and_a_missing_folder_are_named(tmp_path: Path) -> None:
+    assert "no class folder with images" in folder_error(tmp_path)
     assert "no such folder" in error_of(DataSpec(name="folder:nowhere")).message
     assert "names no folder" in error_of(DataSpec(name="folder")).message
 
@@ -401,30 +387,15 @@ def test_files_that_are_no_whole_images_are_named(tmp_path: Path) -> None:
         assert folder_error(tmp_path).startswith(f"{bad}: not a complete image")
 
 
-def test_all_damaged_files_are_named_at_once_up_to_a_dozen(tmp_path: Path) -> None:
+def test_all_damaged_files_are_named_at_once(tmp_path: Path) -> None:
     write_images(tmp_path, ("cat", "dog"), count=20)
     spec = DataSpec(name=f"folder:{tmp_path}")
-    bad = [tmp_path / label / f"{number}.png" for label in ("cat", "dog") for number in range(7)]
-    for count in (2, 12, 14):
-        for path in bad[:count]:
-            path.write_bytes(b"words")
-        error = error_of(spec)
-        lines = error.message.splitlines()
-        assert {line.strip().split(": not")[0] for line in lines[:12]} <= {str(path) for path in bad}
-        assert len(lines) == min(count, 12) + (count > 12)
-        assert error.hint.count("replace it by a complete image") == 1
-    assert lines[-1].strip() == "and 2 more files"
-
-
-def test_files_of_several_kinds_of_damage_get_all_hints(tmp_path: Path) -> None:
-    write_images(tmp_path, ("cat", "dog"))
-    (tmp_path / "cat" / "0.png").write_bytes(b"words")
-    Image.fromarray(np.full((10, 10), 40_000, np.uint16)).save(tmp_path / "dog" / "1.png")
-    error = error_of(DataSpec(name=f"folder:{tmp_path}"))
-    assert "not a complete image" in error.message
-    assert f"{tmp_path}/dog/1.png: pixels of mode I;16" in error.message
-    assert "remove the file" in error.hint
-    assert "convert it" in error.hint
+    bad = [tmp_path / label / f"{number}.png" for label in ("cat", "dog") for number in range(15)]
+    for path in bad:
+        path.write_bytes(path.read_bytes()[:-30] if path.name == "3.png" else b"words")
+    error = error_of(spec)
+    assert {line.strip().split(": not")[0] for line in error.message.splitlines()} == {str(path) for path in bad}
+    assert error.hint.count("replace it by a complete image") == 1
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes on this system")

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from autodistill import machine
-from autodistill.cli.flags import search_options
+from autodistill.options import search_options
 
 GB = 2**30
 MEMINFO = "MemTotal:       16777216 kB\nMemFree:         1048576 kB\nMemAvailable:    8388608 kB\n"

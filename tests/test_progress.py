@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import pytest
 from rich.console import Console
 
-from autodistill.cli import console
+from autodistill import console
 from autodistill.errors import ConfigError
 from autodistill.records import (
     EpochEvent,

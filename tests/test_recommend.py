@@ -7,7 +7,7 @@ from record_parts import finalist, run
 from scipy import stats
 
 from autodistill.formatting import points
-from autodistill.records import Contrast, RaceRecord, Recommendation, StudyRecord, TrialParams
+from autodistill.records import Contrast, RaceRecord, Recommendation, StudyRecord, TeacherCostRecord, TrialParams
 from autodistill.report.verdict import recommendation_info
 from autodistill.stats import accuracy_error, compare, difference_error
 from autodistill.stats.evidence import collect
@@ -83,6 +83,21 @@ def test_tie_takes_the_cheaper_teacher() -> None:
     assert "large and small" in verdict.sentence
     assert "take the cheaper one, teacher small" in verdict.sentence
     assert any("small is the cheaper one (MACs per image: " in reason for reason in verdict.reasons)
+
+
+def test_a_tied_teacher_of_unknown_cost_comes_after_those_of_known_cost() -> None:
+    record = confirmed({"table": shifted(0.0195), "large": shifted(0.020, (0.002, 0, -0.002)), None: NOTHING})
+    unknown = TeacherCostRecord(params=None, macs=None, size_bytes=None)
+    teachers = [it.model_copy(update={"cost": unknown}) if it.name == "table" else it for it in record.teachers]
+    verdict = recommend(record.model_copy(update={"teachers": tuple(teachers)}))
+    assert verdict.teacher == "large"
+    assert "take the cheapest one of known cost, teacher large" in verdict.sentence
+    assert any("table unknown" in reason for reason in verdict.reasons)
+    both = tuple(it.model_copy(update={"cost": unknown}) for it in record.teachers)
+    assert (
+        "take one of them, because their costs are unknown"
+        in recommend(record.model_copy(update={"teachers": both})).sentence
+    )
 
 
 def test_a_cheaper_teacher_behind_no_teacher_is_passed_over() -> None:

@@ -16,9 +16,9 @@ from factories import STUDIES, profiled, study
 from json_schema import SCHEMAS, faults, schema_of
 from pydantic import BaseModel
 
-from autodistill.cli.show import rendered
 from autodistill.records import read_record, read_study, to_json
 from autodistill.report import render
+from autodistill.studies import rendered
 
 pytestmark = pytest.mark.slow
 

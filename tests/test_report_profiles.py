@@ -9,7 +9,7 @@ import pytest
 from factories import bare, hostile_names, profiled, study
 from record_parts import isats, profile, trial
 
-from autodistill.records import AgreementRecord, InspectionRecord, ProfileRecord, StudyRecord
+from autodistill.records import AgreementRecord, InspectionRecord, ProfileRecord, StudyRecord, TeacherCostRecord
 from autodistill.report import render, render_inspection
 from autodistill.report.canvas import chart
 from autodistill.report.parts import spread_out
@@ -253,3 +253,29 @@ def test_markers_tell_lines_of_one_colour_apart():
     info = knowledge_info(profiled(study(8, teachers={f"t{place}": 0.8 for place in range(8)})))
     svg = info.figure.draw().decode()
     assert len(set(re.findall(r'<path id="i\d+" d="([^"]*)"', svg))) >= 7
+
+
+def test_a_teacher_of_unknown_cost_is_shown_and_left_out_of_orders_by_size(tmp_path: Path) -> None:
+    record = profiled(study(teachers=FOUR))
+    unknown = TeacherCostRecord(params=None, macs=None, size_bytes=None)
+    teachers = (
+        record.teachers[0].model_copy(update={"cost": unknown, "notes": ("a table & its <rows>",)}),
+        *record.teachers[1:],
+    )
+    record = record.model_copy(update={"teachers": teachers})
+    first = record.teachers[0].name
+    info = knowledge_info(record)
+    assert info.table is not None
+    assert info.table.rows[-1].cells[0].text == first
+    assert info.table.rows[-1].cells[1].text == "unknown"
+    assert "over 3 teachers from" in info.points[0][1]
+    scores = scores_info(record).table
+    assert scores is not None
+    assert not any(line.cells[0].text.startswith("parameters") for line in scores.rows)
+    page = render(record, tmp_path)
+    assert "a table &amp; its &lt;rows&gt;" in page.read_text()
+    markdown = (tmp_path / "report.md").read_text()
+    assert "## Notes on the teachers" in markdown
+    assert "unknown MACs" in markdown
+    nobody = tuple(one.model_copy(update={"cost": unknown}) for one in record.teachers)
+    render(record.model_copy(update={"teachers": nobody}), tmp_path / "nobody")

@@ -96,7 +96,8 @@ def test_the_weights_kept_are_the_exponential_average_of_all_steps():
     assert int(kept.pop("1.num_batches_tracked")) == epochs * steps
     for key, value in kept.items():
         torch.testing.assert_close(value.double(), average[key], rtol=1e-5, atol=1e-7)
-    assert (curve[-1].val_top1, curve[-1].val_nll) == evaluate(model, toy().validation, toy())
+    last = curve[-1]
+    assert (last.val_top1, last.val_nll, last.val_balanced_top1) == evaluate(model, toy().validation, toy())
 
 
 def test_the_score_is_that_of_the_averaged_weights_in_every_epoch():

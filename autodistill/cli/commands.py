@@ -25,12 +25,18 @@ Teachers = Annotated[
     list[str] | None,
     typer.Option(
         "--teacher",
-        help="URI of a teacher: file:CKPT?arch=NAME, torchvision:NAME@WEIGHTS, ladder:. Repeatable. "
-        "Default: the space's.",
+        help="URI of a teacher: file:CKPT?arch=NAME, python:FILE.py:FACTORY, torchvision:NAME@WEIGHTS, timm:NAME, "
+        "onnx:FILE, logits:FILE, ensemble:NAME+NAME, adapt:URI, ladder:, ladder:imagenet. A folder or pattern in file: "
+        "names every checkpoint in it. Repeatable. Default: the space's.",
     ),
 ]
 DataName = Annotated[
-    str, typer.Option("--data", help="digits, fashion-mnist, cifar10, cifar100, folder:PATH. Default: the space's.")
+    str,
+    typer.Option(
+        "--data",
+        help="folder:PATH, arrays:FILE.npz, python:FILE.py:FACTORY, torchvision:NAME, digits, fashion-mnist, cifar10, "
+        "cifar100. Default: the space's.",
+    ),
 ]
 SpaceName = Annotated[str, typer.Option("--space", help="Shipped search space or TOML file. Default: the dataset's.")]
 Overrides = Annotated[
@@ -38,6 +44,7 @@ Overrides = Annotated[
 ]
 Device = Annotated[str, typer.Option(help="Device of all training: cpu, cuda, cuda:N, or auto (a GPU if available).")]
 Offline = Annotated[bool, typer.Option("--offline", help="Download nothing.")]
+Download = Annotated[bool, typer.Option("--download", help="Download the dataset with torchvision, if it is missing.")]
 Workers = Annotated[
     str,
     typer.Option(
@@ -106,7 +113,8 @@ def search(
         list[str],
         typer.Option(
             "--student",
-            help="Network to train, such as mobilenetv2 or mobilenetv2:0.5 (width; default: the space's). Repeatable.",
+            help="Network to train: mobilenetv2, mobilenetv2:0.5 (width; default: the space's), "
+            "torchvision:NAME@WEIGHTS, timm:NAME, python:FILE.py:FACTORY. Repeatable.",
         ),
     ],
     teachers: Teachers = None,
@@ -156,6 +164,7 @@ def search(
     cache_size: Annotated[str, typer.Option(help="Most disk space for teacher logits.")] = "8GB",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check and estimate only; start no study.")] = False,
     offline: Offline = False,
+    download: Download = False,
     output: OutputFormat = Format.TABLE,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print the result only.")] = False,
 ) -> None:
@@ -203,6 +212,7 @@ def train(
         bool, typer.Option("--with-validation", help="Train on training and validation images; score on test only.")
     ] = False,
     offline: Offline = False,
+    download: Download = False,
 ) -> None:
     """Train one student in full: the recommendation of a study, or one teacher with the space's prior."""
 
@@ -236,6 +246,7 @@ def teachers_list(
     space: SpaceName = "",
     overrides: Overrides = None,
     offline: Offline = False,
+    download: Download = False,
     output: OutputFormat = Format.TABLE,
 ) -> None:
     """List the teachers of a space with their sizes and, if trained, their accuracy."""
@@ -249,6 +260,7 @@ def teachers_train(
     overrides: Overrides = None,
     device: Device = "auto",
     workers: Workers = "auto",
+    download: Download = False,
 ) -> None:
     """Train the default ladder of a space; all later studies use it."""
 
@@ -269,6 +281,7 @@ def teachers_adapt(
     device: Device = "auto",
     workers: Workers = "auto",
     offline: Offline = False,
+    download: Download = False,
 ) -> None:
     """Fine-tune pretrained networks with a new head on your classes; `--teacher adapt:SOURCE` uses them."""
 
@@ -283,6 +296,7 @@ def teachers_check(
     space: SpaceName = "",
     overrides: Overrides = None,
     offline: Offline = False,
+    download: Download = False,
     output: OutputFormat = Format.TABLE,
 ) -> None:
     """Run the checks of `search` on teachers."""
@@ -298,6 +312,7 @@ def teachers_inspect(
     device: Device = "auto",
     workers: Workers = "auto",
     offline: Offline = False,
+    download: Download = False,
     output: OutputFormat = Format.TABLE,
     to: Annotated[Path | None, typer.Option("--out", help="Folder for the same as an HTML page.")] = None,
 ) -> None:
@@ -310,8 +325,8 @@ def spaces_list() -> None:
     """List the shipped spaces."""
     import tomllib
 
-    from autodistill.cli.console import show_table
     from autodistill.config import shipped
+    from autodistill.console import show_table
 
     rows = [(name, tomllib.loads(text).get("purpose", "")) for name, text in sorted(shipped().items())]
     show_table("Search spaces", ("name", "purpose"), rows)
@@ -320,8 +335,8 @@ def spaces_list() -> None:
 @spaces_app.command("show")
 def spaces_show(name: ShippedSpace) -> None:
     """Print a shipped space."""
-    from autodistill.cli.console import show_text
     from autodistill.config import shipped
+    from autodistill.console import show_text
 
     show_text(lookup("space", name, shipped()).rstrip())
 
@@ -329,8 +344,8 @@ def spaces_show(name: ShippedSpace) -> None:
 @spaces_app.command("cp")
 def spaces_cp(name: ShippedSpace, file: Annotated[Path, typer.Argument(help="New file.")]) -> None:
     """Copy a shipped space to a new file for editing."""
-    from autodistill.cli.console import show_note
     from autodistill.config import shipped
+    from autodistill.console import show_note
     from autodistill.store import write_text
 
     if file.exists():
@@ -345,8 +360,8 @@ def spaces_check(
     overrides: Overrides = None,
 ) -> None:
     """Check a space and print all its values."""
-    from autodistill.cli.console import show_note, show_text
     from autodistill.config import dump, load
+    from autodistill.console import show_note, show_text
     from autodistill.study import KNOWN
 
     show_text(dump(load(file, known=KNOWN, overrides=overrides or ())).rstrip())
@@ -366,7 +381,7 @@ def cluster_slurm(
 ) -> None:
     """Print a SLURM script that runs a search on all nodes of one job, with Ray."""
     from autodistill.cli.cluster import slurm_script
-    from autodistill.cli.console import show_note, show_text
+    from autodistill.console import show_note, show_text
 
     show_text(slurm_script(search, nodes=nodes, gpus=gpus, cpus=cpus, time=time, sbatch=sbatch or ()).rstrip())
     show_note("Next: save it as job.sh, then `sbatch job.sh`; the folders must be visible on all nodes")

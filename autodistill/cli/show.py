@@ -1,6 +1,7 @@
 """`show`, `report` and `env`: commands that only read. `show` and `report` do without torch."""
 
 import csv
+import importlib.util
 import math
 import sys
 import time
@@ -8,10 +9,9 @@ from collections.abc import Callable, Iterator, Sequence
 from importlib import metadata
 from operator import attrgetter
 from pathlib import Path
-from typing import Any, NamedTuple
 
-from autodistill.cli import console
-from autodistill.cli.console import percent
+from autodistill import console
+from autodistill.console import percent
 from autodistill.errors import ConfigError, StoreError, near
 from autodistill.formatting import COSTS, amount, count, excess_words, interval, parameter, probability, quantity
 from autodistill.records import (
@@ -20,20 +20,13 @@ from autodistill.records import (
     RunResult,
     StudentRow,
     StudyRecord,
-    TrialParams,
     TrialRecord,
     read_record,
-    read_study,
 )
-from autodistill.report import render, render_comparison
-from autodistill.report.parts import plain_kd_confirmed, score
 from autodistill.report.trials import curves_info
-from autodistill.stats.students import judged_students
-from autodistill.stats.verdict import judged
-from autodistill.store import StudyFolder, cache_root
+from autodistill.store import cache_root
+from autodistill.studies import REPORTS, TeacherLine, folder_of, judged_record, rendered, teacher_lines, trial_score
 
-RUNS = Path("runs")
-REPORTS = Path("reports")
 SHOWN_TRIALS = 20
 WATCH_EVERY_S = 2.0
 TEACHER_KEYS = ("test", "val", "own", "params", "macs")
@@ -41,73 +34,19 @@ STUDENT_KEYS: dict[str, CostKind] = {name.lower(): kind for kind, name in COSTS.
 """Costs by their name for `--sort`."""
 
 
-class TeacherLine(NamedTuple):
-    """A row of the leaderboard."""
+def write_report(run: str, to: Path | None) -> None:
+    """Render the report of a study and print the path of its page.
 
-    name: str
-    method: str | None
-    soft_weight: float | None
-    val: float | None
-    own: float | None
-    params: int | None
-    macs: int | None
-    test: float | None = None
-    low: float | None = None
-    high: float | None = None
-    p_best: float | None = None
-    seeds: int = 0
-
-
-def folder_of(run: str) -> StudyFolder:
-    """Return the folder of a study, given its name or path.
-
-    Raises:
-        ConfigError: No such study; the message lists similar names.
-    """
-    for path in (Path(run), RUNS / run):
-        if (path / "study.json").exists():
-            return StudyFolder(path)
-    known = sorted(path.parent.name for path in RUNS.glob("*/study.json")) or ["(none yet)"]
-    raise ConfigError(
-        f"no study {run!r} here ({near(run, known)})", "name a study, or its folder with study.json in it"
-    )
-
-
-def study_of(run: str) -> tuple[StudyFolder, StudyRecord]:
-    """Return the folder and record of a study; for a comparison, those of the student that it recommends.
-
-    Raises:
-        ConfigError: No such study.
-        StoreError: The study is damaged, or the comparison is not complete.
+    A warning names data and teachers that have changed since the study ran, or are not on this machine.
     """
     folder = folder_of(run)
-    record = _judged(read_record(folder.record))
-    if isinstance(record, StudyRecord):
-        return folder, record
-    if record.choice is None or record.state != "complete":
-        raise StoreError(f"{run}: not all students are searched yet", f"finish the study first: {record.command}")
-    chosen_folder = folder_of(str(folder.path.parent / record.choice.study))
-    chosen = _judged(read_study(chosen_folder.record))
-    assert isinstance(chosen, StudyRecord)
-    return chosen_folder, chosen
+    record = read_record(folder.record)
+    if isinstance(record, StudyRecord) and folder.space.exists() and importlib.util.find_spec("torch"):
+        from autodistill.shipping import changes
 
-
-def _judged(record: StudyRecord | ComparisonRecord) -> StudyRecord | ComparisonRecord:
-    """Return a record with the verdict that this version computes; a record without a verdict is returned as is."""
-    if isinstance(record, StudyRecord):
-        return judged(record) if record.recommendation is not None else record
-    return judged_students(record) if record.choice is not None else record
-
-
-def write_report(run: str, to: Path | None) -> None:
-    """Render the report of a study and print the path of its page."""
-    record = read_record(folder_of(run).record)
+        for change in changes(folder, record):
+            console.show_note(f"warning: {change}")
     console.show_text(str(rendered(record, to or REPORTS / record.name)))
-
-
-def rendered(record: StudyRecord | ComparisonRecord, to: Path) -> Path:
-    """Render the report of one student or of several; return the path of its page."""
-    return render(record, to) if isinstance(record, StudyRecord) else render_comparison(record, to)
 
 
 def show(
@@ -142,7 +81,7 @@ def show(
         seen, record = written, read_record(path)
         show_record(record, output=output, pareto=pareto, sort=sort)
         if output == "table" and isinstance(record, StudyRecord):
-            ranked = sorted(record.trials, key=_trial_score, reverse=True)
+            ranked = sorted(record.trials, key=trial_score, reverse=True)
             shown = ranked if everything else ranked[:SHOWN_TRIALS]
             left = f" ({len(shown)} of {len(ranked)}; --all shows all)" if len(shown) < len(ranked) else ""
             console.show_rows(f"Trials{left}", TRIAL_COLUMNS, shown)
@@ -152,7 +91,7 @@ def show_record(
     record: StudyRecord | ComparisonRecord, *, output: str = "table", pareto: bool = False, sort: str = "test"
 ) -> None:
     """Print the recommendation and the teachers or students that it was chosen from; as JSON or CSV, everything."""
-    record = _judged(record)
+    record = judged_record(record)
     if output == "json":
         console.show_json(record.model_dump(mode="json"))
     elif output == "csv":
@@ -168,7 +107,8 @@ def _show_study(record: StudyRecord, *, pareto: bool, sort: str) -> None:
     _check_key(sort, TEACHER_KEYS)
     student, recommendation = record.student, record.recommendation
     cost = f"{count(student.cost.params)} params, {count(student.cost.macs)} MACs"
-    console.show_text(f"{student.architecture} width {student.width:g} ({cost}) on {record.data.name}")
+    what = student.name if student.foreign else f"{student.architecture} width {student.width:g}"
+    console.show_text(f"{what} ({cost}) on {record.data.name}")
     if recommendation is not None:
         _show_answer(recommendation.sentence, recommendation.reasons)
     lines = chosen_teachers(teacher_lines(record), pareto=pareto, sort=sort)
@@ -225,43 +165,6 @@ def show_environment(*, output: str) -> None:
         console.show_table("Environment", ("", ""), facts.items())
 
 
-def teacher_lines(record: StudyRecord) -> list[TeacherLine]:
-    """Return confirmed finalists in their order, then plain KD, then the other teachers by their own accuracy."""
-    ranking = record.recommendation.ranking if record.recommendation else ()
-    lines = []
-    for row in ranking:
-        name, val = row.teacher or "no teacher", row.search_val_top1
-        found = {"test": row.confirmed_test_top1, "low": row.low, "high": row.high}
-        lines.append(_teacher_line(record, name, row.params, val, **found, p_best=row.p_best, seeds=row.seeds))
-    if record.plain_kd is not None and not plain_kd_confirmed(record):
-        params = record.plain_kd.params
-        lines.append(_teacher_line(record, f"plain KD, {params.teacher}", params, record.plain_kd.val_top1))
-    ranked = {row.teacher for row in ranking}
-    for teacher in sorted(record.teachers, key=lambda teacher: teacher.val_top1, reverse=True):
-        if teacher.name not in ranked:
-            trials = [trial for trial in record.trials if trial.params.teacher == teacher.name]
-            best = max(trials, key=_trial_score, default=None)
-            params = best.params if best else TrialParams(teacher=teacher.name)
-            lines.append(_teacher_line(record, teacher.name, params, record.search_score(params)))
-    return lines
-
-
-def _teacher_line(
-    record: StudyRecord, name: str, params: TrialParams, val: float | None, **confirmed: Any
-) -> TeacherLine:
-    teacher = next((teacher for teacher in record.teachers if teacher.name == params.teacher), None)
-    return TeacherLine(
-        name=name,
-        method=params.method,
-        soft_weight=params.soft_weight if params.method else None,
-        val=val,
-        own=teacher.val_top1 if teacher else None,
-        params=teacher.cost.params if teacher else None,
-        macs=teacher.cost.macs if teacher else None,
-        **confirmed,
-    )
-
-
 def chosen_teachers(lines: Sequence[TeacherLine], *, pareto: bool, sort: str) -> list[TeacherLine]:
     """Return the rows of the leaderboard, sorted.
 
@@ -272,7 +175,7 @@ def chosen_teachers(lines: Sequence[TeacherLine], *, pareto: bool, sort: str) ->
         sort: One of `TEACHER_KEYS`. Scores descend, costs ascend, unknown values keep their order at the end.
     """
     if pareto:
-        confirmed = [(line, line.macs or 0, line.test) for line in lines if line.test is not None]
+        confirmed = [(line, _macs(line), line.test) for line in lines if line.test is not None]
         lines = [
             line
             for line, macs, test in confirmed
@@ -287,9 +190,11 @@ def chosen_teachers(lines: Sequence[TeacherLine], *, pareto: bool, sort: str) ->
     return sorted(lines, key=place)
 
 
-def _trial_score(trial: TrialRecord) -> tuple[float, float]:
-    """Return a sort key: trials with a full run above those with a rung only, trials without a score lowest."""
-    return score(trial.full), score(trial.rung)
+def _macs(line: TeacherLine) -> int | float:
+    """Return the MACs of a line's teacher: none without a teacher, infinitely many where they are unknown."""
+    if line.macs is not None:
+        return line.macs
+    return 0 if line.own is None else math.inf
 
 
 def _val(run: RunResult | None) -> float | None:
@@ -314,6 +219,7 @@ TEACHER_COLUMNS: dict[str, Callable[[TeacherLine], object]] = {
     ">soft": lambda line: None if line.soft_weight is None else f"{line.soft_weight:.2f}",
     ">test %": lambda line: percent(line.test),
     "95 % interval": lambda line: _test_interval(line, line.test),
+    ">balanced %": lambda line: percent(line.balanced),
     ">P(best)": lambda line: None if line.p_best is None else probability(line.p_best),
     ">seeds": lambda line: line.seeds,
     ">val %": lambda line: percent(line.val),

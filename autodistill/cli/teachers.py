@@ -5,19 +5,20 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from autodistill import console
 from autodistill import data as datasets
-from autodistill.cli import console
-from autodistill.cli.console import Display, percent
-from autodistill.cli.flags import search_options
-from autodistill.cli.search import shown_loading
+from autodistill.console import Display, percent
 from autodistill.errors import ConfigError
 from autodistill.executors import CheckTask, LocalExecutor, SerialExecutor, TrainTeacherTask
 from autodistill.formatting import count
+from autodistill.images_table import show_images
+from autodistill.options import search_options
 from autodistill.records import TRAINED_HERE, InspectionRecord, TeacherRecord
 from autodistill.report import render_inspection
 from autodistill.report.teachers import agreement_info, knowledge_info, temperatures_info
+from autodistill.running import shown_loading
 from autodistill.study import StudySpec, prepare_teachers, resolve
-from autodistill.teachers import adaptation
+from autodistill.teachers import adaptation, with_equals
 from autodistill.teachers.ladder import IMAGENET
 
 Row = tuple[str, TeacherRecord | None, str]
@@ -27,12 +28,12 @@ Row = tuple[str, TeacherRecord | None, str]
 def list_teachers(*, output: str, **flags: Any) -> None:
     """Print the teachers of a space; mark those that autodistill has still to train."""
     spec = _resolved(**flags)
-    missing = set(spec.untrained)
-    records = _checked(spec, [name for name, uri in spec.teachers.items() if uri not in missing])
+    missing = spec.unready
+    records = _checked(spec, [name for name in spec.teachers if name not in missing])
     rows: list[Row] = []
     for name, uri in spec.teachers.items():
         where = uri
-        if uri in missing:
+        if name in missing:
             where = "not trained yet"
         elif uri.startswith(TRAINED_HERE):
             where = str(spec.path_of(uri))
@@ -68,6 +69,7 @@ def adapt_teachers(*, source: Sequence[str], **flags: Any) -> None:
 
 
 def _train_missing(spec: StudySpec) -> None:
+    show_images(spec)
     missing = [TrainTeacherTask(uri=uri) for uri in spec.untrained]
     with Display() as display, LocalExecutor(spec.options.workers, spec.setup, data=spec.data) as executor:
         executor.run(missing, display.show)
@@ -96,25 +98,27 @@ def _checked(spec: StudySpec, names: Sequence[str]) -> dict[str, TeacherRecord]:
     """Check teachers in this process; return their records by name."""
     with Display() as display, SerialExecutor(spec.setup, data=spec.data) as executor:
         records = executor.run([CheckTask(name=name) for name in names], display.show)
-    return {record.name: record for record in records if isinstance(record, TeacherRecord)}
+    checked = with_equals([record for record in records if isinstance(record, TeacherRecord)])
+    return {record.name: record for record in checked}
 
 
 def _show(rows: Iterable[Row]) -> None:
     rows = list(rows)
     cells: list[Sequence[object]] = []
     for name, record, where in rows:
-        facts: Sequence[object] = [None] * 7
+        facts: Sequence[object] = [None] * 8
         if record is not None:
-            scores = (percent(record.val_top1), f"{record.val_nll:.3f}", percent(record.val_ece))
+            balanced = percent(record.val_balanced_top1)
+            scores = (percent(record.val_top1), balanced, f"{record.val_nll:.3f}", percent(record.val_ece))
             cost = record.cost
-            sizes = (count(cost.params), count(cost.macs), count(cost.size_bytes) + "B")
+            sizes = tuple(None if it is None else count(it) for it in (cost.params, cost.macs, cost.size_bytes))
             facts = (*scores, *sizes, record.normalisation)
         cells.append((name, *facts, where))
-    columns = ("name", ">val %", ">NLL", ">ECE %", ">params", ">MACs", ">size", "normalisation", "where")
+    columns = ("name", ">val %", ">balanced %", ">NLL", ">ECE %", ">params", ">MACs", ">size", "normalisation", "where")
     console.show_table("Teachers", columns, cells)
     for name, record, _ in rows:
         for note in record.notes if record else ():
-            console.show_note(f"{name}: {note}")
+            console.show_note(f"teacher {name}: {note}")
 
 
 def inspect_teachers(*, output: str, to: Path | None, teacher: Sequence[str] | None = None, **flags: Any) -> None:
@@ -124,8 +128,8 @@ def inspect_teachers(*, output: str, to: Path | None, teacher: Sequence[str] | N
         ConfigError: No teacher is trained. Only a note names the missing teachers if another is trained.
     """
     spec = _resolved(teachers=teacher, **flags)
-    untrained = set(spec.untrained)
-    names = [name for name, uri in spec.teachers.items() if uri not in untrained]
+    unready = spec.unready
+    names = [name for name in spec.teachers if name not in unready]
     train = f"autodistill teachers train --space {spec.options.space}"
     if not names:
         raise ConfigError(f"none of the teachers is trained yet: {', '.join(spec.teachers)}", train)

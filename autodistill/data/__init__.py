@@ -13,12 +13,26 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from autodistill.config import DataSpec
-from autodistill.data.datasets import cifar, digits, fashion_mnist, image_folder
+from autodistill.data.datasets import cifar, digits, fashion_mnist
 from autodistill.data.decoding import Progress
+from autodistill.data.folders import image_folder
 from autodistill.data.images import DamagedStore, Say, Stored, mapped, open_store
-from autodistill.data.splits import Files, Source, Split, average_pool, fingerprint, split, statistics
+from autodistill.data.pairs import arrays, download, torchvision_set, user_code
+from autodistill.data.reading import margin_at
+from autodistill.data.splits import (
+    Examples,
+    Files,
+    Source,
+    Split,
+    average_pool,
+    fingerprint,
+    short_name,
+    split,
+    split_rows,
+    statistics,
+)
 from autodistill.errors import DataError, lookup
-from autodistill.records import DataRecord
+from autodistill.records import DataRecord, ReadingRecord
 
 __all__ = [
     "DATASETS",
@@ -30,12 +44,15 @@ __all__ = [
     "Split",
     "at_size",
     "average_pool",
+    "download",
+    "file_names",
     "handed_over",
     "images_at_once",
     "load",
     "normalise",
     "received",
     "record",
+    "short_name",
     "with_validation",
 ]
 
@@ -45,6 +62,9 @@ DATASETS: dict[str, Callable[[DataSpec], Source | Files]] = {
     "cifar10": partial(cifar, classes=10),
     "cifar100": partial(cifar, classes=100),
     "folder": image_folder,
+    "arrays": arrays,
+    "python": user_code,
+    "torchvision": torchvision_set,
 }
 
 PIXELS_AT_ONCE, FEWEST_AT_ONCE, MOST_AT_ONCE = 2**17, 16, 512
@@ -69,6 +89,13 @@ class Data:
     """SHA-256 of images and labels of each split. Caches of derived values use it as a key."""
     file: Path | None = None
     """File from which the images are mapped; None: the images are in the memory of this process."""
+    examples: Examples | None = None
+    """Numbers of the images in the dataset; None: the images are not those of a dataset of DATASETS."""
+    margin: int = 0
+    """Pixels on every side by which the training images exceed the image size; crops of a view show them. Validation
+    and test images are cut to the image size."""
+    reading: ReadingRecord | None = None
+    """What was found in the user's files; None for datasets that are known by name."""
 
     @property
     def num_classes(self) -> int:
@@ -78,7 +105,11 @@ class Data:
     def image_shape(self) -> tuple[int, int, int]:
         """Channels, height, width."""
         channels, height, width = self.train.images.shape[1:]
-        return channels, height, width
+        return channels, height - 2 * self.margin, width - 2 * self.margin
+
+    def train_images(self, count: int) -> UInt8[Tensor, "examples channels height width"]:
+        """Return the first training images, cut to the image size."""
+        return centre(self.train.images[:count], margin=self.margin)
 
     def to(self, device: torch.device | str) -> "Data":
         """Return the same data on another device.
@@ -89,7 +120,8 @@ class Data:
         device = torch.device(device)
         if device == self.train.images.device:
             return self
-        splits = (self.train, self.validation, self.test)
+        train, *cut = (self.train, self.validation, self.test)
+        splits = [train, *(Split(_with_margin(images, margin=self.margin), labels) for images, labels in cut)]
         if device.type == "cuda":
             needed, (free, _) = sum(part.images.nbytes for part in splits), torch.cuda.mem_get_info(device)
             if needed > free:
@@ -98,7 +130,8 @@ class Data:
                     " there",
                     "set a smaller data.image_size or data.train, use fewer --workers, or train with --device cpu",
                 )
-        train, validation, test = (Split(images.to(device), labels.to(device)) for images, labels in splits)
+        train, *cut = (Split(images.to(device), labels.to(device)) for images, labels in splits)
+        validation, test = (Split(centre(images, margin=self.margin), labels) for images, labels in cut)
         return replace(self, train=train, validation=validation, test=test, file=None)
 
 
@@ -130,14 +163,31 @@ def load(spec: DataSpec, *, progress: Progress = lambda done, total: None, say: 
     """
     source = lookup("dataset", spec.name.partition(":")[0], DATASETS)(spec)
     if isinstance(source, Files):
-        return _of_file(spec, mapped(source, spec, progress=progress, say=say))
+        data = _of_file(spec, mapped(source, spec, progress=progress, say=say))
+        reading = data.reading and data.reading.model_copy(update={"left_out": source.left_out})
+        return replace(data, reading=reading)
     if spec.pool > 1:
         parts = source.parts.items()
         pooled = {name: Split(average_pool(images, size=spec.pool), labels) for name, (images, labels) in parts}
         source = source._replace(parts=pooled)
     splits = split(source, spec)
     mean, std = statistics(splits.train.images)
-    return Data(spec.name, source.classes, *splits, mean, std, fingerprint(splits))
+    train, validation, test = map(torch.from_numpy, split_rows(source.labels, spec))
+    sizes = {name: len(part.labels) for name, part in source.parts.items()}
+    examples = Examples(train, validation, test, sizes, partial(file_names, spec))
+    return Data(spec.name, source.classes, *splits, mean, std, fingerprint(splits), examples=examples)
+
+
+def file_names(spec: DataSpec) -> list[str] | None:
+    """Return the path of the file of each example, in the order of their numbers; None: files hold many examples.
+
+    Raises:
+        ConfigError, DataError: As for `load`.
+    """
+    source = lookup("dataset", spec.name.partition(":")[0], DATASETS)(spec)
+    if not isinstance(source, Files) or source.names is None or source.folder is None:
+        return None
+    return [str(source.folder / name) for name in source.names()]
 
 
 def handed_over(data: Data) -> Data | Kept:
@@ -173,7 +223,7 @@ def received(given: Data | Kept | None, spec: DataSpec) -> Data:
 def at_size(
     data: Data, spec: DataSpec, rows: Int[Tensor, " rows"], size: int
 ) -> UInt8[Tensor, "rows channels height width"] | None:
-    """Decode validation images again from their files in another size.
+    """Decode validation images again from their files in another size, and cut them as those of that size are cut.
 
     Args:
         data: Data that were loaded from `spec`.
@@ -191,7 +241,9 @@ def at_size(
         stored = open_store(data.file, verify=False)
         if not isinstance(source, Files) or source.again is None or source.index() != stored.header.index:
             return None
-        return source.again(stored.numbers[len(data.train.labels) + rows].numpy(), size)
+        margin = margin_at(size) if data.margin else 0
+        numbers = stored.numbers[stored.header.splits[0] + rows.cpu()].numpy()
+        return centre(source.again(numbers, size + 2 * margin), margin=margin)
     except (DataError, OSError, DamagedStore):
         return None
 
@@ -202,11 +254,28 @@ def with_validation(data: Data) -> Data:
     `mean` and `std` are unchanged, because the normalisation is part of a student's configuration. The validation
     split is unchanged too, but its images are then training images. Mapped images are not copied.
     """
-    joined = Split(
-        _joined(data.train.images, data.validation.images), _joined(data.train.labels, data.validation.labels)
-    )
+    validation = _with_margin(data.validation.images, margin=data.margin)
+    joined = Split(_joined(data.train.images, validation), _joined(data.train.labels, data.validation.labels))
     found = hashlib.sha256(f"train+validation {data.fingerprint}".encode()).hexdigest()
-    return replace(data, train=joined, fingerprint=found, file=None)
+    examples = data.examples and data.examples._replace(
+        train=torch.cat([data.examples.train, data.examples.validation])
+    )
+    return replace(data, train=joined, fingerprint=found, examples=examples, file=None)
+
+
+def centre(images: Tensor, *, margin: int) -> UInt8[Tensor, "examples channels height width"]:
+    """Cut a margin from images, without a copy."""
+    height, width = images.shape[2:]
+    return images[:, :, margin : height - margin, margin : width - margin]
+
+
+def _with_margin(images: Tensor, *, margin: int) -> Tensor:
+    """Return images from which `centre` has cut a margin, without a copy."""
+    if not margin:
+        return images
+    (count, channels, height, width), strides = images.shape, images.stride()
+    begin = images.storage_offset() - margin * (strides[2] + strides[3])
+    return images.as_strided((count, channels, height + 2 * margin, width + 2 * margin), strides, begin)
 
 
 def _joined(first: Tensor, second: Tensor) -> Tensor:
@@ -221,6 +290,7 @@ def _joined(first: Tensor, second: Tensor) -> Tensor:
 
 def record(data: Data, *, spec: DataSpec, views: int) -> DataRecord:
     """Return the record of data that were loaded from `spec` and are augmented by a pool of `views` views."""
+    splits = (data.train, data.validation, data.test) if data.reading else ()
     return DataRecord(
         name=data.name,
         classes=data.classes,
@@ -232,6 +302,8 @@ def record(data: Data, *, spec: DataSpec, views: int) -> DataRecord:
         view_seed=spec.view_seed,
         views=views,
         fingerprint=data.fingerprint,
+        counts=tuple(tuple(part.labels.bincount(minlength=data.num_classes).tolist()) for part in splits),
+        reading=data.reading,
     )
 
 
@@ -268,5 +340,21 @@ def _scale_and_shift(mean: tuple[float, ...], std: tuple[float, ...], device: to
 
 
 def _of_file(spec: DataSpec, found: Stored) -> Data:
-    header = found.header
-    return Data(spec.name, header.classes, *found.splits, header.mean, header.std, header.fingerprint, found.path)
+    header, (train, validation, test) = found.header, found.splits
+    validation, test = (Split(centre(it.images, margin=header.margin), it.labels) for it in (validation, test))
+    outside = len(found.numbers) - sum(header.splits)
+    rows = found.numbers.split([*header.splits, outside])
+    return Data(
+        spec.name,
+        header.classes,
+        train,
+        validation,
+        test,
+        header.mean,
+        header.std,
+        header.fingerprint,
+        file=found.path,
+        examples=Examples(rows[0], rows[1], rows[2], dict(header.parts), partial(file_names, spec)),
+        margin=header.margin,
+        reading=header.reading,
+    )

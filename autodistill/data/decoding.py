@@ -11,8 +11,10 @@ import json
 import os
 import queue
 import signal
+import struct
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -35,8 +37,8 @@ another process."""
 CHUNK_FILES, CHUNK_BYTES = 128, 4 * 2**20
 """Limits of a request."""
 
-SHOWN = 12
-"""Largest number of files that an error message names."""
+ORIENTATION = 0x0112
+"""EXIF tag: how a camera was held."""
 
 Progress = Callable[[int, int], None]
 """Function of the number of images that are done and the number of all images."""
@@ -48,13 +50,12 @@ Row = tuple[int, str]
 class Job(NamedTuple):
     """How images are decoded, and where to."""
 
-    target: str
-    """Path of an existing file, in which row r starts at byte `offset + r * 3 * size * size`."""
-    offset: int
-    size: int
-    """Height and width of the image in a row."""
-    resize: bool
-    """Whether images of another size are resized; otherwise they are errors."""
+    target: str = ""
+    """Path of an existing file, in which row r starts at byte `offset + r * 3 * size * size`; empty: the files are
+    looked at, not decoded."""
+    offset: int = 0
+    size: int = 0
+    """Height and width of the image in a row. The centre square of an image is resized to it."""
 
 
 class Problem(NamedTuple):
@@ -62,12 +63,20 @@ class Problem(NamedTuple):
 
     message: str
     hint: str
-    ends: bool
-    """Whether no other file need be decoded."""
 
 
-class SizeError(DataError):
-    """An image differs in size from the others."""
+class Look(NamedTuple):
+    """What the header of an image file says."""
+
+    width: int
+    """As stored; a rotation by the EXIF orientation is not applied."""
+    height: int
+    kind: str
+    """Kind of colours: colour, grey, palette, transparent, CMYK, 16 bit, or Pillow's name of another mode."""
+    rotated: bool
+    """Whether an EXIF orientation rotates or mirrors the image."""
+    frames: bool
+    """Whether it has several frames."""
 
 
 def decode_files(files: Sequence[Row], sizes: Sequence[int], *, job: Job, progress: Progress) -> None:
@@ -80,24 +89,35 @@ def decode_files(files: Sequence[Row], sizes: Sequence[int], *, job: Job, progre
         progress: Called after each chunk.
 
     Raises:
-        DataError: Files cannot be decoded. The message names up to a dozen of them.
+        DataError: Files cannot be decoded. The message names all of them.
         OSError: The target cannot be written.
     """
     few = len(files) < FEW_FILES and sum(sizes) < FEW_BYTES
     problems: list[Problem] = []
     done = 0
     with contextlib.ExitStack() as stack:
-        for chunk, found in _decoded(_chunks(files, sizes), job, stack, few=few):
-            problems += found
+        for chunk, found in _answered(_chunks(files, sizes), job, stack, few=few):
+            problems += [Problem(*problem) for problem in found]
             done += len(chunk)
             progress(done, len(files))
-            if ending := [problem for problem in found if problem.ends]:
-                raise DataError(ending[0].message, ending[0].hint)
     if problems:
-        lines = [problem.message for problem in problems[:SHOWN]]
-        if len(problems) > SHOWN:
-            lines.append(f"and {len(problems) - SHOWN} more files")
-        raise DataError("\n  ".join(lines), "; ".join(dict.fromkeys(problem.hint for problem in problems)))
+        hints = "; ".join(dict.fromkeys(problem.hint for problem in problems))
+        raise DataError("\n  ".join(problem.message for problem in problems), hints)
+
+
+def look_at(files: Sequence[str], sizes: Sequence[int]) -> list[Look | None]:
+    """Read the headers of image files; None for a file that cannot be read, which decoding then reports.
+
+    Args:
+        files: Path of each file.
+        sizes: Size of each file in bytes.
+    """
+    few = len(files) < FEW_FILES
+    looks: list[Look | None] = []
+    with contextlib.ExitStack() as stack:
+        for _, found in _answered(_chunks([*enumerate(files)], sizes), Job(), stack, few=few):
+            looks += [None if look is None else Look(*look) for look in found]
+    return looks
 
 
 def serve(requests: Any, answers: Any) -> None:
@@ -111,11 +131,17 @@ def serve(requests: Any, answers: Any) -> None:
     job = Job(*json.loads(requests.readline()))
     for line in requests:
         try:
-            answer: object = decode_rows(job, json.loads(line))
+            answer: object = _answer(job, [(row, path) for row, path in json.loads(line)])
         except OSError as error:
             answer = error.errno or errno.EIO  # Python raises some errors without a number
         answers.write(json.dumps(answer) + "\n")
         answers.flush()
+
+
+def _answer(job: Job, rows: Sequence[Row]) -> Sequence[object]:
+    with warnings.catch_warnings():  # of Pillow, about unusual metadata
+        warnings.simplefilter("ignore")
+        return decode_rows(job, rows) if job.target else [_look(path) for _, path in rows]
 
 
 def decode_rows(job: Job, rows: Sequence[Row]) -> list[Problem]:
@@ -128,9 +154,9 @@ def decode_rows(job: Job, rows: Sequence[Row]) -> list[Problem]:
     with Path(job.target).open("r+b", buffering=0) as target:
         for row, path in rows:
             try:
-                pixels = _decode(path, size=job.size, resize=job.resize)
+                pixels = _decode(path, size=job.size)
             except DataError as error:
-                problems.append(Problem(error.message, error.hint, isinstance(error, SizeError)))
+                problems.append(Problem(error.message, error.hint))
                 continue
             write_at(target, job.offset + row * len(pixels), pixels)
     return problems
@@ -144,25 +170,81 @@ def write_at(file: BinaryIO, offset: int, content: bytes | memoryview) -> None:
         left = left[file.write(left) :]
 
 
-def _decode(path: str, *, size: int, resize: bool) -> bytes:
+def _decode(path: str, *, size: int) -> bytes:
+    with opened(path) as image:
+        if image.width != image.height:  # square images are decoded in full, as they always were
+            image.draft(None, (2 * size, 2 * size))  # a JPEG of many pixels is decoded at a half, quarter or eighth
+        pixels: bytes = square(image, size=size).tobytes()
+    return pixels
+
+
+def square(image: Any, *, size: int) -> Any:
+    """Return an image of Pillow upright, as RGB, its centre square resized to `size` x `size` pixels.
+
+    Transparent pixels are laid over white. Of 16 bits per channel, the upper 8 are kept.
+    """
+    from PIL import Image, ImageOps
+
+    if _orientation(image) != 1:
+        image = ImageOps.exif_transpose(image)
+    rgb = _as_rgb(image)
+    if rgb.size == (size, size):
+        return rgb
+    side: int = min(rgb.size)
+    left, top = (rgb.width - side) / 2, (rgb.height - side) / 2
+    return rgb.resize((size, size), Image.Resampling.BILINEAR, box=(left, top, left + side, top + side))
+
+
+def _as_rgb(image: Any) -> Any:
     from PIL import Image
 
-    with opened(path) as image:
-        if not resize and image.size != (size, size):
-            raise SizeError(
-                f"{path}: {image.width}x{image.height}, images before it are {size}x{size}",
-                "set data.image_size: images are resized to it",
-            )
-        # Conversions that change nothing would copy the image.
-        rgb = image if image.mode == "RGB" else image.convert("RGB")
-        resized = rgb if rgb.size == (size, size) else rgb.resize((size, size), Image.Resampling.BILINEAR)
-        pixels: bytes = resized.tobytes()
-    return pixels
+    kind = kind_of(image)
+    if kind == "transparent":
+        rgba = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
+    if kind == "16 bit":
+        wide = image.convert("I")
+        low, high = wide.getextrema()
+        if low < 0 or high > 65_535:
+            raise ValueError(f"pixel values from {low} to {high}, allowed are 8 or 16 bits a channel")
+        image = wide.point(lambda value: value * (1 / 256)).convert("L")
+    elif image.mode == "F":
+        raise ValueError("pixels of mode F, allowed are 8 or 16 bits a channel")
+    # Conversions that change nothing would copy the image.
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def kind_of(image: Any) -> str:
+    """Return the kind of colours of an image of Pillow, as in `Look`."""
+    if image.mode in ("LA", "PA", "La", "RGBA", "RGBa") or "transparency" in image.info:
+        return "transparent"
+    known = {"RGB": "colour", "L": "grey", "1": "grey", "P": "palette"}
+    return "16 bit" if image.mode.startswith("I") else known.get(image.mode, image.mode)
+
+
+def _orientation(image: Any) -> int:
+    """Return the EXIF orientation of an image; 1, upright, if the metadata are absent or damaged."""
+    try:
+        found = image.getexif().get(ORIENTATION, 1)
+    except (SyntaxError, ValueError, KeyError, TypeError, struct.error):
+        return 1
+    return found if found in range(2, 9) else 1
+
+
+def _look(path: str) -> Look | None:
+    try:
+        with opened(path) as image:
+            # Pillow would decode a PNG without EXIF data to look for them at its end.
+            rotated = image.format != "PNG" or "exif" in image.info
+            frames = image.format in ("GIF", "PNG", "TIFF", "WEBP") and getattr(image, "is_animated", False)
+            return Look(image.width, image.height, kind_of(image), rotated and _orientation(image) != 1, bool(frames))
+    except DataError:
+        return None
 
 
 @contextlib.contextmanager
 def opened(path: str) -> Iterator[Any]:
-    """Open an image of 8 bits per channel.
+    """Open an image.
 
     Raises:
         DataError: The file is not a complete image. Some files turn out to be damaged only when the caller reads
@@ -172,10 +254,8 @@ def opened(path: str) -> Iterator[Any]:
 
     try:
         with Image.open(path) as image:
-            if image.mode.startswith(("I", "F")):
-                raise DataError(f"{path}: pixels of mode {image.mode}, allowed are 8 bits a channel", "convert it")
             yield image
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except (OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError) as error:
         hint = "remove the file, or replace it by a complete image"
         raise DataError(f"{path}: not a complete image ({error})", hint) from error
 
@@ -192,18 +272,18 @@ def _chunks(files: Sequence[Row], sizes: Sequence[int]) -> list[list[Row]]:
     return chunks
 
 
-def _decoded(
+def _answered(
     chunks: list[list[Row]], job: Job, stack: contextlib.ExitStack, *, few: bool
-) -> Iterator[tuple[list[Row], list[Problem]]]:
-    """Decode chunks; return them in their order, each with the problems of its files."""
+) -> Iterator[tuple[list[Row], Sequence[Any]]]:
+    """Decode chunks, or look at them; return them in their order, each with the problems or looks of its files."""
     count = min(usable_cores(), len(chunks))
     if few or count == 1:
-        return ((chunk, decode_rows(job, chunk)) for chunk in chunks)
+        return ((chunk, _answer(job, chunk)) for chunk in chunks)
     idle: queue.SimpleQueue[subprocess.Popen[str]] = queue.SimpleQueue()
     for _ in range(count):
         idle.put(stack.enter_context(_decoder(job)))
 
-    def decoded(chunk: list[Row]) -> list[Problem]:
+    def answered(chunk: list[Row]) -> Sequence[Any]:
         process = idle.get()
         try:
             return _request(process, chunk)
@@ -212,7 +292,7 @@ def _decoded(
 
     pool = ThreadPoolExecutor(count)
     stack.callback(pool.shutdown, cancel_futures=True)
-    return zip(chunks, pool.map(decoded, chunks), strict=True)
+    return zip(chunks, pool.map(answered, chunks), strict=True)
 
 
 @contextlib.contextmanager
@@ -247,8 +327,8 @@ def _decoder(job: Job) -> Iterator["subprocess.Popen[str]"]:
         process.stdout.close()
 
 
-def _request(process: "subprocess.Popen[str]", chunk: list[Row]) -> list[Problem]:
-    """Have a process decode a chunk, and return the problems."""
+def _request(process: "subprocess.Popen[str]", chunk: list[Row]) -> Sequence[Any]:
+    """Have a process decode a chunk or look at it, and return its answer."""
     assert process.stdout is not None
     kills = oom_kills()
     _send(process, chunk)
@@ -266,7 +346,8 @@ def _request(process: "subprocess.Popen[str]", chunk: list[Row]) -> list[Problem
     answer: Any = json.loads(line)
     if isinstance(answer, int):
         raise OSError(answer, os.strerror(answer))
-    return [Problem(*problem) for problem in answer]
+    found: Sequence[Any] = answer
+    return found
 
 
 def _send(process: "subprocess.Popen[str]", message: object) -> None:

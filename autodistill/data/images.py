@@ -24,11 +24,11 @@ import threading
 import time
 import warnings
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -38,6 +38,7 @@ from torch import Tensor
 
 from autodistill.config import DataSpec
 from autodistill.data.decoding import Progress, write_at
+from autodistill.data.reading import with_duplicates
 from autodistill.data.splits import (
     Files,
     Labels,
@@ -53,7 +54,7 @@ from autodistill.data.splits import (
 )
 from autodistill.errors import DataError, InUseError, StoreError
 from autodistill.machine import usable_cores
-from autodistill.records import Record
+from autodistill.records import ReadingRecord, Record
 from autodistill.store import cache_root, digest, locked, writing
 
 KEPT = 4
@@ -102,6 +103,9 @@ class Header(Record):
     """SHA-256 of pixels and labels of the splits."""
     checksums: tuple[int, ...] = ()
     """CRC-32 of each block."""
+    margin: int = 0
+    """Pixels on every side by which the images exceed the image size."""
+    reading: ReadingRecord | None = None
 
 
 @dataclass(frozen=True)
@@ -150,7 +154,8 @@ def mapped(files: Files, spec: DataSpec, *, progress: Progress, say: Say) -> Sto
     """
     index = files.index()
     path = _path(files, index, spec)
-    found = _kept(path, index, say)
+    described = files.names is not None
+    found = _kept(path, index, say, described=described)
     if found is not None:
         return found
     lock = path.parent / "lock"
@@ -162,7 +167,9 @@ def mapped(files: Files, spec: DataSpec, *, progress: Progress, say: Say) -> Sto
             held.enter_context(locked(lock))
         for left in lock.parent.glob(".*.tmp"):  # of killed processes
             _remove(left)
-        found = _kept(path, index, lambda text: None) or _written(path, files, index, spec, progress)
+        found = _kept(path, index, lambda text: None, described=described) or _written(
+            path, files, index, spec, progress
+        )
         for old in _others(path)[KEPT - 1 :]:
             _remove(old)
             _remove(_stamp(old))
@@ -203,12 +210,14 @@ def _path(files: Files, index: str, spec: DataSpec) -> Path:
     return folder / f"{digest(index, splits, spec.pool)}.images"
 
 
-def _kept(path: Path, index: str, say: Say) -> Stored | None:
-    """Map a file of the cache; return None if it is missing or damaged."""
+def _kept(path: Path, index: str, say: Say, *, described: bool) -> Stored | None:
+    """Map a file of the cache; return None if it is missing or damaged, or lacks a description that it must have."""
     try:
         found = open_store(path, verify=not _was_verified(path))
         if found.header.index != index:
             raise DamagedStore("it holds other images")
+        if described and found.header.reading is None:  # of an older version, which decoded photographs differently
+            return None
     except (FileNotFoundError, NotADirectoryError):
         return None
     except DamagedStore as damage:
@@ -225,13 +234,15 @@ def _written(path: Path, files: Files, index: str, spec: DataSpec, progress: Pro
             base = open_store(other, verify=not _was_verified(other))
         except (DamagedStore, FileNotFoundError):
             continue
-        if base.header.index == index and base.header.pool in (1, spec.pool):
-            return _derived(path, base, spec, progress)
-    labels, shape, write = files.read()
-    demand_pool(spec.pool, height=shape[1], width=shape[2])
+        described = base.header.reading is not None or files.names is None
+        if base.header.index == index and base.header.pool in (1, spec.pool) and described:
+            return _derived(path, base, spec, progress, files)
+    content = files.read(progress)
+    labels, shape = content.labels, content.shape
+    demand_pool(spec.pool, height=shape[1], width=shape[2], margin=content.margin)
 
     def fill(target: Path, offset: int, places: Numbers) -> None:
-        write(target, offset, places, progress)
+        content.write(target, offset, places, progress)
         if files.index() != index:
             raise DataError(
                 f"{files.place[0]}: files were changed or removed while they were read",
@@ -239,13 +250,27 @@ def _written(path: Path, files: Files, index: str, spec: DataSpec, progress: Pro
             )
 
     whole = spec.model_copy(update={"pool": 1})
-    base = _store(_path(files, index, whole), whole, index, labels, shape, fill)
-    return base if spec.pool == 1 else _derived(path, base, spec, progress)
+    kind = _Kind(index, labels, shape, content.margin, content.reading, files.names)
+    base = _store(_path(files, index, whole), whole, kind, fill)
+    return base if spec.pool == 1 else _derived(path, base, spec, progress, files)
 
 
-def _derived(path: Path, base: Stored, spec: DataSpec, progress: Progress) -> Stored:
+@dataclass(frozen=True)
+class _Kind:
+    """What a file of images holds, apart from the split."""
+
+    index: str
+    labels: Labels
+    shape: tuple[int, int, int]
+    margin: int
+    reading: ReadingRecord | None
+    names: Callable[[], Sequence[str]] | None
+
+
+def _derived(path: Path, base: Stored, spec: DataSpec, progress: Progress, files: Files) -> Stored:
     """Write a file of images from another file of the same images, in another order or without pooling; map it."""
-    size = spec.pool // base.header.pool
+    size, header = spec.pool // base.header.pool, base.header
+    demand_pool(size, height=header.shape[1], width=header.shape[2], margin=header.margin)
     channels, height, width = average_pool(base.images[:1], size=size).shape[1:]
 
     def fill(target: Path, offset: int, places: Numbers) -> None:
@@ -257,11 +282,14 @@ def _derived(path: Path, base: Stored, spec: DataSpec, progress: Progress) -> St
                 done += len(pooled)
                 progress(done, len(numbers))
 
-    return _store(path, spec, base.header.index, base.labels, (channels, height, width), fill)
+    shape = (channels, height, width)
+    kind = _Kind(header.index, base.labels, shape, header.margin, header.reading, files.names)
+    return _store(path, spec, kind, fill)
 
 
-def _store(path: Path, spec: DataSpec, index: str, labels: Labels, shape: tuple[int, int, int], fill: Fill) -> Stored:
+def _store(path: Path, spec: DataSpec, kind: _Kind, fill: Fill) -> Stored:
     """Write a file of images atomically, and map it."""
+    labels, shape = kind.labels, kind.shape
     rows = split_rows(labels, spec)
     total = sum(map(len, labels.parts.values()))
     chosen = np.concatenate(rows)
@@ -272,12 +300,14 @@ def _store(path: Path, spec: DataSpec, index: str, labels: Labels, shape: tuple[
     labels_at = _labels_at(shape, total)
     end = labels_at + 2 * total * _NUMBER.itemsize
     header = Header(
-        index=index,
+        index=kind.index,
         pool=spec.pool,
         shape=shape,
         parts={name: len(part) for name, part in labels.parts.items()},
         splits=(len(rows[0]), len(rows[1]), len(rows[2])),
         classes=labels.classes,
+        margin=kind.margin,
+        reading=kind.reading,
     )
     with _full_disk_told(path, end), writing(path) as temporary:
         _reserve(temporary, end)
@@ -285,7 +315,7 @@ def _store(path: Path, spec: DataSpec, index: str, labels: Labels, shape: tuple[
         with temporary.open("r+b") as file:
             file.seek(labels_at)
             file.write(row_labels.tobytes() + numbers.tobytes())
-        text = _described(temporary, header, end).model_dump_json().encode()
+        text = _described(temporary, header, end, kind.names).model_dump_json().encode()
         with temporary.open("r+b") as file:
             file.seek(end)
             file.write(text)
@@ -309,13 +339,19 @@ def _labels_at(shape: tuple[int, int, int], rows: int) -> int:
     return PIXELS_AT + -(-pixels // _NUMBER.itemsize) * _NUMBER.itemsize
 
 
-def _described(temporary: Path, header: Header, end: int) -> Header:
-    """Return the header with statistics, fingerprint and checksums of the images."""
+def _described(temporary: Path, header: Header, end: int, names: Callable[[], Sequence[str]] | None) -> Header:
+    """Return the header with statistics, fingerprint and checksums of the images, and those that occur twice."""
     with temporary.open("rb") as file:
-        splits = _mapped(temporary, header, file).splits
+        stored = _mapped(temporary, header, file)
         checksums = _checksums(file, end)
+    splits = stored.splits
     mean, std = statistics(splits.train.images)
-    found = {"mean": mean, "std": std, "fingerprint": fingerprint(splits), "checksums": checksums}
+    found: dict[str, Any] = {"mean": mean, "std": std, "fingerprint": fingerprint(splits), "checksums": checksums}
+    if header.margin:  # the same pixels with another margin are other images
+        found["fingerprint"] = hashlib.sha256(f"margin {header.margin} {found['fingerprint']}".encode()).hexdigest()
+    if header.reading is not None:
+        named = names() if names else None
+        found["reading"] = with_duplicates(header.reading, splits, stored.numbers.numpy(), named)
     return header.model_copy(update=found)
 
 

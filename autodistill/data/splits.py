@@ -1,6 +1,7 @@
 """Images and labels of a dataset: their types, splits, pooling, channel statistics and fingerprint."""
 
 import hashlib
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from torch import Tensor
 from autodistill.config import DataSpec
 from autodistill.data.decoding import Progress
 from autodistill.errors import DataError
+from autodistill.records import ReadingRecord
 
 Numbers = Int[np.ndarray, " examples"]
 Images = UInt8[Tensor, "examples channels height width"]
@@ -33,6 +35,21 @@ class Splits(NamedTuple):
     train: Split
     validation: Split
     test: Split
+
+
+class Examples(NamedTuple):
+    """Which examples of a dataset the images of the splits are.
+
+    Examples are numbered consecutively through the parts of the dataset, in the order of its own files.
+    """
+
+    train: Int[Tensor, " train"]
+    validation: Int[Tensor, " validation"]
+    test: Int[Tensor, " test"]
+    parts: dict[str, int]
+    """Number of examples in each part: `train`, and `validation` and `test` if the dataset has them itself."""
+    file_names: Callable[[], list[str] | None]
+    """Returns the path of the file of each example by number; None: files hold many examples."""
 
 
 class Labels(NamedTuple):
@@ -65,6 +82,10 @@ class Content(NamedTuple):
     write: Callable[[Path, int, Numbers, Progress], None]
     """`write(path, offset, rows, progress)`: write the image of each example to its row of an existing file, whose
     rows start at byte `offset`. Channels of a pixel are adjacent (height, width, channels)."""
+    margin: int = 0
+    """Pixels on every side by which the stored images exceed the image size."""
+    reading: ReadingRecord | None = None
+    """What was found in the files; None for datasets that are known by name."""
 
 
 @dataclass(frozen=True)
@@ -78,10 +99,32 @@ class Files:
     index: Callable[[], str]
     """Returns a digest of names, sizes and modification times of the files and of the versions of decoders. Equal
     digests mean unchanged files. Each call looks at the files again."""
-    read: Callable[[], Content]
-    """Reads the labels."""
+    read: Callable[[Progress], Content]
+    """Reads the labels, and where it must also the images; shows its progress."""
+    names: Callable[[], Sequence[str]] | None = None
+    """Returns the name of each example, for messages; None: the dataset is known by name and is not described."""
+    folder: Path | None = None
+    """Folder of the files that `names` names, a file for each example; None: they are no files."""
+    left_out: tuple[str, ...] = ()
+    """Files and folders that are not read, a line for each reason."""
     again: Callable[[Numbers, int], Images] | None = None
-    """`again(numbers, size)` decodes examples again in another size; None: the files hold images of one size."""
+    """`again(numbers, side)` decodes examples again as squares of another side; None: the files hold images of one
+    size, or cannot be read row by row."""
+
+
+def short_name(name: str) -> str:
+    """Return the last part of the name of a user's dataset, for names of studies; empty for registered datasets.
+
+    `folder:/data/my photos` gives `my-photos`, `python:data.py:flowers?size=64` gives `flowers`.
+    """
+    scheme, _, target = name.partition(":")
+    if scheme == "folder":
+        target = Path(target).expanduser().resolve().name
+    elif scheme == "arrays":
+        target = Path(target).stem
+    else:
+        target = target.partition("?")[0].rpartition(":")[2]
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", target).strip("-.")
 
 
 def split(source: Source, spec: DataSpec) -> Splits:
@@ -190,12 +233,14 @@ def statistics(images: Images) -> tuple[tuple[float, ...], tuple[float, ...]]:
     return tuple(mean.tolist()), tuple(std.clamp(min=1 / 255).tolist())
 
 
-def demand_pool(size: int, *, height: int, width: int) -> None:
+def demand_pool(size: int, *, height: int, width: int, margin: int = 0) -> None:
     """Check that images can be averaged over blocks of `size` x `size` pixels.
 
     Raises:
-        DataError: `size` does not divide height and width.
+        DataError: `size` does not divide height and width, or the images have a margin.
     """
+    if size > 1 and margin:
+        raise DataError(f"data.pool = {size}: photographs are not pooled", "set a smaller data.image_size instead")
     if height % size or width % size:
         divisors = ", ".join(str(n) for n in range(1, min(height, width) + 1) if height % n == 0 and width % n == 0)
         raise DataError(f"data.pool = {size} does not divide {height}x{width} images", f"allowed: {divisors}")

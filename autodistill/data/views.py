@@ -22,7 +22,7 @@ class View(NamedTuple):
 
     seed: int
     crop: int
-    """Pixels of zero padding on every side before a random crop back to the image size."""
+    """Largest shift of a random crop in pixels. Beyond the margin of the stored images, the crop shows black."""
     flip: bool
     """Whether half of the images are mirrored."""
 
@@ -33,7 +33,8 @@ def take_view(
     *,
     view: View,
     epoch: int,
-) -> UInt8[Tensor, "batch channels height width"]:
+    margin: int = 0,
+) -> UInt8[Tensor, "batch channels view_height view_width"]:
     """Return one view of each of `examples`, in channels_last memory.
 
     Args:
@@ -42,11 +43,12 @@ def take_view(
         examples: Indices into `images`, on the same device.
         view: The augmentation. With crop 0 and without flip the result is the images themselves.
         epoch: Any integer; a study with a pool of views passes the number of the view.
+        margin: Pixels on every side of `images` by which views are smaller. Crops show these pixels before padding.
 
     Raises:
         ValueError: `view.crop` is negative.
     """
-    return take_drawn(images, examples, draw(examples, view=view, epoch=epoch), crop=view.crop)
+    return take_drawn(images, examples, draw(examples, view=view, epoch=epoch), crop=view.crop, margin=margin)
 
 
 def take_drawn(
@@ -55,7 +57,8 @@ def take_drawn(
     draws: Integer[Tensor, "batch 3"],
     *,
     crop: int,
-) -> UInt8[Tensor, "batch channels height width"]:
+    margin: int = 0,
+) -> UInt8[Tensor, "batch channels view_height view_width"]:
     """Return one view of each of `examples`, given the result of `draw`; otherwise as `take_view`.
 
     Raises:
@@ -63,14 +66,15 @@ def take_drawn(
     """
     if crop < 0:
         raise ValueError(f"crop {crop} must be at least 0")
-    channels, height, width = images.shape[1:]
+    channels, full_height, full_width = images.shape[1:]
+    height, width = full_height - 2 * margin, full_width - 2 * margin
     examples = examples.long()  # 32 bits cannot index the pixels of a large dataset
     top, left, mirror = draws.long().unbind(1)
-    rows = top[:, None] - crop + torch.arange(height, device=images.device)
+    rows = top[:, None] - crop + margin + torch.arange(height, device=images.device)
     across = torch.arange(width, device=images.device)
-    cols = left[:, None] - crop + torch.where(mirror[:, None] == 1, width - 1 - across, across)
-    inside_rows, inside_cols = rows.clamp(0, height - 1), cols.clamp(0, width - 1)
-    pixels = (examples[:, None] * height + inside_rows)[:, :, None] * width + inside_cols[:, None, :]
+    cols = left[:, None] - crop + margin + torch.where(mirror[:, None] == 1, width - 1 - across, across)
+    inside_rows, inside_cols = rows.clamp(0, full_height - 1), cols.clamp(0, full_width - 1)
+    pixels = (examples[:, None] * full_height + inside_rows)[:, :, None] * full_width + inside_cols[:, None, :]
     found = images.permute(0, 2, 3, 1).flatten(0, 2).index_select(0, pixels.flatten())
     inside = (rows == inside_rows)[:, :, None] & (cols == inside_cols)[:, None, :]
     found *= inside.view(-1, 1)  # the padding is black; the clamped index found a pixel at the edge

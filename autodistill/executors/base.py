@@ -12,6 +12,7 @@ from autodistill.errors import AutodistillError, StudyError
 from autodistill.records import (
     AgreementRecord,
     Event,
+    ForeignRecord,
     KeptResult,
     Mode,
     Note,
@@ -33,10 +34,14 @@ class Setup(Record):
 
     space: Space
     student: str
+    foreign: ForeignRecord | None = None
+    """What is known about a student from elsewhere."""
     teachers: dict[str, str]
     """Name to URI."""
     fingerprints: dict[str, str]
     """Name to fingerprint of the given teachers."""
+    shown_as: dict[str, str] = {}
+    """Name to the URI in records, if it is another than in `teachers`."""
     data: str
     """Fingerprint of the data."""
     views: int

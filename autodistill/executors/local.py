@@ -10,8 +10,10 @@ import multiprocessing
 import os
 import pickle
 import signal
+import sys
 import threading
 import time
+import types
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -244,7 +246,7 @@ def _started() -> Worker:
     ours, theirs = context.Pipe()
     output = WorkerOutput()
     process = context.Process(target=_do_tasks, args=(theirs, os.getpid(), output.path), daemon=True)
-    with in_environment(ALLOCATOR), uninterrupted():
+    with in_environment(ALLOCATOR), uninterrupted(), without_main():
         process.start()
     theirs.close()
     return Worker(process=process, pipe=ours, output=output)
@@ -287,6 +289,21 @@ def follow(parent: int) -> None:
     while os.getppid() == parent and (started_by is None or started_by.is_alive()):
         time.sleep(0.2)
     os._exit(1)
+
+
+@contextlib.contextmanager
+def without_main() -> Iterator[None]:
+    """Start processes in here that do not run the script of this process again.
+
+    A spawned process runs it for functions that are pickled from it, and workers get none. A script that searches
+    would search again in each of its workers.
+    """
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = types.ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
 
 
 @contextlib.contextmanager

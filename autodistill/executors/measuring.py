@@ -52,6 +52,8 @@ ENDLESS = 10**6
 def measure_teacher(task: MeasureTeacherTask, context: "WorkerContext") -> TeacherTimes:
     """Measure the logits of a teacher, and its training if it is not trained yet."""
     data, seconds = context.data, task.seconds
+    if not task.untrained and context.teacher(task.name).table is not None:
+        return TeacherTimes(view_s=0.0)
     if not task.untrained:
         return TeacherTimes(view_s=_view_s(context.teacher(task.name), context, seconds))
     uri = context.setup.teachers[task.name]
@@ -114,8 +116,8 @@ def _forward_s(training: Line, context: "WorkerContext") -> float | None:
 
 def _view_s(teacher: Teacher, context: "WorkerContext", seconds: float) -> float:
     """Measure the seconds per training image of a teacher's logits."""
-    images = context.data.train.images
-    most = min(BATCH, len(images))
+    images = context.data.train_images(BATCH)
+    most = len(images)
     return _per_image(lambda count: logits_of(teacher, images[:count]).cpu(), most=most, seconds=seconds)
 
 

@@ -47,10 +47,11 @@ from autodistill.executors.base import (
 )
 from autodistill.executors.local import keep_freed_memory
 from autodistill.executors.worker import Work, WorkerContext, end_of, memory_share, perform
-from autodistill.logit_cache import VALIDATION, is_whole, logits_name, training_part
+from autodistill.logit_cache import PLAIN, VALIDATION, is_whole, logits_name, training_part
+from autodistill.models.uri import files_of, moved
 from autodistill.records import TRAINED_HERE, KeptResult, Note, TeacherRecord
 from autodistill.store import StudyFolder, cache_root, write_bytes
-from autodistill.teachers import computed_as
+from autodistill.teachers import computed_as, is_ensemble, members_of
 from autodistill.teachers.ladder import path_of
 
 SEND_EVERY_S = 50.0
@@ -104,13 +105,29 @@ def _path(setup: Setup, name: str) -> Path:
     return Path(setup.folder if place == "study" else setup.cache) / below
 
 
-def _given_files(setup: Setup) -> Iterator[tuple[str, str, Path, str]]:
-    """Yield the files of given teachers: name of the teacher, name of a copy, path of the original, options."""
+class Given(NamedTuple):
+    """The files of a given teacher."""
+
+    teacher: str
+    uri: str
+    """Its URI, in a form that reads the same where the files are missing."""
+    copies: dict[str, str]
+    """Name of the copy of what each part of the URI names, by part."""
+    files: dict[str, Path]
+    """Path of the original of each file by the name of its copy."""
+
+
+def given_teachers(setup: Setup) -> tuple[Given, ...]:
+    """Return the files that the given teachers need. Only the driver is sure to have them."""
+    found = []
     for teacher, uri in setup.teachers.items():
-        if uri.startswith("file:") and teacher in setup.fingerprints:
-            original, mark, query = uri.removeprefix("file:").partition("?")
-            path = Path(original).expanduser()
-            yield teacher, f"cache/teachers/{setup.fingerprints[teacher]}/{path.name}", path, mark + query
+        files = files_of(uri) if teacher in setup.fingerprints else ()
+        if files:
+            folder = f"cache/teachers/{setup.fingerprints[teacher]}"
+            copies = {it.part: f"{folder}/{it.part}/{it.top}" for it in files}
+            paths = {f"{folder}/{it.part}/{it.name}": it.path for it in files}
+            found.append(Given(teacher, moved(uri), copies, paths))
+    return tuple(found)
 
 
 def _sees(folder: Path, token: str) -> bool:
@@ -160,7 +177,7 @@ def _teachers_and_views(task: Task, views: int) -> tuple[tuple[str, ...], Sequen
 class Worker:
     """The actor: does tasks on a node. Folders whose marker contains `token` are those of the driver."""
 
-    def __init__(self, setup: Setup, token: str, work: Work) -> None:
+    def __init__(self, setup: Setup, token: str, work: Work, given: Sequence[Given] = ()) -> None:
         keep_freed_memory()
         self._work, self._process = work, secrets.token_hex(8)
         self._stop = threading.Event()
@@ -171,17 +188,17 @@ class Worker:
         self._own = cache / "ray" / token
         folder = Path(setup.folder) if "study" in self._shares else self._own / Path(setup.folder).name
         self._missing, teachers = list[str](), dict(setup.teachers)
-        for teacher, name, original, options in _given_files(setup):
-            if "cache" not in self._shares or not original.exists():
-                copy = cache / name.removeprefix("cache/")
-                teachers[teacher] = f"file:{copy}{options}"
-                if not copy.exists():
-                    self._missing.append(name)
+        for it in given:
+            if "cache" not in self._shares or not all(original.exists() for original in it.files.values()):
+                places = {part: cache / name.removeprefix("cache/") for part, name in it.copies.items()}
+                teachers[it.teacher] = moved(it.uri, places)
+                self._missing += [name for name in it.files if not (cache / name.removeprefix("cache/")).exists()]
         share = setup.memory_share
         if setup.device.startswith("cuda") and share < 1:
             total = torch.cuda.mem_get_info(0)[1]
             share = memory_share(total, total, workers=round(1 / share))
         here = {"folder": str(folder), "cache": str(cache), "teachers": teachers, "memory_share": share}
+        here["shown_as"] = setup.teachers
         self._setup = setup.model_copy(update=here)
         self._context = WorkerContext(
             self._setup, on_event=self._send, stopping=self._stop.is_set, on_file=self._send_logits
@@ -338,12 +355,13 @@ class RayExecutor:
                 write_bytes(marker, token.encode())
         needs = {"num_gpus": 1 / per_gpu, "num_cpus": 0} if gpu else {"num_cpus": 1}
         remote = self._ray.remote(self.actor_class).options(max_restarts=-1, max_concurrency=2, **needs)
-        self._actors = [_Actor(remote.remote(self._setup, token, work)) for _ in range(self.workers)]
+        given = given_teachers(setup)
+        self._actors = [_Actor(remote.remote(self._setup, token, work, given)) for _ in range(self.workers)]
         for actor in self._actors:
             self._await(actor)
         self._deaths: list[Task] = []
         self._fingerprints = dict(setup.fingerprints)
-        self._given = {name: original for _, name, original, _ in _given_files(setup)}
+        self._given = {name: original for it in given for name, original in it.files.items()}
         self._references: dict[str, Any] = {}
         self._seen = time.monotonic()
         """When an actor was there last."""
@@ -532,13 +550,15 @@ class RayExecutor:
         if "cache" in node.shares:
             return
         names, views = _teachers_and_views(task, setup.views)
+        ensembles = [setup.teachers[name] for name in names if is_ensemble(setup.teachers[name])]
+        names += tuple(member for uri in ensembles for member in members_of(uri, setup.teachers))
         for uri in {setup.teachers[name] for name in names}:
             if uri.startswith(TRAINED_HERE):
                 path = path_of(uri, root=Path("cache"), data=setup.data, space=setup.space, sources=setup.sources)
                 yield path.as_posix()
         parts = [training_part(View(seen.view_seed, seen.crop, seen.flip), number) for number in views]
         for fingerprint in (self._fingerprints[name] for name in names if name in self._fingerprints):
-            for part in (VALIDATION, *parts):
+            for part in (VALIDATION, PLAIN, *parts):
                 how = {"computed_as": node.computed_as, "version": node.torch}
                 yield f"cache/{logits_name(fingerprint, setup.data, part, **how)}"
 

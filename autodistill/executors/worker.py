@@ -37,8 +37,8 @@ from autodistill.executors.base import (
 )
 from autodistill.executors.measuring import measure_student, measure_teacher
 from autodistill.logit_cache import LogitCache
-from autodistill.models import student_network
 from autodistill.models.checkpoints import read
+from autodistill.models.students import bare, changed, file_facts, foreign_student, student_network
 from autodistill.models.uri import parse, with_option
 from autodistill.records import (
     TRAINED_HERE,
@@ -58,7 +58,7 @@ from autodistill.records import (
 )
 from autodistill.stopwatch import Stopwatch
 from autodistill.store import StudyFolder, read_result, write_result
-from autodistill.teachers import Teacher, adaptation, check, load, save
+from autodistill.teachers import Teacher, adaptation, check, hottest_of, load, save
 from autodistill.teachers.ladder import load_trained, path_of
 from autodistill.teachers.profile import agreement, profile
 from autodistill.training import (
@@ -197,12 +197,22 @@ class WorkerContext:
 
     def load_teacher(self, name: str, option: str = "") -> Teacher:
         """Load a teacher, with a further option in its URI."""
-        uri, data, offline = self.setup.teachers[name], self.study_data, self.setup.offline
+        setup, data, offline = self.setup, self.study_data, self.setup.offline
+        uri = setup.teachers[name]
         if uri.startswith(TRAINED_HERE):
             teacher = load_trained(uri, self.path_of(uri), data=data, offline=offline, name=name)
         else:
+            shown_as = setup.shown_as.get(name, uri)
             stated = with_option(uri, option) if option else uri
-            teacher = load(stated, data=data, offline=offline, name=name, shown_as=uri)
+            teacher = load(
+                stated,
+                data=data,
+                offline=offline,
+                name=name,
+                shown_as=shown_as,
+                study=setup.teachers,
+                member=self.load_teacher,
+            )
         teacher.module.to(self.device)
         return teacher
 
@@ -212,8 +222,18 @@ class WorkerContext:
         return path_of(uri, root=Path(setup.cache), data=setup.data, space=setup.space, sources=setup.sources)
 
     def student(self, seed: int) -> nn.Module:
-        """Return a newly initialised student."""
-        return student_network(self.setup.student, self.data, self.setup.space.student, seed=seed).to(self.device)
+        """Return a newly initialised student.
+
+        Raises:
+            ConfigError: Its code or its weights are no longer those of the study.
+        """
+        facts, spec = self.setup.foreign, self.setup.space.student
+        if facts is None:
+            return student_network(self.setup.student, self.data, spec, seed=seed).to(self.device)
+        model, found, _ = foreign_student(facts.uri, self.data, seed=seed, offline=self.setup.offline)
+        if found.fingerprint != facts.fingerprint:
+            raise changed(facts)
+        return model.to(self.device)
 
     def recipe(self, spec: RunSpec) -> Recipe:
         """Return the recipe of a run."""
@@ -308,8 +328,9 @@ class WorkerContext:
     def save_student(self, model: nn.Module, path: Path, *, trained: TrainedRecord | None = None) -> None:
         """Write a student's weights as safetensors, with what is needed to use them in the metadata."""
         stem_stride = self.setup.space.student.stem_stride
-        more = {"trained": trained.model_dump(mode="json")} if trained else {}
-        save(path, model, architecture=self.setup.student, data=self.data, stem_stride=stem_stride, more=more)
+        more: dict[str, object] = {"trained": trained.model_dump(mode="json")} if trained else {}
+        more |= file_facts(self.setup.foreign) if self.setup.foreign else {}
+        save(path, bare(model), architecture=self.setup.student, data=self.data, stem_stride=stem_stride, more=more)
 
     @contextlib.contextmanager
     def one_thread(self) -> Iterator[None]:
@@ -426,13 +447,13 @@ def _with_test_score(kept: KeptResult, task: TrainTask, context: WorkerContext) 
         return None
     model = context.student(task.spec.seed)
     try:
-        model.load_state_dict(read(path, parse(f"file:{path}")).groups[0].state)
+        bare(model).load_state_dict(read(path, parse(f"file:{path}")).groups[0].state)
     except (TeacherError, RuntimeError):  # damaged, or of another network: the run is trained again
         return None
     data, precision = context.data, context.setup.space.training.precision
-    last = kept.result.curve[-1].model_copy(
-        update={"test_top1": evaluate(model, data.test, data, precision=precision)[0]}
-    )
+    found = evaluate(model, data.test, data, precision=precision)
+    tested = {"test_top1": found.top1, "test_balanced_top1": found.balanced_top1}
+    last = kept.result.curve[-1].model_copy(update=tested)
     curve = (*kept.result.curve[:-1], last)
     scored = kept.model_copy(update={"result": kept.result.model_copy(update={"curve": curve})})
     write_result(context.folder, scored)
@@ -476,6 +497,7 @@ def _check(task: CheckTask, context: WorkerContext) -> TeacherRecord:
         context.data,
         logits,
         reload=lambda option: context.load_teacher(task.name, option),
+        hottest=hottest_of(context.setup.space),
         originals=context.validation_images,
     )
 

@@ -3,7 +3,7 @@
 import contextlib
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,8 @@ from torch import Tensor
 from autodistill import data as datasets
 from autodistill import metrics
 from autodistill.config import Space
-from autodistill.data import LoadData, normalise
-from autodistill.errors import ConfigError, DataError, ExportError, StoreError
+from autodistill.data import Data, LoadData, normalise
+from autodistill.errors import ConfigError, ExportError, StoreError
 from autodistill.export.card import CARD, Exported, ExportedFile, card
 from autodistill.export.formats import (
     FORMATS,
@@ -31,6 +31,7 @@ from autodistill.export.formats import (
 from autodistill.models import lay_out, parse_name
 from autodistill.records import Recommendation, RunResult, StudyRecord, TrainedRecord
 from autodistill.store import StudyFolder, write_text
+from autodistill.study import check_unchanged, fingerprints_now
 
 __all__ = ["FORMATS", "Exported", "ExportedFile", "chosen", "export_student", "left_out", "pick"]
 
@@ -51,6 +52,7 @@ def export_student(
     formats: tuple[str, ...],
     weights: Path | None = None,
     load_data: LoadData = datasets.load,
+    say: Callable[[str], object] = lambda text: None,
 ) -> Exported:
     """Write the recommended student of a study to a new folder, atomically.
 
@@ -66,29 +68,29 @@ def export_student(
         weights: A file that `train --from` wrote; None: the weights of the recommended configuration's confirm run
             with the best validation accuracy.
         load_data: Function that loads the study's images.
+        say: Is called with a warning if the teacher is not there to be compared.
 
     Raises:
         StoreError: `to` exists or cannot be written, or there is no recommendation or no file of weights.
         ConfigError: The weights are not those of this study's student.
-        DataError: The study's data are missing or have changed.
+        DataError, TeacherError: The study's data are missing, or they or the teacher have changed.
         ExportError: A format lacks an operator, or logits differ by more than TOLERANCE.
     """
     if to.exists():
         raise StoreError(f"{to}: exists already; nothing was written", "name a new folder with --out, or remove it")
     student = pick(record, folder, weights=weights)
     data = load_data(space.data)
-    if data.fingerprint != record.data.fingerprint:
-        raise DataError(
-            f"{record.data.name}: the images or labels are not those that study {record.name!r} was run on",
-            f"put the data back as they were, or run the study again: {record.command}",
-        )
+    taught_by = {student.trained.params.teacher or ""}
+    check_unchanged(record, data=data.fingerprint, teachers=fingerprints_now(record, data, names=taught_by, say=say))
     pool, images = space.data.pool, data.test.images
     if pool > 1:
         images = load_data(space.data.model_copy(update={"pool": 1})).test.images
     mean, std = student.facts.mean, student.facts.std
     # As training computes them, with normalisation outside the network.
-    eager = _logits_of(lambda batch: student.module(normalise(batch, mean=mean, std=std)), data.test.images)
-    parcel = Parcel(student, data, pool, _metadata(student, record, pool=pool))
+    # Grey images are repeated for a student from elsewhere that takes three channels.
+    shown = data.test.images.expand(-1, len(mean), -1, -1)
+    eager = _logits_of(lambda batch: student.module(normalise(batch, mean=mean, std=std)), shown)
+    parcel = Parcel(student, data, pool, _metadata(student, record, data, pool=pool), record.student.foreign)
     tolerance = TOLERANCE * max(1.0, float(eager.abs().max()))
     with _writing_folder(to) as place:
         files = [
@@ -98,10 +100,12 @@ def export_student(
         found = Exported(
             trained=student.trained,
             files=tuple(files),
+            images=len(data.test.labels),
             test_top1=float(metrics.top1(eager, data.test.labels)),
+            test_balanced_top1=metrics.balanced_top1(eager, data.test.labels),
             tolerance=tolerance,
             pool=pool,
-            resized=space.data.image_size is not None,
+            input=parcel.metadata["input"],
             torch=torch.__version__,
         )
         write_text(place / CARD, card(record, found))
@@ -120,7 +124,7 @@ def pick(record: StudyRecord, folder: StudyFolder, *, weights: Path | None = Non
     path = weights or folder.weights(run.key if run else "")
     facts, state = read_weights(path)
     _check(path, facts, record)
-    module = network(path, facts, state, record.data)
+    module = network(path, facts, state, record)
     if run is None:
         run = next((one for one in record.runs() if folder.weights(one.key).resolve() == path.resolve()), None)
     trained = facts.trained
@@ -162,12 +166,20 @@ def _check(path: Path, facts: Facts, record: StudyRecord) -> None:
     """Check that weights are those of the study's student on the study's classes."""
     hint = f"train its own: autodistill train --from {record.name} --out student.safetensors"
     student, (channels, height, _) = record.student, record.data.image_shape
-    if parse_name(facts.architecture) != (student.architecture, student.width):
+    if student.foreign is not None:
+        # A run that was found in another study may have the name that its student has there.
+        if facts.fingerprint != student.foreign.fingerprint:
+            raise ConfigError(
+                f"{path}: is a {facts.architecture}, not the {student.name} of study {record.name!r}", hint
+            )
+        stem, channels = None, len(student.foreign.mean)
+    elif parse_name(facts.architecture) != (student.architecture, student.width):
         raise ConfigError(
             f"{path}: is a {facts.architecture}; study {record.name!r} is about {student.name}",
             hint,
         )
-    stem = lay_out(facts.architecture, image_size=height, stem_stride=facts.stem_stride).stem_stride
+    else:
+        stem = lay_out(facts.architecture, image_size=height, stem_stride=facts.stem_stride).stem_stride
     if stem != student.stem_stride:
         raise ConfigError(f"{path}: its stem has stride {stem}, the study's student {student.stem_stride}", hint)
     if facts.classes != record.data.classes:
@@ -181,17 +193,28 @@ def _check(path: Path, facts: Facts, record: StudyRecord) -> None:
         raise ConfigError(f"{path}: normalises {len(facts.mean)} channels, {record.data.name} has {channels}", hint)
 
 
-def _metadata(student: Student, record: StudyRecord, *, pool: int) -> dict[str, Any]:
-    """Return the metadata of the files: class names, format of input images, and how the weights were trained."""
+def _metadata(student: Student, record: StudyRecord, data: Data, *, pool: int) -> dict[str, Any]:
+    """Return the metadata of the files: class names, the whole preprocessing, and how the weights were trained.
+
+    `before` is what the study did with an image file to get an input of the graphs; None: the data set has its images
+    in that form. The graphs do the rest, in the order of the keys.
+    """
     facts, (channels, height, width) = student.facts, record.data.image_shape
+    foreign = record.student.foreign
     images = {
         "dtype": "uint8",
         "shape": ["batch", channels, height * pool, width * pool],
+        "order": "RGB" if channels == 3 else "grey",
+        "before": _before(data, side=height * pool),
         "range": [0, 255],
         "pool": pool,
-        "mean": facts.mean,
-        "std": facts.std,
+        "scale": 1 / 255,
+        "mean": foreign.mean if foreign else facts.mean,
+        "std": foreign.std if foreign else facts.std,
+        "resize": None,
     }
+    if foreign is not None and foreign.input_size != height:
+        images["resize"] = {"size": foreign.input_size, "interpolation": foreign.interpolation}
     return {
         "format": 1,
         "architecture": facts.architecture,
@@ -199,6 +222,20 @@ def _metadata(student: Student, record: StudyRecord, *, pool: int) -> dict[str, 
         "classes": facts.classes,
         "input": images,
         "trained": student.trained.model_dump(mode="json"),
+    }
+
+
+def _before(data: Data, *, side: int) -> dict[str, Any] | None:
+    """Return what is done with an image file of the user before the graphs."""
+    if data.reading is None:
+        return None
+    return {
+        "orientation": "upright, by EXIF",
+        "transparent": "laid over white",
+        "crop": "centre square",
+        "resize": data.reading.stored,
+        "interpolation": "bilinear, antialiased",
+        "then_centre_crop": side,
     }
 
 
@@ -244,7 +281,7 @@ def _written(
     format = FORMATS[name]
     path = place / format.file
     format.write(parcel, path)
-    found = _logits_of(format.read(path, record.data, parcel.pool), images)
+    found = _logits_of(format.read(path, record, parcel.pool), images)
     difference = float((found.double() - eager.double()).abs().max())
     if not difference <= tolerance:
         raise ExportError(

@@ -1,5 +1,8 @@
 """The model card of an exported student, rendered from the record of its study."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from autodistill import __version__
 from autodistill.formatting import (
     EMPTY,
@@ -8,14 +11,25 @@ from autodistill.formatting import (
     duration,
     interval,
     maybe,
+    origin,
     percent,
     plural,
     recipe,
     short,
 )
-from autodistill.records import Contrast, RankRow, Record, StudyRecord, TeacherRecord, TrainedRecord, TrialParams
+from autodistill.records import (
+    Contrast,
+    RankRow,
+    Record,
+    StudentRecord,
+    StudyRecord,
+    TeacherRecord,
+    TrainedRecord,
+    TrialParams,
+)
 from autodistill.report import as_markdown
 from autodistill.report.method import CITATIONS, limits_info
+from autodistill.report.places import without_folders
 
 CARD = "README.md"
 MOST_CLASSES = 100
@@ -45,14 +59,18 @@ class Exported(Record):
 
     trained: TrainedRecord
     files: tuple[ExportedFile, ...]
+    images: int
+    """Number of test images."""
     test_top1: float
     """Test accuracy of the exported weights, in float32."""
+    test_balanced_top1: float
+    """Mean over the classes of the accuracy on each class."""
     tolerance: float
     """Largest allowed difference of logits."""
     pool: int
     """Side of the blocks of pixels that the graphs average into one pixel."""
-    resized: bool
-    """Whether the study resized the images when it read them. The exported graphs do not resize."""
+    input: dict[str, Any]
+    """The preprocessing, as the metadata of the files have it."""
     torch: str
 
     @property
@@ -66,6 +84,7 @@ class Exported(Record):
 
 def card(record: StudyRecord, found: Exported) -> str:
     """Render the model card as markdown with the front matter of model hubs. All text of users is escaped."""
+    record = without_folders(record)
     trained, verdict = found.trained, record.recommendation
     assert verdict is not None
     teacher = next((one for one in record.teachers if one.name == trained.params.teacher), None)
@@ -79,6 +98,8 @@ def card(record: StudyRecord, found: Exported) -> str:
         formats=[one.format for one in found.files],
         version=__version__,
         shape=f"N x {channels} x {height * found.pool} x {width * found.pool}",
+        preprocessing=_preprocessing(found.input),
+        student=_student(record.student),
         training=_training(record, trained, teacher),
         accuracy=_accuracy(record, found, confirmed),
         ranking=[_rank(row) for row in verdict.ranking],
@@ -90,6 +111,59 @@ def card(record: StudyRecord, found: Exported) -> str:
         classes=record.data.classes[:MOST_CLASSES],
         citations=CITATIONS,
     )
+
+
+def _preprocessing(images: Mapping[str, Any]) -> Rows:
+    """Return the steps from an image file to the network, in their order."""
+    _, channels, height, width = images["shape"]
+    before, pool, resize = images["before"], images["pool"], images["resize"]
+    grey = (
+        "one, grey" if len(images["mean"]) == 1 else f"one, grey, repeated {len(images['mean'])} times (in the graph)"
+    )
+    rows = [("Channels", "red, green, blue (RGB), in this order" if channels == 3 else grey)]
+    if before:
+        cut = before["then_centre_crop"]
+        crop = f"; then the centre {cut} x {cut} pixels" if cut != before["resize"] else ""
+        rows += [
+            (
+                "Before the graph",
+                f"turn the image {before['orientation']}; transparent parts are {before['transparent']}",
+            ),
+            (
+                "Crop and resize",
+                f"{before['crop']}, to {before['resize']} x {before['resize']} pixels, "
+                f"{before['interpolation']} (Pillow's BILINEAR){crop}",
+            ),
+        ]
+    else:
+        rows.append(("Before the graph", f"nothing: images of {height} x {width} pixels, as the data set has them"))
+    if pool > 1:
+        rows.append(("Average", f"blocks of {pool} x {pool} pixels (in the graph)"))
+    rows.append(("Scale", "levels 0 to 255 by 1/255 (in the graph)"))
+    for key, name in (("mean", "Mean"), ("std", "Standard deviation")):
+        rows.append((name, f"{', '.join(f'{value:.6g}' for value in images[key])} (in the graph)"))
+    if resize:
+        rows.append(
+            ("Resize", f"to {resize['size']} x {resize['size']} pixels, {resize['interpolation']} (in the graph)")
+        )
+    return rows
+
+
+def _student(student: StudentRecord) -> Rows:
+    foreign = student.foreign
+    if foreign is None:
+        return [
+            ("Architecture", f"{student.architecture}, width {student.width:g}"),
+            ("Strides", f"stem {student.stem_stride}, total {student.total_stride}"),
+        ]
+    size = foreign.input_size
+    statistics = "; ".join(", ".join(f"{it:.4g}" for it in numbers) for numbers in (foreign.mean, foreign.std))
+    return [
+        ("Architecture", short(student.architecture)),
+        ("Input of the network", f"{size} x {size} pixels ({foreign.interpolation})"),
+        ("Normalisation", f"{foreign.normalisation}: mean and standard deviation {statistics}"),
+        ("Start", origin(student)),
+    ]
 
 
 def _training(record: StudyRecord, trained: TrainedRecord, teacher: TeacherRecord | None) -> Rows:
@@ -145,6 +219,7 @@ def _accuracy(record: StudyRecord, found: Exported, confirmed: RankRow | None) -
         mean += f"trained on train alone for {record.plan.epochs_full} epochs"
     return [
         ("These weights, test", alone),
+        ("These weights, test, mean over the classes", percent(found.test_balanced_top1)),
         ("These weights, validation", unscored if trained.val_top1 is None else percent(trained.val_top1)),
         ("This configuration, test, mean over new seeds", mean),
     ]

@@ -18,7 +18,8 @@ from torch.export import Dim
 from autodistill.data import Data, average_pool
 from autodistill.errors import ConfigError, ExportError, StoreError, lookup
 from autodistill.models import build
-from autodistill.records import DataRecord, TrainedRecord
+from autodistill.models.students import bare, file_facts, rebuilt
+from autodistill.records import ForeignRecord, StudyRecord, TrainedRecord
 from autodistill.store import write_bytes
 from autodistill.teachers import save
 
@@ -40,6 +41,8 @@ class Facts(BaseModel):
     std: tuple[float, ...]
     classes: tuple[str, ...]
     stem_stride: Literal[1, 2] | None = None
+    fingerprint: str = ""
+    """Of a student from elsewhere; its code and its preprocessing are in the record of the study."""
     trained: TrainedRecord | None = None
 
 
@@ -81,6 +84,8 @@ class Parcel(NamedTuple):
     data: Data
     pool: int
     metadata: dict[str, Any]
+    foreign: ForeignRecord | None = None
+    """What is known about a student from elsewhere."""
 
 
 class Format(NamedTuple):
@@ -89,8 +94,8 @@ class Format(NamedTuple):
     file: str
     """Name of the file."""
     write: Callable[[Parcel, Path], None]
-    read: Callable[[Path, DataRecord, int], Predict]
-    """`read(path, data, pool)` returns a function that runs the student."""
+    read: Callable[[Path, StudyRecord, int], Predict]
+    """`read(path, study, pool)` returns a function that runs the student."""
     needs: tuple[str, ...] = ()
     """Packages that the format needs, all from the extra of the format's name."""
     about: str = ""
@@ -145,20 +150,28 @@ def read_weights(path: Path) -> tuple[Facts, dict[str, Tensor]]:
         raise StoreError(f"{path}: cannot be read as weights: {reason}", HINT) from error
 
 
-def network(path: Path, facts: Facts, state: Mapping[str, Tensor], data: DataRecord) -> nn.Module:
-    """Build the network that the metadata of a file name, and load the weights.
+def network(path: Path, facts: Facts, state: Mapping[str, Tensor], record: StudyRecord) -> nn.Module:
+    """Build the network that the metadata of a file name, or the study's student from elsewhere, and load the weights.
+
+    Its input is images that are normalised with `facts.mean` and `facts.std`.
 
     Raises:
         StoreError: The weights are not those of this network.
+        ConfigError: The code of a student from elsewhere has changed.
     """
-    module = build(
-        facts.architecture,
-        num_classes=len(facts.classes),
-        in_channels=data.image_shape[0],
-        image_size=data.image_shape[1],
-        seed=0,
-        stem_stride=facts.stem_stride,
-    )
+    data, foreign = record.data, record.student.foreign
+    if foreign is not None:
+        whole: nn.Module = rebuilt(foreign, num_classes=len(facts.classes), image_shape=data.image_shape)
+    else:
+        whole = build(
+            facts.architecture,
+            num_classes=len(facts.classes),
+            in_channels=data.image_shape[0],
+            image_size=data.image_shape[1],
+            seed=0,
+            stem_stride=facts.stem_stride,
+        )
+    module = bare(whole)
     wanted = module.state_dict()
     odd = sorted(key for key in {*wanted, *state} if _shape(wanted.get(key)) != _shape(state.get(key)))
     if odd:
@@ -166,7 +179,7 @@ def network(path: Path, facts: Facts, state: Mapping[str, Tensor], data: DataRec
         network = f"{facts.architecture} for images of {' x '.join(map(str, data.image_shape))}"
         raise StoreError(f"{path}: not a {network}: {odd[0]} is {found}, not {want} ({len(odd)} tensors differ)", HINT)
     module.load_state_dict(state)
-    return module.eval().requires_grad_(False)
+    return whole.eval().requires_grad_(False)
 
 
 def _shape(tensor: Tensor | None) -> tuple[int, ...] | str:
@@ -175,19 +188,20 @@ def _shape(tensor: Tensor | None) -> tuple[int, ...] | str:
 
 def _write_safetensors(parcel: Parcel, path: Path) -> None:
     facts = parcel.student.facts
+    more = {key: parcel.metadata[key] for key in ("input", "trained")}
     save(
         path,
-        parcel.student.module,
+        bare(parcel.student.module),
         architecture=facts.architecture,
         data=parcel.data,
         stem_stride=facts.stem_stride,
-        more={key: parcel.metadata[key] for key in ("input", "trained")},
+        more=more | (file_facts(parcel.foreign) if parcel.foreign else {}),
     )
 
 
-def _read_safetensors(path: Path, data: DataRecord, pool: int) -> Predict:
+def _read_safetensors(path: Path, record: StudyRecord, pool: int) -> Predict:
     facts, state = read_weights(path)
-    return Deployed(network(path, facts, state, data), facts=facts, pool=pool)
+    return Deployed(network(path, facts, state, record), facts=facts, pool=pool)
 
 
 def _write_pt2(parcel: Parcel, path: Path) -> None:
@@ -196,7 +210,7 @@ def _write_pt2(parcel: Parcel, path: Path) -> None:
     write_bytes(path, buffer.getvalue())
 
 
-def _read_pt2(path: Path, data: DataRecord, pool: int) -> Predict:
+def _read_pt2(path: Path, record: StudyRecord, pool: int) -> Predict:
     module: Predict = torch.export.load(path).module()
     return module
 
@@ -221,7 +235,7 @@ def _write_onnx(parcel: Parcel, path: Path) -> None:
     write_bytes(path, found.model_proto.SerializeToString())
 
 
-def _read_onnx(path: Path, data: DataRecord, pool: int) -> Predict:
+def _read_onnx(path: Path, record: StudyRecord, pool: int) -> Predict:
     import onnx
     import onnxruntime
 
@@ -241,7 +255,7 @@ def _traced(parcel: Parcel, path: Path) -> torch.export.ExportedProgram:
     deployed = Deployed(parcel.student.module, facts=parcel.student.facts, pool=parcel.pool).eval()
     try:
         return torch.export.export(deployed, (example,), dynamic_shapes={"images": {0: Dim("batch")}})
-    except (RuntimeError, ValueError, TypeError) as error:
+    except Exception as error:  # tracing runs the user's code
         raise _unsupported(path, error) from error
 
 

@@ -8,8 +8,6 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from autodistill.config import StudentSpec
-from autodistill.data import Data
 from autodistill.errors import ConfigError, lookup
 from autodistill.models.literature import (
     mobilenetv2_literature,
@@ -19,7 +17,7 @@ from autodistill.models.literature import (
 )
 from autodistill.models.networks import Shape, mobilenetv2, resnet, vgg, wide_resnet
 
-__all__ = ["MODELS", "Architecture", "Layout", "build", "lay_out", "parse_name", "student_network"]
+__all__ = ["MODELS", "Architecture", "Layout", "build", "lay_out", "parse_name"]
 
 LARGEST_WIDTH = 16.0
 _SMALL_IMAGE = 32
@@ -179,16 +177,3 @@ def build(
         # Not torch.manual_seed: it also seeds the generators of GPUs, which are not forked here.
         torch.default_generator.manual_seed(seed)
         return MODELS[layout.architecture].build(shape)
-
-
-def student_network(name: str, data: Data, spec: StudentSpec, *, seed: int = 0) -> nn.Module:
-    """Build the student of a study, freshly initialised."""
-    return build(
-        name,
-        num_classes=data.num_classes,
-        in_channels=data.image_shape[0],
-        image_size=data.image_shape[1],
-        seed=seed,
-        default_width=spec.width,
-        stem_stride=spec.stem_stride,
-    )

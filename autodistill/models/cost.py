@@ -3,11 +3,13 @@
 import copy
 import logging
 import math
+from itertools import chain
 from typing import NamedTuple
 
 import torch
 from torch import nn
 
+from autodistill.errors import ConfigError
 from autodistill.models import build, lay_out
 from autodistill.records import CostRecord, StudentRecord
 
@@ -25,20 +27,34 @@ class Latency(NamedTuple):
 def measure(model: nn.Module, *, image_shape: ImageShape) -> CostRecord:
     """Count parameters, MACs per image, and the bytes of parameters and buffers in float32.
 
-    MACs are those of convolutions and matrix products, as is usual. `model` is not changed and not executed.
+    MACs are those of convolutions and matrix products, as is usual. `model` is not changed. It is executed only if it
+    cannot run on the meta device, as networks that look at values of tensors.
     """
-    from torch.utils.flop_counter import FlopCounterMode  # imports Triton, which takes half a second
-
     twin = copy.deepcopy(model).to("meta").eval()
-    counter = FlopCounterMode(display=False)
-    with torch.no_grad(), counter:
-        twin(torch.empty(1, *image_shape, device="meta"))
+    macs = _macs(twin, image_shape)
+    if macs is None:
+        macs = _macs(copy.deepcopy(model).eval(), image_shape)
+    if macs is None:
+        raise ConfigError(f"the network cannot take an image of {' x '.join(map(str, image_shape))}")
     state = twin.state_dict().values()
     return CostRecord(
         params=sum(parameter.numel() for parameter in twin.parameters()),
-        macs=counter.get_total_flops() // 2,
+        macs=macs,
         size_bytes=sum(t.numel() * (4 if t.is_floating_point() else t.element_size()) for t in state),
     )
+
+
+def _macs(model: nn.Module, image_shape: ImageShape) -> int | None:
+    from torch.utils.flop_counter import FlopCounterMode  # imports Triton, which takes half a second
+
+    counter = FlopCounterMode(display=False)
+    device = next(chain(model.parameters(), model.buffers()), torch.empty(0)).device
+    try:
+        with torch.no_grad(), counter:
+            model(torch.zeros(1, *image_shape, device=device))
+    except Exception:  # noqa: BLE001 - the code may be the user's
+        return None
+    return int(counter.get_total_flops() // 2)
 
 
 def latency_ms(

@@ -8,7 +8,6 @@ import contextlib
 import difflib
 import hashlib
 import importlib
-import importlib.util
 import inspect
 import os
 import sys
@@ -21,10 +20,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from autodistill import usercode
 from autodistill.errors import AutodistillError, near
 from autodistill.models.checkpoints import Facts, read
 from autodistill.models.matching import Match, choose, difference, matches
 from autodistill.models.uri import Uri
+from autodistill.records import TeacherCostRecord
+
+HUB_TIMEOUT_S = 5.0
+"""Longest wait for an answer of the hub from which timm downloads."""
+_TIMM_HINT = "run once where the machine may download, without --offline, or name a local copy: timm:local-dir:FOLDER"
 
 
 @dataclass(frozen=True)
@@ -43,6 +48,8 @@ class Foreign:
     """Hash of the code that built it; empty: the printed network shows all of it."""
     other_weights: tuple[str, ...] = ()
     """Kinds of weights in its file that were not chosen: `raw` or `ema`."""
+    cost: TeacherCostRecord | None = None
+    """None: counted from `module`."""
     fresh: tuple[str, ...] = ()
     """Tensors of the head that were not loaded, because the number of classes is another."""
 
@@ -63,8 +70,13 @@ def from_python(uri: Uri, *, num_classes: int | None, offline: bool = False, giv
     """
     module, source = _built_by_factory(uri, given, everything=num_classes is not None)
     architecture = uri.target.rpartition(":")[2]
-    if not uri.options.get("weights"):
+    if uri.options.get("weights", "none") == "none":
         return Foreign(module, architecture, source=source)
+    return _with_file(module, architecture, uri, new_head=num_classes is not None, source=source)
+
+
+def _with_file(module: nn.Module, architecture: str, uri: Uri, *, new_head: bool, source: str = "") -> Foreign:
+    """Load the file that the option `weights` names: FILE, FILE#raw or FILE#ema."""
     path, _, kind = uri.options["weights"].partition("#")
     if kind not in ("", "raw", "ema"):
         raise uri.refused(f"weights={path}#{kind}: allowed are FILE, FILE#raw and FILE#ema")
@@ -73,22 +85,32 @@ def from_python(uri: Uri, *, num_classes: int | None, offline: bool = False, giv
     if not found:
         what = difference(misfit) if misfit else "it holds no tensor of this network"
         raise uri.refused(
-            f"{path} does not fit the network of {uri.target}: {what}", "check the arguments of the factory"
+            f"{path} does not fit the network of {uri.target}: {what}",
+            "check the arguments of the factory" if uri.scheme == "python" else "name the network of this file",
         )
     match = choose(found, weights=kind or None, uri=uri)
-    fresh = load_weights(module, match.state, uri=uri, what=path, new_head=num_classes is not None)
-    return Foreign(module, architecture, facts=checkpoint.facts, notes=notes_of(match), source=source, fresh=fresh)
+    fresh = load_weights(module, match.state, uri=uri, what=path, new_head=new_head)
+    facts = checkpoint.facts if not new_head else checkpoint.facts.model_copy(update={"classes": None})
+    return Foreign(module, architecture, facts=facts, notes=notes_of(match), source=source, fresh=fresh)
 
 
 def from_torchvision(uri: Uri, *, num_classes: int | None, offline: bool = False, **unused: Any) -> Foreign:
     """Build a classifier of torchvision: `torchvision:NAME@WEIGHTS`; a student may leave `@WEIGHTS` out.
+
+    A student may also start from a file: `torchvision:NAME?weights=FILE`.
 
     Raises:
         AutodistillError: The name or the weights are unknown, or the weights cannot be downloaded.
     """
     architecture, weights = _torchvision_weights(uri)
     if weights is None:
-        return Foreign(_torchvision_model(architecture, classes=num_classes or 1000), architecture)
+        size = uri.size() if uri.role == "student" else None
+        module = _torchvision_model(architecture, classes=num_classes or 1000, image_size=size, published=False)
+        if uri.options.get("weights", "none") == "none":
+            return Foreign(module, architecture)
+        return _with_file(module, architecture, uri, new_head=num_classes is not None)
+    if "weights" in uri.options:
+        raise uri.refused("weights= beside @WEIGHTS", "state either @WEIGHTS, or weights=FILE")
     categories, transform = weights.meta["categories"], weights.transforms()
     size = int(transform.crop_size[0])
     module = _torchvision_model(architecture, classes=num_classes or len(categories), image_size=size)
@@ -138,13 +160,14 @@ def published_classes(uri: Uri) -> tuple[str, ...] | None:
 def from_timm(uri: Uri, *, num_classes: int | None, offline: bool = False, **unused: Any) -> Foreign:
     """Build a network of timm with its published weights: `timm:NAME` or `timm:hf-hub:ORG/NAME`.
 
-    A student may state `weights=none` for a fresh initialisation.
+    A student may state `weights=none` for a fresh initialisation, or `weights=FILE`.
 
     Raises:
         AutodistillError: timm is not installed, the name is unknown, or the weights are not on this machine.
     """
     timm = _timm(uri)
-    pretrained = uri.options.get("weights", "published") != "none"
+    weights = uri.options.get("weights", "published")
+    pretrained = weights == "published"
     if ":" not in uri.target and uri.target.partition(".")[0] not in timm.list_models():
         close = difflib.get_close_matches(uri.target, timm.list_models(), n=3, cutoff=0.5)
         raise uri.refused(
@@ -152,15 +175,35 @@ def from_timm(uri: Uri, *, num_classes: int | None, offline: bool = False, **unu
         )
 
     more = {} if num_classes is None else {"num_classes": num_classes}
+
+    def created(offline: bool) -> Any:
+        with _offline(offline):
+            return timm.create_model(uri.target, pretrained=pretrained, **more)
+
     try:
-        with _offline(offline), seeded():
-            module = timm.create_model(uri.target, pretrained=pretrained, **more)
+        if offline or not pretrained or uri.target.startswith("local-dir:"):
+            module = created(offline)
+        else:
+            # The local cache first: without a network the client of the hub retries for 40 s.
+            drawn = torch.get_rng_state()
+            try:
+                module = created(offline=True)
+            except Exception:  # noqa: BLE001 - timm and the client of the hub raise many kinds
+                _check_hub(uri)
+                torch.set_rng_state(drawn)
+                module = created(offline=False)
+    except AutodistillError:
+        raise
     except Exception as error:
         where = "not on this machine, and --offline" if offline else "cannot be loaded"
         raise uri.refused(
             f"{where}: {type(error).__name__}: {str(error).splitlines()[0][:200] if str(error) else ''}",
-            "run once without --offline where the machine may download, or name a local copy: timm:local-dir:FOLDER",
+            _TIMM_HINT + ("; weights=none starts without weights" if uri.role == "student" else ""),
         ) from error
+    if not pretrained:
+        if weights == "none":
+            return Foreign(module, uri.target)
+        return _with_file(module, uri.target, uri, new_head=num_classes is not None)
     published = module.pretrained_cfg
     classes, other_names = _timm_classes(timm, published)
     facts = Facts(
@@ -177,7 +220,7 @@ def from_timm(uri: Uri, *, num_classes: int | None, offline: bool = False, **unu
         facts,
         other_names=other_names,
         interpolation=interpolation if interpolation in ("bilinear", "bicubic", "nearest") else "bilinear",
-        fresh=_timm_head(module) if num_classes is not None and pretrained else (),
+        fresh=_timm_head(module) if num_classes not in (None, published.get("num_classes")) else (),
     )
 
 
@@ -186,7 +229,7 @@ FOREIGN: dict[str, Callable[..., Foreign]] = {
     "torchvision": from_torchvision,
     "timm": from_timm,
 }
-"""Sources of networks, which teachers and students share."""
+"""Sources of networks, which teachers and students share. Initialisations draw from torch's generator: see `seeded`."""
 
 
 def load_weights(
@@ -248,31 +291,11 @@ def _built_by_factory(uri: Uri, given: Mapping[str, Any], *, everything: bool) -
 
     The hash covers the file of the factory. It does not cover modules that this file imports.
     """
-    place, _, name = uri.target.rpartition(":")
-    if not place or not name.isidentifier():
-        raise uri.refused("names no factory", "write python:FILE.py:FACTORY or python:MODULE:FACTORY")
-    module, code = _imported(place, uri)
-    factory = getattr(module, name, None)
-    if not callable(factory):
-        names = [key for key, it in vars(module).items() if callable(it) and not key.startswith("_")]
-        raise uri.refused(f"{place} has no function {name!r} ({near(name, names)})", "check the name of the factory")
+    name = uri.target.rpartition(":")[2]
+    factory, code = usercode.function(uri.target, uri.refused)
     stated = uri.arguments()
     arguments = {**_fitting(factory, given, everything=everything), **stated}
-    try:
-        inspect.signature(factory).bind(**arguments)
-    except TypeError as error:
-        raise uri.refused(
-            f"{name}{inspect.signature(factory)}: {error}",
-            "options other than the documented ones are arguments of the factory",
-        ) from error
-    except ValueError:  # a callable without a signature
-        pass
-    try:
-        built = factory(**arguments)
-    except Exception as error:
-        raise uri.refused(
-            f"{name} failed: {type(error).__name__}: {error}", f"call {name} of {place} yourself to see where"
-        ) from error
+    built = usercode.call(uri.target, factory, arguments, uri.refused)
     if not isinstance(built, nn.Module):
         raise uri.refused(f"{name} returns a {type(built).__name__}", "it must return a torch.nn.Module")
     return built, hashlib.sha256(f"{name} {sorted(stated.items())!r}".encode() + code).hexdigest()
@@ -291,59 +314,18 @@ def _fitting(factory: Callable[..., Any], given: Mapping[str, Any], *, everythin
     }
 
 
-def _imported(place: str, uri: Uri) -> tuple[Any, bytes]:
-    """Import a file or a module; return it with its source code."""
-    try:
-        if not place.endswith(".py"):
-            module = importlib.import_module(place)
-            file = getattr(module, "__file__", None)
-            return module, Path(file).read_bytes() if file else b""
-        path = Path(place).expanduser().resolve()
-        if not path.is_file():
-            raise uri.refused(f"no such file: {path}", "check the path")
-        code = path.read_bytes()
-        name = f"autodistill_user_{path.stem}_{hashlib.sha256(str(path).encode() + code).hexdigest()[:12]}"
-        if name not in sys.modules:
-            _run_file(path, name)
-        return sys.modules[name], code
-    except AutodistillError:
-        raise
-    except Exception as error:
-        raise uri.refused(
-            f"{place} cannot be imported: {type(error).__name__}: {error}",
-            "write python:FILE.py:FACTORY with a path to the file, or install the module in this environment",
-        ) from error
-
-
-def _run_file(path: Path, name: str) -> None:
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    # Pickle finds classes by the name of their module, and a file may import files beside it.
-    sys.modules[name] = module
-    sys.path.insert(0, str(path.parent))
-    try:
-        spec.loader.exec_module(module)
-    except BaseException:
-        del sys.modules[name]
-        raise
-    finally:
-        sys.path.remove(str(path.parent))
-
-
-def _torchvision_model(architecture: str, *, classes: int, image_size: int | None = None) -> nn.Module:
-    """Build a torchvision network with the options that torchvision uses when it loads weights."""
+def _torchvision_model(
+    architecture: str, *, classes: int, image_size: int | None = None, published: bool = True
+) -> nn.Module:
+    """Build a torchvision network; if `published`, with the options that torchvision uses when it loads weights."""
     from torchvision.models import get_model
 
     options: dict[str, Any] = {}
     if architecture in ("googlenet", "inception_v3"):
-        published = image_size is not None
         options = {"transform_input": published, "init_weights": False, "aux_logits": published}
     elif architecture.startswith("vit_") and image_size:
         options = {"image_size": image_size}
-    with seeded():
-        module: nn.Module = get_model(architecture, weights=None, num_classes=classes, **options)
+    module: nn.Module = get_model(architecture, weights=None, num_classes=classes, **options)
     return module
 
 
@@ -369,6 +351,17 @@ def _timm(uri: Uri) -> Any:
         return importlib.import_module("timm")
     except ImportError as error:
         raise uri.refused("timm is not installed", "pip install 'kd-autodistill[timm]'") from error
+
+
+def _check_hub(uri: Uri) -> None:
+    """Refuse a network of timm that is not in the local cache if the hub cannot be reached."""
+    hub = importlib.import_module("huggingface_hub")
+    try:
+        hub.utils.get_session().head(hub.constants.ENDPOINT, timeout=HUB_TIMEOUT_S)
+    except Exception as error:
+        raise uri.refused(
+            f"not on this machine, and {hub.constants.ENDPOINT} cannot be reached ({type(error).__name__})", _TIMM_HINT
+        ) from error
 
 
 @contextlib.contextmanager

@@ -1,13 +1,14 @@
 """URIs of teachers and students: `SCHEME:TARGET?key=value&key=value`, percent-encoded where it must be."""
 
-import json
+import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
-from urllib.parse import parse_qsl, unquote
+from urllib.parse import parse_qsl, quote, unquote
 
 from autodistill.errors import AutodistillError, ConfigError, TeacherError, near
+from autodistill.usercode import value
 
 FILE_SCHEMES = ("file", "onnx", "logits")
 """Schemes whose target is a file."""
@@ -15,6 +16,9 @@ FACTS = ("name", "norm", "mean", "std", "size", "interpolation", "order", "class
 """Options of all sources that run a network."""
 RESERVED = (*FACTS, "arch", "weights", "width")
 """Options that are never arguments of a factory; `arg.KEY=VALUE` passes them."""
+OF_STUDENTS = ("name", "weights", "size", "interpolation", "norm", "mean", "std")
+"""Reserved options that students have."""
+LONGEST_NAME = 60
 
 
 class Uri(NamedTuple):
@@ -33,7 +37,7 @@ class Uri(NamedTuple):
 
     def arguments(self) -> dict[str, Any]:
         """Return the options that are arguments of a factory, as JSON values where they are JSON."""
-        return {key.removeprefix("arg."): _value(text) for key, text in self.options.items() if key not in RESERVED}
+        return {key.removeprefix("arg."): value(text) for key, text in self.options.items() if key not in RESERVED}
 
     def check_options(self, allowed: Sequence[str]) -> None:
         """Refuse options that a source does not have.
@@ -139,6 +143,24 @@ def name_of(text: str) -> str:
     return _clean(uri.target.partition("@")[0])
 
 
+def student_name(text: str) -> str:
+    """Return the name of a student from elsewhere: its `name` option, or its scheme and target.
+
+    The name can be the name of a file. A hash of the URI is added where the URI says more than the name.
+    """
+    uri = parse(text, "student")
+    if "name" in uri.options:
+        return _clean(uri.options["name"])[:LONGEST_NAME]
+    target = uri.target
+    if uri.scheme == "python":
+        place, _, factory = target.rpartition(":")
+        target = f"{Path(place).stem if place.endswith('.py') else place}-{factory}"
+    name = _clean(f"{uri.scheme}-{target}")
+    if not uri.options and not {"/", "\\"} & set(uri.target) and len(name) <= LONGEST_NAME:
+        return name
+    return f"{name[: LONGEST_NAME - 7]}-{hashlib.sha256(text.encode()).hexdigest()[:6]}"
+
+
 def with_option(uri: str, option: str) -> str:
     """Set an option of a URI: `key=value` replaces another value of the same key."""
     target, mark, query = uri.partition("?")
@@ -146,12 +168,79 @@ def with_option(uri: str, option: str) -> str:
     return f"{target}?{'&'.join([*kept, option])}"
 
 
+class UriFile(NamedTuple):
+    """A local file that a URI needs."""
+
+    part: str
+    """Part of the URI that names it: `target`, `weights` or `classes`."""
+    name: str
+    """Its path relative to the folder of what the part names."""
+    path: Path
+    top: str
+    """Name of what the part names: that of the file, or of a folder around it."""
+
+
+def files_of(text: str) -> tuple[UriFile, ...]:
+    """Return the local files that a URI needs. Modules that a `python:` file imports are not among them."""
+    uri = parse(text)
+    found = []
+    for part, path in _places(uri).items():
+        if part == "target" and uri.scheme == "timm":
+            below = sorted(it for it in path.iterdir() if it.is_file()) if path.is_dir() else []
+            found += [UriFile(part, f"{path.name}/{it.name}", it, path.name) for it in below]
+        else:
+            found.append(UriFile(part, path.name, path, path.name))
+        if part == "target" and uri.scheme == "onnx":
+            from autodistill.models.onnx_graph import external_files  # needs the extra [onnx]
+
+            # Loading the teacher has refused weights outside of its folder.
+            found += [UriFile(part, name, path.parent / name, path.name) for name in external_files(path)]
+    return tuple(found)
+
+
+def moved(text: str, places: Mapping[str, Path] = {}) -> str:
+    """Return a URI whose files lie elsewhere. It reads the same on a machine that does not have the files.
+
+    Args:
+        text: The URI.
+        places: New paths of what its parts name, by part as in `files_of`.
+    """
+    uri = parse(text)
+    options = dict(uri.options)
+    target = uri.target
+    for part, path in places.items():
+        if part == "target" and uri.scheme == "python":
+            target = f"{path}:{uri.target.rpartition(':')[2]}"
+        elif part == "target":
+            target = f"{_LOCAL_TIMM}{path}" if uri.scheme == "timm" else str(path)
+        else:
+            _, mark, kind = uri.options[part].partition("#")
+            options[part] = f"{path}{mark}{kind}"
+    query = "&".join(f"{quote(key)}={quote(value, safe=_PLAIN)}" for key, value in options.items())
+    return f"{uri.scheme}:{quote(target, safe=_PLAIN)}{'?' if query else ''}{query}"
+
+
+_LOCAL_TIMM = "local-dir:"
+_PLAIN = "/:@,+#*[]~ "
+"""Characters that stand for themselves everywhere in a URI."""
+
+
+def _places(uri: Uri) -> dict[str, Path]:
+    """Return the local paths that a URI names, by part."""
+    named: dict[str, str] = {}
+    factory_file = uri.target.rpartition(":")[0]
+    if uri.scheme in FILE_SCHEMES:
+        named["target"] = uri.target
+    elif uri.scheme == "python" and factory_file.endswith(".py"):
+        named["target"] = factory_file
+    elif uri.scheme == "timm" and uri.target.startswith(_LOCAL_TIMM):
+        named["target"] = uri.target.removeprefix(_LOCAL_TIMM)
+    if uri.scheme == "python" and uri.options.get("weights"):
+        named["weights"] = uri.options["weights"].partition("#")[0]
+    if "classes" in uri.options and _exists(uri.options["classes"]):
+        named["classes"] = uri.options["classes"]
+    return {part: Path(path).expanduser() for part, path in named.items()}
+
+
 def _clean(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-") or "teacher"
-
-
-def _value(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError:
-        return text

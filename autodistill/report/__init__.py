@@ -19,11 +19,13 @@ from autodistill.formatting import clean, markdown, redact
 from autodistill.records import ComparisonRecord, InspectionRecord, StudyRecord, to_json
 from autodistill.report import method, teachers, trials, verdict
 from autodistill.report.parts import Section
+from autodistill.report.places import without_folders
 from autodistill.stats.students import judged_students
 from autodistill.stats.verdict import judged
 from autodistill.store import write_text
 
 TEACHER_SECTIONS: dict[str, Callable[[StudyRecord | InspectionRecord], Section]] = {
+    "notes": teachers.notes_info,
     "knowledge": teachers.knowledge_info,
     "temperatures": teachers.temperatures_info,
     "agreement": teachers.agreement_info,
@@ -63,7 +65,7 @@ def render(record: StudyRecord, out_dir: Path) -> Path:
     Raises:
         StoreError: the folder cannot be written.
     """
-    record = judged(record)
+    record = without_folders(judged(record))
     return _write(record, {name: section(record) for name, section in SECTIONS.items()}, out_dir, "report")
 
 
@@ -73,7 +75,7 @@ def render_comparison(record: ComparisonRecord, out_dir: Path) -> Path:
     Raises:
         StoreError: the folder cannot be written.
     """
-    record = judged_students(record)
+    record = without_folders(judged_students(record))
     if wrong := [study.name for study in record.studies if Path(study.name).name != study.name]:
         raise StoreError(f"study {wrong[0]!r}: the name is not a plain folder name", "restore the original name")
     for study in record.studies:
@@ -100,6 +102,7 @@ def render_inspection(record: InspectionRecord, out_dir: Path) -> Path:
     Raises:
         StoreError: the folder cannot be written.
     """
+    record = without_folders(record)
     sections = {name: section(record) for name, section in TEACHER_SECTIONS.items()}
     write_text(out_dir / "teachers.html", _as_html("inspection.html.j2", record, sections, _charts(sections)))
     return out_dir / "teachers.html"

@@ -127,6 +127,8 @@ def mismatch_chart(
             (left, 100 * teacher.val_top1, named(teacher.name, LEGEND_NAME) if few else None),
             (right, teacher.cost.params, None),
         ):
+            if x is None:  # its size is unknown
+                continue
             axes.plot([x, x], [y - noise, y + noise], color=colour, lw=1.6)
             axes.plot(x, y, marker=marker, ms=9, color=colour, mec="white", mew=1.2, ls="none", label=label)
         if not few:
@@ -135,7 +137,8 @@ def mismatch_chart(
     if no_teacher is not None:
         for axes in (left, right):
             axes.axhline(100 * no_teacher, color=INK, lw=1.2, ls=DASHED, label="no teacher")
-    log_sizes(right, [teacher.cost.params for teacher, _ in students])
+    if sizes := [teacher.cost.params for teacher, _ in students if teacher.cost.params is not None]:
+        log_sizes(right, sizes)
     right.tick_params(labelleft=False)
     left.margins(0.12, 0.14)
     left.set_xlabel("teacher's accuracy, % of validation")

@@ -7,8 +7,8 @@ from typing import Any, get_args
 
 import tomli_w
 
-from autodistill.formatting import count, duration, plural, short
-from autodistill.records import Phase, RunResult, StudyRecord
+from autodistill.formatting import count, duration, origin, plural, short
+from autodistill.records import DataRecord, Phase, ReadingRecord, RunResult, StudyRecord
 from autodistill.report.charts import budget_chart
 from autodistill.report.parts import (
     MAX_ROWS,
@@ -89,21 +89,51 @@ def method_info(record: StudyRecord) -> Section:
     return Section(points=(*_setup(record), *_search(record), *_inference(record)))
 
 
+BALANCED = (
+    " In this study every accuracy of a student is balanced: the mean over the classes of the accuracy on each class "
+    "(search.metric). The sampling errors of the test set are those of plain accuracy."
+)
+
+
+def _images(data: DataRecord, reading: ReadingRecord) -> str:
+    """Describe the user's images: sizes, classes, images that occur twice, files that were not read."""
+    small, large = (f"{width} x {height}" for width, height in (reading.smallest, reading.largest))
+    text = f"Files of {small} to {large} pixels, " if reading.distinct > 1 else f"Files of {small} pixels, "
+    text += f"{min(data.counts[0]):,} to {max(data.counts[0]):,} training images in a class."
+    if reading.same_split or reading.across_splits:
+        text += (
+            f" Equal pixels: {plural(reading.same_split, 'image')} within a split, {reading.across_splits:,} across "
+            f"splits, {reading.other_class:,} of them under another class."
+        )
+    return text + "".join(f" Not read: {line}." for line in reading.left_out)
+
+
 def _setup(record: StudyRecord) -> Iterator[tuple[str, str]]:
     data, student = record.data, record.student
     channels, height, width = data.image_shape
+    what, shape = f"{student.architecture} at width {student.width:g}", ""
+    if student.foreign is None:
+        shape = f"stem stride {student.stem_stride}, total stride {student.total_stride}"
+    else:
+        size, how = student.foreign.input_size, student.foreign.interpolation
+        what = short(student.architecture)
+        shape = f"input of {size} x {size} pixels ({how}), normalisation {student.foreign.normalisation}"
     yield (
         "Student",
-        f"{student.name}: {student.architecture} at width {student.width:g}, "
-        f"{count(student.cost.params)} parameters, {count(student.cost.macs)} MACs per image, "
-        f"stem stride {student.stem_stride}, total stride {student.total_stride}.",
+        f"{student.name}: {what}, "
+        f"{count(student.cost.params)} parameters, {count(student.cost.macs)} MACs per image, {shape}.",
     )
+    if student.foreign is not None:
+        notes = "".join(f" {note[0].upper()}{note[1:]}." for note in student.foreign.notes)
+        yield ("Start of the student", f"{origin(student)}.{notes}")
     yield (
         "Data",
         f"{data.name}: {len(data.classes):,} classes, images of {channels} x "
         f"{height} x {width}; {data.train:,} train, {data.validation:,} validation and {data.test:,} test images, "
         f"stratified (split seed {data.split_seed}).",
     )
+    if data.reading is not None:
+        yield "Images", _images(data, data.reading)
     yield (
         "Selection",
         "Teachers, methods, temperatures and weights were chosen on validation. Only the finalists' confirm runs "
@@ -115,9 +145,11 @@ def _setup(record: StudyRecord) -> Iterator[tuple[str, str]]:
         "both cross-entropies are summed over classes and averaged over the batch. tau_student is 1 for ATS and "
         "ISATS and tau for TS, unless the settings name it.",
     )
+    metric = record.space.get("search", {}).get("metric", "top1")
     yield (
         "Score",
-        "A run's score is the validation accuracy of its averaged weights after the last epoch, not after the best.",
+        "A run's score is the validation accuracy of its averaged weights after the last epoch, not after the best."
+        + BALANCED * (metric == "balanced_top1"),
     )
     yield (
         "Views",
@@ -190,9 +222,12 @@ def _inference(record: StudyRecord) -> Iterator[tuple[str, str]]:
 
 def limits_info(record: StudyRecord) -> Section:
     """Return what the report cannot tell."""
+    seeds = "Seeds change initialisation and batch order"
+    if record.student.foreign is not None and record.student.foreign.weights:
+        seeds = f"The student starts from {origin(record.student)}"
     points = [
         "Split and view noise are not in the intervals: one split and one pool of views served the whole study. "
-        "Seeds change initialisation and batch order."
+        f"{seeds}."
     ]
     ranking = [one.confirmed_test_top1 for one in verdict_of(record).ranking if one.confirmed_test_top1 is not None]
     if ranking:

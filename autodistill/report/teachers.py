@@ -49,15 +49,15 @@ AGREES, DISAGREES = 0.7, 0.4
 MIN_TRUSTED = 10
 """Number of teachers from which an order of scores can be trusted."""
 MORE, LESS = 1, -1
-SCORES: tuple[tuple[str, int, Callable[[TeacherRecord], float]], ...] = (
+SCORES: tuple[tuple[str, int, Callable[[TeacherRecord], float | None]], ...] = (
     ("accuracy", MORE, lambda one: one.val_top1),
     ("NLL", LESS, lambda one: one.val_nll),
     ("calibration error", LESS, lambda one: one.val_ece),
     ("label's probability on train", LESS, lambda one: profile_of(one).train.target_probability),
     ("inherent variance at tau 4", MORE, lambda one: at(one).inherent_variance),
     ("derived variance at tau 4", MORE, lambda one: at(one).derived_variance),
-    ("parameters", MORE, lambda one: float(one.cost.params)),
-    ("parameters", LESS, lambda one: float(one.cost.params)),
+    ("parameters", MORE, lambda one: one.cost.params),
+    ("parameters", LESS, lambda one: one.cost.params),
 )
 """Figures of a teacher that are said to predict the better student, and whether more or less is said to be better.
 
@@ -80,9 +80,20 @@ def knowledge_info(record: Teachers) -> Section:
     )
 
 
+def notes_info(record: Teachers) -> Section:
+    """Return what the user should know about how the teachers were read and checked."""
+    rows = [row(short(one.name), note) for one in record.teachers for note in one.notes]
+    columns = ("Teacher", Column("Note", long=True))
+    return Section(table=table("How the teachers were read", columns, rows[:MAX_ROWS])) if rows else Section()
+
+
 def by_size(record: Teachers) -> list[TeacherRecord]:
-    """Return the teachers with a profile, ordered by number of parameters."""
-    return sorted((one for one in record.teachers if one.profile), key=lambda one: (one.cost.params, one.name))
+    """Return the teachers with a profile, ordered by number of parameters, those of unknown size last."""
+
+    def size(teacher: TeacherRecord) -> tuple[int | float, str]:
+        return (math.inf if teacher.cost.params is None else teacher.cost.params, teacher.name)
+
+    return sorted((one for one in record.teachers if one.profile), key=size)
 
 
 def profile_of(teacher: TeacherRecord) -> ProfileRecord:
@@ -152,8 +163,11 @@ def _profile_table(teachers: Sequence[TeacherRecord]) -> Table:
 
 def _variance_claim(teachers: Sequence[TeacherRecord]) -> tuple[str, str]:
     said = "The variance of the other classes rises, then falls, as teachers grow."
+    of_known_size = "" if all(one.cost.params is not None for one in teachers) else " of known size"
+    teachers = [one for one in teachers if one.cost.params is not None]
     if len(teachers) < 3:
-        return said, f"Checking this takes three teachers; there are {plural(len(teachers), 'profile')}."
+        there = plural(len(teachers), "profile")
+        return said, f"Checking this takes three teachers{of_known_size}; there are {there}{of_known_size}."
     spreads = [at(one) for one in teachers]
     derived = [one.derived_variance for one in spreads]
     derived_course = course(derived, [one.derived_variance_error for one in spreads])
@@ -349,7 +363,10 @@ def scores_info(record: Teachers) -> Section:
     regrets = [max(students) - one for one in students]
     ranked = []
     for label, sign, value in SCORES:
-        values = [sign * value(teacher) for teacher in teachers]
+        found = [value(teacher) for teacher in teachers]
+        values = [sign * one for one in found if one is not None]
+        if len(values) < len(teachers):  # the size of a teacher is unknown
+            continue
         picked = values.index(max(values))
         words = f"{label}, {'more' if sign > 0 else 'less'} is better"
         ranked.append((words, teachers[picked].name, regrets[picked], rank_correlation(values, students)))

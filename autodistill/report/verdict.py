@@ -160,8 +160,8 @@ def _teacher_row(
 
 def _is_poor(teacher: TeacherRecord, record: StudyRecord) -> bool:
     """Return whether a teacher is less accurate on validation than the student that was trained without a teacher."""
-    alone = record.no_teacher.val_top1 if record.no_teacher else None
-    return alone is not None and teacher.val_top1 < alone
+    alone = record.no_teacher
+    return alone is not None and alone.val_top1 is not None and teacher.score(alone.metric) < alone.val_top1
 
 
 def _baseline_rows(record: StudyRecord, verdict: Recommendation) -> Iterator[Row]:
@@ -199,7 +199,9 @@ def _confirmed_cell(ranked: RankRow | None) -> Cell:
     if ranked is None or ranked.confirmed_test_top1 is None:
         return Cell(EMPTY)
     below = interval(ranked.low, ranked.high, lambda value: f"{100 * value:.1f}")
-    return Cell(percent(ranked.confirmed_test_top1), f"{below}, {plural(ranked.seeds, 'seed')}")
+    balanced = ranked.confirmed_test_balanced_top1
+    classes = "" if balanced is None else f", {percent(balanced)} balanced over classes"
+    return Cell(percent(ranked.confirmed_test_top1), f"{below}, {plural(ranked.seeds, 'seed')}{classes}")
 
 
 def _in_use(targets: TargetSummary | None) -> str:
@@ -295,7 +297,12 @@ def mismatch_info(record: StudyRecord) -> Section:
         place = f"made student {rank + 1} of {len(teachers)}, {100 * regret:.1f} points below the best"
     rho = rank_correlation([one.val_top1 for one in teachers], students)
     by_accuracy = "" if rho is None else f" (Spearman {rho:+.2f} over {len(teachers)} teachers)"
-    rho = rank_correlation([one.cost.params for one in teachers], students)
+    sized = [
+        (one.cost.params, student)
+        for one, student in zip(teachers, students, strict=True)
+        if one.cost.params is not None
+    ]
+    rho = rank_correlation([params for params, _ in sized], [student for _, student in sized])
     by_size = "" if rho is None else f" With the number of parameters the Spearman correlation is {rho:+.2f}."
     verdict = verdict_of(record)
     bars = "bars are two standard deviations of a run's seed noise either way, as measured between confirm runs"

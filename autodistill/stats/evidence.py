@@ -215,11 +215,14 @@ def _rank_row(one: Finalist, p_best: float | None, images: int) -> RankRow:
     validation = [run.val_top1 for run in one.record.runs if run.seed in one.scores and run.val_top1 is not None]
     confirmed = math.fsum(validation) / len(validation) if validation else None
     searched = one.record.search_val_top1
+    balanced = [run.test_balanced_top1 for run in one.record.runs if run.seed in one.scores]
+    known = [score for score in balanced if score is not None]
     return RankRow(
         teacher=one.record.teacher,
         params=one.record.params,
         seeds=len(scores),
         confirmed_test_top1=one.mean,
+        confirmed_test_balanced_top1=math.fsum(known) / len(known) if known else None,
         low=low,
         high=high,
         confirmed_val_top1=confirmed,

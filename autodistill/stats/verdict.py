@@ -115,9 +115,20 @@ def _decide(record: StudyRecord, evidence: Evidence) -> "_Decision":
     able = [name for name in tied if name not in useless]
     able = [name for name in able if not evidence.behind(name)] or able
     able = [name for name in able if evidence.answer(name) == "helps"] or able
-    costs = {one.name: (one.cost.macs, one.cost.params) for one in record.teachers}
-    cheapest = min(able, key=lambda name: (*costs.get(name, (math.inf, math.inf)), name))
+    # Teachers of unknown cost come last.
+    cheapest = min(able, key=lambda name: (_macs(record, name), _params(record, name), name))
     return _Decision(record, evidence, tied, "no_clear_difference", cheapest)
+
+
+def _macs(record: StudyRecord, name: str) -> int | float:
+    """Return the MACs of a teacher; infinite if they are unknown."""
+    known = (one.cost.macs for one in record.teachers if one.name == name and one.cost.macs is not None)
+    return next(known, math.inf)
+
+
+def _params(record: StudyRecord, name: str) -> int | float:
+    known = (one.cost.params for one in record.teachers if one.name == name and one.cost.params is not None)
+    return next(known, math.inf)
 
 
 def _row_without_runs(teacher: str | None, params: TrialParams, searched: float | None) -> RankRow:
@@ -199,15 +210,21 @@ class _Decision:
 
     def _cheap_words(self) -> str:
         """Say which of the tied teachers is taken. It is not always the cheapest."""
-        macs = {one.name: one.cost.macs for one in self.record.teachers}
-        if all(macs.get(self.teacher, math.inf) <= macs.get(name, math.inf) for name in self.tied):
+        macs = {name: _macs(self.record, name) for name in self.tied}
+        unknown = macs[self.teacher] == math.inf
+        if unknown and all(other == math.inf for other in macs.values()):
+            return "one of them, because their costs are unknown"
+        cheapest = "one" if unknown else "cheapest one"
+        if not unknown and all(macs[self.teacher] <= other for other in macs.values()):
+            if math.inf in macs.values():
+                return "the cheapest one of known cost"
             return "the cheaper one" if len(self.tied) == 2 else "the cheapest one"
         helping = [name for name in self.tied if self.evidence.answer(name) == "helps"]
         if self.teacher in helping:
-            return "the one that is known to help" if len(helping) == 1 else "the cheapest one that is known to help"
+            return "the one that is known to help" if len(helping) == 1 else f"the {cheapest} that is known to help"
         if any(map(self.evidence.behind, self.tied)) and not self.evidence.behind(self.teacher):
-            return "the cheapest one that is not behind training without a teacher"
-        return "the cheapest one that may help"
+            return f"the {cheapest} that is not behind training without a teacher"
+        return f"the {cheapest} that may help"
 
     def _least(self) -> str:
         return f"{100 * self.evidence.threshold:.1f} points that count"

@@ -3,8 +3,10 @@
 from autodistill.study.environment import environment
 from autodistill.study.resolve import (
     KNOWN,
+    OWN_SPACE,
     SearchOptions,
     StudySpec,
+    label,
     pinned,
     resolve,
     resolve_all,
@@ -13,17 +15,22 @@ from autodistill.study.resolve import (
 )
 from autodistill.study.run import prepare_teachers, run_students, run_study
 from autodistill.study.timing import Estimate, cache_size, describe_plan, describe_time, estimate
+from autodistill.study.unchanged import check_unchanged, fingerprints_now
 
 __all__ = [
     "KNOWN",
+    "OWN_SPACE",
     "Estimate",
     "SearchOptions",
     "StudySpec",
     "cache_size",
+    "check_unchanged",
     "describe_plan",
     "describe_time",
     "environment",
     "estimate",
+    "fingerprints_now",
+    "label",
     "pinned",
     "prepare_teachers",
     "resolve",

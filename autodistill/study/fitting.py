@@ -13,12 +13,16 @@ from autodistill.data import Data, normalise
 from autodistill.errors import ConfigError
 from autodistill.logit_cache import estimated_bytes
 from autodistill.methods import METHODS
-from autodistill.models import student_network
+from autodistill.models.students import student_network
 from autodistill.records import ParamValue, Record
 from autodistill.study.measurements import facts, keep, recall
 from autodistill.teachers import ladder
 from autodistill.training.probing import faster_precision, gpu_precision
 
+BATCH_SIZES = ((50_000, 128), (1_280, 64), (640, 32), (320, 16), (0, 8))
+"""Batch sizes for the images of a user, each from a number of training images on: small sets need many steps."""
+STEPS, EPOCHS, LR = 3000, (15, 30), 0.05
+"""Steps that a full training should have, within these limits of epochs; learning rate at a batch of 64."""
 EXAMPLES = 8
 """Random examples on which methods are checked."""
 
@@ -44,6 +48,37 @@ def fit_to_classes(space: Space, data: Data) -> tuple[Space, tuple[str, ...]]:
         prior = prior.model_copy(update={"method": "ts", "params": {"tau": PlainKDSpec().tau}})
     fitted = space.model_copy(update={"search": search.model_copy(update={"methods": methods}), "prior": prior})
     return fitted, (f"{', '.join(too_few)} left out ({needs}); searched: {', '.join(methods)}; prior: {prior.method}",)
+
+
+def fit_to_images(space: Space, data: Data) -> Space:
+    """Fill in what a space leaves open and what follows from the images.
+
+    The crop of photographs is the margin of the stored images. With `fit_to_data`, the crop of other images is an
+    eighth of their size, and batch size, learning rate and epochs follow from the number of training images.
+    """
+    size, images = data.image_shape[1], len(data.train.labels)
+    crop = data.margin or (size // 8 if space.fit_to_data else 0)
+    space = _filled(space, "data", crop=crop) if crop else space
+    if not space.fit_to_data:
+        return space
+    fitting = next(batch for least, batch in BATCH_SIZES if images >= least)
+    space = _filled(space, "training", batch_size=min(fitting, images))
+    batch = space.training.batch_size
+    epochs = max(EPOCHS[0], min(EPOCHS[1], round(STEPS * batch / images)))
+    lr = round(LR * min(1.0, batch / 64), 4)
+    space = _filled(space, "training", epochs=epochs, lr=lr)
+    return _filled(space, "ladder", epochs=space.training.epochs, lr=lr)
+
+
+def _filled(space: Space, table: str, **values: object) -> Space:
+    """Set the keys of a table that the space leaves open."""
+    part = getattr(space, table)
+    fresh = {key: value for key, value in values.items() if key not in part.model_fields_set}
+    if not fresh:
+        return space
+    # Validated, because the rung may not fit the epochs.
+    whole = {**part.model_dump(exclude_unset=True), **fresh}
+    return space.model_copy(update={table: type(part).model_validate(whole)})
 
 
 def teacher_names(uris: Sequence[str]) -> dict[str, str]:
@@ -159,10 +194,13 @@ class ChosenPrecision(Record):
     precision: Literal["float32", "bfloat16"]
 
 
-def with_precision(space: Space, kept: Space | None, data: Data, *, student: str, device: str) -> Space:
+def with_precision(
+    space: Space, kept: Space | None, data: Data, *, student: str, fingerprint: str = "", device: str
+) -> Space:
     """Replace precision `auto` by the precision in which this student trains faster on this machine.
 
-    An existing study keeps its precision. The measurement is kept for later studies on this machine.
+    `student` is the student's name or URI, and `fingerprint` that of a student from elsewhere. An existing study keeps
+    its precision. The measurement is kept for later studies on this machine.
     """
     if space.training.precision != "auto":
         return space
@@ -171,17 +209,18 @@ def with_precision(space: Space, kept: Space | None, data: Data, *, student: str
     elif device.startswith("cuda"):
         precision = gpu_precision(torch.device(device)) if torch.cuda.is_available() else "bfloat16"
     else:
-        precision = _cpu_precision(space, data, student=student)
+        precision = _cpu_precision(space, data, student=student, fingerprint=fingerprint)
     return space.model_copy(update={"training": space.training.model_copy(update={"precision": precision})})
 
 
-def _cpu_precision(space: Space, data: Data, *, student: str) -> Literal["float32", "bfloat16"]:
+def _cpu_precision(space: Space, data: Data, *, student: str, fingerprint: str) -> Literal["float32", "bfloat16"]:
     width, stem_stride = space.student.width, space.student.stem_stride
-    of = facts(data, space, device="cpu", student=student, width=width, stem_stride=stem_stride)
+    more = {"fingerprint": fingerprint} if fingerprint else {}
+    of = facts(data, space, device="cpu", student=student, width=width, stem_stride=stem_stride, **more)
     chosen = recall(ChosenPrecision, of)
     if chosen is None:
-        images = normalise(data.train.images[: space.training.batch_size], mean=data.mean, std=data.std)
-        precision = faster_precision(lambda: student_network(student, data, space.student), images)
+        images = normalise(data.train_images(space.training.batch_size), mean=data.mean, std=data.std)
+        precision = faster_precision(lambda: student_network(student, data, space.student, offline=True), images)
         chosen = ChosenPrecision(precision=precision)
         keep(chosen, of)
     return chosen.precision

@@ -13,7 +13,7 @@ from autodistill.errors import ConfigError
 from autodistill.executors.worker import CONTEXT_BYTES, USED, memory_share, release
 from autodistill.logit_cache import estimated_bytes
 from autodistill.machine import usable_cores
-from autodistill.models import student_network
+from autodistill.models.students import student_network
 from autodistill.records import Mode, Record
 from autodistill.study.measurements import facts, keep, recall
 from autodistill.training import Recipe
@@ -39,13 +39,16 @@ class Sharing(NamedTuple):
     """Fraction of the device's memory for each worker."""
 
 
-def fit_to_device(space: Space, data: Data, *, student: str, device: str, workers: int | None) -> Sharing:
+def fit_to_device(
+    space: Space, data: Data, *, student: str, fingerprint: str = "", device: str, workers: int | None
+) -> Sharing:
     """Measure the student's training steps on the device, and divide the device among workers.
 
     Args:
         space: Search space.
         data: Data of the study.
-        student: Name of the student.
+        student: Name or URI of the student.
+        fingerprint: Of a student from elsewhere.
         device: Torch's name of the device.
         workers: Workers of the study, distributed over the GPUs in turn; None: as many per GPU as its free memory
             holds.
@@ -56,7 +59,7 @@ def fit_to_device(space: Space, data: Data, *, student: str, device: str, worker
     if not device.startswith("cuda"):
         return Sharing(workers or 1)
     try:
-        steps = measure_steps(space, data, student=student, device=torch.device(device))
+        steps = measure_steps(space, data, student=student, fingerprint=fingerprint, device=torch.device(device))
     except torch.OutOfMemoryError:
         return Sharing(workers or 1)
     release()
@@ -106,7 +109,9 @@ class StepMeasurement(Record):
     """Bytes reserved by torch, at most."""
 
 
-def measure_steps(space: Space, data: Data, *, student: str, device: torch.device) -> StepMeasurement:
+def measure_steps(
+    space: Space, data: Data, *, student: str, fingerprint: str = "", device: torch.device
+) -> StepMeasurement:
     """Measure a student's training steps on a GPU, or return the measurement that this machine has kept."""
     spec = space.training
     steps = spec.epochs * max(1, len(data.train.labels) // spec.batch_size)
@@ -115,6 +120,7 @@ def measure_steps(space: Space, data: Data, *, student: str, device: torch.devic
         space,
         device=str(device),
         student=student,
+        **({"fingerprint": fingerprint} if fingerprint else {}),
         stem_stride=space.student.stem_stride,
         width=space.student.width,
         precision=spec.precision,
@@ -128,7 +134,7 @@ def measure_steps(space: Space, data: Data, *, student: str, device: torch.devic
     peaks: dict[Mode, int] = {}
 
     def build() -> nn.Module:
-        return student_network(student, on_device, space.student).to(device)
+        return student_network(student, on_device, space.student, offline=True).to(device)
 
     def timed(mode: Mode) -> Timing | None:
         release()

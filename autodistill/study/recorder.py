@@ -23,7 +23,7 @@ from autodistill.records import (
     TrialStarted,
     to_json,
 )
-from autodistill.search import Mirror, SearchState, importance
+from autodistill.searching import Mirror, SearchState, importance
 from autodistill.stats.verdict import recommend
 from autodistill.store import write_bytes, write_text
 from autodistill.study.environment import environment

@@ -17,8 +17,10 @@ from autodistill.errors import ConfigError, StoreError
 from autodistill.executors import Setup
 from autodistill.formatting import COSTS, excess_words
 from autodistill.methods import LOSSES, METHODS
-from autodistill.models import MODELS, student_network
-from autodistill.models.cost import latency_ms, student_record
+from autodistill.models import MODELS
+from autodistill.models.cost import latency_ms
+from autodistill.models.students import is_foreign, student_network, student_record
+from autodistill.models.uri import student_name
 from autodistill.records import (
     TRAINED_HERE,
     LatencyRecord,
@@ -32,7 +34,7 @@ from autodistill.records import (
     latency_of,
     read_study,
 )
-from autodistill.search import make_plan, parse_budget, refuse_foreign
+from autodistill.searching import make_plan, parse_budget, refuse_foreign
 from autodistill.store import StudyFolder, cache_root, check_folder, check_study_folder
 from autodistill.study.environment import device_name, processor
 from autodistill.study.fitting import (
@@ -40,6 +42,7 @@ from autodistill.study.fitting import (
     check_sizes,
     fit_to_cache,
     fit_to_classes,
+    fit_to_images,
     teacher_names,
     view_count,
     with_precision,
@@ -58,6 +61,10 @@ KNOWN = Known(
 _OTHER_NAME = "give this study another name with --study, or remove the folder"
 RESULT_VERSION = 1
 """Raised when the same specification gives another result."""
+LARGEST_ADAMW_RATE = 0.01
+"""Learning rate from which a command with AdamW gets a warning."""
+OWN_SPACE = "folder"
+"""The default space of a user's images."""
 DEFAULT_CACHE_BYTES = 8 * 2**30
 
 
@@ -81,6 +88,8 @@ class SearchOptions(Record):
     timeout_s: float | None = None
     cache_bytes: int = DEFAULT_CACHE_BYTES
     offline: bool = False
+    download: bool = False
+    """Whether the dataset may be downloaded."""
     limits: StudentBudget = StudentBudget()
     runs: str = "runs"
     """Folder of all studies."""
@@ -133,6 +142,7 @@ class StudySpec(NamedTuple):
         return Setup(
             space=self.space,
             student=self.student.name,
+            foreign=self.student.foreign,
             teachers=self.teachers,
             fingerprints=self.fingerprints,
             data=self.data.fingerprint,
@@ -158,11 +168,22 @@ class StudySpec(NamedTuple):
         return ladder.path_of(uri, root=cache_root(), data=data, space=self.space, sources=sources)
 
     @property
+    def unready(self) -> set[str]:
+        """Names of the teachers that cannot run yet: untrained, or an ensemble with an untrained member."""
+        missing = {name for name, uri in self.teachers.items() if uri in set(self.untrained)}
+        return missing | {
+            name
+            for name, uri in self.teachers.items()
+            if teachers.is_ensemble(uri) and missing & set(teachers.members_of(uri, self.teachers))
+        }
+
+    @property
     def record(self) -> SpecRecord:
         """The specification as `study.json` keeps it, beside the space."""
         adapted = {name: uri for name, uri in self.teachers.items() if uri in self.sources}
         return SpecRecord(
             student=self.student.name,
+            student_fingerprint=self.student.foreign.fingerprint if self.student.foreign else "",
             teachers=self.teachers,
             fingerprints=self.fingerprints | {name: self.path_of(uri).parent.name for name, uri in adapted.items()},
             data=self.data.fingerprint,
@@ -197,12 +218,13 @@ def resolve_all(
     if planned:
         check_places(folders, storage=options[0].storage)
     common = _common(options[0], load_data)
-    students = _students([each.student for each in options], common)
+    students = _students([each.student for each in options], common, offline=options[0].offline)
     specs = tuple(
         _resolved(each, common, student, planned=planned) for each, student in zip(options, students, strict=True)
     )
     for each, student in zip(options, students, strict=True):
-        keep(student, _student_facts(each.student, common))
+        if student.foreign is None:
+            keep(student, _student_facts(each.student, common))
     return specs
 
 
@@ -272,25 +294,52 @@ def _common(options: SearchOptions, load_data: LoadData) -> _Common:
     if options.teachers:
         overrides.append(f"teachers={json.dumps(list(options.teachers))}")
     requested = load(options.space, known=KNOWN, overrides=overrides)
+    if options.download:
+        if options.offline:
+            raise ConfigError("--download beside --offline", "leave one of them out")
+        datasets.download(requested.data)
     data = load_data(requested.data)
+    requested = fit_to_images(requested, data)
     space, notes = fit_to_classes(requested, data)
     check_methods(space, data.num_classes)
-    names = teacher_names(ladder.expand(space.teachers, space))
-    fingerprints = {
-        name: teachers.load(uri, data=data, offline=options.offline, name=name).fingerprint
-        for name, uri in names.items()
-        if not uri.startswith(TRAINED_HERE)
-    }
+    given, left_out = _expanded(space)
+    names = teacher_names(given)
+    fingerprints = _fingerprints(names, data, offline=options.offline)
     sources = {
         uri: adaptation.pretrained(uri, data=data, offline=options.offline, name=name).teacher.fingerprint
         for name, uri in names.items()
         if uri.startswith(adaptation.SCHEME)
     }
     check_sizes(space, data)
-    return _Common(requested, space, notes, data, names, fingerprints, sources)
+    return _Common(requested, space, (*notes, *left_out), data, names, fingerprints, sources)
 
 
-def _students(names: Sequence[str], common: _Common) -> list[StudentRecord]:
+def _expanded(space: Space) -> tuple[list[str], list[str]]:
+    """Return the URIs of all teachers, and notes on files of folders that are no checkpoints."""
+    uris, notes = list[str](), list[str]()
+    for uri in ladder.expand(space.teachers, space):
+        found, left_out = teachers.candidates(uri)
+        uris += found
+        if left_out:
+            notes.append(f"teacher {uri}: no checkpoints and left out: {', '.join(left_out)}")
+    return list(dict.fromkeys(uris)), notes
+
+
+def _fingerprints(names: Mapping[str, str], data: Data, *, offline: bool) -> dict[str, str]:
+    """Load the given teachers; return their fingerprints. Those that autodistill trains are known then."""
+    ensembles = {name: teachers.members_of(uri, names) for name, uri in names.items() if teachers.is_ensemble(uri)}
+    found = {
+        name: teachers.load(uri, data=data, offline=offline, name=name).fingerprint
+        for name, uri in names.items()
+        if not uri.startswith(TRAINED_HERE) and name not in ensembles
+    }
+    for name, members in ensembles.items():
+        if all(member in found for member in members):
+            found[name] = teachers.ensemble_fingerprint([found[member] for member in members])
+    return {name: found[name] for name in names if name in found}
+
+
+def _students(names: Sequence[str], common: _Common, *, offline: bool) -> list[StudentRecord]:
     """Describe the students; errors of several students are raised together.
 
     Descriptions are kept because building a network takes seconds, mostly for imports.
@@ -298,17 +347,9 @@ def _students(names: Sequence[str], common: _Common) -> list[StudentRecord]:
     students, errors = [], []
     for name in names:
         try:
-            student = recall(StudentRecord, _student_facts(name, common))
-            students.append(
-                student
-                or student_record(
-                    name,
-                    num_classes=common.data.num_classes,
-                    image_shape=common.data.image_shape,
-                    default_width=common.space.student.width,
-                    stem_stride=common.space.student.stem_stride,
-                )
-            )
+            # Code and weights of a network from elsewhere may have changed.
+            student = None if is_foreign(name) else recall(StudentRecord, _student_facts(name, common))
+            students.append(student or student_record(name, common.data, common.space.student, offline=offline))
         except ConfigError as error:
             errors.append(error)
     if len(errors) > 1:
@@ -317,7 +358,7 @@ def _students(names: Sequence[str], common: _Common) -> list[StudentRecord]:
         raise errors[0]
     counts = Counter(student.name for student in students)
     if duplicates := [name for name in counts if counts[name] > 1]:
-        raise ConfigError(f"--student {duplicates[0]}: named twice", "name each student once")
+        raise ConfigError(f"--student {duplicates[0]}: named twice", "name each student once, or add ?name=NAME")
     return students
 
 
@@ -331,13 +372,15 @@ def _resolved(options: SearchOptions, common: _Common, student: StudentRecord, *
     folder = _folder(options)
     kept = kept_record(folder) if planned else None
     kept_space = Space.model_validate(kept.space) if kept else None
-    space = with_precision(common.space, kept_space, common.data, student=student.name, device=options.device)
+    of: dict[str, str] = {"student": student.source, "device": options.device}
+    of |= {"fingerprint": student.foreign.fingerprint} if student.foreign else {}
+    space = with_precision(common.space, kept_space, common.data, **of)
     sharing = Sharing()
     if planned and options.ray:
         sharing = cluster_sharing(options.device, options.workers, per_gpu=options.per_gpu)
     elif planned:
         workers = None if options.fill_gpu else options.workers
-        sharing = fit_to_device(space, common.data, student=student.name, device=options.device, workers=workers)
+        sharing = fit_to_device(space, common.data, **of, workers=workers)
         if options.fill_gpu:
             options = options.model_copy(update={"workers": options.workers * sharing.workers})
     space = fit_to_cache(space, kept_space, common.data, len(common.names), options.cache_bytes)
@@ -350,7 +393,7 @@ def _resolved(options: SearchOptions, common: _Common, student: StudentRecord, *
         pins["training.precision"] = space.training.precision
     if space.data.views != common.requested.data.views:
         pins["data.views"] = space.data.views
-    notes = common.notes
+    notes = common.notes + _training_notes(space, student)
     if planned and space.search.wave < options.workers // 2:
         wave = space.search.wave
         notes += (
@@ -378,13 +421,27 @@ def pinned(command: str, values: Mapping[str, object]) -> str:
     return command + "".join(f" --set {key}={value}" for key, value in values.items())
 
 
-def study_name(space: str, students: Sequence[str]) -> str:
-    """Return the default name of a study: `digits-mobilenetv2`."""
-    return "-".join((Path(space).stem, *students)).replace(":", "-")
+def study_name(space: str, students: Sequence[str], *, data: str = "") -> str:
+    """Return the default name of a study: `digits-mobilenetv2`, and `photos-mobilenetv2` for `folder:/data/photos`."""
+    own = datasets.short_name(data) if space == OWN_SPACE else ""
+    return "-".join((own or Path(space).stem, *map(label, students))).replace(":", "-")
+
+
+def label(student: str) -> str:
+    """Return the name of a student for the name of a folder: `mobilenetv2-0.5`."""
+    return student_name(student) if is_foreign(student) else student.replace(":", "-")
+
+
+def _training_notes(space: Space, student: StudentRecord) -> tuple[str, ...]:
+    """Return what the user should know about the training of a student."""
+    notes = student.foreign.notes if student.foreign else ()
+    if space.training.optimizer == "adamw" and space.training.lr > LARGEST_ADAMW_RATE:
+        notes += (f"training.lr is {space.training.lr:g}, much for adamw: --set training.lr=0.001 is usual",)
+    return notes
 
 
 def _folder(options: SearchOptions) -> StudyFolder:
-    study = options.study or study_name(options.space, (options.student,))
+    study = options.study or study_name(options.space, (options.student,), data=options.data)
     if Path(study).name != study or study == ".." or len(study) > 100:
         raise ConfigError(
             f"--study {study}: must be a plain name of up to 100 letters; it names a folder below {options.runs}"
@@ -436,7 +493,7 @@ def student_latency(spec: StudySpec, kept: StudyRecord | None) -> LatencyRecord 
     of = facts(spec.data, spec.space, device=device, student=spec.student.model_dump(mode="json"))
     known = recall(LatencyRecord, of)
     if known is None:
-        model = student_network(spec.student.name, spec.data, spec.space.student)
+        model = student_network(spec.student.source, spec.data, spec.space.student, offline=True)
         latency = latency_ms(model, image_shape=spec.data.image_shape, device=torch.device(device))
         known = LatencyRecord(median_ms=round(latency.median_ms, 4), iqr_ms=round(latency.iqr_ms, 4), device=name)
         keep(known, of)

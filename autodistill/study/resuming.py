@@ -20,7 +20,7 @@ from autodistill.records import (
     TrialRecord,
     run_ended,
 )
-from autodistill.search import audited_trials
+from autodistill.searching import audited_trials
 from autodistill.store import StudyFolder, copy_from_sibling, differences, digest, read_result
 from autodistill.study.resolve import RESULT_VERSION, StudySpec
 
@@ -54,6 +54,8 @@ def continued(spec: StudySpec, kept: StudyRecord | None) -> StudyRecord | None:
         for document in (asked, there):
             document["space"]["data"] = _without(document["space"]["data"], "name", "root")
     lines = list(differences(there, asked))
+    if kept.spec.student_fingerprint != spec.record.student_fingerprint:
+        lines.insert(0, "the student's code, weights, library or preprocessing changed since the study began")
     if lines:
         more = [f"and {len(lines) - MOST_DIFFERENCES} more"] if len(lines) > MOST_DIFFERENCES else []
         shown = "\n  ".join(lines[:MOST_DIFFERENCES] + more)
@@ -76,9 +78,13 @@ def _space_of(spec: StudySpec) -> dict[str, Any]:
 def _compared(space: dict[str, Any]) -> dict[str, Any]:
     """Return a space without what changes no result: purpose, teachers, wave and budget.
 
-    The settings of adapted teachers are part of the keys of these teachers, which the specification holds.
+    Whether values followed from the data changes no result either. Older studies lack the metric: it was `top1`. The
+    settings of adapted teachers are part of the keys of these teachers, which the specification holds.
     """
-    return {**_without(space, "purpose", "teachers", "adapt"), "search": _without(space["search"], "wave", "budget")}
+    search = {"metric": "top1", **_without(space["search"], "wave", "budget")}
+    if search["metric"] == "top1":
+        del search["metric"]
+    return {**_without(space, "purpose", "teachers", "fit_to_data", "adapt"), "search": search}
 
 
 def _without(document: dict[str, Any], *keys: str) -> dict[str, Any]:
@@ -135,7 +141,7 @@ def run_key(spec: StudySpec, fingerprints: Mapping[str, str], run: RunSpec) -> s
     data = spec.space.data
     common = {
         "data": spec.data.fingerprint,
-        "student": (spec.student.name, spec.student.stem_stride),
+        "student": spec.student.key,
         "training": spec.space.training.model_dump(mode="json", exclude={"epochs", "rung_epochs"}),
         "loss": spec.space.search.loss,
         "view": (data.view_seed, data.crop, data.flip),

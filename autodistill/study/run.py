@@ -31,7 +31,7 @@ from autodistill.records import (
     read_record,
     to_json,
 )
-from autodistill.search import (
+from autodistill.searching import (
     Mirror,
     Sampler,
     SearchSpec,
@@ -60,6 +60,7 @@ from autodistill.study.resuming import (
     run_key,
 )
 from autodistill.study.timing import TAU_STUDENT_FROM, measure, plan_for
+from autodistill.teachers import with_equals
 from autodistill.teachers.checks import may_have_seen_validation
 from autodistill.teachers.ladder import epochs_of
 
@@ -185,7 +186,7 @@ def prepare_teachers(
     tasks: list[Task] = [kind(name=name) for name in names for kind in (CheckTask, ProfileTask)]
     found = executor.run(tasks, on_event, meanwhile=meanwhile)
     on_event(PhaseStarted(phase="profiles", runs=0, epochs=0))
-    teachers, computed = [], 0
+    teachers, computed = list[TeacherRecord](), 0
     for record, profiled in zip(found[::2], found[1::2], strict=True):
         assert isinstance(record, TeacherRecord)
         if isinstance(profiled, Profiled):
@@ -194,6 +195,8 @@ def prepare_teachers(
             record = record.model_copy(update={"profile": profiled.profile, "notes": notes})
             computed += profiled.views_computed
         teachers.append(record)
+    teachers = with_equals(teachers)
+    for record in teachers:
         for note in record.notes:
             on_event(Note(text=f"teacher {record.name}: {note}"))
     profiled_names = tuple(teacher.name for teacher in teachers if teacher.profile is not None)

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from autodistill import teachers
 from autodistill.data.views import View
 from autodistill.errors import StudyError
 from autodistill.executors import (
@@ -33,8 +34,8 @@ from autodistill.records import (
     TimePlanned,
     TrialParams,
 )
-from autodistill.search import make_plan, parse_budget, prior_params
-from autodistill.search.plan import PROTECTED_PRIORS, wave_size
+from autodistill.searching import make_plan, parse_budget, prior_params
+from autodistill.searching.plan import PROTECTED_PRIORS, wave_size
 from autodistill.store import cache_root
 from autodistill.study.measurements import Facts, facts, forget, keep, recall
 from autodistill.study.resolve import StudySpec
@@ -231,7 +232,12 @@ def measure(spec: StudySpec, executor: Executor, on_event: OnEvent) -> Costs | N
         name: recall(TeacherTimes, of) or recall(TeacherTimes, {**of, "trained": False})
         for name, of in of_teachers.items()
     }
-    names = [name for name in reversed(spec.teachers) if teacher_times[name] is None]
+    members = {
+        name: teachers.members_of(uri, spec.teachers)
+        for name, uri in spec.teachers.items()
+        if teachers.is_ensemble(uri)
+    }
+    names = [name for name in reversed(spec.teachers) if teacher_times[name] is None and name not in members]
     copies = workers if student is None else 0
     seconds = min(MEASURE_S, MEASURING_S * workers / max(1, copies + len(names)) / PARTS)
     tasks: list[Task] = [MeasureStudentTask(params=_measured_params(spec), seconds=seconds)] * copies
@@ -247,18 +253,22 @@ def measure(spec: StudySpec, executor: Executor, on_event: OnEvent) -> Costs | N
         if isinstance(times, TeacherTimes):
             teacher_times[name] = times
             keep(times, of_teachers[name])
+    for name, of in members.items():
+        times_of = [times for member in of if (times := teacher_times[member]) is not None]
+        if len(times_of) == len(of):
+            teacher_times[name] = TeacherTimes(view_s=sum(times.view_s for times in times_of))
     known = {name: times for name, times in teacher_times.items() if times is not None}
     return _costs(spec, student, known) if student is not None and len(known) == len(teacher_times) else None
 
 
 def _costs(spec: StudySpec, student: StudentTimes, teacher_times: Mapping[str, TeacherTimes]) -> Costs:
-    training, untrained = spec.space.training, spec.untrained
+    training, unready = spec.space.training, spec.unready
     train, held_out, tested = (len(split.labels) for split in (spec.data.train, spec.data.validation, spec.data.test))
     steps = max(1, train // training.batch_size)
     profile_s = student.profile_s * min(train, MOST_ROWS)
     teacher_costs = {}
     for name, times in teacher_times.items():
-        new = spec.teachers[name] in untrained
+        new = name in unready
         training_s = _training_s(spec, spec.teachers[name], times.training, steps) if new else 0.0
         views = frozenset(range(spec.views) if new else _missing_views(spec, name))
         logits_s = times.view_s * held_out if views else 0.0
@@ -297,8 +307,8 @@ def _student_facts(spec: StudySpec) -> Facts:
     params = _measured_params(spec)
     return _facts(
         spec,
-        student=spec.student.name,
-        stem_stride=spec.student.stem_stride,
+        student=spec.student.key[0],
+        stem_stride=spec.student.key[1],
         method=params.method,
         method_params=params.method_params,
         precision=spec.space.training.precision,
@@ -325,12 +335,22 @@ def _missing_views(spec: StudySpec, name: str) -> tuple[int, ...]:
     data_spec = spec.space.data
     return missing_views(
         cache_root(),
-        spec.fingerprints.get(name) or _ladder_fingerprint(spec, spec.teachers[name]),
+        _fingerprint(spec, name),
         spec.data.fingerprint,
         view=View(data_spec.view_seed, data_spec.crop, data_spec.flip),
         views=spec.views,
         device=torch.device(spec.options.device),
     )
+
+
+def _fingerprint(spec: StudySpec, name: str) -> str:
+    uri = spec.teachers[name]
+    if name in spec.fingerprints:
+        return spec.fingerprints[name]
+    if not teachers.is_ensemble(uri):
+        return _ladder_fingerprint(spec, uri)
+    members = teachers.members_of(uri, spec.teachers)
+    return teachers.ensemble_fingerprint([_fingerprint(spec, member) for member in members])
 
 
 class TeacherFile(Record):

@@ -5,7 +5,7 @@ size, class order or set of weights makes it clearly better on images that were 
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 from urllib.parse import quote
@@ -16,12 +16,15 @@ from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
 from autodistill import metrics
+from autodistill.config import Space, bounds
 from autodistill.data import Data
 from autodistill.errors import AutodistillError, TeacherError
+from autodistill.formatting import listed
 from autodistill.models.cost import measure
 from autodistill.models.preprocessing import named_normalisations
 from autodistill.models.uri import with_option
-from autodistill.records import TRAINED_HERE, ProfileRecord, TeacherRecord
+from autodistill.records import TRAINED_HERE, ProfileRecord, TeacherCostRecord, TeacherRecord
+from autodistill.teachers.profile import TAU_MAX
 from autodistill.teachers.teacher import Teacher, logits_of
 
 SIGNIFICANCE = 0.001
@@ -49,6 +52,8 @@ LEAST_PER_CLASS = 5
 """Images of each class in each half for which an order of classes is searched."""
 SIZES = (32, 64, 224)
 """Input sizes at which networks are usually trained."""
+TOO_SHARP = 0.99
+"""Mean largest probability at the highest temperature from which a note says that the logits are too sharp."""
 _SIMULATED = 20_000
 
 Reload = Callable[[str], Teacher]
@@ -76,6 +81,7 @@ def check(
     logits: Float[Tensor, "examples classes"],
     *,
     reload: Reload | None = None,
+    hottest: float = 30.0,
     originals: Originals | None = None,
 ) -> TeacherRecord:
     """Check that a teacher fits the data, and return its record.
@@ -85,6 +91,7 @@ def check(
         data: The study's data.
         logits: The teacher's logits on the validation split.
         reload: Loads the teacher with a further option; None: other weights in its file are not tried.
+        hottest: Highest temperature that a method may use.
         originals: Decodes images in the teacher's own size; None: they are not compared with the stored ones.
 
     Raises:
@@ -95,7 +102,8 @@ def check(
     labels = data.validation.labels
     top1, balanced = float(metrics.top1(logits, labels)), metrics.balanced_top1(logits, labels)
     notes = list(teacher.notes)
-    own = teacher.uri.startswith(TRAINED_HERE)
+    # The members of an ensemble are checked themselves.
+    own = teacher.uri.startswith(TRAINED_HERE) or bool(teacher.members)
     mend = None if own or top1 > 1 - LEAST_GAIN else better_reading(teacher, data, logits, reload=reload)
     if mend is not None:
         found = f"{mend.before:.1%} of validation images right as it is read, {mend.after:.1%} with {mend.what}"
@@ -115,6 +123,13 @@ def check(
         if not teacher.accepted:
             raise TeacherError(f"teacher {teacher.name} ({teacher.uri}): {found}", _at_chance_hint(teacher))
         notes.append(f"accepted although its {found}")
+    sharp = float((logits.double() / hottest).softmax(dim=1).amax(dim=1).mean())
+    if sharp > TOO_SHARP:
+        notes.append(
+            f"its logits lie so far apart that even at temperature {hottest:g}, the highest of this space, one class "
+            f"has {sharp:.1%} of the probability: there is little to learn from it beyond its first class; scale its "
+            "logits down, or raise the temperatures in search.methods"
+        )
     if originals is not None and not own:
         notes += gain_at_own_size(teacher, data, logits, originals)
     return TeacherRecord(
@@ -122,7 +137,7 @@ def check(
         uri=teacher.uri,
         architecture=teacher.architecture,
         fingerprint=teacher.fingerprint,
-        cost=measure(teacher.module, image_shape=_input_shape(teacher, data)),
+        cost=cost_of(teacher, data),
         normalisation=teacher.normalisation.name,
         val_top1=top1,
         val_nll=float(metrics.nll(logits, labels)),
@@ -130,6 +145,49 @@ def check(
         val_balanced_top1=balanced,
         notes=tuple(notes),
     )
+
+
+def hottest_of(space: Space) -> float:
+    """Return the highest temperature at which a method of a space may use the logits of a teacher."""
+    names = ("tau", "tau_target", "tau_other", "tau_max")
+    found = [TAU_MAX] if "isats" in space.search.methods else []
+    for dimensions in space.search.methods.values():
+        limits = (bounds(dimension) for name, dimension in dimensions.items() if name in names)
+        found += [float(it[1]) for it in limits if it is not None]
+    return max(found, default=TAU_MAX)
+
+
+def with_equals(records: Sequence[TeacherRecord]) -> list[TeacherRecord]:
+    """Return records of teachers, in which teachers with equal fingerprints have a note that names the others."""
+    found = []
+    for record in records:
+        equal = [it.name for it in records if it.fingerprint == record.fingerprint and it.name != record.name]
+        if equal:
+            note = f"the same network with the same weights as {listed(equal)}: their logits are equal"
+            record = record.model_copy(update={"notes": (*record.notes, note)})
+        found.append(record)
+    return found
+
+
+def cost_of(teacher: Teacher, data: Data) -> TeacherCostRecord:
+    """Return the cost of a teacher for an image of the data; that of an ensemble is the sum over its members."""
+    if teacher.cost is not None:
+        return teacher.cost
+    if not teacher.members:
+        found = measure(teacher.module, image_shape=_input_shape(teacher, data))
+        return TeacherCostRecord(params=found.params, macs=found.macs, size_bytes=found.size_bytes)
+    costs = [cost_of(member, data) for member in teacher.members]
+    return TeacherCostRecord(
+        params=_sum(it.params for it in costs),
+        macs=_sum(it.macs for it in costs),
+        size_bytes=_sum(it.size_bytes for it in costs),
+    )
+
+
+def _sum(numbers: Iterable[int | None]) -> int | None:
+    """Return a sum; None if a number is unknown."""
+    known = list(numbers)
+    return None if None in known else sum(it for it in known if it is not None)
 
 
 def check_logits(teacher: Teacher, data: Data, logits: Float[Tensor, "examples classes"]) -> None:
@@ -196,11 +254,12 @@ def better_reading(
         option = f"classes={names}" if data.num_classes <= 20 else "classes=FILE"
         moved = order.to(labels.device)[logits.argmax(dim=1)]
         tried.append((f"the order of its classes {_shortened(names)}", option, own, moved == labels))
-    trial = _Trial(teacher, data.validation.images[rows], labels[rows], own[rows], began=time.monotonic())
-    for what, option, other in _readings(teacher, data, reload):
-        found = trial.compare(other)
-        if found is not None:
-            tried.append((what, option, *found))
+    if teacher.table is None:
+        trial = _Trial(teacher, data.validation.images[rows], labels[rows], own[rows], began=time.monotonic())
+        for what, option, other in _readings(teacher, data, reload):
+            found = trial.compare(other)
+            if found is not None:
+                tried.append((what, option, *found))
     if not tried:
         return None
     gains = [float((after[::2].double() - before[::2].double()).mean()) for _, _, before, after in tried]
@@ -313,7 +372,7 @@ def gain_at_own_size(
         originals: Decodes validation images in a size.
     """
     stored, size, labels = data.image_shape[1], teacher.input_size, data.validation.labels
-    if size is None or size <= stored:
+    if size is None or size <= stored or teacher.table is not None:
         return []
     began = time.monotonic()
     image_s = seconds_per_image(teacher, data.validation.images)
@@ -406,6 +465,8 @@ def _at_chance_hint(teacher: Teacher) -> str:
         return "autodistill adapted it to these images: raise adapt.epochs, or lower adapt.lr"
     if teacher.uri.startswith("ladder:"):
         return "autodistill trained it on these images: raise ladder.epochs, or name trained teachers with --teacher"
+    if teacher.table is not None:
+        return "check that its rows are in the order of the data's own files, or name them by file"
     return (
         "check that it was trained on these classes (?classes=FILE states their order) and its normalisation "
         "(?norm=NAME); ?accept=yes keeps it"

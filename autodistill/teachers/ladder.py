@@ -54,7 +54,8 @@ def path_of(uri: str, *, root: Path, data: str, space: Space, sources: Mapping[s
     if uri.startswith(adaptation.SCHEME):
         return adaptation.path_of(source=sources[uri], root=root, data=data, space=space)
     # The key omits settings that the ladder replaces, and the frequency of evaluation, which changes no weight.
-    training = space.training.model_dump(exclude={"epochs", "rung_epochs", "evaluate_every", "lr", "precision"})
+    unused = {"epochs", "rung_epochs", "evaluate_every", "lr", "precision", "optimizer", "body_lr_factor"}
+    training = space.training.model_dump(exclude=unused)
     view = (space.data.view_seed, space.data.crop, space.data.flip)
     recipe = space.ladder.model_dump(exclude={"architectures"})
     key = digest(FORMAT, data, training, recipe, view)

@@ -1,21 +1,24 @@
 """Teacher sources by URI scheme. The functions in `SOURCES` return a network with its preprocessing."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+import glob
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from autodistill.data import Data
-from autodistill.errors import ConfigError, TeacherError, near
-from autodistill.models import MODELS, build, parse_name
-from autodistill.models.checkpoints import read
+from autodistill.errors import AutodistillError, ConfigError, TeacherError, near
+from autodistill.models import MODELS, build, onnx_graph, parse_name
+from autodistill.models.checkpoints import Facts, read
 from autodistill.models.foreign import FOREIGN, Foreign, notes_of, published_classes, seeded
 from autodistill.models.matching import identify
 from autodistill.models.preprocessing import INTERPOLATIONS, class_columns, normalisation, stated_classes
 from autodistill.models.uri import FACTS, Uri, name_of, parse, with_option
-from autodistill.teachers.teacher import Teacher, ready
+from autodistill.teachers.tables import load_table
+from autodistill.teachers.teacher import Teacher, ensemble, ready
 
 
 @dataclass(frozen=True)
@@ -25,10 +28,21 @@ class Loading:
     data: Data
     name: str
     offline: bool
+    study: Mapping[str, str] = field(default_factory=dict)
+    """URIs of the teachers of the study by name."""
+    member: Callable[[str], Teacher] | None = None
+    """Loads a teacher of the study by name; None: it is loaded from its URI."""
 
 
 def load(
-    uri: str, *, data: Data, offline: bool = False, name: str | None = None, shown_as: str | None = None
+    uri: str,
+    *,
+    data: Data,
+    offline: bool = False,
+    name: str | None = None,
+    shown_as: str | None = None,
+    study: Mapping[str, str] = {},
+    member: Callable[[str], Teacher] | None = None,
 ) -> Teacher:
     """Load a teacher.
 
@@ -38,6 +52,9 @@ def load(
         offline: Whether downloads are forbidden.
         name: Name of the teacher in tables; None: taken from the URI.
         shown_as: URI in records; None: `uri`.
+        study: URIs of the teachers of the study by name, to which an ensemble refers.
+        member: Loads a teacher of the study by name, also one that autodistill has trained; None: those of an ensemble
+            are loaded from their URIs.
 
     Raises:
         TeacherError: The scheme or an option is unknown, the file is missing, damaged, of another network or contains
@@ -52,7 +69,7 @@ def load(
             f"teacher {uri!r}: unknown scheme {scheme!r} ({near(scheme, [*SOURCES, 'ladder'])})",
             f"name a checkpoint as {guess}",
         )
-    teacher = SOURCES[scheme](parse(uri), Loading(data, name or name_of(uri), offline))
+    teacher = SOURCES[scheme](parse(uri), Loading(data, name or name_of(uri), offline, study, member))
     return replace(teacher, uri=shown_as) if shown_as else teacher
 
 
@@ -137,6 +154,132 @@ def foreign_network(uri: Uri, loading: Loading, *, num_classes: int | None) -> t
     return network, first.in_channels if first is not None and first.in_channels in (1, 3) else channels
 
 
+def _from_onnx(uri: Uri, loading: Loading) -> Teacher:
+    """Load a network that ONNX Runtime runs."""
+    uri.check_options(FACTS)
+    path = Path(uri.target).expanduser()
+    module, graph = onnx_graph.network(uri, path)
+    stated = uri.size()
+    if graph.size and stated and stated != graph.size:
+        raise uri.refused(f"size={stated}: the graph takes {graph.size}x{graph.size}", "leave size out")
+    channels = graph.channels or loading.data.image_shape[0]
+    size = graph.size or stated or loading.data.image_shape[1]
+    raw = {"mean": (0.0,) * channels, "std": (1 / 255,) * channels} if graph.kind == "tensor(uint8)" else {}
+    notes: tuple[str, ...] = ()
+    if graph.probabilities:
+        notes = ("its output is a softmax: the logarithms of its probabilities are used as logits",)
+    network = Foreign(
+        module,
+        "ONNX",
+        Facts(image_size=graph.size, **raw),
+        notes=notes,
+        source=onnx_graph.fingerprint(path),
+        cost=onnx_graph.cost(path, graph, channels=channels, size=size),
+    )
+    return finished(network, uri, loading, channels=channels)
+
+
+def _from_table(uri: Uri, loading: Loading) -> Teacher:
+    """Load a table of logits."""
+    uri.check_options(("name", "classes", "accept"))
+    return load_table(uri, loading.data, name=loading.name)
+
+
+def _from_ensemble(uri: Uri, loading: Loading) -> Teacher:
+    """Load the members of an ensemble."""
+    members = []
+    for name in members_of(uri.text, loading.study):
+        try:
+            members.append(loading.member(name) if loading.member else _member(name, loading))
+        except AutodistillError as error:
+            raise uri.refused(f"member {name}: {error.message}", error.hint) from error
+    return ensemble(members, name=loading.name, uri=uri.text)
+
+
+def _member(name: str, loading: Loading) -> Teacher:
+    return load(loading.study[name], data=loading.data, offline=loading.offline, name=name)
+
+
+def members_of(text: str, study: Mapping[str, str]) -> tuple[str, ...]:
+    """Return the names of the members of an ensemble.
+
+    Args:
+        text: Its URI, `ensemble:a+b`.
+        study: URIs of the teachers of the study by name.
+
+    Raises:
+        TeacherError: There are fewer than two members, or a member is unknown or an ensemble, or named twice.
+    """
+    uri = parse(text)
+    uri.check_options(("name",))
+    names = tuple(name.strip() for name in uri.target.split("+") if name.strip())
+    hint = "name at least two teachers of this study: ensemble:NAME+NAME"
+    if len(names) < 2:
+        raise uri.refused("an ensemble has at least two members", hint)
+    for name in names:
+        if name not in study:
+            raise uri.refused(f"no teacher of this study is named {name!r} ({near(name, study)})", hint)
+        if names.count(name) > 1:
+            raise uri.refused(f"{name!r} is named twice", "name every member once")
+        if is_ensemble(study[name]):
+            raise uri.refused(f"{name!r} is an ensemble itself", "name its members")
+    return names
+
+
+def is_ensemble(uri: str) -> bool:
+    """Return whether a URI names an ensemble."""
+    return uri.startswith("ensemble:")
+
+
+def candidates(uri: str) -> tuple[list[str], list[str]]:
+    """Replace a folder or a pattern in `file:` by the files in it, in sorted order.
+
+    Args:
+        uri: URI of a teacher, for example `file:runs/*.pt?norm=imagenet` or `file:runs`.
+
+    Returns:
+        A URI for each checkpoint, and the names of files of a folder that are no checkpoints. Any other URI is
+        returned as it is.
+
+    Raises:
+        TeacherError: Nothing matches, a file that matches a pattern is no checkpoint, or no file in a folder is one.
+    """
+    parsed = parse(uri)
+    path = Path(parsed.target).expanduser()
+    is_pattern = not os.path.exists(path) and any(sign in parsed.target for sign in "*?[")
+    if parsed.scheme != "file" or not (os.path.isdir(path) or is_pattern):
+        return [uri], []
+    if is_pattern:
+        found = sorted(Path(it) for it in glob.glob(str(path), recursive=True) if Path(it).is_file())
+        left_out = list[Path]()
+    else:
+        files = sorted(it for it in path.iterdir() if it.is_file() and not it.name.startswith("."))
+        found = [it for it in files if looks_like_checkpoint(it)]
+        left_out = [it for it in files if it not in found]
+    if is_pattern and (other := [it for it in found if not looks_like_checkpoint(it)]):
+        raise parsed.refused(
+            f"{other[0]} is no checkpoint of torch or safetensors ({len(other)} of {len(found)} files that match)",
+            "narrow the pattern, for example file:RUNS/*.pt",
+        )
+    if not found and is_pattern:
+        raise parsed.refused("no file matches this pattern", "check the path; ** stands for folders at any depth")
+    if not found:
+        held = ", ".join(it.name for it in left_out[:3]) or "no file"
+        raise parsed.refused(f"the folder holds no checkpoint, but {held}", "name a file, or a pattern: file:RUNS/*.pt")
+    text = uri.removeprefix("file:")
+    # The name of a folder may contain a question mark.
+    options = text.removeprefix(parsed.target) if text.startswith(parsed.target) else "?" + text.partition("?")[2]
+    return [f"file:{it}{options if parsed.options else ''}" for it in found], [it.name for it in left_out]
+
+
+def looks_like_checkpoint(path: Path) -> bool:
+    """Return whether a file begins like one of torch or safetensors."""
+    with path.open("rb") as file:
+        begin = file.read(9)
+    pickled = begin[:1] == b"\x80" and begin[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05")
+    return pickled or begin.startswith(b"PK\x03\x04") or begin[8:9] == b"{"
+
+
 def finished(network: Foreign, uri: Uri, loading: Loading, *, channels: int) -> Teacher:
     """Create a teacher from a loaded network, the options of its URI and the facts about it.
 
@@ -173,6 +316,7 @@ def finished(network: Foreign, uri: Uri, loading: Loading, *, channels: int) -> 
         other_weights=network.other_weights,
         notes=network.notes,
         source=network.source,
+        cost=network.cost,
     )
 
 
@@ -206,4 +350,7 @@ SOURCES: dict[str, Callable[[Uri, Loading], Teacher]] = {
     "python": _from_network,
     "torchvision": _from_network,
     "timm": _from_network,
+    "onnx": _from_onnx,
+    "logits": _from_table,
+    "ensemble": _from_ensemble,
 }

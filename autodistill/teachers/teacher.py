@@ -2,7 +2,8 @@
 
 import copy
 import hashlib
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from autodistill.data import images_at_once, normalise
 from autodistill.models.preprocessing import INTERPOLATIONS, Normalisation
+from autodistill.records import TeacherCostRecord
 
 BATCH = 256
 """Number of images in a forward pass on a GPU, and largest number on a CPU."""
@@ -44,14 +46,29 @@ class Teacher:
     """Kinds of weights in its file that are not used: `raw` or `ema`."""
     notes: tuple[str, ...] = ()
     """Choices made while the teacher was loaded that the user should know about."""
+    cost: TeacherCostRecord | None = None
+    """None: counted from `module`."""
+    members: tuple["Teacher", ...] = ()
+    """Teachers whose mean probabilities are its own; `module` holds their networks."""
+    table: Float[Tensor, "examples classes"] | None = None
+    """Logits by number of the example, in place of a network: it knows images without augmentation only."""
+
+    @property
+    def knows_one_view(self) -> bool:
+        """Whether it knows the images without augmentation only."""
+        return self.table is not None or (bool(self.members) and all(it.knows_one_view for it in self.members))
 
     @cached_property
     def quick(self) -> "Teacher":
         """The same teacher with BatchNorm folded into convolutions."""
+        if self.members:
+            return replace(self, members=tuple(member.quick for member in self.members))
         return replace(self, module=folded(self.module))
 
     def __call__(self, images: UInt8[Tensor, "batch channels height width"]) -> Float[Tensor, "batch classes"]:
         """Preprocess images and compute their logits, in float32."""
+        if self.members:
+            return mean_logits([member(images) for member in self.members])
         output: Tensor = self.module(self.prepared(images))
         return (output if self.columns is None else output[:, list(self.columns)]).float()
 
@@ -86,6 +103,7 @@ def ready(  # noqa: PLR0913 - the fields of a teacher
     other_weights: tuple[str, ...] = (),
     notes: tuple[str, ...] = (),
     source: str = "",
+    cost: TeacherCostRecord | None = None,
 ) -> Teacher:
     """Create a teacher from a loaded network, which is frozen and set to evaluation mode.
 
@@ -110,7 +128,34 @@ def ready(  # noqa: PLR0913 - the fields of a teacher
         accepted=accepted,
         other_weights=other_weights,
         notes=notes,
+        cost=cost,
     )
+
+
+def ensemble(members: Sequence[Teacher], *, name: str, uri: str) -> Teacher:
+    """Create a teacher whose probabilities are the mean of those of its members; its logits are their logarithms."""
+    return Teacher(
+        name=name,
+        uri=uri,
+        architecture=" + ".join(member.architecture for member in members),
+        module=nn.ModuleList([member.module for member in members]).eval(),
+        normalisation=Normalisation("members", (), ()),
+        fingerprint=ensemble_fingerprint([member.fingerprint for member in members]),
+        channels=members[0].channels,
+        input_size=max((member.input_size or 0 for member in members), default=0) or None,
+        notes=(f"the mean of the probabilities of {', '.join(member.name for member in members)}",),
+        members=tuple(members),
+    )
+
+
+def mean_logits(logits: Sequence[Float[Tensor, "batch classes"]]) -> Float[Tensor, "batch classes"]:
+    """Return the logarithms of the mean of probabilities."""
+    return torch.stack([one.log_softmax(dim=1) for one in logits]).logsumexp(dim=0) - math.log(len(logits))
+
+
+def ensemble_fingerprint(members: Sequence[str]) -> str:
+    """Return the fingerprint of an ensemble from the fingerprints of its members."""
+    return hashlib.sha256(repr(("ensemble", *members)).encode()).hexdigest()
 
 
 def logits_of(
@@ -160,6 +205,8 @@ def folded(module: nn.Module) -> nn.Module:
     Raises:
         ValueError: The network is in training mode.
     """
+    if not any(isinstance(it, nn.modules.batchnorm._BatchNorm) for it in module.modules()):
+        return module
     from torch.fx.experimental.optimization import fuse
     from torch.fx.proxy import TraceError
 

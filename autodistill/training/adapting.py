@@ -1,8 +1,7 @@
 """Fine-tune a pretrained network with a new head on the study's data: first the head, then all weights."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from autodistill.records import TaskProgress
 from autodistill.store import locked, seed_from
 from autodistill.teachers.adaptation import path_of, pretrained, total_epochs
 from autodistill.teachers.teacher import Teacher
-from autodistill.training.loop import sgd, train
+from autodistill.training.loop import train
 from autodistill.training.step import Recipe
 
 DEFAULTS = {"adamw": (3e-4, 0.01), "sgd": (0.01, 1e-4)}
@@ -106,11 +105,16 @@ def adapt_teacher(
             model.frozen = target == with_head
             for name, parameter in model.network.named_parameters():
                 parameter.requires_grad_(not model.frozen or name in head)
-            settings = {"lr": rate, "weight_decay": decay, "batch_size": spec.batch_size, "evaluate_every": epochs}
+            settings = {
+                "optimizer": spec.optimizer,
+                "lr": rate,
+                "weight_decay": decay,
+                "batch_size": spec.batch_size,
+                "evaluate_every": epochs,
+            }
             recipe = Recipe(TrainingSpec().model_copy(update=settings), view, epochs, epochs, seed)
-            optimiser = partial(_optimiser, spec=recipe.spec, kind=spec.optimizer)
             try:
-                for _ in train(model, levels, recipe, checkpoint=checkpoint, urgent=urgent, optimiser=optimiser):
+                for _ in train(model, levels, recipe, checkpoint=checkpoint, urgent=urgent):
                     done += 1
                     yield TaskProgress(task=f"teacher {teacher.name}", done=done, total=total_epochs(spec))
             except TrialError as error:
@@ -126,12 +130,6 @@ def adapt_teacher(
 def _rate_and_decay(spec: AdaptSpec) -> tuple[float, float]:
     rate, decay = DEFAULTS[spec.optimizer]
     return spec.lr or rate, decay if spec.weight_decay is None else spec.weight_decay
-
-
-def _optimiser(parameters: Sequence[nn.Parameter], *, spec: TrainingSpec, kind: str) -> torch.optim.Optimizer:
-    if kind == "adamw":
-        return torch.optim.AdamW(parameters, lr=spec.lr, weight_decay=spec.weight_decay, fused=True)
-    return sgd(parameters, spec=spec)
 
 
 def _loaded(network: nn.Module, path: Path) -> bool:

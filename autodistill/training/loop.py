@@ -1,7 +1,7 @@
 """The training loop: a student or a teacher of the default ladder, one record per epoch, checkpoints.
 
-SGD with Nesterov momentum, linear warm-up and cosine decay to zero. An exponential average of the weights is scored.
-The host does not synchronise with the device inside an epoch.
+SGD with Nesterov momentum or AdamW, linear warm-up and cosine decay to zero. An exponential average of the weights is
+scored. The host does not synchronise with the device inside an epoch.
 """
 
 import contextlib
@@ -10,22 +10,24 @@ import hashlib
 import io
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from autodistill import metrics, teachers
-from autodistill.config import Space, TrainingSpec
+from autodistill.config import Space
 from autodistill.data import Data, Split, images_at_once
 from autodistill.data.views import View
 from autodistill.errors import DivergedError, StudyError, TrialError
+from autodistill.models.students import Wrapped
 from autodistill.records import EpochRecord, EvaluateOn, TaskProgress
 from autodistill.stopwatch import Stopwatch
 from autodistill.store import digest, locked, seed_from, write_bytes
 from autodistill.teachers.ladder import SCHEME, network, path_of
+from autodistill.training.optimiser import optimiser_of
 from autodistill.training.step import EAGER, Execution, Precision, Recipe, State, Step, StepRunner, inputs_of, predict
 from autodistill.training.supervision import Supervision
 
@@ -33,9 +35,6 @@ GPU_EVALUATION_BATCH = 512
 CHECKPOINT_EVERY_S = 5.0
 """Smallest number of seconds between two saves."""
 CHECKSUM_BYTES = 32
-
-Optimiser = Callable[[Sequence[nn.Parameter]], torch.optim.Optimizer]
-"""Creates an optimiser with a single group of parameters. The schedule sets its learning rate."""
 
 
 def train(  # noqa: PLR0913
@@ -50,12 +49,11 @@ def train(  # noqa: PLR0913
     watch: Stopwatch | None = None,
     execution: Execution = EAGER,
     urgent: Callable[[], bool] = lambda: False,
-    optimiser: Optimiser | None = None,
 ) -> Iterator[EpochRecord]:
     """Train `model` in place. After the last epoch of the schedule it holds the averaged weights.
 
     Args:
-        model: A freshly initialised network on the device of `data`.
+        model: A freshly initialised network on the device of `data`. Parameters without gradients stay as they are.
         data: The data, which train, validate and test the network.
         recipe: Optimiser settings, views, length and seed.
         supervision: The teacher's part of the run; None: train on labels alone.
@@ -66,7 +64,6 @@ def train(  # noqa: PLR0913
         watch: Measures the seconds spent on soft targets and on evaluation.
         execution: How the steps are executed. On a CPU only `compiled` changes results.
         urgent: Returns whether to save at the end of this epoch, however recent the last save is.
-        optimiser: Creates the optimiser of the parameters that are not frozen; None: SGD with Nesterov momentum.
 
     Yields:
         The record of each epoch.
@@ -77,9 +74,8 @@ def train(  # noqa: PLR0913
     """
     model.to(memory_format=torch.channels_last)
     spec, watch = recipe.spec, watch or Stopwatch()
-    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     average = {key: value.clone() for key, value in model.state_dict().items() if value.is_floating_point()}
-    state = State(model, (optimiser or partial(sgd, spec=spec))(trainable), average)
+    state = State(model, optimiser_of(model, spec), average)
     key = _key_of(state, data, recipe, supervision)
     if checkpoint is not None:
         _resume(state, checkpoint, key)
@@ -103,24 +99,31 @@ def train(  # noqa: PLR0913
         yield state.curve[-1]
 
 
-def sgd(parameters: Sequence[nn.Parameter], *, spec: TrainingSpec) -> torch.optim.Optimizer:
-    """Create SGD with the settings of `[training]`."""
-    momentum = spec.momentum
-    return torch.optim.SGD(
-        parameters, lr=spec.lr, momentum=momentum, weight_decay=spec.weight_decay, nesterov=momentum > 0, fused=True
-    )
+class Scores(NamedTuple):
+    """Scores of a model on a split."""
+
+    top1: float
+    nll: float
+    """Mean negative log-likelihood, in nats."""
+    balanced_top1: float
+    """Mean over the classes of the accuracy on each class."""
 
 
-def evaluate(model: nn.Module, split: Split, data: Data, *, precision: Precision = "auto") -> tuple[float, float]:
-    """Compute accuracy and mean negative log-likelihood of a model on a split of `data`.
+def evaluate(model: nn.Module, split: Split, data: Data, *, precision: Precision = "auto") -> Scores:
+    """Compute the scores of a model on a split of `data`.
 
     The model is left in evaluation mode. `precision` is the number format of the forward passes.
     """
     model.eval()
-    batches = split.images.split(images_at_once(split.images, on_gpu=GPU_EVALUATION_BATCH))
+    size = model.size if isinstance(model, Wrapped) else None
+    batches = split.images.split(images_at_once(split.images, on_gpu=GPU_EVALUATION_BATCH, size=size))
     with torch.inference_mode():
         logits = torch.cat([predict(model, images, data, precision) for images in batches])
-        return float(metrics.top1(logits, split.labels)), float(metrics.nll(logits, split.labels))
+        return Scores(
+            float(metrics.top1(logits, split.labels)),
+            float(metrics.nll(logits, split.labels)),
+            metrics.balanced_top1(logits, split.labels),
+        )
 
 
 def train_teacher(
@@ -150,7 +153,7 @@ def train_teacher(
         if path.exists():
             return
         lr, epochs, seed = space.ladder.lr, space.ladder.epochs, space.ladder.seed
-        changes = {"lr": lr, "evaluate_every": epochs, "rung_epochs": None, "precision": "auto"}
+        changes = {"lr": lr, "evaluate_every": epochs, "rung_epochs": None, "precision": "auto", "optimizer": "sgd"}
         view = View(space.data.view_seed, space.data.crop, space.data.flip)
         recipe = Recipe(space.training.model_copy(update=changes), view, epochs, epochs, seed)
         model = network(architecture, data, seed=seed).to(data.train.images.device)
@@ -206,10 +209,12 @@ def _scores(state: State, data: Data, recipe: Recipe, epoch: int, evaluate_on: E
     averaged = copy.deepcopy(state.model)
     averaged.load_state_dict(state.average, strict=False)
     if evaluate_on != "test":
-        scores["val_top1"], scores["val_nll"] = evaluate(averaged, data.validation, data, precision=precision)
+        found = evaluate(averaged, data.validation, data, precision=precision)
+        scores |= {"val_top1": found.top1, "val_nll": found.nll, "val_balanced_top1": found.balanced_top1}
         _demand_finite(scores["val_nll"], "validation loss", epoch)
     if last and evaluate_on != "validation":
-        scores["test_top1"] = evaluate(averaged, data.test, data, precision=precision)[0]
+        found = evaluate(averaged, data.test, data, precision=precision)
+        scores |= {"test_top1": found.top1, "test_balanced_top1": found.balanced_top1}
     return scores
 
 

@@ -137,7 +137,10 @@ def faster_precision(
             _step_s(nn.Conv2d(images.shape[1], 1, 1), batch[:FEWEST], precision)
         for step in range(ROUNDS):
             plain.append(_step_s(model, batch, "float32"))
-            half.append(_step_s(model, batch, "bfloat16"))
+            try:
+                half.append(_step_s(model, batch, "bfloat16"))
+            except RuntimeError:  # an operator of the user's network has no bfloat16
+                return "float32"
             # The first step counts only if it is the only one.
             gain = statistics.median(plain[1:] or plain) / statistics.median(half[1:] or half)
             if plain[0] >= LONG_S or (step and not 1 / CLEAR < gain / GAIN < CLEAR):

@@ -22,6 +22,7 @@ from autodistill.methods import LOSSES, hard_loss
 from autodistill.records import EpochRecord, Mode
 from autodistill.store import seed_from
 from autodistill.training.convolutions import backward_pass, cpu_network
+from autodistill.training.optimiser import RATE
 from autodistill.training.supervision import SoftTargets, Supervision
 
 Precision = Literal["auto", "float32", "bfloat16"]
@@ -91,8 +92,11 @@ class Step:
         self._place = torch.zeros(1, dtype=torch.int64, device=self.device)
         self.sums = torch.zeros(3, device=self.device)
         """Sums of total, hard and soft loss over the steps of this epoch so far."""
-        self._rate = torch.zeros((), dtype=rate_type(self.device), device=self.device)
-        state.optimiser.param_groups[0]["lr"] = self._rate
+        self._rates: list[tuple[Tensor, float]] = []
+        """Learning rate of each group of parameters, and its factor."""
+        for group in state.optimiser.param_groups:
+            group["lr"] = torch.zeros((), dtype=rate_type(self.device), device=self.device)
+            self._rates.append((group["lr"], group.get(RATE, 1.0)))
         self._inputs: Inputs | None = None
 
     def begin(self, inputs: Inputs) -> None:
@@ -110,7 +114,9 @@ class Step:
         """Train on the next batch of the epoch."""
         assert self._inputs is not None
         batch = self._inputs.order.index_select(0, self._place)[0]
-        self._rate.copy_(self._inputs.rates.index_select(0, self._place)[0])
+        rate = self._inputs.rates.index_select(0, self._place)[0]
+        for own, factor in self._rates:
+            own.copy_(rate if factor == 1 else rate * factor)
         self.optimiser.zero_grad(set_to_none=True)
         loss = self._backward(batch, self._inputs)
         self.optimiser.step()
@@ -136,7 +142,7 @@ class Step:
 
     def _losses(self, batch: Tensor, inputs: Inputs) -> Tensor:
         images, labels = self.data.train
-        seen = take_drawn(images, batch, inputs.draws[batch], crop=self.recipe.view.crop)
+        seen = take_drawn(images, batch, inputs.draws[batch], crop=self.recipe.view.crop, margin=self.data.margin)
         logits = predict(self.forward, seen, self.data, self.recipe.spec.precision)
         labels = labels[batch]
         probs = inputs.soft_targets.probs(batch, labels) if inputs.soft_targets else None

@@ -40,8 +40,8 @@ import replays
 from replays import Player, Recording, Rung
 
 from autodistill.records import TrialParams, TrialRecord
-from autodistill.search import Sampler, SearchSpec
-from autodistill.search.state import full_run
+from autodistill.searching import Sampler, SearchSpec
+from autodistill.searching.state import full_run
 
 THRESHOLD = 0.002
 STARTERS_STD = 0.05

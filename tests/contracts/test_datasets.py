@@ -5,7 +5,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from dataset_files import accept_any_checksum, forbid_network, write_cifar, write_fashion, write_images
+from dataset_files import (
+    accept_any_checksum,
+    forbid_network,
+    write_arrays,
+    write_cifar,
+    write_dataset,
+    write_fashion,
+    write_images,
+)
 
 from autodistill.config import DataSpec
 from autodistill.data import DATASETS, Data, load, normalise, record
@@ -30,12 +38,28 @@ def folder_files(root: Path) -> DataSpec:
     return DataSpec(name=f"folder:{write_images(root, ('cat', 'dog'), count=10)}")
 
 
+def array_files(root: Path) -> DataSpec:
+    return DataSpec(name=f"arrays:{write_arrays(root / 'a.npz')}")
+
+
+def user_files(root: Path) -> DataSpec:
+    return DataSpec(name=f"python:{write_dataset(root / 'data.py')}:make")
+
+
+def torchvision_files(root: Path) -> DataSpec:
+    write_fashion(root / "KMNIST" / "raw", zipped=False)
+    return DataSpec(name="torchvision:KMNIST", root=str(root))
+
+
 FILES: dict[str, Callable[[Path], DataSpec]] = {
     "digits": lambda _: DataSpec(name="digits"),
     "fashion-mnist": fashion_files,
     "cifar10": cifar10_files,
     "cifar100": cifar100_files,
     "folder": folder_files,
+    "arrays": array_files,
+    "python": user_files,
+    "torchvision": torchvision_files,
 }
 """For each dataset, how to write a tiny one of its format."""
 
@@ -97,7 +121,7 @@ def test_keys_that_mean_nothing_and_sizes_that_do_not_fit_are_errors(spec: DataS
         load(spec.model_copy(update={"train": 99_999}))
     with pytest.raises(AutodistillError, match=r"data\.pool = 97 does not divide"):
         load(spec.model_copy(update={"pool": 97}))
-    if not spec.name.startswith("folder"):
+    if ":" not in spec.name:
         with pytest.raises(AutodistillError, match=r"data\.image_size = 16 has no effect"):
             load(spec.model_copy(update={"image_size": 16}))
         with pytest.raises(AutodistillError, match="takes no path"):

@@ -12,11 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import fake_trainer
+import numpy as np
 import pytest
+import torch
 from executor_parts import LADDER, SPACE, fingerprint, run, setup
 from fake_trainer import Behaviour, behave, trained
 
 from autodistill import __version__
+from autodistill.data import load as load_data
 from autodistill.errors import ConfigError, DataError, StudyError
 from autodistill.executors import CheckTask, LogitsTask, ProfileTask, TrainTeacherTask, perform
 from autodistill.executors import ray as executor
@@ -32,8 +35,11 @@ from autodistill.executors.ray import (
     slots_of,
 )
 from autodistill.logit_cache import is_whole
+from autodistill.models import build
+from autodistill.models.uri import with_option
 from autodistill.records import EpochEvent
 from autodistill.store import StudyFolder, read_result
+from autodistill.teachers import load
 
 slow = pytest.mark.slow
 CHECK = CheckTask(name="weak")
@@ -298,7 +304,7 @@ def test_teachers_and_logits_are_kept_by_the_driver_and_a_damaged_file_is_comput
     with apart(tmp_path, perform, **known) as third:
         (found,) = third.run([CHECK], lambda _: None)
     assert found.fingerprint == checked.fingerprint
-    assert (node_cache / "teachers" / checked.fingerprint / given.name).read_bytes() == given.read_bytes()
+    assert (node_cache / "teachers" / checked.fingerprint / "target" / given.name).read_bytes() == given.read_bytes()
 
 
 @slow
@@ -344,3 +350,34 @@ def test_messages_of_ray_do_not_reach_stdout(ray_cluster, tmp_path, capsys):
     out, err = capsys.readouterr()
     assert out == "the result\n"
     assert "a worker died" in err
+
+
+@slow
+def test_the_files_of_any_teacher_travel_to_a_node(node_cache, tmp_path):
+    """Names with a question mark are files there too; records show the URIs of the driver."""
+    networks = "from autodistill.models import build\n\n\ndef net(num_classes):\n    return build('resnet8:0.25', "
+    (tmp_path / "nets.py").write_text(f"{networks}num_classes=num_classes, in_channels=1, image_size=8, seed=0)\n")
+    module = build("resnet8:0.25", num_classes=10, in_channels=1, image_size=8, seed=1)
+    torch.save(module.state_dict(), tmp_path / "w?.th")
+    torch.save(module.state_dict(), tmp_path / "100%25.pt")
+    (tmp_path / "names").write_text("\n".join("1032547698"))
+    np.save(tmp_path / "z.npy", np.random.default_rng(0).normal(size=(1797, 10)))
+    teachers = {
+        "python": f"python:{tmp_path}/nets.py:net?weights={tmp_path}/w?.th%23raw&classes={tmp_path}/names",
+        "file": f"file:{tmp_path}/100%25.pt?norm=none",
+        "table": f"logits:{tmp_path}/z.npy?classes={tmp_path}/names",
+        "both": "ensemble:file+table",
+    }
+    teachers = {name: uri if name == "both" else with_option(uri, "accept=yes") for name, uri in teachers.items()}
+    data, tasks = load_data(SPACE.data), [CheckTask(name="python"), CheckTask(name="file"), CheckTask(name="table")]
+    prints = {name: load(uri, data=data, study=teachers).fingerprint for name, uri in teachers.items()}
+    known = {"teachers": teachers, "fingerprints": prints}
+    with apart(tmp_path, perform, **known) as executor:
+        records = executor.run(tasks, lambda _: None)
+        (profiled,) = executor.run([ProfileTask(name="both")], lambda _: None)
+    assert [(it.name, it.uri, it.fingerprint) for it in records] == [
+        (name, teachers[name], prints[name]) for name in ("python", "file", "table")
+    ]
+    assert profiled.views_computed == 1
+    copies = {path.name for path in node_cache.glob("teachers/*/*/*")}
+    assert {"nets.py", "w?.th", "100%25.pt", "names", "z.npy"} <= copies

@@ -30,8 +30,8 @@ def _within(row):
     return f"95 % interval {100 * row.low:.1f} % to {100 * row.high:.1f} %"
 
 
-def test_the_card_says_what_the_record_says(record, exported):
-    place, found = exported
+def test_the_card_says_what_the_record_says(study, record, exported):
+    (spec, _), (place, found) = study, exported
     text = (place / "README.md").read_text()
     row = next(it for it in record.recommendation.ranking if it.params == TEACHER)
     for expected in (
@@ -47,7 +47,9 @@ def test_the_card_says_what_the_record_says(record, exported):
         "| Wall time | 1 min 05 s |",
         f"| Teacher {TEACHER_NAME} | to be filled in |",
         "| Data digits | to be filled in |",
-        "average over blocks of 2 x 2 pixels",
+        "| Average | blocks of 2 x 2 pixels (in the graph) |",
+        f"| Mean | {spec.data.mean[0]:.6g} (in the graph) |",
+        "| Channels | one, grey |",
         "N x 1 x 8 x 8",
         "arXiv:2405.13078",
     ):

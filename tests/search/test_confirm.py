@@ -8,7 +8,7 @@ from search_runs import FOUR, Trainer, search, search_spec
 
 from autodistill.config import Space
 from autodistill.records import PhaseStarted, RunEnded, RunSpec, StudyRecord
-from autodistill.search import SearchState, make_plan
+from autodistill.searching import SearchState, make_plan
 from autodistill.stats.verdict import judged, recommend
 from autodistill.store import seed_from
 

@@ -8,7 +8,7 @@ from autodistill.formatting import EMPTY
 from autodistill.records import ControlRecord, PhaseStarted
 from autodistill.report.trials import curves_info
 from autodistill.report.verdict import controls_info
-from autodistill.search import audited_trials, prior_params
+from autodistill.searching import audited_trials, prior_params
 
 
 def by_regime(state) -> dict[tuple[str, str], ControlRecord]:

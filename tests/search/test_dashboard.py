@@ -11,8 +11,8 @@ from databases import NAME
 from optuna.storages import RDBStorage
 from search_runs import FOUR, search, search_spec
 
-from autodistill.search import Mirror, SearchState
-from autodistill.search.database import close_storage, open_storage
+from autodistill.searching import Mirror, SearchState
+from autodistill.searching.database import close_storage, open_storage
 
 pytestmark = pytest.mark.slow
 

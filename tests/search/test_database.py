@@ -15,9 +15,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from autodistill.errors import ConfigError, StoreError, VersionError
-from autodistill.search import Mirror, refuse_foreign
-from autodistill.search import database as database_module
-from autodistill.search.database import (
+from autodistill.searching import Mirror, refuse_foreign
+from autodistill.searching import database as database_module
+from autodistill.searching.database import (
     check_address,
     close_storage,
     find_study,

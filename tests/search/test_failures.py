@@ -4,7 +4,7 @@ import pytest
 
 from autodistill.config import TrainingSpec
 from autodistill.records import RunResult, TrialParams
-from autodistill.search.stages import every_run_failed
+from autodistill.searching.stages import every_run_failed
 
 DIED = "the worker process died 3 times (last: signal 6, SIGABRT) while training the run {}; 1.2 GB of memory were free"
 

@@ -6,7 +6,7 @@ import pytest
 from search_runs import search, search_spec
 
 from autodistill.config import Space
-from autodistill.search import importance
+from autodistill.searching import importance
 
 pytestmark = pytest.mark.slow
 

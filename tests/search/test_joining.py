@@ -5,7 +5,7 @@ from search_runs import Trainer, kill_after, search, search_spec
 
 from autodistill.errors import ConfigError
 from autodistill.records import PhaseStarted
-from autodistill.search import SearchSpec, SearchState
+from autodistill.searching import SearchSpec, SearchState
 
 THREE, FOUR = ("weak", "mid", "slow"), ("weak", "strong", "mid", "slow")
 

@@ -13,8 +13,8 @@ from search_runs import Trainer, kill_after, search, search_spec
 
 from autodistill.errors import StoreError, StudyError
 from autodistill.records import PhaseStarted, TrialEnded
-from autodistill.search import Mirror, database
-from autodistill.search.database import close_storage, open_storage, redacted, set_aside
+from autodistill.searching import Mirror, database
+from autodistill.searching.database import close_storage, open_storage, redacted, set_aside
 
 NAMES, BUDGET = ("weak", "mid"), "15"
 

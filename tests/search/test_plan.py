@@ -5,7 +5,7 @@ import pytest
 from autodistill.config import Space
 from autodistill.errors import ConfigError
 from autodistill.records import RaceRecord
-from autodistill.search import make_plan, parse_budget
+from autodistill.searching import make_plan, parse_budget
 
 RACED = Space.model_validate({"confirm": {"teachers": 3, "seeds": 6}})
 

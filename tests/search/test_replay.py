@@ -7,7 +7,7 @@ import pytest
 from replays import RECORDED, Player, Recording, load, play, rungs, search_spec
 
 from autodistill.config import load as load_space
-from autodistill.search import SearchState
+from autodistill.searching import SearchState
 from autodistill.study import KNOWN
 
 FOUR = ("resnet8:0.25", "resnet8:0.5", "resnet8", "vgg8:0.5")

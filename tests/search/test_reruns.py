@@ -8,8 +8,8 @@ from search_runs import FOUR, Trainer, score, search, search_spec
 
 from autodistill.records import RunSpec, TrialParams, TrialRecord
 from autodistill.report.trials import reruns_info
-from autodistill.search import candidates, finalists_of
-from autodistill.search.state import next_seed, plain_kd_run
+from autodistill.searching import candidates, finalists_of
+from autodistill.searching.state import next_seed, plain_kd_run
 
 SOME = TrialParams(teacher="weak", method="ts", method_params={"tau": 7.0}, tau_student=7.0, soft_weight=0.3)
 

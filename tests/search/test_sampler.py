@@ -6,7 +6,7 @@ from search_runs import FOUR, TAU_STUDENT_FROM, result_of, search, search_spec
 
 from autodistill.config import Space
 from autodistill.records import RunSpec, TrialRecord
-from autodistill.search import Sampler, prior_params
+from autodistill.searching import Sampler, prior_params
 
 
 def sampler(space: Space | None = None, names=FOUR) -> Sampler:

@@ -6,7 +6,7 @@ from search_runs import FOUR, GAIN, Trainer, score, search, search_spec
 from autodistill.config import Space
 from autodistill.errors import StudyError
 from autodistill.records import PhaseStarted, TrialEnded, TrialStarted
-from autodistill.search import candidates, finalists_of, goes_on
+from autodistill.searching import candidates, finalists_of, goes_on
 
 
 @pytest.mark.parametrize("teachers", [1, 2, 4, 5, 6])

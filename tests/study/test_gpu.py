@@ -6,10 +6,10 @@ import pytest
 import torch
 from small_studies import options, serial
 
-from autodistill.cli.flags import search_options
 from autodistill.errors import ConfigError
 from autodistill.executors import TrainTask, WorkerContext
 from autodistill.executors.worker import CONTEXT_BYTES
+from autodistill.options import search_options
 from autodistill.records import Note, RunSpec, TrialParams
 from autodistill.study import SearchOptions, gpu, resolve
 from autodistill.study.gpu import MOST, Sharing, StepMeasurement, fit_to_device, measure_steps, workers_that_fit

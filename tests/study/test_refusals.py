@@ -66,7 +66,7 @@ def kept_files() -> set[Path]:
 
 @pytest.mark.parametrize("case", REFUSED)
 def test_what_cannot_be_is_refused_before_any_work(case, monkeypatch):
-    monkeypatch.setattr("autodistill.search.database.START_S", 0.2)
+    monkeypatch.setattr("autodistill.searching.database.START_S", 0.2)
     flags, message = REFUSED[case]
     flags = dict(flags)
     before = kept_files()

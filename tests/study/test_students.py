@@ -7,10 +7,10 @@ from typing import NamedTuple
 import pytest
 from small_studies import LATENCY, TINY, core, fake, faking, options
 
+from autodistill import studies
 from autodistill.cli import show
-from autodistill.cli.flags import Family, search_family
-from autodistill.cli.search import command_of
 from autodistill.errors import AutodistillError, ConfigError, StoreError
+from autodistill.options import Family, search_family
 from autodistill.records import (
     ComparisonRecord,
     Event,
@@ -22,6 +22,7 @@ from autodistill.records import (
     read_study,
     to_json,
 )
+from autodistill.running import command_of
 from autodistill.study import resolve, resolve_all, run_students, within
 from autodistill.study.resolve import student_latency
 
@@ -84,7 +85,7 @@ def test_a_student_s_study_is_the_one_it_has_alone(faked, compared, capsys):
     assert "student 2 of 2: resnet8:0.5, study smoke-resnet8-0.5" in {it.text for it in events if isinstance(it, Note)}
     assert {row.student for row in record.choice.rows} == set(STUDENTS)
     assert all(row.costs["latency_ms"] == latency_of(record.study(row.student)).median_ms for row in record.choice.rows)
-    folder, chosen = show.study_of(NAME)
+    folder, chosen = studies.study_of(NAME)
     assert chosen == record.study(record.choice.student)
     assert folder.path.name == chosen.name
     with pytest.raises(StoreError, match="compares several students") as caught:
@@ -104,7 +105,7 @@ def _shown_and_rendered(record: ComparisonRecord, capsys: pytest.CaptureFixture[
     assert len(rows) == 2
     with pytest.raises(ConfigError, match="--sort own: unknown here"):
         show.show(NAME, output="table", sort="own")
-    page = show.rendered(record, Path("page")).read_text()
+    page = studies.rendered(record, Path("page")).read_text()
     assert record.choice.sentence.replace(" %", "\N{NO-BREAK SPACE}%") in page
     assert "<script" not in page
     for study in record.studies:
@@ -139,7 +140,7 @@ def test_a_record_cannot_name_a_folder_elsewhere(compared, tmp_path):
     record = compared.record
     study = record.studies[0].model_copy(update={"name": "../../elsewhere"})
     with pytest.raises(StoreError, match="not a plain folder name"):
-        show.rendered(record.model_copy(update={"studies": (study,)}), tmp_path / "page")
+        studies.rendered(record.model_copy(update={"studies": (study,)}), tmp_path / "page")
     assert not (tmp_path / "page").exists()
 
 
@@ -148,7 +149,7 @@ def test_a_timeout_leaves_the_comparison_running(done):
     assert record.state == "running"
     assert [study.state for study in record.studies] in (["complete"], ["complete", "running"])
     with pytest.raises(StoreError, match="not all students are searched yet"):
-        show.study_of(NAME)
+        studies.study_of(NAME)
 
 
 def test_students_over_a_limit_are_named_and_not_trained():

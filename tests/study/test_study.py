@@ -27,9 +27,9 @@ from small_studies import (
 )
 
 from autodistill.cli import show
-from autodistill.cli.flags import search_options
 from autodistill.errors import StoreError
 from autodistill.executors import LocalExecutor
+from autodistill.options import search_options
 from autodistill.records import (
     Event,
     Note,

@@ -65,15 +65,9 @@ def make_plan(
         ConfigError: The budget is too small for the plan; the message names the smallest budget.
     """
     full, rung = space.training.epochs, space.training.rung
-    confirm, finalists = space.confirm, min(space.confirm.teachers, teachers)
-    # Racing saves nothing with few seeds, as measured with 3.
-    raced = confirm.seeds >= stats.SMALLEST and finalists > 1
-    race = RaceRecord(first=stats.FIRST, seeds=confirm.seeds) if raced else None
-    fixed = _fixed_epochs(space, teachers)
+    finalists = min(space.confirm.teachers, teachers)
     total = _total_epochs(parse_budget(requested), full, epochs_per_s)
-    if total >= CONTROLLED_FROM * full:
-        # Each finalist's prior, and the best configuration with each other finalist.
-        fixed["controls"] = (2 * finalists - 1) * (race.first if race else confirm.seeds) * full
+    fixed = _fixed_epochs(space, teachers, total=total)
     needed, reruns = sum(fixed.values()) + full, finalists * full
     if space.search.reruns and total >= needed - full + reruns + LEAST_SEARCHED * full:
         fixed["reruns"] = reruns
@@ -82,7 +76,7 @@ def make_plan(
         raise ConfigError(
             f"--budget {requested}: {total / full:.4g} full trainings are too few for {teachers} teachers: "
             f"the smallest is {math.ceil(100 * needed / full) / 100:g} ({parts} + search 1)",
-            "raise --budget, name fewer teachers, or lower confirm.seeds",
+            _way_out(space, teachers=teachers, total=total),
         )
     if max_trials is not None and max_trials < teachers:
         raise ConfigError(
@@ -97,22 +91,43 @@ def make_plan(
         max_trials=max_trials,
         wave=space.search.wave,
         rungs=space.search.rungs,
-        race=race,
+        race=_race(space, finalists),
         **{part: epochs / full for part, epochs in fixed.items()},
     )
 
 
-def _fixed_epochs(space: Space, teachers: int) -> dict[str, int]:
-    """Return the epochs of the parts with a fixed size."""
+def _way_out(space: Space, *, teachers: int, total: int) -> str:
+    """Say what is possible with a budget that is too small, in epochs."""
+    full = space.training.epochs
+    fixed = {count: _fixed_epochs(space, count, total=total) for count in range(1, teachers)}
+    possible = [count for count, epochs in fixed.items() if sum(epochs.values()) + full <= total]
+    named = f"name at most {possible[-1]}" if possible else "name fewer"
+    return f"raise --budget, {named} teachers, or lower confirm.seeds"
+
+
+def _race(space: Space, finalists: int) -> RaceRecord | None:
+    # Racing saves nothing with few seeds, as measured with 3.
+    raced = space.confirm.seeds >= stats.SMALLEST and finalists > 1
+    return RaceRecord(first=stats.FIRST, seeds=space.confirm.seeds) if raced else None
+
+
+def _fixed_epochs(space: Space, teachers: int, *, total: int) -> dict[str, int]:
+    """Return the epochs of the parts with a fixed size; the controls are a part of large budgets only."""
     full, rung, confirm = space.training.epochs, space.training.rung, space.confirm
     promoted = min(teachers, PROTECTED_PRIORS)
     repeated = 0 if space.search.rungs == "part-way" else promoted
-    return {
+    finalists = min(confirm.teachers, teachers)
+    fixed = {
         "no_teacher": full,
         "plain_kd": full,
         "priors": (teachers - promoted + repeated) * rung + promoted * full,
-        "confirm": (min(confirm.teachers, teachers) * confirm.seeds + confirm.seeds - 1) * full,
+        "confirm": (finalists * confirm.seeds + confirm.seeds - 1) * full,
     }
+    if total >= CONTROLLED_FROM * full:
+        # Each finalist's prior, and the best configuration with each other finalist.
+        race = _race(space, finalists)
+        fixed["controls"] = (2 * finalists - 1) * (race.first if race else confirm.seeds) * full
+    return fixed
 
 
 def _total_epochs(budget: Budget, full: int, epochs_per_s: float | None) -> int:

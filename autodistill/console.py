@@ -1,11 +1,11 @@
 """Print results to stdout, and notes, errors and progress to stderr.
 
-Progress is a live display on a terminal, else plain lines with time stamps.
+Progress is a live display on a terminal and in a notebook, else plain lines with time stamps.
 """
 
+import importlib.util
 import itertools
 import json
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TypeVar
@@ -44,12 +44,24 @@ SHOWN_AFTER_S = 1.0
 
 def out() -> Console:
     """Return the console for results: stdout."""
-    return Console(highlight=False, width=None if sys.stdout.isatty() else WIDE)
+    return _console(stderr=False)
 
 
 def err() -> Console:
-    """Return the console for progress and notes: stderr."""
-    return Console(stderr=True, highlight=False, width=None if sys.stderr.isatty() else WIDE)
+    """Return the console for progress and notes: stderr, or the output of a notebook's cell."""
+    return _console(stderr=True)
+
+
+def _console(*, stderr: bool) -> Console:
+    console = Console(stderr=stderr, highlight=False)
+    if not console.is_jupyter and not console.file.isatty():
+        console.width = WIDE
+    return console
+
+
+def _is_live(console: Console) -> bool:
+    """Return whether a display can be redrawn: on a terminal, and in a notebook that has ipywidgets."""
+    return console.is_terminal or (console.is_jupyter and importlib.util.find_spec("ipywidgets") is not None)
 
 
 def show_error(error: AutodistillError) -> None:
@@ -77,12 +89,14 @@ def show_rows(title: str, columns: Mapping[str, Callable[[T], object]], records:
     show_table(title, list(columns), [[cell(record) for cell in columns.values()] for record in records])
 
 
-def show_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Print a table to stdout; columns whose names start with `>` are right-aligned.
+def show_table(
+    title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], *, to: Console | None = None
+) -> None:
+    """Print a table to a console, by default stdout; columns whose names start with `>` are right-aligned.
 
     On a terminal that is too narrow, the last cells of a row are printed below the row with their column names.
     """
-    console = out()
+    console = to or out()
     names = [Text(column.removeprefix(">")) for column in columns]
     cells = [[Text("-" if cell is None else " ".join(str(cell).split())) for cell in row] for row in rows]
     widths = [max(cell.cell_len for cell in column) for column in zip(names, *cells, strict=True)]
@@ -128,7 +142,7 @@ class Decoding:
     def __init__(self, *, quiet: bool = False) -> None:
         self._quiet, self._console = quiet, err()
         columns = (TextColumn("decoding images"), BarColumn(bar_width=24), MofNCompleteColumn(), TimeElapsedColumn())
-        self._live = Progress(*columns, console=self._console, transient=True, disable=not self._console.is_terminal)
+        self._live = Progress(*columns, console=self._console, transient=True, disable=not _is_live(self._console))
         self._bar: TaskID | None = None
         self._next: float | None = None
 
@@ -186,7 +200,7 @@ class Display:
             TextColumn("{task.fields[note]}", markup=False),
             console=self._console,
             transient=True,
-            disable=quiet or not self._console.is_terminal,
+            disable=quiet or not _is_live(self._console),
         )
         self._bars: dict[str, TaskID] = {}
         self._phase: TaskID | None = None

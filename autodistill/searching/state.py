@@ -19,7 +19,7 @@ from autodistill.records import (
     TrialParams,
     TrialRecord,
 )
-from autodistill.search.sampler import Sampler
+from autodistill.searching.sampler import Sampler
 
 CONFIRM_SEED = 1000
 """Confirm runs use the seeds of the study plus this number, plus 0, 1, 2, ..."""
@@ -120,10 +120,11 @@ def score(run: RunResult | None) -> float:
 
 def rung_run(spec: SearchSpec, trial: TrialRecord) -> RunSpec:
     """Return a trial's run up to its rung: a part of the full schedule, or a short schedule of its own."""
-    short, run = spec.plan.epochs_rung, f"trials/{trial.number:04d}/rung"
+    short, run, metric = spec.plan.epochs_rung, f"trials/{trial.number:04d}/rung", spec.space.search.metric
     if spec.plan.rungs == "short schedule":
-        return RunSpec(run=run, params=trial.params, seed=trial.seed, epochs=short)
-    return RunSpec(run=run, params=trial.params, seed=trial.seed, epochs=spec.plan.epochs_full, rung=short, until=short)
+        return RunSpec(run=run, params=trial.params, seed=trial.seed, epochs=short, metric=metric)
+    full = spec.plan.epochs_full
+    return RunSpec(run=run, params=trial.params, seed=trial.seed, epochs=full, rung=short, until=short, metric=metric)
 
 
 def full_run(spec: SearchSpec, trial: TrialRecord) -> RunSpec:
@@ -137,27 +138,36 @@ def full_run(spec: SearchSpec, trial: TrialRecord) -> RunSpec:
         epochs=plan.epochs_full,
         rung=plan.epochs_rung if part_way else None,
         begun_epochs=plan.epochs_rung if part_way else 0,
+        metric=spec.space.search.metric,
     )
 
 
 def plain_kd_run(spec: SearchSpec) -> RunSpec:
     """Return plain KD from the most accurate teacher, which most people would take."""
-    plain = spec.space.plain_kd
+    plain, search = spec.space.plain_kd, spec.space.search
     params = TrialParams(
-        teacher=max(spec.teachers, key=lambda teacher: teacher.val_top1).name,
+        teacher=max(spec.teachers, key=lambda teacher: teacher.score(search.metric)).name,
         method="ts",
         method_params={"tau": plain.tau},
         tau_student=plain.tau,
         soft_weight=plain.soft_weight,
     )
-    return RunSpec(run="baselines/plain-kd", params=params, seed=spec.space.search.seed, epochs=spec.plan.epochs_full)
+    epochs = spec.plan.epochs_full
+    return RunSpec(run="baselines/plain-kd", params=params, seed=search.seed, epochs=epochs, metric=search.metric)
 
 
 def confirm_run(spec: SearchSpec, folder: str, params: TrialParams, index: int) -> RunSpec:
     """Return a full run with a seed that the search never used; only such runs are evaluated on the test split."""
-    seed = spec.space.search.seed + CONFIRM_SEED + index
-    epochs = spec.plan.epochs_full
-    return RunSpec(run=f"{folder}-{seed}", params=params, seed=seed, epochs=epochs, evaluate_on="validation+test")
+    search, epochs = spec.space.search, spec.plan.epochs_full
+    seed = search.seed + CONFIRM_SEED + index
+    return RunSpec(
+        run=f"{folder}-{seed}",
+        params=params,
+        seed=seed,
+        epochs=epochs,
+        evaluate_on="validation+test",
+        metric=search.metric,
+    )
 
 
 def finalist_run(spec: SearchSpec, candidate: Candidate | None, index: int) -> RunSpec:

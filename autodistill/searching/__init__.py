@@ -3,11 +3,11 @@
 Every decision follows from the specification, the recorded trials and the results of runs.
 """
 
-from autodistill.search.database import Mirror, refuse_foreign
-from autodistill.search.importance import importance
-from autodistill.search.plan import make_plan, parse_budget
-from autodistill.search.sampler import Sampler, prior_params
-from autodistill.search.stages import (
+from autodistill.searching.database import Mirror, refuse_foreign
+from autodistill.searching.importance import importance
+from autodistill.searching.plan import make_plan, parse_budget
+from autodistill.searching.sampler import Sampler, prior_params
+from autodistill.searching.stages import (
     audit,
     audited_trials,
     candidates,
@@ -19,7 +19,7 @@ from autodistill.search.stages import (
     rerun_leaders,
     waves,
 )
-from autodistill.search.state import SearchSpec, SearchState, no_teacher_runs
+from autodistill.searching.state import SearchSpec, SearchState, no_teacher_runs
 
 __all__ = [
     "Mirror",

@@ -7,7 +7,7 @@ import optuna
 
 from autodistill.config import Dimension, Space
 from autodistill.records import ImportanceRecord, TrialRecord
-from autodistill.search.sampler import distribution
+from autodistill.searching.sampler import distribution
 
 SMALLEST_N = 10
 EVALUATOR_SEEDS = range(5)

@@ -28,9 +28,9 @@ from autodistill.records import (
     TrialRecord,
     TrialStarted,
 )
-from autodistill.search.plan import PROTECTED_PRIORS, wave_size
-from autodistill.search.sampler import prior_params
-from autodistill.search.state import (
+from autodistill.searching.plan import PROTECTED_PRIORS, wave_size
+from autodistill.searching.sampler import prior_params
+from autodistill.searching.state import (
     Asked,
     Candidate,
     SearchState,
@@ -305,7 +305,9 @@ def rerun_leaders(state: SearchState) -> None:
     runs = []
     for it in leaders:
         seed = next_seed(spec, it.params, state.trials)
-        runs.append(RunSpec(run=f"reruns/{it.name}-{seed}", params=it.params, seed=seed, epochs=spec.plan.epochs_full))
+        epochs, metric = spec.plan.epochs_full, spec.space.search.metric
+        run = f"reruns/{it.name}-{seed}"
+        runs.append(RunSpec(run=run, params=it.params, seed=seed, epochs=epochs, metric=metric))
     _announce(state, "reruns", len(runs))
     state.reruns = state.run(runs)
 

@@ -11,7 +11,7 @@ from autodistill.config import shipped
 from autodistill.errors import ConfigError
 from autodistill.machine import memory_bytes, usable_cores
 from autodistill.records import CostKind, StudentBudget
-from autodistill.study import SearchOptions, study_name
+from autodistill.study import OWN_SPACE, SearchOptions, label, study_name
 
 Units = Mapping[str, int | float]
 
@@ -26,7 +26,7 @@ LIMITS: dict[CostKind, tuple[str, Units]] = {
     "latency_ms": ("--max-latency", MILLISECONDS),
 }
 """Flag of each limit on students, and its units."""
-NEAREST_SPACE = {"cifar10": "cifar100", "folder": "cifar100"}
+NEAREST_SPACE = {"cifar10": "cifar100", "arrays": OWN_SPACE, "python": OWN_SPACE, "torchvision": OWN_SPACE}
 """Default spaces of datasets that have no space of their own."""
 
 
@@ -57,16 +57,16 @@ def search_family(
     texts = {"params": max_params, "macs": max_macs, "size_bytes": max_size, "latency_ms": max_latency}
     limits = StudentBudget(**{kind: _limit(texts[kind], *how) for kind, how in LIMITS.items() if texts[kind]})
     several = len(students) > 1
-    names = [f"{study}-{student}".replace(":", "-") if several and study else study for student in students]
+    names = [f"{study}-{label(student)}".replace(":", "-") if several and study else study for student in students]
     options = tuple(
         search_options(student=student, study=name, limits=limits, **rest)
         for student, name in zip(students, names, strict=True)
     )
     whole = options[0].model_copy(update={"study": study})
-    return Family(study or study_name(whole.space, students), _command(whole, students), options)
+    return Family(study or study_name(whole.space, students, data=whole.data), _command(whole, students), options)
 
 
-def search_options(
+def search_options(  # noqa: PLR0913 - the options of a search
     *,
     student: str = "",
     teachers: Sequence[str] | None = None,

@@ -1,0 +1,277 @@
+"""The public Python API: `search`, `load_study` and `Study`. The command line calls the same functions.
+
+import autodistill as ad
+
+study = ad.search("mobilenetv2:0.5", teachers=["file:r56.pth?norm=imagenet"], data="folder:photos", budget=20)
+print(study.recommendation.sentence)
+"""
+
+import inspect
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from autodistill.errors import ConfigError, near
+from autodistill.export import Exported, chosen
+from autodistill.objects import Images, Network, Passed
+from autodistill.options import search_family, search_options
+from autodistill.records import (
+    ComparisonRecord,
+    Recommendation,
+    StudentChoice,
+    StudentRow,
+    StudyRecord,
+    TrainedRecord,
+    read_record,
+)
+from autodistill.running import run_searches
+from autodistill.shipping import export_study, train_student
+from autodistill.studies import REPORTS, TeacherLine, folder_of, judged_record, rendered, teacher_lines
+from autodistill.usercode import USER_FILE
+
+Kind = Literal["local", "serial", "ray"]
+"""Who trains: worker processes of this machine, this process, or a Ray cluster."""
+
+
+class Study:
+    """A search that has run. `search` and `load_study` return it.
+
+    Attributes:
+        name: Name of the study.
+        folder: Folder of the study, with `study.json` in it.
+        record: Everything that the study has recorded; a `ComparisonRecord` if it searched several students.
+    """
+
+    def __init__(self, folder: Path, *, passed: Passed | None = None) -> None:
+        self.folder = Path(folder)
+        self.record: StudyRecord | ComparisonRecord = judged_record(read_record(self.folder / "study.json"))
+        self.name = self.record.name
+        self._passed = passed or Passed()
+
+    @property
+    def recommendation(self) -> Recommendation | StudentChoice | None:
+        """The recommended teacher and settings, or, of several students, the student to ship; None: not finished.
+
+        `.sentence` says it in words, `.reasons` says why. Accuracies are fractions in [0, 1].
+        """
+        record = self.record
+        return record.recommendation if isinstance(record, StudyRecord) else record.choice
+
+    def leaderboard(self) -> list[TeacherLine] | list[StudentRow]:
+        """Return a row for each teacher, the best first; of a search for several students, a row for each student.
+
+        The rows are named tuples of a search for one student, so that `pandas.DataFrame(study.leaderboard())` is a
+        table. `test`, `low`, `high` (95 % interval), `val` and `own` are fractions in [0, 1]; `test` is None for
+        teachers without confirm runs, and `own` is the teacher's own validation accuracy.
+        """
+        record = self.record
+        if isinstance(record, StudyRecord):
+            return teacher_lines(record)
+        return list(record.choice.rows) if record.choice else []
+
+    def report(self, path: str | Path | None = None) -> Path:
+        """Write the report (HTML, markdown, JSON, charts) and return the path of its page.
+
+        Args:
+            path: Folder to write; None: `reports/NAME`.
+
+        Raises:
+            StoreError: The folder cannot be written.
+        """
+        to = Path(path) if path is not None else REPORTS / self.name
+        return rendered(self.record, to)
+
+    def train(
+        self,
+        path: str | Path = "student.safetensors",
+        *,
+        seed: int = 0,
+        with_validation: bool = False,
+        device: str = "auto",
+        offline: bool = False,
+        progress: bool = True,
+    ) -> TrainedRecord:
+        """Train the recommended student in full and write its weights.
+
+        Args:
+            path: New file for the weights, in safetensors.
+            seed: Seed of initialisation and batch order.
+            with_validation: Train on training and validation images; score on test only.
+            device: Device of the training: cpu, cuda, cuda:N, or auto.
+            offline: Download nothing.
+            progress: Show the progress.
+
+        Returns:
+            How the student was trained, with `val_top1` and `test_top1` as fractions in [0, 1].
+
+        Raises:
+            StoreError: The file exists, or the study has no recommendation.
+            DataError, TeacherError: The data or the teacher are not those of the study.
+        """
+        options = search_options(device=device, offline=offline)
+        with self._passed.importable():
+            _, trained = train_student(
+                options,
+                run=str(self.folder),
+                seed=seed,
+                to=Path(path),
+                with_validation=with_validation,
+                quiet=not progress,
+            )
+        return trained
+
+    def export(
+        self, path: str | Path | None = None, *, formats: Sequence[str] = (), weights: str | Path | None = None
+    ) -> Exported:
+        """Write the recommended student for deployment, with a model card. Each file is read back and verified.
+
+        Args:
+            path: New folder; None: `exports/NAME`.
+            formats: `safetensors`, `pt2`, `onnx`; empty: all whose packages are installed.
+            weights: Weights that `train` wrote; None: those of the best confirm run on validation.
+
+        Returns:
+            The files with their sizes in bytes and the largest difference of their logits from the student's.
+
+        Raises:
+            StoreError: The folder exists, or there is no recommendation or no file of weights.
+            ConfigError: A format is unknown or not installed, or the weights are those of another student.
+            DataError, TeacherError: The data or the teacher are not those of the study.
+            ExportError: A format cannot represent the student unchanged.
+        """
+        with self._passed.importable():
+            _, found = export_study(
+                str(self.folder),
+                to=Path(path) if path is not None else None,
+                formats=chosen(",".join(formats)),
+                weights=Path(weights) if weights is not None else None,
+            )
+        return found
+
+    def __repr__(self) -> str:
+        said = self.recommendation.sentence if self.recommendation else "not finished"
+        return f"<autodistill.Study {self.name!r}: {said}>"
+
+
+def search(  # noqa: PLR0913 - the options of a search
+    student: Network | list[Network],
+    *,
+    teachers: Sequence[Network] = (),
+    data: Images = "",
+    budget: int | float | str = "",
+    executor: Kind = "local",
+    space: str = "",
+    settings: Mapping[str, object] | None = None,
+    study: str = "",
+    seed: int | None = None,
+    device: str = "auto",
+    workers: int | str = "auto",
+    progress: bool = True,
+    **options: Any,
+) -> Study:
+    """Find the best teacher for each student within a budget. The same call resumes a study.
+
+    Networks are names, URIs (`python:nets.py:resnet20`) or functions that return an `nn.Module`; a student's function
+    may take `num_classes`, `in_channels` and `image_size` (height and width in pixels). A teacher may also be an
+    `nn.Module` with its weights, or a pair of a network and options of its URI:
+    `(resnet20, {"weights": "resnet20.th", "norm": "imagenet"})`. Networks take float32 images of shape (batch,
+    channels, height, width), normalised as the options say, and return logits of shape (batch, classes).
+
+    Args:
+        student: Network to train, or several.
+        teachers: Trained networks to choose from; empty: the space's.
+        data: Name or URI of the images, a function that returns datasets, or a dataset of `(image, label)` pairs; see
+            docs/teachers.md and docs/extending.md. Empty: the space's.
+        budget: Total cost: 20 (full trainings), "600ep" (epochs), "8h" or "30min" (time). Empty: the space's.
+        executor: `local`: worker processes of this machine; `serial`: this process, which takes any object; `ray`: a
+            Ray cluster. Worker processes import networks, so their functions must be importable.
+        space: Name of a shipped search space, or a TOML file. Empty: the dataset's.
+        settings: Values of the space by key, such as `{"training.epochs": 60}` or `{"training": {"epochs": 60}}`.
+        study: Name of the study, new or to resume.
+        seed: Seed of search and training. None: the space's.
+        device: cpu, cuda, cuda:N, or auto.
+        workers: Number of worker processes, or auto.
+        progress: Show the progress on stderr, or in the output of a notebook's cell.
+        **options: The other options of `autodistill search`: `max_params`, `max_macs`, `max_size`, `max_latency`,
+            `max_trials`, `audit_pruning`, `timeout`, `cache_size`, `storage`, `offline`, `download`, `per_gpu`,
+            `insecure`, `ray` (the address of the cluster).
+
+    Raises:
+        ConfigError: An argument is wrong, or an object cannot be sent to worker processes.
+        DataError, TeacherError, StoreError: Data, a teacher or the study's folder cannot be used.
+    """
+    _refuse_nested()
+    _check_options(options)
+    passed = Passed(anything=executor == "serial", datasets=executor != "ray")
+    if executor == "ray":
+        options.setdefault("ray", "auto")
+    elif executor not in ("local", "serial"):
+        raise ConfigError(f"executor={executor!r}: unknown", "allowed: 'local', 'serial', 'ray'")
+    texts = {key: str(options.pop(key)) for key in _TEXTS if options.get(key)}
+    family = search_family(
+        students=[passed.network(it, "student") for it in (student if isinstance(student, list) else [student])],
+        teachers=[passed.network(it, f"teachers[{place}]") for place, it in enumerate(teachers)],
+        data=passed.images(data),
+        budget=budget if isinstance(budget, str) else f"{budget:g}",
+        space=space,
+        overrides=[f"{key}={json.dumps(value)}" for key, value in _flat(settings or {})],
+        study=study,
+        seed=seed,
+        device=device,
+        workers=1 if executor == "serial" else workers,
+        **texts,
+        **options,
+    )
+    with passed.importable():
+        record = run_searches(
+            family,
+            quiet=not progress,
+            serial=executor == "serial",
+            again="call autodistill.search with the same arguments",
+        )
+    return Study(Path(family.options[0].runs) / record.name, passed=passed)
+
+
+def load_study(path: str | Path) -> Study:
+    """Return a study that has run, given its name or its folder.
+
+    Raises:
+        ConfigError: There is no such study; the message lists similar names.
+        StoreError: The study is damaged.
+    """
+    return Study(folder_of(str(path)).path)
+
+
+_TEXTS = ("max_params", "max_macs", "max_size", "max_latency", "timeout", "cache_size")
+"""Options with a unit."""
+
+
+def _flat(settings: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, object]]:
+    """Yield values of nested settings by dotted key."""
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _check_options(options: Mapping[str, object]) -> None:
+    allowed = {*_TEXTS, "max_trials", "audit_pruning", "storage", "offline", "download", "per_gpu", "insecure", "ray"}
+    for name in options:
+        if name not in allowed:
+            raise ConfigError(f"search() has no argument {name!r} ({near(name, allowed)})")
+
+
+def _refuse_nested() -> None:
+    """Refuse a search that starts while the user's file is imported for one of its functions."""
+    frame = inspect.currentframe()
+    while frame is not None:
+        file = frame.f_globals.get("__file__", "")
+        if frame.f_code.co_name == "<module>" and str(frame.f_globals.get("__name__", "")).startswith(USER_FILE):
+            raise ConfigError(
+                f"{file}: autodistill.search is called whenever this file is imported, and its functions are imported "
+                "from it",
+                'put the call below `if __name__ == "__main__":`',
+            )
+        frame = frame.f_back

@@ -1,0 +1,364 @@
+"""Folders of images, with one folder for each class, as people have them."""
+
+import os
+import re
+import stat
+import tempfile
+from collections.abc import Iterator, Sequence
+from functools import cache, partial
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from autodistill.config import DataSpec
+from autodistill.data.decoding import Job, Progress, decode_files, look_at
+from autodistill.data.reading import margin_of, reading_of, side_of
+from autodistill.data.splits import Content, Files, Images, Labels, Numbers
+from autodistill.errors import ConfigError, DataError
+from autodistill.store import digest
+
+FORMAT = 1
+"""Version of the decoding of image folders. Increase it when equal files give other pixels."""
+
+SPLITS = {
+    "train": ("train", "training"),
+    "validation": ("val", "valid", "validation", "dev"),
+    "test": ("test", "testing"),
+}
+"""Names of the folders of each split, in any case."""
+UNREADABLE = ("EPS", "BUFR", "GRIB", "HDF5", "MPEG", "WMF", "PDF", "PALM")
+"""Formats of Pillow that it cannot decode by itself."""
+CAMERA = (".heic", ".heif", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".jxl", ".svg")
+"""Suffixes of images in formats that Pillow does not read."""
+SYSTEM = ("__macosx", "@eadir", "thumbs.db", "desktop.ini", "$recycle.bin", "system volume information")
+"""Files and folders that operating systems make; those whose names begin with a dot are left out too."""
+
+Sample = tuple[str, int]
+"""Path and label of an image."""
+
+
+class Part(NamedTuple):
+    """The images of a split."""
+
+    root: str
+    classes: tuple[str, ...]
+    samples: tuple[Sample, ...]
+
+
+class LeftOut:
+    """Collects the files and folders that are not read, with the reason."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._by_reason: dict[str, dict[str, None]] = {}
+
+    def add(self, path: str | Path, reason: str) -> None:
+        self._by_reason.setdefault(reason, {})[os.path.relpath(path, self._root)] = None
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """A line for each reason: `2 hidden: .DS_Store, cat/._1.jpg`."""
+        found = [(reason, list(names)) for reason, names in sorted(self._by_reason.items())]
+        return tuple(
+            f"{len(names)} {reason}: {', '.join(names[:3])}{', ...' if len(names) > 3 else ''}".encode(
+                errors="backslashreplace"
+            ).decode()
+            for reason, names in found
+        )
+
+
+def image_folder(spec: DataSpec) -> Files:
+    """Find the images of `folder:PATH`.
+
+    PATH contains class folders, or a training folder and at least one of a validation and a test folder, each with
+    class folders; `SPLITS` has their names. If only one of validation and test exists, it is the test set. A folder
+    that holds nothing but another folder stands for that folder. A relative PATH starts at `spec.root`.
+
+    Raises:
+        DataError: Folders are missing, empty or inconsistent. Reading the images raises this error for all files that
+            are damaged.
+        ConfigError: PATH is missing.
+    """
+    path = Path(spec.root, spec.name.partition(":")[2]).expanduser()
+    if not spec.name.partition(":")[2]:
+        raise ConfigError("data.name = 'folder' names no folder", "write folder:PATH, as in --data folder:photos")
+    if not path.is_dir():
+        raise DataError(f"{path}: no such folder", "write folder:PATH with the folder that holds the class folders")
+    left_out = LeftOut(path)
+    found = _parts(path, left_out)
+    return Files(
+        name=re.sub(r"[^A-Za-z0-9._-]", "-", path.resolve().name)[:40] or "folder",
+        place=(str(path.resolve()), f"image_size {spec.image_size}"),
+        index=lambda: _index(found),
+        read=lambda _: _content(found, size=spec.image_size),
+        names=lambda: [os.path.relpath(file, path) for part in found.values() for file, _ in part.samples],
+        folder=path,
+        left_out=left_out.lines,
+        again=partial(_decoded, found),
+    )
+
+
+@cache
+def suffixes() -> frozenset[str]:
+    """Return the suffixes of all formats that Pillow decodes by itself."""
+    from PIL import Image
+
+    Image.init()
+    found = Image.registered_extensions().items()
+    return frozenset({".mpo", *(it for it, kind in found if kind in Image.OPEN and kind not in UNREADABLE)})
+
+
+def _is_image(name: str) -> bool:
+    return os.path.splitext(name)[1].lower() in suffixes()
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith(".") or name.lower() in SYSTEM
+
+
+def _entries(path: Path, left_out: LeftOut) -> list[Path]:
+    """Return the entries of a folder that are not hidden, sorted by name."""
+    try:
+        found = sorted(path.iterdir(), key=lambda entry: entry.name)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})", "give it back its permissions") from error
+    for entry in found:
+        if _is_hidden(entry.name):
+            left_out.add(entry, "hidden")
+    return [entry for entry in found if not _is_hidden(entry.name)]
+
+
+def _folders(path: Path, left_out: LeftOut) -> list[Path]:
+    return [entry for entry in _entries(path, left_out) if entry.is_dir()]
+
+
+def _parts(path: Path, left_out: LeftOut) -> dict[str, Part]:
+    """Return the training, validation and test part of a folder."""
+    root = _unwrapped(path)
+    folders = _split_folders(root, left_out)
+    found = {name: _scan(folder, left_out) for name, folder in folders.items()}
+    _check_classes(root, found, left_out)
+    filled = {name for part in found.values() for name, files in part.items() if files}
+    parts = {}
+    for name, folder in folders.items():
+        classes = tuple(label for label in found[name] if label in filled)
+        pairs = ((file, number) for number, label in enumerate(classes) for file in found[name][label])
+        parts[name] = Part(str(folder), classes, tuple(pairs))
+    if "test" not in parts and "validation" in parts:
+        parts["test"] = parts.pop("validation")
+    return parts
+
+
+def _unwrapped(path: Path) -> Path:
+    """Return the folder itself, or the only folder in it, if that holds folders and no images, and so on."""
+    while True:
+        ignored = LeftOut(path)
+        entries = _entries(path, ignored)
+        folders = [entry for entry in entries if entry.is_dir()]
+        if len(folders) != 1 or any(_is_image(entry.name) for entry in entries) or _split_of(folders[0]):
+            return path
+        inside = _entries(folders[0], ignored)
+        if not any(it.is_dir() for it in inside) or any(it.is_file() and _is_image(it.name) for it in inside):
+            return path
+        path = folders[0]
+
+
+def _split_of(path: Path) -> str:
+    """Return the split that a folder's name means; empty: none."""
+    return next((split for split, names in SPLITS.items() if path.name.lower() in names), "")
+
+
+def _split_folders(path: Path, left_out: LeftOut) -> dict[str, Path]:
+    """Return the folder of each split. Without folders of splits, `path` itself is the training split."""
+    folders = _folders(path, left_out)
+    named = [(split, folder) for folder in folders if (split := _split_of(folder))]
+    parts: dict[str, Path] = {}
+    for split, folder in named:
+        if not _folders(folder, LeftOut(path)):
+            continue
+        if split in parts:
+            raise DataError(
+                f"{path}: {parts[split].name} and {folder.name} are both the {split} split", "keep one of them"
+            )
+        parts[split] = folder
+    if not parts:
+        return {"train": path}
+    others = [folder.name for folder in folders if not _split_of(folder)]
+    if others:
+        raise DataError(
+            f"{path}: {', '.join(others)} beside {', '.join(parts[it].name for it in SPLITS if it in parts)}: class"
+            " folders and splits are mixed up",
+            "either only class folders, or only train, val and test with class folders in each",
+        )
+    if "train" not in parts:
+        raise DataError(
+            f"{path}: {', '.join(it.name for it in parts.values())} without train",
+            f"add {path / 'train'} with class folders",
+        )
+    for _, folder in named:
+        if folder not in parts.values():
+            left_out.add(folder, "folders of a split without class folders")
+    return {split: parts[split] for split in SPLITS if split in parts}
+
+
+def _scan(path: Path, left_out: LeftOut) -> dict[str, list[str]]:
+    """Return the images of each class folder, in the order of torchvision's ImageFolder."""
+    entries = _entries(path, left_out)
+    loose = [entry.name for entry in entries if entry.is_file() and _is_image(entry.name)]
+    if loose:
+        raise DataError(
+            f"{path}: {len(loose)} images lie beside the class folders, the first is {loose[0]}",
+            "move each into the folder of its class: the folder's name is the class",
+        )
+    for entry in entries:
+        if not entry.is_dir():
+            left_out.add(entry, "beside the class folders")
+    return {entry.name: list(_images_below(entry, left_out)) for entry in entries if entry.is_dir()}
+
+
+def _images_below(folder: Path, left_out: LeftOut) -> Iterator[str]:
+    for root, _, names in sorted(_walk(folder, left_out)):
+        for name in sorted(names):
+            file = os.path.join(root, name)
+            suffix = os.path.splitext(name)[1].lower()
+            if _is_hidden(name):
+                left_out.add(file, "hidden")
+            elif suffix not in suffixes():
+                advice = ", convert to JPEG" if suffix in CAMERA else ""
+                left_out.add(file, f"not read as images ({suffix or 'no suffix'}{advice})")
+            elif not _is_regular(file):  # opening a named pipe, for example, would wait for ever
+                raise DataError(f"{file}: not a regular file", "remove it, or put an image in its place")
+            else:
+                yield file
+
+
+def _is_regular(file: str) -> bool:
+    try:
+        return stat.S_ISREG(os.stat(file).st_mode)
+    except OSError:  # a dangling link: decoding reports it with its reason
+        return True
+
+
+def _walk(folder: Path, left_out: LeftOut) -> Iterator[tuple[str, list[str], list[str]]]:
+    """Walk through a folder and the folders in it; links that lead back to a folder above them are left out."""
+
+    def refuse(error: OSError) -> None:
+        raise DataError(
+            f"{error.filename}: cannot be read ({error.strerror})", "give it back its permissions"
+        ) from error
+
+    for root, folders, names in os.walk(folder, followlinks=True, onerror=refuse):
+        for name in list(folders):
+            path = os.path.join(root, name)
+            loop = os.path.islink(path) and _is_above(os.path.realpath(path), os.path.realpath(root))
+            if loop or _is_hidden(name):
+                left_out.add(path, "links to a folder above them" if loop else "hidden")
+                folders.remove(name)
+        yield root, folders, names
+
+
+def _is_above(path: str, other: str) -> bool:
+    return other == path or other.startswith(path.rstrip(os.sep) + os.sep)
+
+
+def _check_classes(path: Path, found: dict[str, dict[str, list[str]]], left_out: LeftOut) -> None:
+    """Compare the classes of the splits; note folders that are empty in every split.
+
+    Raises:
+        DataError: There are fewer than two classes, or a class has images in some of the splits only.
+    """
+    names = sorted({name for part in found.values() for name in part})
+    for name in names:
+        if (shown := name.encode(errors="backslashreplace").decode()) != name:
+            raise DataError(f"{path}: the name of class folder {shown} is not UTF-8", "rename the folder")
+    filled = {split: {name for name, files in part.items() if files} for split, part in found.items()}
+    for name in names:
+        if not any(name in part for part in filled.values()):
+            left_out.add(path / name, "class folders without images")
+    train = filled["train"]
+    if not train:
+        raise DataError(
+            f"{path}: no class folder with images{_reasons(left_out)}",
+            "put the images of each class into a folder of its own; Pillow reads "
+            + ", ".join(sorted(suffixes() & {".jpg", ".jpeg", ".png", ".webp", ".tif", ".bmp", ".gif"})),
+        )
+    if len(train) < 2:
+        one = f"{path}: one class ({next(iter(train))}), at least 2 are needed"
+        raise DataError(one + _reasons(left_out), "add another class folder")
+    for split, classes in filled.items():
+        missing, extra = (", ".join(sorted(it)) for it in (train - classes, classes - train))
+        if missing or extra:
+            raise DataError(
+                f"{path}: the class folders of {split} differ from those of train (missing:"
+                f" {missing or 'none'}; only in {split}: {extra or 'none'})",
+                "give every split images of the same classes",
+            )
+
+
+def _reasons(left_out: LeftOut) -> str:
+    return "".join(f"\n  left out: {line}" for line in left_out.lines)
+
+
+def stamp(path: str | Path) -> tuple[int, int]:
+    """Return size and modification time (ns) of a file; zeros if it does not exist."""
+    try:
+        about = os.stat(path)
+    except FileNotFoundError:
+        return 0, 0
+    return about.st_size, about.st_mtime_ns
+
+
+def decoders() -> tuple[str, ...]:
+    """Return the versions of the decoders, and how images are decoded."""
+    import PIL
+    import torchvision
+    from PIL import features
+
+    return "RGB, bilinear", PIL.__version__, str(features.version("jpg")), torchvision.__version__
+
+
+def _index(found: dict[str, Part]) -> str:
+    """Compute the digest of names, sizes and times of the files, and of the versions of the decoders."""
+    files = [
+        (split, file[len(part.root) :], label, *stamp(file))
+        for split, part in found.items()
+        for file, label in part.samples
+    ]
+    return digest(FORMAT, decoders(), [part.classes for part in found.values()], files)
+
+
+def _content(found: dict[str, Part], *, size: int | None) -> Content:
+    samples: Sequence[Sample] = [sample for part in found.values() for sample in part.samples]
+    sizes = [stamp(file)[0] for file, _ in samples]
+    looks = [look for look in look_at([file for file, _ in samples], sizes) if look is not None]
+    side = side_of(looks, size)
+    margin = margin_of(looks, side)
+    stored = side + 2 * margin
+    labels = {split: np.array([label for _, label in part.samples]) for split, part in found.items()}
+
+    def write(target: Path, offset: int, places: Numbers, progress: Progress) -> None:
+        rows = [(place, file) for place, (file, _) in zip(places.tolist(), samples, strict=True)]
+        decode_files(rows, sizes, job=Job(str(target), offset, stored), progress=progress)
+
+    return Content(
+        Labels(found["train"].classes, labels),
+        (3, stored, stored),
+        write,
+        margin=margin,
+        reading=reading_of(looks, stored=stored),
+    )
+
+
+def _decoded(found: dict[str, Part], numbers: Numbers, stored: int) -> Images:
+    """Decode examples by their numbers, as `_content` does for images that are stored at `stored` x `stored` pixels."""
+    samples = [sample for part in found.values() for sample in part.samples]
+    rows = [(row, samples[number][0]) for row, number in enumerate(numbers.tolist())]
+    with tempfile.TemporaryDirectory() as folder:
+        target = Path(folder, "images")
+        target.touch()
+        job = Job(str(target), 0, stored)
+        decode_files(rows, [stamp(file)[0] for _, file in rows], job=job, progress=lambda done, total: None)
+        pixels = np.fromfile(target, dtype=np.uint8).reshape(len(rows), stored, stored, 3)
+    return torch.from_numpy(pixels).permute(0, 3, 1, 2)

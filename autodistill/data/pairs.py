@@ -1,0 +1,440 @@
+"""Datasets of (image, label) pairs: arrays in a file, the user's own code, torchvision's classification sets.
+
+Their images are read once into a store. The rows of a sample are read at every start: they find the store, and two
+reads of them must agree.
+"""
+
+import hashlib
+import inspect
+import math
+import mmap
+import tempfile
+import zipfile
+from collections.abc import Callable, Mapping
+from functools import partial
+from http.client import HTTPException
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl, unquote
+
+import numpy as np
+from jaxtyping import UInt8
+from torch import Tensor
+
+from autodistill import usercode
+from autodistill.config import DataSpec
+from autodistill.data.decoding import Look, Progress, kind_of, square, write_at
+from autodistill.data.folders import SPLITS, decoders, stamp
+from autodistill.data.reading import margin_of, reading_of, side_of
+from autodistill.data.splits import Content, Files, Labels, Numbers, short_name
+from autodistill.errors import AutodistillError, ConfigError, DataError, StoreError, lookup
+from autodistill.store import cache_root, digest
+
+FORMAT = 1
+"""Version of the reading of pairs. Increase it when equal pairs give other pixels."""
+SAMPLED = 32
+"""Rows of each split that are read at every start, evenly spaced."""
+
+Rows = Any
+"""A dataset with `len(rows)` and `rows[i]`, a pair of image and label."""
+
+FLAG = {"train": {"train": True}, "test": {"train": False}}
+TWO = {"train": {"split": "train"}, "test": {"split": "test"}}
+THREE = {"train": {"split": "train"}, "validation": {"split": "val"}, "test": {"split": "test"}}
+VALIDATED = {"train": {"split": "train"}, "test": {"split": "val"}}
+WHOLE: dict[str, dict[str, object]] = {"train": {}}
+TORCHVISION: dict[str, Mapping[str, Mapping[str, object]]] = {
+    **dict.fromkeys(("CIFAR10", "CIFAR100", "EMNIST", "FashionMNIST", "KMNIST", "MNIST", "QMNIST", "USPS"), FLAG),
+    **dict.fromkeys(("Food101", "GTSRB", "STL10", "SVHN", "StanfordCars"), TWO),
+    **dict.fromkeys(("DTD", "FGVCAircraft", "Flowers102", "PCAM", "RenderedSST2"), THREE),
+    **dict.fromkeys(("ImageNet", "Imagenette"), VALIDATED),
+    **dict.fromkeys(("Caltech101", "Caltech256", "EuroSAT", "SEMEION", "SUN397"), WHOLE),
+    "Country211": {"train": {"split": "train"}, "validation": {"split": "valid"}, "test": {"split": "test"}},
+    "OxfordIIITPet": {"train": {"split": "trainval"}, "test": {"split": "test"}},
+}
+"""Classification sets of torchvision, and the arguments that give their splits."""
+
+
+def arrays(spec: DataSpec) -> Files:
+    """Find the arrays of `arrays:FILE.npz`: `images` and `labels`, or such a pair for each split.
+
+    Names of arrays are those of torchvision, Keras and MedMNIST: `x_train` and `y_train`, `train_images` and
+    `train_labels`. Images are (N, H, W), (N, H, W, C) or (N, C, H, W), of bytes or of numbers in [0, 1]. Optional
+    `classes` names the classes.
+
+    Raises:
+        DataError: The file is missing or damaged, or its arrays do not fit together.
+    """
+    path = Path(spec.root, unquote(spec.name.partition(":")[2])).expanduser()
+    if not path.is_file():
+        raise DataError(f"{path}: no such file", "write arrays:FILE.npz with the path of a file of NumPy arrays")
+
+    def read() -> tuple[dict[str, Rows], tuple[str, ...] | None]:
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                found = {name: file[name] for name in file.files}
+        except (OSError, ValueError, AttributeError, EOFError, zipfile.BadZipFile) as error:
+            hint = "write it with numpy.savez(FILE, images=..., labels=...); arrays of objects are not read"
+            raise DataError(f"{path}: cannot be read as .npz ({error})", hint) from error
+        return _arrays(found, path)
+
+    return _files(
+        spec, place=str(path.resolve()), read=read, index=lambda: digest(FORMAT, decoders(), "arrays", stamp(path))
+    )
+
+
+def user_code(spec: DataSpec) -> Files:
+    """Find the dataset of `python:FILE.py:FACTORY?key=value`: a function that returns a dataset, or one for each split.
+
+    A dataset has `len(dataset)` and `dataset[i]`, an image and an integer label. Images are those of Pillow, arrays
+    (H, W, C) or tensors (C, H, W) of bytes or of numbers in [0, 1]. `dataset.classes` names the classes.
+
+    Raises:
+        DataError: The code cannot be imported or fails, or returns something else.
+    """
+    target, arguments = _target(spec)
+    refused = partial(_refused, spec)
+    factory, code = usercode.function(target, refused)
+    found = usercode.call(target, factory, arguments, refused)
+    parts = _parts(found, spec)
+    source = hashlib.sha256(code).hexdigest(), target.rpartition(":")[2], sorted(arguments.items())
+    return _files(
+        spec,
+        place=target,
+        read=lambda: (parts, _class_names(parts["train"])),
+        index=lambda: digest(FORMAT, decoders(), source, _sampled(parts, spec)),
+    )
+
+
+def torchvision_set(spec: DataSpec) -> Files:
+    """Find a classification set of torchvision: `torchvision:NAME?key=value`, below `data.root` (default: `data`).
+
+    Raises:
+        ConfigError: The name is unknown.
+        DataError: Its files are not there.
+    """
+    target, _ = _target(spec)
+    parts = _torchvision_parts(spec, download=False)
+    return _files(
+        spec,
+        place=f"{target} {Path(spec.root or 'data').resolve()}",
+        read=lambda: (parts, _class_names(parts["train"])),
+        index=lambda: digest(FORMAT, decoders(), spec.name, _sampled(parts, spec)),
+    )
+
+
+def download(spec: DataSpec) -> None:
+    """Download a dataset with torchvision, which compares the published checksums; nothing if it is there.
+
+    Raises:
+        ConfigError: torchvision does not have the dataset.
+        DataError: The download failed.
+    """
+    names = {"cifar10": "CIFAR10", "cifar100": "CIFAR100", "fashion-mnist": "FashionMNIST"}
+    if spec.name in names:
+        spec = spec.model_copy(update={"name": f"torchvision:{names[spec.name]}"})
+    if not spec.name.startswith("torchvision:"):
+        allowed = ", ".join([*names, "torchvision:NAME"])
+        raise ConfigError(f"--download: {spec.name!r} cannot be downloaded", f"leave it out; it works for {allowed}")
+    _torchvision_parts(spec, download=True)
+
+
+def _refused(spec: DataSpec, message: str, hint: str = "") -> AutodistillError:
+    return DataError(f"data.name = {spec.name!r}: {message}", hint)
+
+
+def _target(spec: DataSpec) -> tuple[str, dict[str, Any]]:
+    """Return the target of a dataset's URI, and its options."""
+    target, _, query = spec.name.partition(":")[2].partition("?")
+    pairs = parse_qsl(query.replace("+", "%2B"), keep_blank_values=True)
+    return unquote(target), {key: usercode.value(text) for key, text in pairs}
+
+
+def _torchvision_parts(spec: DataSpec, *, download: bool) -> dict[str, Rows]:
+    from torchvision import datasets
+
+    name, options = _target(spec)
+    splits = lookup("dataset of torchvision", name, TORCHVISION)
+    root, make = Path(spec.root or "data").expanduser(), getattr(datasets, name)
+    if download and "download" not in inspect.signature(make).parameters:
+        raise _refused(spec, "torchvision cannot download this dataset", f"put its files below {root}")
+    more = {"download": True} if download else {}
+    try:
+        return {split: make(root, **{**arguments, **options}, **more) for split, arguments in splits.items()}
+    except (RuntimeError, OSError, HTTPException) as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        hint = f"get it with --download, where this machine may, or put its files below {root}, or set data.root"
+        doing = "the download failed" if download else f"not found below {root}"
+        raise _refused(spec, f"{doing} ({reason})", hint) from error
+    except (TypeError, ValueError) as error:
+        raise _refused(spec, f"{error}", f"options are arguments of torchvision.datasets.{name}") from error
+
+
+def _parts(found: Any, spec: DataSpec) -> dict[str, Rows]:
+    """Return the dataset of each split that a user's function returns."""
+    parts = {"train": found}
+    if isinstance(found, Mapping):
+        keys = {name: split for split, names in SPLITS.items() for name in names}
+        unknown = [key for key in found if str(key).lower() not in keys]
+        if unknown:
+            raise _refused(spec, f"returns a dict with {unknown[0]!r}", f"allowed are {', '.join(keys)}")
+        parts = {keys[str(key).lower()]: it for key, it in found.items()}
+        if "train" not in parts:
+            raise _refused(spec, "returns a dict without 'train'", "add the training split")
+        parts = _in_order(parts)
+    for split, rows in parts.items():
+        if isinstance(rows, tuple) or not (hasattr(rows, "__len__") and hasattr(rows, "__getitem__")):
+            raise _refused(
+                spec,
+                f"returns a {type(rows).__name__} for {split}",
+                "return a dataset with len() and [i], or a dict such as {'train': ..., 'test': ...}",
+            )
+        if len(rows) == 0:
+            raise _refused(spec, f"the {split} split is empty", "return at least one image of each class")
+    return parts
+
+
+def _in_order(parts: Mapping[str, Rows]) -> dict[str, Rows]:
+    """Return the splits in their order. As for folders, a validation split is for test where there is no test split."""
+    found = {split: parts[split] for split in SPLITS if split in parts}
+    if "test" not in found and "validation" in found:
+        found["test"] = found.pop("validation")
+    return found
+
+
+def _class_names(rows: Rows) -> tuple[str, ...] | None:
+    found = getattr(rows, "classes", None)
+    listed = isinstance(found, list | tuple) and found
+    # Some sets of torchvision give a class several names.
+    return tuple(it if isinstance(it, str) else str(it[0]) for it in found) if found and listed else None
+
+
+def _arrays(found: Mapping[str, np.ndarray], path: Path) -> tuple[dict[str, Rows], tuple[str, ...] | None]:
+    """Return the rows of each split in the arrays of a file, and the names of their classes."""
+    kinds = {"images": ("images", "image", "x", "data"), "labels": ("labels", "label", "y", "targets")}
+    parts: dict[str, dict[str, np.ndarray]] = {}
+    for key, values in found.items():
+        words = key.lower().split("_")
+        kind = next((kind for kind, names in kinds.items() if {*names} & {*words}), None)
+        split = next((split for split, names in SPLITS.items() if {*names} & {*words}), "train")
+        if kind:
+            parts.setdefault(split, {})[kind] = values
+    if not all({"images", "labels"} <= set(part) for part in parts.values()) or "train" not in parts:
+        raise DataError(
+            f"{path}: holds {', '.join(found) or 'no arrays'}",
+            "needed are images and labels, or x_train, y_train, x_test, y_test, or train_images, train_labels, ...",
+        )
+    stated = found.get("classes", found.get("class_names"))
+    names = [] if stated is None else [str(it) for it in stated.tolist()]
+    if any(part["labels"].dtype.kind in "US" for part in parts.values()):  # labels are names
+        names = names or sorted({str(it) for part in parts.values() for it in part["labels"].ravel().tolist()})
+        numbers = {name: number for number, name in enumerate(names)}
+        for part in parts.values():
+            part["labels"] = np.array([numbers.get(str(it), -1) for it in part["labels"].ravel().tolist()])
+    rows = {split: _ArrayRows(part["images"], part["labels"], path, split) for split, part in parts.items()}
+    return _in_order(rows), tuple(names) or None
+
+
+class _ArrayRows:
+    """Pairs from an array of images and an array of labels."""
+
+    def __init__(self, images: np.ndarray, labels: np.ndarray, path: Path, split: str) -> None:
+        if images.ndim == 4 and images.shape[3] not in (1, 3, 4) and images.shape[1] in (1, 3, 4):
+            images = images.transpose(0, 2, 3, 1)
+        if images.ndim not in (3, 4) or not len(images):
+            shapes = "(N, H, W), (N, H, W, C) or (N, C, H, W) with 1, 3 or 4 channels"
+            raise DataError(f"{path}: {split} images have the shape {images.shape}", f"allowed are {shapes}")
+        if len(images) != labels.size:
+            raise DataError(f"{path}: {labels.size} labels for {len(images)} {split} images", "give each image a label")
+        self._images, self._labels = images, labels.reshape(-1)
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def __getitem__(self, row: int) -> tuple[np.ndarray, Any]:
+        return self._images[row], self._labels[row]
+
+
+def _files(
+    spec: DataSpec,
+    *,
+    place: str,
+    read: Callable[[], tuple[dict[str, Rows], tuple[str, ...] | None]],
+    index: Callable[[], str],
+) -> Files:
+    lengths: dict[str, int] = {}
+
+    def content(progress: Progress) -> Content:
+        parts, classes = read()
+        lengths.update({split: len(rows) for split, rows in parts.items()})
+        return _content(spec, parts, classes, progress)
+
+    def names() -> list[str]:
+        sizes = lengths or {split: len(rows) for split, rows in read()[0].items()}
+        return [f"{split} {number}" for split, size in sizes.items() for number in range(size)]
+
+    return Files(
+        name=short_name(spec.name)[:40] or "pairs",
+        place=(place, spec.name, f"image_size {spec.image_size}"),
+        index=index,
+        read=content,
+        names=names,
+    )
+
+
+def _sample(rows: Rows) -> list[int]:
+    return sorted({int(it) for it in np.linspace(0, len(rows) - 1, min(SAMPLED, len(rows)))})
+
+
+def _sampled(parts: Mapping[str, Rows], spec: DataSpec) -> str:
+    """Return a digest of the numbers of rows and of a sample of them.
+
+    Raises:
+        DataError: Two reads of a row differ.
+    """
+    found = hashlib.sha256()
+    for split, rows in parts.items():
+        found.update(f"{split} {len(rows)};".encode())
+        for number in _sample(rows):
+            one, other = (_row_digest(rows, number, split, spec) for _ in range(2))
+            if one != other:
+                raise _refused(
+                    spec,
+                    f"two reads of row {number} of {split} differ",
+                    "return images without random augmentation: a study augments them itself, the same way for "
+                    "every trial (data.crop, data.flip)",
+                )
+            found.update(one)
+    return found.hexdigest()
+
+
+def _row_digest(rows: Rows, number: int, split: str, spec: DataSpec) -> bytes:
+    image, label = _pair(rows, number, split, spec)
+    return hashlib.sha256(f"{image.mode} {image.size} {label};".encode() + image.tobytes()).digest()
+
+
+def _pair(rows: Rows, number: int, split: str, spec: DataSpec) -> tuple[Any, int]:
+    """Return a row's image, as Pillow's, and its label."""
+    where = f"row {number} of {split}"
+    try:
+        pair = rows[number]
+    except Exception as error:  # the user's code may raise anything
+        raise _refused(spec, f"{where} cannot be read: {type(error).__name__}: {error}", "check the dataset") from error
+    if not isinstance(pair, tuple | list) or len(pair) != 2:
+        raise _refused(spec, f"{where} is a {type(pair).__name__}", "each row must be a pair: image, integer label")
+    image, label = pair
+    if isinstance(label, Tensor | np.ndarray | np.generic) and math.prod(label.shape) == 1:
+        label = label.item()
+    if not isinstance(label, int) or isinstance(label, bool) or label < 0:
+        raise _refused(
+            spec, f"{where} has the label {label!r:.60}", "labels must be integers from 0 to the number of classes - 1"
+        )
+    return _as_image(image, where, spec), label
+
+
+def _as_image(image: Any, where: str, spec: DataSpec) -> Any:
+    from PIL import Image
+
+    if isinstance(image, Image.Image):
+        return image
+    if isinstance(image, Tensor):
+        image = image.detach().cpu().numpy()
+        image = image.transpose(1, 2, 0) if image.ndim == 3 else image
+    if not isinstance(image, np.ndarray):
+        raise _refused(spec, f"{where}: the image is a {type(image).__name__}", "return an image of Pillow or an array")
+    if image.ndim == 3 and image.shape[2] == 1:
+        image = image[:, :, 0]
+    if image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] not in (3, 4)):
+        raise _refused(
+            spec,
+            f"{where}: an image of the shape {image.shape}",
+            "allowed are (H, W, C) arrays and (C, H, W) tensors with 1, 3 or 4 channels",
+        )
+    return Image.fromarray(_bytes(image, where, spec))
+
+
+def _bytes(image: np.ndarray, where: str, spec: DataSpec) -> UInt8[np.ndarray, "..."]:
+    if image.dtype == np.uint8:
+        return np.ascontiguousarray(image)
+    if image.dtype.kind == "b":
+        return image.astype(np.uint8) * 255
+    if image.dtype.kind == "f" and image.size and image.min() >= 0 and image.max() <= 1:
+        return np.asarray(np.rint(image * 255), dtype=np.uint8)
+    raise _refused(
+        spec,
+        f"{where}: values of {image.dtype} from {image.min():g} to {image.max():g}",
+        "allowed are bytes, and numbers from 0 to 1: return images before their normalisation",
+    )
+
+
+def _look(image: Any) -> Look:
+    return Look(image.width, image.height, kind_of(image), False, False)
+
+
+def _content(spec: DataSpec, parts: Mapping[str, Rows], classes: tuple[str, ...] | None, progress: Progress) -> Content:
+    looks = [_look(_pair(rows, number, split, spec)[0]) for split, rows in parts.items() for number in _sample(rows)]
+    side = side_of(looks, spec.image_size)
+    margin = margin_of(looks, side)
+    stored = side + 2 * margin
+    channels = 1 if all(look.kind == "grey" for look in looks) else 3
+    total, done = sum(map(len, parts.values())), 0
+    labels = {split: np.empty(len(rows), dtype=np.int64) for split, rows in parts.items()}
+    try:
+        with tempfile.TemporaryFile(dir=_made(cache_root()), buffering=0) as file:
+            for split, rows in parts.items():
+                for number in range(len(rows)):
+                    image, labels[split][number] = _pair(rows, number, split, spec)
+                    pixels = _pixels(image, stored, channels, f"row {number} of {split}", spec)
+                    write_at(file, done * len(pixels), pixels)
+                    done += 1
+                    progress(done, total)
+            spool = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    except OSError as error:
+        raise StoreError(
+            f"{cache_root()}: cannot be written ({error.strerror or error})",
+            "let AUTODISTILL_CACHE name a folder on a disk with more space",
+        ) from error
+    size = stored * stored * channels
+    names = _checked_names(spec, labels, classes)
+
+    def write(target: Path, offset: int, places: Numbers, progress: Progress) -> None:
+        with target.open("r+b", buffering=0) as file:
+            for number, place in enumerate(places.tolist()):
+                write_at(file, offset + place * size, spool[number * size : (number + 1) * size])
+
+    return Content(
+        Labels(names, labels),
+        (channels, stored, stored),
+        write,
+        margin=margin,
+        reading=reading_of(looks, stored=stored),
+    )
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _pixels(image: Any, size: int, channels: int, where: str, spec: DataSpec) -> bytes:
+    kind = kind_of(image)
+    try:
+        upright = square(image, size=size)
+    except ValueError as error:
+        raise _refused(spec, f"{where}: {error}", "convert the image to 8 bits a channel") from error
+    if channels == 3:
+        return bytes(upright.tobytes())
+    if kind != "grey":
+        raise _refused(spec, f"{where} is {kind}, images before it are grey", "return images of one kind")
+    return bytes(upright.getchannel(0).tobytes())
+
+
+def _checked_names(spec: DataSpec, labels: Mapping[str, Numbers], classes: tuple[str, ...] | None) -> tuple[str, ...]:
+    most = max(int(it.max()) for it in labels.values())
+    if classes is None:
+        classes = tuple(map(str, range(most + 1)))
+    if most >= len(classes):
+        raise _refused(spec, f"label {most}, but {len(classes)} classes are named", "name every class")
+    if len(classes) < 2:
+        raise _refused(spec, "one class, at least 2 are needed", "add images of another class")
+    return classes

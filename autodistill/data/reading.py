@@ -1,0 +1,102 @@
+"""What was found when the images of a user were read: sizes, kinds of colours, images that occur twice."""
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from statistics import median
+
+from autodistill.data.decoding import Look
+from autodistill.data.splits import Images, Numbers, Splits, chunks
+from autodistill.records import ReadingRecord
+
+MARGIN = 0.075
+"""Margin of a stored photograph on each side, relative to the image size: its side is 1.15 times that size."""
+SIZES = (224, 192, 160, 128, 96, 64, 48, 32)
+"""Default image sizes; the largest that the median image fills is taken."""
+EXAMPLES = 5
+"""Pairs of equal images that are named."""
+
+
+def side_of(looks: Sequence[Look], requested: int | None) -> int:
+    """Return the height and width of the images of a study.
+
+    Args:
+        looks: Headers of all readable image files.
+        requested: `data.image_size`; None: it follows from the images. Square images of one size keep it. Other images
+            get the largest of `SIZES` that the median of their shorter sides fills, with the margin of photographs.
+    """
+    if requested is not None or not looks:
+        return requested or 1
+    if len({look[:2] for look in looks}) == 1 and not _ragged(looks):
+        return looks[0].width
+    typical = int(median(min(look.width, look.height) for look in looks))
+    fitting = (size for size in SIZES if size + 2 * margin_of(looks, size) <= typical)
+    return next(fitting, max(1, round(typical / (1 + 2 * MARGIN)) if _ragged(looks) else typical))
+
+
+def margin_of(looks: Sequence[Look], side: int) -> int:
+    """Return the pixels that stored images have around the image size: none, if all images are square."""
+    return margin_at(side) if _ragged(looks) else 0
+
+
+def margin_at(side: int) -> int:
+    """Return the margin of photographs of an image size."""
+    return round(MARGIN * side)
+
+
+def _ragged(looks: Sequence[Look]) -> bool:
+    return any(look.width != look.height for look in looks)
+
+
+def reading_of(looks: Sequence[Look], *, stored: int) -> ReadingRecord | None:
+    """Describe image files; None if none can be read. `stored` is the side of the stored images."""
+    if not looks:
+        return None
+    sizes = [look[:2] for look in looks]
+    widths, heights = (sorted(it) for it in zip(*sizes, strict=True))
+    return ReadingRecord(
+        images=len(looks),
+        smallest=min(sizes, key=lambda it: it[0] * it[1]),
+        median=(widths[len(widths) // 2], heights[len(heights) // 2]),
+        largest=max(sizes, key=lambda it: it[0] * it[1]),
+        distinct=len(set(sizes)),
+        kinds=dict(sorted(Counter(look.kind for look in looks).items())),
+        rotated=sum(look.rotated for look in looks),
+        frames=sum(look.frames for look in looks),
+        enlarged=sum(min(size) < stored for size in sizes),
+        stored=stored,
+    )
+
+
+def with_duplicates(
+    reading: ReadingRecord, splits: Splits, numbers: Numbers, names: Sequence[str] | None
+) -> ReadingRecord:
+    """Add the images that occur twice, by their stored pixels.
+
+    Args:
+        reading: The description of the files.
+        splits: The stored images.
+        numbers: Number of each image in the dataset, through the splits.
+        names: Name of each image by its number; None: they have none.
+    """
+    first: dict[bytes, tuple[int, str, int]] = {}
+    place = same = across = other_class = 0
+    examples: list[tuple[str, str]] = []
+    for part, (images, labels) in zip(splits._fields, splits, strict=True):
+        for key, label in zip(_hashes(images), labels.tolist(), strict=True):
+            earlier, seen_in, other = first.setdefault(key, (place, part, label))
+            if earlier != place:
+                same += seen_in == part
+                across += seen_in != part
+                other_class += other != label
+                if len(examples) < EXAMPLES and names is not None:
+                    examples.append((names[int(numbers[earlier])], names[int(numbers[place])]))
+            place += 1
+    found = {"same_split": same, "across_splits": across, "other_class": other_class, "examples": tuple(examples)}
+    return reading.model_copy(update=found)
+
+
+def _hashes(images: Images) -> Iterator[bytes]:
+    for chunk in chunks(images):
+        rows = chunk.permute(0, 2, 3, 1).contiguous().numpy().reshape(len(chunk), -1)
+        yield from (hashlib.blake2b(row.data, digest_size=16).digest() for row in rows)

@@ -1,0 +1,162 @@
+"""Train the recommended student of a study, export it, and compare a study with its data and teachers."""
+
+from pathlib import Path
+
+from autodistill import console
+from autodistill.config import load
+from autodistill.errors import ConfigError, InputError, StoreError
+from autodistill.executors import CheckTask, TrainTeacherTask, WorkerContext, perform
+from autodistill.export import Exported, export_student
+from autodistill.images_table import show_images
+from autodistill.methods import METHODS
+from autodistill.models.students import changed
+from autodistill.records import TRAINED_HERE, EpochRecord, RunSpec, StudyRecord, TrainedRecord, TrialParams
+from autodistill.running import shown_loading
+from autodistill.searching import prior_params
+from autodistill.store import StudyFolder, write_text
+from autodistill.studies import study_of
+from autodistill.study import KNOWN, SearchOptions, StudySpec, check_unchanged, fingerprints_now, resolve
+from autodistill.teachers import is_ensemble, members_of
+
+EXPORTS = Path("exports")
+
+
+def changes(folder: StudyFolder, record: StudyRecord) -> list[str]:
+    """Return what has changed about the data and the teachers of a study since it ran, or cannot be compared."""
+    if not folder.space.exists():
+        return []
+    found: list[str] = []
+    try:
+        with shown_loading() as load_data:
+            data = load_data(load(str(folder.space), known=KNOWN).data)
+        names = [teacher.name for teacher in record.teachers]
+        now = fingerprints_now(record, data, names=names, say=found.append)
+        check_unchanged(record, data=data.fingerprint, teachers=now)
+    except InputError as error:
+        found.append(error.message)
+    return found
+
+
+def _warn(text: str) -> None:
+    console.show_note(f"warning: {text}")
+
+
+def train_student(
+    options: SearchOptions, *, seed: int, to: Path, with_validation: bool, run: str = "", quiet: bool = False
+) -> tuple[StudySpec, TrainedRecord]:
+    """Train one student in full and write its weights; the file's metadata describe the training.
+
+    Args:
+        options: The student, its teacher and the space; with `run`, only where and how to train.
+        seed: Seed of initialisation and batch order.
+        to: New file.
+        with_validation: Whether to train on the validation images too.
+        run: Name or folder of the study whose recommendation is trained; empty: the space's prior.
+        quiet: Whether to show no progress.
+
+    Raises:
+        StoreError: The file exists, or the study has no recommendation.
+        DataError, TeacherError: The data or the teacher are not those of the study.
+    """
+    if to.exists():
+        raise StoreError(f"{to}: exists already; nothing was trained", "name another file with --out, or remove this")
+    record, params = None, None
+    if run:
+        record, options, params = _recommended(options, run)
+    if not options.student:
+        raise ConfigError("--student: missing", "name a network, or a study with --from")
+    with shown_loading(quiet=quiet) as load_data:
+        spec = resolve(options.model_copy(update={"study": "train"}), planned=False, load_data=load_data)
+    if record is not None:
+        check_unchanged(record, data=spec.data.fingerprint, teachers=spec.fingerprints)
+        if record.student.foreign is not None and record.student.foreign != spec.student.foreign:
+            raise changed(record.student.foreign)
+    if not quiet:
+        show_images(spec)
+    attempt = to.with_name(f".{to.name}.try")  # a folder that cannot be written must show before the training
+    write_text(attempt, "")
+    attempt.unlink()
+    params = params or _prior(spec)
+    run_spec = RunSpec(
+        run="train",
+        params=params,
+        seed=seed,
+        epochs=spec.space.training.epochs,
+        evaluate_on="test" if with_validation else "validation+test",
+    )
+    curve: list[EpochRecord] = []
+    with console.Display(quiet=quiet) as display:
+        setup = spec.setup.model_copy(update={"with_validation": with_validation})
+        context = WorkerContext(setup, data=spec.data, on_event=display.show)
+        if params.teacher is not None:
+            uri = spec.teachers[params.teacher]
+            members = members_of(uri, spec.teachers) if is_ensemble(uri) else (params.teacher,)
+            for of in (spec.teachers[name] for name in members):
+                if of.startswith(TRAINED_HERE):
+                    perform(TrainTeacherTask(uri=of), context)
+            perform(CheckTask(name=params.teacher), context)
+        with context.one_thread():
+            supervision = context.supervision(run_spec)
+            model, parts = context.fit(run_spec, supervision, curve=curve)
+    labels = context.data.train.labels
+    trained = TrainedRecord(
+        study=record.name if record else "",
+        run="",
+        params=params,
+        seed=seed,
+        epochs=run_spec.epochs,
+        trained_on="train+validation" if with_validation else "train",
+        images=len(labels),
+        val_top1=curve[-1].val_top1,
+        test_top1=curve[-1].test_top1,
+        test_balanced_top1=curve[-1].test_balanced_top1,
+        targets=supervision.summary(labels) if supervision else None,
+        micro_batches=parts,
+    )
+    context.save_student(model, to, trained=trained)
+    return spec, trained
+
+
+def _recommended(options: SearchOptions, run: str) -> tuple[StudyRecord, SearchOptions, TrialParams]:
+    """Return a study, options with its student, space and teachers, and the recommended configuration."""
+    if options.student or options.teachers or options.overrides:
+        raise ConfigError(
+            "--from: the study sets student, teacher and settings", "remove --student, --teacher and --set, or --from"
+        )
+    folder, record = study_of(run)
+    if record.recommendation is None:
+        raise StoreError(
+            f"study {record.name!r} has no recommendation yet", f"finish the study first: {record.command}"
+        )
+    uris = tuple(teacher.uri for teacher in record.teachers)
+    update = {"student": record.student.source, "space": str(folder.space), "teachers": uris}
+    return record, options.model_copy(update=update), record.recommendation.params
+
+
+def _prior(spec: StudySpec) -> TrialParams:
+    """Return the space's prior for the teacher that the options name; without a teacher, labels alone."""
+    if not spec.options.teachers:
+        return TrialParams()
+    names = list(spec.teachers)
+    if len(names) > 1:
+        uris = ", ".join(spec.teachers.values())
+        raise ConfigError(f"--teacher: a student has one teacher, not {len(names)}", f"name one of {uris}")
+    return prior_params(spec.space, names[0], {name: method.tau_student_from for name, method in METHODS.items()})
+
+
+def export_study(
+    run: str, *, to: Path | None, formats: tuple[str, ...], weights: Path | None = None, quiet: bool = False
+) -> tuple[Path, Exported]:
+    """Export the recommended student of a study to a new folder; return the folder and what was written.
+
+    Raises:
+        StoreError, ConfigError, DataError, TeacherError, ExportError: As for `export_student`.
+    """
+    folder, record = study_of(run)
+    to = to or EXPORTS / record.name
+    space = load(str(folder.space), known=KNOWN)
+    with shown_loading(quiet=quiet) as load_data:
+        found = export_student(
+            record, folder, space=space, to=to, formats=formats, weights=weights, load_data=load_data, say=_warn
+        )
+    return to, found

@@ -1,0 +1,111 @@
+"""Import of code that a user names: `FILE.py` or a module."""
+
+import hashlib
+import importlib
+import importlib.util
+import inspect
+import json
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from autodistill.errors import AutodistillError, near
+
+USER_FILE = "autodistill_user_"
+"""How the names of modules begin that are files of the user."""
+Refused = Callable[[str, str], AutodistillError]
+"""Makes an error of a message and a hint; it names what the user wrote."""
+
+
+def function(target: str, refused: Refused) -> tuple[Callable[..., Any], bytes]:
+    """Import a function: `FILE.py:NAME` or `MODULE:NAME`.
+
+    Returns:
+        The function, and the source code of its file. Modules that the file imports are not part of it.
+
+    Raises:
+        AutodistillError: The file or module cannot be imported, or has no such function.
+    """
+    place, _, name = target.rpartition(":")
+    if not place or not name.isidentifier():
+        raise refused("names no factory", "write python:FILE.py:FACTORY or python:MODULE:FACTORY")
+    module, code = _imported(place, refused)
+    found = getattr(module, name, None)
+    if not callable(found):
+        names = [key for key, it in vars(module).items() if callable(it) and not key.startswith("_")]
+        raise refused(f"{place} has no function {name!r} ({near(name, names)})", "check the name of the factory")
+    return found, code
+
+
+def call(target: str, factory: Callable[..., Any], arguments: Mapping[str, Any], refused: Refused) -> Any:
+    """Call a user's function.
+
+    Raises:
+        AutodistillError: The arguments do not fit, or the function fails.
+    """
+    place, _, name = target.rpartition(":")
+    try:
+        inspect.signature(factory).bind(**arguments)
+    except TypeError as error:
+        raise refused(
+            f"{name}{inspect.signature(factory)}: {error}",
+            "options other than the documented ones are arguments of the factory",
+        ) from error
+    except ValueError:  # a callable without a signature
+        pass
+    try:
+        return factory(**arguments)
+    except Exception as error:  # the user's code may raise anything
+        raise refused(
+            f"{name} failed: {type(error).__name__}: {error}", f"call {name} of {place} yourself to see where"
+        ) from error
+
+
+def value(text: str) -> Any:
+    """Return the JSON value of an argument, or the text itself where it is no JSON."""
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text
+
+
+def _imported(place: str, refused: Refused) -> tuple[Any, bytes]:
+    """Import a file or a module; return it with its source code."""
+    try:
+        if not place.endswith(".py"):
+            module = importlib.import_module(place)
+            file = getattr(module, "__file__", None)
+            return module, Path(file).read_bytes() if file else b""
+        path = Path(place).expanduser().resolve()
+        if not path.is_file():
+            raise refused(f"no such file: {path}", "check the path")
+        code = path.read_bytes()
+        name = f"{USER_FILE}{path.stem}_{hashlib.sha256(str(path).encode() + code).hexdigest()[:12]}"
+        if name not in sys.modules:
+            _run_file(path, name)
+        return sys.modules[name], code
+    except AutodistillError:
+        raise
+    except Exception as error:  # the user's code may raise anything
+        raise refused(
+            f"{place} cannot be imported: {type(error).__name__}: {error}",
+            "write python:FILE.py:FACTORY with a path to the file, or install the module in this environment",
+        ) from error
+
+
+def _run_file(path: Path, name: str) -> None:
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    # Pickle finds classes by the name of their module, and a file may import files beside it.
+    sys.modules[name] = module
+    sys.path.insert(0, str(path.parent))
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    finally:
+        sys.path.remove(str(path.parent))

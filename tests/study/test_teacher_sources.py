@@ -1,0 +1,98 @@
+"""Studies over teachers of every source: a folder of checkpoints, a table, an ensemble with a teacher of the ladder."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from small_studies import drive, options
+
+from autodistill.cli.teachers import list_teachers
+from autodistill.config import DataSpec
+from autodistill.data import load as load_data
+from autodistill.errors import TeacherError
+from autodistill.executors import SerialExecutor
+from autodistill.models import build
+from autodistill.records import Event, Note
+from autodistill.report import render
+from autodistill.study import prepare_teachers, resolve
+from autodistill.teachers import ensemble_fingerprint
+
+DATA = DataSpec(train=100, validation=100, test=100, name="digits")
+
+
+def write_teachers(folder: Path) -> list[str]:
+    """Write a folder of two equal checkpoints beside a log, and a table; return their URIs."""
+    (folder / "runs").mkdir()
+    for name in ("a", "b"):
+        module = build("resnet8:0.25", num_classes=10, in_channels=1, image_size=8, seed=0)
+        torch.save(module.state_dict(), folder / "runs" / f"{name}.pt")
+    (folder / "runs" / "log.txt").write_text("epoch 1\n")
+    data = load_data(DATA)
+    table = np.zeros((1797, 10), np.float32)
+    for split, numbers in ((data.train, data.examples.train), (data.validation, data.examples.validation)):
+        table[numbers, split.labels] = 5.0
+    np.save(folder / "z.npy", table + np.random.default_rng(0).normal(size=table.shape).astype(np.float32))
+    return [f"file:{folder}/runs?norm=none&accept=yes", f"logits:{folder}/z.npy"]
+
+
+def test_names_and_fingerprints_of_a_study(tmp_path: Path) -> None:
+    given = write_teachers(tmp_path)
+    spec = resolve(
+        options(teachers=[*given, "ladder:resnet8:0.25", "ensemble:a+z", "ensemble:z+resnet8:0.25"], budget="16")
+    )
+    assert list(spec.teachers) == ["a", "b", "z", "resnet8:0.25", "a-z", "z-resnet8-0.25"]
+    assert spec.fingerprints["a"] == spec.fingerprints["b"]
+    assert spec.fingerprints["a-z"] == ensemble_fingerprint([spec.fingerprints["a"], spec.fingerprints["z"]])
+    assert set(spec.fingerprints) == {"a", "b", "z", "a-z"}, "those of the ladder are not trained yet"
+    assert spec.unready == {"resnet8:0.25", "z-resnet8-0.25"}
+    assert any("no checkpoints and left out: log.txt" in note for note in spec.notes)
+    with pytest.raises(TeacherError, match="no teacher of this study is named 'y'"):
+        resolve(options(teachers=[*given, "ensemble:a+y"]))
+
+
+def test_the_notes_of_teachers_are_shown_when_they_are_prepared(tmp_path: Path) -> None:
+    events = list[Event]()
+    spec = resolve(options(teachers=write_teachers(tmp_path)))
+    with SerialExecutor(spec.setup, data=spec.data) as executor:
+        records, _, _ = prepare_teachers(list(spec.teachers), executor, events.append)
+    said = [event.text for event in events if isinstance(event, Note)]
+    assert "teacher a: the same network with the same weights as b: their logits are equal" in said
+    assert any(text.startswith("teacher z: it knows the images without augmentation only") for text in said)
+    assert [len(it.notes) > 0 for it in records] == [True] * 3
+    assert records[0].notes[0].startswith("identified as resnet8:0.25")
+
+
+def test_a_teacher_that_waits_for_the_ladder_is_listed_as_not_trained(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    teachers = [*write_teachers(tmp_path), "ladder:resnet8:0.25", "ensemble:z+resnet8:0.25"]
+    given = options(teachers=teachers)
+    list_teachers(output="table", space="smoke", overrides=list(given.overrides), teachers=teachers)
+    out, err = capsys.readouterr()
+    lines = {line.split()[0]: line.rstrip() for line in out.splitlines() if line.split()}
+    assert lines["z-resnet8-0.25"].endswith("not trained yet")
+    assert lines["resnet8:0.25"].endswith("not trained yet")
+    assert "100.0" in lines["z"]
+    assert "teacher z: it knows the images without augmentation only" in err
+
+
+@pytest.mark.slow
+def test_a_study_over_all_of_them_ends_in_a_report(tmp_path: Path) -> None:
+    teachers = [*write_teachers(tmp_path), "ladder:resnet8:0.25", "ensemble:z+resnet8:0.25"]
+    record = drive(options(teachers=teachers, budget="16"))
+    assert record.state == "complete"
+    found = {it.name: it for it in record.teachers}
+    member = found["resnet8:0.25"].fingerprint
+    assert found["z-resnet8-0.25"].fingerprint == ensemble_fingerprint([found["z"].fingerprint, member])
+    assert found["z-resnet8-0.25"].cost.params is None, "a member has an unknown cost"
+    assert found["z"].cost.macs is None
+    assert all(it.profile is not None for it in record.teachers)
+    page = render(record, tmp_path / "report")
+    markdown = (tmp_path / "report" / "report.md").read_text()
+    for text in (page.read_text(), markdown):
+        assert "Notes on the teachers" in text
+        assert "the same network with the same weights as b" in text
+        assert "its logits are the same in every epoch" in text
+    again = drive(options(teachers=teachers, budget="16"))
+    assert again.trials == record.trials

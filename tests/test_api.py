@@ -1,0 +1,293 @@
+"""`import autodistill as ad`: searches from Python, with names, URIs and objects as arguments."""
+
+import functools
+import shlex
+import subprocess
+import sys
+import textwrap
+import types
+from pathlib import Path
+
+import pytest
+import torch
+import user_networks
+from small_studies import core
+from torch import nn
+from typer.testing import CliRunner
+from user_networks import Small, checkpoint, small, trained
+
+import autodistill as ad
+from autodistill import console
+from autodistill.cli import app
+from autodistill.errors import ConfigError, StoreError, TeacherError
+from autodistill.objects import HERE, Passed
+from autodistill.records import StudyRecord
+
+SETTINGS = {
+    "data.train": 150,
+    "data.validation": 100,
+    "data.test": 100,
+    "training.epochs": 2,
+    "training.rung_epochs": 1,
+    "confirm.seeds": 2,
+}
+OPTIONS = {"norm": "half", "name": "net"}
+STUDENT = "resnet8:0.25"
+
+
+def search(student=STUDENT, **given) -> ad.Study:
+    asked = {"space": "smoke", "budget": 11, "settings": SETTINGS, "executor": "serial", "progress": False}
+    return ad.search(student, **{**asked, **given})
+
+
+def refusal(**given) -> ConfigError:
+    with pytest.raises(ConfigError) as caught:
+        search(**given)
+    assert list(Path().iterdir()) == []
+    return caught.value
+
+
+def test_importing_the_package_imports_nothing_heavy():
+    code = "import sys, autodistill as ad; print(sorted({'torch', 'optuna', 'numpy'} & set(sys.modules)), dir(ad))"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.startswith("[] [")
+    assert all(f"'{name}'" in found.stdout for name in ("Study", "load_study", "search"))
+
+
+def test_a_name_stays_a_name_and_an_importable_function_becomes_a_uri():
+    passed = Passed()
+    assert passed.network("mobilenetv2:0.5", "student") == "mobilenetv2:0.5"
+    assert passed.network(small, "student") == "python:user_networks:small"
+    assert passed.network(Small, "student") == "python:user_networks:Small"
+    assert passed.network(functools.partial(small, channels=8), "student") == "python:user_networks:small?channels=8"
+    reserved = functools.partial(small, size=3, name="x y")
+    assert passed.network(reserved, "student") == "python:user_networks:small?arg.size=3&arg.name=x%20y"
+    options = {"weights": "my nets/a+b.th", "mean": (0.5, 0.25, 1)}
+    assert passed.network((small, options), "teachers[0]") == (
+        "python:user_networks:small?weights=my%20nets/a+b.th&mean=0.5,0.25,1"
+    )
+    assert passed.network(("file:a.pth?arch=vgg8", {"norm": "cifar10"}), "t") == "file:a.pth?arch=vgg8&norm=cifar10"
+
+
+def test_objects_that_differ_have_other_names_and_equal_ones_the_same():
+    passed = Passed(anything=True)
+
+    def of_width(channels: int):
+        return lambda: Small(channels)
+
+    narrow, wide = (passed.network(of_width(channels), "student") for channels in (4, 8))
+    assert narrow != wide
+    assert narrow == passed.network(of_width(4), "student")
+    network = Small()
+    before = passed.network(network, "teachers[0]")
+    assert before == passed.network(network, "teachers[1]")
+    with torch.no_grad():
+        network.linear.bias += 1
+    assert before != passed.network(network, "teachers[0]")
+    assert before.startswith(f"python:{HERE}:Small_")
+
+
+def in_a_notebook():
+    """Return a function that is defined in no file, as those of a notebook's cells."""
+    cell = types.ModuleType("cell")
+    exec("def mine():\n    return None\nmine.__module__ = 'cell'", vars(cell))
+    return cell.mine
+
+
+@pytest.mark.parametrize(
+    ("network", "part"),
+    [
+        (lambda: small(), "teachers[0]: test_api"),
+        (in_a_notebook(), "teachers[0]: mine, defined in this session only: worker processes cannot import it"),
+        (Small(), "teachers[0]: a Small object: worker processes cannot import it"),
+        (functools.partial(small, channels=[nn.ReLU()]), "teachers[0]: small"),
+    ],
+    ids=["lambda", "notebook", "object", "arguments"],
+)
+def test_what_worker_processes_cannot_import_is_refused_with_two_ways_out(network, part):
+    error = refusal(teachers=[network], executor="local")
+    assert part.partition("test_api")[0] in error.message
+    assert "worker processes cannot import it" in error.message
+    assert "python:FILE.py:FUNCTION" in error.hint
+    assert "executor='serial'" in error.hint
+    assert error.exit_code == 2
+    assert error.__notes__ == [f"hint: {error.hint}"]
+
+
+@pytest.mark.parametrize(
+    ("given", "part"),
+    [
+        ({"student": Small()}, "student: a Small object; a student is trained several times from new weights"),
+        ({"max_param": 3}, "no argument 'max_param' (did you mean 'max_params'"),
+        ({"settings": {"training.epoch": 3}}, "did you mean 'epochs'"),
+        ({"max_params": "many"}, "--max-params many: must be a number above 0"),
+    ],
+)
+def test_wrong_arguments_are_named_before_anything_is_written(given, part):
+    assert part in refusal(**given).message
+
+
+@pytest.mark.slow
+def test_arguments_of_other_types_are_named():
+    """In a process of its own, because annotations are checked in this one."""
+    code = """
+        import autodistill as ad
+        for student, given in (
+            (3, {}), ("resnet8", {"teachers": [("a", "b", "c")]}), ("resnet8", {"data": 3}),
+            ("resnet8", {"executor": "spark"}),
+        ):
+            try:
+                ad.search(student, **given)
+            except ad.errors.ConfigError as error:
+                print(error)
+    """
+    found = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=True)
+    assert found.stdout.splitlines() == [
+        "student: a int is no network",
+        "teachers[0]: a tuple must be (network, options)",
+        "data: a int is no dataset",
+        "executor='spark': unknown",
+    ]
+
+
+def test_a_study_that_does_not_exist_is_named():
+    with pytest.raises(ConfigError, match="no study 'nothing' here"):
+        ad.load_study("nothing")
+
+
+def test_without_ipywidgets_a_notebook_gets_plain_lines(monkeypatch):
+    monkeypatch.setattr(console.importlib.util, "find_spec", lambda name: None)
+    notebook = console.Console(force_jupyter=True)
+    assert not console._is_live(notebook)
+    monkeypatch.setattr(console.importlib.util, "find_spec", lambda name: object())
+    assert console._is_live(notebook)
+
+
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory):
+    """A finished study with a network object as its teacher, its folder, and what the calls printed."""
+    place = tmp_path_factory.mktemp("searched")
+    threads, modules = torch.get_num_threads(), set(sys.modules)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(place)
+        patch.setenv("AUTODISTILL_CACHE", str(place / "cache"))
+        study = search(teachers=[(trained(), OPTIONS)])
+    assert torch.get_num_threads() == threads
+    assert HERE not in sys.modules.keys() - modules
+    return study, place
+
+
+@pytest.fixture
+def study(searched, monkeypatch) -> ad.Study:
+    found, place = searched
+    monkeypatch.chdir(place)
+    monkeypatch.setenv("AUTODISTILL_CACHE", str(place / "cache"))
+    return found
+
+
+@pytest.mark.slow
+def test_a_study_has_a_recommendation_and_a_leaderboard(study):
+    assert isinstance(study.record, StudyRecord)
+    assert study.record.state == "complete"
+    assert study.recommendation.teacher in ("net", None)
+    assert study.recommendation.sentence in repr(study)
+    rows = {row.name: row for row in study.leaderboard()}
+    (teacher,) = study.record.teachers
+    assert rows["net"].own == teacher.val_top1 > 0.9
+    assert rows["no teacher"].seeds == 2
+    assert rows["net"].params == 32 * 9 + 32 + 512 * 10 + 10
+
+
+@pytest.mark.slow
+def test_a_study_is_loaded_by_name_and_reported_trained_and_exported(study, tmp_path):
+    again = ad.load_study(study.name)
+    assert again.record == study.record
+    assert ad.load_study(study.folder).name == study.name
+    assert again.report(tmp_path / "page") == tmp_path / "page" / "report.html"
+    made = study.train(tmp_path / "mine.safetensors", seed=3, progress=False)
+    assert (made.study, made.seed, made.images) == (study.name, 3, 150)
+    assert 0 <= made.test_top1 <= 1
+    with pytest.raises(StoreError, match="exists already"):
+        study.train(tmp_path / "mine.safetensors", progress=False)
+    exported = study.export(tmp_path / "out", formats=["safetensors"], weights=tmp_path / "mine.safetensors")
+    assert [file.file for file in exported.files] == ["student.safetensors"]
+    assert exported.test_top1 == pytest.approx(made.test_top1, abs=1e-6)
+
+
+@pytest.mark.slow
+def test_a_network_that_only_its_program_has_cannot_be_trained_with_later(study, tmp_path):
+    """The recommendation may be to train without a teacher; the study's teachers are checked in any case."""
+    with pytest.raises(TeacherError, match=HERE):
+        ad.load_study(study.name).train(tmp_path / "mine.safetensors", progress=False)
+
+
+@pytest.mark.slow
+def test_the_same_call_finds_the_finished_study(study, capfd):
+    again = search(teachers=[(trained(), OPTIONS)])
+    assert again.record == study.record
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.slow
+def test_local_workers_the_serial_executor_and_the_command_line_make_the_same_study(monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(Path(user_networks.__file__).parent))
+    path = checkpoint(Path())
+    options = {"weights": path, **OPTIONS}
+    local = search(teachers=[(small, options)], executor="local", workers=1)
+    uri = f"python:user_networks:small?weights={path}&norm=half&name=net"
+    assert [teacher.uri for teacher in local.record.teachers] == [uri]
+    serial = search(teachers=[uri], study="serial")
+    dropped = {"name", "command"}
+    assert {k: v for k, v in core(local.record).items() if k not in dropped} == {
+        k: v for k, v in core(serial.record).items() if k not in dropped
+    }
+    command = shlex.split(local.record.command)[1:]
+    found = CliRunner().invoke(app, [*command, "--workers", "1", "--format", "json"], catch_exceptions=False)
+    assert found.exit_code == 0
+    assert ad.load_study(local.name).record == local.record
+
+
+@pytest.mark.slow
+def test_a_function_of_the_user_is_a_student(study):
+    made = search(functools.partial(Small, 4), teachers=[(trained(), OPTIONS)], study="own")
+    assert made.record.student.cost.params == 4 * 9 + 4 + 64 * 10 + 10
+    by_hand = sum(part.numel() for part in user_networks.student(10).parameters())
+    assert made.record.student.cost.params == by_hand
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("guarded", [True, False])
+def test_a_script_searches_once(guarded):
+    """Its functions are imported from its file, in this process and in workers, which must not search again."""
+    checkpoint(Path())
+    body = f"""
+        import sys
+        sys.path.insert(0, {str(Path(user_networks.__file__).parent)!r})
+        import autodistill as ad
+        from user_networks import Small
+
+        print("read")
+
+        def mine():
+            return Small()
+
+        {'if __name__ == "__main__":' if guarded else "if True:"}
+            study = ad.search({STUDENT!r}, teachers=[(mine, {{"weights": "small.pth.tar", **{OPTIONS!r}}})], workers=1,
+                              space="smoke", budget=11, settings={SETTINGS!r}, progress=False)
+            print("done", study.record.teachers[0].uri)
+    """
+    Path("script.py").write_text(textwrap.dedent(body))
+    found = subprocess.run([sys.executable, "script.py"], capture_output=True, text=True)
+    if guarded:
+        assert found.returncode == 0, found.stderr
+        assert found.stdout.splitlines()[-1] == "done python:script.py:mine?weights=small.pth.tar&norm=half&name=net"
+    else:
+        assert found.returncode == 1
+        assert 'put the call below `if __name__ == "__main__":`' in found.stderr
+        assert "done" not in found.stdout
+
+
+def test_a_search_is_refused_while_its_file_is_imported():
+    Path("nets.py").write_text("import autodistill as ad\nad.search('resnet8', data='digits')\n")
+    with pytest.raises(ConfigError, match="is called whenever this file is imported"):
+        search(teachers=["python:nets.py:anything"])

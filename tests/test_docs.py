@@ -1,0 +1,134 @@
+"""The documentation: each example is complete and runs, files and options that are named exist."""
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from autodistill import teachers
+from autodistill.models import build
+from autodistill.models.uri import FACTS, RESERVED
+from autodistill.records import read_record
+
+REPOSITORY = Path(__file__).parents[1]
+PAGES = ("README.md", "docs/teachers.md", "docs/extending.md", "docs/python.md")
+BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+
+
+def sections(page: str) -> dict[str, list[tuple[str, str]]]:
+    """Return the blocks of code of each section that has commands to run."""
+    found: dict[str, list[tuple[str, str]]] = {}
+    for part in re.split(r"^## ", (REPOSITORY / page).read_text(encoding="utf-8"), flags=re.MULTILINE):
+        blocks = BLOCK.findall(part)
+        if any(kind == "sh" for kind, _ in blocks):
+            found[part.splitlines()[0]] = blocks
+    return found
+
+
+EXAMPLES = [(page, title) for page in PAGES for title in sections(page)]
+
+
+def run(line: str) -> str:
+    program, *arguments = shlex.split(line)
+    module = ["-m", "autodistill"] if program == "autodistill" else []
+    assert module or program == "python", line
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, *module, *arguments]
+    found = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert found.returncode == 0, f"{line}\n{found.stderr}"
+    return found.stdout
+
+
+def run_example(page: str, title: str) -> str:
+    """Write the files of a section and run its commands; return what the last one printed."""
+    shown = ""
+    for kind, code in sections(page)[title]:
+        name = re.match(r"# file: (\S+)\n", code)
+        if kind == "python" and name:
+            Path(name[1]).write_text(code)
+        elif kind == "sh":
+            for line in code.replace("\\\n", " ").splitlines():
+                shown = run(line)
+    return shown
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("page", "title"), EXAMPLES, ids=[f"{page}: {title}" for page, title in EXAMPLES])
+def test_an_example_runs(page, title):
+    shown = run_example(page, title)
+    records = [read_record(path) for path in Path("runs").glob("*/study.json")]
+    assert all(record.state == "complete" for record in records)
+    match title:
+        case "A student":
+            (record,) = records
+            assert shown == "plain:0.5 4\n"
+            assert Path("tiny.safetensors").exists()
+        case "A dataset":
+            assert shown == "('horizontal', 'vertical', 'none')\n"
+            assert Path("s.safetensors").exists()
+        case "A teacher source":
+            (record,) = records
+            by_name = {teacher.name: teacher for teacher in record.teachers}
+            assert by_name["regression.npz"].val_top1 > 0.95
+            assert by_name["regression.npz"].architecture == "logistic regression"
+        case "A method":
+            assert shown == "['confidence', 'isats']\n"
+        case "From Python":
+            (record,) = records
+            assert (Path("page") / "report.html").exists()
+            assert json.loads((Path("page") / "study.json").read_text())["name"] == record.name
+            assert (Path("shipped") / "student.safetensors").exists()
+
+
+@pytest.mark.slow
+def test_the_first_command_of_the_readme_runs_on_files_as_people_have_them():
+    """Up to the first training; photographs of mixed sizes, three checkpoints in three wrappings."""
+    draw = np.random.default_rng(0)
+    for name in ("cat", "dog", "owl"):
+        Path("photos", name).mkdir(parents=True)
+        for number in range(60):
+            height, width = draw.integers(40, 90, 2)
+            pixels = draw.integers(0, 256, (height, width, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(f"photos/{name}/{number}.jpg")
+    shape = {"num_classes": 3, "in_channels": 3, "image_size": 32}
+    resnet, wrn = (build(name, **shape, seed=0).state_dict() for name in ("resnet56", "wrn_16_2"))
+    torch.save(
+        {"epoch": 9, "state_dict": {f"module.{key}": value for key, value in resnet.items()}}, "resnet56.pth.tar"
+    )
+    torch.save({"params": {f"_orig_mod.model.{key}": value for key, value in wrn.items()}}, "wrn.ckpt")
+    code = "from torch import nn\ndef net(num_classes):\n    return nn.Sequential(nn.Conv2d(3, 8, 3, 2), nn.ReLU(), "
+    Path("nets.py").write_text(f"{code}nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(32, num_classes))\n")
+    network = nn.Sequential(nn.Conv2d(3, 8, 3, 2), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(32, 3))
+    torch.save(network.state_dict(), "net.th")
+    text = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    command = re.search(
+        r"^    (autodistill search --student \S+ --data folder:photos.*?)\n\n", text, re.DOTALL | re.MULTILINE
+    )
+    shown = json.loads(run(f"{command[1].replace(chr(92) + chr(10), ' ')} --dry-run --format json"))
+    assert "--set" not in command[1]
+    (student,) = shown["students"]
+    assert student["teachers"] == "resnet56, wrn, net"
+    assert student["run folder"] == "runs/photos-mobilenetv2-0.5"
+    assert "3 classes" in student["data"]
+
+
+def test_every_scheme_and_option_of_teachers_is_documented():
+    text = (REPOSITORY / "docs/teachers.md").read_text(encoding="utf-8")
+    assert [scheme for scheme in teachers.SOURCES if f"`{scheme}:" not in text] == []
+    assert [option for option in {*FACTS, *RESERVED} if f"`{option}" not in text] == []
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_to_files_of_the_repository_lead_somewhere(page):
+    place = REPOSITORY / page
+    links = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", place.read_text(encoding="utf-8"))
+    assert [link for link in links if not (place.parent / link).exists()] == []

@@ -22,6 +22,7 @@ from autodistill.data import load as load_data
 from autodistill.models.preprocessing import Normalisation
 from autodistill.records import StudyRecord, TeacherRecord
 from autodistill.report.method import limits_info
+from autodistill.report.teachers import notes_info
 from autodistill.report.verdict import leaderboard_info
 from autodistill.teachers import Teacher, check, checks, logits_of
 from autodistill.teachers.checks import may_have_seen_validation
@@ -200,6 +201,24 @@ def test_originals_are_the_images_of_the_rows(
     assert torch.equal(found, data.validation.images[rows])
 
 
+def test_originals_of_photographs_are_cut_as_images_of_their_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AUTODISTILL_CACHE", str(tmp_path / "cache"))
+    for label, size in (("a", (90, 70)), ("b", (61, 83))):
+        (tmp_path / "images" / label).mkdir(parents=True)
+        for number in range(10):
+            pixels = np.random.default_rng(number).integers(0, 256, (*size, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "images" / label / f"{number}.jpg")
+    spec = DataSpec(name=f"folder:{tmp_path}/images", image_size=8)
+    data, large = load_data(spec), load_data(spec.model_copy(update={"image_size": 24}))
+    assert (data.margin, large.margin) == (1, 2)
+    rows = torch.tensor([2, 0, 1])
+    found = at_size(data, spec, rows, 24)
+    assert found is not None
+    assert torch.equal(found, large.validation.images[rows])
+
+
 # Validation images that a teacher has seen
 
 
@@ -253,7 +272,9 @@ def test_the_report_shows_the_notes_about_a_teacher() -> None:
     record = study(20)
     name = record.teachers[0].name
     found = changed(record, lambda it: {"notes": ("averaged weights are used",) if it.name == name else ()})
-    assert f"{name}: averaged weights are used." in limits_info(found).points
+    section = notes_info(found)
+    assert section.table is not None
+    assert [[cell.text for cell in row.cells] for row in section.table.rows] == [[name, "averaged weights are used"]]
 
 
 def test_the_leaderboard_marks_a_poor_teacher() -> None:

@@ -250,8 +250,6 @@ def limits_info(record: StudyRecord) -> Section:
             f"{f' and {len(foreign) - MAX_NAMES} more' if len(foreign) > MAX_NAMES else ''}) saw the validation images "
             "in their training. Their own accuracy there may be too high; the verdict rests on test."
         )
-    notes = [f"{short(it.name)}: {note}." for it in record.teachers for note in it.notes]
-    points += notes[:MAX_ROWS]
     points.append("Another student, data set or length of training may rank the teachers differently.")
     return Section(points=tuple(points))
 

@@ -14,6 +14,7 @@ from autodistill.formatting import count
 from autodistill.records import Note, TaskProgress
 from autodistill.study import resolve
 from autodistill.study.run import local_executor
+from autodistill.teachers import ensemble_fingerprint
 
 pytestmark = pytest.mark.slow
 
@@ -90,6 +91,21 @@ def test_notes_about_a_teacher_are_said(source: str) -> None:
     assert any(text.startswith("teacher seven: averaged weights are used") for text in notes)
 
 
+def test_an_adapted_teacher_is_a_member_of_an_ensemble(source: str) -> None:
+    asked = options(*ADAPT, teachers=("ladder:resnet8:0.25", source, "ensemble:seven+resnet8:0.25"), budget="16")
+    spec = resolve(asked)
+    assert spec.unready == {"resnet8:0.25", "seven", "seven-resnet8-0.25"}
+    record = drive(asked)
+    assert record.state == "complete"
+    found = {it.name: it for it in record.teachers}
+    both, *members = (found[name] for name in ("seven-resnet8-0.25", "seven", "resnet8:0.25"))
+    assert both.fingerprint == ensemble_fingerprint([it.fingerprint for it in members])
+    assert not both.is_foreign
+    assert both.cost.params == sum(it.cost.params or 0 for it in members)
+    assert resolve(asked).unready == set()
+    assert drive(asked, executor_for=idle) == record
+
+
 FLAGS = ("data.train=100", "data.validation=100", "data.test=100", *ADAPT)
 
 
@@ -101,7 +117,7 @@ def test_the_command_adapts_and_shows_cost_and_accuracy(source: str, capsys: pyt
         return shown.out
 
     (row,) = [line for line in adapt().splitlines() if line.startswith("seven")]
-    accuracy, params = float(row.split()[1]), " ".join(row.split()[4:6])
+    accuracy, params = float(row.split()[1]), " ".join(row.split()[5:7])
     assert accuracy > 30
     assert params == count(sum(parameter.numel() for parameter in network().parameters()))
     commands.list_teachers(output="json", space="smoke", overrides=[*FLAGS, f"teachers={json.dumps([source])}"])

@@ -53,6 +53,8 @@ class Setup(Record):
     """The user's cache folder."""
     sources: dict[str, str] = {}
     """Fingerprints of the pretrained networks of adapted teachers, by URI."""
+    moved: dict[str, str] = {}
+    """URIs of adapted teachers whose pretrained networks lie elsewhere here, by the URI in `teachers`."""
     offline: bool = False
     mode: Mode = "eager"
     """How training steps are executed."""

@@ -4,6 +4,7 @@ import contextlib
 import gc
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -200,7 +201,8 @@ class WorkerContext:
         setup, data, offline = self.setup, self.study_data, self.setup.offline
         uri = setup.teachers[name]
         if uri.startswith(TRAINED_HERE):
-            teacher = load_trained(uri, self.path_of(uri), data=data, offline=offline, name=name)
+            found = load_trained(setup.moved.get(uri, uri), self.path_of(uri), data=data, offline=offline, name=name)
+            teacher = replace(found, uri=uri)
         else:
             shown_as = setup.shown_as.get(name, uri)
             stated = with_option(uri, option) if option else uri
@@ -476,9 +478,9 @@ def _train_teacher(task: TrainTeacherTask, context: WorkerContext) -> None:
     setup, data, root = context.setup, context.study_data, Path(context.setup.cache)
     stop = StopAfterSaving(context.stopping)
     if task.uri.startswith(adaptation.SCHEME):
-        source, offline = setup.sources[task.uri], setup.offline
+        uri, source, offline = setup.moved.get(task.uri, task.uri), setup.sources[task.uri], setup.offline
         training = adapt_teacher(
-            task.uri, root=root, data=data, space=setup.space, source=source, offline=offline, urgent=stop.save
+            uri, root=root, data=data, space=setup.space, source=source, offline=offline, urgent=stop.save
         )
     else:
         training = train_teacher(

@@ -34,6 +34,7 @@ class Preprocessed(nn.Module):
     def __init__(self, teacher: Teacher) -> None:
         super().__init__()
         self.network, self.teacher = teacher.module, replace(teacher, module=nn.Identity())
+        self.size = teacher.input_size
         self.frozen = False
         """Whether only the head is trained: BatchNorm then keeps its statistics, and nothing is dropped out."""
 

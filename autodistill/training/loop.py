@@ -22,7 +22,6 @@ from autodistill.config import Space
 from autodistill.data import Data, Split, images_at_once
 from autodistill.data.views import View
 from autodistill.errors import DivergedError, StudyError, TrialError
-from autodistill.models.students import Wrapped
 from autodistill.records import EpochRecord, EvaluateOn, TaskProgress
 from autodistill.stopwatch import Stopwatch
 from autodistill.store import digest, locked, seed_from, write_bytes
@@ -115,7 +114,7 @@ def evaluate(model: nn.Module, split: Split, data: Data, *, precision: Precision
     The model is left in evaluation mode. `precision` is the number format of the forward passes.
     """
     model.eval()
-    size = model.size if isinstance(model, Wrapped) else None
+    size: int | None = getattr(model, "size", None)  # of networks that resize their input
     batches = split.images.split(images_at_once(split.images, on_gpu=GPU_EVALUATION_BATCH, size=size))
     with torch.inference_mode():
         logits = torch.cat([predict(model, images, data, precision) for images in batches])

@@ -176,6 +176,34 @@ class LadderSpec(Spec):
     seed: Seed = 0
 
 
+class AdaptSpec(Spec):
+    """Fine-tuning of pretrained networks with a new head, for teachers of `adapt:`: first the head, then all weights.
+
+    Both parts warm up linearly and decay by a cosine to zero.
+    """
+
+    imagenet: tuple[str, ...] = (
+        "torchvision:mobilenet_v3_small@IMAGENET1K_V1",
+        "torchvision:mobilenet_v3_large@IMAGENET1K_V2",
+        "torchvision:resnet50@IMAGENET1K_V2",
+        "torchvision:convnext_small@IMAGENET1K_V1",
+    )
+    """Networks of `ladder:imagenet`, by growing capacity."""
+    head_epochs: Annotated[int, Field(ge=0)] = 2
+    """Epochs in which only the new head is trained."""
+    epochs: Count = 6
+    """Epochs in which all weights are trained, after those of the head."""
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    lr: Positive | None = None
+    """Peak learning rate of all weights; None: 0.0003 for AdamW, 0.01 for SGD."""
+    head_lr: Positive | None = None
+    """Peak learning rate while only the head is trained; None: ten times `lr`."""
+    weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
+    """None: 0.01 for AdamW, 0.0001 for SGD."""
+    batch_size: Count = 32
+    seed: Seed = 0
+
+
 class SearchSpec(Spec):
     budget: str = "20"
     metric: Metric = "top1"
@@ -247,6 +275,7 @@ class Space(Spec):
     student: StudentSpec = StudentSpec()
     training: TrainingSpec = TrainingSpec()
     ladder: LadderSpec = LadderSpec()
+    adapt: AdaptSpec = AdaptSpec()
     search: SearchSpec = SearchSpec()
     prior: PriorSpec = PriorSpec()
     plain_kd: PlainKDSpec = PlainKDSpec()

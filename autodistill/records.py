@@ -502,6 +502,10 @@ class StudentRecord(Record):
         return ("foreign", self.foreign.fingerprint) if self.foreign else (self.name, self.stem_stride)
 
 
+TRAINED_HERE = ("ladder:", "adapt:")
+"""Schemes of the teachers that autodistill trains on the study's data."""
+
+
 class TeacherRecord(Record):
     """A teacher that passed its checks. Scores on the validation split."""
 
@@ -520,6 +524,14 @@ class TeacherRecord(Record):
     """What the user should know about how it was read."""
     profile: ProfileRecord | None = None
     """None: the record is older than profiles, or a logit does not fit into the cache."""
+
+    @property
+    def is_foreign(self) -> bool:
+        """Whether it was trained elsewhere, perhaps on images of this study's validation split.
+
+        An ensemble is not: its members are teachers of the study themselves.
+        """
+        return not self.uri.startswith((*TRAINED_HERE, "ensemble:"))
 
     def score(self, metric: Metric) -> float:
         """Return the validation accuracy by a metric."""
@@ -669,7 +681,8 @@ class SpecRecord(Record):
     teachers: dict[str, str]
     """Name to URI."""
     fingerprints: dict[str, str]
-    """Name to fingerprint of the given teachers; the data and the space decide the default ladder."""
+    """Name to fingerprint of the given teachers, and to the key of the adapted ones; the data and the space decide the
+    default ladder."""
     data: str
     """Fingerprint of images, labels and split."""
     result_version: int

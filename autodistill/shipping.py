@@ -10,13 +10,13 @@ from autodistill.export import Exported, export_student
 from autodistill.images_table import show_images
 from autodistill.methods import METHODS
 from autodistill.models.students import changed
-from autodistill.records import EpochRecord, RunSpec, StudyRecord, TrainedRecord, TrialParams
+from autodistill.records import TRAINED_HERE, EpochRecord, RunSpec, StudyRecord, TrainedRecord, TrialParams
 from autodistill.running import shown_loading
 from autodistill.searching import prior_params
 from autodistill.store import StudyFolder, write_text
 from autodistill.studies import study_of
 from autodistill.study import KNOWN, SearchOptions, StudySpec, check_unchanged, fingerprints_now, resolve
-from autodistill.teachers.ladder import SCHEME
+from autodistill.teachers import is_ensemble, members_of
 
 EXPORTS = Path("exports")
 
@@ -90,8 +90,10 @@ def train_student(
         context = WorkerContext(setup, data=spec.data, on_event=display.show)
         if params.teacher is not None:
             uri = spec.teachers[params.teacher]
-            if uri.startswith(SCHEME):
-                perform(TrainTeacherTask(uri=uri), context)
+            members = members_of(uri, spec.teachers) if is_ensemble(uri) else (params.teacher,)
+            for of in (spec.teachers[name] for name in members):
+                if of.startswith(TRAINED_HERE):
+                    perform(TrainTeacherTask(uri=of), context)
             perform(CheckTask(name=params.teacher), context)
         with context.one_thread():
             supervision = context.supervision(run_spec)

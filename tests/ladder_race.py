@@ -9,8 +9,7 @@ from autodistill.config import DataSpec, LadderSpec, Space, TrainingSpec
 from autodistill.data import load as load_data
 from autodistill.data.views import View
 from autodistill.logit_cache import LogitCache
-from autodistill.teachers import load
-from autodistill.teachers.ladder import file_uri
+from autodistill.teachers.ladder import load_trained, path_of
 from autodistill.training import train_teacher
 
 ARCHITECTURE = "resnet8:0.25"
@@ -32,7 +31,7 @@ def race(root: str, ready: str, go: str, out: str) -> None:
     while not Path(go).exists():
         time.sleep(0.01)
     epochs = len(list(train_teacher(uri, root=Path(root), data=data, space=space)))
-    teacher = load(file_uri(uri, root=Path(root), data=data.fingerprint, space=space), data=data)
+    teacher = load_trained(uri, path_of(uri, root=Path(root), data=data.fingerprint, space=space), data=data)
     cache = LogitCache(Path(root), data=data, view=View(0, 1, False), say=print)
     for number in (0, 1):
         cache.training(teacher, number)

@@ -33,6 +33,7 @@ OPTIONS = {
     "spaces check": "--set",
     "teachers list": "--teacher --data --space --set --download --offline --format",
     "teachers train": "--data --space --set --device --workers --download",
+    "teachers adapt": "--data --space --set --device --workers --download --offline",
     "teachers check": "--data --space --set --download --offline --format",
     "teachers inspect": "--data --space --set --device --workers --download --offline --format --out",
 }
@@ -90,7 +91,7 @@ def test_the_function_of_a_command_takes_its_parameters(monkeypatch):
     for name, command in commands(get_command(app)):
         if not name.startswith(("spaces", "cluster")):
             command.callback(**{param.name: param.default for param in command.params if param.name != "help"})
-    assert len(called) == 10
+    assert len(called) == 11
     for target, given in called:
         module, function = target.split(".")
         inspect.signature(getattr(importlib.import_module(f"autodistill.cli.{module}"), function)).bind(**given)

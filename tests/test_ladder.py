@@ -16,8 +16,8 @@ from autodistill.data.views import View
 from autodistill.errors import StudyError, TeacherError
 from autodistill.logit_cache import LogitCache
 from autodistill.records import TaskProgress
-from autodistill.teachers import Teacher, check, load
-from autodistill.teachers.ladder import expand, file_uri, path_of
+from autodistill.teachers import Teacher, check
+from autodistill.teachers.ladder import expand, load_trained, path_of
 from autodistill.training import loop as trainer
 from autodistill.training import train_teacher
 
@@ -31,9 +31,8 @@ def training(root: Path, space: Space | None = None, uri: str = URI) -> Iterator
 
 
 def loaded(root: Path, space: Space | None = None) -> Teacher:
-    return load(
-        file_uri(URI, root=root, data=digits().fingerprint, space=space or ladder_space()), data=digits(), shown_as=URI
-    )
+    path = path_of(URI, root=root, data=digits().fingerprint, space=space or ladder_space())
+    return load_trained(URI, path, data=digits())
 
 
 def kept(root: Path) -> list[str]:
@@ -79,10 +78,6 @@ def test_a_rung_that_nobody_can_build_is_an_error_at_once(uri: str, found: str) 
     assert f"teacher {uri}: " in caught.value.message
     assert found in caught.value.message
     assert caught.value.hint
-
-
-def test_other_uris_are_left_as_they_are(tmp_path: Path) -> None:
-    assert file_uri("file:a.pt", root=tmp_path, data=digits().fingerprint, space=ladder_space()) == "file:a.pt"
 
 
 def test_a_teacher_is_keyed_by_data_and_recipe_alone() -> None:

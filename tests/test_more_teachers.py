@@ -25,6 +25,7 @@ from autodistill.models.cost import measure
 from autodistill.models.preprocessing import Normalisation
 from autodistill.models.uri import files_of, moved, parse
 from autodistill.records import TeacherCostRecord, TeacherRecord
+from autodistill.searching.plan import make_plan
 from autodistill.teachers import candidates, check, ensemble_fingerprint, load, logits_of, members_of, with_equals
 from autodistill.teachers.checks import cost_of, hottest_of
 from autodistill.teachers.teacher import ensemble, ready

@@ -26,8 +26,8 @@ Teachers = Annotated[
     typer.Option(
         "--teacher",
         help="URI of a teacher: file:CKPT?arch=NAME, python:FILE.py:FACTORY, torchvision:NAME@WEIGHTS, timm:NAME, "
-        "onnx:FILE, logits:FILE, ensemble:NAME+NAME, ladder:. A folder or pattern in file: names every checkpoint in "
-        "it. Repeatable. Default: the space's.",
+        "onnx:FILE, logits:FILE, ensemble:NAME+NAME, adapt:URI, ladder:, ladder:imagenet. A folder or pattern in file: "
+        "names every checkpoint in it. Repeatable. Default: the space's.",
     ),
 ]
 DataName = Annotated[
@@ -263,6 +263,27 @@ def teachers_train(
     download: Download = False,
 ) -> None:
     """Train the default ladder of a space; all later studies use it."""
+
+
+@teachers_app.command("adapt")
+@runs("teachers.adapt_teachers")
+def teachers_adapt(
+    source: Annotated[
+        list[str],
+        typer.Argument(
+            help="URIs of pretrained networks: torchvision:NAME@WEIGHTS, timm:NAME, file:CKPT, "
+            "python:FILE.py:FACTORY?weights=FILE, or ladder:imagenet."
+        ),
+    ],
+    data: DataName = "",
+    space: SpaceName = "",
+    overrides: Overrides = None,
+    device: Device = "auto",
+    workers: Workers = "auto",
+    offline: Offline = False,
+    download: Download = False,
+) -> None:
+    """Fine-tune pretrained networks with a new head on your classes; `--teacher adapt:SOURCE` uses them."""
 
 
 @teachers_app.command("check")

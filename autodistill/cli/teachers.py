@@ -1,5 +1,6 @@
-"""`teachers list|train|check|inspect`."""
+"""`teachers list|train|adapt|check|inspect`."""
 
+import shlex
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,21 +13,20 @@ from autodistill.executors import CheckTask, LocalExecutor, SerialExecutor, Trai
 from autodistill.formatting import count
 from autodistill.images_table import show_images
 from autodistill.options import search_options
-from autodistill.records import InspectionRecord, TeacherRecord
+from autodistill.records import TRAINED_HERE, InspectionRecord, TeacherRecord
 from autodistill.report import render_inspection
 from autodistill.report.teachers import agreement_info, knowledge_info, temperatures_info
 from autodistill.running import shown_loading
-from autodistill.store import cache_root
 from autodistill.study import StudySpec, prepare_teachers, resolve
-from autodistill.teachers import with_equals
-from autodistill.teachers.ladder import SCHEME, path_of
+from autodistill.teachers import adaptation, with_equals
+from autodistill.teachers.ladder import IMAGENET
 
 Row = tuple[str, TeacherRecord | None, str]
 """Name of a teacher, its record if it is trained, and where it is."""
 
 
 def list_teachers(*, output: str, **flags: Any) -> None:
-    """Print the teachers of a space; mark those of the default ladder that are not trained yet."""
+    """Print the teachers of a space; mark those that autodistill has still to train."""
     spec = _resolved(**flags)
     missing = spec.unready
     records = _checked(spec, [name for name in spec.teachers if name not in missing])
@@ -35,8 +35,8 @@ def list_teachers(*, output: str, **flags: Any) -> None:
         where = uri
         if name in missing:
             where = "not trained yet"
-        elif uri.startswith(SCHEME):
-            where = str(path_of(uri, root=cache_root(), data=spec.data.fingerprint, space=spec.space))
+        elif uri.startswith(TRAINED_HERE):
+            where = str(spec.path_of(uri))
         rows.append((name, records.get(name), where))
     if output == "json":
         teachers = [
@@ -55,7 +55,20 @@ def list_teachers(*, output: str, **flags: Any) -> None:
 
 def train_teachers(**flags: Any) -> None:
     """Train the missing teachers of a space's default ladder."""
-    spec = _resolved(**flags)
+    _train_missing(_resolved(**flags))
+
+
+def adapt_teachers(*, source: Sequence[str], **flags: Any) -> None:
+    """Adapt pretrained networks to the classes of the data; adapted ones are only shown."""
+    uris = [uri if uri == IMAGENET or uri.startswith(adaptation.SCHEME) else adaptation.SCHEME + uri for uri in source]
+    spec = _resolved(teachers=uris, **flags)
+    _train_missing(spec)
+    console.show_note(
+        "Next: autodistill search --student mobilenetv2 " + " ".join(f"--teacher {shlex.quote(it)}" for it in uris)
+    )
+
+
+def _train_missing(spec: StudySpec) -> None:
     show_images(spec)
     missing = [TrainTeacherTask(uri=uri) for uri in spec.untrained]
     with Display() as display, LocalExecutor(spec.options.workers, spec.setup, data=spec.data) as executor:

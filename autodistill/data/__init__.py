@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from autodistill.config import DataSpec
@@ -18,6 +18,7 @@ from autodistill.data.decoding import Progress
 from autodistill.data.folders import image_folder
 from autodistill.data.images import DamagedStore, Say, Stored, mapped, open_store
 from autodistill.data.pairs import arrays, download, torchvision_set, user_code
+from autodistill.data.reading import margin_at
 from autodistill.data.splits import (
     Examples,
     Files,
@@ -41,6 +42,7 @@ __all__ = [
     "Progress",
     "Say",
     "Split",
+    "at_size",
     "average_pool",
     "download",
     "file_names",
@@ -183,7 +185,9 @@ def file_names(spec: DataSpec) -> list[str] | None:
         ConfigError, DataError: As for `load`.
     """
     source = lookup("dataset", spec.name.partition(":")[0], DATASETS)(spec)
-    return list(source.names()) if isinstance(source, Files) and source.names is not None else None
+    if not isinstance(source, Files) or source.names is None or source.folder is None:
+        return None
+    return [str(source.folder / name) for name in source.names()]
 
 
 def handed_over(data: Data) -> Data | Kept:
@@ -214,6 +218,34 @@ def received(given: Data | Kept | None, spec: DataSpec) -> Data:
             "run the command again",
         )
     return data
+
+
+def at_size(
+    data: Data, spec: DataSpec, rows: Int[Tensor, " rows"], size: int
+) -> UInt8[Tensor, "rows channels height width"] | None:
+    """Decode validation images again from their files in another size, and cut them as those of that size are cut.
+
+    Args:
+        data: Data that were loaded from `spec`.
+        spec: Name and settings of the dataset.
+        rows: Rows of the validation split.
+        size: Height and width in pixels.
+
+    Returns:
+        The images; None if the dataset has no files of images, or they were changed or removed.
+    """
+    if data.file is None or spec.pool > 1:
+        return None
+    try:
+        source = DATASETS[spec.name.partition(":")[0]](spec)
+        stored = open_store(data.file, verify=False)
+        if not isinstance(source, Files) or source.again is None or source.index() != stored.header.index:
+            return None
+        margin = margin_at(size) if data.margin else 0
+        numbers = stored.numbers[stored.header.splits[0] + rows.cpu()].numpy()
+        return centre(source.again(numbers, size + 2 * margin), margin=margin)
+    except (DataError, OSError, DamagedStore):
+        return None
 
 
 def with_validation(data: Data) -> Data:

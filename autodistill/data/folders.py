@@ -3,17 +3,19 @@
 import os
 import re
 import stat
+import tempfile
 from collections.abc import Iterator, Sequence
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import torch
 
 from autodistill.config import DataSpec
 from autodistill.data.decoding import Job, Progress, decode_files, look_at
 from autodistill.data.reading import margin_of, reading_of, side_of
-from autodistill.data.splits import Content, Files, Labels, Numbers
+from autodistill.data.splits import Content, Files, Images, Labels, Numbers
 from autodistill.errors import ConfigError, DataError
 from autodistill.store import digest
 
@@ -92,7 +94,9 @@ def image_folder(spec: DataSpec) -> Files:
         index=lambda: _index(found),
         read=lambda _: _content(found, size=spec.image_size),
         names=lambda: [os.path.relpath(file, path) for part in found.values() for file, _ in part.samples],
+        folder=path,
         left_out=left_out.lines,
+        again=partial(_decoded, found),
     )
 
 
@@ -345,3 +349,16 @@ def _content(found: dict[str, Part], *, size: int | None) -> Content:
         margin=margin,
         reading=reading_of(looks, stored=stored),
     )
+
+
+def _decoded(found: dict[str, Part], numbers: Numbers, stored: int) -> Images:
+    """Decode examples by their numbers, as `_content` does for images that are stored at `stored` x `stored` pixels."""
+    samples = [sample for part in found.values() for sample in part.samples]
+    rows = [(row, samples[number][0]) for row, number in enumerate(numbers.tolist())]
+    with tempfile.TemporaryDirectory() as folder:
+        target = Path(folder, "images")
+        target.touch()
+        job = Job(str(target), 0, stored)
+        decode_files(rows, [stamp(file)[0] for _, file in rows], job=job, progress=lambda done, total: None)
+        pixels = np.fromfile(target, dtype=np.uint8).reshape(len(rows), stored, stored, 3)
+    return torch.from_numpy(pixels).permute(0, 3, 1, 2)

@@ -36,7 +36,12 @@ def side_of(looks: Sequence[Look], requested: int | None) -> int:
 
 def margin_of(looks: Sequence[Look], side: int) -> int:
     """Return the pixels that stored images have around the image size: none, if all images are square."""
-    return round(MARGIN * side) if _ragged(looks) else 0
+    return margin_at(side) if _ragged(looks) else 0
+
+
+def margin_at(side: int) -> int:
+    """Return the margin of photographs of an image size."""
+    return round(MARGIN * side)
 
 
 def _ragged(looks: Sequence[Look]) -> bool:

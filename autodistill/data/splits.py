@@ -103,8 +103,13 @@ class Files:
     """Reads the labels, and where it must also the images; shows its progress."""
     names: Callable[[], Sequence[str]] | None = None
     """Returns the name of each example, for messages; None: the dataset is known by name and is not described."""
+    folder: Path | None = None
+    """Folder of the files that `names` names, a file for each example; None: they are no files."""
     left_out: tuple[str, ...] = ()
     """Files and folders that are not read, a line for each reason."""
+    again: Callable[[Numbers, int], Images] | None = None
+    """`again(numbers, side)` decodes examples again as squares of another side; None: the files hold images of one
+    size, or cannot be read row by row."""
 
 
 def short_name(name: str) -> str:

@@ -51,6 +51,10 @@ class Setup(Record):
     """The study's folder."""
     cache: str
     """The user's cache folder."""
+    sources: dict[str, str] = {}
+    """Fingerprints of the pretrained networks of adapted teachers, by URI."""
+    moved: dict[str, str] = {}
+    """URIs of adapted teachers whose pretrained networks lie elsewhere here, by the URI in `teachers`."""
     offline: bool = False
     mode: Mode = "eager"
     """How training steps are executed."""
@@ -69,7 +73,7 @@ class TrainTask(Record):
 
 
 class TrainTeacherTask(Record):
-    """Train a teacher of the default ladder unless it is kept already; returns None."""
+    """Train a teacher of the default ladder, or adapt one, unless it is kept already; returns None."""
 
     uri: str
 
@@ -113,7 +117,7 @@ class MeasureTeacherTask(Record):
 
     name: str
     untrained: bool = False
-    """Whether the teacher, of the default ladder, is still to be trained."""
+    """Whether the teacher is still to be trained or adapted by autodistill."""
     seconds: float
     """About how long each part is measured."""
 

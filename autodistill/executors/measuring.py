@@ -20,7 +20,7 @@ from autodistill.data import Split
 from autodistill.executors.base import Line, MeasureStudentTask, MeasureTeacherTask, StudentTimes, TeacherTimes
 from autodistill.records import EpochRecord, TrialParams
 from autodistill.stopwatch import Stopwatch
-from autodistill.teachers import Normalisation, Teacher, logits_of
+from autodistill.teachers import Normalisation, Teacher, adaptation, logits_of
 from autodistill.teachers.ladder import SCHEME, network
 from autodistill.teachers.profile import agreement, profile
 from autodistill.teachers.teacher import BATCH, ready
@@ -56,7 +56,16 @@ def measure_teacher(task: MeasureTeacherTask, context: "WorkerContext") -> Teach
         return TeacherTimes(view_s=0.0)
     if not task.untrained:
         return TeacherTimes(view_s=_view_s(context.teacher(task.name), context, seconds))
-    architecture = context.setup.teachers[task.name].removeprefix(SCHEME)
+    uri = context.setup.teachers[task.name]
+    if uri.startswith(adaptation.SCHEME):
+        uri = context.setup.moved.get(uri, uri)
+        source = adaptation.pretrained(uri, data=context.study_data, offline=context.setup.offline).teacher
+        source.module.to(context.device)
+        view_s = _view_s(source, context, seconds / 2)
+        # A backward pass takes about twice as long as a forward pass.
+        step_s = view_s * context.setup.space.adapt.batch_size / FORWARD
+        return TeacherTimes(training=Line(each_s=step_s), view_s=view_s)
+    architecture = uri.removeprefix(SCHEME)
     model = network(architecture, data, seed=0).to(context.device)
     # The ladder is trained in the precision of `auto`, not in that of the student.
     spec = context.setup.space.training.model_copy(update={"precision": "auto"})

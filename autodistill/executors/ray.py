@@ -49,10 +49,11 @@ from autodistill.executors.local import keep_freed_memory
 from autodistill.executors.worker import Work, WorkerContext, end_of, memory_share, perform
 from autodistill.logit_cache import PLAIN, VALIDATION, is_whole, logits_name, training_part
 from autodistill.models.uri import files_of, moved
-from autodistill.records import KeptResult, Note, TeacherRecord
+from autodistill.records import TRAINED_HERE, KeptResult, Note, TeacherRecord
 from autodistill.store import StudyFolder, cache_root, write_bytes
 from autodistill.teachers import computed_as, is_ensemble, members_of
-from autodistill.teachers.ladder import SCHEME, path_of
+from autodistill.teachers.adaptation import SCHEME as ADAPT
+from autodistill.teachers.ladder import path_of
 
 SEND_EVERY_S = 50.0
 """Time between two checkpoints of a task that the driver receives. Runs write one every 5 s, at the end of an epoch: a
@@ -106,11 +107,11 @@ def _path(setup: Setup, name: str) -> Path:
 
 
 class Given(NamedTuple):
-    """The files of a given teacher."""
+    """The files of a given teacher, or of the pretrained network of an adapted one."""
 
     teacher: str
     uri: str
-    """Its URI, in a form that reads the same where the files are missing."""
+    """Its URI without `adapt:`, in a form that reads the same where the files are missing."""
     copies: dict[str, str]
     """Name of the copy of what each part of the URI names, by part."""
     files: dict[str, Path]
@@ -121,12 +122,13 @@ def given_teachers(setup: Setup) -> tuple[Given, ...]:
     """Return the files that the given teachers need. Only the driver is sure to have them."""
     found = []
     for teacher, uri in setup.teachers.items():
-        files = files_of(uri) if teacher in setup.fingerprints else ()
+        fingerprint, own = setup.sources.get(uri) or setup.fingerprints.get(teacher), uri.removeprefix(ADAPT)
+        files = files_of(own) if fingerprint else ()
         if files:
-            folder = f"cache/teachers/{setup.fingerprints[teacher]}"
+            folder = f"cache/teachers/{fingerprint}"
             copies = {it.part: f"{folder}/{it.part}/{it.top}" for it in files}
             paths = {f"{folder}/{it.part}/{it.name}": it.path for it in files}
-            found.append(Given(teacher, moved(uri), copies, paths))
+            found.append(Given(teacher, moved(own), copies, paths))
     return tuple(found)
 
 
@@ -156,8 +158,8 @@ def _own_files(task: Task, setup: Setup, shares: Sequence[str]) -> list[str]:
         key = task.key
         return [f"study/checkpoints/{key}.pt", f"study/weights/{key}.safetensors", f"study/results/{key}.json"]
     if isinstance(task, TrainTeacherTask) and "cache" not in shares:
-        path = path_of(task.uri, root=Path("cache"), data=setup.data, space=setup.space)
-        return [path.with_suffix(".checkpoint").as_posix(), path.as_posix()]
+        path = path_of(task.uri, root=Path("cache"), data=setup.data, space=setup.space, sources=setup.sources)
+        return [path.with_suffix(".checkpoint").as_posix(), path.with_suffix(".head").as_posix(), path.as_posix()]
     return []
 
 
@@ -187,18 +189,22 @@ class Worker:
         cache = Path(setup.cache) if "cache" in self._shares else cache_root()
         self._own = cache / "ray" / token
         folder = Path(setup.folder) if "study" in self._shares else self._own / Path(setup.folder).name
-        self._missing, teachers = list[str](), dict(setup.teachers)
+        self._missing, teachers, sources = list[str](), dict(setup.teachers), dict[str, str]()
         for it in given:
             if "cache" not in self._shares or not all(original.exists() for original in it.files.values()):
                 places = {part: cache / name.removeprefix("cache/") for part, name in it.copies.items()}
-                teachers[it.teacher] = moved(it.uri, places)
+                uri, place = setup.teachers[it.teacher], moved(it.uri, places)
+                if uri.startswith(ADAPT):
+                    sources[uri] = ADAPT + place
+                else:
+                    teachers[it.teacher] = place
                 self._missing += [name for name in it.files if not (cache / name.removeprefix("cache/")).exists()]
         share = setup.memory_share
         if setup.device.startswith("cuda") and share < 1:
             total = torch.cuda.mem_get_info(0)[1]
             share = memory_share(total, total, workers=round(1 / share))
         here = {"folder": str(folder), "cache": str(cache), "teachers": teachers, "memory_share": share}
-        here["shown_as"] = setup.teachers
+        here |= {"shown_as": setup.teachers, "moved": sources}
         self._setup = setup.model_copy(update=here)
         self._context = WorkerContext(
             self._setup, on_event=self._send, stopping=self._stop.is_set, on_file=self._send_logits
@@ -553,8 +559,9 @@ class RayExecutor:
         ensembles = [setup.teachers[name] for name in names if is_ensemble(setup.teachers[name])]
         names += tuple(member for uri in ensembles for member in members_of(uri, setup.teachers))
         for uri in {setup.teachers[name] for name in names}:
-            if uri.startswith(SCHEME):
-                yield path_of(uri, root=Path("cache"), data=setup.data, space=setup.space).as_posix()
+            if uri.startswith(TRAINED_HERE):
+                path = path_of(uri, root=Path("cache"), data=setup.data, space=setup.space, sources=setup.sources)
+                yield path.as_posix()
         parts = [training_part(View(seen.view_seed, seen.crop, seen.flip), number) for number in views]
         for fingerprint in (self._fingerprints[name] for name in names if name in self._fingerprints):
             for part in (VALIDATION, PLAIN, *parts):

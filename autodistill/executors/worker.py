@@ -4,12 +4,13 @@ import contextlib
 import gc
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from autodistill import data as datasets
 from autodistill.data import Data, Kept
@@ -41,6 +42,7 @@ from autodistill.models.checkpoints import read
 from autodistill.models.students import bare, changed, file_facts, foreign_student, student_network
 from autodistill.models.uri import parse, with_option
 from autodistill.records import (
+    TRAINED_HERE,
     AgreementRecord,
     EpochEvent,
     EpochRecord,
@@ -57,10 +59,19 @@ from autodistill.records import (
 )
 from autodistill.stopwatch import Stopwatch
 from autodistill.store import StudyFolder, read_result, write_result
-from autodistill.teachers import Teacher, check, hottest_of, load, save
-from autodistill.teachers.ladder import file_uri
+from autodistill.teachers import Teacher, adaptation, check, hottest_of, load, save
+from autodistill.teachers.ladder import load_trained, path_of
 from autodistill.teachers.profile import agreement, profile
-from autodistill.training import Execution, Recipe, Supervision, evaluate, supervise, train, train_teacher
+from autodistill.training import (
+    Execution,
+    Recipe,
+    Supervision,
+    adapt_teacher,
+    evaluate,
+    supervise,
+    train,
+    train_teacher,
+)
 from autodistill.training.probing import images_that_fit
 
 CONTEXT_BYTES = 700 * 2**20
@@ -158,6 +169,11 @@ class WorkerContext:
         """The splits of the study, to which its teachers belong."""
         return datasets.received(self._given, self.setup.space.data).to(self.device)
 
+    def validation_images(self, rows: Tensor, size: int) -> Tensor | None:
+        """Decode validation images again from their files in another size; None: there are no files."""
+        spec = self.setup.space.data
+        return datasets.at_size(datasets.received(self._given, spec), spec, rows, size)
+
     @cached_property
     def data(self) -> Data:
         """The data on which students are trained."""
@@ -182,16 +198,30 @@ class WorkerContext:
 
     def load_teacher(self, name: str, option: str = "") -> Teacher:
         """Load a teacher, with a further option in its URI."""
-        setup = self.setup
-        shown_as = setup.shown_as.get(name, setup.teachers[name])
-        paths = {
-            it: file_uri(given, root=Path(setup.cache), data=setup.data, space=setup.space)
-            for it, given in setup.teachers.items()
-        }
-        path = with_option(paths[name], option) if option else paths[name]
-        teacher = load(path, data=self.study_data, offline=setup.offline, name=name, shown_as=shown_as, study=paths)
+        setup, data, offline = self.setup, self.study_data, self.setup.offline
+        uri = setup.teachers[name]
+        if uri.startswith(TRAINED_HERE):
+            found = load_trained(setup.moved.get(uri, uri), self.path_of(uri), data=data, offline=offline, name=name)
+            teacher = replace(found, uri=uri)
+        else:
+            shown_as = setup.shown_as.get(name, uri)
+            stated = with_option(uri, option) if option else uri
+            teacher = load(
+                stated,
+                data=data,
+                offline=offline,
+                name=name,
+                shown_as=shown_as,
+                study=setup.teachers,
+                member=self.load_teacher,
+            )
         teacher.module.to(self.device)
         return teacher
+
+    def path_of(self, uri: str) -> Path:
+        """Return the file of a teacher that autodistill trains."""
+        setup = self.setup
+        return path_of(uri, root=Path(setup.cache), data=setup.data, space=setup.space, sources=setup.sources)
 
     def student(self, seed: int) -> nn.Module:
         """Return a newly initialised student.
@@ -445,16 +475,18 @@ def _taught(spec: RunSpec, context: WorkerContext) -> tuple[Supervision | None, 
 
 
 def _train_teacher(task: TrainTeacherTask, context: WorkerContext) -> None:
-    setup = context.setup
+    setup, data, root = context.setup, context.study_data, Path(context.setup.cache)
     stop = StopAfterSaving(context.stopping)
-    for progress in train_teacher(
-        task.uri,
-        root=Path(setup.cache),
-        data=context.study_data,
-        space=setup.space,
-        execution=context.execution,
-        urgent=stop.save,
-    ):
+    if task.uri.startswith(adaptation.SCHEME):
+        uri, source, offline = setup.moved.get(task.uri, task.uri), setup.sources[task.uri], setup.offline
+        training = adapt_teacher(
+            uri, root=root, data=data, space=setup.space, source=source, offline=offline, urgent=stop.save
+        )
+    else:
+        training = train_teacher(
+            task.uri, root=root, data=data, space=setup.space, execution=context.execution, urgent=stop.save
+        )
+    for progress in training:
         context.on_event(progress)
         stop.check()
 
@@ -468,6 +500,7 @@ def _check(task: CheckTask, context: WorkerContext) -> TeacherRecord:
         logits,
         reload=lambda option: context.load_teacher(task.name, option),
         hottest=hottest_of(context.setup.space),
+        originals=context.validation_images,
     )
 
 

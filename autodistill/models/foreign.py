@@ -253,7 +253,7 @@ def load_weights(
     expected = module.state_dict()
     other = {key for key, want in expected.items() if key in state and state[key].shape != want.shape}
     heads = {key for key in other if state[key].shape[1:] == expected[key].shape[1:] and state[key].ndim in (1, 2, 4)}
-    if other and not (new_head and heads == other and len(other) <= 4):
+    if other and not (new_head and heads == other and len(other) <= 6):
         shapes = [f"{key} is {tuple(state[key].shape)}, not {tuple(expected[key].shape)}" for key in sorted(other)]
         count = state[sorted(other)[0]].shape[:1]
         hint = f"the file has {count[0]} classes there: pass their number to the factory" if heads == other else ""

@@ -129,7 +129,7 @@ def name_of(text: str) -> str:
 
     Characters that a file name should not contain become `-`.
     """
-    uri = parse(text)
+    uri = parse(text.removeprefix("adapt:"))
     if "name" in uri.options:
         return _clean(uri.options["name"])
     if uri.scheme == "python":

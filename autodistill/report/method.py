@@ -32,6 +32,8 @@ TIME_PARTS = {
 }
 """Parts of the time of training runs."""
 MAX_SPACE, MAX_VALUE = 12_000, 300
+MAX_NAMES = 8
+"""Largest number of names in a sentence."""
 
 CITATIONS = (
     "ISATS: Fan, Li, Zhan. Frontiers of Computer Science, 2026. doi:10.1007/s11704-025-41434-w, arXiv:2405.13078.",
@@ -241,6 +243,13 @@ def limits_info(record: StudyRecord) -> Section:
     )
     if record.plain_kd is not None and not plain_kd_confirmed(record):
         points.append("Plain KD is one run and unconfirmed.")
+    foreign = [short(teacher.name) for teacher in record.teachers if teacher.is_foreign]
+    if foreign:
+        points.append(
+            f"It is unknown whether the teachers that were trained elsewhere ({', '.join(foreign[:MAX_NAMES])}"
+            f"{f' and {len(foreign) - MAX_NAMES} more' if len(foreign) > MAX_NAMES else ''}) saw the validation images "
+            "in their training. Their own accuracy there may be too high; the verdict rests on test."
+        )
     points.append("Another student, data set or length of training may rank the teachers differently.")
     return Section(points=tuple(points))
 

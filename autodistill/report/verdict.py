@@ -146,7 +146,7 @@ def _teacher_row(
     gain = _contrast(verdict, name)
     return row(
         Cell(short(name), "recommended" if picked else ""),
-        percent(teacher.val_top1),
+        Cell(percent(teacher.val_top1), "below the no-teacher student" if _is_poor(teacher, record) else ""),
         Cell(count(teacher.cost.params), f"{count(teacher.cost.macs)} MACs"),
         str(sum(trial.params.teacher == name for trial in record.trials)),
         maybe(max((mean for mean in means if mean is not None), default=None)),
@@ -156,6 +156,12 @@ def _teacher_row(
         Cell(recipe(params) if params else EMPTY, _in_use(targets)),
         mark="pick" if picked else "",
     )
+
+
+def _is_poor(teacher: TeacherRecord, record: StudyRecord) -> bool:
+    """Return whether a teacher is less accurate on validation than the student that was trained without a teacher."""
+    alone = record.no_teacher
+    return alone is not None and alone.val_top1 is not None and teacher.score(alone.metric) < alone.val_top1
 
 
 def _baseline_rows(record: StudyRecord, verdict: Recommendation) -> Iterator[Row]:

@@ -22,6 +22,7 @@ from autodistill.models.cost import latency_ms
 from autodistill.models.students import is_foreign, student_network, student_record
 from autodistill.models.uri import student_name
 from autodistill.records import (
+    TRAINED_HERE,
     LatencyRecord,
     LeftOutRecord,
     Record,
@@ -48,7 +49,7 @@ from autodistill.study.fitting import (
 )
 from autodistill.study.gpu import Sharing, cluster_sharing, fit_to_device
 from autodistill.study.measurements import Facts, facts, keep, recall
-from autodistill.teachers import ladder
+from autodistill.teachers import adaptation, ladder
 
 KNOWN = Known(
     datasets=tuple(DATASETS),
@@ -112,6 +113,8 @@ class StudySpec(NamedTuple):
     """URIs by name."""
     fingerprints: dict[str, str]
     """Fingerprints of the given teachers by name; data and space determine those of the default ladder."""
+    sources: dict[str, str]
+    """Fingerprints of the pretrained networks of adapted teachers, by URI."""
     folder: StudyFolder
     budget: str
     notes: tuple[str, ...]
@@ -144,6 +147,7 @@ class StudySpec(NamedTuple):
             fingerprints=self.fingerprints,
             data=self.data.fingerprint,
             views=self.views,
+            sources=self.sources,
             device=self.options.device,
             folder=str(self.folder.path.absolute()),
             cache=str(cache_root().absolute()),
@@ -154,14 +158,14 @@ class StudySpec(NamedTuple):
 
     @property
     def untrained(self) -> list[str]:
-        """URIs of the untrained teachers of the default ladder, the strongest first."""
-        root, data = cache_root(), self.data.fingerprint
-        return [
-            uri
-            for uri in reversed(self.teachers.values())
-            if uri.startswith(ladder.SCHEME)
-            and not ladder.path_of(uri, root=root, data=data, space=self.space).exists()
-        ]
+        """URIs of the teachers that autodistill has still to train, the strongest of a ladder first."""
+        uris = reversed(self.teachers.values())
+        return [uri for uri in uris if uri.startswith(TRAINED_HERE) and not self.path_of(uri).exists()]
+
+    def path_of(self, uri: str) -> Path:
+        """Return the file of a teacher that autodistill trains."""
+        data, sources = self.data.fingerprint, self.sources
+        return ladder.path_of(uri, root=cache_root(), data=data, space=self.space, sources=sources)
 
     @property
     def unready(self) -> set[str]:
@@ -176,11 +180,12 @@ class StudySpec(NamedTuple):
     @property
     def record(self) -> SpecRecord:
         """The specification as `study.json` keeps it, beside the space."""
+        adapted = {name: uri for name, uri in self.teachers.items() if uri in self.sources}
         return SpecRecord(
             student=self.student.name,
             student_fingerprint=self.student.foreign.fingerprint if self.student.foreign else "",
             teachers=self.teachers,
-            fingerprints=self.fingerprints,
+            fingerprints=self.fingerprints | {name: self.path_of(uri).parent.name for name, uri in adapted.items()},
             data=self.data.fingerprint,
             result_version=RESULT_VERSION,
         )
@@ -233,7 +238,7 @@ def check_places(folders: Sequence[StudyFolder], *, storage: str) -> None:
         ConfigError: The kind of address is unknown, or its driver is missing.
         StoreError: A folder or the database cannot be used, or holds something else.
     """
-    for part in ("images", "ladder", "logits"):
+    for part in ("images", "ladder", "adapted", "logits"):
         check_folder(cache_root() / part, writable=False)
     for folder in folders:
         check_study_folder(folder)
@@ -277,6 +282,7 @@ class _Common(NamedTuple):
     data: Data
     names: dict[str, str]
     fingerprints: dict[str, str]
+    sources: dict[str, str]
 
 
 def _common(options: SearchOptions, load_data: LoadData) -> _Common:
@@ -299,8 +305,13 @@ def _common(options: SearchOptions, load_data: LoadData) -> _Common:
     given, left_out = _expanded(space)
     names = teacher_names(given)
     fingerprints = _fingerprints(names, data, offline=options.offline)
+    sources = {
+        uri: adaptation.pretrained(uri, data=data, offline=options.offline, name=name).teacher.fingerprint
+        for name, uri in names.items()
+        if uri.startswith(adaptation.SCHEME)
+    }
     check_sizes(space, data)
-    return _Common(requested, space, (*notes, *left_out), data, names, fingerprints)
+    return _Common(requested, space, (*notes, *left_out), data, names, fingerprints, sources)
 
 
 def _expanded(space: Space) -> tuple[list[str], list[str]]:
@@ -315,12 +326,12 @@ def _expanded(space: Space) -> tuple[list[str], list[str]]:
 
 
 def _fingerprints(names: Mapping[str, str], data: Data, *, offline: bool) -> dict[str, str]:
-    """Load the given teachers; return their fingerprints. Those of the ladder are known once they are trained."""
+    """Load the given teachers; return their fingerprints. Those that autodistill trains are known then."""
     ensembles = {name: teachers.members_of(uri, names) for name, uri in names.items() if teachers.is_ensemble(uri)}
     found = {
         name: teachers.load(uri, data=data, offline=offline, name=name).fingerprint
         for name, uri in names.items()
-        if not uri.startswith(ladder.SCHEME) and name not in ensembles
+        if not uri.startswith(TRAINED_HERE) and name not in ensembles
     }
     for name, members in ensembles.items():
         if all(member in found for member in members):
@@ -396,6 +407,7 @@ def _resolved(options: SearchOptions, common: _Common, student: StudentRecord, *
         student=student,
         teachers=common.names,
         fingerprints=common.fingerprints,
+        sources=common.sources,
         folder=folder,
         budget=budget,
         notes=notes,

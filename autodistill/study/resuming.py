@@ -6,6 +6,7 @@ A command of another study is refused, teachers may join, and only runs without 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from autodistill.config import Space
 from autodistill.errors import StoreError
 from autodistill.executors import Executor, LogitsTask, OnEvent, Task, TrainTask
 from autodistill.records import (
@@ -43,7 +44,9 @@ def continued(spec: StudySpec, kept: StudyRecord | None) -> StudyRecord | None:
     assert kept.spec is not None
     joining = [name for name in spec.teachers if name not in kept.spec.teachers]
     asked = {**spec.record.model_dump(mode="json"), "space": _compared(_space_of(spec))}
-    there = {**kept.spec.model_dump(mode="json"), "space": _compared(kept.space)}
+    # Validated: the space of an older study lacks settings that exist today.
+    kept_space = Space.model_validate(kept.space).model_dump(mode="json", exclude_none=True)
+    there = {**kept.spec.model_dump(mode="json"), "space": _compared(kept_space)}
     for name in joining:
         asked["teachers"].pop(name)
         asked["fingerprints"].pop(name, None)
@@ -75,12 +78,13 @@ def _space_of(spec: StudySpec) -> dict[str, Any]:
 def _compared(space: dict[str, Any]) -> dict[str, Any]:
     """Return a space without what changes no result: purpose, teachers, wave and budget.
 
-    Whether values followed from the data changes no result either. Older studies lack the metric: it was `top1`.
+    Whether values followed from the data changes no result either. Older studies lack the metric: it was `top1`. The
+    settings of adapted teachers are part of the keys of these teachers, which the specification holds.
     """
     search = {"metric": "top1", **_without(space["search"], "wave", "budget")}
     if search["metric"] == "top1":
         del search["metric"]
-    return {**_without(space, "purpose", "teachers", "fit_to_data"), "search": search}
+    return {**_without(space, "purpose", "teachers", "fit_to_data", "adapt"), "search": search}
 
 
 def _without(document: dict[str, Any], *keys: str) -> dict[str, Any]:

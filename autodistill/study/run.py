@@ -61,6 +61,8 @@ from autodistill.study.resuming import (
 )
 from autodistill.study.timing import TAU_STUDENT_FROM, measure, plan_for
 from autodistill.teachers import with_equals
+from autodistill.teachers.checks import may_have_seen_validation
+from autodistill.teachers.ladder import epochs_of
 
 ExecutorFor = Callable[[StudySpec], Executor]
 """Starts an executor for a study."""
@@ -132,7 +134,7 @@ def run_study(spec: StudySpec, on_event: OnEvent, *, executor_for: ExecutorFor =
                 executor,
                 recorder.on_event,
                 untrained=spec.untrained,
-                epochs=spec.space.ladder.epochs,
+                epochs=sum(epochs_of(uri, spec.space) for uri in spec.untrained),
                 meanwhile=store.tasks(no_teacher_runs(search)),
             )
             recorder.profile_views = max(recorder.profile_views, computed)
@@ -166,20 +168,20 @@ def prepare_teachers(
     epochs: int = 0,
     meanwhile: Sequence[Task] = (),
 ) -> tuple[tuple[TeacherRecord, ...], AgreementRecord | None, int]:
-    """Train the missing teachers of the default ladder, then check, profile and compare all teachers.
+    """Train or adapt the missing teachers, then check, profile and compare all teachers.
 
     Args:
         names: Names of the teachers.
         executor: Runs the tasks.
         on_event: Is called with each event.
         untrained: URIs of the missing teachers, the strongest first.
-        epochs: Epochs of the training of a missing teacher.
+        epochs: Epochs of the training of all missing teachers.
         meanwhile: Runs for workers that would otherwise be idle.
 
     Returns:
         The teachers with their profiles, their agreement, and how often a teacher was run over view 0.
     """
-    on_event(PhaseStarted(phase="teachers", runs=len(untrained), epochs=len(untrained) * epochs))
+    on_event(PhaseStarted(phase="teachers", runs=len(untrained), epochs=epochs))
     executor.run([TrainTeacherTask(uri=uri) for uri in untrained], on_event, meanwhile=meanwhile)
     tasks: list[Task] = [kind(name=name) for name in names for kind in (CheckTask, ProfileTask)]
     found = executor.run(tasks, on_event, meanwhile=meanwhile)
@@ -188,7 +190,9 @@ def prepare_teachers(
     for record, profiled in zip(found[::2], found[1::2], strict=True):
         assert isinstance(record, TeacherRecord)
         if isinstance(profiled, Profiled):
-            record = record.model_copy(update={"profile": profiled.profile})
+            seen = may_have_seen_validation(profiled.profile) if record.is_foreign else ""
+            notes = (*record.notes, seen) if seen else record.notes
+            record = record.model_copy(update={"profile": profiled.profile, "notes": notes})
             computed += profiled.views_computed
         teachers.append(record)
     teachers = with_equals(teachers)

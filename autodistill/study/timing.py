@@ -11,6 +11,7 @@ from autodistill.data.views import View
 from autodistill.errors import StudyError
 from autodistill.executors import (
     Executor,
+    Line,
     MeasureStudentTask,
     MeasureTeacherTask,
     OnEvent,
@@ -38,7 +39,8 @@ from autodistill.searching.plan import PROTECTED_PRIORS, wave_size
 from autodistill.store import cache_root
 from autodistill.study.measurements import Facts, facts, forget, keep, recall
 from autodistill.study.resolve import StudySpec
-from autodistill.teachers.ladder import path_of
+from autodistill.teachers import adaptation
+from autodistill.teachers.ladder import load_trained
 from autodistill.teachers.profile import MOST_ROWS
 
 TAU_STUDENT_FROM = {name: method.tau_student_from for name, method in METHODS.items()}
@@ -267,7 +269,7 @@ def _costs(spec: StudySpec, student: StudentTimes, teacher_times: Mapping[str, T
     teacher_costs = {}
     for name, times in teacher_times.items():
         new = name in unready
-        training_s = times.training.seconds(steps) * spec.space.ladder.epochs if new else 0.0
+        training_s = _training_s(spec, spec.teachers[name], times.training, steps) if new else 0.0
         views = frozenset(range(spec.views) if new else _missing_views(spec, name))
         logits_s = times.view_s * held_out if views else 0.0
         teacher_costs[name] = TeacherCosts(training_s, times.view_s * train, profile_s + logits_s, views)
@@ -275,6 +277,16 @@ def _costs(spec: StudySpec, student: StudentTimes, teacher_times: Mapping[str, T
     validation_s = student.evaluation_s * held_out / training.evaluate_every
     run_s = student.build_s + student.fit_s * train
     return Costs(epoch_s + validation_s, student.evaluation_s * tested, run_s, teacher_costs)
+
+
+def _training_s(spec: StudySpec, uri: str, epoch: Line, steps: int) -> float:
+    """Return the seconds of the training of a teacher."""
+    if not uri.startswith(adaptation.SCHEME):
+        return epoch.seconds(steps) * spec.space.ladder.epochs
+    adapt = spec.space.adapt
+    steps = max(1, len(spec.data.train.labels) // adapt.batch_size)
+    # While only the head is trained, a step is a forward pass, about a third of a whole step.
+    return epoch.seconds(steps) * (adapt.epochs + adapt.head_epochs / 3)
 
 
 def forget_if_wrong(spec: StudySpec, planned_s: Mapping[str, float], took_s: Mapping[str, float]) -> None:
@@ -348,13 +360,14 @@ class TeacherFile(Record):
 
 
 def _ladder_fingerprint(spec: StudySpec, uri: str) -> str:
-    """Return the fingerprint of a trained ladder teacher. It is kept because loading a network imports for seconds."""
-    path = path_of(uri, root=cache_root(), data=spec.data.fingerprint, space=spec.space)
+    """Return the fingerprint of a teacher that autodistill has trained. It is kept: loading a network takes seconds."""
+    path = spec.path_of(uri)
     stat = path.stat()
     of = {"path": str(path), "written_ns": stat.st_mtime_ns, "bytes": stat.st_size, "torch": torch.__version__}
     kept = recall(TeacherFile, of)
     if kept is None:
-        kept = TeacherFile(fingerprint=teachers.load(f"file:{path}", data=spec.data).fingerprint)
+        found = load_trained(uri, path, data=spec.data, offline=spec.options.offline)
+        kept = TeacherFile(fingerprint=found.fingerprint)
         keep(kept, of)
     return kept.fingerprint
 

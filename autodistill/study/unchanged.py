@@ -5,8 +5,7 @@ from collections.abc import Callable, Collection, Mapping
 from autodistill import teachers as sources
 from autodistill.data import Data
 from autodistill.errors import DataError, TeacherError
-from autodistill.records import StudyRecord
-from autodistill.teachers.ladder import SCHEME
+from autodistill.records import TRAINED_HERE, StudyRecord
 
 
 def check_unchanged(record: StudyRecord, *, data: str, teachers: Mapping[str, str]) -> None:
@@ -41,7 +40,7 @@ def fingerprints_now(
 ) -> dict[str, str]:
     """Load given teachers of a study again, without downloads; return their fingerprints by name.
 
-    Data and space determine the teachers of the default ladder, which are left out.
+    Data and space determine the teachers that autodistill trains, which are left out.
 
     Args:
         record: The study.
@@ -51,7 +50,7 @@ def fingerprints_now(
     """
     found = {}
     for teacher in record.teachers:
-        if teacher.name in names and not teacher.uri.startswith(SCHEME):
+        if teacher.name in names and not teacher.uri.startswith(TRAINED_HERE):
             try:
                 loaded = sources.load(teacher.uri, data=data, offline=True, name=teacher.name)
             except TeacherError as error:

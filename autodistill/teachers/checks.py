@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
 from autodistill import metrics
@@ -23,7 +23,7 @@ from autodistill.formatting import listed
 from autodistill.models.cost import measure
 from autodistill.models.preprocessing import named_normalisations
 from autodistill.models.uri import with_option
-from autodistill.records import TeacherCostRecord, TeacherRecord
+from autodistill.records import TRAINED_HERE, ProfileRecord, TeacherCostRecord, TeacherRecord
 from autodistill.teachers.profile import TAU_MAX
 from autodistill.teachers.teacher import Teacher, logits_of
 
@@ -31,12 +31,23 @@ SIGNIFICANCE = 0.001
 """Of both tests: accuracy above chance, and a mend that helps."""
 LEAST_GAIN = 0.05
 """Smallest gain of accuracy for which a mend is reported."""
+ABOUT_AS_WELL = 0.02
+"""Difference of accuracy up to which two mends are both named, that of the more usual one first."""
 MOST_IMAGES = 512
 """Number of validation images on which mends are compared."""
-SCREENED = 64
-"""Number of images on which a reading must not be worse before it is tried on all."""
-MOST_SECONDS, MOST_SCREENING_S = 45.0, 10.0
-"""Time after which no further reading is tried, and longest screening of one reading."""
+SCREENED = ((16, 1), (64, 0))
+"""Numbers of images on which a reading is tried before it is tried on all, and by how many hits it may then be worse.
+They belong to the half on which readings are compared."""
+MOST_SECONDS, MOST_ORIGINALS_S = 36.0, 12.0
+"""Longest time for all other readings of a teacher, and for the images in its own size."""
+SCREENING_S = (3.0, 10.0)
+"""Longest first screening of a reading, for a teacher that is always right and for a teacher that is never right."""
+STEP_S = 0.5
+"""About the time of a forward pass, after which the time is looked at."""
+LEAST_ORIGINALS, OWN_SIZE_GAIN = 64, 0.02
+"""Fewest images that are compared in a teacher's own size, and smallest gain that is reported."""
+SEEN, SAME_NLL = 0.999, 1.25
+"""Accuracy on train and on validation, and ratio of the NLL there, from which a teacher may have seen both."""
 LEAST_PER_CLASS = 5
 """Images of each class in each half for which an order of classes is searched."""
 SIZES = (32, 64, 224)
@@ -47,6 +58,8 @@ _SIMULATED = 20_000
 
 Reload = Callable[[str], Teacher]
 """Loads the teacher again with a further option in its URI."""
+Originals = Callable[[Int[Tensor, " rows"], int], UInt8[Tensor, "rows channels height width"] | None]
+"""Decodes validation images again from their files: row numbers and size in pixels; None: there are no files."""
 
 
 class Mend(NamedTuple):
@@ -58,6 +71,8 @@ class Mend(NamedTuple):
     before: float
     after: float
     """Accuracies on the images that did not choose it."""
+    others: tuple[str, ...]
+    """Options that did about as well."""
 
 
 def check(
@@ -67,6 +82,7 @@ def check(
     *,
     reload: Reload | None = None,
     hottest: float = 30.0,
+    originals: Originals | None = None,
 ) -> TeacherRecord:
     """Check that a teacher fits the data, and return its record.
 
@@ -76,6 +92,7 @@ def check(
         logits: The teacher's logits on the validation split.
         reload: Loads the teacher with a further option; None: other weights in its file are not tried.
         hottest: Highest temperature that a method may use.
+        originals: Decodes images in the teacher's own size; None: they are not compared with the stored ones.
 
     Raises:
         TeacherError: The number of classes differs, logits are not finite, the balanced accuracy is not above chance,
@@ -85,16 +102,16 @@ def check(
     labels = data.validation.labels
     top1, balanced = float(metrics.top1(logits, labels)), metrics.balanced_top1(logits, labels)
     notes = list(teacher.notes)
-    own = teacher.uri.startswith("ladder:")
     # The members of an ensemble are checked themselves.
-    skipped = own or bool(teacher.members) or top1 > 1 - LEAST_GAIN
-    mend = None if skipped else better_reading(teacher, data, logits, reload=reload)
+    own = teacher.uri.startswith(TRAINED_HERE) or bool(teacher.members)
+    mend = None if own or top1 > 1 - LEAST_GAIN else better_reading(teacher, data, logits, reload=reload)
     if mend is not None:
         found = f"{mend.before:.1%} of validation images right as it is read, {mend.after:.1%} with {mend.what}"
         if not teacher.accepted:
+            others = f" ({', '.join(mend.others)}: about as well)" if mend.others else ""
             raise TeacherError(
                 f"teacher {teacher.name} ({teacher.uri}): {found}",
-                f"state it: {with_option(teacher.uri, mend.option)}; or keep it as it is: "
+                f"state it: {with_option(teacher.uri, mend.option)}{others}; or keep it as it is: "
                 f"{with_option(teacher.uri, 'accept=yes')}",
             )
         notes.append(f"accepted although {found}")
@@ -113,6 +130,8 @@ def check(
             f"has {sharp:.1%} of the probability: there is little to learn from it beyond its first class; scale its "
             "logits down, or raise the temperatures in search.methods"
         )
+    if originals is not None and not own:
+        notes += gain_at_own_size(teacher, data, logits, originals)
     return TeacherRecord(
         name=teacher.name,
         uri=teacher.uri,
@@ -235,33 +254,158 @@ def better_reading(
         option = f"classes={names}" if data.num_classes <= 20 else "classes=FILE"
         moved = order.to(labels.device)[logits.argmax(dim=1)]
         tried.append((f"the order of its classes {_shortened(names)}", option, own, moved == labels))
-    images, began = data.validation.images[rows], time.monotonic()
-    few = torch.arange(0, len(rows), max(1, len(rows) // SCREENED), device=rows.device)
     if teacher.table is None:
-        logits_of(teacher, images[few])
-    few_s = time.monotonic() - began
-    size = teacher.input_size or data.image_shape[1]
-    for what, option, other in () if teacher.table is not None else _readings(teacher, data, reload):
-        larger = ((other.input_size or data.image_shape[1]) / size) ** 2
-        if time.monotonic() - began > MOST_SECONDS or few_s * larger > MOST_SCREENING_S:
-            continue
-        try:
-            if _hits(other, images[few], labels[rows[few]]).sum() >= own[rows[few]].sum():
-                tried.append((what, option, own[rows], _hits(other, images, labels[rows])))
-        except RuntimeError:  # a network may not take another size
-            continue
+        trial = _Trial(teacher, data.validation.images[rows], labels[rows], own[rows], began=time.monotonic())
+        for what, option, other in _readings(teacher, data, reload):
+            found = trial.compare(other)
+            if found is not None:
+                tried.append((what, option, *found))
     if not tried:
         return None
-    what, option, before, after = max(tried, key=lambda it: float((it[3][::2].double() - it[2][::2].double()).mean()))
+    gains = [float((after[::2].double() - before[::2].double()).mean()) for _, _, before, after in tried]
+    near = [place for place, gain in enumerate(gains) if gain >= max(gains) - ABOUT_AS_WELL]
+    what, option, before, after = tried[near[0]]
+    others = tuple(tried[place][1] for place in near[1:])
     before, after = before[1::2], after[1::2]
     gain = float((after.double() - before.double()).mean())
     if gain < LEAST_GAIN or mcnemar_p(before, after) * len(tried) >= SIGNIFICANCE:
         return None
-    return Mend(what, option, float(before.double().mean()), float(after.double().mean()))
+    return Mend(what, option, float(before.double().mean()), float(after.double().mean()), others)
 
 
-def _hits(teacher: Teacher, images: Tensor, labels: Tensor) -> Bool[Tensor, " examples"]:
-    return logits_of(teacher, images).argmax(dim=1) == labels
+class _Trial:
+    """Compares other readings of a teacher with the teacher itself within a limited time.
+
+    Args:
+        teacher: The teacher.
+        images: The images, of which every second one is for choosing a reading.
+        labels: Their labels.
+        own: Whether the teacher is right.
+        began: When the trial began, on the monotonic clock.
+    """
+
+    def __init__(self, teacher: Teacher, images: Tensor, labels: Tensor, own: Tensor, *, began: float) -> None:
+        self._images, self._labels, self._own, self._ends = images, labels, own, began + MOST_SECONDS
+        self._size, self._image_s = teacher.input_size or images.shape[-1], seconds_per_image(teacher, images)
+        right = float(own.double().mean())
+        self._screening_s = SCREENING_S[0] * right + SCREENING_S[1] * (1 - right)
+
+    def compare(self, other: Teacher) -> tuple[Bool[Tensor, " examples"], Bool[Tensor, " examples"]] | None:
+        """Return on which images the teacher and another reading are right; None: it is worse, or takes too long."""
+        image_s = self._image_s * ((other.input_size or self._images.shape[-1]) / self._size) ** 2
+        pairs = len(self._own) // 2
+        if image_s * min(SCREENED[0][0], pairs) > min(self._screening_s, self._left_s()):
+            return None
+        for count, worse in SCREENED:
+            rows = 2 * _spread(pairs, count)
+            hits = self._hits(other, rows, image_s)
+            if hits is None or hits.sum() < self._own[rows].sum() - worse:
+                return None
+        fit = min(pairs, int(self._left_s() / (4 * image_s)))
+        if 2 * fit < SCREENED[-1][0] and fit < pairs:
+            return None
+        rows = (2 * _spread(pairs, fit)[:, None] + torch.arange(2)).flatten()
+        hits = self._hits(other, rows, image_s)
+        return None if hits is None else (self._own[rows], hits)
+
+    def _left_s(self) -> float:
+        return self._ends - time.monotonic()
+
+    def _hits(self, other: Teacher, rows: Tensor, image_s: float) -> Bool[Tensor, " examples"] | None:
+        try:
+            return hits_within(other, self._images[rows], self._labels[rows], image_s=image_s, ends=self._ends)
+        except RuntimeError:  # a network may not take another size
+            return None
+
+
+def _spread(total: int, count: int) -> Int[Tensor, " rows"]:
+    """Return `count` of the numbers below `total`, or all of them, evenly spaced."""
+    return torch.linspace(0, total - 1, min(total, count)).round().long()
+
+
+def seconds_per_image(teacher: Teacher, images: UInt8[Tensor, "examples channels height width"]) -> float:
+    """Measure the time of a forward pass per image, on few images if it is long."""
+    seconds = 0.0
+    for count in (2, 16):
+        began = time.monotonic()
+        logits_of(teacher, images[:count]).cpu()
+        seconds = (time.monotonic() - began) / min(count, len(images))
+        if seconds * count > STEP_S:
+            break
+    return max(seconds, 1e-6)
+
+
+def hits_within(
+    teacher: Teacher,
+    images: UInt8[Tensor, "examples channels height width"],
+    labels: Int[Tensor, " examples"],
+    *,
+    image_s: float,
+    ends: float,
+) -> Bool[Tensor, " examples"] | None:
+    """Return on which images a teacher is right; None: the time is over before all are done.
+
+    Args:
+        teacher: The teacher.
+        images: The images.
+        labels: Their labels.
+        image_s: Expected time per image, in seconds.
+        ends: When the time is over, on the monotonic clock.
+    """
+    step, hits = max(1, int(STEP_S / image_s)), []
+    for some, right in zip(images.split(step), labels.split(step), strict=True):
+        if time.monotonic() > ends:
+            return None
+        hits.append(logits_of(teacher, some).argmax(dim=1) == right)
+    return torch.cat(hits)
+
+
+def gain_at_own_size(
+    teacher: Teacher, data: Data, logits: Float[Tensor, "examples classes"], originals: Originals
+) -> list[str]:
+    """Return a note if a teacher is clearly better on images that are decoded in its own size.
+
+    Args:
+        teacher: The teacher.
+        data: The study's data. Stored images that are as large as the teacher's input are not compared.
+        logits: Its logits on the validation split.
+        originals: Decodes validation images in a size.
+    """
+    stored, size, labels = data.image_shape[1], teacher.input_size, data.validation.labels
+    if size is None or size <= stored or teacher.table is not None:
+        return []
+    began = time.monotonic()
+    image_s = seconds_per_image(teacher, data.validation.images)
+    rows = _spread(len(labels), min(MOST_IMAGES, int(MOST_ORIGINALS_S / 2 / image_s)))
+    if len(rows) < min(LEAST_ORIGINALS, len(labels)):
+        return []
+    images = originals(rows, size)
+    if images is None:
+        return []
+    rows = rows.to(labels.device)
+    ends = began + MOST_ORIGINALS_S
+    after = hits_within(teacher, images.to(labels.device), labels[rows], image_s=image_s, ends=ends)
+    if after is None:
+        return []
+    before = float((logits[rows].argmax(dim=1) == labels[rows]).double().mean())
+    gain = float(after.double().mean()) - before
+    if gain <= OWN_SIZE_GAIN:
+        return []
+    return [
+        f"{before + gain:.1%} of {len(rows)} validation images right if they are read from their files at its own size "
+        f"of {size}x{size}, {before:.1%} as they are stored at {stored}x{stored}: --set data.image_size={size}"
+    ]
+
+
+def may_have_seen_validation(profile: ProfileRecord) -> str:
+    """Return a note about a teacher that is as good on validation as on its training images, and nearly perfect."""
+    train, held = profile.train, profile.validation
+    if min(train.top1, held.top1) < SEEN or held.nll > SAME_NLL * train.nll:
+        return ""
+    return (
+        f"{train.top1:.1%} right on train and {held.top1:.1%} on validation, with an NLL of {train.nll:.2g} and "
+        f"{held.nll:.2g}: it may have been trained on the validation images"
+    )
 
 
 def mcnemar_p(before: Bool[Tensor, " examples"], after: Bool[Tensor, " examples"]) -> float:
@@ -317,6 +461,8 @@ def _shortened(names: str) -> str:
 
 
 def _at_chance_hint(teacher: Teacher) -> str:
+    if teacher.uri.startswith("adapt:"):
+        return "autodistill adapted it to these images: raise adapt.epochs, or lower adapt.lr"
     if teacher.uri.startswith("ladder:"):
         return "autodistill trained it on these images: raise ladder.epochs, or name trained teachers with --teacher"
     if teacher.table is not None:

@@ -1,8 +1,10 @@
 """The default ladder: teachers of increasing capacity that autodistill trains on the study's data and keeps.
 
 `ladder:` stands for all teachers of the ladder, `ladder:ARCHITECTURE` for one. `training.train_teacher` trains them.
+`ladder:imagenet` stands for a ladder of pretrained networks, which are adapted (`teachers.adaptation`).
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from torch import nn
@@ -12,28 +14,45 @@ from autodistill.data import Data
 from autodistill.errors import ConfigError, TeacherError
 from autodistill.models import build, parse_name
 from autodistill.store import digest
+from autodistill.teachers import adaptation
+from autodistill.teachers.sources import load
+from autodistill.teachers.teacher import Teacher
 
 SCHEME = "ladder:"
+IMAGENET = "ladder:imagenet"
 FORMAT = 1
 """Version of the training of ladder teachers. Increase it when equal settings give other weights."""
 
 
 def expand(uris: tuple[str, ...], space: Space) -> list[str]:
-    """Replace `ladder:` by one `ladder:ARCHITECTURE` for each of its teachers.
+    """Replace `ladder:` and `ladder:imagenet` by the URIs of their teachers.
 
     Raises:
         TeacherError: An architecture is unknown or its width is wrong.
     """
-    ladder = [SCHEME + architecture for architecture in space.ladder.architectures]
-    expanded = list(dict.fromkeys(uri for given in uris for uri in (ladder if given == SCHEME else [given])))
+    ladders = {
+        SCHEME: [SCHEME + architecture for architecture in space.ladder.architectures],
+        IMAGENET: [adaptation.SCHEME + source for source in space.adapt.imagenet],
+    }
+    expanded = list(dict.fromkeys(uri for given in uris for uri in ladders.get(given, [given])))
     for uri in expanded:
         if uri.startswith(SCHEME):
             _check_architecture(uri)
     return expanded
 
 
-def path_of(uri: str, *, root: Path, data: str, space: Space) -> Path:
-    """Return the file of a ladder teacher below the cache folder `root`, keyed by data fingerprint and recipe."""
+def path_of(uri: str, *, root: Path, data: str, space: Space, sources: Mapping[str, str] = {}) -> Path:
+    """Return the file of a teacher trained by autodistill below the cache folder `root`.
+
+    Args:
+        uri: `ladder:ARCHITECTURE` or `adapt:SOURCE`.
+        root: The cache folder.
+        data: Fingerprint of the data, which is part of the file's key beside the recipe.
+        space: The search space.
+        sources: Fingerprints of the sources of adapted teachers, by URI.
+    """
+    if uri.startswith(adaptation.SCHEME):
+        return adaptation.path_of(source=sources[uri], root=root, data=data, space=space)
     # The key omits settings that the ladder replaces, and the frequency of evaluation, which changes no weight.
     unused = {"epochs", "rung_epochs", "evaluate_every", "lr", "precision", "optimizer", "body_lr_factor"}
     training = space.training.model_dump(exclude=unused)
@@ -43,9 +62,16 @@ def path_of(uri: str, *, root: Path, data: str, space: Space) -> Path:
     return root / "ladder" / key / f"{uri.removeprefix(SCHEME).replace(':', '-')}.safetensors"
 
 
-def file_uri(uri: str, *, root: Path, data: str, space: Space) -> str:
-    """Return the `file:` URI of a ladder teacher; return any other URI unchanged."""
-    return f"file:{path_of(uri, root=root, data=data, space=space)}" if uri.startswith(SCHEME) else uri
+def load_trained(uri: str, path: Path, *, data: Data, offline: bool = False, name: str | None = None) -> Teacher:
+    """Load a teacher that autodistill has trained from its file, `path_of(uri, ...)`."""
+    if uri.startswith(adaptation.SCHEME):
+        return adaptation.load_adapted(uri, path, data=data, offline=offline, name=name)
+    return load(f"file:{path}", data=data, name=name, shown_as=uri)
+
+
+def epochs_of(uri: str, space: Space) -> int:
+    """Return the number of epochs in which autodistill trains a teacher."""
+    return adaptation.total_epochs(space.adapt) if uri.startswith(adaptation.SCHEME) else space.ladder.epochs
 
 
 def network(architecture: str, data: Data, *, seed: int) -> nn.Module:

@@ -30,6 +30,8 @@ class Loading:
     offline: bool
     study: Mapping[str, str] = field(default_factory=dict)
     """URIs of the teachers of the study by name."""
+    member: Callable[[str], Teacher] | None = None
+    """Loads a teacher of the study by name; None: it is loaded from its URI."""
 
 
 def load(
@@ -40,6 +42,7 @@ def load(
     name: str | None = None,
     shown_as: str | None = None,
     study: Mapping[str, str] = {},
+    member: Callable[[str], Teacher] | None = None,
 ) -> Teacher:
     """Load a teacher.
 
@@ -50,6 +53,8 @@ def load(
         name: Name of the teacher in tables; None: taken from the URI.
         shown_as: URI in records; None: `uri`.
         study: URIs of the teachers of the study by name, to which an ensemble refers.
+        member: Loads a teacher of the study by name, also one that autodistill has trained; None: those of an ensemble
+            are loaded from their URIs.
 
     Raises:
         TeacherError: The scheme or an option is unknown, the file is missing, damaged, of another network or contains
@@ -64,14 +69,19 @@ def load(
             f"teacher {uri!r}: unknown scheme {scheme!r} ({near(scheme, [*SOURCES, 'ladder'])})",
             f"name a checkpoint as {guess}",
         )
-    teacher = SOURCES[scheme](parse(uri), Loading(data, name or name_of(uri), offline, study))
+    teacher = SOURCES[scheme](parse(uri), Loading(data, name or name_of(uri), offline, study, member))
     return replace(teacher, uri=shown_as) if shown_as else teacher
 
 
 def _from_file(uri: Uri, loading: Loading) -> Teacher:
     """Load a checkpoint of a known network."""
+    network, channels = known_network(uri, loading.data)
+    return finished(network, uri, loading, channels=channels)
+
+
+def known_network(uri: Uri, data: Data) -> tuple[Foreign, int]:
+    """Build the network of a checkpoint file; return it with the channels of its input."""
     uri.check_options((*FACTS, "arch", "weights"))
-    data = loading.data
     kind = uri.choice("weights", ("raw", "ema"))
     path = Path(uri.target).expanduser()
     checkpoint = read(path, uri)
@@ -115,23 +125,33 @@ def _from_file(uri: Uri, loading: Loading) -> Teacher:
         notes=notes,
         other_weights=fit.other_weights,
     )
-    return _finished(network, uri, loading, channels=fit.channels)
+    return network, fit.channels
 
 
 def _from_network(uri: Uri, loading: Loading) -> Teacher:
     """Load a network of the user's code, of torchvision or of timm, with its weights."""
     if uri.scheme != "python":
         uri.check_options(FACTS)
-    data = loading.data
     classes = published_classes(uri)
     if classes is not None:
-        class_columns(uri, stated_classes(uri) or classes, len(classes), data)
-    shape = {"num_classes": data.num_classes, "in_channels": data.image_shape[0], "image_size": data.image_shape[1]}
+        class_columns(uri, stated_classes(uri) or classes, len(classes), loading.data)
+    network, channels = foreign_network(uri, loading, num_classes=None)
+    return finished(network, uri, loading, channels=channels)
+
+
+def foreign_network(uri: Uri, loading: Loading, *, num_classes: int | None) -> tuple[Foreign, int]:
+    """Build a network of the user's code, of torchvision or of timm; return it with the channels of its input.
+
+    With `num_classes` its head is a new one, where the source can build that.
+    """
+    channels, own_size, _ = loading.data.image_shape
+    shape = {"num_classes": loading.data.num_classes, "in_channels": channels, "image_size": own_size}
+    if num_classes is not None:
+        shape["image_size"] = uri.size() or own_size
     with seeded():
-        network = FOREIGN[uri.scheme](uri, num_classes=None, offline=loading.offline, given=shape)
+        network = FOREIGN[uri.scheme](uri, num_classes=num_classes, offline=loading.offline, given=shape)
     first = next((it for it in network.module.modules() if isinstance(it, nn.Conv2d)), None)
-    channels = first.in_channels if first is not None and first.in_channels in (1, 3) else data.image_shape[0]
-    return _finished(network, uri, loading, channels=channels)
+    return network, first.in_channels if first is not None and first.in_channels in (1, 3) else channels
 
 
 def _from_onnx(uri: Uri, loading: Loading) -> Teacher:
@@ -156,7 +176,7 @@ def _from_onnx(uri: Uri, loading: Loading) -> Teacher:
         source=onnx_graph.fingerprint(path),
         cost=onnx_graph.cost(path, graph, channels=channels, size=size),
     )
-    return _finished(network, uri, loading, channels=channels)
+    return finished(network, uri, loading, channels=channels)
 
 
 def _from_table(uri: Uri, loading: Loading) -> Teacher:
@@ -170,10 +190,14 @@ def _from_ensemble(uri: Uri, loading: Loading) -> Teacher:
     members = []
     for name in members_of(uri.text, loading.study):
         try:
-            members.append(load(loading.study[name], data=loading.data, offline=loading.offline, name=name))
+            members.append(loading.member(name) if loading.member else _member(name, loading))
         except AutodistillError as error:
             raise uri.refused(f"member {name}: {error.message}", error.hint) from error
     return ensemble(members, name=loading.name, uri=uri.text)
+
+
+def _member(name: str, loading: Loading) -> Teacher:
+    return load(loading.study[name], data=loading.data, offline=loading.offline, name=name)
 
 
 def members_of(text: str, study: Mapping[str, str]) -> tuple[str, ...]:
@@ -256,7 +280,7 @@ def looks_like_checkpoint(path: Path) -> bool:
     return pickled or begin.startswith(b"PK\x03\x04") or begin[8:9] == b"{"
 
 
-def _finished(network: Foreign, uri: Uri, loading: Loading, *, channels: int) -> Teacher:
+def finished(network: Foreign, uri: Uri, loading: Loading, *, channels: int) -> Teacher:
     """Create a teacher from a loaded network, the options of its URI and the facts about it.
 
     Args:
@@ -274,7 +298,7 @@ def _finished(network: Foreign, uri: Uri, loading: Loading, *, channels: int) ->
         )
     size = uri.size() or facts.image_size
     chosen = normalisation(uri, facts, data, channels)
-    outputs = _outputs(network.module, uri, channels=channels, size=size or own_size)
+    outputs = count_outputs(network.module, uri, channels=channels, size=size or own_size)
     stated = stated_classes(uri)
     other_names = None if stated else network.other_names
     return ready(
@@ -296,7 +320,7 @@ def _finished(network: Foreign, uri: Uri, loading: Loading, *, channels: int) ->
     )
 
 
-def _outputs(module: nn.Module, uri: Uri, *, channels: int, size: int) -> int:
+def count_outputs(module: nn.Module, uri: Uri, *, channels: int, size: int) -> int:
     """Run a network on a blank image and return the number of its logits."""
     shape = (2, channels, size, size)
     try:

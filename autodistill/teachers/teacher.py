@@ -69,6 +69,13 @@ class Teacher:
         """Preprocess images and compute their logits, in float32."""
         if self.members:
             return mean_logits([member(images) for member in self.members])
+        output: Tensor = self.module(self.prepared(images))
+        return (output if self.columns is None else output[:, list(self.columns)]).float()
+
+    def prepared(
+        self, images: UInt8[Tensor, "batch channels height width"]
+    ) -> Float[Tensor, "batch own_channels own_height own_width"]:
+        """Return the network's input: channels in its order, normalised, resized to its size."""
         if images.shape[1] == 1 and self.channels == 3:
             images = images.expand(-1, 3, -1, -1)
         if self.bgr:
@@ -77,8 +84,7 @@ class Teacher:
         if self.input_size is not None and inputs.shape[-2:] != (self.input_size, self.input_size):
             size = (self.input_size, self.input_size)
             inputs = nn.functional.interpolate(inputs, size=size, **INTERPOLATIONS[self.interpolation])
-        output: Tensor = self.module(inputs.contiguous(memory_format=torch.channels_last))
-        return (output if self.columns is None else output[:, list(self.columns)]).float()
+        return inputs.contiguous(memory_format=torch.channels_last)
 
 
 def ready(  # noqa: PLR0913 - the fields of a teacher

@@ -3,6 +3,7 @@
 The training package imports no Optuna and prints nothing.
 """
 
+from autodistill.training.adapting import adapt_teacher
 from autodistill.training.loop import evaluate, train, train_teacher
 from autodistill.training.step import EAGER, Execution, Recipe
 from autodistill.training.supervision import SoftTargets, Supervision, supervise
@@ -13,6 +14,7 @@ __all__ = [
     "Recipe",
     "SoftTargets",
     "Supervision",
+    "adapt_teacher",
     "evaluate",
     "supervise",
     "train",

@@ -22,7 +22,6 @@ from autodistill.config import Space
 from autodistill.data import Data, Split, images_at_once
 from autodistill.data.views import View
 from autodistill.errors import DivergedError, StudyError, TrialError
-from autodistill.models.students import Wrapped
 from autodistill.records import EpochRecord, EvaluateOn, TaskProgress
 from autodistill.stopwatch import Stopwatch
 from autodistill.store import digest, locked, seed_from, write_bytes
@@ -53,7 +52,7 @@ def train(  # noqa: PLR0913
     """Train `model` in place. After the last epoch of the schedule it holds the averaged weights.
 
     Args:
-        model: A freshly initialised network on the device of `data`.
+        model: A freshly initialised network on the device of `data`. Parameters without gradients stay as they are.
         data: The data, which train, validate and test the network.
         recipe: Optimiser settings, views, length and seed.
         supervision: The teacher's part of the run; None: train on labels alone.
@@ -74,9 +73,8 @@ def train(  # noqa: PLR0913
     """
     model.to(memory_format=torch.channels_last)
     spec, watch = recipe.spec, watch or Stopwatch()
-    optimiser = optimiser_of(model, spec)
     average = {key: value.clone() for key, value in model.state_dict().items() if value.is_floating_point()}
-    state = State(model, optimiser, average)
+    state = State(model, optimiser_of(model, spec), average)
     key = _key_of(state, data, recipe, supervision)
     if checkpoint is not None:
         _resume(state, checkpoint, key)
@@ -116,7 +114,7 @@ def evaluate(model: nn.Module, split: Split, data: Data, *, precision: Precision
     The model is left in evaluation mode. `precision` is the number format of the forward passes.
     """
     model.eval()
-    size = model.size if isinstance(model, Wrapped) else None
+    size: int | None = getattr(model, "size", None)  # of networks that resize their input
     batches = split.images.split(images_at_once(split.images, on_gpu=GPU_EVALUATION_BATCH, size=size))
     with torch.inference_mode():
         logits = torch.cat([predict(model, images, data, precision) for images in batches])

@@ -40,6 +40,7 @@ from autodistill.models.uri import with_option
 from autodistill.records import EpochEvent
 from autodistill.store import StudyFolder, read_result
 from autodistill.teachers import load
+from autodistill.teachers.adaptation import pretrained
 
 slow = pytest.mark.slow
 CHECK = CheckTask(name="weak")
@@ -381,3 +382,28 @@ def test_the_files_of_any_teacher_travel_to_a_node(node_cache, tmp_path):
     assert profiled.views_computed == 1
     copies = {path.name for path in node_cache.glob("teachers/*/*/*")}
     assert {"nets.py", "w?.th", "100%25.pt", "names", "z.npy"} <= copies
+
+
+@slow
+def test_the_network_that_is_adapted_travels_to_a_node(node_cache, tmp_path):
+    """It is adapted there, kept by the driver, and is a member of an ensemble on a node that has nothing."""
+    module = build("resnet8:0.25", num_classes=7, in_channels=1, image_size=8, seed=1)
+    torch.save({"state_dict": module.state_dict()}, tmp_path / "seven?.pt")
+    uri = f"adapt:file:{tmp_path}/seven%3F.pt?arch=resnet8:0.25&norm=none&accept=yes"
+    data = load_data(SPACE.data)
+    known = {
+        "teachers": {"seven": uri, "weak": LADDER, "both": "ensemble:seven+weak"},
+        "fingerprints": {},
+        "sources": {uri: pretrained(uri, data=data).teacher.fingerprint},
+    }
+    with apart(tmp_path, perform, **known) as first:
+        first.run([TrainTeacherTask(uri=uri), TrainTeacherTask(uri=LADDER)], lambda _: None)
+    assert len(list((tmp_path / "cache").glob("adapted/*/teacher.safetensors"))) == 1
+    for path in [*node_cache.glob("adapted/*/*"), *node_cache.glob("ladder/*/*"), *node_cache.glob("teachers/*/*/*")]:
+        path.unlink()
+    with apart(tmp_path, perform, **known) as second:
+        (record,) = second.run([CheckTask(name="seven")], lambda _: None)
+        (profiled,) = second.run([ProfileTask(name="both")], lambda _: None)
+    assert (record.name, record.uri) == ("seven", uri)
+    assert profiled.views_computed == 1
+    assert [path.name for path in node_cache.glob("teachers/*/*/*")] == ["seven?.pt"]

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from autodistill.search.plan import make_plan
 from PIL import Image
 from safetensors.torch import save_file
 from teacher_files import coloured, digits, network, refused, trained, write_onnx

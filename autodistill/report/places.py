@@ -8,7 +8,7 @@ from autodistill.records import Record
 
 R = TypeVar("R", bound=Record)
 
-_ABSOLUTE = re.compile(r"(?:^|(?<=[:=]))(?:~?/|[A-Za-z]:[\\/])[^?&#]+")
+_ABSOLUTE = re.compile(r"(?:^(?:[a-z][a-z-]*:)*|[?&][\w.]+=)((?:~?/|[A-Za-z]:[\\/])[^?&#]+)")
 """An absolute path: a whole text, the target of a URI, or the value of one of its options."""
 _NAMING = ("name", "root", "uri", "source", "student", "teachers", "data")
 """Keys whose values name files and folders."""

@@ -24,7 +24,7 @@ pytestmark = pytest.mark.slow
 def test_a_format_agrees_with_the_network_by_hand_at_any_batch(study, folder, record, exported, name):
     place, found = exported
     images, expected = raw_images(study), eager(study, folder, record)
-    predict = FORMATS[name].read(place / FORMATS[name].file, record.data, 2)
+    predict = FORMATS[name].read(place / FORMATS[name].file, record, 2)
     for size in (1, 7, 90):
         with torch.inference_mode():
             logits = predict(images[:size].contiguous())
@@ -93,7 +93,7 @@ def test_train_from_a_study_then_export_it(folder, record, capsys, with_validati
     assert (trained["study"], trained["run"], trained["seed"], trained["epochs"]) == (record.name, "", 5, 3)
     assert trained["images"] == (180 if with_validation else 120)
     assert (trained["val_top1"] is None) == with_validation
-    assert shown.out.count("test %") == 1
+    assert shown.out.count("\ntest % ") == 1
     assert ("not scored: trained on" in shown.out) == with_validation
     assert ("| Trained on | train + validation, 180 images" in text) == with_validation
     assert f"{100 * trained['test_top1']:.1f} % when it was trained" in text

@@ -77,7 +77,7 @@ def test_weights_are_the_users_tensors_with_the_facts_about_the_input(study, rec
         told = {key: json.loads(value) for key, value in file.metadata().items()}
     assert (told["architecture"], told["mean"], told["std"]) == ("mine", [MEAN] * 3, [STD] * 3)
     assert (told["image_size"], told["interpolation"]) == (SIZE, "bicubic")
-    assert told["input"]["network"] == {"height": SIZE, "width": SIZE, "interpolation": "bicubic"}
+    assert told["input"]["resize"] == {"size": SIZE, "interpolation": "bicubic"}
     assert str(study[1]) not in json.dumps(told)
 
 
@@ -108,7 +108,7 @@ def test_the_card_says_what_the_student_is(study, exported):
         "| Input of the network | 6 x 6 pixels (bicubic) |",
         "| Normalisation | stated: mean and standard deviation 0.4, 0.4, 0.4; 0.3, 0.3, 0.3 |",
         "| Start | pretrained weights (w.pt); seeds vary the order of the batches and the new head only |",
-        "They then resize to 6 x 6 pixels (bicubic).",
+        "| Resize | to 6 x 6 pixels, bicubic (in the graph) |",
         "The student starts from pretrained weights (w.pt); seeds vary the order of the batches and the new head only.",
     ):
         assert part in card
@@ -145,4 +145,4 @@ def test_onnx_metadata_hold_the_input(exported):
     import onnxruntime
 
     session = onnxruntime.InferenceSession(exported / "student.onnx")
-    assert json.loads(session.get_modelmeta().custom_metadata_map["autodistill"])["input"]["network"]["height"] == SIZE
+    assert json.loads(session.get_modelmeta().custom_metadata_map["autodistill"])["input"]["resize"]["size"] == SIZE

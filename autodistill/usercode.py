@@ -1,19 +1,24 @@
 """Import of code that a user names: `FILE.py` or a module."""
 
+import contextlib
 import hashlib
 import importlib
 import importlib.util
 import inspect
 import json
+import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from autodistill.errors import AutodistillError, near
 
 USER_FILE = "autodistill_user_"
 """How the names of modules begin that are files of the user."""
+_NEIGHBOURS: dict[str, dict[str, ModuleType]] = {}
+"""Modules that files of the user have imported from the folder of these files, by folder and name."""
 Refused = Callable[[str, str], AutodistillError]
 """Makes an error of a message and a hint; it names what the user wrote."""
 
@@ -55,8 +60,9 @@ def call(target: str, factory: Callable[..., Any], arguments: Mapping[str, Any],
     except ValueError:  # a callable without a signature
         pass
     try:
-        return factory(**arguments)
-    except Exception as error:  # the user's code may raise anything
+        with _contained(inspect.getsourcefile(inspect.unwrap(factory))):
+            return factory(**arguments)
+    except (Exception, SystemExit) as error:  # the user's code may raise anything
         raise refused(
             f"{name} failed: {type(error).__name__}: {error}", f"call {name} of {place} yourself to see where"
         ) from error
@@ -87,7 +93,7 @@ def _imported(place: str, refused: Refused) -> tuple[Any, bytes]:
         return sys.modules[name], code
     except AutodistillError:
         raise
-    except Exception as error:  # the user's code may raise anything
+    except (Exception, SystemExit) as error:  # the user's code may raise anything
         raise refused(
             f"{place} cannot be imported: {type(error).__name__}: {error}",
             "write python:FILE.py:FACTORY with a path to the file, or install the module in this environment",
@@ -99,13 +105,56 @@ def _run_file(path: Path, name: str) -> None:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    # Pickle finds classes by the name of their module, and a file may import files beside it.
+    # Pickle finds classes by the name of their module.
     sys.modules[name] = module
-    sys.path.insert(0, str(path.parent))
     try:
-        spec.loader.exec_module(module)
+        with _contained(str(path)):
+            spec.loader.exec_module(module)
     except BaseException:
         del sys.modules[name]
         raise
+
+
+@contextlib.contextmanager
+def _contained(file: str | None) -> Iterator[None]:
+    """Let a user's file import the files beside it, and undo what its code changes for the whole process.
+
+    Files of two folders may import different modules of the same name. The settings are the working folder, the
+    arguments of the command, standard output, which is for results, and torch's defaults.
+    """
+    import torch
+
+    folder = os.path.dirname(os.path.abspath(file)) if file else ""
+    place, arguments, threads = os.getcwd(), sys.argv, torch.get_num_threads()
+    gradients, dtype = torch.is_grad_enabled(), torch.get_default_dtype()
+    known = _NEIGHBOURS.setdefault(folder, {})
+    before = {name: sys.modules[name] for name in known if name in sys.modules}
+    sys.modules.update(known)
+    others = {
+        name: sys.modules.pop(name)
+        for neighbours in (it for key, it in _NEIGHBOURS.items() if key != folder)
+        for name, module in neighbours.items()
+        if name not in known and sys.modules.get(name) is module
+    }
+    there = set(sys.modules)
+    sys.path.insert(0, folder)
+    sys.argv = [file or ""]
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
     finally:
-        sys.path.remove(str(path.parent))
+        sys.argv = arguments
+        with contextlib.suppress(ValueError):
+            sys.path.remove(folder)
+        for name in set(sys.modules) - there:
+            at = getattr(sys.modules[name], "__file__", None)
+            if folder and at and not name.startswith(USER_FILE) and os.path.abspath(at).startswith(folder + os.sep):
+                known[name] = sys.modules[name]
+        for name in known:
+            sys.modules.pop(name, None)
+        sys.modules.update({**others, **before})
+        os.chdir(place)
+        torch.set_grad_enabled(gradients)
+        torch.set_default_dtype(dtype)
+        if torch.get_num_threads() != threads:
+            torch.set_num_threads(threads)

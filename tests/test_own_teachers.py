@@ -6,6 +6,7 @@ import pathlib
 import re
 from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import torch
 from teacher_files import ARCHITECTURE, digits, network, refused
 from torch import Tensor
 
+from autodistill.errors import TeacherError
 from autodistill.models.uri import name_of, parse, with_option
 from autodistill.teachers import load
 
@@ -371,3 +373,165 @@ def test_the_fingerprint_covers_code_arguments_and_weights(nets: str, tmp_path: 
     (tmp_path / "nets.py").write_text(NETS + "\n# changed\n")
     found.add(load(f"{nets}:net", data=digits()).fingerprint)
     assert len(found) == 3
+
+
+ODD = """
+import os
+import sys
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+
+class Net(nn.Module):
+    def __init__(self, kind=""):
+        super().__init__()
+        self.kind = kind
+        self.head = nn.Linear(64, 10)
+
+    def forward(self, images):
+        logits = self.head(images.flatten(1))
+        if self.kind == "softmax":
+            return logits.softmax(1)
+        if self.kind == "dropout":
+            return F.dropout(logits, training=True)
+        if self.kind == "batch":
+            return logits - logits.mean(0)
+        if self.kind == "fails" and images.mean() != 0 and len(images) > 4:
+            raise ValueError("not these images")
+        return logits
+
+
+def kind(kind=""):
+    return Net(kind)
+
+
+KEPT = Net()
+
+
+def kept():
+    return KEPT
+
+
+def parallel():
+    return nn.DataParallel(Net())
+
+
+def exits():
+    sys.exit(0)
+
+
+def leaks():
+    print("a line that is no result")
+    os.chdir("/")
+    torch.set_grad_enabled(False)
+    torch.set_default_dtype(torch.float64)
+    net = Net().float()
+    return net
+
+
+def late():
+    import helper_of_a_test
+
+    return helper_of_a_test.net()
+"""
+
+
+@pytest.fixture
+def odd(tmp_path: Path) -> str:
+    (tmp_path / "odd.py").write_text(ODD)
+    return f"python:{tmp_path}/odd.py"
+
+
+@pytest.mark.parametrize(
+    ("factory", "found"),
+    [
+        ("kind?kind=dropout", "gives other logits for the same images when it is asked again"),
+        ("kind?kind=batch", "gives logits that depend on the other images of the batch"),
+        ("exits", "exits failed: SystemExit: 0"),
+    ],
+)
+def test_a_network_whose_logits_are_no_function_of_the_image(factory: str, found: str, odd: str) -> None:
+    assert found in refused(f"{odd}:{factory}&norm=none" if "?" in factory else f"{odd}:{factory}").message
+
+
+def test_a_softmax_becomes_logits(odd: str) -> None:
+    images = digits().validation.images[:5]
+    plain = load(f"{odd}:kind?norm=none", data=digits())
+    teacher = load(f"{odd}:kind?kind=softmax&norm=none", data=digits())
+    assert teacher.notes == ("its outputs are probabilities: their logarithms are used as logits",)
+    teacher.module.network.load_state_dict(plain.module.state_dict())
+    assert torch.allclose(teacher(images).softmax(1), plain(images).softmax(1), atol=1e-6)
+
+
+def test_a_network_that_fails_on_real_images_is_an_error_of_the_teacher(odd: str) -> None:
+    teacher = load(f"{odd}:kind?kind=fails&norm=none", data=digits())
+    with pytest.raises(TeacherError, match=r"failed on a batch of shape \(20, 1, 8, 8\): ValueError: not these images"):
+        teacher(digits().validation.images[:20])
+
+
+def test_two_calls_of_a_factory_share_no_weights(odd: str) -> None:
+    first = load(f"{odd}:kept?norm=none", data=digits())
+    with torch.no_grad():
+        first.module.head.weight.zero_()
+    assert load(f"{odd}:kept?norm=none", data=digits()).module.head.weight.any()
+
+
+def test_weights_fit_a_network_inside_of_data_parallel(odd: str, tmp_path: Path) -> None:
+    state = load(f"{odd}:kind?norm=none", data=digits()).module.state_dict()
+    torch.save(other(state), tmp_path / "w.pt")
+    teacher = load(f"{odd}:parallel?weights={tmp_path}/w.pt&norm=none", data=digits())
+    assert torch.equal(teacher.module.head.bias, state["head.bias"] + 1)
+
+
+def test_a_factory_changes_nothing_for_the_process(odd: str, capsys: pytest.CaptureFixture[str]) -> None:
+    place, before = Path.cwd(), torch.get_default_dtype()
+    load(f"{odd}:leaks?norm=none", data=digits())
+    assert (Path.cwd(), torch.get_default_dtype(), torch.is_grad_enabled()) == (place, before, True)
+    shown = capsys.readouterr()
+    assert (shown.out, shown.err) == ("", "a line that is no result\n")
+
+
+def test_files_of_two_folders_import_their_own_neighbours(tmp_path: Path) -> None:
+    for name, bias in (("a", 1.0), ("b", 2.0)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "helper_of_a_test.py").write_text(
+            f"from torch import nn\n\n\ndef net():\n    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))\n"
+            f"    nn.init.constant_(net[1].bias, {bias})\n    return net\n"
+        )
+        (tmp_path / name / "nets.py").write_text("from helper_of_a_test import net\n")
+        (tmp_path / name / "odd.py").write_text(ODD)
+    for factory in ("nets.py:net", "odd.py:late"):
+        for name, bias in (("a", 1.0), ("b", 2.0), ("a", 1.0)):
+            teacher = load(f"python:{tmp_path}/{name}/{factory}?norm=none", data=digits())
+            assert float(teacher.module[1].bias[0]) == bias
+
+
+def test_a_file_is_read_whatever_its_suffix_says_and_its_architecture_is_a_preference(tmp_path: Path) -> None:
+    torch.save({"arch": "resnet20", "state_dict": network().state_dict()}, tmp_path / "t.safetensors")
+    teacher = load(f"file:{tmp_path}/t.safetensors?norm=none", data=digits())
+    assert teacher.notes == (f"identified as {ARCHITECTURE} by its tensors",)
+
+
+def test_options_replace_facts_that_make_no_sense(tmp_path: Path) -> None:
+    held = {"state_dict": network().state_dict(), "mean": "imagenet", "std": "imagenet", "classes": "a,b"}
+    torch.save(held, tmp_path / "t.pt")
+    assert "its metadata contain" in refused(f"file:{tmp_path}/t.pt").message
+    uri = f"file:{tmp_path}/t.pt?norm=none&classes=0,1,2,3,4,5,6,7,8,9"
+    assert load(uri, data=digits()).normalisation.name == "none"
+
+
+def test_classes_that_differ_in_case_only_are_told_apart(tmp_path: Path) -> None:
+    data = replace(digits(), classes=("Cat", "cat", *"23456789"))
+    torch.save(network().state_dict(), tmp_path / "t.pt")
+    uri = f"file:{tmp_path}/t.pt?norm=none&classes=cat,dog,2,3,4,5,6,7,8,9"
+    assert "class 'Cat'" in refused(uri, data).message
+    (tmp_path / "classes").write_bytes("é\n".encode("latin-1"))
+    assert "not UTF-8 text" in refused(f"file:{tmp_path}/t.pt?norm=none&classes={tmp_path}/classes").message
+
+
+def test_tensors_without_values_are_left_out(tmp_path: Path) -> None:
+    state = {**network().state_dict(), "fc.bias": torch.empty(10, device="meta")}
+    torch.save(state, tmp_path / "t.pt")
+    assert "missing fc.bias" in refused(f"file:{tmp_path}/t.pt?norm=none").message

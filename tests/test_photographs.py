@@ -359,7 +359,11 @@ def test_links_are_followed_and_a_loop_is_left_out(tmp_path: Path) -> None:
     assert data.classes == ("cat", "dog")
     assert sum(sizes(data)) == 21
     assert data.reading is not None
-    assert data.reading.left_out == ("1 links to a folder above them: cat/again",)
+    assert data.reading.left_out == ("1 links to folders of this dataset: cat/again",)
+    (tmp_path / "pets" / "cat" / "dogs").symlink_to(tmp_path / "pets" / "dog")
+    (tmp_path / "pets" / "self").symlink_to(tmp_path / "pets")
+    assert of(tmp_path / "pets").classes == ("cat", "dog")
+    assert sum(sizes(of(tmp_path / "pets"))) == 21
     (tmp_path / "pets" / "cat" / "dangling.png").symlink_to(tmp_path / "nowhere.png")
     assert "dangling.png" in refusal(tmp_path / "pets").message
 

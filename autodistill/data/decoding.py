@@ -255,7 +255,7 @@ def opened(path: str) -> Iterator[Any]:
     try:
         with Image.open(path) as image:
             yield image
-    except (OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError) as error:
+    except (OSError, SyntaxError, ValueError, RuntimeError, struct.error, Image.DecompressionBombError) as error:
         hint = "remove the file, or replace it by a complete image"
         raise DataError(f"{path}: not a complete image ({error})", hint) from error
 

@@ -212,10 +212,15 @@ def _scan(path: Path, left_out: LeftOut) -> dict[str, list[str]]:
             f"{path}: {len(loose)} images lie beside the class folders, the first is {loose[0]}",
             "move each into the folder of its class: the folder's name is the class",
         )
+    classes = []
     for entry in entries:
         if not entry.is_dir():
             left_out.add(entry, "beside the class folders")
-    return {entry.name: list(_images_below(entry, left_out)) for entry in entries if entry.is_dir()}
+        elif entry.is_symlink() and _is_above(os.path.realpath(entry), os.path.realpath(path)):
+            left_out.add(entry, "links to folders of this dataset")
+        else:
+            classes.append(entry)
+    return {entry.name: list(_images_below(entry, left_out)) for entry in classes}
 
 
 def _images_below(folder: Path, left_out: LeftOut) -> Iterator[str]:
@@ -242,7 +247,11 @@ def _is_regular(file: str) -> bool:
 
 
 def _walk(folder: Path, left_out: LeftOut) -> Iterator[tuple[str, list[str], list[str]]]:
-    """Walk through a folder and the folders in it; links that lead back to a folder above them are left out."""
+    """Walk through a folder and the folders in it.
+
+    Links to folders of the same dataset are left out: their images would count twice, perhaps in another class.
+    """
+    dataset = os.path.realpath(folder.parent)
 
     def refuse(error: OSError) -> None:
         raise DataError(
@@ -252,9 +261,12 @@ def _walk(folder: Path, left_out: LeftOut) -> Iterator[tuple[str, list[str], lis
     for root, folders, names in os.walk(folder, followlinks=True, onerror=refuse):
         for name in list(folders):
             path = os.path.join(root, name)
-            loop = os.path.islink(path) and _is_above(os.path.realpath(path), os.path.realpath(root))
+            loop = os.path.islink(path) and any(
+                _is_above(dataset, target) or _is_above(target, os.path.realpath(root))
+                for target in (os.path.realpath(path), os.path.join(os.path.realpath(root), os.readlink(path)))
+            )
             if loop or _is_hidden(name):
-                left_out.add(path, "links to a folder above them" if loop else "hidden")
+                left_out.add(path, "links to folders of this dataset" if loop else "hidden")
                 folders.remove(name)
         yield root, folders, names
 
@@ -305,7 +317,7 @@ def stamp(path: str | Path) -> tuple[int, int]:
     """Return size and modification time (ns) of a file; zeros if it does not exist."""
     try:
         about = os.stat(path)
-    except FileNotFoundError:
+    except OSError:  # such as a link that leads to no file, or to itself
         return 0, 0
     return about.st_size, about.st_mtime_ns
 

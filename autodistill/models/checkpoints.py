@@ -81,7 +81,9 @@ _HARMLESS: list[Any] = [
 ]
 """Types in the metadata of checkpoints whose construction runs no code of the file."""
 
-_AVERAGED = re.compile(r"(^|[._/])(\w+_)?(ema|swa|averaged?|shadow)(_\w+)?([._/]|$)", re.IGNORECASE)
+_AVERAGED = re.compile(
+    r"(^|[._/])(?!no|wo)([a-z]+_)?(ema|swa|avg|averaged?|polyak|shadow)(_\w+)?([._/]|$)", re.IGNORECASE
+)
 _MOST_NESTED = 5
 
 
@@ -179,7 +181,9 @@ def read(path: Path, uri: Uri) -> Checkpoint:
         raise uri.refused(f"{path} cannot be read as plain tensors: {_reason(error)}", _COPY_AGAIN) from error
     inner = _facts(_nested_values(held))
     outer = _facts({**held, **metadata})
-    return Checkpoint(groups, _validated({**{key: it for key, it in inner.items() if _is_fact(key, it)}, **outer}, uri))
+    facts = {**{key: it for key, it in inner.items() if _is_fact(key, it)}, **outer}
+    stated = [key for option, keys in _STATED.items() if option in uri.options for key in keys]
+    return Checkpoint(groups, _validated({key: it for key, it in facts.items() if key not in stated}, uri))
 
 
 def _is_safetensors(start: bytes) -> bool:
@@ -219,7 +223,9 @@ def _read_torch(path: Path, uri: Uri, start: bytes) -> tuple[dict[str, Any], dic
     with warnings.catch_warnings(), torch.serialization.safe_globals(_HARMLESS):
         # For a newer pickle protocol, torch warns with a request to file an issue.
         warnings.simplefilter("ignore", UserWarning)
-        found = torch.load(path, map_location="cpu", weights_only=True)
+        # As a stream: torch reads a path that ends in .safetensors as such a file.
+        with path.open("rb") as file:
+            found = torch.load(file, map_location="cpu", weights_only=True)
     return (_as_mapping(found) or {}), {}
 
 
@@ -234,23 +240,35 @@ def _groups(held: Any, place: str = "", depth: int = 0) -> Iterator[Weights]:
     found = _as_mapping(held)
     if found is None or depth > _MOST_NESTED:
         return
-    state = {key: value for key, value in found.items() if isinstance(value, Tensor)}
+    state = {key: value for key, value in found.items() if isinstance(value, Tensor) and _is_plain(value)}
     if state:
         yield Weights(place, state)
     for key, value in found.items():
         yield from _groups(value, f"{place}.{key}".lstrip("."), depth + 1)
 
 
-def _nested_values(held: Mapping[str, Any]) -> dict[str, Any]:
+def _is_plain(value: Tensor) -> bool:
+    return value.layout == torch.strided and value.device.type == "cpu" and not value.is_quantized
+
+
+def _nested_values(held: Mapping[str, Any], depth: int = 0) -> dict[str, Any]:
     """Return the values in dictionaries that hold no tensors, such as the arguments of a training script."""
     values: dict[str, Any] = {}
     for value in held.values():
         inner = _as_mapping(value) or {}
-        if not any(isinstance(it, Tensor) for it in inner.values()):
-            values = {**_nested_values(inner), **inner, **values}
+        if depth < _MOST_NESTED and not any(isinstance(it, Tensor) for it in inner.values()):
+            values = {**_nested_values(inner, depth + 1), **inner, **values}
     return values
 
 
+_STATED = {
+    "norm": ("mean", "std"),
+    "mean": ("mean", "std"),
+    "classes": ("classes",),
+    "size": ("image_size",),
+    "arch": ("architecture",),
+}
+"""Facts that options of the URI replace."""
 _NAMES: dict[str, tuple[str, ...]] = {
     "architecture": ("architecture", "arch", "model_name", "backbone_name"),
     "mean": ("mean", "image_mean", "img_mean", "pixel_mean", "norm_mean"),
@@ -274,8 +292,11 @@ def _facts(values: Mapping[str, Any]) -> dict[str, Any]:
     classes, size = found.get("classes"), found.get("image_size")
     if isinstance(classes, dict):
         found["classes"] = _ordered(classes)
+    if isinstance(size, dict):
+        size = [size[key] for key in ("shortest_edge", "height", "width") if key in size]
     if isinstance(size, list) and size:
-        found["image_size"] = size[-1]
+        sides = [it for it in size if it not in (1, 3)] or size
+        found["image_size"] = sides[-1]
     for name in ("mean", "std"):
         if isinstance(found.get(name), int | float):
             found[name] = [found[name]]

@@ -5,6 +5,7 @@ head for that number of classes; its other weights are the published ones, if th
 """
 
 import contextlib
+import copy
 import difflib
 import hashlib
 import importlib
@@ -69,10 +70,20 @@ def from_python(uri: Uri, *, num_classes: int | None, offline: bool = False, giv
             weights do not fit.
     """
     module, source = _built_by_factory(uri, given, everything=num_classes is not None)
+    # A factory may return a network that it keeps: training must not change what the next call returns.
+    module = copy.deepcopy(_unwrapped(module))
     architecture = uri.target.rpartition(":")[2]
     if uri.options.get("weights", "none") == "none":
         return Foreign(module, architecture, source=source)
     return _with_file(module, architecture, uri, new_head=num_classes is not None, source=source)
+
+
+def _unwrapped(module: nn.Module) -> nn.Module:
+    """Return the network inside of DataParallel and `torch.compile`."""
+    inner = getattr(module, "_orig_mod", None)
+    if isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel):
+        inner = module.module
+    return _unwrapped(inner) if isinstance(inner, nn.Module) else module
 
 
 def _with_file(module: nn.Module, architecture: str, uri: Uri, *, new_head: bool, source: str = "") -> Foreign:

@@ -111,7 +111,10 @@ def stated_classes(uri: Uri) -> tuple[str, ...] | None:
         return None
     path = Path(text).expanduser()
     if path.is_file():
-        names = _names_in(path.read_text(encoding="utf-8-sig"))
+        try:
+            names = _names_in(path.read_text(encoding="utf-8-sig"))
+        except UnicodeDecodeError as error:
+            raise uri.refused(f"classes={text}: not UTF-8 text ({error.reason})", "save the file as UTF-8") from error
     elif "," in text:
         names = [name.strip() for name in text.split(",")]
     else:
@@ -136,8 +139,10 @@ def _names_in(text: str) -> list[str]:
             return [str(name) for name, _ in sorted(found.items(), key=lambda it: it[1])]
         if all(key.isdecimal() for key in found):
             found = [found[key] for key in sorted(found, key=int)]
+    if not isinstance(found, list | dict):
+        return [line.strip() for line in text.splitlines() if line.strip()]
     # Keras writes {"0": ["n01440764", "tench"]}.
-    return [str(it[0] if isinstance(it, list) else it) for it in found]
+    return [str(it[0] if isinstance(it, list) and it else it) for it in found]
 
 
 def class_columns(
@@ -177,6 +182,8 @@ def class_columns(
         names = other_names
     place = {name: index for index, name in enumerate(names)}
     plain = {_plain(name): index for index, name in enumerate(names)}
+    if len({_plain(name) for name in ours}) < len(ours) or len(plain) < len(names):
+        plain = {}  # names that differ in case or in signs only are told apart
     missing = [name for name in ours if name not in place and _plain(name) not in plain]
     if missing:
         raise uri.refused(

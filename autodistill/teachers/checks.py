@@ -314,7 +314,7 @@ class _Trial:
     def _hits(self, other: Teacher, rows: Tensor, image_s: float) -> Bool[Tensor, " examples"] | None:
         try:
             return hits_within(other, self._images[rows], self._labels[rows], image_s=image_s, ends=self._ends)
-        except RuntimeError:  # a network may not take another size
+        except (RuntimeError, TeacherError):  # a network may not take another size
             return None
 
 

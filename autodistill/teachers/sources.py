@@ -89,7 +89,8 @@ def known_network(uri: Uri, data: Data) -> tuple[Foreign, int]:
     named = uri.options.get("arch", facts.architecture)
     if "arch" in uri.options or named in MODELS or (named and named.partition(":")[0] in MODELS):
         _check_name(str(named), uri)
-        names = [str(named)]
+        # What a file says is a preference: other code uses the same names for other networks.
+        names = [str(named)] if "arch" in uri.options else [str(named), *(it for it in MODELS if it != named)]
     else:
         names = list(MODELS)
     size = uri.size() or facts.image_size
@@ -298,11 +299,15 @@ def finished(network: Foreign, uri: Uri, loading: Loading, *, channels: int) -> 
         )
     size = uri.size() or facts.image_size
     chosen = normalisation(uri, facts, data, channels)
-    outputs = count_outputs(network.module, uri, channels=channels, size=size or own_size)
+    module, notes = network.module, network.notes
+    outputs = count_outputs(module, uri, channels=channels, size=size or own_size)
+    if gives_probabilities(module, uri, channels=channels, size=size or own_size):
+        module = LogProbabilities(module)
+        notes += ("its outputs are probabilities: their logarithms are used as logits",)
     stated = stated_classes(uri)
     other_names = None if stated else network.other_names
     return ready(
-        network.module,
+        module,
         name=loading.name,
         uri=uri.text,
         architecture=network.architecture,
@@ -314,7 +319,7 @@ def finished(network: Foreign, uri: Uri, loading: Loading, *, channels: int) -> 
         bgr=uri.choice("order", ("rgb", "bgr")) == "bgr",
         accepted=uri.choice("accept", ("yes", "no")) == "yes",
         other_weights=network.other_weights,
-        notes=network.notes,
+        notes=notes,
         source=network.source,
         cost=network.cost,
     )
@@ -336,6 +341,42 @@ def count_outputs(module: nn.Module, uri: Uri, *, channels: int, size: int) -> i
         what = f"shape {tuple(output.shape)}" if isinstance(output, Tensor) else f"a {type(output).__name__}"
         raise uri.refused(f"returns {what} for a batch of 2 images", "it must return logits: (batch, classes)")
     return output.shape[1]
+
+
+class LogProbabilities(nn.Module):
+    """A network that ends in a softmax, with the logarithms of its probabilities as logits."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        probabilities: Tensor = self.network(images)
+        return probabilities.clamp_min(torch.finfo(probabilities.dtype).tiny).log()
+
+
+def gives_probabilities(module: nn.Module, uri: Uri, *, channels: int, size: int) -> bool:
+    """Return whether a network's outputs are probabilities; refuse a network whose outputs are not a function.
+
+    Raises:
+        AutodistillError: Outputs differ between two calls, or depend on the other images of the batch.
+    """
+    images = torch.randn((4, channels, size, size), generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        first, again, alone = (module(it.clone()).double() for it in (images, images, images[:2]))
+    spread = float(first.nan_to_num().abs().max()) + 1e-6
+    if not torch.allclose(first, again, rtol=1e-3, atol=1e-3 * spread, equal_nan=True):
+        raise uri.refused(
+            "gives other logits for the same images when it is asked again",
+            "a teacher must not draw random numbers in evaluation mode, for example by F.dropout(training=True)",
+        )
+    if not torch.allclose(first[:2], alone, rtol=1e-2, atol=1e-2 * spread, equal_nan=True):
+        raise uri.refused(
+            "gives logits that depend on the other images of the batch",
+            "a BatchNorm must use its running statistics in evaluation mode",
+        )
+    sums = first.sum(dim=1)
+    return bool((first >= 0).all()) and torch.allclose(sums, torch.ones_like(sums), atol=1e-4)
 
 
 def _check_name(name: str, uri: Uri) -> None:

@@ -12,6 +12,7 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 
 from autodistill.data import images_at_once, normalise
+from autodistill.errors import TeacherError
 from autodistill.models.preprocessing import INTERPOLATIONS, Normalisation
 from autodistill.records import TeacherCostRecord
 
@@ -69,7 +70,23 @@ class Teacher:
         """Preprocess images and compute their logits, in float32."""
         if self.members:
             return mean_logits([member(images) for member in self.members])
-        output: Tensor = self.module(self.prepared(images))
+        inputs = self.prepared(images)
+        try:
+            output: Tensor = self.module(inputs)
+        except (torch.OutOfMemoryError, MemoryError):
+            raise
+        except Exception as error:
+            first = next(iter(str(error).splitlines()), "")
+            raise TeacherError(
+                f"teacher {self.name} ({self.uri}): failed on a batch of shape {tuple(inputs.shape)}: "
+                f"{type(error).__name__}: {first}",
+                "run the network on such a batch yourself",
+            ) from error
+        if len(output) != len(images):
+            raise TeacherError(
+                f"teacher {self.name} ({self.uri}): gave {len(output)} rows for {len(images)} images",
+                "it must return logits: (batch, classes)",
+            )
         return (output if self.columns is None else output[:, list(self.columns)]).float()
 
     def prepared(

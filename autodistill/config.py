@@ -445,7 +445,8 @@ def _fields(path: Sequence[str]) -> list[str]:
 def _unknown_names(space: Space, known: Known) -> Iterator[str]:
     data = space.data.name.split(":")[0]
     if data not in known.datasets:
-        yield f"data.name: unknown dataset {data!r} ({near(data, known.datasets)})"
+        guess = f"a folder of images is named folder:{data}; " if Path(data).is_dir() else ""
+        yield f"data.name: unknown dataset {data!r} ({guess}{near(data, known.datasets)})"
     if space.search.loss not in known.losses:
         yield f"search.loss: unknown loss {space.search.loss!r} ({near(space.search.loss, known.losses)})"
     if not space.teachers:

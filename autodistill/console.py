@@ -103,7 +103,7 @@ def show_table(
     console.print(Text(title, style="bold"))
     ends = itertools.accumulate(width + 2 for width in widths)
     beside = max(1, sum(end - 2 <= console.width for end in ends)) if console.is_terminal else len(columns)
-    if beside == len(columns):
+    if beside == len(columns) or not any(columns):
         console.print(_table(columns, names, cells))
     else:
         for row in (names, *cells):

@@ -159,7 +159,8 @@ def stripes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> DataSpec:
 
 def noted(teacher: Teacher, data: Data, spec: DataSpec) -> tuple[str, ...]:
     logits = logits_of(teacher, data.validation.images)
-    return check(teacher, data, logits, originals=partial(at_size, data, spec)).notes
+    notes = check(teacher, data, logits, originals=partial(at_size, data, spec)).notes
+    return tuple(note for note in notes if not note.startswith("it may be read wrongly"))
 
 
 def test_a_gain_at_the_teachers_own_size_is_said(stripes: DataSpec) -> None:
@@ -287,5 +288,5 @@ def test_the_leaderboard_marks_a_poor_teacher() -> None:
     table = leaderboard_info(found).table
     assert table is not None
     cells = {row.cells[0].text: row.cells[1] for row in table.rows}
-    assert (cells[poor].text, cells[poor].below) == ("16.0 %", "below the no-teacher student")
+    assert (cells[poor].text, cells[poor].below) == ("16.0 %", "below no teacher")
     assert all(not cells[it.name].below for it in record.teachers[1:])

@@ -136,6 +136,20 @@ def test_a_table_keeps_hostile_cells_on_one_line(capsys):
     assert lines[3].startswith("-               22")
 
 
+def test_a_narrow_terminal_keeps_the_labels_of_a_table_without_column_names(monkeypatch):
+    shown = io.StringIO()
+    monkeypatch.setattr(console, "out", lambda: Console(file=shown, force_terminal=True, width=25, color_system=None))
+    console.show_table("Dry run", ("", ""), [("plan", "20 full trainings = no teacher 1"), ("teachers", "a, b")])
+    assert [line.rstrip() for line in shown.getvalue().splitlines()] == [
+        "Dry run",
+        "plan      20 full",
+        "          trainings = no",
+        "          teacher 1",
+        "teachers  a, b",
+        "",
+    ]
+
+
 def test_on_a_narrow_terminal_the_last_cells_stand_below_their_row(monkeypatch):
     shown = io.StringIO()
     monkeypatch.setattr(console, "out", lambda: Console(file=shown, force_terminal=True, width=25, color_system=None))

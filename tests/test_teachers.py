@@ -325,6 +325,16 @@ def test_a_normalisation_that_nobody_stated_and_does_not_fit(fitting: str, tmp_p
     assert check(wrong, data, logits_of(wrong, data.validation.images)).val_top1 < 0.85
 
 
+def test_a_wrong_reading_of_which_too_few_images_make_sure_is_noted(tmp_path: Path) -> None:
+    data = digits()
+    data = replace(data, validation=Split(data.validation.images[:60], data.validation.labels[:60]))
+    torch.save({"model": trained("half").state_dict()}, tmp_path / "t.pt")
+    teacher = load(f"file:{tmp_path}/t.pt?arch={ARCHITECTURE}&norm=data", data=data)
+    (note,) = check(teacher, data, logits_of(teacher, data.validation.images)).notes
+    assert note.startswith("it may be read wrongly: ")
+    assert note.endswith(" with the normalisation 'half' (norm=half); too few images to be sure")
+
+
 def test_the_datas_own_statistics_are_taken_where_they_fit(tmp_path: Path) -> None:
     torch.save(trained().state_dict(), tmp_path / "t.pt")
     teacher = load(f"file:{tmp_path}/t.pt?arch={ARCHITECTURE}", data=digits())

@@ -82,7 +82,7 @@ def _facts(spec: StudySpec, result: Estimate) -> dict[str, object]:
         "plan": describe_plan(result.plan),
         "student": describe_student(spec),
         "data": describe_data(spec),
-        "teachers": ", ".join(spec.teachers),
+        "teachers": f"{', '.join(spec.teachers)}; checked when the study starts, or by `autodistill teachers check`",
         "ladder to train": ", ".join(spec.untrained) or "none",
         "wall time": f"{describe_time(result.time)}, on {spec.options.workers} workers" if result.time else "not known",
         "teacher logits": f"{quantity('size_bytes', result.cache_bytes)}, {spec.views} views",

@@ -63,8 +63,11 @@ def adapt_teachers(*, source: Sequence[str], **flags: Any) -> None:
     uris = [uri if uri == IMAGENET or uri.startswith(adaptation.SCHEME) else adaptation.SCHEME + uri for uri in source]
     spec = _resolved(teachers=uris, **flags)
     _train_missing(spec)
+    more = [(f"--{name}", flags.get(name)) for name in ("data", "space")]
+    more += [("--set", override) for override in flags.get("overrides") or ()] + [("--teacher", uri) for uri in uris]
     console.show_note(
-        "Next: autodistill search --student mobilenetv2 " + " ".join(f"--teacher {shlex.quote(it)}" for it in uris)
+        "Next: autodistill search --student mobilenetv2 "
+        + " ".join(f"{flag} {shlex.quote(value)}" for flag, value in more if value)
     )
 
 

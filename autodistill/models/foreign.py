@@ -70,8 +70,11 @@ def from_python(uri: Uri, *, num_classes: int | None, offline: bool = False, giv
             weights do not fit.
     """
     module, source = _built_by_factory(uri, given, everything=num_classes is not None)
-    # A factory may return a network that it keeps: training must not change what the next call returns.
-    module = copy.deepcopy(_unwrapped(module))
+    module = _unwrapped(module)
+    # A factory may return a network that it keeps: training must not change what the next call returns. Students that
+    # cannot be copied are refused; teachers are not changed.
+    with contextlib.suppress(RuntimeError, TypeError, ValueError, AttributeError, NotImplementedError):
+        module = copy.deepcopy(module)
     architecture = uri.target.rpartition(":")[2]
     if uri.options.get("weights", "none") == "none":
         return Foreign(module, architecture, source=source)

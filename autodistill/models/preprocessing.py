@@ -161,6 +161,8 @@ def class_columns(
         AutodistillError: The number of classes differs, or a class of the data is not among the names.
     """
     ours = data.classes
+    # The digits are the default where no data are named.
+    digits = "name your images: --data folder:PATH; or " if data.name == "digits" else ""
     if names is not None and len(names) != outputs:
         raise uri.refused(
             f"{len(names)} class names for {outputs} outputs ({data.name} has {len(ours)} classes)",
@@ -173,8 +175,8 @@ def class_columns(
         )
         raise uri.refused(
             f"{outputs} classes, but {data.name} has {len(ours)}",
-            f"{which if outputs > len(ours) else 'name a teacher trained on these classes, or'} fine-tune it on these "
-            "classes: autodistill teachers adapt",
+            f"{digits}{which if outputs > len(ours) else 'name a teacher trained on these classes, or'} fine-tune it "
+            "on these classes: autodistill teachers adapt",
         )
     if names is None:
         return None
@@ -189,7 +191,7 @@ def class_columns(
         raise uri.refused(
             f"class {missing[0]!r} of {data.name} is not among its {len(names)} classes "
             f"({near(missing[0], names) if len(names) <= 50 else f'for example {names[0]!r}'})",
-            f"state its classes with the names of {data.name}: {with_option(uri.text, 'classes=FILE')}; or "
+            f"{digits}state its classes with the names of {data.name}: {with_option(uri.text, 'classes=FILE')}; or "
             "fine-tune it on these classes: autodistill teachers adapt",
         )
     columns = tuple(place.get(name, plain.get(_plain(name), -1)) for name in ours)

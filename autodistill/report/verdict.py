@@ -146,7 +146,7 @@ def _teacher_row(
     gain = _contrast(verdict, name)
     return row(
         Cell(short(name), "recommended" if picked else ""),
-        Cell(percent(teacher.val_top1), "below the no-teacher student" if _is_poor(teacher, record) else ""),
+        Cell(percent(teacher.val_top1), "below no teacher" if _is_poor(teacher, record) else ""),
         Cell(count(teacher.cost.params), f"{count(teacher.cost.macs)} MACs"),
         str(sum(trial.params.teacher == name for trial in record.trials)),
         maybe(max((mean for mean in means if mean is not None), default=None)),

@@ -73,6 +73,8 @@ class Mend(NamedTuple):
     """Accuracies on the images that did not choose it."""
     others: tuple[str, ...]
     """Options that did about as well."""
+    sure: bool
+    """Whether chance is ruled out; otherwise there are too few images."""
 
 
 def check(
@@ -105,7 +107,12 @@ def check(
     # The members of an ensemble are checked themselves.
     own = teacher.uri.startswith(TRAINED_HERE) or bool(teacher.members)
     mend = None if own or top1 > 1 - LEAST_GAIN else better_reading(teacher, data, logits, reload=reload)
-    if mend is not None:
+    if mend is not None and not mend.sure:
+        notes.append(
+            f"it may be read wrongly: {mend.before:.1%} of validation images right as it is read, {mend.after:.1%} "
+            f"with {mend.what} ({mend.option}); too few images to be sure"
+        )
+    elif mend is not None:
         found = f"{mend.before:.1%} of validation images right as it is read, {mend.after:.1%} with {mend.what}"
         if not teacher.accepted:
             others = f" ({', '.join(mend.others)}: about as well)" if mend.others else ""
@@ -236,7 +243,8 @@ def better_reading(
     """Return another reading of a checkpoint that is clearly better; None: there is none.
 
     Readings are compared on one half of at most 512 validation images. The best must be at least 5 points better on
-    the other half, and better by McNemar's exact test, corrected for the number of readings.
+    the other half, and better by McNemar's exact test, corrected for the number of readings. A reading that is at least
+    10 points better on the first half and 5 on the other is returned too, as unsure.
 
     Args:
         teacher: The teacher.
@@ -268,9 +276,10 @@ def better_reading(
     others = tuple(tried[place][1] for place in near[1:])
     before, after = before[1::2], after[1::2]
     gain = float((after.double() - before.double()).mean())
-    if gain < LEAST_GAIN or mcnemar_p(before, after) * len(tried) >= SIGNIFICANCE:
+    sure = mcnemar_p(before, after) * len(tried) < SIGNIFICANCE
+    if gain < LEAST_GAIN or (not sure and max(gains) < 2 * LEAST_GAIN):
         return None
-    return Mend(what, option, float(before.double().mean()), float(after.double().mean()), others)
+    return Mend(what, option, float(before.double().mean()), float(after.double().mean()), others, sure)
 
 
 class _Trial:

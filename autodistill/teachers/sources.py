@@ -66,7 +66,7 @@ def load(
         guess = f"file:{uri}" if Path(uri).expanduser().exists() else own
 
         raise TeacherError(
-            f"teacher {uri!r}: unknown scheme {scheme!r} ({near(scheme, [*SOURCES, 'ladder'])})",
+            f"teacher {uri!r}: unknown scheme {scheme!r} ({near(scheme, [*SOURCES, 'ladder', 'adapt'])})",
             f"name a checkpoint as {guess}",
         )
     teacher = SOURCES[scheme](parse(uri), Loading(data, name or name_of(uri), offline, study, member))

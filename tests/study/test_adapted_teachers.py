@@ -113,7 +113,9 @@ def test_the_command_adapts_and_shows_cost_and_accuracy(source: str, capsys: pyt
     def adapt() -> str:
         commands.adapt_teachers(source=[source.removeprefix("adapt:")], space="smoke", workers=1, overrides=FLAGS)
         shown = capsys.readouterr()
-        assert f"Next: autodistill search --student mobilenetv2 --teacher '{source}'" in shown.err
+        flags = " ".join(f"--set {it}" for it in FLAGS)
+        command = f"autodistill search --student mobilenetv2 --space smoke {flags} --teacher '{source}'"
+        assert f"Next: {command}" in shown.err
         return shown.out
 
     (row,) = [line for line in adapt().splitlines() if line.startswith("seven")]

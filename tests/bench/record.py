@@ -1,15 +1,20 @@
-"""Record real training runs of the Fashion-MNIST space, so that `replay.py` can repeat searches without training.
+"""Record real training runs, so that `replay.py` can repeat searches without training.
 
-    python tests/bench/record.py [--workers 2] [--to tests/bench/recorded/fashion-mnist.jsonl]
+    python tests/bench/record.py fashion-mnist [--workers 2] [--to tests/bench/recorded/fashion-mnist.jsonl]
+    python tests/bench/record.py cifar10       # in a folder that holds `cifar10/` and the four checkpoints
 
-Six ladder teachers with eight configurations each, and no teacher, over four seeds. The configurations are a grid
-inside the shipped space that contains the prior and plain KD. Every cell is trained on the full schedule. Seeds 0 and
-1, which a replayed search may use, are also trained on the complete short schedule. Seed 0 is also trained on the
-schedule of variant (b) of `replay.py`: warm-up as in the full run, constant rate, linear decay over the last quarter,
-which is a decay branch off a constant-rate trunk. One line is appended as each run ends. Started again, the script
-goes on after the last whole line. A file that was recorded with another space or another torch is refused.
+`fashion-mnist`: six ladder teachers with eight configurations each, and no teacher, over four seeds. The configurations
+are a grid inside the shipped space that contains the prior and plain KD. Every cell is trained on the full schedule.
+Seeds 0 and 1, which a replayed search may use, are also trained on the complete short schedule. Seed 0 is also trained
+on the schedule of variant (b) of `replay.py`: warm-up as in the full run, constant rate, linear decay over the last
+quarter, which is a decay branch off a constant-rate trunk.
 
-The file's first line says what it was recorded with.
+`cifar10`: the four published CIFAR-10 ResNets of akamaster/pytorch_resnet_cifar10 as teachers (`resnet20.th`,
+`resnet32.th`, `resnet44.th`, `resnet56.th`), nine configurations of three methods and three soft weights for each, bad
+configurations included, and no teacher, over three seeds. `cifar10/` holds `train` and `test` with class folders.
+
+One line is appended as each run ends. Started again, the script goes on after the last whole line. A file that was
+recorded with another space or another torch is refused. The file's first line says what it was recorded with.
 """
 
 import argparse
@@ -45,11 +50,61 @@ from autodistill.store import digest, write_text
 from autodistill.study import SearchOptions, StudySpec, resolve
 from autodistill.teachers import ladder
 
-RECORDED = Path(__file__).parent / "recorded" / "fashion-mnist.jsonl"
-TEACHERS = ("resnet8:0.25", "resnet8:0.5", "resnet8", "resnet8:2", "vgg8:0.5", "resnet20")
-GRID: dict[str, dict[str, tuple[float, ...]]] = {"isats": {"target_ratio": (5 / 3, 3.0)}, "ts": {"tau": (2.0, 4.0)}}
-SOFT_WEIGHTS = (0.5, 0.9)
-SEEDS, SEARCH_SEEDS = 4, 2
+RECORDED = Path(__file__).parent / "recorded"
+Points = dict[str, dict[str, tuple[float, ...]]]
+
+
+LADDER = ("resnet8:0.25", "resnet8:0.5", "resnet8", "resnet8:2", "vgg8:0.5", "resnet20")
+
+
+class Plan(NamedTuple):
+    """What is recorded."""
+
+    options: dict[str, Any]
+    """Of the search whose space it is."""
+    grid: Points
+    """Values of each parameter, by method."""
+    soft_weights: tuple[float, ...]
+    seeds: int
+    search_seeds: int = 0
+    """Seeds that are also trained on the complete short schedule."""
+
+
+PLANS = {
+    "fashion-mnist": Plan(
+        options={
+            "student": "mobilenetv2",
+            "space": "fashion-mnist",
+            "teachers": tuple(f"{ladder.SCHEME}{name}" for name in LADDER),
+        },
+        grid={"isats": {"target_ratio": (5 / 3, 3.0)}, "ts": {"tau": (2.0, 4.0)}},
+        soft_weights=(0.5, 0.9),
+        seeds=4,
+        search_seeds=2,
+    ),
+    "cifar10": Plan(
+        options={
+            "student": "mobilenetv2:0.25",
+            "space": "fashion-mnist",
+            "data": "folder:cifar10",
+            "teachers": tuple(f"file:resnet{depth}.th?norm=imagenet" for depth in (20, 32, 44, 56)),
+            "overrides": (
+                "data.pool=1",
+                "data.train=4000",
+                "data.validation=2000",
+                "data.test=10000",
+                "student.stem_stride=1",
+            ),
+        },
+        grid={
+            "isats": {"target_ratio": (5 / 3,)},
+            "ts": {"tau": (4.0,)},
+            "ats": {"tau_target": (5.0,), "tau_other": (3.0,)},
+        },
+        soft_weights=(0.25, 0.5, 0.9),
+        seeds=3,
+    ),
+}
 LOOK_S = 5.0
 """Between two looks whether the workers are alive."""
 DECAY = 0.25
@@ -67,17 +122,9 @@ class Cell(NamedTuple):
         return json.dumps([self.params.model_dump(), self.seed, self.schedule, self.epochs], sort_keys=True)
 
 
-def recorded_study() -> StudySpec:
-    """The recorded study: the shipped space with six teachers."""
-    uris = tuple(ladder.SCHEME + name for name in TEACHERS)
-    return resolve(
-        SearchOptions(student="mobilenetv2", space="fashion-mnist", teachers=uris, budget="40", study="recorded")
-    )
-
-
-def configurations() -> Iterator[TrialParams]:
+def configurations(plan: Plan, teachers: Sequence[str]) -> Iterator[TrialParams]:
     """Every teacher with every point of the grid."""
-    for teacher, (method, dimensions), soft_weight in product(TEACHERS, GRID.items(), SOFT_WEIGHTS):
+    for teacher, (method, dimensions), soft_weight in product(teachers, plan.grid.items(), plan.soft_weights):
         for values in product(*dimensions.values()):
             own = dict(zip(dimensions, values, strict=True))
             follows = METHODS[method].tau_student_from
@@ -87,15 +134,15 @@ def configurations() -> Iterator[TrialParams]:
             )
 
 
-def cells(full: int, short: int) -> Iterator[Cell]:
+def cells(plan: Plan, teachers: Sequence[str], *, full: int, short: int) -> Iterator[Cell]:
     """All runs, those that tell most first."""
-    for seed in range(SEEDS):
-        for params in (TrialParams(), *configurations()):
+    for seed in range(plan.seeds):
+        for params in (TrialParams(), *configurations(plan, teachers)):
             yield Cell(params, seed, "cosine", full)
-            if seed < SEARCH_SEEDS and params.teacher:
+            if seed < plan.search_seeds and params.teacher:
                 yield Cell(params, seed, "cosine", short)
-        if seed == SEARCH_SEEDS:
-            yield from (Cell(it, 0, "decay", short) for it in configurations())
+        if plan.search_seeds and seed == plan.search_seeds:
+            yield from (Cell(it, 0, "decay", short) for it in configurations(plan, teachers))
 
 
 def decay_rate(step: int, steps: int, *, peak: float, warmup: float, full_steps: int) -> float:
@@ -169,16 +216,19 @@ def answered(answers: "multiprocessing.Queue[str]", workers: Sequence[BaseProces
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("what", choices=PLANS)
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--to", type=Path, default=RECORDED)
+    parser.add_argument("--to", type=Path)
     args = parser.parse_args()
     os.environ.update(ALLOCATOR)
-    study = recorded_study()
+    plan, path = PLANS[args.what], args.to or RECORDED / f"{args.what}.jsonl"
+    study = resolve(SearchOptions(**plan.options, budget="40", study="recorded"))
     with LocalExecutor(args.workers, study.setup, data=study.data) as executor:
         first = header(study, executor)
-    done = known(args.to, first)
+    done = known(path, first)
     spec = study.space.training
-    missing = [cell for cell in cells(spec.epochs, spec.rung) if cell.key not in done]
+    wanted = cells(plan, tuple(study.teachers), full=spec.epochs, short=spec.rung)
+    missing = [cell for cell in wanted if cell.key not in done]
     context = multiprocessing.get_context("spawn")
     tasks: multiprocessing.Queue[Cell | None] = context.Queue()
     answers: multiprocessing.Queue[str] = context.Queue()
@@ -189,7 +239,7 @@ def main() -> None:
     ]
     for worker in workers:
         worker.start()
-    with args.to.open("a", encoding="utf-8") as file:
+    with path.open("a", encoding="utf-8") as file:
         for number in range(len(missing)):
             file.write(answered(answers, workers) + "\n")
             file.flush()

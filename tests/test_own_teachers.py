@@ -116,6 +116,13 @@ def test_averaged_weights_are_preferred_and_named(form: str, tmp_path: Path) -> 
     assert "weights=ema: the file holds raw weights only" in refused(f"{uri}&weights=ema").message
 
 
+def test_several_sets_of_weights_that_fit_are_named(tmp_path: Path) -> None:
+    state = network().state_dict()
+    torch.save({"last": state, "best": other(state)}, tmp_path / "t.pt")
+    notes = load(f"file:{tmp_path}/t.pt?norm=none", data=digits()).notes
+    assert notes[0] == "the file holds several sets of weights that fit: last is used, not best"
+
+
 FACTS: dict[str, tuple[dict[str, Any], tuple[float, ...], tuple[float, ...]]] = {
     "lists": ({"mean": [0.5], "std": [0.25]}, (0.5,), (0.25,)),
     "numbers": ({"mean": 0.5, "std": 0.25}, (0.5,), (0.25,)),

@@ -284,6 +284,9 @@ def notes_of(match: Match) -> tuple[str, ...]:
     notes: tuple[str, ...] = ()
     if match.averaged:
         notes += (f"averaged weights are used ({match.place}); weights=raw takes the others, where the file has them",)
+    if match.others:
+        used, others = match.place or "the outermost", ", ".join(match.others[:3])
+        notes += (f"the file holds several sets of weights that fit: {used} is used, not {others}",)
     left_out = [key for key in match.dropped if not key.endswith("num_batches_tracked")]
     if left_out:
         more = f" and {len(left_out) - 3} more" if len(left_out) > 3 else ""

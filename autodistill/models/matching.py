@@ -54,6 +54,8 @@ class Match(NamedTuple):
     """Dictionary and prefix in the file where the tensors were."""
     dropped: tuple[str, ...]
     """Tensors beside them that the network does not have."""
+    others: tuple[str, ...] = ()
+    """Places of other weights of this kind that would fit."""
 
 
 class Misfit(NamedTuple):
@@ -123,7 +125,9 @@ def choose(found: Sequence[Match], *, weights: str | None, uri: Uri) -> Match:
         known = _PREFERRED.index(prefix) if prefix in _PREFERRED else len(_PREFERRED)
         return not match.averaged, known, len(match.place)
 
-    return min(wanted, key=rank)
+    chosen = min(wanted, key=rank)
+    others = (it.place or "the outermost" for it in wanted if it is not chosen and it.averaged == chosen.averaged)
+    return chosen._replace(others=tuple(others))
 
 
 class Fit(NamedTuple):

@@ -60,12 +60,20 @@ def call(target: str, factory: Callable[..., Any], arguments: Mapping[str, Any],
     except ValueError:  # a callable without a signature
         pass
     try:
-        with _contained(inspect.getsourcefile(inspect.unwrap(factory))):
+        with _contained(_file_of(factory)):
             return factory(**arguments)
     except (Exception, SystemExit) as error:  # the user's code may raise anything
         raise refused(
             f"{name} failed: {type(error).__name__}: {error}", f"call {name} of {place} yourself to see where"
         ) from error
+
+
+def _file_of(factory: Callable[..., Any]) -> str | None:
+    """Return the file of a function; None: it has no source code of its own."""
+    try:
+        return inspect.getsourcefile(inspect.unwrap(factory))
+    except TypeError:
+        return None
 
 
 def value(text: str) -> Any:

@@ -233,6 +233,6 @@ def _content(value: Any) -> str:
     file = _Hash()
     try:
         pickle.Pickler(file).dump(value)
-    except Exception:  # noqa: BLE001 - the user's objects
+    except (pickle.PicklingError, TypeError, AttributeError, ValueError, RuntimeError, LookupError, OSError):
         return uuid.uuid4().hex
     return file.found.hexdigest()

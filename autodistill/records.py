@@ -456,7 +456,7 @@ _REWRITTEN = "move it away and run `autodistill search` again with the same comm
 
 
 class ForeignRecord(Record):
-    """What is known about a student from elsewhere: code of the user, torchvision or timm."""
+    """Facts about a student that the user's code, torchvision or timm provides."""
 
     uri: str
     fingerprint: str

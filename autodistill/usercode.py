@@ -23,6 +23,32 @@ Refused = Callable[[str, str], AutodistillError]
 """Makes an error of a message and a hint; it names what the user wrote."""
 
 
+@contextlib.contextmanager
+def errors_as(refused: Callable[[BaseException], AutodistillError]) -> Iterator[None]:
+    """Turn any error of the user's code into an error of autodistill.
+
+    The user's code may raise anything. This is the only place that catches all errors. Errors of autodistill and lack
+    of memory pass unchanged.
+
+    Args:
+        refused: Makes the error of autodistill.
+    """
+    import torch
+
+    try:
+        yield
+    except (AutodistillError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except (Exception, SystemExit) as error:
+        raise refused(error) from error
+
+
+def said(error: BaseException) -> str:
+    """Return the type of an error and the first line of its text: `ValueError: no such layer`."""
+    lines = str(error).splitlines()
+    return f"{type(error).__name__}: {lines[0][:300]}" if lines else type(error).__name__
+
+
 def function(target: str, refused: Refused) -> tuple[Callable[..., Any], bytes]:
     """Import a function: `FILE.py:NAME` or `MODULE:NAME`.
 
@@ -59,13 +85,9 @@ def call(target: str, factory: Callable[..., Any], arguments: Mapping[str, Any],
         ) from error
     except ValueError:  # a callable without a signature
         pass
-    try:
-        with _contained(_file_of(factory)):
-            return factory(**arguments)
-    except (Exception, SystemExit) as error:  # the user's code may raise anything
-        raise refused(
-            f"{name} failed: {type(error).__name__}: {error}", f"call {name} of {place} yourself to see where"
-        ) from error
+    hint = f"call {name} of {place} yourself to see where"
+    with errors_as(lambda error: refused(f"{name} failed: {said(error)}", hint)), _contained(_file_of(factory)):
+        return factory(**arguments)
 
 
 def _file_of(factory: Callable[..., Any]) -> str | None:
@@ -86,7 +108,8 @@ def value(text: str) -> Any:
 
 def _imported(place: str, refused: Refused) -> tuple[Any, bytes]:
     """Import a file or a module; return it with its source code."""
-    try:
+    hint = "write python:FILE.py:FACTORY with a path to the file, or install the module in this environment"
+    with errors_as(lambda error: refused(f"{place} cannot be imported: {said(error)}", hint)):
         if not place.endswith(".py"):
             module = importlib.import_module(place)
             file = getattr(module, "__file__", None)
@@ -99,13 +122,6 @@ def _imported(place: str, refused: Refused) -> tuple[Any, bytes]:
         if name not in sys.modules:
             _run_file(path, name)
         return sys.modules[name], code
-    except AutodistillError:
-        raise
-    except (Exception, SystemExit) as error:  # the user's code may raise anything
-        raise refused(
-            f"{place} cannot be imported: {type(error).__name__}: {error}",
-            "write python:FILE.py:FACTORY with a path to the file, or install the module in this environment",
-        ) from error
 
 
 def _run_file(path: Path, name: str) -> None:

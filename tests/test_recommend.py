@@ -106,7 +106,7 @@ def test_a_cheaper_teacher_behind_no_teacher_is_passed_over() -> None:
     table = {"small": shifted(-0.0005, wide), "middle": shifted(0.001, wide[::-1]), "large": shifted(0.003)}
     verdict = recommend(confirmed({**table, None: NOTHING}))
     assert (verdict.verdict, verdict.teacher) == ("no_clear_difference", "middle")
-    assert "take the cheapest one that is not behind training without a teacher, teacher middle" in verdict.sentence
+    assert "take the cheapest teacher that is not behind training without a teacher, teacher middle" in verdict.sentence
 
 
 def test_teachers_that_are_all_behind_no_teacher_are_said_to_be() -> None:
@@ -224,7 +224,7 @@ def test_of_tied_teachers_one_that_is_known_to_help_comes_before_a_cheaper_one()
         confirmed({"cheap": [0.976, 0.984, 0.972], "dear": [0.980, 0.983, 0.982], None: [0.958, 0.974, 0.970]})
     )
     assert (found.verdict, found.teacher, found.versus_no_teacher) == ("no_clear_difference", "dear", "helps")
-    assert "take the one that is known to help, teacher dear" in found.sentence
+    assert "take the only teacher that is known to help, teacher dear" in found.sentence
 
 
 def test_a_cheap_teacher_that_does_not_help_is_no_way_out() -> None:

@@ -29,6 +29,7 @@ from autodistill.data.reading import margin_of, reading_of, side_of
 from autodistill.data.splits import Content, Files, Labels, Numbers, short_name
 from autodistill.errors import AutodistillError, ConfigError, DataError, StoreError, lookup
 from autodistill.store import cache_root, digest
+from autodistill.usercode import errors_as, said
 
 FORMAT = 1
 """Version of the reading of pairs. Increase it when equal pairs give other pixels."""
@@ -316,10 +317,8 @@ def _row_digest(rows: Rows, number: int, split: str, spec: DataSpec) -> bytes:
 def _pair(rows: Rows, number: int, split: str, spec: DataSpec) -> tuple[Any, int]:
     """Return a row's image, as Pillow's, and its label."""
     where = f"row {number} of {split}"
-    try:
+    with errors_as(lambda error: _refused(spec, f"{where} cannot be read: {said(error)}", "check the dataset")):
         pair = rows[number]
-    except Exception as error:  # the user's code may raise anything
-        raise _refused(spec, f"{where} cannot be read: {type(error).__name__}: {error}", "check the dataset") from error
     if not isinstance(pair, tuple | list) or len(pair) != 2:
         raise _refused(spec, f"{where} is a {type(pair).__name__}", "each row must be a pair: image, integer label")
     image, label = pair

@@ -35,7 +35,7 @@ class Setup(Record):
     space: Space
     student: str
     foreign: ForeignRecord | None = None
-    """What is known about a student from elsewhere."""
+    """Facts about a student from elsewhere."""
     teachers: dict[str, str]
     """Name to URI."""
     fingerprints: dict[str, str]

@@ -226,7 +226,7 @@ def _metadata(student: Student, record: StudyRecord, data: Data, *, pool: int) -
 
 
 def _before(data: Data, *, side: int) -> dict[str, Any] | None:
-    """Return what is done with an image file of the user before the graphs."""
+    """Return the steps that turn an image file into the input of the graphs; None: the data are no image files."""
     if data.reading is None:
         return None
     return {

@@ -5,6 +5,7 @@ import io
 import json
 import warnings
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -22,6 +23,7 @@ from autodistill.models.students import bare, file_facts, rebuilt
 from autodistill.records import ForeignRecord, StudyRecord, TrainedRecord
 from autodistill.store import write_bytes
 from autodistill.teachers import save
+from autodistill.usercode import errors_as
 
 METADATA = "autodistill.json"
 """Name of the metadata inside a .pt2 file; in an ONNX file the key is `autodistill`."""
@@ -85,7 +87,7 @@ class Parcel(NamedTuple):
     pool: int
     metadata: dict[str, Any]
     foreign: ForeignRecord | None = None
-    """What is known about a student from elsewhere."""
+    """Facts about a student from elsewhere."""
 
 
 class Format(NamedTuple):
@@ -253,10 +255,8 @@ def _traced(parcel: Parcel, path: Path) -> torch.export.ExportedProgram:
     _, channels, height, width = parcel.data.test.images.shape
     example = torch.zeros(2, channels, height * parcel.pool, width * parcel.pool, dtype=torch.uint8)
     deployed = Deployed(parcel.student.module, facts=parcel.student.facts, pool=parcel.pool).eval()
-    try:
+    with errors_as(partial(_unsupported, path)):  # tracing runs the user's code
         return torch.export.export(deployed, (example,), dynamic_shapes={"images": {0: Dim("batch")}})
-    except Exception as error:  # tracing runs the user's code
-        raise _unsupported(path, error) from error
 
 
 def _unsupported(path: Path, error: BaseException) -> ExportError:

@@ -31,7 +31,7 @@ from autodistill.models.uri import Uri
 from autodistill.store import write_bytes
 
 _SEAL = "autodistill:sha256"
-_DAMAGE = (
+DAMAGE = (
     safetensors.SafetensorError,
     pickle.UnpicklingError,
     BadZipFile,
@@ -177,7 +177,7 @@ def read(path: Path, uri: Uri) -> Checkpoint:
         groups = tuple(_groups(held))
         if not groups:
             raise ValueError("it holds no state dict")
-    except _DAMAGE as error:
+    except DAMAGE as error:
         raise uri.refused(f"{path} cannot be read as plain tensors: {_reason(error)}", _COPY_AGAIN) from error
     inner = _facts(_nested_values(held))
     outer = _facts({**held, **metadata})

@@ -44,6 +44,11 @@ def measure(model: nn.Module, *, image_shape: ImageShape) -> CostRecord:
     )
 
 
+_NOT_COUNTED = (RuntimeError, TypeError, ValueError, AttributeError, LookupError, AssertionError, ArithmeticError)
+"""Errors of networks that read values of tensors, which have none on the meta device. Their MACs are counted otherwise,
+or unknown."""
+
+
 def _macs(model: nn.Module, image_shape: ImageShape) -> int | None:
     from torch.utils.flop_counter import FlopCounterMode  # imports Triton, which takes half a second
 
@@ -52,7 +57,7 @@ def _macs(model: nn.Module, image_shape: ImageShape) -> int | None:
     try:
         with torch.no_grad(), counter:
             model(torch.zeros(1, *image_shape, device=device))
-    except Exception:  # noqa: BLE001 - the code may be the user's
+    except _NOT_COUNTED:
         return None
     return int(counter.get_total_flops() // 2)
 

@@ -1,7 +1,8 @@
 """Networks from elsewhere, by URI: of the user's own code, of torchvision and of timm.
 
-Each function returns a network with what is known about its input and output. With `num_classes` the network gets a new
-head for that number of classes; its other weights are the published ones, if the URI names weights.
+Each function returns a network with the facts that its publisher states about its input and output. With `num_classes`
+the network gets a new head for that number of classes; its other weights are the published ones, if the URI names
+weights.
 """
 
 import contextlib
@@ -23,10 +24,11 @@ from torch import Tensor, nn
 
 from autodistill import usercode
 from autodistill.errors import AutodistillError, near
-from autodistill.models.checkpoints import Facts, read
+from autodistill.models.checkpoints import DAMAGE, Facts, read
 from autodistill.models.matching import Match, choose, difference, matches
-from autodistill.models.uri import Uri
+from autodistill.models.uri import Uri, with_option
 from autodistill.records import TeacherCostRecord
+from autodistill.usercode import errors_as, said
 
 HUB_TIMEOUT_S = 5.0
 """Longest wait for an answer of the hub from which timm downloads."""
@@ -71,14 +73,31 @@ def from_python(uri: Uri, *, num_classes: int | None, offline: bool = False, giv
     """
     module, source = _built_by_factory(uri, given, everything=num_classes is not None)
     module = _unwrapped(module)
-    # A factory may return a network that it keeps: training must not change what the next call returns. Students that
-    # cannot be copied are refused; teachers are not changed.
-    with contextlib.suppress(RuntimeError, TypeError, ValueError, AttributeError, NotImplementedError):
-        module = copy.deepcopy(module)
+    # A factory may return a network that it keeps: its next call must not return what training has changed.
+    module = copied(module, uri)
     architecture = uri.target.rpartition(":")[2]
     if uri.options.get("weights", "none") == "none":
         return Foreign(module, architecture, source=source)
     return _with_file(module, architecture, uri, new_head=num_classes is not None, source=source)
+
+
+def copied(module: nn.Module, uri: Uri) -> nn.Module:
+    """Copy a network.
+
+    Raises:
+        AutodistillError: It cannot be copied.
+    """
+    hint = "weights must be parameters; torch.nn.utils.parametrizations.weight_norm can be copied"
+    with errors_as(lambda error: uri.refused(f"cannot be copied: {said(error)}", hint)):
+        return copy.deepcopy(module)
+
+
+def cannot_take(uri: Uri, images: Tensor, mode: str, error: BaseException) -> AutodistillError:
+    """Return the error for a network that fails on a batch of images."""
+    batch = f"a batch of shape {tuple(images.shape)}{mode and ' '}{mode}"
+    return uri.refused(
+        f"cannot take {batch}: {said(error)}", f"state its input size: {with_option(uri.text, 'size=PIXELS')}"
+    )
 
 
 def _unwrapped(module: nn.Module) -> nn.Module:
@@ -202,13 +221,11 @@ def from_timm(uri: Uri, *, num_classes: int | None, offline: bool = False, **unu
             drawn = torch.get_rng_state()
             try:
                 module = created(offline=True)
-            except Exception:  # noqa: BLE001 - timm and the client of the hub raise many kinds
+            except _timm_errors():
                 _check_hub(uri)
                 torch.set_rng_state(drawn)
                 module = created(offline=False)
-    except AutodistillError:
-        raise
-    except Exception as error:
+    except _timm_errors() as error:
         where = "not on this machine, and --offline" if offline else "cannot be loaded"
         raise uri.refused(
             f"{where}: {type(error).__name__}: {str(error).splitlines()[0][:200] if str(error) else ''}",
@@ -370,12 +387,19 @@ def _timm(uri: Uri) -> Any:
         raise uri.refused("timm is not installed", "pip install 'kd-autodistill[timm]'") from error
 
 
+def _timm_errors() -> tuple[type[BaseException], ...]:
+    """Return the errors of timm, of damaged files, and of the client of the hub, which uses one of two libraries."""
+    clients = (("httpx", "HTTPError"), ("requests", "RequestException"))
+    loaded = ((sys.modules[library], name) for library, name in clients if library in sys.modules)
+    return (*DAMAGE, ImportError, *(getattr(library, name) for library, name in loaded))
+
+
 def _check_hub(uri: Uri) -> None:
     """Refuse a network of timm that is not in the local cache if the hub cannot be reached."""
     hub = importlib.import_module("huggingface_hub")
     try:
         hub.utils.get_session().head(hub.constants.ENDPOINT, timeout=HUB_TIMEOUT_S)
-    except Exception as error:
+    except _timm_errors() as error:
         raise uri.refused(
             f"not on this machine, and {hub.constants.ENDPOINT} cannot be reached ({type(error).__name__})", _TIMM_HINT
         ) from error

@@ -75,10 +75,10 @@ def network(uri: Uri, path: Path) -> tuple["OnnxModule", Graph]:
             f"{path.name} keeps its weights in {missing[0]}, which is not beside it",
             f"copy {missing[0]} to {path.parent}",
         )
-    try:  # exceptions of ONNX Runtime share no base class
+    try:
         model = _read(path)
         module = OnnxModule(path, runtime)
-    except Exception as error:
+    except _errors() as error:
         text = " ".join(str(error).split())[:200]
         raise uri.refused(
             f"{path} cannot be read as an ONNX network: {type(error).__name__}: {text}", "export the network again"
@@ -137,7 +137,7 @@ class OnnxModule(nn.Module):
             padded = np.concatenate([part, np.zeros((step - len(part), *part.shape[1:]), part.dtype)])
             try:
                 (output,) = session.run(None, {session.get_inputs()[0].name: padded})
-            except Exception as error:
+            except _errors() as error:
                 raise RuntimeError(" ".join(str(error).split())[:200]) from error
             found.append(torch.from_numpy(output)[: len(part)])
         logits = torch.cat(found).float().to(images.device)
@@ -158,6 +158,13 @@ class OnnxModule(nn.Module):
         options.inter_op_num_threads = 1
         options.log_severity_level = 4  # fatal: errors are raised too
         return self._runtime.InferenceSession(str(self._path), options, providers=[provider])
+
+
+def _errors() -> tuple[type[Exception], ...]:
+    """Return the errors of reading and running a graph; those of ONNX Runtime share no base class."""
+    defined = vars(importlib.import_module("onnxruntime.capi.onnxruntime_pybind11_state")).values()
+    own = (it for it in defined if isinstance(it, type) and issubclass(it, Exception))
+    return (OSError, ValueError, RuntimeError, *own)
 
 
 def _read(path: Path) -> Any:

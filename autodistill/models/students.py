@@ -7,6 +7,7 @@ the images. Training, export and cost therefore see one network that takes the d
 import copy
 import hashlib
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,11 @@ from autodistill.data import Data
 from autodistill.errors import ConfigError, near
 from autodistill.models import MODELS, build
 from autodistill.models import cost as costs
-from autodistill.models.foreign import FOREIGN, Foreign, seeded
+from autodistill.models.foreign import FOREIGN, Foreign, cannot_take, copied, seeded
 from autodistill.models.preprocessing import INTERPOLATIONS, normalisation
-from autodistill.models.uri import OF_STUDENTS, RESERVED, Uri, parse, student_name, with_option
+from autodistill.models.uri import OF_STUDENTS, RESERVED, Uri, parse, student_name
 from autodistill.records import ForeignRecord, StudentRecord
+from autodistill.usercode import errors_as
 
 Statistics = Sequence[float]
 """Mean or standard deviation per channel, of images in [0, 1]."""
@@ -269,13 +271,7 @@ def _try(model: Wrapped, uri: Uri, data: Data) -> tuple[str, ...]:
         raise uri.refused("has no parameter to train", "the factory must leave requires_grad set")
     if any(not isinstance(it, Tensor) for it in model.state_dict().values()):
         raise uri.refused("its state_dict holds more than tensors", "remove get_extra_state from its modules")
-    try:
-        twin = copy.deepcopy(model)
-    except Exception as error:  # of any module of the user
-        raise uri.refused(
-            f"cannot be copied: {type(error).__name__}: {error}",
-            "weights must be parameters; torch.nn.utils.parametrizations.weight_norm can be copied",
-        ) from error
+    twin = copied(model, uri)
     images = torch.randn((2, *data.image_shape), generator=torch.Generator().manual_seed(0))
     images = images.contiguous(memory_format=torch.channels_last)
     twin.eval()
@@ -311,14 +307,8 @@ def _try(model: Wrapped, uri: Uri, data: Data) -> tuple[str, ...]:
 def _logits(model: nn.Module, images: Tensor, uri: Uri, data: Data) -> Tensor:
     """Run a network; refuse what is no batch of logits for the classes of the data."""
     mode = "in training mode" if model.training else "in evaluation mode"
-    try:
+    with errors_as(partial(cannot_take, uri, images, mode)):
         output = model(images)
-    except Exception as error:
-        raise uri.refused(
-            f"cannot take a batch of shape {tuple(images.shape)} {mode}: {type(error).__name__}: "
-            f"{next(iter(str(error).splitlines()), '')[:200]}",
-            f"state its input size: {with_option(uri.text, 'size=PIXELS')}",
-        ) from error
     if not isinstance(output, Tensor):
         several = isinstance(output, tuple | list | dict)
         raise uri.refused(

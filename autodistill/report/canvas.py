@@ -84,7 +84,7 @@ _GROUP = re.compile(rb"<g>\n?|<g [^>]*[^/]>|</g>\n?")
 
 
 def chart(paint: Callable[Concatenate["Figure", P], None]) -> Callable[P, bytes]:
-    """Turn a function that paints a figure of 7.2 inches width into one that returns its SVG."""
+    """Decorate a function that draws on a figure 7.2 inches wide, so that it returns the SVG of the figure."""
 
     @wraps(paint)
     def draw(*args: P.args, **kwargs: P.kwargs) -> bytes:

@@ -214,14 +214,14 @@ class _Decision:
         unknown = macs[self.teacher] == math.inf
         if unknown and all(other == math.inf for other in macs.values()):
             return "one of them, because their costs are unknown"
-        cheapest = "one" if unknown else "cheapest one"
+        cheapest = "teacher" if unknown else "cheapest teacher"
         if not unknown and all(macs[self.teacher] <= other for other in macs.values()):
             if math.inf in macs.values():
                 return "the cheapest one of known cost"
             return "the cheaper one" if len(self.tied) == 2 else "the cheapest one"
         helping = [name for name in self.tied if self.evidence.answer(name) == "helps"]
         if self.teacher in helping:
-            return "the one that is known to help" if len(helping) == 1 else f"the {cheapest} that is known to help"
+            return f"the {'only teacher' if len(helping) == 1 else cheapest} that is known to help"
         if any(map(self.evidence.behind, self.tied)) and not self.evidence.behind(self.teacher):
             return f"the {cheapest} that is not behind training without a teacher"
         return f"the {cheapest} that may help"

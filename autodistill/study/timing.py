@@ -75,7 +75,7 @@ class TeacherCosts(NamedTuple):
     """Views whose logits are not in the cache."""
 
     def logits_s(self, views: range) -> float:
-        """Return the seconds of those of `views` that are not in the cache."""
+        """Return the seconds to compute the views in `views` that the cache lacks."""
         return self.view_s * len(self.views.intersection(views))
 
 

@@ -287,7 +287,7 @@ class _Trial:
 
     Args:
         teacher: The teacher.
-        images: The images, of which every second one is for choosing a reading.
+        images: The images. Images with even numbers choose a reading; the others test it.
         labels: Their labels.
         own: Whether the teacher is right.
         began: When the trial began, on the monotonic clock.

@@ -4,6 +4,7 @@ import glob
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -13,12 +14,13 @@ from autodistill.data import Data
 from autodistill.errors import AutodistillError, ConfigError, TeacherError, near
 from autodistill.models import MODELS, build, onnx_graph, parse_name
 from autodistill.models.checkpoints import Facts, read
-from autodistill.models.foreign import FOREIGN, Foreign, notes_of, published_classes, seeded
+from autodistill.models.foreign import FOREIGN, Foreign, cannot_take, notes_of, published_classes, seeded
 from autodistill.models.matching import identify
 from autodistill.models.preprocessing import INTERPOLATIONS, class_columns, normalisation, stated_classes
-from autodistill.models.uri import FACTS, Uri, name_of, parse, with_option
+from autodistill.models.uri import FACTS, Uri, name_of, parse
 from autodistill.teachers.tables import load_table
 from autodistill.teachers.teacher import Teacher, ensemble, ready
+from autodistill.usercode import errors_as
 
 
 @dataclass(frozen=True)
@@ -53,8 +55,8 @@ def load(
         name: Name of the teacher in tables; None: taken from the URI.
         shown_as: URI in records; None: `uri`.
         study: URIs of the teachers of the study by name, to which an ensemble refers.
-        member: Loads a teacher of the study by name, also one that autodistill has trained; None: those of an ensemble
-            are loaded from their URIs.
+        member: Loads a member of an ensemble by its name in the study, trained teachers included; None: members are
+            loaded from their URIs.
 
     Raises:
         TeacherError: The scheme or an option is unknown, the file is missing, damaged, of another network or contains
@@ -327,16 +329,9 @@ def finished(network: Foreign, uri: Uri, loading: Loading, *, channels: int) -> 
 
 def count_outputs(module: nn.Module, uri: Uri, *, channels: int, size: int) -> int:
     """Run a network on a blank image and return the number of its logits."""
-    shape = (2, channels, size, size)
-    try:
-        with torch.inference_mode():
-            output = module.eval()(torch.zeros(shape))
-    except Exception as error:
-        raise uri.refused(
-            f"cannot take a batch of shape {shape}: {type(error).__name__}: "
-            f"{str(error).splitlines()[0] if str(error) else ''}",
-            f"state its input size: {with_option(uri.text, 'size=PIXELS')}",
-        ) from error
+    images = torch.zeros(2, channels, size, size)
+    with errors_as(partial(cannot_take, uri, images, "")), torch.inference_mode():
+        output = module.eval()(images)
     if not isinstance(output, Tensor) or output.ndim != 2 or len(output) != 2 or not output.is_floating_point():
         what = f"shape {tuple(output.shape)}" if isinstance(output, Tensor) else f"a {type(output).__name__}"
         raise uri.refused(f"returns {what} for a batch of 2 images", "it must return logits: (batch, classes)")
@@ -362,7 +357,7 @@ def gives_probabilities(module: nn.Module, uri: Uri, *, channels: int, size: int
         AutodistillError: Outputs differ between two calls, or depend on the other images of the batch.
     """
     images = torch.randn((4, channels, size, size), generator=torch.Generator().manual_seed(0))
-    with torch.inference_mode():
+    with errors_as(partial(cannot_take, uri, images, "")), torch.inference_mode():
         first, again, alone = (module(it.clone()).double() for it in (images, images, images[:2]))
     spread = float(first.nan_to_num().abs().max()) + 1e-6
     if not torch.allclose(first, again, rtol=1e-3, atol=1e-3 * spread, equal_nan=True):

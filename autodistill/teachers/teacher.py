@@ -5,7 +5,7 @@ import hashlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 
 import torch
 from jaxtyping import Float, Int, UInt8
@@ -15,6 +15,7 @@ from autodistill.data import images_at_once, normalise
 from autodistill.errors import TeacherError
 from autodistill.models.preprocessing import INTERPOLATIONS, Normalisation
 from autodistill.records import TeacherCostRecord
+from autodistill.usercode import errors_as, said
 
 BATCH = 256
 """Number of images in a forward pass on a GPU, and largest number on a CPU."""
@@ -71,23 +72,20 @@ class Teacher:
         if self.members:
             return mean_logits([member(images) for member in self.members])
         inputs = self.prepared(images)
-        try:
+        with errors_as(partial(self._failed, inputs)):
             output: Tensor = self.module(inputs)
-        except (torch.OutOfMemoryError, MemoryError):
-            raise
-        except Exception as error:
-            first = next(iter(str(error).splitlines()), "")
-            raise TeacherError(
-                f"teacher {self.name} ({self.uri}): failed on a batch of shape {tuple(inputs.shape)}: "
-                f"{type(error).__name__}: {first}",
-                "run the network on such a batch yourself",
-            ) from error
         if len(output) != len(images):
             raise TeacherError(
                 f"teacher {self.name} ({self.uri}): gave {len(output)} rows for {len(images)} images",
                 "it must return logits: (batch, classes)",
             )
         return (output if self.columns is None else output[:, list(self.columns)]).float()
+
+    def _failed(self, inputs: Tensor, error: BaseException) -> TeacherError:
+        return TeacherError(
+            f"teacher {self.name} ({self.uri}): failed on a batch of shape {tuple(inputs.shape)}: {said(error)}",
+            "run the network on such a batch yourself",
+        )
 
     def prepared(
         self, images: UInt8[Tensor, "batch channels height width"]
@@ -150,7 +148,7 @@ def ready(  # noqa: PLR0913 - the fields of a teacher
 
 
 def ensemble(members: Sequence[Teacher], *, name: str, uri: str) -> Teacher:
-    """Create a teacher whose probabilities are the mean of those of its members; its logits are their logarithms."""
+    """Create a teacher from members. It averages their probabilities; its logits are the logarithms of the mean."""
     return Teacher(
         name=name,
         uri=uri,

@@ -69,7 +69,7 @@ def adapt_teacher(
         uri: URI of the teacher.
         root: The cache folder.
         data: The study's data.
-        space: The search space, of which `[adapt]` holds the settings.
+        space: The search space. Its table `[adapt]` holds the settings.
         source: Fingerprint of the pretrained network.
         offline: Whether downloads are forbidden.
         urgent: Returns whether to save at the end of this epoch, however recent the last save is.

@@ -121,6 +121,10 @@ def test_several_sets_of_weights_that_fit_are_named(tmp_path: Path) -> None:
     torch.save({"last": state, "best": other(state)}, tmp_path / "t.pt")
     notes = load(f"file:{tmp_path}/t.pt?norm=none", data=digits()).notes
     assert notes[0] == "the file holds several sets of weights that fit: last is used, not best"
+    for wrapped in (prefixed(state, "module."), {"state_dict": prefixed(state, "module._orig_mod.")}, {"model": state}):
+        torch.save(wrapped, tmp_path / "t.pt")
+        notes = load(f"file:{tmp_path}/t.pt?norm=none", data=digits()).notes
+        assert notes == (f"identified as {ARCHITECTURE} by its tensors",)
 
 
 FACTS: dict[str, tuple[dict[str, Any], tuple[float, ...], tuple[float, ...]]] = {

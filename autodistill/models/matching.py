@@ -81,6 +81,7 @@ def matches(checkpoint: Checkpoint, expected: Mapping[str, Tensor]) -> tuple[lis
     found: dict[str, Match] = {}
     nearest: Misfit | None = None
     for group in checkpoint.groups:
+        taken: set[frozenset[str]] = set()  # another naming may find the same tensors under another prefix
         for names in _namings(group.state):
             copies = _copies(names, needed)
             prefixes = {prefix for prefix, _ in copies}
@@ -94,7 +95,10 @@ def matches(checkpoint: Checkpoint, expected: Mapping[str, Tensor]) -> tuple[lis
                 if not missing and not unexpected:
                     state, folded = _folded(present, {key: group.state[inside[key]] for key in extra})
                     averaged = group.averaged or is_averaged(prefix)
-                    used = {inside[key] for key in present} | {inside[key] for key in folded}
+                    used = frozenset(inside[key] for key in (*present, *folded))
+                    if used in taken:
+                        continue
+                    taken.add(used)
                     dropped = tuple(sorted(group.state.keys() - used))
                     found.setdefault(place, Match(state, averaged, place, dropped))
                     continue

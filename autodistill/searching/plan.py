@@ -7,6 +7,7 @@ from typing import Literal, NamedTuple
 from autodistill import stats
 from autodistill.config import Space
 from autodistill.errors import ConfigError
+from autodistill.formatting import plural
 from autodistill.records import PlanRecord, RaceRecord
 
 PROTECTED_PRIORS = 4
@@ -101,8 +102,8 @@ def _way_out(space: Space, *, teachers: int, total: int) -> str:
     full = space.training.epochs
     fixed = {count: _fixed_epochs(space, count, total=total) for count in range(1, teachers)}
     possible = [count for count, epochs in fixed.items() if sum(epochs.values()) + full <= total]
-    named = f"name at most {possible[-1]}" if possible else "name fewer"
-    return f"raise --budget, {named} teachers, or lower confirm.seeds"
+    named = f"name at most {plural(possible[-1], 'teacher')}" if possible else "name fewer teachers"
+    return f"raise --budget, {named}, or lower confirm.seeds"
 
 
 def _race(space: Space, finalists: int) -> RaceRecord | None:

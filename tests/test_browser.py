@@ -10,7 +10,7 @@ import pytest
 from chromium import Browser, browsing, find_axe, find_chromium
 from factories import STUDIES
 
-from autodistill.records import InspectionRecord
+from autodistill.records import FinalistRecord, InspectionRecord
 from autodistill.report import render, render_inspection
 
 pytestmark = pytest.mark.slow
@@ -95,10 +95,24 @@ def test_nothing_is_cut_on_paper(browser: Browser, page: Path) -> None:
     assert browser.run("return getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
 
 
-def test_a_desk_shows_the_leaderboard_whole(browser: Browser, tmp_path: Path) -> None:
-    browser.show(render(STUDIES["profiled"](), tmp_path), width=1100)
+@pytest.mark.parametrize("balanced", [False, True])
+def test_a_desk_shows_the_leaderboard_whole(browser: Browser, balanced: bool, tmp_path: Path) -> None:
+    record = STUDIES["profiled"]()
+    if balanced:
+        record = record.model_copy(update={"finalists": tuple(map(with_balanced_scores, record.finalists))})
+    page = render(record, tmp_path)
+    assert ("Mean over classes" in page.read_text()) == balanced
+    browser.show(page, width=1100)
     wide = "[...document.querySelectorAll('.scroll')].filter(one => one.scrollWidth > one.clientWidth)"
     assert browser.run(f"return {wide}.map(one => one.getAttribute('aria-label'))") == []
+
+
+def with_balanced_scores(finalist: FinalistRecord) -> FinalistRecord:
+    runs = []
+    for run in finalist.runs:
+        last = run.curve[-1].model_copy(update={"test_balanced_top1": run.test_top1})
+        runs.append(run.model_copy(update={"curve": (*run.curve[:-1], last)}))
+    return finalist.model_copy(update={"runs": tuple(runs)})
 
 
 def test_the_tests_see_faults(browser: Browser, axe: str, tmp_path: Path) -> None:

@@ -114,9 +114,9 @@ def test_teachers_that_are_all_behind_no_teacher_are_said_to_be() -> None:
     table = {"small": shifted(-0.0007, wide), "large": shifted(-0.0005, wide[::-1]), None: NOTHING}
     verdict = recommend(confirmed(table))
     assert (verdict.verdict, verdict.teacher, verdict.versus_no_teacher) == ("no_teacher", None, "cannot_tell")
-    assert verdict.sentence.startswith("No teacher beats training on labels alone for ")
+    assert verdict.sentence.startswith("No teacher was ahead of training on labels alone for ")
     assert verdict.sentence.endswith("so whether a teacher helps cannot be told yet.")
-    assert recommendation_info(confirmed(table)).text == "No teacher beats labels alone"
+    assert recommendation_info(confirmed(table)).text == "No teacher was ahead of labels alone"
 
 
 def test_at_least_is_the_lower_end_at_the_level_of_naming() -> None:

@@ -76,7 +76,7 @@ def recommendation_info(record: StudyRecord) -> Section:
     verdict = verdict_of(record)
     headline = HEADLINES[verdict.verdict]
     if verdict.verdict == "no_teacher" and verdict.versus_no_teacher == "cannot_tell":
-        headline = "No teacher beats labels alone"
+        headline = "No teacher was ahead of labels alone"
     figure = None
     if contrasts := [one for one in verdict.contrasts if one.versus is None]:
         best = max(contrasts, key=lambda one: one.difference)
@@ -121,22 +121,34 @@ def leaderboard_info(record: StudyRecord) -> Section:
     teachers = sorted(
         record.teachers, key=lambda one: (place.get(one.name, len(place)), -score(best.get(one.name)), one.name)
     )
-    rows = [_teacher_row(record, verdict, one, ranked.get(one.name), best.get(one.name)) for one in teachers]
+    balanced = any(one.confirmed_test_balanced_top1 is not None for one in verdict.ranking)
+    rows = [
+        _teacher_row(record, verdict, one, ranked.get(one.name), best.get(one.name), balanced=balanced)
+        for one in teachers
+    ]
     note = (
         "Search scores are single runs on validation and tend to be too high, because the best of many was chosen. "
         "Confirmed values are means over new seeds on test. Small figures are 95 % intervals. P(best) is the "
         "probability of being the best finalist; the verdict does not use it."
     )
     columns = (
-        *("Teacher", ">Its own accuracy", ">Params", ">Trials", ">Best in search", ">Confirmed on test", ">P(best)"),
-        *(">Points over no teacher", Column("Settings", long=True)),
+        *("Teacher", ">Its own accuracy", ">Params", ">Trials", ">Best in search", ">Confirmed on test"),
+        *((">Mean over classes",) if balanced else ()),
+        *(">P(best)", ">Points over no teacher", Column("Settings", long=True)),
     )
     caption = "Teachers by the accuracy of their students"
-    return Section(table=table(caption, columns, (*rows, *_baseline_rows(record, verdict)), note))
+    baselines = _baseline_rows(record, verdict, balanced=balanced)
+    return Section(table=table(caption, columns, (*rows, *baselines), note))
 
 
 def _teacher_row(
-    record: StudyRecord, verdict: Recommendation, teacher: TeacherRecord, ranked: RankRow | None, best: RunResult | None
+    record: StudyRecord,
+    verdict: Recommendation,
+    teacher: TeacherRecord,
+    ranked: RankRow | None,
+    best: RunResult | None,
+    *,
+    balanced: bool,
 ) -> Row:
     name, picked = teacher.name, teacher.name == verdict.teacher
     params = ranked.params if ranked else best.params if best else None
@@ -150,7 +162,7 @@ def _teacher_row(
         Cell(count(teacher.cost.params), f"{count(teacher.cost.macs)} MACs"),
         str(sum(trial.params.teacher == name for trial in record.trials)),
         maybe(max((mean for mean in means if mean is not None), default=None)),
-        _confirmed_cell(ranked),
+        *_confirmed_cells(ranked, balanced=balanced),
         probability(ranked.p_best if ranked else None),
         Cell(points(gain.difference), interval(gain.low, gain.high)) if gain else EMPTY,
         Cell(recipe(params) if params else EMPTY, _in_use(targets)),
@@ -164,7 +176,7 @@ def _is_poor(teacher: TeacherRecord, record: StudyRecord) -> bool:
     return alone is not None and alone.val_top1 is not None and teacher.score(alone.metric) < alone.val_top1
 
 
-def _baseline_rows(record: StudyRecord, verdict: Recommendation) -> Iterator[Row]:
+def _baseline_rows(record: StudyRecord, verdict: Recommendation, *, balanced: bool) -> Iterator[Row]:
     ranked = next((one for one in verdict.ranking if one.teacher is None and one.confirmed_test_top1), None)
     blank = (EMPTY,) * 3
     if record.no_teacher is not None or ranked is not None:
@@ -174,7 +186,7 @@ def _baseline_rows(record: StudyRecord, verdict: Recommendation) -> Iterator[Row
             Cell("no teacher", "recommended" if picked else "baseline"),
             *blank,
             maybe(record.no_teacher.val_top1 if record.no_teacher else None),
-            _confirmed_cell(ranked),
+            *_confirmed_cells(ranked, balanced=balanced),
             probability(ranked.p_best if ranked else None),
             EMPTY,
             "labels alone",
@@ -188,20 +200,19 @@ def _baseline_rows(record: StudyRecord, verdict: Recommendation) -> Iterator[Row
             *blank,
             maybe(kd.val_top1),
             Cell(EMPTY, confirmed),
-            EMPTY,
-            EMPTY,
+            *[EMPTY] * (3 if balanced else 2),
             Cell(recipe(kd.params), _in_use(kd.targets)),
             mark="baseline",
         )
 
 
-def _confirmed_cell(ranked: RankRow | None) -> Cell:
+def _confirmed_cells(ranked: RankRow | None, *, balanced: bool) -> tuple[Cell, ...]:
+    """Return the confirmed accuracy, and if `balanced` also the mean of the accuracies on each class."""
     if ranked is None or ranked.confirmed_test_top1 is None:
-        return Cell(EMPTY)
+        return (Cell(EMPTY),) * (2 if balanced else 1)
     below = interval(ranked.low, ranked.high, lambda value: f"{100 * value:.1f}")
-    balanced = ranked.confirmed_test_balanced_top1
-    classes = "" if balanced is None else f", {percent(balanced)} balanced over classes"
-    return Cell(percent(ranked.confirmed_test_top1), f"{below}, {plural(ranked.seeds, 'seed')}{classes}")
+    cell = Cell(percent(ranked.confirmed_test_top1), f"{below}, {plural(ranked.seeds, 'seed')}")
+    return (cell, Cell(maybe(ranked.confirmed_test_balanced_top1))) if balanced else (cell,)
 
 
 def _in_use(targets: TargetSummary | None) -> str:
@@ -314,7 +325,7 @@ def mismatch_info(record: StudyRecord) -> Section:
             short(one.name),
             percent(one.val_top1),
             percent(student),
-            _confirmed_cell(ranked.get(one.name)),
+            *_confirmed_cells(ranked.get(one.name), balanced=False),
             count(one.cost.params),
             count(one.cost.macs),
         )

@@ -168,8 +168,8 @@ class _Decision:
             if self.evidence.answer(teacher) == "does_not_help":
                 return f"No teacher helps {task}: {alone}."
             return (
-                f"No teacher beats training on labels alone for {task}: {alone}, so whether a teacher helps cannot be "
-                "told yet."
+                f"No teacher was ahead of training on labels alone for {task} in these runs: {alone}, so whether a "
+                "teacher helps cannot be told yet."
             )
         result = f"{self._result(teacher)}, {self._gain()}"
         if self.verdict == "winner":

@@ -23,6 +23,7 @@ from autodistill.stopwatch import Stopwatch
 from autodistill.store import digest, locked, write_bytes
 from autodistill.teachers import Teacher, check_logits, computed_as, logits_of
 from autodistill.teachers.teacher import mean_logits
+from autodistill.tensors import raw_bytes
 
 FORMAT = 2
 DTYPE = torch.float16
@@ -224,5 +225,5 @@ def _read(path: Path) -> Logits | None:
 def _sha256(logits: Tensor) -> str:
     """Hash type, shape and values: a damaged header can change type and shape of undamaged values."""
     found = hashlib.sha256(f"{logits.dtype}{tuple(logits.shape)}".encode())
-    found.update(logits.contiguous().view(-1).view(torch.uint8).numpy().data)
+    found.update(raw_bytes(logits))
     return found.hexdigest()

@@ -24,6 +24,7 @@ from torch.utils.data import Dataset
 
 from autodistill.errors import ConfigError
 from autodistill.models.uri import RESERVED
+from autodistill.tensors import raw_bytes
 
 Network = str | nn.Module | Callable[..., Any] | tuple[Any, Mapping[str, object]]
 """A name or URI, a network, a function that returns a network, or a pair of one of these and options of its URI."""
@@ -71,7 +72,7 @@ class Passed:
                     "pass the class or the function that builds it",
                 )
             self._check(self._anything, argument, f"a {type(value).__name__} object", "the function that builds it")
-            weights = [part.detach().cpu().numpy().tobytes() for part in value.state_dict().values()]
+            weights = map(raw_bytes, value.state_dict().values())
             return self._keep(
                 type(value).__name__, lambda: copy.deepcopy(value), _source(type(value)), str(value), *weights
             )
@@ -144,8 +145,8 @@ class Passed:
                 f"pass {instead}, as python:FILE.py:FUNCTION, or train in this process with executor='serial'",
             )
 
-    def _keep(self, name: str, function: Callable[..., Any], *content: str | bytes) -> str:
-        digest = hashlib.sha256(b"\0".join(it if isinstance(it, bytes) else it.encode() for it in content)).hexdigest()
+    def _keep(self, name: str, function: Callable[..., Any], *content: str | memoryview) -> str:
+        digest = hashlib.sha256(b"\0".join(it.encode() if isinstance(it, str) else it for it in content)).hexdigest()
         plain = (
             "".join(sign for sign in name.rpartition(".")[2] if sign.isidentifier() or sign.isdecimal()) or "network"
         )

@@ -16,6 +16,7 @@ from autodistill.config import DataSpec
 from autodistill.data.decoding import Progress
 from autodistill.errors import DataError
 from autodistill.records import ReadingRecord
+from autodistill.tensors import raw_bytes
 
 Numbers = Int[np.ndarray, " examples"]
 Images = UInt8[Tensor, "examples channels height width"]
@@ -215,8 +216,8 @@ def fingerprint(splits: Iterable[Split]) -> str:
     for images, labels in splits:
         digest.update(f"{tuple(images.shape)};".encode())
         for chunk in chunks(images):
-            digest.update(chunk.contiguous().numpy().data)
-        digest.update(labels.to(torch.int64).numpy().data)
+            digest.update(raw_bytes(chunk))
+        digest.update(raw_bytes(labels.to(torch.int64)))
     return digest.hexdigest()
 
 

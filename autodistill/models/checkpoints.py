@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from autodistill.data import Data
 from autodistill.models.uri import Uri
 from autodistill.store import write_bytes
+from autodistill.tensors import raw_bytes
 
 _SEAL = "autodistill:sha256"
 DAMAGE = (
@@ -205,7 +206,7 @@ def _sealed(state: Mapping[str, Tensor], held: Mapping[str, str]) -> str:
     found = hashlib.sha256(json.dumps(dict(held), sort_keys=True).encode())
     for key, value in sorted(state.items()):
         found.update(f"{key}{value.dtype}{tuple(value.shape)}".encode())
-        found.update(value.contiguous().view(-1).view(torch.uint8).numpy().data)
+        found.update(raw_bytes(value))
     return json.dumps(found.hexdigest())
 
 

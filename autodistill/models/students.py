@@ -25,6 +25,7 @@ from autodistill.models.foreign import FOREIGN, Foreign, cannot_take, copied, se
 from autodistill.models.preprocessing import INTERPOLATIONS, normalisation
 from autodistill.models.uri import OF_STUDENTS, RESERVED, Uri, parse, student_name
 from autodistill.records import ForeignRecord, StudentRecord
+from autodistill.tensors import raw_bytes
 from autodistill.usercode import errors_as
 
 Statistics = Sequence[float]
@@ -257,7 +258,7 @@ def _fingerprint(network: Foreign, facts: ForeignRecord) -> str:
     if facts.weights:
         for key in sorted(state.keys() - set(facts.fresh)):
             found.update(key.encode())
-            found.update(state[key].detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+            found.update(raw_bytes(state[key]))
     return found.hexdigest()
 
 

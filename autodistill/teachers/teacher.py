@@ -15,6 +15,7 @@ from autodistill.data import images_at_once, normalise
 from autodistill.errors import TeacherError
 from autodistill.models.preprocessing import INTERPOLATIONS, Normalisation
 from autodistill.records import TeacherCostRecord
+from autodistill.tensors import raw_bytes
 from autodistill.usercode import errors_as, said
 
 BATCH = 256
@@ -239,5 +240,5 @@ def _fingerprint(module: nn.Module, facts: tuple[object, ...]) -> str:
     found = hashlib.sha256(repr((facts, str(module))).encode())
     for key, value in sorted(module.state_dict().items()):
         found.update(key.encode())
-        found.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+        found.update(raw_bytes(value))
     return found.hexdigest()

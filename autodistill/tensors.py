@@ -1,4 +1,7 @@
-"""Bytes of tensors, for hashes."""
+"""Bytes of tensors, and seeds of torch's generators."""
+
+import contextlib
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -10,3 +13,20 @@ def raw_bytes(tensor: Tensor) -> memoryview:
     The bytes are not copied if the tensor is contiguous and in the memory of this process.
     """
     return tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data
+
+
+@contextlib.contextmanager
+def seeded(seed: int = 0, *, device: torch.device | None = None) -> Iterator[None]:
+    """Seed torch's generators inside the context, and restore them afterwards.
+
+    Args:
+        seed: The seed.
+        device: A GPU whose generator is seeded too.
+    """
+    gpus = [device] if device is not None and device.type == "cuda" else []
+    with torch.random.fork_rng(devices=gpus):
+        # Not torch.manual_seed: it seeds the generators of all GPUs, which are not forked here.
+        torch.default_generator.manual_seed(seed)
+        for gpu in gpus:
+            torch.cuda.default_generators[gpu.index].manual_seed(seed)
+        yield

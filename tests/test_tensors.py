@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from autodistill.objects import Passed
-from autodistill.tensors import raw_bytes
+from autodistill.tensors import raw_bytes, seeded
 
 COUNTED = torch.arange(6, dtype=torch.float32).reshape(2, 3)
 
@@ -44,3 +44,14 @@ def test_a_network_in_bfloat16_has_a_name_by_its_weights() -> None:
         return Passed(anything=True).network(network, "teacher")
 
     assert name(1.0) == name(1.0) != name(2.0)
+
+
+def test_equal_seeds_give_equal_numbers_and_leave_the_generator_as_it_was() -> None:
+    before = torch.get_rng_state()
+    drawn = []
+    for seed in (1, 1, 2):
+        with seeded(seed):
+            drawn.append(torch.rand(3))
+    assert torch.equal(drawn[0], drawn[1])
+    assert not torch.equal(drawn[0], drawn[2])
+    assert torch.equal(torch.get_rng_state(), before)

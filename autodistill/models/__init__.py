@@ -5,7 +5,6 @@ from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
-import torch
 from torch import nn
 
 from autodistill.errors import ConfigError, lookup
@@ -16,6 +15,7 @@ from autodistill.models.literature import (
     shufflenet_v2,
 )
 from autodistill.models.networks import Shape, mobilenetv2, resnet, vgg, wide_resnet
+from autodistill.tensors import seeded
 
 __all__ = ["MODELS", "Architecture", "Layout", "build", "lay_out", "parse_name"]
 
@@ -173,7 +173,5 @@ def build(
     """
     layout = lay_out(name, image_size=image_size, default_width=default_width, stem_stride=stem_stride)
     shape = Shape(num_classes, in_channels, layout.width, layout.strides)
-    with torch.random.fork_rng(devices=[]):
-        # Not torch.manual_seed: it also seeds the generators of GPUs, which are not forked here.
-        torch.default_generator.manual_seed(seed)
+    with seeded(seed):
         return MODELS[layout.architecture].build(shape)

@@ -260,7 +260,7 @@ FOREIGN: dict[str, Callable[..., Foreign]] = {
     "torchvision": from_torchvision,
     "timm": from_timm,
 }
-"""Sources of networks, which teachers and students share. Initialisations draw from torch's generator: see `seeded`."""
+"""Sources of networks, which teachers and students share. They draw from torch's generator: see `tensors.seeded`."""
 
 
 def load_weights(
@@ -309,15 +309,6 @@ def notes_of(match: Match) -> tuple[str, ...]:
         more = f" and {len(left_out) - 3} more" if len(left_out) > 3 else ""
         notes += (f"tensors of the file left out: {', '.join(left_out[:3])}{more}",)
     return notes
-
-
-@contextlib.contextmanager
-def seeded(seed: int = 0) -> Iterator[None]:
-    """Make initialisations depend on `seed` only, and restore torch's generator."""
-    with torch.random.fork_rng(devices=[]):
-        # Not torch.manual_seed: it also seeds the generators of GPUs, which are not forked here.
-        torch.default_generator.manual_seed(seed)
-        yield
 
 
 def _built_by_factory(uri: Uri, given: Mapping[str, Any], *, everything: bool) -> tuple[nn.Module, str]:

@@ -21,11 +21,11 @@ from autodistill.data import Data
 from autodistill.errors import ConfigError, near
 from autodistill.models import MODELS, build
 from autodistill.models import cost as costs
-from autodistill.models.foreign import FOREIGN, Foreign, cannot_take, copied, seeded
+from autodistill.models.foreign import FOREIGN, Foreign, cannot_take, copied
 from autodistill.models.preprocessing import INTERPOLATIONS, normalisation
 from autodistill.models.uri import OF_STUDENTS, RESERVED, Uri, parse, student_name
 from autodistill.records import ForeignRecord, StudentRecord
-from autodistill.tensors import raw_bytes
+from autodistill.tensors import raw_bytes, seeded
 from autodistill.usercode import errors_as
 
 Statistics = Sequence[float]

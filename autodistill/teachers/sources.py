@@ -14,12 +14,13 @@ from autodistill.data import Data
 from autodistill.errors import AutodistillError, ConfigError, TeacherError, near
 from autodistill.models import MODELS, build, onnx_graph, parse_name
 from autodistill.models.checkpoints import Facts, read
-from autodistill.models.foreign import FOREIGN, Foreign, cannot_take, notes_of, published_classes, seeded
+from autodistill.models.foreign import FOREIGN, Foreign, cannot_take, notes_of, published_classes
 from autodistill.models.matching import identify
 from autodistill.models.preprocessing import INTERPOLATIONS, class_columns, normalisation, stated_classes
 from autodistill.models.uri import FACTS, Uri, name_of, parse
 from autodistill.teachers.tables import load_table
 from autodistill.teachers.teacher import Teacher, ensemble, ready
+from autodistill.tensors import seeded
 from autodistill.usercode import errors_as
 
 

@@ -4,7 +4,6 @@ SGD with Nesterov momentum or AdamW, linear warm-up and cosine decay to zero. An
 scored. The host does not synchronise with the device inside an epoch.
 """
 
-import contextlib
 import copy
 import hashlib
 import io
@@ -26,6 +25,7 @@ from autodistill.records import EpochRecord, EvaluateOn, TaskProgress
 from autodistill.stopwatch import Stopwatch
 from autodistill.store import digest, locked, seed_from, write_bytes
 from autodistill.teachers.ladder import SCHEME, network, path_of
+from autodistill.tensors import seeded
 from autodistill.training.optimiser import optimiser_of
 from autodistill.training.step import EAGER, Execution, Precision, Recipe, State, Step, StepRunner, inputs_of, predict
 from autodistill.training.supervision import Supervision
@@ -182,21 +182,9 @@ def _train_epoch(step: Step, runner: StepRunner, number: int, watch: Stopwatch) 
     step.begin(inputs)
     del inputs, soft_targets  # on a GPU, `begin` has copied them
     step.model.train()
-    with _isolated(seed_from(recipe.seed, number, 2), step.device):
+    with seeded(seed_from(recipe.seed, number, 2), device=step.device):  # dropout draws from the generators
         runner(steps)
     return step.sums / steps
-
-
-@contextlib.contextmanager
-def _isolated(seed: int, device: torch.device) -> Iterator[None]:
-    """Seed torch's global generators, from which dropout draws, inside the context; restore them afterwards."""
-    devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
-        # Not torch.manual_seed: it seeds the generators of all GPUs, which are not forked here.
-        torch.default_generator.manual_seed(seed)
-        for gpu in devices:
-            torch.cuda.default_generators[gpu.index].manual_seed(seed)
-        yield
 
 
 def _scores(state: State, data: Data, recipe: Recipe, epoch: int, evaluate_on: EvaluateOn) -> dict[str, float]:

@@ -44,15 +44,18 @@ def external_files(path: Path) -> tuple[str, ...]:
     Without the extra `[onnx]`, or if the file is damaged, return nothing: loading the teacher reports it.
     """
     try:
-        model = _read(path)
+        return _external(_read(path))
     except (ImportError, OSError, ValueError):
         return ()
+
+
+def _external(model: Any) -> tuple[str, ...]:
     found = (entry.value for it in model.graph.initializer for entry in it.external_data if entry.key == "location")
     return tuple(dict.fromkeys(found))
 
 
-def network(uri: Uri, path: Path) -> tuple["OnnxModule", Graph]:
-    """Read the network of an ONNX file.
+def network(uri: Uri, path: Path) -> tuple["OnnxModule", Any]:
+    """Read the network of an ONNX file; return it with the content of the file, for `fingerprint` and `cost`.
 
     Raises:
         AutodistillError: A package is missing, the file is missing or damaged, or the network does not take a batch of
@@ -65,38 +68,36 @@ def network(uri: Uri, path: Path) -> tuple["OnnxModule", Graph]:
         raise uri.refused(f"{error.name} is not installed", "pip install 'kd-autodistill[onnx]'") from error
     if not path.is_file():
         raise uri.refused(f"no such file: {path}", "check the path")
-    if outside := [name for name in external_files(path) if not _is_below(name)]:
-        raise uri.refused(
-            f"{path.name} keeps its weights in {outside[0]}, outside of its folder", "put its weights beside it"
-        )
-    missing = [name for name in external_files(path) if not (path.parent / name).is_file()]
-    if missing:
-        raise uri.refused(
-            f"{path.name} keeps its weights in {missing[0]}, which is not beside it",
-            f"copy {missing[0]} to {path.parent}",
-        )
     try:
         model = _read(path)
+        _check_external(model, uri, path)
         module = OnnxModule(path, runtime)
     except _errors() as error:
         text = " ".join(str(error).split())[:200]
         raise uri.refused(
             f"{path} cannot be read as an ONNX network: {type(error).__name__}: {text}", "export the network again"
         ) from error
-    graph = _described(model, module, uri)
-    module.graph = graph
-    return module, graph
+    module.graph = _described(model, module, uri)
+    return module, model
 
 
-def _is_below(name: str) -> bool:
-    """Return whether a relative path stays in its folder."""
-    return not PurePosixPath(name).is_absolute() and ".." not in PurePosixPath(name).parts
+def _check_external(model: Any, uri: Uri, path: Path) -> None:
+    """Check that the files with the weights are in or below the folder of the ONNX file."""
+    for name in _external(model):
+        if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
+            raise uri.refused(
+                f"{path.name} keeps its weights in {name}, outside of its folder", "put its weights beside it"
+            )
+        if not (path.parent / name).is_file():
+            raise uri.refused(
+                f"{path.name} keeps its weights in {name}, which is not beside it", f"copy {name} to {path.parent}"
+            )
 
 
-def fingerprint(path: Path) -> str:
-    """Return the SHA-256 of an ONNX file and the files that hold its weights."""
+def fingerprint(path: Path, model: Any) -> str:
+    """Return the SHA-256 of an ONNX file, whose content is `model`, and the files that hold its weights."""
     found = hashlib.sha256()
-    for file in (path, *(path.parent / name for name in external_files(path))):
+    for file in (path, *(path.parent / name for name in _external(model))):
         with file.open("rb") as opened:
             found.update(hashlib.file_digest(opened, "sha256").digest())
     return found.hexdigest()
@@ -213,19 +214,18 @@ def _described(model: Any, module: OnnxModule, uri: Uri) -> Graph:
     )
 
 
-def cost(path: Path, graph: Graph, *, channels: int, size: int) -> TeacherCostRecord:
+def cost(model: Any, graph: Graph, *, channels: int, size: int) -> TeacherCostRecord:
     """Count parameters and MACs per image of a network; what the graph does not show is unknown.
 
     Parameters are the numbers of all weights, except the statistics of BatchNorm. MACs are those of convolutions and
     matrix products, from the shapes that onnx infers.
 
     Args:
-        path: The ONNX file.
+        model: The content of the ONNX file. It is changed.
         graph: Its description.
         channels: Channels of the images.
         size: Their height and width.
     """
-    model = _read(path)
     onnx = importlib.import_module("onnx")
     statistics = {name for it in model.graph.node if it.op_type == "BatchNormalization" for name in it.input[3:5]}
     floats = [it for it in model.graph.initializer if it.data_type in (1, 10, 11, 16)]

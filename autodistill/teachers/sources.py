@@ -162,8 +162,8 @@ def _from_onnx(uri: Uri, loading: Loading) -> Teacher:
     """Load a network that ONNX Runtime runs."""
     uri.check_options(FACTS)
     path = Path(uri.target).expanduser()
-    module, graph = onnx_graph.network(uri, path)
-    stated = uri.size()
+    module, model = onnx_graph.network(uri, path)
+    graph, stated = module.graph, uri.size()
     if graph.size and stated and stated != graph.size:
         raise uri.refused(f"size={stated}: the graph takes {graph.size}x{graph.size}", "leave size out")
     channels = graph.channels or loading.data.image_shape[0]
@@ -177,8 +177,8 @@ def _from_onnx(uri: Uri, loading: Loading) -> Teacher:
         "ONNX",
         Facts(image_size=graph.size, **raw),
         notes=notes,
-        source=onnx_graph.fingerprint(path),
-        cost=onnx_graph.cost(path, graph, channels=channels, size=size),
+        source=onnx_graph.fingerprint(path, model),
+        cost=onnx_graph.cost(model, graph, channels=channels, size=size),
     )
     return finished(network, uri, loading, channels=channels)
 

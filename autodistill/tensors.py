@@ -1,4 +1,4 @@
-"""Bytes of tensors, and seeds of torch's generators."""
+"""Bytes of tensors, logits of probabilities, and seeds of torch's generators."""
 
 import contextlib
 from collections.abc import Iterator
@@ -13,6 +13,11 @@ def raw_bytes(tensor: Tensor) -> memoryview:
     The bytes are not copied if the tensor is contiguous and in the memory of this process.
     """
     return tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data
+
+
+def log_probabilities(probabilities: Tensor) -> Tensor:
+    """Return logits whose softmax is the probabilities. They are finite for probabilities of zero too."""
+    return probabilities.clamp_min(torch.finfo(probabilities.dtype).tiny).log()
 
 
 @contextlib.contextmanager

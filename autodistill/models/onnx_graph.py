@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from autodistill.models.uri import Uri
 from autodistill.records import TeacherCostRecord
+from autodistill.tensors import log_probabilities
 
 INPUTS = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(uint8)": np.uint8}
 """Types of a network's input that are supported."""
@@ -142,9 +143,7 @@ class OnnxModule(nn.Module):
                 raise RuntimeError(" ".join(str(error).split())[:200]) from error
             found.append(torch.from_numpy(output)[: len(part)])
         logits = torch.cat(found).float().to(images.device)
-        if not graph.probabilities:
-            return logits
-        return logits.clamp_min(torch.finfo(torch.float32).tiny).log()
+        return log_probabilities(logits) if graph.probabilities else logits
 
     def _on(self, device: str) -> Any:
         """Return the session for a device; without ONNX Runtime for GPUs, that of the CPU."""

@@ -20,7 +20,7 @@ from autodistill.models.preprocessing import INTERPOLATIONS, class_columns, norm
 from autodistill.models.uri import FACTS, Uri, name_of, parse
 from autodistill.teachers.tables import load_table
 from autodistill.teachers.teacher import Teacher, ensemble, ready
-from autodistill.tensors import seeded
+from autodistill.tensors import log_probabilities, seeded
 from autodistill.usercode import errors_as
 
 
@@ -347,8 +347,7 @@ class LogProbabilities(nn.Module):
         self.network = network
 
     def forward(self, images: Tensor) -> Tensor:
-        probabilities: Tensor = self.network(images)
-        return probabilities.clamp_min(torch.finfo(probabilities.dtype).tiny).log()
+        return log_probabilities(self.network(images))
 
 
 def gives_probabilities(module: nn.Module, uri: Uri, *, channels: int, size: int) -> bool:

@@ -18,6 +18,7 @@ from autodistill.models.preprocessing import Normalisation, class_columns, state
 from autodistill.models.uri import Uri
 from autodistill.records import TeacherCostRecord
 from autodistill.teachers.teacher import Teacher
+from autodistill.tensors import log_probabilities
 
 FORMS = (
     "allowed are: one array with a row per example, in the order of the data's own files, training files first; the "
@@ -66,7 +67,7 @@ def load_table(uri: Uri, data: Data, *, name: str) -> Teacher:
     )
     sums = rows[used].sum(dim=1)
     if float(rows[used].min()) >= 0 and bool(((sums - 1).abs() < 1e-2).all()):
-        rows = rows.clamp_min(torch.finfo(torch.float32).tiny).log()
+        rows = log_probabilities(rows)
         notes += ("its rows are probabilities: their logarithms are used as logits",)
     with path.open("rb") as file:
         content = hashlib.file_digest(file, "sha256").hexdigest()

@@ -17,7 +17,7 @@ from autodistill.models.checkpoints import read
 from autodistill.models.foreign import FOREIGN, Foreign
 from autodistill.models.uri import FACTS, Uri, name_of, parse
 from autodistill.store import digest
-from autodistill.teachers.sources import Loading, count_outputs, finished, foreign_network, known_network
+from autodistill.teachers.sources import Loading, finished, foreign_network, known_network, logits_for
 from autodistill.teachers.teacher import Teacher, ready
 
 SCHEME = "adapt:"
@@ -135,7 +135,7 @@ def _replace_head(network: Foreign, uri: Uri, data: Data, *, channels: int) -> t
     }
     hooks = [layer.register_forward_hook(note) for layer in layers]
     try:
-        outputs = count_outputs(module, uri, channels=channels, size=size)
+        outputs = logits_for(module, torch.zeros(2, channels, size, size), uri).shape[1]
     finally:
         for hook in hooks:
             hook.remove()

@@ -303,8 +303,8 @@ def finished(network: Foreign, uri: Uri, loading: Loading, *, channels: int) -> 
     size = uri.size() or facts.image_size
     chosen = normalisation(uri, facts, data, channels)
     module, notes = network.module, network.notes
-    outputs = count_outputs(module, uri, channels=channels, size=size or own_size)
-    if gives_probabilities(module, uri, channels=channels, size=size or own_size):
+    outputs, probabilities = probe(module, uri, channels=channels, size=size or own_size)
+    if probabilities:
         module = LogProbabilities(module)
         notes += ("its outputs are probabilities: their logarithms are used as logits",)
     stated = stated_classes(uri)
@@ -328,15 +328,15 @@ def finished(network: Foreign, uri: Uri, loading: Loading, *, channels: int) -> 
     )
 
 
-def count_outputs(module: nn.Module, uri: Uri, *, channels: int, size: int) -> int:
-    """Run a network on a blank image and return the number of its logits."""
-    images = torch.zeros(2, channels, size, size)
+def logits_for(module: nn.Module, images: Tensor, uri: Uri) -> Tensor:
+    """Run a network on images; refuse a network that does not return logits."""
     with errors_as(partial(cannot_take, uri, images, "")), torch.inference_mode():
-        output = module.eval()(images)
-    if not isinstance(output, Tensor) or output.ndim != 2 or len(output) != 2 or not output.is_floating_point():
+        output = module.eval()(images.clone())
+    count = len(images)
+    if not isinstance(output, Tensor) or output.ndim != 2 or len(output) != count or not output.is_floating_point():
         what = f"shape {tuple(output.shape)}" if isinstance(output, Tensor) else f"a {type(output).__name__}"
-        raise uri.refused(f"returns {what} for a batch of 2 images", "it must return logits: (batch, classes)")
-    return output.shape[1]
+        raise uri.refused(f"returns {what} for a batch of {count} images", "it must return logits: (batch, classes)")
+    return output
 
 
 class LogProbabilities(nn.Module):
@@ -350,15 +350,15 @@ class LogProbabilities(nn.Module):
         return log_probabilities(self.network(images))
 
 
-def gives_probabilities(module: nn.Module, uri: Uri, *, channels: int, size: int) -> bool:
-    """Return whether a network's outputs are probabilities; refuse a network whose outputs are not a function.
+def probe(module: nn.Module, uri: Uri, *, channels: int, size: int) -> tuple[int, bool]:
+    """Return the number of a network's outputs, and whether they are probabilities.
 
     Raises:
-        AutodistillError: Outputs differ between two calls, or depend on the other images of the batch.
+        AutodistillError: The network does not return logits, or its outputs differ between two calls or depend on the
+            other images of the batch.
     """
     images = torch.randn((4, channels, size, size), generator=torch.Generator().manual_seed(0))
-    with errors_as(partial(cannot_take, uri, images, "")), torch.inference_mode():
-        first, again, alone = (module(it.clone()).double() for it in (images, images, images[:2]))
+    alone, first, again = (logits_for(module, it, uri).double() for it in (images[:2], images, images))
     spread = float(first.nan_to_num().abs().max()) + 1e-6
     if not torch.allclose(first, again, rtol=1e-3, atol=1e-3 * spread, equal_nan=True):
         raise uri.refused(
@@ -371,7 +371,7 @@ def gives_probabilities(module: nn.Module, uri: Uri, *, channels: int, size: int
             "a BatchNorm must use its running statistics in evaluation mode",
         )
     sums = first.sum(dim=1)
-    return bool((first >= 0).all()) and torch.allclose(sums, torch.ones_like(sums), atol=1e-4)
+    return first.shape[1], bool((first >= 0).all()) and torch.allclose(sums, torch.ones_like(sums), atol=1e-4)
 
 
 def _check_name(name: str, uri: Uri) -> None:

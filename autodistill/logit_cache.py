@@ -103,7 +103,7 @@ class LogitCache:
         self._root, self._data, self._view = root, data, view
         self._say, self._watch, self._on_write = say, watch or Stopwatch(), on_write
         self.computed = 0
-        """How often this process has run a teacher."""
+        """How often this process has run a teacher. An ensemble counts once, together with its members."""
 
     def training(self, teacher: Teacher, number: int, *, later: Iterable[int] = ()) -> Logits:
         """Return the logits of a view of the training split, computed if they are missing or damaged.
@@ -177,9 +177,10 @@ class LogitCache:
         return logits_path(self._root, teacher.fingerprint, self._data.fingerprint, part, device=device)
 
     def _compute(self, teacher: Teacher, part: Part) -> Logits:
-        self.computed += 1
+        count = self.computed + 1
         with self._watch.part("teacher"):
             logits = self._logits(teacher, part)
+            self.computed = count  # without the members of an ensemble
             check_logits(teacher, self._data, logits)
         stored = logits.to(DTYPE)
         if not bool(stored.isfinite().all()):
@@ -191,10 +192,13 @@ class LogitCache:
         return stored.cpu()
 
     def _logits(self, teacher: Teacher, part: Part) -> Tensor:
-        """Run a teacher, or the members of an ensemble; take the rows of a table, which knows no views."""
-        if teacher.members:
-            return mean_logits([self._logits(member, part) for member in teacher.members])
+        """Run a teacher, combine the members of an ensemble, or take the rows of a table, which knows no views."""
         number, images = part[-1], self._data.train.images
+        if teacher.members:
+            # Always from the cache: rows of a member that are not rounded would give other bits.
+            parts = [PLAIN if it.knows_one_view and part != VALIDATION else part for it in teacher.members]
+            rows = (self._get(member, own) for member, own in zip(teacher.members, parts, strict=True))
+            return mean_logits([it.to(images.device).float() for it in rows])
         if teacher.table is not None:
             examples = self._data.examples
             assert examples is not None  # checked when the table was loaded

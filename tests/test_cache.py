@@ -16,7 +16,7 @@ from autodistill.data.views import View, take_view
 from autodistill.errors import CacheError, StoreError, TeacherError
 from autodistill.logit_cache import LogitCache, estimated_bytes, missing_views
 from autodistill.teachers import Normalisation, Teacher, logits_of
-from autodistill.teachers.teacher import ready
+from autodistill.teachers.teacher import ensemble, mean_logits, ready
 
 VIEW = View(7, 1, False)
 OWN = Normalisation("data", digits().mean, digits().std)
@@ -317,3 +317,24 @@ def test_three_channels_have_logits_too(tmp_path: Path) -> None:
     teacher = ready(module, name="t", uri="t", architecture="x", normalisation=own, channels=3)
     cache, _ = cache_of(tmp_path, data=data)
     assert torch.equal(cache.validation(teacher), logits_of(teacher, data.validation.images).half())
+
+
+def test_an_ensemble_takes_the_logits_of_its_members_from_the_cache(tmp_path: Path) -> None:
+    """A member's view is computed once, and the ensemble's logits do not depend on what was computed first."""
+
+    def together(modules: tuple[Counting, Counting]) -> Teacher:
+        return ensemble([teacher_of(it) for it in modules], name="e", uri="ensemble:a+b")
+
+    modules = Counting(seed=1), Counting(seed=2)
+    both, (cache, _) = together(modules), cache_of(tmp_path / "members first")
+    members = [cache.training(it, 3).float() for it in both.members]
+    found = cache.training(both, 3)
+    assert torch.equal(found, mean_logits(members).half())
+    assert [it.images for it in modules] == [250, 250]
+    other, _ = cache_of(tmp_path / "ensemble first")
+    assert torch.equal(other.training(both, 3), found)
+    assert (cache.computed, other.computed) == (3, 1)
+    assert [it.images for it in modules] == [500, 500]
+    assert torch.equal(other.training(both.members[1], 3).float(), members[1])
+    assert torch.equal(other.validation(both), cache.validation(both))
+    assert [it.images for it in modules] == [900, 900]

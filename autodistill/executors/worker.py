@@ -213,7 +213,7 @@ class WorkerContext:
                 name=name,
                 shown_as=shown_as,
                 study=setup.teachers,
-                member=self.load_teacher,
+                member=self.teacher,
             )
         teacher.module.to(self.device)
         return teacher

@@ -54,6 +54,16 @@ def test_the_events_of_a_run_come_in_order_and_its_result_is_kept(worker):
     assert not folder.checkpoint("a").exists()
 
 
+def test_an_ensemble_shares_the_networks_of_its_members(home):
+    teachers = {"weak": LADDER, "other": "ladder:resnet8:0.5", "both": "ensemble:weak+other"}
+    worker = Here(home, teachers=teachers)
+    for uri in teachers.values():
+        if uri.startswith("ladder:"):
+            worker.do(TrainTeacherTask(uri=uri))
+    both = worker.context.teacher("both")
+    assert [it.module is worker.context.teacher(it.name).module for it in both.members] == [True, True]
+
+
 def test_a_result_that_was_written_before_its_worker_died_is_answered_and_not_trained_again(worker):
     first = worker.do(run("written", teacher="weak"))
     assert worker.do(run("written", teacher="weak")) == first

@@ -38,9 +38,9 @@ from autodistill.executors.base import (
 )
 from autodistill.executors.measuring import measure_student, measure_teacher
 from autodistill.logit_cache import LogitCache
-from autodistill.models.checkpoints import read
+from autodistill.models.checkpoints import saved_state
 from autodistill.models.students import bare, changed, file_facts, foreign_student, student_network
-from autodistill.models.uri import parse, with_option
+from autodistill.models.uri import with_option
 from autodistill.records import (
     TRAINED_HERE,
     AgreementRecord,
@@ -449,7 +449,7 @@ def _with_test_score(kept: KeptResult, task: TrainTask, context: WorkerContext) 
         return None
     model = context.student(task.spec.seed)
     try:
-        bare(model).load_state_dict(read(path, parse(f"file:{path}")).groups[0].state)
+        bare(model).load_state_dict(saved_state(path))
     except (TeacherError, RuntimeError):  # damaged, or of another network: the run is trained again
         return None
     data, precision = context.data, context.setup.space.training.precision

@@ -27,7 +27,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor, nn
 
 from autodistill.data import Data
-from autodistill.models.uri import Uri
+from autodistill.models.uri import Uri, parse
 from autodistill.store import write_bytes
 from autodistill.tensors import raw_bytes
 
@@ -185,6 +185,11 @@ def read(path: Path, uri: Uri) -> Checkpoint:
     facts = {**{key: it for key, it in inner.items() if _is_fact(key, it)}, **outer}
     stated = [key for option, keys in _STATED.items() if option in uri.options for key in keys]
     return Checkpoint(groups, _validated({key: it for key, it in facts.items() if key not in stated}, uri))
+
+
+def saved_state(path: Path) -> dict[str, Tensor]:
+    """Return the weights in a file that `save` wrote; errors as for `read`."""
+    return read(path, parse(f"file:{path}")).groups[0].state
 
 
 def _is_safetensors(start: bytes) -> bool:

@@ -24,8 +24,8 @@ from torch import Tensor, nn
 
 from autodistill import usercode
 from autodistill.errors import AutodistillError, near
-from autodistill.models.checkpoints import DAMAGE, Facts, read
-from autodistill.models.matching import Match, choose, difference, matches
+from autodistill.models.checkpoints import DAMAGE, Checkpoint, Facts, read
+from autodistill.models.matching import Match, choose, difference, matches, other_shapes
 from autodistill.models.uri import Uri, with_option
 from autodistill.records import TeacherCostRecord
 from autodistill.usercode import errors_as, said
@@ -114,17 +114,21 @@ def _with_file(module: nn.Module, architecture: str, uri: Uri, *, new_head: bool
     if kind not in ("", "raw", "ema"):
         raise uri.refused(f"weights={path}#{kind}: allowed are FILE, FILE#raw and FILE#ema")
     checkpoint = read(Path(path).expanduser(), uri)
-    found, misfit = matches(checkpoint, module.state_dict())
-    if not found:
-        what = difference(misfit) if misfit else "it holds no tensor of this network"
-        raise uri.refused(
-            f"{path} does not fit the network of {uri.target}: {what}",
-            "check the arguments of the factory" if uri.scheme == "python" else "name the network of this file",
-        )
+    hint = "check the arguments of the factory" if uri.scheme == "python" else "name the network of this file"
+    found = _matching(checkpoint, module, uri, f"{path} does not fit the network of {uri.target}", hint)
     match = choose(found, weights=kind or None, uri=uri)
     fresh = load_weights(module, match.state, uri=uri, what=path, new_head=new_head)
     facts = checkpoint.facts if not new_head else checkpoint.facts.model_copy(update={"classes": None})
     return Foreign(module, architecture, facts=facts, notes=notes_of(match), source=source, fresh=fresh)
+
+
+def _matching(checkpoint: Checkpoint, module: nn.Module, uri: Uri, refusal: str, hint: str) -> list[Match]:
+    """Return the groups of tensors of a file that fit a network; refuse a file without one."""
+    found, misfit = matches(checkpoint, module.state_dict())
+    if not found:
+        what = difference(misfit) if misfit else "it holds no tensor of this network"
+        raise uri.refused(f"{refusal}: {what}", hint)
+    return found
 
 
 def from_torchvision(uri: Uri, *, num_classes: int | None, offline: bool = False, **unused: Any) -> Foreign:
@@ -148,10 +152,8 @@ def from_torchvision(uri: Uri, *, num_classes: int | None, offline: bool = False
     size = int(transform.crop_size[0])
     module = _torchvision_model(architecture, classes=num_classes or len(categories), image_size=size)
     checkpoint = read(_fetched(weights.url, uri, offline), uri)
-    found, misfit = matches(checkpoint, module.state_dict())
-    if not found:
-        what = difference(misfit) if misfit else "it holds no tensors of this network"
-        raise uri.refused(f"not a {architecture}: {what}", "delete the file in torch's cache: it is downloaded again")
+    hint = "delete the file in torch's cache: it is downloaded again"
+    found = _matching(checkpoint, module, uri, f"not a {architecture}", hint)
     fresh = load_weights(module, found[0].state, uri=uri, what=weights.url, new_head=num_classes is not None)
     facts = Facts(
         architecture=architecture,
@@ -281,19 +283,17 @@ def load_weights(
     Raises:
         AutodistillError: Other tensors have another shape.
     """
-    expected = module.state_dict()
-    other = {key for key, want in expected.items() if key in state and state[key].shape != want.shape}
-    heads = {key for key in other if state[key].shape[1:] == expected[key].shape[1:] and state[key].ndim in (1, 2, 4)}
-    if other and not (new_head and heads == other and len(other) <= 6):
-        shapes = [f"{key} is {tuple(state[key].shape)}, not {tuple(expected[key].shape)}" for key in sorted(other)]
-        count = state[sorted(other)[0]].shape[:1]
-        hint = f"the file has {count[0]} classes there: pass their number to the factory" if heads == other else ""
-        raise uri.refused(
-            f"{what} does not fit this network: {', '.join(shapes[:3])}",
-            hint or "check its width and the arguments of its factory",
-        )
-    module.load_state_dict({key: it for key, it in state.items() if key not in other}, strict=False)
-    return tuple(sorted(other))
+    other = sorted(other_shapes(state, module.state_dict()))
+    is_head = all(found[1:] == want[1:] and len(found) in (1, 2, 4) for _, found, want in other)
+    if other and not (new_head and is_head and len(other) <= 6):
+        hint = "check its width and the arguments of its factory"
+        if is_head:
+            hint = f"the file has {other[0][1][0]} classes there: pass their number to the factory"
+        shapes = ", ".join(f"{key} is {found}, not {want}" for key, found, want in other[:3])
+        raise uri.refused(f"{what} does not fit this network: {shapes}", hint)
+    fresh = tuple(key for key, *_ in other)
+    module.load_state_dict({key: it for key, it in state.items() if key not in fresh}, strict=False)
+    return fresh
 
 
 def notes_of(match: Match) -> tuple[str, ...]:

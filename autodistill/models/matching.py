@@ -104,7 +104,7 @@ def matches(checkpoint: Checkpoint, expected: Mapping[str, Tensor]) -> tuple[lis
                     continue
                 score = len(present) / (len(needed | inside.keys()) or 1)
                 if nearest is None or score > nearest.score:
-                    nearest = Misfit(score, tuple(missing), tuple(unexpected), tuple(_shapes(present, expected)))
+                    nearest = Misfit(score, tuple(missing), tuple(unexpected), tuple(other_shapes(present, expected)))
     return list(found.values()), None if found else nearest
 
 
@@ -183,7 +183,7 @@ def identify(
                 if fit is not None:
                     kinds = {it.averaged for it in found} - {match.averaged}
                     return fit._replace(other_weights=tuple("ema" if averaged else "raw" for averaged in kinds))
-            misfit = Misfit(1.0, (), (), tuple(_shapes(match.state, expected)))
+            misfit = Misfit(1.0, (), (), tuple(other_shapes(match.state, expected)))
         if misfit is not None and (nearest is None or misfit.score > nearest[0]):
             nearest = (misfit.score, name, misfit)
     raise unknown_network(nearest, uri=uri, named=names if len(names) == 1 else ())
@@ -265,7 +265,7 @@ def head_classes(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], *,
     Returns:
         None if other tensors differ too.
     """
-    other = [(found, want) for _, found, want in _shapes(state, expected)]
+    other = [(found, want) for _, found, want in other_shapes(state, expected)]
     if not other:
         return default
     counts = {found[0] for found, want in other if found[1:] == want[1:] and want[:1] == (default,)}
@@ -307,9 +307,10 @@ def _renamed(key: str, rules: Sequence[tuple[str, str]]) -> str:
     return key
 
 
-def _shapes(
+def other_shapes(
     state: Mapping[str, Tensor], expected: Mapping[str, Tensor]
 ) -> Iterator[tuple[str, tuple[int, ...], tuple[int, ...]]]:
+    """Yield the tensors that have another shape: their name, their shape, and the expected shape."""
     for key, want in expected.items():
         if key in state and state[key].shape != want.shape:
             yield key, tuple(state[key].shape), tuple(want.shape)

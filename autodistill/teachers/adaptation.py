@@ -13,7 +13,7 @@ from torch import nn
 from autodistill.config import AdaptSpec, Space
 from autodistill.data import Data
 from autodistill.errors import TeacherError, near
-from autodistill.models.checkpoints import read
+from autodistill.models.checkpoints import saved_state
 from autodistill.models.foreign import FOREIGN, Foreign
 from autodistill.models.uri import FACTS, Uri, name_of, parse
 from autodistill.store import digest
@@ -89,7 +89,7 @@ def load_adapted(uri: str, path: Path, *, data: Data, offline: bool = False, nam
     """
     fresh = pretrained(uri, data=data, offline=offline, name=name).teacher
     module = fresh.module
-    module.load_state_dict(read(path, parse(f"file:{path}")).groups[0].state)
+    module.load_state_dict(saved_state(path))
     return ready(
         module,
         name=fresh.name,

@@ -1,6 +1,6 @@
 """Fine-tune a pretrained network with a new head on the study's data: first the head, then all weights."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,7 @@ from autodistill.config import AdaptSpec, Space, TrainingSpec
 from autodistill.data import Data
 from autodistill.data.views import View
 from autodistill.errors import StudyError, TeacherError, TrialError
-from autodistill.models.checkpoints import read, save
-from autodistill.models.uri import parse
+from autodistill.models.checkpoints import save, saved_state
 from autodistill.records import TaskProgress
 from autodistill.store import locked, seed_from
 from autodistill.teachers.adaptation import path_of, pretrained, total_epochs
@@ -136,7 +135,7 @@ def _rate_and_decay(spec: AdaptSpec) -> tuple[float, float]:
 def _loaded(network: nn.Module, path: Path) -> bool:
     """Load the weights at the end of the first stage; return False if the file is missing or damaged."""
     try:
-        state: Mapping[str, Tensor] = read(path, parse(f"file:{path}")).groups[0].state
+        state = saved_state(path)
     except TeacherError:
         return False
     network.load_state_dict(state)

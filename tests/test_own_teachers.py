@@ -155,6 +155,7 @@ def test_statistics_in_a_file_are_read_in_all_forms(form: str, tmp_path: Path) -
         {"class_to_idx": {name: index for index, name in enumerate("1032456789")}},
         {"args": argparse.Namespace(classes=list("1032456789"))},
         {"idx_to_class": dict(enumerate("1032456789"))},
+        {"classes": {str(index): [name, f"digit {name}"] for index, name in enumerate("1032456789")}},
         {"classes": 10, "class_names": None, "categories": tuple("1032456789")},
     ],
 )

@@ -5,7 +5,6 @@ before the names of tensors; `read` keeps every group of tensors of a file, and 
 """
 
 import argparse
-import contextlib
 import hashlib
 import json
 import pathlib
@@ -14,7 +13,7 @@ import re
 import struct
 import types
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 from zipfile import BadZipFile
@@ -96,6 +95,7 @@ class Facts(BaseModel):
     architecture: str | None = None
     mean: tuple[Annotated[float, Field(allow_inf_nan=False)], ...] | None = None
     std: tuple[Annotated[float, Field(gt=0, allow_inf_nan=False)], ...] | None = None
+    """Mean and standard deviation as the file states them, of levels from 0 to 1 or from 0 to 255."""
     classes: tuple[str, ...] | None = None
     stem_stride: Literal[1, 2] | None = None
     image_size: Annotated[int, Field(ge=1)] | None = None
@@ -297,7 +297,7 @@ def _facts(values: Mapping[str, Any]) -> dict[str, Any]:
             found[fact] = _plain(given[0])
     classes, size = found.get("classes"), found.get("image_size")
     if isinstance(classes, dict):
-        found["classes"] = _ordered(classes)
+        found["classes"] = class_names(classes)
     if isinstance(size, dict):
         size = [size[key] for key in ("shortest_edge", "height", "width") if key in size]
     if isinstance(size, list) and size:
@@ -306,10 +306,6 @@ def _facts(values: Mapping[str, Any]) -> dict[str, Any]:
     for name in ("mean", "std"):
         if isinstance(found.get(name), int | float):
             found[name] = [found[name]]
-    numbers = [it for name in ("mean", "std") for it in found.get(name, ())]
-    if all(isinstance(it, int | float) for it in numbers) and max(numbers, default=0) > 2:
-        # Stated for values from 0 to 255.
-        found |= {name: [it / 255 for it in found[name]] for name in ("mean", "std") if name in found}
     return found
 
 
@@ -322,13 +318,15 @@ def _is_fact(name: str, value: Any) -> bool:
     return True
 
 
-def _ordered(classes: Mapping[Any, Any]) -> list[str]:
-    """Return class names in the order of their indices, from a dictionary in either direction."""
-    if all(isinstance(index, int) for index in classes.values()):
-        classes = {index: name for name, index in classes.items()}
-    with contextlib.suppress(ValueError):
-        return [str(classes[key]) for key in sorted(classes, key=int)]
-    return [str(name) for name in classes]
+def class_names(classes: Sequence[Any] | Mapping[Any, Any]) -> list[str]:
+    """Return class names in the order of their indices, from a list, or from a dictionary in either direction."""
+    if isinstance(classes, Mapping):
+        if all(isinstance(index, int) for index in classes.values()):
+            classes = sorted(classes, key=classes.__getitem__)
+        elif all(str(key).isdecimal() for key in classes):
+            classes = [classes[key] for key in sorted(classes, key=int)]
+    # Keras writes {"0": ["n01440764", "tench"]}.
+    return [str(it[0] if isinstance(it, list) and it else it) for it in classes]
 
 
 def _plain(value: Any) -> Any:

@@ -1,5 +1,6 @@
 """Facts about a teacher's input and output: normalisation, and the order of its classes."""
 
+import contextlib
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -7,7 +8,7 @@ from typing import Any, NamedTuple
 
 from autodistill.data import Data
 from autodistill.errors import near
-from autodistill.models.checkpoints import Facts
+from autodistill.models.checkpoints import Facts, class_names
 from autodistill.models.uri import Uri, with_option
 
 
@@ -130,19 +131,11 @@ def stated_classes(uri: Uri) -> tuple[str, ...] | None:
 
 
 def _names_in(text: str) -> list[str]:
-    try:
+    with contextlib.suppress(json.JSONDecodeError):
         found = json.loads(text)
-    except json.JSONDecodeError:
-        return [line.strip() for line in text.splitlines() if line.strip()]
-    if isinstance(found, dict):
-        if all(isinstance(it, int) for it in found.values()):
-            return [str(name) for name, _ in sorted(found.items(), key=lambda it: it[1])]
-        if all(key.isdecimal() for key in found):
-            found = [found[key] for key in sorted(found, key=int)]
-    if not isinstance(found, list | dict):
-        return [line.strip() for line in text.splitlines() if line.strip()]
-    # Keras writes {"0": ["n01440764", "tench"]}.
-    return [str(it[0] if isinstance(it, list) and it else it) for it in found]
+        if isinstance(found, list | dict):
+            return class_names(found)
+    return [line.strip() for line in text.splitlines() if line.strip()]
 
 
 def class_columns(

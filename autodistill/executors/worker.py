@@ -165,14 +165,18 @@ class WorkerContext:
             self.on_event(Note(text=text, warning=True))
 
     @cached_property
+    def _received(self) -> Data:
+        """The study's data on the CPU, mapped from their file if they have a file."""
+        return datasets.received(self._given, self.setup.space.data)
+
+    @cached_property
     def study_data(self) -> Data:
         """The splits of the study, to which its teachers belong."""
-        return datasets.received(self._given, self.setup.space.data).to(self.device)
+        return self._received.to(self.device)
 
     def validation_images(self, rows: Tensor, size: int) -> Tensor | None:
         """Decode validation images again from their files in another size; None: there are no files."""
-        spec = self.setup.space.data
-        return datasets.at_size(datasets.received(self._given, spec), spec, rows, size)
+        return datasets.at_size(self._received, self.setup.space.data, rows, size)
 
     @cached_property
     def data(self) -> Data:

@@ -170,7 +170,8 @@ class StudySpec(NamedTuple):
     @property
     def unready(self) -> set[str]:
         """Names of the teachers that cannot run yet: untrained, or an ensemble with an untrained member."""
-        missing = {name for name, uri in self.teachers.items() if uri in set(self.untrained)}
+        untrained = set(self.untrained)
+        missing = {name for name, uri in self.teachers.items() if uri in untrained}
         return missing | {
             name
             for name, uri in self.teachers.items()

@@ -129,12 +129,13 @@ def run_study(spec: StudySpec, on_event: OnEvent, *, executor_for: ExecutorFor =
                 carried=recorded[: kept.joins[-1].trials] if kept and kept.joins else (),
                 recorded=recorded,
             )
+            untrained = spec.untrained
             recorder.teachers, recorder.agreement, computed = prepare_teachers(
                 list(spec.teachers),
                 executor,
                 recorder.on_event,
-                untrained=spec.untrained,
-                epochs=sum(epochs_of(uri, spec.space) for uri in spec.untrained),
+                untrained=untrained,
+                epochs=sum(epochs_of(uri, spec.space) for uri in untrained),
                 meanwhile=store.tasks(no_teacher_runs(search)),
             )
             recorder.profile_views = max(recorder.profile_views, computed)

@@ -92,6 +92,12 @@ def copied(module: nn.Module, uri: Uri) -> nn.Module:
         return copy.deepcopy(module)
 
 
+def channels_of(module: nn.Module, *, default: int) -> int:
+    """Return the channels of a network, one or three, by its first convolution; `default` if it shows neither."""
+    first = next((it for it in module.modules() if isinstance(it, nn.Conv2d)), None)
+    return first.in_channels if first is not None and first.in_channels in (1, 3) else default
+
+
 def cannot_take(uri: Uri, images: Tensor, mode: str, error: BaseException) -> AutodistillError:
     """Return the error for a network that fails on a batch of images."""
     batch = f"a batch of shape {tuple(images.shape)}{mode and ' '}{mode}"

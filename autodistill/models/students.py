@@ -6,7 +6,7 @@ the images. Training, export and cost therefore see one network that takes the d
 
 import copy
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from autodistill.data import Data
 from autodistill.errors import ConfigError, near
 from autodistill.models import MODELS, build
 from autodistill.models import cost as costs
-from autodistill.models.foreign import FOREIGN, Foreign, cannot_take, copied
+from autodistill.models.foreign import FOREIGN, Foreign, cannot_take, channels_of, copied
 from autodistill.models.preprocessing import INTERPOLATIONS, normalisation
 from autodistill.models.uri import OF_STUDENTS, RESERVED, Uri, parse, student_name
 from autodistill.records import ForeignRecord, StudentRecord
@@ -157,14 +157,10 @@ def foreign_student(
     Arguments and errors are those of `student_network`.
     """
     uri = parse(student, "student")
-    own_size = data.image_shape[1]
-    given = {
-        "num_classes": data.num_classes,
-        "in_channels": data.image_shape[0],
-        "image_size": uri.size() or own_size,
-    }
-    network = _built(uri, given, seed=seed, offline=offline)
-    channels = _channels(network.module, data)
+    own_channels, own_size, _ = data.image_shape
+    network = _built(uri, num_classes=data.num_classes, image_shape=data.image_shape, seed=seed, offline=offline)
+    # Grey images become images of three channels if the network takes those.
+    channels = 3 if own_channels == 1 and channels_of(network.module, default=1) == 3 else own_channels
     chosen = normalisation(uri, network.facts, data, channels)
     size = uri.size() or network.facts.image_size or own_size
     notes = network.notes
@@ -198,8 +194,7 @@ def rebuilt(facts: ForeignRecord, *, num_classes: int, image_shape: tuple[int, i
         ConfigError: It cannot be built, or it is another network than the recorded one.
     """
     uri = parse(facts.uri, "student")
-    given = {"num_classes": num_classes, "in_channels": image_shape[0], "image_size": uri.size() or image_shape[1]}
-    network = _built(uri, given, seed=0, offline=True)
+    network = _built(uri, num_classes=num_classes, image_shape=image_shape, seed=0, offline=True)
     if _fingerprint(network, facts) != facts.fingerprint:
         raise changed(facts)
     return Wrapped(network.module, facts, mean=facts.mean, std=facts.std)
@@ -213,7 +208,7 @@ def changed(facts: ForeignRecord) -> ConfigError:
     )
 
 
-def _built(uri: Uri, given: Mapping[str, Any], *, seed: int, offline: bool) -> Foreign:
+def _built(uri: Uri, *, num_classes: int, image_shape: tuple[int, int, int], seed: int, offline: bool) -> Foreign:
     if uri.scheme == "python":
         unused = [key for key in RESERVED if key in uri.options and key not in OF_STUDENTS]
         if unused:
@@ -222,8 +217,9 @@ def _built(uri: Uri, given: Mapping[str, Any], *, seed: int, offline: bool) -> F
             )
     else:
         uri.check_options(OF_STUDENTS)
+    given = {"num_classes": num_classes, "in_channels": image_shape[0], "image_size": uri.size() or image_shape[1]}
     with seeded(seed):
-        network = FOREIGN[uri.scheme](uri, num_classes=given["num_classes"], offline=offline, given=given)
+        network = FOREIGN[uri.scheme](uri, num_classes=num_classes, offline=offline, given=given)
     lazy = [key for key, it in network.module.named_parameters() if is_lazy(it)]
     if lazy:
         raise uri.refused(f"{lazy[0]} has no shape yet", "state the sizes of its lazy layers, or call the network once")
@@ -240,13 +236,6 @@ def _weights(uri: Uri) -> str:
     if uri.scheme == "timm":
         return "published"
     return uri.target.partition("@")[2] if uri.scheme == "torchvision" else ""
-
-
-def _channels(module: nn.Module, data: Data) -> int:
-    """Return the channels that a network takes: those of the data, or three where the data has one."""
-    first = next((it for it in module.modules() if isinstance(it, nn.Conv2d)), None)
-    own = data.image_shape[0]
-    return 3 if own == 1 and first is not None and first.in_channels == 3 else own
 
 
 def _fingerprint(network: Foreign, facts: ForeignRecord) -> str:

@@ -18,7 +18,7 @@ from autodistill.models.foreign import FOREIGN, Foreign
 from autodistill.models.uri import FACTS, Uri, name_of, parse
 from autodistill.store import digest
 from autodistill.teachers.sources import Loading, finished, foreign_network, known_network, logits_for
-from autodistill.teachers.teacher import Teacher, ready
+from autodistill.teachers.teacher import Teacher, with_fingerprint
 
 SCHEME = "adapt:"
 ADAPTABLE = ("file", *FOREIGN)
@@ -87,23 +87,9 @@ def load_adapted(uri: str, path: Path, *, data: Data, offline: bool = False, nam
     Raises:
         TeacherError: As for `pretrained`; or the file is missing or damaged.
     """
-    fresh = pretrained(uri, data=data, offline=offline, name=name).teacher
-    module = fresh.module
-    module.load_state_dict(saved_state(path))
-    return ready(
-        module,
-        name=fresh.name,
-        uri=uri,
-        architecture=fresh.architecture,
-        normalisation=fresh.normalisation,
-        channels=fresh.channels,
-        input_size=fresh.input_size,
-        interpolation=fresh.interpolation,
-        bgr=fresh.bgr,
-        accepted=fresh.accepted,
-        notes=fresh.notes,
-        source=fresh.fingerprint,
-    )
+    teacher = pretrained(uri, data=data, offline=offline, name=name).teacher
+    teacher.module.load_state_dict(saved_state(path))
+    return with_fingerprint(replace(teacher, other_weights=()), source=teacher.fingerprint)
 
 
 def path_of(*, source: str, root: Path, data: str, space: Space) -> Path:

@@ -14,7 +14,7 @@ from autodistill.data import Data
 from autodistill.errors import AutodistillError, ConfigError, TeacherError, near
 from autodistill.models import MODELS, build, onnx_graph, parse_name
 from autodistill.models.checkpoints import Facts, read
-from autodistill.models.foreign import FOREIGN, Foreign, cannot_take, notes_of, published_classes
+from autodistill.models.foreign import FOREIGN, Foreign, cannot_take, channels_of, notes_of, published_classes
 from autodistill.models.matching import identify
 from autodistill.models.preprocessing import INTERPOLATIONS, class_columns, normalisation, stated_classes
 from autodistill.models.uri import FACTS, Uri, name_of, parse
@@ -154,8 +154,7 @@ def foreign_network(uri: Uri, loading: Loading, *, num_classes: int | None) -> t
         shape["image_size"] = uri.size() or own_size
     with seeded():
         network = FOREIGN[uri.scheme](uri, num_classes=num_classes, offline=loading.offline, given=shape)
-    first = next((it for it in network.module.modules() if isinstance(it, nn.Conv2d)), None)
-    return network, first.in_channels if first is not None and first.in_channels in (1, 3) else channels
+    return network, channels_of(network.module, default=channels)
 
 
 def _from_onnx(uri: Uri, loading: Loading) -> Teacher:

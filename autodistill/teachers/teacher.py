@@ -127,15 +127,13 @@ def ready(  # noqa: PLR0913 - the fields of a teacher
         source: Hash of what the printed network and its weights do not show, such as the code of its factory.
     """
     module = module.eval().requires_grad_(False).to(memory_format=torch.channels_last)
-    facts: tuple[object, ...] = (architecture, normalisation.mean, normalisation.std, input_size)
-    facts += tuple(it for it in (columns, bgr, interpolation != "bilinear" and interpolation, source) if it)
-    return Teacher(
+    teacher = Teacher(
         name=name,
         uri=uri,
         architecture=architecture,
         module=module,
         normalisation=normalisation,
-        fingerprint=_fingerprint(module, facts),
+        fingerprint="",
         channels=channels,
         input_size=input_size,
         interpolation=interpolation,
@@ -146,6 +144,20 @@ def ready(  # noqa: PLR0913 - the fields of a teacher
         notes=notes,
         cost=cost,
     )
+    return with_fingerprint(teacher, source=source)
+
+
+def with_fingerprint(teacher: Teacher, *, source: str) -> Teacher:
+    """Return a teacher with the fingerprint of its network and its preprocessing; `source` is that of `ready`."""
+    interpolation = teacher.interpolation != "bilinear" and teacher.interpolation
+    facts: tuple[object, ...] = (teacher.architecture, teacher.normalisation.mean, teacher.normalisation.std)
+    facts += (teacher.input_size, *(it for it in (teacher.columns, teacher.bgr, interpolation, source) if it))
+    # The printed module includes strides, which the weights do not show.
+    found = hashlib.sha256(repr((facts, str(teacher.module))).encode())
+    for key, value in sorted(teacher.module.state_dict().items()):
+        found.update(key.encode())
+        found.update(raw_bytes(value))
+    return replace(teacher, fingerprint=found.hexdigest())
 
 
 def ensemble(members: Sequence[Teacher], *, name: str, uri: str) -> Teacher:
@@ -233,12 +245,3 @@ def folded(module: nn.Module) -> nn.Module:
     except TraceError:
         return module
     return found.eval().requires_grad_(False)
-
-
-def _fingerprint(module: nn.Module, facts: tuple[object, ...]) -> str:
-    # The printed module includes strides, which the weights do not show.
-    found = hashlib.sha256(repr((facts, str(module))).encode())
-    for key, value in sorted(module.state_dict().items()):
-        found.update(key.encode())
-        found.update(raw_bytes(value))
-    return found.hexdigest()

@@ -4,6 +4,7 @@ import argparse
 import json
 import pathlib
 import re
+import sys
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import replace
@@ -517,6 +518,34 @@ def test_files_of_two_folders_import_their_own_neighbours(tmp_path: Path) -> Non
         for name, bias in (("a", 1.0), ("b", 2.0), ("a", 1.0)):
             teacher = load(f"python:{tmp_path}/{name}/{factory}?norm=none", data=digits())
             assert float(teacher.module[1].bias[0]) == bias
+
+
+def test_packages_of_an_environment_within_the_folder_are_shared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file, a package and a namespace package in the folder belong to its files; an environment in it does not."""
+    layer = "from torch import nn\n\nHEAD = nn.Linear(64, 10)\n"
+    installed = tmp_path / "a" / ".venv" / "lib" / "site-packages"
+    for name, held in (("a", installed / "installed_of_a_test"), ("b", tmp_path / "b" / "unused")):
+        own = tmp_path / name
+        for package in (held, own / "package_of_a_test", own / "space_of_a_test"):
+            package.mkdir(parents=True)
+        (held / "__init__.py").write_text(layer)
+        (own / "file_of_a_test.py").write_text("")
+        (own / "package_of_a_test" / "__init__.py").write_text("")
+        (own / "package_of_a_test" / "below.py").write_text("")
+        (own / "space_of_a_test" / "inner.py").write_text("")
+        (own / "nets.py").write_text(
+            "import installed_of_a_test, file_of_a_test, package_of_a_test.below, space_of_a_test.inner\n"
+            "from torch import nn\n\n\ndef net():\n    return nn.Sequential(nn.Flatten(), installed_of_a_test.HEAD)\n"
+        )
+    monkeypatch.syspath_prepend(installed)
+    weights = [
+        load(f"python:{tmp_path}/{name}/nets.py:net?norm=none", data=digits()).module[1].weight for name in ("a", "b")
+    ]
+    assert torch.equal(*weights), "the package of the environment was imported twice"
+    assert [name for name in sys.modules if "_of_a_test" in name] == ["installed_of_a_test"]
+    del sys.modules["installed_of_a_test"]
 
 
 def test_a_file_is_read_whatever_its_suffix_says_and_its_architecture_is_a_preference(tmp_path: Path) -> None:

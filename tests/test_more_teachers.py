@@ -335,7 +335,7 @@ def test_an_ensemble_is_the_mean_of_its_members_probabilities(tmp_path: Path) ->
     teacher = load("ensemble:a+b", data=digits(), study=study)
     mean = torch.stack([logits_of(it, images).softmax(1) for it in members]).mean(0)
     assert torch.allclose(logits_of(teacher, images), mean.log(), atol=1e-5)
-    assert torch.allclose(teacher.quick(images), mean.log(), atol=1e-5)
+    assert torch.allclose(teacher.quick(images)(images), mean.log(), atol=1e-5)
     costs = [cost_of(it, digits()) for it in members]
     assert cost_of(teacher, digits()).params == sum(it.params or 0 for it in costs)
     assert cost_of(teacher, digits()).macs == sum(it.macs or 0 for it in costs)

@@ -96,6 +96,8 @@ class Passed:
             if isinstance(value, tuple) and len(value) in SPLITS
             else value
         )
+        if isinstance(parts, Mapping | list | tuple) and not parts:
+            raise ConfigError(f"data: an empty {type(parts).__name__}", "pass at least one image of each class")
         for rows in parts.values() if isinstance(parts, Mapping) else [parts]:
             if isinstance(rows, tuple) or not (hasattr(rows, "__getitem__") and hasattr(rows, "__len__")):
                 raise ConfigError(

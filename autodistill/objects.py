@@ -23,7 +23,7 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from autodistill.errors import ConfigError
-from autodistill.models.uri import RESERVED
+from autodistill.models.uri import RESERVED, with_option
 
 Network = str | nn.Module | Callable[..., Any] | tuple[Any, Mapping[str, object]]
 """A name or URI, a network, a function that returns a network, or a pair of one of these and options of its URI."""
@@ -197,8 +197,9 @@ def _with_options(uri: str, options: Mapping[str, object]) -> str:
         key: ",".join(map(str, value)) if isinstance(value, tuple | list) else str(value)
         for key, value in options.items()
     }
-    query = "&".join(f"{key}={quote(text, safe='/:,+~@#.-_')}" for key, text in texts.items())
-    return f"{uri}{'&' if '?' in uri else '?'}{query}" if query else uri
+    for key, text in texts.items():
+        uri = with_option(uri, f"{key}={quote(text, safe='/:,+~@#.-_')}")
+    return uri
 
 
 def _source(value: Any) -> str:

@@ -513,6 +513,9 @@ def test_the_files_of_a_uri_and_where_they_are_moved(tmp_path: Path) -> None:
     (local,) = files_of(f"timm:local-dir:{tmp_path}/local")
     assert (local.name, local.top) == ("local/config.json", "local")
     assert moved(f"timm:local-dir:{tmp_path}/local", {"target": Path("/n/local")}) == "timm:local-dir:/n/local"
+    none = f"python:{tmp_path}/nets.py:net?weights=none"
+    assert [it.part for it in files_of(none)] == ["target"]
+    assert moved(none, {"target": Path("/n/nets.py")}) == "python:/n/nets.py:net?weights=none"
     assert files_of("python:package.module:net") == files_of("torchvision:resnet18@DEFAULT") == ()
     assert files_of("ensemble:a+b") == files_of("ladder:resnet8") == ()
 

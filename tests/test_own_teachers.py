@@ -242,6 +242,58 @@ def test_a_name_with_a_question_mark_or_a_per_cent_sign_is_a_file_first(tmp_path
         assert load(f"file:{tmp_path}/{name}", data=digits()).architecture == ARCHITECTURE
     assert load(f"file:{tmp_path}/what?.pt?name=x", data=digits()).name == "x"
     assert load(f"file:{tmp_path}/100%2525.pt?name=x", data=digits()).name == "x"
+    assert with_option(f"file:{tmp_path}/what?.pt", "name=x") == f"file:{tmp_path}/what?.pt?name=x"
+
+
+def test_signs_of_names_are_encoded(nets: str, tmp_path: Path) -> None:
+    """A number sign that begins no kind of weights belongs to the name; an ampersand always has to be encoded."""
+    torch.save(network().state_dict(), tmp_path / "a#b&c?d%e.pt")
+    encoded = f"{tmp_path}/a%23b%26c%3Fd%25e.pt"
+    assert load(f"file:{encoded}?name=x", data=digits()).architecture == ARCHITECTURE
+    state = load(f"{nets}:net?norm=none", data=digits()).module.state_dict()
+    torch.save({"model": state, "ema": other(state)}, tmp_path / "a#b&c?d%e.pt")
+    for kind, expected in (("raw", state), ("ema", other(state))):
+        for sign in ("#", "%23"):
+            found = load(f"{nets}:net?norm=none&weights={encoded}{sign}{kind}", data=digits())
+            assert torch.equal(found.module.state_dict()["head.bias"], expected["head.bias"])
+    (tmp_path / "folder#1").mkdir()
+    (tmp_path / "folder#1" / "nets.py").write_text(NETS.replace("from beside import WIDTH", "WIDTH = 4"))
+    code = f"python:{tmp_path}/folder%231/nets.py:net"
+    assert load(f"{code}?norm=none&weights={encoded}", data=digits()).module.body.out_channels == 4
+    missing = refused(f"{nets}:net?weights={tmp_path}/x.pt").hint
+    assert "write ?, &, # and % of a name as %3F, %26, %23 and %25" in missing
+    assert "write ?, &" in refused(f"file:{encoded}&b.pt=1?c&d").hint
+    typed = refused(f"{nets}:net?weights={encoded}%23best")
+    assert typed.message.endswith("a#b&c?d%e.pt#best")
+    assert typed.hint == "#best is no kind of weights: write FILE#raw or FILE#ema"
+    assert "weights= is empty" in refused(f"{nets}:net?weights=").message
+
+
+@pytest.mark.parametrize(
+    ("uri", "file", "kind", "published"),
+    [
+        ("file:a.pt", "a.pt", "", ""),
+        ("file:a.pt?weights=ema", "a.pt", "ema", ""),
+        ("python:nets.py:net", "", "", ""),
+        ("python:nets.py:net?weights=none", "", "", ""),
+        ("python:nets.py:net?weights=a.pt", "a.pt", "", ""),
+        ("python:nets.py:net?weights=a.pt%23raw", "a.pt", "raw", ""),
+        ("python:nets.py:net?weights=a#1.pt#ema", "a#1.pt", "ema", ""),
+        ("python:nets.py:net?weights=published", "published", "", ""),
+        ("torchvision:resnet18@V1", "", "", "V1"),
+        ("torchvision:resnet18", "", "", ""),
+        ("torchvision:resnet18?weights=none", "", "", ""),
+        ("torchvision:resnet18?weights=b/a.pt", "b/a.pt", "", ""),
+        ("timm:net", "", "", "published"),
+        ("timm:net?weights=published", "", "", "published"),
+        ("timm:net?weights=none", "", "", ""),
+        ("timm:net?weights=a.pt#raw", "a.pt", "raw", ""),
+    ],
+)
+def test_weights_mean_the_same_everywhere(uri: str, file: str, kind: str, published: str) -> None:
+    found = parse(uri, "student").weights()
+    assert found == (file, kind, published)
+    assert found.name == (file.rpartition("/")[2] or published)
 
 
 @pytest.mark.parametrize(
@@ -251,6 +303,8 @@ def test_a_name_with_a_question_mark_or_a_per_cent_sign_is_a_file_first(tmp_path
         ("file:a/model.pth.tar", "model"),
         ("file:a/my net (1).pt", "my-net-1"),
         ("python:nets.py:resnet20?weights=a/b.th", "b"),
+        ("python:nets.py:resnet20?weights=a/b.th#ema", "b"),
+        ("python:nets.py:resnet20?weights=none", "resnet20"),
         ("python:nets.py:resnet20?depth=3", "resnet20"),
         ("timm:hf-hub:org/net.in1k", "net.in1k"),
         ("timm:resnet18.a1_in1k", "resnet18.a1_in1k"),

@@ -76,7 +76,7 @@ def from_python(uri: Uri, *, num_classes: int | None, offline: bool = False, giv
     # A factory may return a network that it keeps: its next call must not return what training has changed.
     module = copied(module, uri)
     architecture = uri.target.rpartition(":")[2]
-    if uri.options.get("weights", "none") == "none":
+    if not uri.weights().file:
         return Foreign(module, architecture, source=source)
     return _with_file(module, architecture, uri, new_head=num_classes is not None, source=source)
 
@@ -109,10 +109,8 @@ def _unwrapped(module: nn.Module) -> nn.Module:
 
 
 def _with_file(module: nn.Module, architecture: str, uri: Uri, *, new_head: bool, source: str = "") -> Foreign:
-    """Load the file that the option `weights` names: FILE, FILE#raw or FILE#ema."""
-    path, _, kind = uri.options["weights"].partition("#")
-    if kind not in ("", "raw", "ema"):
-        raise uri.refused(f"weights={path}#{kind}: allowed are FILE, FILE#raw and FILE#ema")
+    """Load the file of weights that the URI names."""
+    path, kind, _ = uri.weights()
     checkpoint = read(Path(path).expanduser(), uri)
     found, misfit = matches(checkpoint, module.state_dict())
     if not found:
@@ -139,11 +137,9 @@ def from_torchvision(uri: Uri, *, num_classes: int | None, offline: bool = False
     if weights is None:
         size = uri.size() if uri.role == "student" else None
         module = _torchvision_model(architecture, classes=num_classes or 1000, image_size=size, published=False)
-        if uri.options.get("weights", "none") == "none":
+        if not uri.weights().file:
             return Foreign(module, architecture)
         return _with_file(module, architecture, uri, new_head=num_classes is not None)
-    if "weights" in uri.options:
-        raise uri.refused("weights= beside @WEIGHTS", "state either @WEIGHTS, or weights=FILE")
     categories, transform = weights.meta["categories"], weights.transforms()
     size = int(transform.crop_size[0])
     module = _torchvision_model(architecture, classes=num_classes or len(categories), image_size=size)
@@ -168,7 +164,7 @@ def _torchvision_weights(uri: Uri) -> tuple[str, Any]:
     import torchvision
     from torchvision.models import get_model_weights, list_models
 
-    architecture, _, version = uri.target.partition("@")
+    architecture, version = uri.target.partition("@")[0], uri.weights().published
     # The list of this module contains image classifiers only, no networks for detection or video.
     known = list_models(module=torchvision.models)
     hint = "write torchvision:NAME@WEIGHTS, for example torchvision:resnet50@IMAGENET1K_V2"
@@ -199,8 +195,8 @@ def from_timm(uri: Uri, *, num_classes: int | None, offline: bool = False, **unu
         AutodistillError: timm is not installed, the name is unknown, or the weights are not on this machine.
     """
     timm = _timm(uri)
-    weights = uri.options.get("weights", "published")
-    pretrained = weights == "published"
+    weights = uri.weights()
+    pretrained = bool(weights.published)
     if ":" not in uri.target and uri.target.partition(".")[0] not in timm.list_models():
         close = difflib.get_close_matches(uri.target, timm.list_models(), n=3, cutoff=0.5)
         raise uri.refused(
@@ -232,7 +228,7 @@ def from_timm(uri: Uri, *, num_classes: int | None, offline: bool = False, **unu
             _TIMM_HINT + ("; weights=none starts without weights" if uri.role == "student" else ""),
         ) from error
     if not pretrained:
-        if weights == "none":
+        if not weights.file:
             return Foreign(module, uri.target)
         return _with_file(module, uri.target, uri, new_head=num_classes is not None)
     published = module.pretrained_cfg

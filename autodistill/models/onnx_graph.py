@@ -64,7 +64,7 @@ def network(uri: Uri, path: Path) -> tuple["OnnxModule", Graph]:
     except ImportError as error:
         raise uri.refused(f"{error.name} is not installed", "pip install 'kd-autodistill[onnx]'") from error
     if not path.is_file():
-        raise uri.refused(f"no such file: {path}", "check the path")
+        raise uri.no_file(path)
     if outside := [name for name in external_files(path) if not _is_below(name)]:
         raise uri.refused(
             f"{path.name} keeps its weights in {outside[0]}, outside of its folder", "put its weights beside it"

@@ -69,8 +69,9 @@ def train_student(
         spec = resolve(options.model_copy(update={"study": "train"}), planned=False, load_data=load_data)
     if record is not None:
         check_unchanged(record, data=spec.data.fingerprint, teachers=spec.fingerprints)
-        if record.student.foreign is not None and record.student.foreign != spec.student.foreign:
-            raise changed(record.student.foreign)
+        known, now = record.student.foreign, spec.student.foreign
+        if known is not None and (now is None or now.fingerprint != known.fingerprint):
+            raise changed(known)
     if not quiet:
         show_images(spec)
     attempt = to.with_name(f".{to.name}.try")  # a folder that cannot be written must show before the training

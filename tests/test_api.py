@@ -2,6 +2,7 @@
 
 import functools
 import shlex
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 import user_networks
-from small_studies import core
+from small_studies import core, recommending
 from torch import nn
 from typer.testing import CliRunner
 from user_networks import Small, checkpoint, small, trained
@@ -21,7 +22,7 @@ from autodistill import api, console
 from autodistill.cli import app
 from autodistill.errors import ConfigError, StoreError, TeacherError
 from autodistill.objects import HERE, Passed
-from autodistill.records import StudyRecord
+from autodistill.records import StudyRecord, to_json
 
 SETTINGS = {
     "data.train": 150,
@@ -271,9 +272,15 @@ def test_a_study_is_loaded_by_name_and_reported_trained_and_exported(study, tmp_
 
 @pytest.mark.slow
 def test_a_network_that_only_its_program_has_cannot_be_trained_with_later(study, tmp_path):
-    """The recommendation may be to train without a teacher; the study's teachers are checked in any case."""
+    """Only a recommended teacher is needed."""
+    path = tmp_path / study.name / "study.json"
+    shutil.copytree(study.folder, path.parent)
+    path.write_text(to_json(recommending(study.record, "net")))
     with pytest.raises(TeacherError, match=HERE):
-        ad.load_study(study.name).train(tmp_path / "mine.safetensors", progress=False)
+        ad.load_study(path.parent).train(tmp_path / "mine.safetensors", progress=False)
+    path.write_text(to_json(recommending(study.record, None)))
+    alone = ad.load_study(path.parent).train(tmp_path / "mine.safetensors", progress=False)
+    assert alone.params.teacher is None
 
 
 @pytest.mark.slow

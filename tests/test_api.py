@@ -291,22 +291,29 @@ def test_the_same_call_finds_the_finished_study(study, capfd):
 
 
 @pytest.mark.slow
-def test_local_workers_the_serial_executor_and_the_command_line_make_the_same_study(monkeypatch):
+def test_local_workers_the_serial_executor_and_the_command_line_make_the_same_study(monkeypatch, tmp_path):
+    """Each has its own folder and cache: in one folder, the later ones would find the results of the first."""
     monkeypatch.setenv("PYTHONPATH", str(Path(user_networks.__file__).parent))
-    path = checkpoint(Path())
-    options = {"weights": path, **OPTIONS}
-    local = search(teachers=[(small, options)], executor="local", workers=1)
-    uri = f"python:user_networks:small?weights={path}&norm=half&name=net"
-    assert [teacher.uri for teacher in local.record.teachers] == [uri]
-    serial = search(teachers=[uri], study="serial")
-    dropped = {"name", "command"}
-    assert {k: v for k, v in core(local.record).items() if k not in dropped} == {
-        k: v for k, v in core(serial.record).items() if k not in dropped
-    }
-    command = shlex.split(local.record.command)[1:]
-    found = CliRunner().invoke(app, [*command, "--workers", "1", "--format", "json"], catch_exceptions=False)
-    assert found.exit_code == 0
-    assert ad.load_study(local.name).record == local.record
+
+    def start(name: str) -> None:
+        (tmp_path / name).mkdir()
+        monkeypatch.chdir(tmp_path / name)
+        monkeypatch.setenv("AUTODISTILL_CACHE", str(tmp_path / name / "cache"))
+        checkpoint(Path())
+
+    start("local")
+    options = {"weights": Path("small.pth.tar"), **OPTIONS}
+    local = search(teachers=[(small, options)], executor="local", workers=1).record
+    uri = "python:user_networks:small?weights=small.pth.tar&norm=half&name=net"
+    assert [teacher.uri for teacher in local.teachers] == [uri]
+    start("serial")
+    serial = search(teachers=[uri]).record
+    start("command")
+    command = [*shlex.split(local.command)[1:], "--workers", "1", "--format", "json"]
+    assert CliRunner().invoke(app, command, catch_exceptions=False).exit_code == 0
+    typed = ad.load_study(local.name).record
+    assert core(serial) == core(typed) == core(local)
+    assert serial.found == typed.found == ()
 
 
 @pytest.mark.slow

@@ -31,7 +31,11 @@ from autodistill.records import TeacherCostRecord
 from autodistill.usercode import errors_as, said
 
 HUB_TIMEOUT_S = 5.0
-"""Longest wait for an answer of the hub from which timm downloads."""
+"""Longest wait for an answer of the hub from which timm downloads. By judgement, not measured.
+Without this limit, a machine without a network waits for the many attempts of the hub's client."""
+LARGEST_HEAD = 6
+"""Most tensors of a head of another number of classes: weight and bias of a classifier and of two auxiliary
+classifiers, as in GoogLeNet. More tensors of other shapes are another network."""
 _TIMM_HINT = "run once where the machine may download, without --offline, or name a local copy: timm:local-dir:FOLDER"
 
 
@@ -213,7 +217,7 @@ def from_timm(uri: Uri, *, num_classes: int | None, offline: bool = False, **unu
         if offline or not pretrained or uri.target.startswith("local-dir:"):
             module = created(offline)
         else:
-            # The local cache first: without a network the client of the hub retries for 40 s.
+            # The local cache first: without a network the client of the hub tries again and again.
             drawn = torch.get_rng_state()
             try:
                 module = created(offline=True)
@@ -280,7 +284,7 @@ def load_weights(
     expected = module.state_dict()
     other = {key for key, want in expected.items() if key in state and state[key].shape != want.shape}
     heads = {key for key in other if state[key].shape[1:] == expected[key].shape[1:] and state[key].ndim in (1, 2, 4)}
-    if other and not (new_head and heads == other and len(other) <= 6):
+    if other and not (new_head and heads == other and len(other) <= LARGEST_HEAD):
         shapes = [f"{key} is {tuple(state[key].shape)}, not {tuple(expected[key].shape)}" for key in sorted(other)]
         count = state[sorted(other)[0]].shape[:1]
         hint = f"the file has {count[0]} classes there: pass their number to the factory" if heads == other else ""

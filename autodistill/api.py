@@ -9,6 +9,8 @@ print(study.recommendation.sentence)
 import inspect
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from decimal import Decimal
+from numbers import Real
 from pathlib import Path
 from typing import Any, Literal
 
@@ -144,7 +146,7 @@ class Study:
             _, found = export_study(
                 str(self.folder),
                 to=Path(path) if path is not None else None,
-                formats=chosen(",".join(formats)),
+                formats=chosen(formats if isinstance(formats, str) else ",".join(formats)),
                 weights=Path(weights) if weights is not None else None,
             )
         return found
@@ -157,7 +159,7 @@ class Study:
 def search(  # noqa: PLR0913 - the options of a search
     student: Network | list[Network],
     *,
-    teachers: Sequence[Network] = (),
+    teachers: Network | Sequence[Network] = (),
     data: Images = "",
     budget: int | float | str = "",
     executor: Kind = "local",
@@ -180,7 +182,7 @@ def search(  # noqa: PLR0913 - the options of a search
 
     Args:
         student: Network to train, or several.
-        teachers: Trained networks to choose from; empty: the space's.
+        teachers: Trained networks to choose from, or one; empty: the space's.
         data: Name or URI of the images, a function that returns datasets, or a dataset of `(image, label)` pairs; see
             docs/teachers.md and docs/extending.md. Empty: the space's.
         budget: Total cost: 20 (full trainings), "600ep" (epochs), "8h" or "30min" (time). Empty: the space's.
@@ -194,26 +196,30 @@ def search(  # noqa: PLR0913 - the options of a search
         workers: Number of worker processes, or auto.
         progress: Show the progress on stderr, or in the output of a notebook's cell.
         **options: The other options of `autodistill search`: `max_params`, `max_macs`, `max_size`, `max_latency`,
-            `max_trials`, `audit_pruning`, `timeout`, `cache_size`, `storage`, `offline`, `download`, `per_gpu`,
-            `insecure`, `ray` (the address of the cluster).
+            `max_trials`, `audit_pruning`, `timeout`, `cache_size`, `storage`, `offline`, `download`; with
+            `executor="ray"` also `per_gpu`, `insecure` and `ray` (the address of the cluster).
 
     Raises:
         ConfigError: An argument is wrong, or an object cannot be sent to worker processes.
         DataError, TeacherError, StoreError: Data, a teacher or the study's folder cannot be used.
     """
     _refuse_nested()
-    _check_options(options)
+    _check_options(options, executor)
     passed = Passed(anything=executor == "serial", datasets=executor != "ray")
     if executor == "ray":
-        options.setdefault("ray", "auto")
-    elif executor not in ("local", "serial"):
-        raise ConfigError(f"executor={executor!r}: unknown", "allowed: 'local', 'serial', 'ray'")
-    texts = {key: str(options.pop(key)) for key in _TEXTS if options.get(key)}
+        options["ray"] = options.get("ray") or "auto"
+    students = student if isinstance(student, list) else [student]
+    if not students:
+        raise ConfigError("student: an empty list", "name a network to train, or several")
+    # A network is callable; a list of networks is not.
+    several = [teachers] if isinstance(teachers, str) or callable(teachers) else teachers
+    given = {key: options.pop(key) for key in _TEXTS if key in options}
+    texts = {key: str(value) for key, value in given.items() if value not in ("", None)}
     family = search_family(
-        students=[passed.network(it, "student") for it in (student if isinstance(student, list) else [student])],
-        teachers=[passed.network(it, f"teachers[{place}]") for place, it in enumerate(teachers)],
+        students=[passed.network(it, "student") for it in students],
+        teachers=[passed.network(it, f"teachers[{place}]") for place, it in enumerate(several)],
         data=passed.images(data),
-        budget=budget if isinstance(budget, str) else f"{budget:g}",
+        budget=_budget(budget),
         space=space,
         overrides=[f"{key}={json.dumps(value)}" for key, value in _flat(settings or {})],
         study=study,
@@ -245,6 +251,8 @@ def load_study(path: str | Path) -> Study:
 
 _TEXTS = ("max_params", "max_macs", "max_size", "max_latency", "timeout", "cache_size")
 """Options with a unit."""
+_OF_RAY: Mapping[str, object] = {"ray": "", "per_gpu": 1, "insecure": False}
+"""Options of a Ray cluster, with their defaults."""
 
 
 def _flat(settings: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, object]]:
@@ -256,11 +264,32 @@ def _flat(settings: Mapping[str, object], prefix: str = "") -> Iterator[tuple[st
             yield f"{prefix}{key}", value
 
 
-def _check_options(options: Mapping[str, object]) -> None:
-    allowed = {*_TEXTS, "max_trials", "audit_pruning", "storage", "offline", "download", "per_gpu", "insecure", "ray"}
+def _budget(value: int | float | str) -> str:
+    """Return a budget as the command line takes it: a number without exponent, or the text itself."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise ConfigError(f"budget={value!r}: must be a number or a text", "such as 20, '600ep' or '8h'")
+    return f"{Decimal(str(value)).normalize():f}"
+
+
+def _check_options(options: Mapping[str, object], executor: str) -> None:
+    allowed = {*_TEXTS, "max_trials", "audit_pruning", "storage", "offline", "download", *_OF_RAY}
     for name in options:
         if name not in allowed:
             raise ConfigError(f"search() has no argument {name!r} ({near(name, allowed)})")
+    if executor not in ("local", "serial", "ray"):
+        raise ConfigError(f"executor={executor!r}: unknown", "allowed: 'local', 'serial', 'ray'")
+    for name, default in _OF_RAY.items():
+        if executor != "ray" and options.get(name, default) != default:
+            raise ConfigError(
+                f"{name}={options[name]!r}: no option of executor={executor!r}",
+                f"leave {name} out, or run on a Ray cluster: executor='ray'",
+            )
+    for name in ("per_gpu", "max_trials"):
+        value = options.get(name)
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+            raise ConfigError(f"{name}={value!r}: must be a whole number of at least 1", "or leave it out")
 
 
 def _refuse_nested() -> None:

@@ -23,7 +23,7 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from autodistill.errors import ConfigError
-from autodistill.models.uri import RESERVED
+from autodistill.models.uri import RESERVED, with_option
 from autodistill.tensors import raw_bytes
 
 Network = str | nn.Module | Callable[..., Any] | tuple[Any, Mapping[str, object]]
@@ -97,6 +97,8 @@ class Passed:
             if isinstance(value, tuple) and len(value) in SPLITS
             else value
         )
+        if isinstance(parts, Mapping | list | tuple) and not parts:
+            raise ConfigError(f"data: an empty {type(parts).__name__}", "pass at least one image of each class")
         for rows in parts.values() if isinstance(parts, Mapping) else [parts]:
             if isinstance(rows, tuple) or not (hasattr(rows, "__getitem__") and hasattr(rows, "__len__")):
                 raise ConfigError(
@@ -196,8 +198,9 @@ def _with_options(uri: str, options: Mapping[str, object]) -> str:
         key: ",".join(map(str, value)) if isinstance(value, tuple | list) else str(value)
         for key, value in options.items()
     }
-    query = "&".join(f"{key}={quote(text, safe='/:,+~@#.-_')}" for key, text in texts.items())
-    return f"{uri}{'&' if '?' in uri else '?'}{query}" if query else uri
+    for key, text in texts.items():
+        uri = with_option(uri, f"{key}={quote(text, safe='/:,+~@#.-_')}")
+    return uri
 
 
 def _source(value: Any) -> str:

@@ -60,17 +60,19 @@ def train_student(
     """
     if to.exists():
         raise StoreError(f"{to}: exists already; nothing was trained", "name another file with --out, or remove this")
-    record, params = None, None
+    record, params, named = None, None, None
     if run:
         record, options, params = _recommended(options, run)
+        named = _needed(record, params)
     if not options.student:
         raise ConfigError("--student: missing", "name a network, or a study with --from")
     with shown_loading(quiet=quiet) as load_data:
-        spec = resolve(options.model_copy(update={"study": "train"}), planned=False, load_data=load_data)
+        spec = resolve(options.model_copy(update={"study": "train"}), planned=False, named=named, load_data=load_data)
     if record is not None:
         check_unchanged(record, data=spec.data.fingerprint, teachers=spec.fingerprints)
-        if record.student.foreign is not None and record.student.foreign != spec.student.foreign:
-            raise changed(record.student.foreign)
+        known, now = record.student.foreign, spec.student.foreign
+        if known is not None and (now is None or now.fingerprint != known.fingerprint):
+            raise changed(known)
     if not quiet:
         show_images(spec)
     attempt = to.with_name(f".{to.name}.try")  # a folder that cannot be written must show before the training
@@ -118,7 +120,7 @@ def train_student(
 
 
 def _recommended(options: SearchOptions, run: str) -> tuple[StudyRecord, SearchOptions, TrialParams]:
-    """Return a study, options with its student, space and teachers, and the recommended configuration."""
+    """Return a study, options with its student and space, and the recommended configuration."""
     if options.student or options.teachers or options.overrides:
         raise ConfigError(
             "--from: the study sets student, teacher and settings", "remove --student, --teacher and --set, or --from"
@@ -128,9 +130,18 @@ def _recommended(options: SearchOptions, run: str) -> tuple[StudyRecord, SearchO
         raise StoreError(
             f"study {record.name!r} has no recommendation yet", f"finish the study first: {record.command}"
         )
-    uris = tuple(teacher.uri for teacher in record.teachers)
-    update = {"student": record.student.source, "space": str(folder.space), "teachers": uris}
+    update = {"student": record.student.source, "space": str(folder.space)}
     return record, options.model_copy(update=update), record.recommendation.params
+
+
+def _needed(record: StudyRecord, params: TrialParams) -> dict[str, str]:
+    """Return the URIs of the teachers that a configuration needs, by their names in the study."""
+    uris = {teacher.name: teacher.uri for teacher in record.teachers}
+    if params.teacher is None:
+        return {}
+    uri = uris[params.teacher]
+    members = members_of(uri, uris) if is_ensemble(uri) else ()
+    return {name: uris[name] for name in (*members, params.teacher)}
 
 
 def _prior(spec: StudySpec) -> TrialParams:

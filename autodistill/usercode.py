@@ -170,10 +170,9 @@ def _contained(file: str | None) -> Iterator[None]:
         sys.argv = arguments
         with contextlib.suppress(ValueError):
             sys.path.remove(folder)
-        for name in set(sys.modules) - there:
-            at = getattr(sys.modules[name], "__file__", None)
-            if folder and at and not name.startswith(USER_FILE) and os.path.abspath(at).startswith(folder + os.sep):
-                known[name] = sys.modules[name]
+        if folder:
+            added = [name for name in set(sys.modules) - there if not name.startswith(USER_FILE)]
+            known.update({name: sys.modules[name] for name in added if _lies_in(folder, name)})
         for name in known:
             sys.modules.pop(name, None)
         sys.modules.update({**others, **before})
@@ -182,3 +181,16 @@ def _contained(file: str | None) -> Iterator[None]:
         torch.set_default_dtype(dtype)
         if torch.get_num_threads() != threads:
             torch.set_num_threads(threads)
+
+
+def _lies_in(folder: str, name: str) -> bool:
+    """Return whether an imported module is one of the files or packages in a folder.
+
+    Packages of an environment within the folder, such as `.venv`, are not among them: they are shared by all files.
+    """
+    top = name.partition(".")[0]
+    module = sys.modules.get(top)
+    file = getattr(module, "__file__", None)
+    # A package lies where its path says: a namespace package has no file.
+    places = getattr(module, "__path__", None) or ([file] if file else [])
+    return any(os.path.dirname(os.path.abspath(place)) == folder for place in places)

@@ -22,7 +22,7 @@ from autodistill.data.views import View
 from autodistill.errors import TeacherError
 from autodistill.models import build
 from autodistill.teachers import load
-from autodistill.training import Recipe, train
+from autodistill.training import Recipe, loop, train
 
 SCALES: dict[str, tuple[float, float]] = {"none": (0.0, 1.0), "half": (0.5, 0.5)}
 
@@ -83,6 +83,24 @@ def refused(uri: str, data: Data | None = None, **options: Any) -> TeacherError:
     assert caught.value.hint
     assert caught.value.exit_code == 2
     return caught.value
+
+
+def kept(root: Path) -> list[str]:
+    """Names of the files below a cache folder, without locks."""
+    return sorted(path.name for path in root.rglob("*") if path.is_file() and path.suffix != ".lock")
+
+
+def count_epochs(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Return a list that grows by one number with every epoch that is really trained from now on."""
+    epochs: list[int] = []
+    train_epoch = loop._train_epoch
+
+    def count(step: object, execute: object, number: int, *others: object) -> Tensor:
+        epochs.append(number + 1)
+        return train_epoch(step, execute, number, *others)
+
+    monkeypatch.setattr(loop, "_train_epoch", count)
+    return epochs
 
 
 class Touch:

@@ -10,8 +10,8 @@ import pytest
 import torch
 from ladder_race import ARCHITECTURE, ladder_space
 from safetensors.torch import save_file
-from teacher_files import digits, network, refused, tiny_torchvision, trained
-from torch import Tensor, nn
+from teacher_files import count_epochs, digits, kept, network, refused, tiny_torchvision, trained
+from torch import nn
 from torchvision.models import get_model
 
 from autodistill import metrics
@@ -80,10 +80,6 @@ def loaded(uri: str, root: Path, settings: Space | None = None) -> Teacher:
 def accuracy(teacher: Teacher) -> float:
     held = digits().validation
     return float(metrics.top1(logits_of(teacher, held.images), held.labels))
-
-
-def kept(root: Path) -> list[str]:
-    return sorted(path.name for path in root.rglob("*") if path.is_file() and path.suffix != ".lock")
 
 
 def file_of(folder: Path, module: nn.Module) -> str:
@@ -174,17 +170,8 @@ def test_a_network_with_auxiliary_heads_is_adapted(monkeypatch: pytest.MonkeyPat
 
 @pytest.fixture
 def trained_epochs(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Grows by one number with every epoch that is really trained."""
     trained()  # kept for all tests; its own epochs do not count
-    epochs: list[int] = []
-    train_epoch = trainer._train_epoch
-
-    def count(step: object, execute: object, number: int, *others: object) -> Tensor:
-        epochs.append(number + 1)
-        return train_epoch(step, execute, number, *others)
-
-    monkeypatch.setattr(trainer, "_train_epoch", count)
-    return epochs
+    return count_epochs(monkeypatch)
 
 
 @pytest.mark.slow

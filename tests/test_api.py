@@ -2,6 +2,7 @@
 
 import functools
 import shlex
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -11,17 +12,17 @@ from pathlib import Path
 import pytest
 import torch
 import user_networks
-from small_studies import core
+from small_studies import core, recommending
 from torch import nn
 from typer.testing import CliRunner
 from user_networks import Small, checkpoint, small, trained
 
 import autodistill as ad
-from autodistill import console
+from autodistill import api, console
 from autodistill.cli import app
 from autodistill.errors import ConfigError, StoreError, TeacherError
 from autodistill.objects import HERE, Passed
-from autodistill.records import StudyRecord
+from autodistill.records import StudyRecord, to_json
 
 SETTINGS = {
     "data.train": 150,
@@ -121,10 +122,61 @@ def test_what_worker_processes_cannot_import_is_refused_with_two_ways_out(networ
         ({"max_param": 3}, "no argument 'max_param' (did you mean 'max_params'"),
         ({"settings": {"training.epoch": 3}}, "did you mean 'epochs'"),
         ({"max_params": "many"}, "--max-params many: must be a number above 0"),
+        ({"max_params": 0}, "--max-params 0: must be a number above 0"),
+        ({"max_macs": 0}, "--max-macs 0: must be a number above 0"),
+        ({"max_size": 0}, "--max-size 0: must be a number above 0"),
+        ({"max_latency": 0.0}, "--max-latency 0.0: must be a number above 0"),
+        ({"timeout": 0}, "--timeout 0: must be a number above 0"),
+        ({"cache_size": 0}, "--cache-size 0: must be a number above 0"),
+        ({"budget": 0}, "--budget 0: must be a number above 0"),
+        ({"budget": -20}, "--budget -20: must be a number above 0"),
+        ({"budget": float("nan")}, "--budget NaN: must be a number above 0"),
+        ({"max_trials": 0}, "max_trials=0: must be a whole number of at least 1"),
+        ({"ray": "auto"}, "ray='auto': no option of executor='serial'"),
+        ({"executor": "local", "ray": "10.0.0.1:6379"}, "ray='10.0.0.1:6379': no option of executor='local'"),
+        ({"executor": "local", "per_gpu": 2}, "per_gpu=2: no option of executor='local'"),
+        ({"insecure": True}, "insecure=True: no option of executor='serial'"),
+        ({"executor": "ray", "per_gpu": 0}, "per_gpu=0: must be a whole number of at least 1"),
+        ({"student": []}, "student: an empty list"),
+        ({"data": {}}, "data: an empty dict"),
+        ({"data": ()}, "data: an empty tuple"),
     ],
 )
 def test_wrong_arguments_are_named_before_anything_is_written(given, part):
     assert part in refusal(**given).message
+
+
+def broken():
+    raise RuntimeError("no weights today")
+
+
+@pytest.mark.parametrize(
+    ("teachers", "found"),
+    [("file:none.pt", "teacher file:none.pt: no such file"), (broken, "broken failed: RuntimeError: no weights today")],
+)
+def test_a_teacher_outside_a_list_is_one_teacher(teachers, found):
+    for given in (teachers, [teachers]):
+        with pytest.raises(TeacherError) as caught:
+            search(teachers=given)
+        assert found in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("budget", "text"),
+    [(10000000, "10000000"), (1e7, "10000000"), (20, "20"), (20.5, "20.5"), (0.0000001, "0.0000001"), ("8h", "8h")],
+)
+def test_a_budget_is_written_without_an_exponent(budget, text, monkeypatch):
+    class Stopped(Exception):
+        pass
+
+    def stop(family, **rest):
+        assert family.options[0].budget == text
+        assert f"--budget {text} " in family.command
+        raise Stopped
+
+    monkeypatch.setattr(api, "run_searches", stop)
+    with pytest.raises(Stopped):
+        search(budget=budget)
 
 
 @pytest.mark.slow
@@ -134,7 +186,7 @@ def test_arguments_of_other_types_are_named():
         import autodistill as ad
         for student, given in (
             (3, {}), ("resnet8", {"teachers": [("a", "b", "c")]}), ("resnet8", {"data": 3}),
-            ("resnet8", {"executor": "spark"}),
+            ("resnet8", {"executor": "spark"}), ("resnet8", {"data": []}), ("resnet8", {"budget": None}),
         ):
             try:
                 ad.search(student, **given)
@@ -147,6 +199,8 @@ def test_arguments_of_other_types_are_named():
         "teachers[0]: a tuple must be (network, options)",
         "data: a int is no dataset",
         "executor='spark': unknown",
+        "data: an empty list",
+        "budget=None: must be a number or a text",
     ]
 
 
@@ -211,14 +265,22 @@ def test_a_study_is_loaded_by_name_and_reported_trained_and_exported(study, tmp_
         study.train(tmp_path / "mine.safetensors", progress=False)
     exported = study.export(tmp_path / "out", formats=["safetensors"], weights=tmp_path / "mine.safetensors")
     assert [file.file for file in exported.files] == ["student.safetensors"]
+    with pytest.raises(StoreError, match="exists already"):
+        study.export(tmp_path / "out", formats="safetensors")
     assert exported.test_top1 == pytest.approx(made.test_top1, abs=1e-6)
 
 
 @pytest.mark.slow
 def test_a_network_that_only_its_program_has_cannot_be_trained_with_later(study, tmp_path):
-    """The recommendation may be to train without a teacher; the study's teachers are checked in any case."""
+    """Only a recommended teacher is needed."""
+    path = tmp_path / study.name / "study.json"
+    shutil.copytree(study.folder, path.parent)
+    path.write_text(to_json(recommending(study.record, "net")))
     with pytest.raises(TeacherError, match=HERE):
-        ad.load_study(study.name).train(tmp_path / "mine.safetensors", progress=False)
+        ad.load_study(path.parent).train(tmp_path / "mine.safetensors", progress=False)
+    path.write_text(to_json(recommending(study.record, None)))
+    alone = ad.load_study(path.parent).train(tmp_path / "mine.safetensors", progress=False)
+    assert alone.params.teacher is None
 
 
 @pytest.mark.slow
@@ -229,22 +291,29 @@ def test_the_same_call_finds_the_finished_study(study, capfd):
 
 
 @pytest.mark.slow
-def test_local_workers_the_serial_executor_and_the_command_line_make_the_same_study(monkeypatch):
+def test_local_workers_the_serial_executor_and_the_command_line_make_the_same_study(monkeypatch, tmp_path):
+    """Each has its own folder and cache: in one folder, the later ones would find the results of the first."""
     monkeypatch.setenv("PYTHONPATH", str(Path(user_networks.__file__).parent))
-    path = checkpoint(Path())
-    options = {"weights": path, **OPTIONS}
-    local = search(teachers=[(small, options)], executor="local", workers=1)
-    uri = f"python:user_networks:small?weights={path}&norm=half&name=net"
-    assert [teacher.uri for teacher in local.record.teachers] == [uri]
-    serial = search(teachers=[uri], study="serial")
-    dropped = {"name", "command"}
-    assert {k: v for k, v in core(local.record).items() if k not in dropped} == {
-        k: v for k, v in core(serial.record).items() if k not in dropped
-    }
-    command = shlex.split(local.record.command)[1:]
-    found = CliRunner().invoke(app, [*command, "--workers", "1", "--format", "json"], catch_exceptions=False)
-    assert found.exit_code == 0
-    assert ad.load_study(local.name).record == local.record
+
+    def start(name: str) -> None:
+        (tmp_path / name).mkdir()
+        monkeypatch.chdir(tmp_path / name)
+        monkeypatch.setenv("AUTODISTILL_CACHE", str(tmp_path / name / "cache"))
+        checkpoint(Path())
+
+    start("local")
+    options = {"weights": Path("small.pth.tar"), **OPTIONS}
+    local = search(teachers=[(small, options)], executor="local", workers=1).record
+    uri = "python:user_networks:small?weights=small.pth.tar&norm=half&name=net"
+    assert [teacher.uri for teacher in local.teachers] == [uri]
+    start("serial")
+    serial = search(teachers=[uri]).record
+    start("command")
+    command = [*shlex.split(local.command)[1:], "--workers", "1", "--format", "json"]
+    assert CliRunner().invoke(app, command, catch_exceptions=False).exit_code == 0
+    typed = ad.load_study(local.name).record
+    assert core(serial) == core(typed) == core(local)
+    assert serial.found == typed.found == ()
 
 
 @pytest.mark.slow

@@ -7,6 +7,7 @@ import pytest
 import torch
 from factories import study as made_up
 from safetensors.torch import load_file
+from small_studies import recommending
 from typer.testing import CliRunner
 from user_networks import checkpoint
 
@@ -21,6 +22,7 @@ from autodistill.report.places import without_folders
 from autodistill.stats.verdict import judged
 from autodistill.store import StudyFolder
 from autodistill.study import KNOWN
+from autodistill.teachers import ensemble_fingerprint
 
 HOME = "/home/someone/secret project"
 COMMAND = f"autodistill search --student resnet8 --data 'folder:{HOME}/photos' --teacher 'file:{HOME}/nets/r20.th'"
@@ -115,6 +117,11 @@ def other_code():
     Path("nets.py").write_text(NETS + "# a change\n")
 
 
+def recommend(teacher: str | None) -> None:
+    path = Path("runs/kept/study.json")
+    path.write_text(to_json(recommending(read_study(path), teacher)))
+
+
 def export_its_teacher_s_student(to: Path, say=lambda text: None) -> None:
     """Export the configuration with the teacher, whatever the study recommends."""
     folder = StudyFolder(Path("runs/kept"))
@@ -129,6 +136,7 @@ def export_its_teacher_s_student(to: Path, say=lambda text: None) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("change", [other_weights, other_code])
 def test_a_changed_teacher_is_refused_by_train_and_export_and_named_by_report(kept, change, tmp_path):
+    recommend("net")
     change()
     with pytest.raises(TeacherError, match="teacher net: its network, weights or preprocessing are not those") as found:
         kept.train(tmp_path / "mine.safetensors", progress=False)
@@ -155,8 +163,45 @@ def test_unchanged_files_pass_and_a_teacher_that_is_gone_stops_training_only(kep
     )
     (warning,) = said
     assert warning.startswith("teacher net cannot be compared with the one of the study: ")
+    recommend("net")
     with pytest.raises(TeacherError, match="no such file"):
         kept.train(tmp_path / "mine.safetensors", progress=False)
+    recommend(None)
+    assert kept.train(tmp_path / "mine.safetensors", progress=False).params.teacher is None
+
+
+@pytest.mark.slow
+def test_only_the_recommended_teacher_is_loaded_by_its_name_in_the_study(kept, tmp_path):
+    """Of teachers with equal names, names have a number, which their URIs do not say."""
+    recommend("net")
+    path = Path("runs/kept/study.json")
+    path.write_text(path.read_text().replace('"net"', '"net#2"'))
+    record = read_study(path)
+    (teacher,) = record.teachers
+    gone = teacher.model_copy(update={"name": "net#1", "uri": "file:gone.pt?name=net"})
+    path.write_text(to_json(record.model_copy(update={"teachers": (gone, teacher)})))
+    assert kept.train(tmp_path / "mine.safetensors", progress=False).params.teacher == "net#2"
+    other_weights()
+    with pytest.raises(TeacherError, match="teacher net#2: its network, weights or preprocessing are not those"):
+        kept.train(tmp_path / "other.safetensors", progress=False)
+    assert not (tmp_path / "other.safetensors").exists()
+
+
+@pytest.mark.slow
+def test_the_members_of_a_recommended_ensemble_are_loaded(kept, tmp_path):
+    recommend("net")
+    path = Path("runs/kept/study.json")
+    (net,) = read_study(path).teachers
+    path.write_text(path.read_text().replace('"net"', '"both"'))
+    record = read_study(path)
+    members = [net.model_copy(update={"name": name}) for name in ("net", "twin")]
+    fingerprint = ensemble_fingerprint([net.fingerprint, net.fingerprint])
+    both = net.model_copy(update={"name": "both", "uri": "ensemble:net+twin", "fingerprint": fingerprint})
+    path.write_text(to_json(record.model_copy(update={"teachers": (*members, both)})))
+    assert kept.train(tmp_path / "mine.safetensors", progress=False).params.teacher == "both"
+    other_weights()
+    with pytest.raises(TeacherError, match="teacher net: its network, weights or preprocessing are not those"):
+        kept.train(tmp_path / "other.safetensors", progress=False)
 
 
 @pytest.mark.slow

@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from ladder_race import ARCHITECTURE, ladder_space
-from teacher_files import digits
-from torch import Tensor
+from teacher_files import count_epochs, digits, kept
 
 from autodistill.config import Space
 from autodistill.data.views import View
@@ -35,22 +34,9 @@ def loaded(root: Path, space: Space | None = None) -> Teacher:
     return load_trained(URI, path, data=digits())
 
 
-def kept(root: Path) -> list[str]:
-    return sorted(path.name for path in root.rglob("*") if path.is_file() and path.suffix != ".lock")
-
-
 @pytest.fixture
 def trained_epochs(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Grows by one number with every epoch that is really trained."""
-    epochs: list[int] = []
-    train_epoch = trainer._train_epoch
-
-    def count(step: object, execute: object, number: int, *others: object) -> Tensor:
-        epochs.append(number + 1)
-        return train_epoch(step, execute, number, *others)
-
-    monkeypatch.setattr(trainer, "_train_epoch", count)
-    return epochs
+    return count_epochs(monkeypatch)
 
 
 # Names

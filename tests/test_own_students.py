@@ -237,6 +237,7 @@ def test_published_weights_of_timm(tmp_path: Path) -> None:
     assert torch.equal(model.conv1[0].weight, source.conv1[0].weight)
     fresh = described(f"timm:local-dir:{tmp_path}?weights=none").foreign
     assert (fresh.weights, fresh.fresh, fresh.input_size, fresh.normalisation) == ("", (), 8, "data")
+    assert described(f"timm:local-dir:{tmp_path}?weights=published").foreign.weights == "published"
 
 
 def test_published_weights_of_torchvision(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

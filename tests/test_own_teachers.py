@@ -4,6 +4,7 @@ import argparse
 import json
 import pathlib
 import re
+import sys
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import replace
@@ -242,6 +243,58 @@ def test_a_name_with_a_question_mark_or_a_per_cent_sign_is_a_file_first(tmp_path
         assert load(f"file:{tmp_path}/{name}", data=digits()).architecture == ARCHITECTURE
     assert load(f"file:{tmp_path}/what?.pt?name=x", data=digits()).name == "x"
     assert load(f"file:{tmp_path}/100%2525.pt?name=x", data=digits()).name == "x"
+    assert with_option(f"file:{tmp_path}/what?.pt", "name=x") == f"file:{tmp_path}/what?.pt?name=x"
+
+
+def test_signs_of_names_are_encoded(nets: str, tmp_path: Path) -> None:
+    """A number sign that begins no kind of weights belongs to the name; an ampersand always has to be encoded."""
+    torch.save(network().state_dict(), tmp_path / "a#b&c?d%e.pt")
+    encoded = f"{tmp_path}/a%23b%26c%3Fd%25e.pt"
+    assert load(f"file:{encoded}?name=x", data=digits()).architecture == ARCHITECTURE
+    state = load(f"{nets}:net?norm=none", data=digits()).module.state_dict()
+    torch.save({"model": state, "ema": other(state)}, tmp_path / "a#b&c?d%e.pt")
+    for kind, expected in (("raw", state), ("ema", other(state))):
+        for sign in ("#", "%23"):
+            found = load(f"{nets}:net?norm=none&weights={encoded}{sign}{kind}", data=digits())
+            assert torch.equal(found.module.state_dict()["head.bias"], expected["head.bias"])
+    (tmp_path / "folder#1").mkdir()
+    (tmp_path / "folder#1" / "nets.py").write_text(NETS.replace("from beside import WIDTH", "WIDTH = 4"))
+    code = f"python:{tmp_path}/folder%231/nets.py:net"
+    assert load(f"{code}?norm=none&weights={encoded}", data=digits()).module.body.out_channels == 4
+    missing = refused(f"{nets}:net?weights={tmp_path}/x.pt").hint
+    assert "write ?, &, # and % of a name as %3F, %26, %23 and %25" in missing
+    assert "write ?, &" in refused(f"file:{encoded}&b.pt=1?c&d").hint
+    typed = refused(f"{nets}:net?weights={encoded}%23best")
+    assert typed.message.endswith("a#b&c?d%e.pt#best")
+    assert typed.hint == "#best is no kind of weights: write FILE#raw or FILE#ema"
+    assert "weights= is empty" in refused(f"{nets}:net?weights=").message
+
+
+@pytest.mark.parametrize(
+    ("uri", "file", "kind", "published"),
+    [
+        ("file:a.pt", "a.pt", "", ""),
+        ("file:a.pt?weights=ema", "a.pt", "ema", ""),
+        ("python:nets.py:net", "", "", ""),
+        ("python:nets.py:net?weights=none", "", "", ""),
+        ("python:nets.py:net?weights=a.pt", "a.pt", "", ""),
+        ("python:nets.py:net?weights=a.pt%23raw", "a.pt", "raw", ""),
+        ("python:nets.py:net?weights=a#1.pt#ema", "a#1.pt", "ema", ""),
+        ("python:nets.py:net?weights=published", "published", "", ""),
+        ("torchvision:resnet18@V1", "", "", "V1"),
+        ("torchvision:resnet18", "", "", ""),
+        ("torchvision:resnet18?weights=none", "", "", ""),
+        ("torchvision:resnet18?weights=b/a.pt", "b/a.pt", "", ""),
+        ("timm:net", "", "", "published"),
+        ("timm:net?weights=published", "", "", "published"),
+        ("timm:net?weights=none", "", "", ""),
+        ("timm:net?weights=a.pt#raw", "a.pt", "raw", ""),
+    ],
+)
+def test_weights_mean_the_same_everywhere(uri: str, file: str, kind: str, published: str) -> None:
+    found = parse(uri, "student").weights()
+    assert found == (file, kind, published)
+    assert found.name == (file.rpartition("/")[2] or published)
 
 
 @pytest.mark.parametrize(
@@ -251,6 +304,8 @@ def test_a_name_with_a_question_mark_or_a_per_cent_sign_is_a_file_first(tmp_path
         ("file:a/model.pth.tar", "model"),
         ("file:a/my net (1).pt", "my-net-1"),
         ("python:nets.py:resnet20?weights=a/b.th", "b"),
+        ("python:nets.py:resnet20?weights=a/b.th#ema", "b"),
+        ("python:nets.py:resnet20?weights=none", "resnet20"),
         ("python:nets.py:resnet20?depth=3", "resnet20"),
         ("timm:hf-hub:org/net.in1k", "net.in1k"),
         ("timm:resnet18.a1_in1k", "resnet18.a1_in1k"),
@@ -518,6 +573,34 @@ def test_files_of_two_folders_import_their_own_neighbours(tmp_path: Path) -> Non
         for name, bias in (("a", 1.0), ("b", 2.0), ("a", 1.0)):
             teacher = load(f"python:{tmp_path}/{name}/{factory}?norm=none", data=digits())
             assert float(teacher.module[1].bias[0]) == bias
+
+
+def test_packages_of_an_environment_within_the_folder_are_shared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file, a package and a namespace package in the folder belong to its files; an environment in it does not."""
+    layer = "from torch import nn\n\nHEAD = nn.Linear(64, 10)\n"
+    installed = tmp_path / "a" / ".venv" / "lib" / "site-packages"
+    for name, held in (("a", installed / "installed_of_a_test"), ("b", tmp_path / "b" / "unused")):
+        own = tmp_path / name
+        for package in (held, own / "package_of_a_test", own / "space_of_a_test"):
+            package.mkdir(parents=True)
+        (held / "__init__.py").write_text(layer)
+        (own / "file_of_a_test.py").write_text("")
+        (own / "package_of_a_test" / "__init__.py").write_text("")
+        (own / "package_of_a_test" / "below.py").write_text("")
+        (own / "space_of_a_test" / "inner.py").write_text("")
+        (own / "nets.py").write_text(
+            "import installed_of_a_test, file_of_a_test, package_of_a_test.below, space_of_a_test.inner\n"
+            "from torch import nn\n\n\ndef net():\n    return nn.Sequential(nn.Flatten(), installed_of_a_test.HEAD)\n"
+        )
+    monkeypatch.syspath_prepend(installed)
+    weights = [
+        load(f"python:{tmp_path}/{name}/nets.py:net?norm=none", data=digits()).module[1].weight for name in ("a", "b")
+    ]
+    assert torch.equal(*weights), "the package of the environment was imported twice"
+    assert [name for name in sys.modules if "_of_a_test" in name] == ["installed_of_a_test"]
+    del sys.modules["installed_of_a_test"]
 
 
 def test_a_file_is_read_whatever_its_suffix_says_and_its_architecture_is_a_preference(tmp_path: Path) -> None:

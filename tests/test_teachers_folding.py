@@ -1,4 +1,4 @@
-"""Folding batch norms: the same function to within the rounding of what is kept, and never another file's logits."""
+"""Folding batch norms: the same function to within the rounding of what is kept, or the plain network."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +17,7 @@ from autodistill.logit_cache import LogitCache
 from autodistill.models import build
 from autodistill.teachers.teacher import Normalisation, Teacher, computed_as, folded, logits_of, ready
 
+NOISE = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(3))
 PLAIN = Normalisation("none", (0.0,), (1.0,))
 
 
@@ -30,6 +31,12 @@ def settled(name: str) -> nn.Module:
     with torch.no_grad():
         net.train()(torch.randn(64, 1, 8, 8, generator=torch.Generator().manual_seed(0)))
     return net.eval()
+
+
+def seeded(kind: type[nn.Module]) -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return kind().eval()
 
 
 @pytest.fixture
@@ -47,7 +54,7 @@ def unchecked() -> Iterator[None]:
 def test_a_folded_network_is_the_same_function_to_two_units_of_float16(name, left):
     """A Wide ResNet keeps the batch norms behind a sum: of five blocks, and the last."""
     net, images = settled(name), torch.randn(32, 1, 8, 8, generator=torch.Generator().manual_seed(2))
-    other = folded(net)
+    other = folded(net, images)
     assert sum(isinstance(module, nn.BatchNorm2d) for module in other.modules()) == left
     with torch.inference_mode():
         one, two = net(images).half().float(), other(images).half().float()
@@ -63,27 +70,96 @@ def teacher_of(net: nn.Module) -> Teacher:
 
 def test_a_network_in_training_is_not_folded():
     with pytest.raises(ValueError, match="evaluation mode"):
-        folded(settled("resnet8").train())
+        folded(settled("resnet8").train(), NOISE)
 
 
-class Branching(nn.Module):
-    """Nothing that can be traced."""
+class Layers(nn.Module):
+    """A convolution, two BatchNorms with other statistics, and a head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 4, 3, bias=False)
+        self.norm, self.other = nn.BatchNorm2d(4), nn.BatchNorm2d(4)
+        self.head = nn.Linear(4, 10)
+        nn.init.constant_(self.norm.running_mean, 0.3)
+        nn.init.constant_(self.other.running_var, 9.0)
 
     def forward(self, images: Tensor) -> Tensor:
-        return images.flatten(1)[:, :10] if images.sum() > 0 else images.flatten(1)[:, 10:20]
+        return self.head(self.features(images).mean((2, 3)))
+
+    def features(self, images: Tensor) -> Tensor:
+        return self.norm(self.conv(images))
 
 
-def test_a_network_that_cannot_be_traced_stays_as_it_is():
-    net = Branching().eval()
-    assert folded(net) is net
+class OnValues(Layers):
+    def features(self, images: Tensor) -> Tensor:
+        return super().features(images) if images.sum() > 0 else super().features(-images)
 
 
-def test_a_teacher_folds_once_and_leaves_its_own_network(monkeypatch):
-    teacher = teacher_of(settled("resnet8"))
-    quick = teacher.quick
-    assert quick is teacher.quick
-    assert quick.fingerprint == teacher.fingerprint
+class OnType(Layers):
+    """A tracer's stand-in is no tensor."""
+
+    def features(self, images: Tensor) -> Tensor:
+        return super().features(images if isinstance(images, Tensor) else images["images"])
+
+
+class OnTypeInSilence(Layers):
+    """The other branch can be traced, and computes something else."""
+
+    def features(self, images: Tensor) -> Tensor:
+        return super().features(images if isinstance(images, Tensor) else images + 1)
+
+
+class Counting(Layers):
+    def features(self, images: Tensor) -> Tensor:
+        return super().features(images)[: len(images)]
+
+
+class Shared(Layers):
+    def features(self, images: Tensor) -> Tensor:
+        return super().features(images) + self.other(self.conv(images))
+
+
+class UsedTwice(Layers):
+    def features(self, images: Tensor) -> Tensor:
+        maps = self.conv(images)
+        return self.norm(maps) + maps
+
+
+class Functional(Layers):
+    """The weights of a convolution are used without the convolution too."""
+
+    def features(self, images: Tensor) -> Tensor:
+        return super().features(images) + nn.functional.conv2d(images, self.conv.weight)
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    "kind", [OnValues, OnType, OnTypeInSilence, Counting, Shared, UsedTwice, Functional], ids=lambda kind: kind.__name__
+)
+def test_a_network_that_folding_breaks_or_changes_keeps_its_logits(kind):
+    teacher = teacher_of(seeded(kind))
     images = load(DataSpec(train=80, validation=100, test=100)).train.images
+    with torch.inference_mode():
+        expected = seeded(kind)(images / 255)
+        torch.testing.assert_close(teacher.quick(images)(images), expected)
+        torch.testing.assert_close(teacher(images), expected)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_layers_in_a_row_are_folded():
+    """Otherwise the networks above would prove nothing."""
+    assert not torch.equal(folded(seeded(Layers), NOISE).conv.weight, seeded(Layers).conv.weight)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_a_teacher_folds_once_for_a_size_and_leaves_its_own_network():
+    teacher = teacher_of(settled("resnet8"))
+    images = load(DataSpec(train=80, validation=100, test=100)).train.images
+    quick = teacher.quick(images)
+    assert quick is teacher.quick(images[:3])
+    assert quick.fingerprint == teacher.fingerprint
+    assert [sum(isinstance(it, nn.BatchNorm2d) for it in one.module.modules()) for one in (quick, teacher)] == [0, 9]
     torch.testing.assert_close(logits_of(quick, images), logits_of(teacher, images), rtol=1e-4, atol=1e-4)
 
 

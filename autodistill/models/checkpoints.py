@@ -170,8 +170,7 @@ def read(path: Path, uri: Uri) -> Checkpoint:
     """
     try:
         if not path.is_file():
-            found = "is a folder, not a file" if path.is_dir() else "no such file"
-            raise uri.refused(f"{found}: {path}", "check the path, or leave --teacher out for the ladder")
+            raise uri.no_file(path)
         with path.open("rb") as file:
             start = file.read(64)
         held, metadata = (_read_safetensors if _is_safetensors(start) else _read_torch)(path, uri, start)

@@ -31,7 +31,11 @@ from autodistill.records import TeacherCostRecord
 from autodistill.usercode import errors_as, said
 
 HUB_TIMEOUT_S = 5.0
-"""Longest wait for an answer of the hub from which timm downloads."""
+"""Longest wait for an answer of the hub from which timm downloads. By judgement, not measured.
+Without this limit, a machine without a network waits for the many attempts of the hub's client."""
+LARGEST_HEAD = 6
+"""Most tensors of a head of another number of classes: weight and bias of a classifier and of two auxiliary
+classifiers, as in GoogLeNet. More tensors of other shapes are another network."""
 _TIMM_HINT = "run once where the machine may download, without --offline, or name a local copy: timm:local-dir:FOLDER"
 
 
@@ -76,7 +80,7 @@ def from_python(uri: Uri, *, num_classes: int | None, offline: bool = False, giv
     # A factory may return a network that it keeps: its next call must not return what training has changed.
     module = copied(module, uri)
     architecture = uri.target.rpartition(":")[2]
-    if uri.options.get("weights", "none") == "none":
+    if not uri.weights().file:
         return Foreign(module, architecture, source=source)
     return _with_file(module, architecture, uri, new_head=num_classes is not None, source=source)
 
@@ -115,10 +119,8 @@ def _unwrapped(module: nn.Module) -> nn.Module:
 
 
 def _with_file(module: nn.Module, architecture: str, uri: Uri, *, new_head: bool, source: str = "") -> Foreign:
-    """Load the file that the option `weights` names: FILE, FILE#raw or FILE#ema."""
-    path, _, kind = uri.options["weights"].partition("#")
-    if kind not in ("", "raw", "ema"):
-        raise uri.refused(f"weights={path}#{kind}: allowed are FILE, FILE#raw and FILE#ema")
+    """Load the file of weights that the URI names."""
+    path, kind, _ = uri.weights()
     checkpoint = read(Path(path).expanduser(), uri)
     hint = "check the arguments of the factory" if uri.scheme == "python" else "name the network of this file"
     found = _matching(checkpoint, module, uri, f"{path} does not fit the network of {uri.target}", hint)
@@ -149,11 +151,9 @@ def from_torchvision(uri: Uri, *, num_classes: int | None, offline: bool = False
     if weights is None:
         size = uri.size() if uri.role == "student" else None
         module = _torchvision_model(architecture, classes=num_classes or 1000, image_size=size, published=False)
-        if uri.options.get("weights", "none") == "none":
+        if not uri.weights().file:
             return Foreign(module, architecture)
         return _with_file(module, architecture, uri, new_head=num_classes is not None)
-    if "weights" in uri.options:
-        raise uri.refused("weights= beside @WEIGHTS", "state either @WEIGHTS, or weights=FILE")
     categories, transform = weights.meta["categories"], weights.transforms()
     size = int(transform.crop_size[0])
     module = _torchvision_model(architecture, classes=num_classes or len(categories), image_size=size)
@@ -176,7 +176,7 @@ def _torchvision_weights(uri: Uri) -> tuple[str, Any]:
     import torchvision
     from torchvision.models import get_model_weights, list_models
 
-    architecture, _, version = uri.target.partition("@")
+    architecture, version = uri.target.partition("@")[0], uri.weights().published
     # The list of this module contains image classifiers only, no networks for detection or video.
     known = list_models(module=torchvision.models)
     hint = "write torchvision:NAME@WEIGHTS, for example torchvision:resnet50@IMAGENET1K_V2"
@@ -207,8 +207,8 @@ def from_timm(uri: Uri, *, num_classes: int | None, offline: bool = False, **unu
         AutodistillError: timm is not installed, the name is unknown, or the weights are not on this machine.
     """
     timm = _timm(uri)
-    weights = uri.options.get("weights", "published")
-    pretrained = weights == "published"
+    weights = uri.weights()
+    pretrained = bool(weights.published)
     if ":" not in uri.target and uri.target.partition(".")[0] not in timm.list_models():
         close = difflib.get_close_matches(uri.target, timm.list_models(), n=3, cutoff=0.5)
         raise uri.refused(
@@ -225,7 +225,7 @@ def from_timm(uri: Uri, *, num_classes: int | None, offline: bool = False, **unu
         if offline or not pretrained or uri.target.startswith("local-dir:"):
             module = created(offline)
         else:
-            # The local cache first: without a network the client of the hub retries for 40 s.
+            # The local cache first: without a network the client of the hub tries again and again.
             drawn = torch.get_rng_state()
             try:
                 module = created(offline=True)
@@ -240,7 +240,7 @@ def from_timm(uri: Uri, *, num_classes: int | None, offline: bool = False, **unu
             _TIMM_HINT + ("; weights=none starts without weights" if uri.role == "student" else ""),
         ) from error
     if not pretrained:
-        if weights == "none":
+        if not weights.file:
             return Foreign(module, uri.target)
         return _with_file(module, uri.target, uri, new_head=num_classes is not None)
     published = module.pretrained_cfg
@@ -291,7 +291,7 @@ def load_weights(
     """
     other = sorted(other_shapes(state, module.state_dict()))
     is_head = all(found[1:] == want[1:] and len(found) in (1, 2, 4) for _, found, want in other)
-    if other and not (new_head and is_head and len(other) <= 6):
+    if other and not (new_head and is_head and len(other) <= LARGEST_HEAD):
         hint = "check its width and the arguments of its factory"
         if is_head:
             hint = f"the file has {other[0][1][0]} classes there: pass their number to the factory"

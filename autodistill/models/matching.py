@@ -12,7 +12,7 @@ from autodistill.data import Data
 from autodistill.errors import AutodistillError
 from autodistill.models import LARGEST_WIDTH, MODELS, build
 from autodistill.models.checkpoints import Checkpoint, is_averaged
-from autodistill.models.uri import Uri, with_option
+from autodistill.models.uri import Uri, with_option, without_options
 
 _WRAPPER = re.compile(r"(^|(?<=\.))(_orig_mod|module)\.")
 """Names that `torch.compile` and DataParallel insert before the names of tensors."""
@@ -213,7 +213,7 @@ def unknown_network(
 ) -> AutodistillError:
     """Return the error for weights that belong to none of the networks that were tried."""
     hint = (
-        f"name the network: {with_option(uri.text.partition('?')[0], 'arch=NAME')} (one of {', '.join(MODELS)}), "
+        f"name the network: {with_option(without_options(uri.text), 'arch=NAME')} (one of {', '.join(MODELS)}), "
         f"or your own: python:FILE.py:FACTORY?weights={uri.target}"
     )
     if nearest is not None and nearest[2].shapes and named and ":" in named[0]:

@@ -68,7 +68,7 @@ def network(uri: Uri, path: Path) -> tuple["OnnxModule", Any]:
     except ImportError as error:
         raise uri.refused(f"{error.name} is not installed", "pip install 'kd-autodistill[onnx]'") from error
     if not path.is_file():
-        raise uri.refused(f"no such file: {path}", "check the path")
+        raise uri.no_file(path)
     try:
         model = _read(path)
         _check_external(model, uri, path)

@@ -8,7 +8,6 @@ import copy
 import hashlib
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -164,7 +163,7 @@ def foreign_student(
     chosen = normalisation(uri, network.facts, data, channels)
     size = uri.size() or network.facts.image_size or own_size
     notes = network.notes
-    weights = _weights(uri)
+    weights = uri.weights().name
     if weights and chosen.assumed:
         notes += ("its weights state no normalisation, so that of the data is used; norm=NAME states another",)
     if size != own_size and "size" not in uri.options:
@@ -224,18 +223,6 @@ def _built(uri: Uri, *, num_classes: int, image_shape: tuple[int, int, int], see
     if lazy:
         raise uri.refused(f"{lazy[0]} has no shape yet", "state the sizes of its lazy layers, or call the network once")
     return network
-
-
-def _weights(uri: Uri) -> str:
-    """Return what the weights are called that a student starts from; empty: it starts from none."""
-    stated = uri.options.get("weights", "")
-    if stated == "none":
-        return ""
-    if stated and stated != "published":
-        return Path(stated.partition("#")[0]).name
-    if uri.scheme == "timm":
-        return "published"
-    return uri.target.partition("@")[2] if uri.scheme == "torchvision" else ""
 
 
 def _fingerprint(network: Foreign, facts: ForeignRecord) -> str:

@@ -19,6 +19,24 @@ RESERVED = (*FACTS, "arch", "weights", "width")
 OF_STUDENTS = ("name", "weights", "size", "interpolation", "norm", "mean", "std")
 """Reserved options that students have."""
 LONGEST_NAME = 60
+ENCODED = "in a URI, write ?, &, # and % of a name as %3F, %26, %23 and %25"
+"""How to name a file whose name has signs with a meaning in URIs."""
+
+
+class NamedWeights(NamedTuple):
+    """The weights that a network starts from, as its URI names them. Without file and publisher, there are none."""
+
+    file: str = ""
+    """Path of a file of weights."""
+    kind: str = ""
+    """Which weights of the file: `raw` or `ema`; empty: not stated."""
+    published: str = ""
+    """Name of published weights: that of torchvision, or `published` for those of timm."""
+
+    @property
+    def name(self) -> str:
+        """What records call the weights: the name of the file, or of the published weights."""
+        return Path(self.file).name or self.published
 
 
 class Uri(NamedTuple):
@@ -49,7 +67,8 @@ class Uri(NamedTuple):
             if option not in allowed:
                 raise self.refused(
                     f"unknown option {option!r} ({near(option, allowed)})",
-                    f"options follow the target: {with_option(self.text.partition('?')[0], f'{allowed[0]}=VALUE')}",
+                    f"options follow the target: {with_option(without_options(self.text), f'{allowed[0]}=VALUE')}; "
+                    + ENCODED,
                 )
 
     def numbers(self, option: str) -> tuple[float, ...] | None:
@@ -83,6 +102,42 @@ class Uri(NamedTuple):
             raise self.refused(f"{option}={value} is unknown ({near(value, allowed)})", "or leave it out")
         return value
 
+    def weights(self) -> NamedWeights:
+        """Return the weights that the URI names.
+
+        They are the file of `file:`, `onnx:` and `logits:`, where `weights` is `raw` or `ema`. Elsewhere `weights` is
+        FILE, FILE#raw, FILE#ema or `none`; `torchvision:NAME@WEIGHTS` and `timm:` name published weights.
+
+        Raises:
+            AutodistillError: The option is empty, or stands beside `@WEIGHTS`, or is no kind of a file's weights.
+        """
+        if self.scheme in FILE_SCHEMES:
+            return NamedWeights(self.target, self.choice("weights", ("raw", "ema")) or "")
+        stated = self.options.get("weights")
+        published = self.target.partition("@")[2] if self.scheme == "torchvision" else ""
+        if published and stated is not None:
+            raise self.refused("weights= beside @WEIGHTS", "state either @WEIGHTS, or weights=FILE")
+        if self.scheme == "timm" and stated in (None, "published"):
+            published = "published"
+        if stated is None or published:
+            return NamedWeights(published=published)
+        if stated == "none":
+            return NamedWeights()
+        if not stated:
+            raise self.refused("weights= is empty", "allowed are FILE, FILE#raw, FILE#ema and none")
+        # Any other # belongs to the name of the file.
+        file, _, kind = stated.rpartition("#")
+        return NamedWeights(file, kind) if file and kind in ("raw", "ema") else NamedWeights(stated)
+
+    def no_file(self, path: Path) -> AutodistillError:
+        """Return the error for a file that does not exist."""
+        found = "is a folder, not a file" if path.is_dir() else "no such file"
+        before, _, kind = path.name.rpartition("#")
+        if self.scheme not in FILE_SCHEMES and before and path.with_name(before).is_file():
+            return self.refused(f"{found}: {path}", f"#{kind} is no kind of weights: write FILE#raw or FILE#ema")
+        instead = ", or leave --teacher out for the ladder" if self.role == "teacher" else ""
+        return self.refused(f"{found}: {path}", f"check the path{instead}; {ENCODED}")
+
     def size(self) -> int | None:
         """Return the stated input size in pixels; None: not given.
 
@@ -102,14 +157,21 @@ class Uri(NamedTuple):
 
 def parse(text: str, role: Literal["teacher", "student"] = "teacher") -> Uri:
     """Split a URI. A file whose name contains `?` or `%` is found under its own name first."""
+    before = without_options(text)
+    scheme, _, target = before.partition(":")
+    as_named = scheme in FILE_SCHEMES and _exists(target)
+    return Uri(text, scheme, target if as_named else unquote(target), _options(text[len(before) + 1 :]), role)
+
+
+def without_options(text: str) -> str:
+    """Return the scheme and the target of a URI as they are written."""
     scheme, _, rest = text.partition(":")
-    target, _, query = rest.partition("?")
     if scheme in FILE_SCHEMES:
         places = [place for place, sign in enumerate(rest) if sign == "?"]
         for end in (len(rest), *reversed(places)):
             if _exists(rest[:end]):
-                return Uri(text, scheme, rest[:end], _options(rest[end + 1 :]), role)
-    return Uri(text, scheme, unquote(target), _options(query), role)
+                return f"{scheme}:{rest[:end]}"
+    return text.partition("?")[0]
 
 
 def _exists(path: str) -> bool:
@@ -133,8 +195,8 @@ def name_of(text: str) -> str:
     if "name" in uri.options:
         return _clean(uri.options["name"])
     if uri.scheme == "python":
-        weights = uri.options.get("weights")
-        return _clean(Path(weights).stem if weights else uri.target.rpartition(":")[2])
+        file = uri.weights().file
+        return _clean(Path(file).stem if file else uri.target.rpartition(":")[2])
     if uri.scheme in FILE_SCHEMES:
         path = Path(uri.target)
         return _clean(path.name.removesuffix(".pth.tar") if path.name.endswith(".pth.tar") else path.stem)
@@ -163,8 +225,9 @@ def student_name(text: str) -> str:
 
 def with_option(uri: str, option: str) -> str:
     """Set an option of a URI: `key=value` replaces another value of the same key."""
-    target, mark, query = uri.partition("?")
-    kept = [part for part in query.split("&") if mark and part and part.partition("=")[0] != option.partition("=")[0]]
+    target = without_options(uri)
+    query = uri[len(target) + 1 :]
+    kept = [part for part in query.split("&") if part and part.partition("=")[0] != option.partition("=")[0]]
     return f"{target}?{'&'.join([*kept, option])}"
 
 
@@ -214,8 +277,8 @@ def moved(text: str, places: Mapping[str, Path] = {}) -> str:
         elif part == "target":
             target = f"{_LOCAL_TIMM}{path}" if uri.scheme == "timm" else str(path)
         else:
-            _, mark, kind = uri.options[part].partition("#")
-            options[part] = f"{path}{mark}{kind}"
+            kind = uri.weights().kind if part == "weights" else ""
+            options[part] = f"{path}{'#' if kind else ''}{kind}"
     query = "&".join(f"{quote(key)}={quote(value, safe=_PLAIN)}" for key, value in options.items())
     return f"{uri.scheme}:{quote(target, safe=_PLAIN)}{'?' if query else ''}{query}"
 
@@ -235,8 +298,8 @@ def _places(uri: Uri) -> dict[str, Path]:
         named["target"] = factory_file
     elif uri.scheme == "timm" and uri.target.startswith(_LOCAL_TIMM):
         named["target"] = uri.target.removeprefix(_LOCAL_TIMM)
-    if uri.scheme == "python" and uri.options.get("weights"):
-        named["weights"] = uri.options["weights"].partition("#")[0]
+    if uri.scheme not in FILE_SCHEMES and uri.weights().file:
+        named["weights"] = uri.weights().file
     if "classes" in uri.options and _exists(uri.options["classes"]):
         named["classes"] = uri.options["classes"]
     return {part: Path(path).expanduser() for part, path in named.items()}

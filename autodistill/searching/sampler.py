@@ -4,7 +4,7 @@ Optuna holds the searched trials only. The baselines live in the record: one com
 the intersection search space and turns multivariate TPE into independent sampling.
 
 Decisions never rest on a database: a sampler looks at every trial several times per suggestion, and a database can be
-away, or changed by others. `search.database` copies the trials for dashboards.
+away, or changed by others. `autodistill.searching.database` copies the trials for dashboards.
 """
 
 import warnings

@@ -192,25 +192,38 @@ class StudySpec(NamedTuple):
         )
 
 
-def resolve(options: SearchOptions, *, planned: bool = True, load_data: LoadData = datasets.load) -> StudySpec:
+def resolve(
+    options: SearchOptions,
+    *,
+    planned: bool = True,
+    named: Mapping[str, str] | None = None,
+    load_data: LoadData = datasets.load,
+) -> StudySpec:
     """Check everything that can be checked without training. Only decoded images are written.
 
     Args:
         options: Options of the command.
         planned: Whether a study follows. Then its budget must cover its plan.
+        named: URIs of the teachers by name; None: the teachers are those of the options or of the space.
         load_data: `datasets.load`, or a function that also shows its progress.
 
     Raises:
         ConfigError, DataError, TeacherError, StoreError: A check failed; the hint says what to do.
     """
-    (spec,) = resolve_all([options], planned=planned, load_data=load_data)
+    (spec,) = resolve_all([options], planned=planned, named=named, load_data=load_data)
     return spec
 
 
 def resolve_all(
-    options: Sequence[SearchOptions], *, planned: bool = True, load_data: LoadData = datasets.load
+    options: Sequence[SearchOptions],
+    *,
+    planned: bool = True,
+    named: Mapping[str, str] | None = None,
+    load_data: LoadData = datasets.load,
 ) -> tuple[StudySpec, ...]:
     """Check options that differ only in student, study and command. Data and teachers are loaded once.
+
+    The other arguments are those of `resolve`.
 
     Raises:
         ConfigError, DataError, TeacherError, StoreError: As for `resolve`; errors of all students are raised together.
@@ -218,7 +231,7 @@ def resolve_all(
     folders = [_folder(each) for each in options]
     if planned:
         check_places(folders, storage=options[0].storage)
-    common = _common(options[0], load_data)
+    common = _common(options[0], named, load_data)
     students = _students([each.student for each in options], common, offline=options[0].offline)
     specs = tuple(
         _resolved(each, common, student, planned=planned) for each, student in zip(options, students, strict=True)
@@ -286,7 +299,7 @@ class _Common(NamedTuple):
     sources: dict[str, str]
 
 
-def _common(options: SearchOptions, load_data: LoadData) -> _Common:
+def _common(options: SearchOptions, named: Mapping[str, str] | None, load_data: LoadData) -> _Common:
     overrides = list(options.overrides)
     if options.data:
         overrides.append(f"data.name={json.dumps(options.data)}")
@@ -303,8 +316,8 @@ def _common(options: SearchOptions, load_data: LoadData) -> _Common:
     requested = fit_to_images(requested, data)
     space, notes = fit_to_classes(requested, data)
     check_methods(space, data.num_classes)
-    given, left_out = _expanded(space)
-    names = teacher_names(given)
+    given, left_out = _expanded(space) if named is None else ([], [])
+    names = teacher_names(given) if named is None else dict(named)
     fingerprints = _fingerprints(names, data, offline=options.offline)
     sources = {
         uri: adaptation.pretrained(uri, data=data, offline=options.offline, name=name).teacher.fingerprint

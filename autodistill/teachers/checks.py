@@ -28,33 +28,51 @@ from autodistill.teachers.profile import TAU_MAX
 from autodistill.teachers.teacher import Teacher, logits_of
 
 SIGNIFICANCE = 0.001
-"""Of both tests: accuracy above chance, and a mend that helps."""
+"""Of both tests: accuracy above chance, and a mend that helps. A wrong refusal stops a study: among 30 sound teachers,
+each test refuses one in at most 3 % of studies."""
 LEAST_GAIN = 0.05
-"""Smallest gain of accuracy for which a mend is reported."""
+"""Smallest gain of accuracy for which a mend is reported: 13 of the 256 images that test it. McNemar's test needs 10
+images for one reading and 14 for ten, with none lost, so a smaller gain is rarely sure."""
 ABOUT_AS_WELL = 0.02
-"""Difference of accuracy up to which two mends are both named, that of the more usual one first."""
+"""Difference of accuracy up to which two mends are both named, that of the more usual one first. It is less than the
+standard error of an accuracy on 256 images, up to 3 points, so such a difference does not choose between them."""
 MOST_IMAGES = 512
-"""Number of validation images on which mends are compared."""
+"""Number of validation images on which mends are compared: two halves of 256, on which the standard error of an
+accuracy, up to 3 points, is below LEAST_GAIN."""
 SCREENED = ((16, 1), (64, 0))
 """Numbers of images on which a reading is tried before it is tried on all, and by how many hits it may then be worse.
-They belong to the half on which readings are compared."""
+They belong to the half on which readings are compared. Of readings that are 20 points better, about 5 % are lost, and
+of readings that are no better, more than half are dropped (simulated, with independent hits)."""
 MOST_SECONDS, MOST_ORIGINALS_S = 36.0, 12.0
-"""Longest time for all other readings of a teacher, and for the images in its own size."""
+"""Longest time for all other readings of a teacher, and for the images in its own size. Together they leave 12 seconds
+of the minute that a check may take for the measurements of speed and for the steps that begin before the time is
+over."""
 SCREENING_S = (3.0, 10.0)
-"""Longest first screening of a reading, for a teacher that is always right and for a teacher that is never right."""
+"""Longest first screening of a reading, for a teacher that is always right and for a teacher that is never right. All
+of about twelve readings fit into MOST_SECONDS at 3 seconds. A teacher that is often wrong is more likely read wrongly:
+of a slow one, the first readings are better than none."""
 STEP_S = 0.5
-"""About the time of a forward pass, after which the time is looked at."""
+"""About the time of a forward pass, after which the time is looked at. A limit is exceeded by about as
+much at most."""
 LEAST_ORIGINALS, OWN_SIZE_GAIN = 64, 0.02
-"""Fewest images that are compared in a teacher's own size, and smallest gain that is reported."""
+"""Fewest images that are compared in a teacher's own size, and smallest gain that is reported: at least two of 64
+images. A note, which refuses nothing, needs no test."""
 SEEN, SAME_NLL = 0.999, 1.25
-"""Accuracy on train and on validation, and ratio of the NLL there, from which a teacher may have seen both."""
+"""Accuracy on train and on validation, and ratio of the NLL there, from which a teacher may have seen both. By
+judgement, not measured: at most one image in a thousand wrong, and an NLL that is higher on validation by no more than
+noise; that of a network on images that it has not seen is usually several times higher. Only a note follows."""
 LEAST_PER_CLASS = 5
-"""Images of each class in each half for which an order of classes is searched."""
+"""Images of each class in each half for which an order of classes is searched. With fewer, single errors decide the
+order, and the other half refuses what was found; five is a judgement."""
 SIZES = (32, 64, 224)
-"""Input sizes at which networks are usually trained."""
+"""Input sizes at which networks are usually trained: of CIFAR, of ImageNet at 64 pixels, of ImageNet."""
 TOO_SHARP = 0.99
-"""Mean largest probability at the highest temperature from which a note says that the logits are too sharp."""
+"""Mean largest probability at the highest temperature from which a note says that the logits are too sharp: all other
+classes together have 1 % then, in which there is little to learn."""
 _SIMULATED = 20_000
+"""Simulated accuracies at chance. A p-value at SIGNIFICANCE has a standard error of a fifth of it."""
+_LONGEST_LIST = 20
+"""Most classes that an option of a hint lists by name: more are no readable line of a command."""
 
 Reload = Callable[[str], Teacher]
 """Loads the teacher again with a further option in its URI."""
@@ -259,7 +277,7 @@ def better_reading(
     order = _class_order(logits, labels, data)
     if order is not None:
         names = ",".join(quote(data.classes[index], safe=" ") for index in order)
-        option = f"classes={names}" if data.num_classes <= 20 else "classes=FILE"
+        option = f"classes={names}" if data.num_classes <= _LONGEST_LIST else "classes=FILE"
         moved = order.to(labels.device)[logits.argmax(dim=1)]
         tried.append((f"the order of its classes {_shortened(names)}", option, own, moved == labels))
     if teacher.table is None:
@@ -277,6 +295,8 @@ def better_reading(
     before, after = before[1::2], after[1::2]
     gain = float((after.double() - before.double()).mean())
     sure = mcnemar_p(before, after) * len(tried) < SIGNIFICANCE
+    # The best of several gains is partly luck on the half that chose it. Where the test is not sure, the gain must
+    # therefore be twice as large there.
     if gain < LEAST_GAIN or (not sure and max(gains) < 2 * LEAST_GAIN):
         return None
     return Mend(what, option, float(before.double().mean()), float(after.double().mean()), others, sure)
@@ -310,6 +330,7 @@ class _Trial:
             hits = self._hits(other, rows, image_s)
             if hits is None or hits.sum() < self._own[rows].sum() - worse:
                 return None
+        # A reading takes half of the time that is left, two images to a pair, so that later readings are tried too.
         fit = min(pairs, int(self._left_s() / (4 * image_s)))
         if 2 * fit < SCREENED[-1][0] and fit < pairs:
             return None
@@ -335,7 +356,7 @@ def _spread(total: int, count: int) -> Int[Tensor, " rows"]:
 def seconds_per_image(teacher: Teacher, images: UInt8[Tensor, "examples channels height width"]) -> float:
     """Measure the time of a forward pass per image, on few images if it is long."""
     seconds = 0.0
-    for count in (2, 16):
+    for count in (2, 16):  # two images include the cost of a first call, which is small beside that of a slow network
         began = time.monotonic()
         logits_of(teacher, images[:count]).cpu()
         seconds = (time.monotonic() - began) / min(count, len(images))

@@ -85,15 +85,14 @@ def _from_file(uri: Uri, loading: Loading) -> Teacher:
 def known_network(uri: Uri, data: Data) -> tuple[Foreign, int]:
     """Build the network of a checkpoint file; return it with the channels of its input."""
     uri.check_options((*FACTS, "arch", "weights"))
-    kind = uri.choice("weights", ("raw", "ema"))
-    path = Path(uri.target).expanduser()
-    checkpoint = read(path, uri)
+    named = uri.weights()
+    checkpoint = read(Path(named.file).expanduser(), uri)
     facts, own_size = checkpoint.facts, data.image_shape[1]
-    named = uri.options.get("arch", facts.architecture)
-    if "arch" in uri.options or named in MODELS or (named and named.partition(":")[0] in MODELS):
-        _check_name(str(named), uri)
+    stated = uri.options.get("arch", facts.architecture)
+    if "arch" in uri.options or stated in MODELS or (stated and stated.partition(":")[0] in MODELS):
+        _check_name(str(stated), uri)
         # What a file says is a preference: other code uses the same names for other networks.
-        names = [str(named)] if "arch" in uri.options else [str(named), *(it for it in MODELS if it != named)]
+        names = [str(stated)] if "arch" in uri.options else [str(stated), *(it for it in MODELS if it != stated)]
     else:
         names = list(MODELS)
     size = uri.size() or facts.image_size
@@ -105,7 +104,7 @@ def known_network(uri: Uri, data: Data) -> tuple[Foreign, int]:
             names=names,
             sizes=sizes,
             stem_stride=facts.stem_stride,
-            weights=kind,
+            weights=named.kind or None,
             uri=uri,
         )
         module = build(

@@ -46,7 +46,7 @@ def load_table(uri: Uri, data: Data, *, name: str) -> Teacher:
     """
     path = Path(uri.target).expanduser()
     if not path.is_file():
-        raise uri.refused(f"no such file: {path}", "check the path")
+        raise uri.no_file(path)
     if data.examples is None:
         raise uri.refused(f"{data.name} does not number its images", "name another teacher for these data")
     table = _read(path, uri)

@@ -1,6 +1,7 @@
 """A student from elsewhere is exported with its preprocessing, and its file is a teacher again."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -12,12 +13,13 @@ from student_files import NETS
 from torch import nn
 
 from autodistill import teachers
-from autodistill.cli.train import train
+from autodistill.cli.train import export, train
 from autodistill.errors import ConfigError
 from autodistill.export import chosen, export_student
 from autodistill.export.formats import FORMATS
 from autodistill.models.students import bare, student_network
-from autodistill.records import read_study
+from autodistill.records import read_study, to_json
+from autodistill.store import StudyFolder, write_text
 from autodistill.study import SearchOptions, resolve
 
 pytestmark = pytest.mark.slow
@@ -138,6 +140,18 @@ def test_train_and_export_of_changed_code_are_refused(study, record, tmp_path):
     finally:
         (place / "nets.py").write_text(NETS)
     assert not (tmp_path / "other").exists()
+
+
+def test_a_note_in_other_words_changes_no_student(study, record, tmp_path):
+    """A later version may word a note of the record in another way."""
+    spec, _ = study
+    again = StudyFolder(Path(shutil.copytree(spec.folder.path, tmp_path / spec.folder.path.name)))
+    foreign = record.student.foreign.model_copy(update={"notes": ("the same in other words",)})
+    student = record.student.model_copy(update={"foreign": foreign})
+    write_text(again.record, to_json(record.model_copy(update={"student": student})))
+    train(device="cpu", run=str(again.path), seed=5, to=tmp_path / "t.safetensors", with_validation=False)
+    export(str(again.path), weights=tmp_path / "t.safetensors", formats="safetensors", to=tmp_path / "out")
+    assert (tmp_path / "out" / "student.safetensors").exists()
 
 
 @EXTRA

@@ -2,9 +2,9 @@
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 from pydantic import Field, ValidationError
@@ -19,7 +19,7 @@ from autodistill.formatting import COSTS, excess_words
 from autodistill.methods import LOSSES, METHODS
 from autodistill.models import MODELS
 from autodistill.models.cost import latency_ms
-from autodistill.models.students import is_foreign, student_network, student_record
+from autodistill.models.students import check_student_name, is_foreign, student_network, student_record
 from autodistill.models.uri import student_name
 from autodistill.records import (
     TRAINED_HERE,
@@ -51,6 +51,7 @@ from autodistill.study.gpu import Sharing, cluster_sharing, fit_to_device
 from autodistill.study.measurements import Facts, facts, keep, recall
 from autodistill.teachers import adaptation, ladder
 
+T = TypeVar("T")
 KNOWN = Known(
     datasets=tuple(DATASETS),
     architectures=tuple(MODELS),
@@ -211,21 +212,28 @@ def resolve_all(
 ) -> tuple[StudySpec, ...]:
     """Check options that differ only in student, study and command. Data and teachers are loaded once.
 
+    Options are checked first, then those that depend on the images, and teachers last, which can take minutes.
+
     Raises:
         ConfigError, DataError, TeacherError, StoreError: As for `resolve`; errors of all students are raised together.
     """
+    first, names = options[0], [each.student for each in options]
     folders = [_folder(each) for each in options]
+    asked = _asked(first, names, planned=planned)
     if planned:
-        check_places(folders, storage=options[0].storage)
-    common = _common(options[0], load_data)
-    students = _students([each.student for each in options], common, offline=options[0].offline)
+        check_places(folders, storage=first.storage)
+    common = _common(asked, first, load_data)
+    students = _students(names, common, offline=first.offline)
     specs = tuple(
         _resolved(each, common, student, planned=planned) for each, student in zip(options, students, strict=True)
     )
+    if first.limits.given:
+        within(specs, first.limits)
+    fingerprints, sources = _load_teachers(common.names, common.data, offline=first.offline)
     for each, student in zip(options, students, strict=True):
         if student.foreign is None:
             keep(student, _student_facts(each.student, common))
-    return specs
+    return tuple(spec._replace(fingerprints=fingerprints, sources=sources) for spec in specs)
 
 
 def check_places(folders: Sequence[StudyFolder], *, storage: str) -> None:
@@ -272,6 +280,15 @@ def kept_record(folder: StudyFolder) -> StudyRecord | None:
     return record
 
 
+class _Asked(NamedTuple):
+    """What can be known without an image."""
+
+    space: Space
+    teachers: dict[str, str]
+    """URIs by name."""
+    notes: tuple[str, ...]
+
+
 class _Common(NamedTuple):
     """What all students of a search share."""
 
@@ -281,11 +298,10 @@ class _Common(NamedTuple):
     notes: tuple[str, ...]
     data: Data
     names: dict[str, str]
-    fingerprints: dict[str, str]
-    sources: dict[str, str]
 
 
-def _common(options: SearchOptions, load_data: LoadData) -> _Common:
+def _asked(options: SearchOptions, students: Sequence[str], *, planned: bool) -> _Asked:
+    """Check what needs neither an image nor a teacher: the space, and the names of students and teachers."""
     overrides = list(options.overrides)
     if options.data:
         overrides.append(f"data.name={json.dumps(options.data)}")
@@ -293,25 +309,50 @@ def _common(options: SearchOptions, load_data: LoadData) -> _Common:
         overrides.append(f"search.seed={options.seed}")
     if options.teachers:
         overrides.append(f"teachers={json.dumps(list(options.teachers))}")
-    requested = load(options.space, known=KNOWN, overrides=overrides)
+    space = load(options.space, known=KNOWN, overrides=overrides)
+    if options.download and options.offline:
+        raise ConfigError("--download beside --offline", "leave one of them out")
+    _raise_together(check_student_name, students)
+    uris, notes = _expanded(space)
+    names = teacher_names(uris)
+    for uri in uris:
+        teachers.check_scheme(uri)
+        if teachers.is_ensemble(uri):
+            teachers.members_of(uri, names)
+    if planned:
+        parse_budget(options.budget or space.search.budget)
+        if not space.fit_to_data:  # else the number of epochs follows from the images
+            _check_budget(space, options, teacher_count=len(names))
+    return _Asked(space, names, tuple(notes))
+
+
+def _check_budget(space: Space, options: SearchOptions, *, teacher_count: int) -> None:
+    """Raise `ConfigError` if the budget is too small; a budget of time can only be checked when steps were timed."""
+    budget = options.budget or space.search.budget
+    if parse_budget(budget).unit != "seconds":
+        make_plan(space, teachers=teacher_count, requested=budget, max_trials=options.max_trials)
+
+
+def _common(asked: _Asked, options: SearchOptions, load_data: LoadData) -> _Common:
     if options.download:
-        if options.offline:
-            raise ConfigError("--download beside --offline", "leave one of them out")
-        datasets.download(requested.data)
-    data = load_data(requested.data)
-    requested = fit_to_images(requested, data)
+        datasets.download(asked.space.data)
+    data = load_data(asked.space.data)
+    requested = fit_to_images(asked.space, data)
     space, notes = fit_to_classes(requested, data)
     check_methods(space, data.num_classes)
-    given, left_out = _expanded(space)
-    names = teacher_names(given)
-    fingerprints = _fingerprints(names, data, offline=options.offline)
+    check_sizes(space, data)
+    return _Common(requested, space, (*notes, *asked.notes), data, asked.teachers)
+
+
+def _load_teachers(names: Mapping[str, str], data: Data, *, offline: bool) -> tuple[dict[str, str], dict[str, str]]:
+    """Load the given teachers and the pretrained networks of adapted ones; return fingerprints of both."""
+    fingerprints = _fingerprints(names, data, offline=offline)
     sources = {
-        uri: adaptation.pretrained(uri, data=data, offline=options.offline, name=name).teacher.fingerprint
+        uri: adaptation.pretrained(uri, data=data, offline=offline, name=name).teacher.fingerprint
         for name, uri in names.items()
         if uri.startswith(adaptation.SCHEME)
     }
-    check_sizes(space, data)
-    return _Common(requested, space, (*notes, *left_out), data, names, fingerprints, sources)
+    return fingerprints, sources
 
 
 def _expanded(space: Space) -> tuple[list[str], list[str]]:
@@ -344,22 +385,32 @@ def _students(names: Sequence[str], common: _Common, *, offline: bool) -> list[S
 
     Descriptions are kept because building a network takes seconds, mostly for imports.
     """
-    students, errors = [], []
+
+    def described(name: str) -> StudentRecord:
+        # Code and weights of a network from elsewhere may have changed.
+        student = None if is_foreign(name) else recall(StudentRecord, _student_facts(name, common))
+        return student or student_record(name, common.data, common.space.student, offline=offline)
+
+    students = _raise_together(described, names)
+    counts = Counter(student.name for student in students)
+    if duplicates := [name for name in counts if counts[name] > 1]:
+        raise ConfigError(f"--student {duplicates[0]}: named twice", "name each student once, or add ?name=NAME")
+    return students
+
+
+def _raise_together(of: Callable[[str], T], names: Sequence[str]) -> list[T]:
+    """Call a function with each student; raise the errors of all students as one."""
+    found, errors = list[T](), list[ConfigError]()
     for name in names:
         try:
-            # Code and weights of a network from elsewhere may have changed.
-            student = None if is_foreign(name) else recall(StudentRecord, _student_facts(name, common))
-            students.append(student or student_record(name, common.data, common.space.student, offline=offline))
+            found.append(of(name))
         except ConfigError as error:
             errors.append(error)
     if len(errors) > 1:
         raise ConfigError("\n  ".join(error.message for error in errors), errors[0].hint)
     if errors:
         raise errors[0]
-    counts = Counter(student.name for student in students)
-    if duplicates := [name for name in counts if counts[name] > 1]:
-        raise ConfigError(f"--student {duplicates[0]}: named twice", "name each student once, or add ?name=NAME")
-    return students
+    return found
 
 
 def _student_facts(name: str, common: _Common) -> Facts:
@@ -384,9 +435,8 @@ def _resolved(options: SearchOptions, common: _Common, student: StudentRecord, *
         if options.fill_gpu:
             options = options.model_copy(update={"workers": options.workers * sharing.workers})
     space = fit_to_cache(space, kept_space, common.data, len(common.names), options.cache_bytes)
-    budget = options.budget or space.search.budget
-    if planned and parse_budget(budget).unit != "seconds":
-        make_plan(space, teachers=len(common.names), requested=budget, max_trials=options.max_trials)
+    if planned:
+        _check_budget(space, options, teacher_count=len(common.names))
     # Without the values that cache and processor decided, a command gives another study elsewhere.
     pins: dict[str, object] = {}
     if space.training.precision != common.requested.training.precision:
@@ -406,10 +456,10 @@ def _resolved(options: SearchOptions, common: _Common, student: StudentRecord, *
         data=common.data,
         student=student,
         teachers=common.names,
-        fingerprints=common.fingerprints,
-        sources=common.sources,
+        fingerprints={},
+        sources={},
         folder=folder,
-        budget=budget,
+        budget=options.budget or space.search.budget,
         notes=notes,
         pins=pins,
         sharing=sharing,

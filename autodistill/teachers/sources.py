@@ -2,7 +2,7 @@
 
 import glob
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -62,17 +62,27 @@ def load(
         TeacherError: The scheme or an option is unknown, the file is missing, damaged, of another network or contains
             code, or the classes differ.
     """
-    scheme, colon, _ = uri.partition(":")
-    if not colon or scheme not in SOURCES:
-        own = "file:PATH, or python:FILE.py:FACTORY?weights=PATH"
-        guess = f"file:{uri}" if Path(uri).expanduser().exists() else own
-
-        raise TeacherError(
-            f"teacher {uri!r}: unknown scheme {scheme!r} ({near(scheme, [*SOURCES, 'ladder', 'adapt'])})",
-            f"name a checkpoint as {guess}",
-        )
-    teacher = SOURCES[scheme](parse(uri), Loading(data, name or name_of(uri), offline, study, member))
+    check_scheme(uri, trained_here=())
+    teacher = SOURCES[uri.partition(":")[0]](parse(uri), Loading(data, name or name_of(uri), offline, study, member))
     return replace(teacher, uri=shown_as) if shown_as else teacher
+
+
+def check_scheme(uri: str, trained_here: Sequence[str] = ("ladder", "adapt")) -> None:
+    """Raise `TeacherError` if the scheme of a teacher's URI is unknown.
+
+    Args:
+        uri: The URI.
+        trained_here: Allowed schemes of teachers that autodistill trains.
+    """
+    scheme, colon, _ = uri.partition(":")
+    if colon and scheme in (*SOURCES, *trained_here):
+        return
+    own = "file:PATH, or python:FILE.py:FACTORY?weights=PATH"
+    guess = f"file:{uri}" if Path(uri).expanduser().exists() else own
+    raise TeacherError(
+        f"teacher {uri!r}: unknown scheme {scheme!r} ({near(scheme, [*SOURCES, 'ladder', 'adapt'])})",
+        f"name a checkpoint as {guess}",
+    )
 
 
 def _from_file(uri: Uri, loading: Loading) -> Teacher:

@@ -13,14 +13,14 @@ from autodistill import __version__, teachers
 from autodistill import data as datasets
 from autodistill.config import Known, Space, load
 from autodistill.data import DATASETS, Data, LoadData
-from autodistill.errors import ConfigError, StoreError
+from autodistill.errors import ConfigError, StoreError, TeacherError
 from autodistill.executors import Setup
-from autodistill.formatting import COSTS, excess_words
+from autodistill.formatting import COSTS, excess_words, plural
 from autodistill.methods import LOSSES, METHODS
 from autodistill.models import MODELS
 from autodistill.models.cost import latency_ms
 from autodistill.models.students import check_student_name, is_foreign, student_network, student_record
-from autodistill.models.uri import student_name
+from autodistill.models.uri import parse, student_name
 from autodistill.records import (
     TRAINED_HERE,
     LatencyRecord,
@@ -116,6 +116,8 @@ class StudySpec(NamedTuple):
     """Fingerprints of the given teachers by name; data and space determine those of the default ladder."""
     sources: dict[str, str]
     """Fingerprints of the pretrained networks of adapted teachers, by URI."""
+    left_out: dict[str, str]
+    """Names of the files of a folder of teachers that cannot be loaded, with the reason."""
     folder: StudyFolder
     budget: str
     notes: tuple[str, ...]
@@ -224,16 +226,30 @@ def resolve_all(
         check_places(folders, storage=first.storage)
     common = _common(asked, first, load_data)
     students = _students(names, common, offline=first.offline)
-    specs = tuple(
-        _resolved(each, common, student, planned=planned) for each, student in zip(options, students, strict=True)
-    )
+
+    def described(known: _Common) -> tuple[StudySpec, ...]:
+        return tuple(
+            _resolved(each, known, student, planned=planned) for each, student in zip(options, students, strict=True)
+        )
+
+    specs = described(common._replace(names=asked.fewest))
     if first.limits.given:
         within(specs, first.limits)
-    fingerprints, sources = _load_teachers(common.names, common.data, offline=first.offline)
+    loaded = _load_teachers(asked, common.data, offline=first.offline)
+    if loaded.names != asked.fewest:
+        specs = described(common._replace(names=loaded.names))
     for each, student in zip(options, students, strict=True):
         if student.foreign is None:
             keep(student, _student_facts(each.student, common))
-    return tuple(spec._replace(fingerprints=fingerprints, sources=sources) for spec in specs)
+    return tuple(
+        spec._replace(
+            fingerprints=loaded.fingerprints,
+            sources=loaded.sources,
+            left_out=loaded.left_out,
+            notes=(*loaded.notes, *spec.notes),
+        )
+        for spec in specs
+    )
 
 
 def check_places(folders: Sequence[StudyFolder], *, storage: str) -> None:
@@ -286,6 +302,26 @@ class _Asked(NamedTuple):
     space: Space
     teachers: dict[str, str]
     """URIs by name."""
+    folders: dict[str, str]
+    """The folder or pattern that a URI comes from, for each URI that comes from one."""
+    notes: tuple[str, ...]
+
+    @property
+    def fewest(self) -> dict[str, str]:
+        """The teachers that the study has at least: of a folder a single file."""
+        first: dict[str, str] = {}
+        for uri, folder in self.folders.items():
+            first.setdefault(folder, uri)
+        return {name: uri for name, uri in self.teachers.items() if first.get(self.folders.get(uri, ""), uri) == uri}
+
+
+class _Loaded(NamedTuple):
+    """What loading the teachers has shown."""
+
+    names: dict[str, str]
+    fingerprints: dict[str, str]
+    sources: dict[str, str]
+    left_out: dict[str, str]
     notes: tuple[str, ...]
 
 
@@ -313,17 +349,18 @@ def _asked(options: SearchOptions, students: Sequence[str], *, planned: bool) ->
     if options.download and options.offline:
         raise ConfigError("--download beside --offline", "leave one of them out")
     _raise_together(check_student_name, students)
-    uris, notes = _expanded(space)
+    uris, folders, notes = _expanded(space)
     names = teacher_names(uris)
     for uri in uris:
         teachers.check_scheme(uri)
         if teachers.is_ensemble(uri):
             teachers.members_of(uri, names)
+    asked = _Asked(space, names, folders, tuple(notes))
     if planned:
         parse_budget(options.budget or space.search.budget)
         if not space.fit_to_data:  # else the number of epochs follows from the images
-            _check_budget(space, options, teacher_count=len(names))
-    return _Asked(space, names, tuple(notes))
+            _check_budget(space, options, teacher_count=len(asked.fewest))
+    return asked
 
 
 def _check_budget(space: Space, options: SearchOptions, *, teacher_count: int) -> None:
@@ -344,40 +381,71 @@ def _common(asked: _Asked, options: SearchOptions, load_data: LoadData) -> _Comm
     return _Common(requested, space, (*notes, *asked.notes), data, asked.teachers)
 
 
-def _load_teachers(names: Mapping[str, str], data: Data, *, offline: bool) -> tuple[dict[str, str], dict[str, str]]:
-    """Load the given teachers and the pretrained networks of adapted ones; return fingerprints of both."""
-    fingerprints = _fingerprints(names, data, offline=offline)
-    sources = {
-        uri: adaptation.pretrained(uri, data=data, offline=offline, name=name).teacher.fingerprint
-        for name, uri in names.items()
-        if uri.startswith(adaptation.SCHEME)
-    }
-    return fingerprints, sources
-
-
-def _expanded(space: Space) -> tuple[list[str], list[str]]:
-    """Return the URIs of all teachers, and notes on files of folders that are no checkpoints."""
-    uris, notes = list[str](), list[str]()
+def _expanded(space: Space) -> tuple[list[str], dict[str, str], list[str]]:
+    """Return the URIs of all teachers, the folder of each that comes from one, and notes on files left out."""
+    uris, folders, notes = list[str](), dict[str, str](), list[str]()
     for uri in ladder.expand(space.teachers, space):
         found, left_out = teachers.candidates(uri)
         uris += found
+        folders |= {it: uri for it in found if found != [uri]}
         if left_out:
             notes.append(f"teacher {uri}: no checkpoints and left out: {', '.join(left_out)}")
-    return list(dict.fromkeys(uris)), notes
+    # A file that is also named by itself is no longer a file of a folder.
+    return list(dict.fromkeys(uris)), {it: of for it, of in folders.items() if it not in space.teachers}, notes
 
 
-def _fingerprints(names: Mapping[str, str], data: Data, *, offline: bool) -> dict[str, str]:
-    """Load the given teachers; return their fingerprints. Those that autodistill trains are known then."""
+def _load_teachers(asked: _Asked, data: Data, *, offline: bool) -> _Loaded:
+    """Load the given teachers and the pretrained networks of adapted ones.
+
+    Files of folders that cannot be loaded are left out.
+
+    Raises:
+        TeacherError: A teacher that is named by itself cannot be loaded, or no file of a folder.
+    """
+    names, sources, found = asked.teachers, dict[str, str](), dict[str, str]()
+    left_out, notes = dict[str, TeacherError](), list[str]()
     ensembles = {name: teachers.members_of(uri, names) for name, uri in names.items() if teachers.is_ensemble(uri)}
-    found = {
-        name: teachers.load(uri, data=data, offline=offline, name=name).fingerprint
-        for name, uri in names.items()
-        if not uri.startswith(TRAINED_HERE) and name not in ensembles
-    }
+    needed = {member for members in ensembles.values() for member in members}
+    for name, uri in names.items():
+        try:
+            if uri.startswith(adaptation.SCHEME):
+                teacher = adaptation.pretrained(uri, data=data, offline=offline, name=name).teacher
+                sources[uri] = teacher.fingerprint
+            elif not uri.startswith(TRAINED_HERE) and name not in ensembles:
+                found[name] = teachers.load(uri, data=data, offline=offline, name=name).fingerprint
+        except TeacherError as error:
+            if uri not in asked.folders or name in needed:
+                raise
+            left_out[uri] = error
+    for folder in dict.fromkeys(asked.folders[uri] for uri in left_out):
+        own = [uri for uri, of in asked.folders.items() if of == folder]
+        failed = [left_out[uri] for uri in own if uri in left_out]
+        lines = "".join(f"\n  {error.message.removeprefix('teacher ')}" for error in failed)
+        if len(failed) == len(own):
+            raise TeacherError(
+                f"teacher {folder}: none of its {plural(len(own), 'checkpoint')} can be loaded:{lines}", failed[0].hint
+            )
+        notes.append(
+            f"teacher {folder}: {len(failed)} of {len(own)} checkpoints cannot be loaded and are left out:{lines}\n"
+            f"  name a file by itself to have its error stop the command: --teacher {next(iter(left_out))}"
+        )
     for name, members in ensembles.items():
         if all(member in found for member in members):
             found[name] = teachers.ensemble_fingerprint([found[member] for member in members])
-    return {name: found[name] for name in names if name in found}
+    kept = {name: uri for name, uri in names.items() if uri not in left_out}
+    return _Loaded(
+        names=kept,
+        fingerprints={name: found[name] for name in kept if name in found},
+        sources=sources,
+        left_out={name: _reason(left_out[uri], uri) for name, uri in names.items() if uri in left_out},
+        notes=tuple(notes),
+    )
+
+
+def _reason(error: TeacherError, uri: str) -> str:
+    """Return why a file cannot be loaded, without the folders of its path."""
+    path = Path(parse(uri).target)
+    return error.message.removeprefix(f"teacher {uri}: ").replace(str(path.expanduser()), path.name)
 
 
 def _students(names: Sequence[str], common: _Common, *, offline: bool) -> list[StudentRecord]:
@@ -458,6 +526,7 @@ def _resolved(options: SearchOptions, common: _Common, student: StudentRecord, *
         teachers=common.names,
         fingerprints={},
         sources={},
+        left_out={},
         folder=folder,
         budget=options.budget or space.search.budget,
         notes=notes,

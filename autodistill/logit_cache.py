@@ -17,7 +17,7 @@ from jaxtyping import Float16
 from torch import Tensor
 
 from autodistill.data import Data
-from autodistill.data.views import View, take_view
+from autodistill.data.views import PLAIN_VIEW, View, take_view
 from autodistill.errors import CacheError, InUseError
 from autodistill.stopwatch import Stopwatch
 from autodistill.store import digest, locked, write_bytes
@@ -193,16 +193,18 @@ class LogitCache:
         """Run a teacher, or the members of an ensemble; take the rows of a table, which knows no views."""
         if teacher.members:
             return mean_logits([self._logits(member, part) for member in teacher.members])
-        number, images = part[-1], self._data.train.images
+        images = self._data.train.images
         if teacher.table is not None:
             examples = self._data.examples
             assert examples is not None  # checked when the table was loaded
             return teacher.table[examples.validation if part == VALIDATION else examples.train].to(images.device)
-        if isinstance(number, int):
-            # Batch by batch: a view of all images, with the indices of its pixels, takes nine times their memory.
-            take = partial(take_view, images, view=self._view, epoch=number, margin=self._data.margin)
-            return logits_of(teacher, images, take=take)
-        return logits_of(teacher, self._data.validation.images)
+        if part == VALIDATION:
+            return logits_of(teacher, self._data.validation.images)
+        number = part[-1]
+        view, epoch = (self._view, number) if isinstance(number, int) else (PLAIN_VIEW, 0)
+        # Batch by batch: a view of all images, with the indices of its pixels, takes nine times their memory.
+        take = partial(take_view, images, view=view, epoch=epoch, margin=self._data.margin)
+        return logits_of(teacher, images, take=take)
 
 
 def is_whole(path: Path) -> bool:

@@ -17,7 +17,7 @@ from autodistill.data.splits import Examples
 from autodistill.models.preprocessing import Normalisation, class_columns, stated_classes
 from autodistill.models.uri import Uri
 from autodistill.records import TeacherCostRecord
-from autodistill.teachers.teacher import Teacher
+from autodistill.teachers.teacher import ONE_VIEW, Teacher
 
 FORMS = (
     "allowed are: one array with a row per example, in the order of the data's own files, training files first; the "
@@ -60,10 +60,7 @@ def load_table(uri: Uri, data: Data, *, name: str) -> Teacher:
             f"{_described(int(bad.min()), data.examples)}",
             "compute the table again",
         )
-    notes: tuple[str, ...] = (
-        "it knows the images without augmentation only: its logits are the same in every epoch, while the student "
-        "sees augmented images",
-    )
+    notes: tuple[str, ...] = (ONE_VIEW,)
     sums = rows[used].sum(dim=1)
     if float(rows[used].min()) >= 0 and bool(((sums - 1).abs() < 1e-2).all()):
         rows = rows.clamp_min(torch.finfo(torch.float32).tiny).log()
@@ -76,7 +73,7 @@ def load_table(uri: Uri, data: Data, *, name: str) -> Teacher:
         architecture="table of logits",
         module=nn.Identity().eval(),
         normalisation=Normalisation("none", (), ()),
-        fingerprint=hashlib.sha256(repr(("logits", content, columns)).encode()).hexdigest(),
+        fingerprint=hashlib.sha256(repr(("logits of the plain view", content, columns)).encode()).hexdigest(),
         channels=data.image_shape[0],
         accepted=uri.choice("accept", ("yes", "no")) == "yes",
         notes=notes,

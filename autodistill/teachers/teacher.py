@@ -19,6 +19,11 @@ from autodistill.usercode import errors_as, said
 
 BATCH = 256
 """Number of images in a forward pass on a GPU, and largest number on a CPU."""
+ONE_VIEW = (
+    "it knows the images without augmentation only: its logits are the same in every epoch, and students that learn "
+    "from it are trained without augmentation, unlike the others"
+)
+"""Note about a teacher that has a table of logits."""
 
 
 @dataclass(frozen=True)
@@ -57,8 +62,11 @@ class Teacher:
 
     @property
     def knows_one_view(self) -> bool:
-        """Whether it knows the images without augmentation only."""
-        return self.table is not None or (bool(self.members) and all(it.knows_one_view for it in self.members))
+        """Whether it knows the images without augmentation only, as an ensemble does that has such a member.
+
+        Students that learn from it see the images without augmentation.
+        """
+        return self.table is not None or any(it.knows_one_view for it in self.members)
 
     @cached_property
     def quick(self) -> "Teacher":
@@ -158,7 +166,10 @@ def ensemble(members: Sequence[Teacher], *, name: str, uri: str) -> Teacher:
         fingerprint=ensemble_fingerprint([member.fingerprint for member in members]),
         channels=members[0].channels,
         input_size=max((member.input_size or 0 for member in members), default=0) or None,
-        notes=(f"the mean of the probabilities of {', '.join(member.name for member in members)}",),
+        notes=(
+            f"the mean of the probabilities of {', '.join(member.name for member in members)}",
+            *([ONE_VIEW] if any(member.knows_one_view for member in members) else []),
+        ),
         members=tuple(members),
     )
 

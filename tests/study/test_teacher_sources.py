@@ -132,6 +132,7 @@ def test_a_study_over_all_of_them_ends_in_a_report(tmp_path: Path) -> None:
         assert "Notes on the teachers" in text
         assert "the same network with the same weights as b" in text
         assert "its logits are the same in every epoch" in text
+        assert "students that learn from it are trained without augmentation, unlike the others" in text
         assert "left out: its tensors fit no known network" in text
     again = drive(options(teachers=teachers, budget="16"))
     assert again.trials == record.trials

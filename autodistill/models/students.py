@@ -299,6 +299,11 @@ def _try(model: Wrapped, uri: Uri, data: Data) -> tuple[str, ...]:
     twin.train()
     with seeded():
         logits = _logits(twin, images, uri, data)
+        if not logits.isfinite().all():
+            raise uri.refused(
+                "its logits are not finite in training mode",
+                "look for what it does in training only, such as a normalisation over the batch or its own noise",
+            )
         try:
             logits.float().logsumexp(1).sum().backward()
         except RuntimeError as error:
@@ -306,6 +311,12 @@ def _try(model: Wrapped, uri: Uri, data: Data) -> tuple[str, ...]:
                 f"has no gradient: {next(iter(str(error).splitlines()), '')}",
                 "train one step of it yourself to see where",
             ) from error
+    gradients = ((name, it.grad) for name, it in twin.named_parameters() if it.grad is not None)
+    if infinite := [name for name, it in gradients if not it.isfinite().all()]:
+        raise uri.refused(
+            f"its gradient is not finite: {infinite[0].removeprefix('network.')} ({len(infinite)} of its parameters)",
+            "torch.autograd.set_detect_anomaly(True) shows the operation; a root or a logarithm of 0 is a usual cause",
+        )
     with seeded(), torch.no_grad():
         again = _logits(copy.deepcopy(model).train(), images, uri, data)
     if not torch.allclose(logits.detach(), again, rtol=1e-3, atol=1e-3 * max(1.0, float(again.abs().max()))):

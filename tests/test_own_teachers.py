@@ -163,6 +163,30 @@ def test_classes_in_a_file_are_read_in_all_forms(held: dict[str, Any], tmp_path:
     assert load(f"file:{tmp_path}/t.pt", data=digits()).columns == (1, 0, 3, 2, 4, 5, 6, 7, 8, 9)
 
 
+CYCLE = dict(enumerate("1203456789"))
+"""Names by index. The inverse of a cycle of three is another order."""
+
+
+@pytest.mark.parametrize(
+    "held",
+    [
+        {"idx_to_class": CYCLE},
+        {"idx_to_class": {index: int(name) for index, name in CYCLE.items()}},
+        {"idx_to_class": {index: np.int64(name) for index, name in CYCLE.items()}},
+        {"config": {"id2label": {str(index): int(name) for index, name in CYCLE.items()}}},
+        {"class_to_idx": {int(name): index for index, name in CYCLE.items()}},
+        {"class_to_idx": {int(name): torch.tensor(index) for index, name in CYCLE.items()}},
+        {"class_to_idx": {name: str(index) for index, name in CYCLE.items()}},
+        {"classes": CYCLE},
+    ],
+)
+def test_classes_whose_names_are_numbers_are_read_in_the_direction_that_the_key_states(
+    held: dict[str, Any], tmp_path: Path
+) -> None:
+    torch.save({"model": network().state_dict(), **held}, tmp_path / "t.pt")
+    assert load(f"file:{tmp_path}/t.pt", data=digits()).columns == (2, 0, 1, *range(3, 10))
+
+
 @pytest.mark.parametrize("form", ["lines", "json list", "json dictionary", "keras", "inline"])
 def test_a_head_with_more_classes_is_reduced_by_their_names(form: str, tmp_path: Path) -> None:
     names = ["cat", *reversed("0123456789"), "dog"]

@@ -209,6 +209,21 @@ def test_a_head_with_more_classes_is_reduced_by_their_names(form: str, tmp_path:
     assert torch.allclose(teacher(images), whole[:, list(teacher.columns)], atol=1e-6)
 
 
+def test_a_mistyped_class_is_named_with_what_it_may_be(tmp_path: Path) -> None:
+    data = replace(digits(), classes=("cat", "dog", "horse", *"3456789"))
+    for classes, count in ((data.classes, 10), ((*data.classes, *(f"n{it:04d}" for it in range(990))), 1000)):
+        torch.save(network(classes=count).state_dict(), tmp_path / "t.pt")
+        (tmp_path / "classes").write_text("\n".join(classes).replace("horse", "hrose"))
+        error = refused(f"file:{tmp_path}/t.pt?norm=none&classes={tmp_path}/classes", data)
+        expected = f"class 'horse' of digits is not among its {count} classes (did you mean 'hrose'?"
+        assert expected in error.message
+        assert ("'hrose' of its classes is none of digits" in error.message) == (count == 10)
+        assert len(error.message) < 500
+    (tmp_path / "classes").write_text("\n".join(classes).replace("horse", "zzz"))
+    error = refused(f"file:{tmp_path}/t.pt?norm=none&classes={tmp_path}/classes", data)
+    assert "(for example 'cat')" in error.message
+
+
 def test_class_files_that_make_no_sense(tmp_path: Path) -> None:
     torch.save(network(classes=12).state_dict(), tmp_path / "t.pt")
     for text, found in (

@@ -444,6 +444,7 @@ def _load_teachers(asked: _Asked, data: Data, *, offline: bool) -> _Loaded:
 
 def _reason(error: TeacherError, uri: str) -> str:
     """Return why a file cannot be loaded, without the folders of its path."""
+    uri = uri.removeprefix(adaptation.SCHEME)
     path = Path(parse(uri).target)
     return error.message.removeprefix(f"teacher {uri}: ").replace(str(path.expanduser()), path.name)
 

@@ -245,10 +245,10 @@ def is_ensemble(uri: str) -> bool:
 
 
 def candidates(uri: str) -> tuple[list[str], list[str]]:
-    """Replace a folder or a pattern in `file:` by the files in it, in sorted order.
+    """Replace a folder or a pattern in `file:` or `adapt:file:` by the files in it, in sorted order.
 
     Args:
-        uri: URI of a teacher, for example `file:runs/*.pt?norm=imagenet` or `file:runs`.
+        uri: URI of a teacher, for example `file:runs/*.pt?norm=imagenet`, `file:runs` or `adapt:file:runs`.
 
     Returns:
         A URI for each checkpoint, and the names of files of a folder that are no checkpoints. Any other URI is
@@ -257,6 +257,9 @@ def candidates(uri: str) -> tuple[list[str], list[str]]:
     Raises:
         TeacherError: Nothing matches, a file that matches a pattern is no checkpoint, or no file in a folder is one.
     """
+    if uri.startswith("adapt:"):
+        sources, strays = candidates(uri.removeprefix("adapt:"))
+        return [f"adapt:{it}" for it in sources], strays
     parsed = parse(uri)
     path = Path(parsed.target).expanduser()
     is_pattern = not os.path.exists(path) and any(sign in parsed.target for sign in "*?[")

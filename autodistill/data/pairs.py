@@ -32,9 +32,9 @@ from autodistill.errors import AutodistillError, ConfigError, DataError, StoreEr
 from autodistill.store import cache_root, digest
 from autodistill.usercode import errors_as, said
 
-FORMAT = 1
+FORMAT = 2
 """Version of the reading of pairs. Increase it when equal pairs give other pixels."""
-ARRAYS = 2
+ARRAYS = 3
 """The same for arrays."""
 SAMPLED = 32
 """Rows of each split that are read at every start, evenly spaced."""

@@ -94,7 +94,9 @@ class Study:
         offline: bool = False,
         progress: bool = True,
     ) -> TrainedRecord:
-        """Train the recommended student in full and write its weights.
+        """Train the recommended student anew, in full, and write its weights.
+
+        The weights are not those of the study's confirm runs, which `export` takes.
 
         Args:
             path: New file for the weights, in safetensors.

@@ -12,16 +12,26 @@ from typing import TypeVar
 
 from rich.console import Console, JustifyMethod, RenderableType
 from rich.padding import Padding
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+)
 from rich.table import Table
 from rich.text import Text
 
 from autodistill.errors import AutodistillError
-from autodistill.formatting import about, recipe
+from autodistill.formatting import about, plural, recipe, run_words
 from autodistill.records import (
     EpochEvent,
     Event,
     Note,
+    Phase,
     PhaseStarted,
     RunEnded,
     RunResult,
@@ -36,6 +46,17 @@ T = TypeVar("T")
 
 WIDE = 1000
 """Columns of output that is no terminal: lines are not wrapped."""
+PHASES: Mapping[Phase, str] = {
+    "teachers": "training the teachers",
+    "profiles": "comparing the teachers",
+    "baselines and priors": "baselines and priors",
+    "search": "search",
+    "reruns": "reruns of the leaders",
+    "confirm": "confirm runs",
+    "controls": "controls",
+    "audit": "audit of pruned trials",
+}
+"""What a study does in each phase, for the live display."""
 PLAIN_LINE_EVERY_S = 30.0
 """Seconds between two lines about running tasks, without a terminal."""
 SHOWN_AFTER_S = 1.0
@@ -174,6 +195,14 @@ class Decoding:
             show_note(f"warning: {text}")
 
 
+class EpochsDone(ProgressColumn):
+    """The number of epochs that are done, where a row counts epochs."""
+
+    def render(self, task: Task) -> Text:
+        """Return `3/20 epochs`, or nothing."""
+        return Text(f"{int(task.completed)}/{int(task.total)} epochs" if task.total else "")
+
+
 class StudyProgress(Progress):
     """Progress bars below a line with the best score of each teacher so far."""
 
@@ -195,7 +224,7 @@ class Display:
         self._live = StudyProgress(
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=24),
-            MofNCompleteColumn(),
+            EpochsDone(),
             TimeElapsedColumn(),
             TextColumn("{task.fields[note]}", markup=False),
             console=self._console,
@@ -243,18 +272,23 @@ class Display:
 
     def _start_phase(self, event: PhaseStarted) -> None:
         if event.runs:
-            self._line(f"{event.phase}: {event.runs} runs, {event.epochs} epochs{self._and_left}")
+            done = f"{plural(event.runs, 'run')}, {plural(event.epochs, 'epoch')}"
+            self._line(f"{event.phase}: {done}{self._and_left}")
         if self._phase is not None:
             self._live.remove_task(self._phase)
-        self._phase = self._live.add_task(f"{event.phase} (epochs)", total=event.epochs, note=self._left)
+        # A bar without a total moves to and fro: something is under way whose length is not known.
+        words = "checking the teachers" if event.phase == "teachers" and not event.epochs else PHASES[event.phase]
+        self._phase = self._live.add_task(words, total=event.epochs or None, note=self._left)
 
     def _advance(self, name: str, done: int, total: int, note: str | None) -> None:
         if self._live.disable:
             if time.monotonic() - self._last_line > PLAIN_LINE_EVERY_S:
-                self._line(f"{name}: epoch {done} of {total}" + (f", {note}" if note else "") + self._and_left)
+                self._line(
+                    f"{run_words(name)}: epoch {done} of {total}" + (f", {note}" if note else "") + self._and_left
+                )
             return
         if name not in self._bars:
-            self._bars[name] = self._live.add_task(f"  {name}", total=total, note="")
+            self._bars[name] = self._live.add_task(f"  {run_words(name)}", total=total, note="")
         fields = {} if note is None else {"note": note}
         self._live.update(self._bars[name], completed=done, **fields)  # type: ignore[arg-type]
         if self._phase is not None:
@@ -292,9 +326,9 @@ class Display:
 
 def _run_line(run: RunResult, event: RunEnded) -> str:
     if run.state == "failed":
-        return f"{run.run}: failed: {run.error}"
+        return f"{run_words(run.run)}: failed: {run.error}"
     duration = "found" if event.reused else f"{event.wall_s:.1f} s"
-    return f"{run.run}: {run.last_epoch} epochs, val {percent(run.val_top1)} %, {duration}"
+    return f"{run_words(run.run)}: {plural(run.last_epoch, 'epoch')}, val {percent(run.val_top1)} %, {duration}"
 
 
 def _trial_line(trial: TrialRecord) -> str:

@@ -88,6 +88,30 @@ def duration(seconds: int | float) -> str:
     return f"{minutes // 60} h {minutes % 60:02d} min"
 
 
+RUNS = {
+    r"trials/0*(\d+)/rung": "trial {}, rung",
+    r"trials/0*(\d+)/full": "trial {}, full run",
+    r"baselines/plain-kd": "plain KD",
+    r"baselines/no-teacher-(\d+)": "no teacher, seed {}",
+    r"(reruns|confirm)/plain-kd-(\d+)": "{} of plain KD, seed {}",
+    r"(reruns|confirm)/0*(\d+)-(\d+)": "{} of trial {}, seed {}",
+    r"controls/default-0*(\d+)-(\d+)": "control {} with the prior, seed {}",
+    r"controls/shared-0*(\d+)-(\d+)": "control {} with the shared configuration, seed {}",
+    r"controls/own-0*(\d+)-(\d+)": "control {} with the own configuration, seed {}",
+    r"audit/0*(\d+)": "audit of trial {}",
+}
+"""Names of runs as regular expressions, and the words for them."""
+KINDS = {"reruns": "rerun", "confirm": "confirm run"}
+
+
+def run_words(run: str) -> str:
+    """Say in words which run of a study a name stands for: `trials/0003/rung` is `trial 3, rung`."""
+    for pattern, words in RUNS.items():
+        if match := re.fullmatch(pattern, run):
+            return words.format(*(KINDS.get(part, part) for part in match.groups()))
+    return run
+
+
 def listed(names: Sequence[str]) -> str:
     """Join names: `a`, `a and b`, `a, b and c`."""
     return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))

@@ -17,7 +17,7 @@ from jaxtyping import Float16
 from torch import Tensor
 
 from autodistill.data import Data
-from autodistill.data.views import View, take_view
+from autodistill.data.views import PLAIN_VIEW, View, take_view
 from autodistill.errors import CacheError, InUseError
 from autodistill.stopwatch import Stopwatch
 from autodistill.store import digest, locked, write_bytes
@@ -193,21 +193,21 @@ class LogitCache:
 
     def _logits(self, teacher: Teacher, part: Part) -> Tensor:
         """Run a teacher, combine the members of an ensemble, or take the rows of a table, which knows no views."""
-        number, images = part[-1], self._data.train.images
+        images = self._data.train.images
         if teacher.members:
             # Always from the cache: rows of a member that are not rounded would give other bits.
-            parts = [PLAIN if it.knows_one_view and part != VALIDATION else part for it in teacher.members]
-            rows = (self._get(member, own) for member, own in zip(teacher.members, parts, strict=True))
-            return mean_logits([it.to(images.device).float() for it in rows])
+            return mean_logits([self._get(it, part).to(images.device).float() for it in teacher.members])
         if teacher.table is not None:
             examples = self._data.examples
             assert examples is not None  # checked when the table was loaded
             return teacher.table[examples.validation if part == VALIDATION else examples.train].to(images.device)
-        if isinstance(number, int):
-            # Batch by batch: a view of all images, with the indices of its pixels, takes nine times their memory.
-            take = partial(take_view, images, view=self._view, epoch=number, margin=self._data.margin)
-            return logits_of(teacher, images, take=take)
-        return logits_of(teacher, self._data.validation.images)
+        if part == VALIDATION:
+            return logits_of(teacher, self._data.validation.images)
+        number = part[-1]
+        view, epoch = (self._view, number) if isinstance(number, int) else (PLAIN_VIEW, 0)
+        # Batch by batch: a view of all images, with the indices of its pixels, takes nine times their memory.
+        take = partial(take_view, images, view=view, epoch=epoch, margin=self._data.margin)
+        return logits_of(teacher, images, take=take)
 
 
 def is_whole(path: Path) -> bool:

@@ -725,6 +725,8 @@ class StudyRecord(Record):
     plan: PlanRecord
     spent_epochs: int = 0
     teachers: tuple[TeacherRecord, ...] = ()
+    left_out: dict[str, str] = {}
+    """Names of the files of a folder of teachers that could not be loaded, with the reason."""
     agreement: AgreementRecord | None = None
     """Agreement of the teachers' class orders; None with a single profiled teacher."""
     no_teacher: RunResult | None = None

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -93,6 +94,19 @@ def test_a_search_ends_with_a_result_a_report_and_the_next_command(here):
     assert document["state"] == "complete"
     trained = here("train", "--from", "smoke-resnet8-0.25", "--out", "mine.safetensors")
     assert trained.returncode == 0, trained.stderr
+    assert "a new training, with seed 0 and other weights than those of the study's confirm runs" in trained.stderr
+    assert "without training: autodistill export smoke-resnet8-0.25" in trained.stderr
+    assert "mine.safetensors, of this new training with seed 0" in trained.stdout
+    shipped = here("export", "smoke-resnet8-0.25", "--format", "safetensors")
+    assert re.search(
+        r"weights of the study's (confirm run of (trial \d|plain KD)|no teacher), seed 100\d\n", shipped.stdout
+    )
+    assert "the one with the best validation accuracy; nothing was trained" in shipped.stderr
+    mine = here(
+        "export", "smoke-resnet8-0.25", "--format", "safetensors", "--weights", "mine.safetensors", "--out", "x"
+    )
+    assert "weights of a new training on train (seed 0)" in mine.stdout
+    assert "nothing was trained" not in mine.stderr
     assert Path("mine.safetensors").stat().st_size > 1000
     checked = here("teachers", "check", "file:mine.safetensors", *SPACE)
     assert "resnet8" in checked.stdout or "is not above chance" in checked.stderr

@@ -397,6 +397,11 @@ def test_a_folder_or_a_pattern_names_every_checkpoint_in_sorted_order(tmp_path: 
         f"{it}?classes=what?.txt" for it in renamed
     ]
     assert candidates(f"file:{tmp_path}/what%3F 10%25?norm=none")[0] == [f"{it}?norm=none" for it in renamed]
+    assert candidates(f"adapt:file:{tmp_path}/what%3F 10%25?norm=none") == (
+        [f"adapt:{it}?norm=none" for it in renamed],
+        ["log.txt"],
+    )
+    assert candidates("adapt:timm:resnet18") == (["adapt:timm:resnet18"], [])
     assert candidates("ladder:resnet8") == (["ladder:resnet8"], [])
 
 

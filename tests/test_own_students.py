@@ -300,6 +300,8 @@ def test_a_network_that_looks_at_numbers_is_counted_by_running_it(nets: str) -> 
         (":squeezed", "returns torch.float32 of shape (10,) for a batch of 1", "(batch, classes)"),
         (":whole", "returns torch.int64 of shape (1, 10)", "logits"),
         (":nan", "its logits are not finite", "its weights"),
+        (":nan_training", "its logits are not finite in training mode", "training only"),
+        (":nan_gradient", "its gradient is not finite: conv.weight (6 of its parameters)", "logarithm of 0"),
         (":noisy", "gives other logits for the same images", "self.training"),
         (":cut", "has no gradient: element 0 of tensors does not require grad", "train one step"),
         (":frozen", "has no parameter to train", "requires_grad"),

@@ -165,6 +165,30 @@ def test_classes_in_a_file_are_read_in_all_forms(held: dict[str, Any], tmp_path:
     assert load(f"file:{tmp_path}/t.pt", data=digits()).columns == (1, 0, 3, 2, 4, 5, 6, 7, 8, 9)
 
 
+CYCLE = dict(enumerate("1203456789"))
+"""Names by index. The inverse of a cycle of three is another order."""
+
+
+@pytest.mark.parametrize(
+    "held",
+    [
+        {"idx_to_class": CYCLE},
+        {"idx_to_class": {index: int(name) for index, name in CYCLE.items()}},
+        {"idx_to_class": {index: np.int64(name) for index, name in CYCLE.items()}},
+        {"config": {"id2label": {str(index): int(name) for index, name in CYCLE.items()}}},
+        {"class_to_idx": {int(name): index for index, name in CYCLE.items()}},
+        {"class_to_idx": {int(name): torch.tensor(index) for index, name in CYCLE.items()}},
+        {"class_to_idx": {name: str(index) for index, name in CYCLE.items()}},
+        {"classes": CYCLE},
+    ],
+)
+def test_classes_whose_names_are_numbers_are_read_in_the_direction_that_the_key_states(
+    held: dict[str, Any], tmp_path: Path
+) -> None:
+    torch.save({"model": network().state_dict(), **held}, tmp_path / "t.pt")
+    assert load(f"file:{tmp_path}/t.pt", data=digits()).columns == (2, 0, 1, *range(3, 10))
+
+
 @pytest.mark.parametrize("form", ["lines", "json list", "json dictionary", "keras", "inline"])
 def test_a_head_with_more_classes_is_reduced_by_their_names(form: str, tmp_path: Path) -> None:
     names = ["cat", *reversed("0123456789"), "dog"]
@@ -185,6 +209,21 @@ def test_a_head_with_more_classes_is_reduced_by_their_names(form: str, tmp_path:
     images = digits().validation.images[:4]
     whole = teacher.module((images.float() / 255).contiguous(memory_format=torch.channels_last))
     assert torch.allclose(teacher(images), whole[:, list(teacher.columns)], atol=1e-6)
+
+
+def test_a_mistyped_class_is_named_with_what_it_may_be(tmp_path: Path) -> None:
+    data = replace(digits(), classes=("cat", "dog", "horse", *"3456789"))
+    for classes, count in ((data.classes, 10), ((*data.classes, *(f"n{it:04d}" for it in range(990))), 1000)):
+        torch.save(network(classes=count).state_dict(), tmp_path / "t.pt")
+        (tmp_path / "classes").write_text("\n".join(classes).replace("horse", "hrose"))
+        error = refused(f"file:{tmp_path}/t.pt?norm=none&classes={tmp_path}/classes", data)
+        expected = f"class 'horse' of digits is not among its {count} classes (did you mean 'hrose'?"
+        assert expected in error.message
+        assert ("'hrose' of its classes is none of digits" in error.message) == (count == 10)
+        assert len(error.message) < 500
+    (tmp_path / "classes").write_text("\n".join(classes).replace("horse", "zzz"))
+    error = refused(f"file:{tmp_path}/t.pt?norm=none&classes={tmp_path}/classes", data)
+    assert "(for example 'cat')" in error.message
 
 
 def test_class_files_that_make_no_sense(tmp_path: Path) -> None:

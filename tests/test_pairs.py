@@ -63,6 +63,15 @@ FORMS: dict[str, tuple[dict[str, Any], np.ndarray[Any, Any]]] = {
     "numbers in [0, 1]": ({"images": (BYTES / 255).astype(np.float32), "labels": LABELS}, BYTES),
     "columns of labels": ({"train_images": BYTES, "train_labels": LABELS[:, None]}, BYTES),
     "opaque": ({"x": np.concatenate([BYTES, np.full((30, 8, 8, 1), 255, np.uint8)], axis=3), "y": LABELS}, BYTES),
+    "numbers to 255": ({"images": BYTES.astype(np.float64), "labels": LABELS}, BYTES),
+    "long integers": ({"images": BYTES.astype(np.int64), "labels": LABELS}, BYTES),
+    "floats, channels first": ({"images": (BYTES / 255).transpose(0, 3, 1, 2), "labels": LABELS}, BYTES),
+    "labels of floats": ({"images": BYTES, "labels": LABELS.astype(np.float32)}, BYTES),
+    "one-hot": ({"images": BYTES, "labels": np.eye(3)[LABELS]}, BYTES),
+    "more arrays": (
+        {"images": BYTES, "labels": LABELS, "image_ids": LABELS + 7, "meta": np.array([{}], dtype=object)},
+        BYTES,
+    ),
     "names of classes": ({"images": BYTES, "labels": np.array(["a", "b", "c"])[LABELS]}, BYTES),
 }
 
@@ -83,10 +92,21 @@ def test_arrays_of_the_usual_forms_are_read(tmp_path: Path, form: str) -> None:
         ({"images": BYTES}, "holds images"),
         ({"images": BYTES, "labels": LABELS[:-1]}, "29 labels for 30 train images"),
         ({"images": BYTES[..., :2], "labels": LABELS}, "an image of the shape (8, 8, 2)"),
-        ({"images": BYTES.astype(np.float32), "labels": LABELS}, "values of float32 from"),
-        ({"images": BYTES.astype(np.int64), "labels": LABELS}, "values of int64 from"),
+        ({"images": BYTES / 127.5 - 1, "labels": LABELS}, "images: values of float64 from -1 to 1"),
+        ({"images": BYTES.astype(np.float32) * 2, "labels": LABELS}, "images: values of float32 from 0 to 510"),
+        ({"images": BYTES.astype(np.int64) * 257, "labels": LABELS}, "images: values of int64 from 0 to 65535"),
+        ({"images": BYTES / np.nan, "labels": LABELS}, "images: values of float64 from nan to nan"),
+        ({"images": BYTES[:0], "labels": LABELS[:0]}, "images: no image, its shape is (0, 8, 8, 3)"),
+        ({"images": BYTES, "x": BYTES, "labels": LABELS}, "images and x could both be the images of train"),
         ({"images": BYTES, "labels": LABELS - 1}, "row 0 of train has the label -1"),
-        ({"images": BYTES, "labels": LABELS / 2}, "row 0 of train has the label 0.0"),
+        ({"images": BYTES, "labels": LABELS / 2}, "row 1 of train has the label 0.5"),
+        ({"images": BYTES, "labels": np.eye(3)[LABELS] * 0.9}, "train labels have the shape (30, 3); row 0 is"),
+        ({"images": BYTES, "labels": np.ones((30, 3))}, "row 0 is [1. 1. 1.]"),
+        ({"images": BYTES, "labels": LABELS.astype("M8[D]")}, "train labels of datetime64[D]"),
+        (
+            {"images": BYTES, "labels": np.array(["cat", "dgo"])[LABELS % 2], "classes": ["cat", "dog"]},
+            "row 1 of train has the label 'dgo', which names no class (did you mean 'dog'? allowed: cat, dog)",
+        ),
         ({"images": BYTES, "labels": LABELS * 0}, "one class"),
         ({"images": BYTES, "labels": LABELS, "classes": np.array(["a", "b"])}, "label 2, but 2 classes are named"),
     ],
@@ -94,6 +114,42 @@ def test_arrays_of_the_usual_forms_are_read(tmp_path: Path, form: str) -> None:
 def test_arrays_that_do_not_fit_are_refused(tmp_path: Path, arrays: dict[str, Any], part: str) -> None:
     np.savez(tmp_path / "a.npz", **arrays)
     assert part in refusal(f"arrays:{tmp_path / 'a.npz'}").message
+
+
+NUMBERED: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
+    "from 1": ({"labels": LABELS + 1}, ("1", "2", "3")),
+    "from 1 in two splits": ({"y_train": LABELS + 1, "y_test": np.array([3, 1, 2])}, ("1", "2", "3")),
+    "from 1 with names": ({"labels": LABELS + 1, "classes": ["a", "b", "c"]}, ("a", "b", "c")),
+    "tens": ({"labels": LABELS * 10 + 10}, ("10", "20", "30")),
+    "bytes": ({"labels": np.array([b"ant", b"bee", b"cow"])[LABELS]}, ("ant", "bee", "cow")),
+    "texts of numbers": ({"labels": np.array(["1", "5", "10"])[LABELS]}, ("1", "5", "10")),
+    "names in another order": (
+        {"labels": np.array(["zoo", "ant", "bee"])[LABELS], "classes": [b"zoo", b"ant", b"bee"]},
+        ("zoo", "ant", "bee"),
+    ),
+}
+
+
+@pytest.mark.parametrize("form", NUMBERED)
+def test_labels_of_arrays_are_numbered_in_their_order(tmp_path: Path, form: str) -> None:
+    arrays, classes = NUMBERED[form]
+    images = {"x_train": BYTES, "x_test": BYTES[:3] // 2} if "y_test" in arrays else {"images": BYTES}
+    np.savez(tmp_path / "a.npz", **images, **arrays)
+    data = load(DataSpec(name=f"arrays:{tmp_path / 'a.npz'}"))
+    assert data.classes == classes
+    found = everything(data)
+    assert [found[it.tobytes()] for it in BYTES] == LABELS.tolist()
+
+
+def test_arrays_that_are_not_used_are_listed_and_those_of_objects_are_refused_by_name(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", images=BYTES, labels=LABELS, image_ids=LABELS, extra=np.array([{}], dtype=object))
+    reading = load(DataSpec(name=f"arrays:{tmp_path / 'a.npz'}")).reading
+    assert reading is not None
+    assert reading.left_out == ("arrays of the file that are not used: image_ids, extra",)
+    np.savez(tmp_path / "o.npz", images=BYTES, labels=np.array([0, 1, 2] * 10, dtype=object))
+    error = refusal(f"arrays:{tmp_path / 'o.npz'}")
+    assert "o.npz: labels: cannot be read as .npz" in error.message
+    assert "arrays of objects are never read" in error.hint
 
 
 def test_files_that_are_no_arrays_are_refused_and_objects_are_not_unpickled(tmp_path: Path) -> None:

@@ -282,6 +282,16 @@ def test_every_kind_of_colours_becomes_rgb(tmp_path: Path, kind: str) -> None:
     assert (found == colour).all()
 
 
+def test_grey_of_16_bits_with_a_transparent_value_keeps_its_upper_bits(tmp_path: Path) -> None:
+    values = np.full((16, 16), 0x9C07, np.uint16)
+    values[0, :3] = (0x9C08, 0x0042, 0xFFFF)
+    image = Image.fromarray(values)
+    found = first(tmp_path / "some", image, transparency=0x9C08)
+    assert found[0, :4].tolist() == [[255] * 3, [0] * 3, [255] * 3, [0x9C] * 3]
+    assert (found[1:] == 0x9C).all()
+    assert (first(tmp_path / "all", image, transparency=0x9C07)[1:] == 255).all()
+
+
 def test_a_palette_with_a_transparent_colour_is_laid_over_white(tmp_path: Path) -> None:
     image = Image.new("P", (16, 16), 1)
     image.putpalette([10, 20, 30, 40, 50, 60])

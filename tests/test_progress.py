@@ -8,6 +8,7 @@ from rich.console import Console
 
 from autodistill import console
 from autodistill.errors import ConfigError
+from autodistill.formatting import run_words
 from autodistill.records import (
     EpochEvent,
     EpochRecord,
@@ -73,9 +74,9 @@ def test_what_ended_is_told_in_words(monkeypatch, terminal):
     text = watched(monkeypatch, terminal=terminal)
     for part in (
         "confirm: 2 runs, 4 epochs",
-        "confirm/0003-1000: 2 epochs, val 50.0 %, 1.0 s",
-        "trials/0004/full: failed: the loss became nan",
-        "baselines/plain-kd: 2 epochs, val 50.0 %, found",
+        "confirm run of trial 3, seed 1000: 2 epochs, val 50.0 %, 1.0 s",
+        "trial 4, full run: failed: the loss became nan",
+        "plain KD: 2 epochs, val 50.0 %, found",
         "#3 [b]wrn[/b]  ISATS (target ratio 1.67), soft weight 0.5  pruned: rung 50.0%: 1 of 1 did better",
         "#3 [b]wrn[/b]  ISATS (target ratio 1.67), soft weight 0.5  complete 50.0 %",
         "plan: 20",
@@ -94,8 +95,39 @@ def test_off_a_terminal_every_line_has_a_time_and_nothing_is_redrawn(monkeypatch
 def test_off_a_terminal_a_long_run_is_heard_of_now_and_then(monkeypatch):
     monkeypatch.setattr(console, "PLAIN_LINE_EVERY_S", 0.0)
     text = watched(monkeypatch, terminal=False)
-    assert "trials/0003/rung: epoch 2 of 2, val 50.0 %" in text
+    assert "trial 3, rung: epoch 2 of 2, val 50.0 %" in text
     assert "teacher resnet8: epoch 1 of 2" in text
+
+
+def test_a_row_counts_epochs_only_where_there_are_some(monkeypatch):
+    """Checking teachers has no epochs; training them has."""
+    epoch = TaskProgress(task="teacher resnet8", done=1, total=20)
+    for phase, words, row in (
+        (PhaseStarted(phase="teachers", runs=0, epochs=0), "checking the teachers", ""),
+        (PhaseStarted(phase="teachers", runs=1, epochs=20), "training the teachers", "1/20 epochs"),
+        (PhaseStarted(phase="profiles", runs=0, epochs=0), "comparing the teachers", ""),
+    ):
+        text = watched(monkeypatch, terminal=True, events=[phase] if not row else [phase, epoch])
+        assert words in text
+        assert row in text
+        assert "0/0" not in text
+
+
+@pytest.mark.parametrize(
+    ("run", "words"),
+    [
+        ("trials/0003/rung", "trial 3, rung"),
+        ("trials/0000/full", "trial 0, full run"),
+        ("baselines/no-teacher-1000", "no teacher, seed 1000"),
+        ("confirm/plain-kd-1001", "confirm run of plain KD, seed 1001"),
+        ("reruns/0012-7", "rerun of trial 12, seed 7"),
+        ("controls/default-1-1000", "control 1 with the prior, seed 1000"),
+        ("audit/0040", "audit of trial 40"),
+        ("teacher resnet8", "teacher resnet8"),
+    ],
+)
+def test_runs_are_named_in_words(run, words):
+    assert run_words(run) == words
 
 
 @pytest.mark.parametrize("terminal", [True, False])

@@ -101,12 +101,18 @@ def test_a_tied_teacher_of_unknown_cost_comes_after_those_of_known_cost() -> Non
 
 
 def test_a_cheaper_teacher_behind_no_teacher_is_passed_over() -> None:
-    """Its interval leaves open whether it helps, but its mean is below: a teacher that is not behind comes first."""
+    """Its interval leaves open whether it helps, but its mean is below: a teacher whose mean is not comes first."""
     wide = (0.004, 0.0, -0.004)
     table = {"small": shifted(-0.0005, wide), "middle": shifted(0.001, wide[::-1]), "large": shifted(0.003)}
     verdict = recommend(confirmed({**table, None: NOTHING}))
     assert (verdict.verdict, verdict.teacher) == ("no_clear_difference", "middle")
-    assert "take the cheapest teacher that is not behind training without a teacher, teacher middle" in verdict.sentence
+    level = "teacher whose students were on average no worse than without a teacher"
+    assert f": take the cheapest {level}, teacher middle with " in verdict.sentence
+    assert any(reason.startswith(f"middle is the cheapest {level} (MACs per image: ") for reason in verdict.reasons)
+    del table["large"]
+    alone = recommend(confirmed({**table, None: NOTHING}))
+    assert alone.teacher == "middle"
+    assert f": take the only {level}, teacher middle with " in alone.sentence
 
 
 def test_teachers_that_are_all_behind_no_teacher_are_said_to_be() -> None:

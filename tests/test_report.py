@@ -234,3 +234,20 @@ def test_a_thousand_trials_of_forty_hostile_teachers_fit(tmp_path: Path) -> None
 
 def test_what_is_not_cut_says_nothing_of_a_rest(tmp_path: Path) -> None:
     assert "the rest is in study.json" not in render(study(20), tmp_path).read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("trials", [3, 40])
+@pytest.mark.parametrize("notes", [(), ("read as it is", "another")])
+def test_blank_lines_stand_between_sections_only(tmp_path: Path, trials: int, notes: tuple[str, ...]) -> None:
+    record = study(trials)
+    teachers = tuple(it.model_copy(update={"notes": notes}) for it in record.teachers)
+    render(record.model_copy(update={"teachers": teachers}), tmp_path)
+    page = (tmp_path / "report.html").read_text()
+    page = re.sub(r"(<(pre|style)[^>]*>).*?(</\2>)", r"\1\3", page, flags=re.DOTALL)
+    for match in re.finditer(r"(.*)\n\s*\n(.*)", page):
+        assert match[1] in ("</section>", "</nav>")
+        assert match[2].startswith(("<section", "<nav"))
+    lines = (tmp_path / "report.md").read_text().split("\n")
+    assert "\n\n\n" not in "\n".join(line.strip() for line in lines)
+    for row, after in pairwise(lines):
+        assert not row.startswith("|") or after.startswith("|") or not after, "text would be a row of the table"

@@ -214,7 +214,10 @@ def train(
     offline: Offline = False,
     download: Download = False,
 ) -> None:
-    """Train one student in full: the recommendation of a study, or one teacher with the space's prior."""
+    """Train one student in full: the recommendation of a study, or one teacher with the space's prior.
+
+    This is a new training, with weights of its own. `export` ships the weights of a study's best confirm run.
+    """
 
 
 @app.command()
@@ -229,7 +232,10 @@ def export(
     ] = "",
     to: Annotated[Path | None, typer.Option("--out", help="New folder. Default: exports/STUDY.")] = None,
 ) -> None:
-    """Export the recommended student: weights, graphs that include the preprocessing, a model card."""
+    """Export the recommended student: weights, graphs that include the preprocessing, a model card.
+
+    Without --weights nothing is trained: of the confirm runs of the recommendation, the best on validation is shipped.
+    """
 
 
 @app.command()

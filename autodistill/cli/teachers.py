@@ -94,7 +94,10 @@ def _resolved(**flags: Any) -> StudySpec:
     """Resolve the flags of a command about teachers, with an arbitrary student and no plan."""
     options = search_options(student="resnet8", **flags)
     with shown_loading() as load_data:
-        return resolve(options, planned=False, load_data=load_data)
+        spec = resolve(options, planned=False, load_data=load_data)
+    for note in spec.notes:
+        console.show_note(f"warning: {note}")
+    return spec
 
 
 def _checked(spec: StudySpec, names: Sequence[str]) -> dict[str, TeacherRecord]:

@@ -15,6 +15,11 @@ from autodistill.shipping import export_study, train_student
 def train(*, run: str, seed: int, to: Path, with_validation: bool, teacher: str = "", **flags: Any) -> None:
     """Train one student in full, write its weights and print its accuracy."""
     options = search_options(teachers=[teacher] if teacher else (), **flags)
+    if run:
+        console.show_note(
+            f"a new training, with seed {seed} and other weights than those of the study's confirm runs; to ship the "
+            f"best of those without training: autodistill export {run}"
+        )
     spec, trained = train_student(options, run=run, seed=seed, to=to, with_validation=with_validation)
     rows = [
         ("student", describe_student(spec)),
@@ -23,7 +28,7 @@ def train(*, run: str, seed: int, to: Path, with_validation: bool, teacher: str 
         ("validation %", "not scored: trained on" if with_validation else percent(trained.val_top1)),
         ("test %", percent(trained.test_top1)),
         ("test %, balanced over classes", percent(trained.test_balanced_top1)),
-        ("weights", to),
+        ("weights", f"{to}, of this new training with seed {trained.seed}"),
     ]
     console.show_table("Trained", ("", ""), rows)
     if run:
@@ -42,6 +47,12 @@ def export(run: str, *, weights: Path | None, formats: str, to: Path | None) -> 
     title = f"Exported to {to} (logits against the student's on {result.images:,} test images)"
     console.show_table(title, columns, rows)
     console.show_text(f"test accuracy {percent(result.test_top1)} %, weights of {result.source}")
+    if weights is None:
+        console.show_note(
+            "chosen: of the confirm runs of the recommended configuration the one with the best validation accuracy; "
+            f"nothing was trained. For a new training, also on the validation images: autodistill train --from {run}, "
+            "then export with --weights FILE"
+        )
     if not formats:
         for name in left_out(names):
             console.show_note(f"{name} left out: pip install 'kd-autodistill[{name}]' and export again")

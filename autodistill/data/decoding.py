@@ -199,6 +199,13 @@ def _as_rgb(image: Any) -> Any:
     from PIL import Image
 
     kind = kind_of(image)
+    if kind == "transparent" and image.mode.startswith("I"):
+        # A PNG states one grey value that is transparent. Pillow would cut values above 255, not divide them.
+        opaque = image.copy()
+        transparent = opaque.info.pop("transparency")
+        rgb = _as_rgb(opaque)
+        rgb.paste("white", mask=_equal(opaque, transparent))
+        return rgb
     if kind == "transparent":
         rgba = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
@@ -212,6 +219,14 @@ def _as_rgb(image: Any) -> Any:
         raise ValueError("pixels of mode F, allowed are 8 or 16 bits a channel")
     # Conversions that change nothing would copy the image.
     return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _equal(image: Any, value: int) -> Any:
+    """Return a mask of the pixels of an image of 16 bits that have a value."""
+    import numpy as np  # needed for few images; a decoding process starts faster without it
+    from PIL import Image
+
+    return Image.fromarray(np.asarray(image) == value)
 
 
 def kind_of(image: Any) -> str:

@@ -19,7 +19,7 @@ from autodistill.data.splits import Content, Files, Images, Labels, Numbers
 from autodistill.errors import ConfigError, DataError
 from autodistill.store import digest
 
-FORMAT = 1
+FORMAT = 2
 """Version of the decoding of image folders. Increase it when equal files give other pixels."""
 
 SPLITS = {

@@ -9,8 +9,8 @@ import inspect
 import math
 import mmap
 import tempfile
-import zipfile
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from http.client import HTTPException
 from pathlib import Path
@@ -23,6 +23,7 @@ from torch import Tensor
 
 from autodistill import usercode
 from autodistill.config import DataSpec
+from autodistill.data.arrays import Part, find_keys, read_arrays
 from autodistill.data.decoding import Look, Progress, kind_of, square, write_at
 from autodistill.data.folders import SPLITS, decoders, stamp
 from autodistill.data.reading import margin_of, reading_of, side_of
@@ -31,8 +32,10 @@ from autodistill.errors import AutodistillError, ConfigError, DataError, StoreEr
 from autodistill.store import cache_root, digest
 from autodistill.usercode import errors_as, said
 
-FORMAT = 1
+FORMAT = 2
 """Version of the reading of pairs. Increase it when equal pairs give other pixels."""
+ARRAYS = 3
+"""The same for arrays."""
 SAMPLED = 32
 """Rows of each split that are read at every start, evenly spaced."""
 
@@ -60,8 +63,8 @@ def arrays(spec: DataSpec) -> Files:
     """Find the arrays of `arrays:FILE.npz`: `images` and `labels`, or such a pair for each split.
 
     Names of arrays are those of torchvision, Keras and MedMNIST: `x_train` and `y_train`, `train_images` and
-    `train_labels`. Images are (N, H, W), (N, H, W, C) or (N, C, H, W), of bytes or of numbers in [0, 1]. Optional
-    `classes` names the classes.
+    `train_labels`. Images are (N, H, W), (N, H, W, C) or (N, C, H, W), of bytes or of numbers in [0, 1] or [0, 255].
+    Optional `classes` names the classes.
 
     Raises:
         DataError: The file is missing or damaged, or its arrays do not fit together.
@@ -69,19 +72,17 @@ def arrays(spec: DataSpec) -> Files:
     path = Path(spec.root, unquote(spec.name.partition(":")[2])).expanduser()
     if not path.is_file():
         raise DataError(f"{path}: no such file", "write arrays:FILE.npz with the path of a file of NumPy arrays")
+    keys = find_keys(path)
 
     def read() -> tuple[dict[str, Rows], tuple[str, ...] | None]:
-        try:
-            with np.load(path, allow_pickle=False) as file:
-                found = {name: file[name] for name in file.files}
-        except (OSError, ValueError, AttributeError, EOFError, zipfile.BadZipFile) as error:
-            hint = "write it with numpy.savez(FILE, images=..., labels=...); arrays of objects are not read"
-            raise DataError(f"{path}: cannot be read as .npz ({error})", hint) from error
-        return _arrays(found, path)
+        parts, classes = read_arrays(path, keys)
+        return _in_order({split: _ArrayRows(part) for split, part in parts.items()}), classes
 
-    return _files(
-        spec, place=str(path.resolve()), read=read, index=lambda: digest(FORMAT, decoders(), "arrays", stamp(path))
+    found = _files(
+        spec, place=str(path.resolve()), read=read, index=lambda: digest(ARRAYS, decoders(), "arrays", stamp(path))
     )
+    unused = f"arrays of the file that are not used: {', '.join(keys.unused)}"
+    return replace(found, left_out=(unused,)) if keys.unused else found
 
 
 def user_code(spec: DataSpec) -> Files:
@@ -210,50 +211,17 @@ def _class_names(rows: Rows) -> tuple[str, ...] | None:
     return tuple(it if isinstance(it, str) else str(it[0]) for it in found) if found and listed else None
 
 
-def _arrays(found: Mapping[str, np.ndarray], path: Path) -> tuple[dict[str, Rows], tuple[str, ...] | None]:
-    """Return the rows of each split in the arrays of a file, and the names of their classes."""
-    kinds = {"images": ("images", "image", "x", "data"), "labels": ("labels", "label", "y", "targets")}
-    parts: dict[str, dict[str, np.ndarray]] = {}
-    for key, values in found.items():
-        words = key.lower().split("_")
-        kind = next((kind for kind, names in kinds.items() if {*names} & {*words}), None)
-        split = next((split for split, names in SPLITS.items() if {*names} & {*words}), "train")
-        if kind:
-            parts.setdefault(split, {})[kind] = values
-    if not all({"images", "labels"} <= set(part) for part in parts.values()) or "train" not in parts:
-        raise DataError(
-            f"{path}: holds {', '.join(found) or 'no arrays'}",
-            "needed are images and labels, or x_train, y_train, x_test, y_test, or train_images, train_labels, ...",
-        )
-    stated = found.get("classes", found.get("class_names"))
-    names = [] if stated is None else [str(it) for it in stated.tolist()]
-    if any(part["labels"].dtype.kind in "US" for part in parts.values()):  # labels are names
-        names = names or sorted({str(it) for part in parts.values() for it in part["labels"].ravel().tolist()})
-        numbers = {name: number for number, name in enumerate(names)}
-        for part in parts.values():
-            part["labels"] = np.array([numbers.get(str(it), -1) for it in part["labels"].ravel().tolist()])
-    rows = {split: _ArrayRows(part["images"], part["labels"], path, split) for split, part in parts.items()}
-    return _in_order(rows), tuple(names) or None
-
-
 class _ArrayRows:
     """Pairs from an array of images and an array of labels."""
 
-    def __init__(self, images: np.ndarray, labels: np.ndarray, path: Path, split: str) -> None:
-        if images.ndim == 4 and images.shape[3] not in (1, 3, 4) and images.shape[1] in (1, 3, 4):
-            images = images.transpose(0, 2, 3, 1)
-        if images.ndim not in (3, 4) or not len(images):
-            shapes = "(N, H, W), (N, H, W, C) or (N, C, H, W) with 1, 3 or 4 channels"
-            raise DataError(f"{path}: {split} images have the shape {images.shape}", f"allowed are {shapes}")
-        if len(images) != labels.size:
-            raise DataError(f"{path}: {labels.size} labels for {len(images)} {split} images", "give each image a label")
-        self._images, self._labels = images, labels.reshape(-1)
+    def __init__(self, part: Part) -> None:
+        self._part = part
 
     def __len__(self) -> int:
-        return len(self._images)
+        return len(self._part.labels)
 
     def __getitem__(self, row: int) -> tuple[np.ndarray, Any]:
-        return self._images[row], self._labels[row]
+        return self._part.images[row], self._part.labels[row]
 
 
 def _files(

@@ -27,6 +27,10 @@ class View(NamedTuple):
     """Whether half of the images are mirrored."""
 
 
+PLAIN_VIEW = View(seed=0, crop=0, flip=False)
+"""No augmentation."""
+
+
 def take_view(
     images: UInt8[Tensor, "examples channels height width"],
     examples: Int[Tensor, " batch"],

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from autodistill import data as datasets
 from autodistill.data import Data, Kept
-from autodistill.data.views import View
+from autodistill.data.views import PLAIN_VIEW, View
 from autodistill.errors import AutodistillError, CacheError, DivergedError, StudyError, TeacherError, TrialError
 from autodistill.executors.base import (
     AgreementTask,
@@ -242,9 +242,11 @@ class WorkerContext:
         return model.to(self.device)
 
     def recipe(self, spec: RunSpec) -> Recipe:
-        """Return the recipe of a run."""
-        training = self.setup.space.training
-        return Recipe(training, self.view, self.setup.views, spec.epochs, spec.seed, rung=spec.rung)
+        """Return the recipe of a run. A student sees the views that its teacher knows."""
+        training, name = self.setup.space.training, spec.params.teacher
+        plain = name is not None and self.teacher(name).knows_one_view
+        view, views = (PLAIN_VIEW, 1) if plain else (self.view, self.setup.views)
+        return Recipe(training, view, views, spec.epochs, spec.seed, rung=spec.rung)
 
     def supervision(self, spec: RunSpec) -> Supervision | None:
         """Return what the teacher of a run provides; None where the run has no teacher."""

@@ -15,6 +15,7 @@ from autodistill.formatting import (
     percent,
     plural,
     recipe,
+    run_words,
     short,
 )
 from autodistill.records import (
@@ -78,7 +79,7 @@ class Exported(Record):
         """Origin of the weights in words."""
         trained = self.trained
         if trained.run:
-            return f"the study's run {trained.run}"
+            return f"the study's {run_words(trained.run)}"
         return f"a new training on {trained.trained_on.replace('+', ' + ')} (seed {trained.seed})"
 
 

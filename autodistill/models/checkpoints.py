@@ -5,6 +5,7 @@ before the names of tensors; `read` keeps every group of tensors of a file, and 
 """
 
 import argparse
+import contextlib
 import hashlib
 import json
 import pathlib
@@ -289,14 +290,15 @@ def _facts(values: Mapping[str, Any]) -> dict[str, Any]:
     """Return the facts in the metadata of a file, in the form that `Facts` has."""
     found: dict[str, Any] = {}
     for fact, names in _NAMES.items():
-        given = [values[name] for name in names if values.get(name) is not None]
+        given = {name: values[name] for name in names if values.get(name) is not None}
         if fact == "classes":  # not their number, which the head shows
-            given = [it for it in given if not isinstance(it, int)]
+            given = {name: it for name, it in given.items() if not isinstance(it, int)}
         if given:
-            found[fact] = _plain(given[0])
-    classes, size = found.get("classes"), found.get("image_size")
-    if isinstance(classes, dict):
-        found["classes"] = class_names(classes)
+            name = next(iter(given))
+            found[fact] = _plain(given[name])
+            if fact == "classes" and isinstance(found[fact], dict):
+                found[fact] = class_names(found[fact], key=name)
+    size = found.get("image_size")
     if isinstance(size, dict):
         size = [size[key] for key in ("shortest_edge", "height", "width") if key in size]
     if isinstance(size, list) and size:
@@ -317,13 +319,23 @@ def _is_fact(name: str, value: Any) -> bool:
     return True
 
 
-def class_names(classes: Sequence[Any] | Mapping[Any, Any]) -> list[str]:
-    """Return class names in the order of their indices, from a list, or from a dictionary in either direction."""
+def class_names(classes: Sequence[Any] | Mapping[Any, Any], *, key: str = "") -> list[str]:
+    """Return class names in the order of their indices, from a list, or from a dictionary in either direction.
+
+    Args:
+        classes: Names, or a dictionary.
+        key: Where the dictionary was found. Names of classes may be numbers too; then the key tells the direction.
+    """
     if isinstance(classes, Mapping):
-        if all(isinstance(index, int) for index in classes.values()):
-            classes = sorted(classes, key=classes.__getitem__)
-        elif all(str(key).isdecimal() for key in classes):
-            classes = [classes[key] for key in sorted(classes, key=int)]
+        classes = {_plain(one): _plain(other) for one, other in classes.items()}
+        indices_first, indices_last = (all(str(it).isdecimal() for it in side) for side in (classes, classes.values()))
+        by_name = key == "class_to_idx" or not indices_first
+        if key not in ("class_to_idx", "idx_to_class", "id2label"):
+            by_name |= all(isinstance(it, int) for it in classes.values())
+        if indices_last and by_name:
+            classes = {index: name for name, index in classes.items()}
+        with contextlib.suppress(ValueError):
+            classes = [classes[index] for index in sorted(classes, key=int)]
     # Keras writes {"0": ["n01440764", "tench"]}.
     return [str(it[0] if isinstance(it, list) and it else it) for it in classes]
 

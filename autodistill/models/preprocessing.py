@@ -23,6 +23,8 @@ class Normalisation(NamedTuple):
     """Whether neither the URI nor the checkpoint names a normalisation, so that the data's statistics are used."""
 
 
+MOST_LISTED = 50
+"""A longer list of classes is not shown in an error."""
 INTERPOLATIONS: dict[str, dict[str, Any]] = {
     "bilinear": {"mode": "bilinear", "antialias": True},
     "bicubic": {"mode": "bicubic", "antialias": True},
@@ -181,14 +183,23 @@ def class_columns(
         plain = {}  # names that differ in case or in signs only are told apart
     missing = [name for name in ours if name not in place and _plain(name) not in plain]
     if missing:
+        known = {_plain(name) for name in ours}
+        strange = [name for name in names if _plain(name) not in known] if len(names) == len(ours) else []
+        theirs = f"; {strange[0]!r} of its classes is none of {data.name}" if strange else ""
         raise uri.refused(
             f"class {missing[0]!r} of {data.name} is not among its {len(names)} classes "
-            f"({near(missing[0], names) if len(names) <= 50 else f'for example {names[0]!r}'})",
+            f"({near(missing[0], names) if len(names) <= MOST_LISTED else _nearest(missing[0], names)}){theirs}",
             f"{digits}state its classes with the names of {data.name}: {with_option(uri.text, 'classes=FILE')}; or "
             "fine-tune it on these classes: autodistill teachers adapt",
         )
     columns = tuple(place.get(name, plain.get(_plain(name), -1)) for name in ours)
     return None if columns == tuple(range(outputs)) else columns
+
+
+def _nearest(name: str, names: Sequence[str]) -> str:
+    """Return near matches of a name among many; without a match, an example."""
+    guess, listed, _ = near(name, names).partition("allowed: ")
+    return guess.strip() if listed and guess else f"for example {names[0]!r}"
 
 
 def _plain(name: str) -> str:

@@ -18,7 +18,7 @@ from torch.nn.parameter import is_lazy
 from autodistill.config import StudentSpec
 from autodistill.data import Data
 from autodistill.errors import ConfigError, near
-from autodistill.models import MODELS, build
+from autodistill.models import MODELS, build, parse_name
 from autodistill.models import cost as costs
 from autodistill.models.foreign import FOREIGN, Foreign, cannot_take, channels_of, copied
 from autodistill.models.preprocessing import INTERPOLATIONS, normalisation
@@ -89,6 +89,23 @@ def is_foreign(student: str) -> bool:
     return student.partition(":")[0] in FOREIGN
 
 
+def check_student_name(student: str) -> None:
+    """Check what the name or the URI of a student shows by itself.
+
+    Raises:
+        ConfigError: The network or the scheme is unknown, or the width is wrong.
+    """
+    scheme, colon, _ = student.partition(":")
+    if is_foreign(student):
+        return
+    if colon and scheme not in MODELS:
+        raise ConfigError(
+            f"unknown network {scheme!r} ({near(scheme, [*MODELS, *FOREIGN])})",
+            "write NAME:WIDTH, python:FILE.py:FACTORY, torchvision:NAME@WEIGHTS or timm:NAME",
+        )
+    parse_name(student)
+
+
 def student_network(student: str, data: Data, spec: StudentSpec, *, seed: int = 0, offline: bool = False) -> nn.Module:
     """Build the student of a study: freshly initialised, or with the weights that its URI names.
 
@@ -124,13 +141,8 @@ def student_record(student: str, data: Data, spec: StudentSpec, *, offline: bool
         ConfigError: The name or an option is unknown, the network cannot be built, cannot take the images, has another
             number of classes, or cannot be trained.
     """
-    scheme, colon, _ = student.partition(":")
+    check_student_name(student)
     if not is_foreign(student):
-        if colon and scheme not in MODELS:
-            raise ConfigError(
-                f"unknown network {scheme!r} ({near(scheme, [*MODELS, *FOREIGN])})",
-                "write NAME:WIDTH, python:FILE.py:FACTORY, torchvision:NAME@WEIGHTS or timm:NAME",
-            )
         return costs.student_record(
             student,
             num_classes=data.num_classes,
@@ -264,6 +276,11 @@ def _try(model: Wrapped, uri: Uri, data: Data) -> tuple[str, ...]:
     twin.train()
     with seeded():
         logits = _logits(twin, images, uri, data)
+        if not logits.isfinite().all():
+            raise uri.refused(
+                "its logits are not finite in training mode",
+                "look for what it does in training only, such as a normalisation over the batch or its own noise",
+            )
         try:
             logits.float().logsumexp(1).sum().backward()
         except RuntimeError as error:
@@ -271,6 +288,12 @@ def _try(model: Wrapped, uri: Uri, data: Data) -> tuple[str, ...]:
                 f"has no gradient: {next(iter(str(error).splitlines()), '')}",
                 "train one step of it yourself to see where",
             ) from error
+    gradients = ((name, it.grad) for name, it in twin.named_parameters() if it.grad is not None)
+    if infinite := [name for name, it in gradients if not it.isfinite().all()]:
+        raise uri.refused(
+            f"its gradient is not finite: {infinite[0].removeprefix('network.')} ({len(infinite)} of its parameters)",
+            "torch.autograd.set_detect_anomaly(True) shows the operation; a root or a logarithm of 0 is a usual cause",
+        )
     with seeded(), torch.no_grad():
         again = _logits(copy.deepcopy(model).train(), images, uri, data)
     if not torch.allclose(logits.detach(), again, rtol=1e-3, atol=1e-3 * max(1.0, float(again.abs().max()))):

@@ -206,9 +206,9 @@ def _inference(record: StudyRecord) -> Iterator[tuple[str, str]]:
         "A winner is named when its interval against every other teacher among the finalists excludes 0 and the "
         f"lower end of a 92.5 % interval reaches {least} points. By simulation, under 5 % of studies then name a "
         "teacher that is worse, or better by less than that. Otherwise the report takes the cheapest (MACs) of the "
-        "teachers that cannot be told apart and help; if none helps, the cheapest that is not worse than training "
-        "without a teacher. A teacher helps when its interval over no teacher lies above 0, and does not help when "
-        f"that interval ends below {least}.",
+        "teachers that cannot be told apart and help; if none helps, the cheapest whose students were on average no "
+        "worse than without a teacher. A teacher helps when its interval over no teacher lies above 0, and does not "
+        f"help when that interval ends below {least}.",
     )
     race = record.plan.race
     if race is not None and len(record.finalists) > 2:

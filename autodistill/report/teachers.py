@@ -83,6 +83,8 @@ def knowledge_info(record: Teachers) -> Section:
 def notes_info(record: Teachers) -> Section:
     """Return what the user should know about how the teachers were read and checked."""
     rows = [row(short(one.name), note) for one in record.teachers for note in one.notes]
+    if isinstance(record, StudyRecord):
+        rows += [row(short(name), f"left out: {reason}") for name, reason in record.left_out.items()]
     columns = ("Teacher", Column("Note", long=True))
     return Section(table=table("How the teachers were read", columns, rows[:MAX_ROWS])) if rows else Section()
 

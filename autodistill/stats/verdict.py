@@ -222,8 +222,10 @@ class _Decision:
         helping = [name for name in self.tied if self.evidence.answer(name) == "helps"]
         if self.teacher in helping:
             return f"the {'only teacher' if len(helping) == 1 else cheapest} that is known to help"
-        if any(map(self.evidence.behind, self.tied)) and not self.evidence.behind(self.teacher):
-            return f"the {cheapest} that is not behind training without a teacher"
+        level = [name for name in self.tied if not self.evidence.behind(name)]
+        if self.teacher in level and len(level) < len(self.tied):
+            which = "only teacher" if len(level) == 1 else cheapest
+            return f"the {which} whose students were on average no worse than without a teacher"
         return f"the {cheapest} that may help"
 
     def _least(self) -> str:

@@ -185,6 +185,7 @@ class Recorder:
             "found": tuple(self._found.values()),
             "student": spec.student,
             "limits": spec.options.limits,
+            "left_out": spec.left_out,
             "data": datasets.record(spec.data, spec=space.data, views=spec.views),
             "space": space.model_dump(mode="json", exclude_none=True),
             "plan": plan,

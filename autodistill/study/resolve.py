@@ -2,9 +2,9 @@
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 from pydantic import Field, ValidationError
@@ -13,14 +13,14 @@ from autodistill import __version__, teachers
 from autodistill import data as datasets
 from autodistill.config import Known, Space, load
 from autodistill.data import DATASETS, Data, LoadData
-from autodistill.errors import ConfigError, StoreError
+from autodistill.errors import ConfigError, StoreError, TeacherError
 from autodistill.executors import Setup
-from autodistill.formatting import COSTS, excess_words
+from autodistill.formatting import COSTS, excess_words, plural
 from autodistill.methods import LOSSES, METHODS
 from autodistill.models import MODELS
 from autodistill.models.cost import latency_ms
-from autodistill.models.students import is_foreign, student_network, student_record
-from autodistill.models.uri import student_name
+from autodistill.models.students import check_student_name, is_foreign, student_network, student_record
+from autodistill.models.uri import parse, student_name
 from autodistill.records import (
     TRAINED_HERE,
     LatencyRecord,
@@ -51,6 +51,7 @@ from autodistill.study.gpu import Sharing, cluster_sharing, fit_to_device
 from autodistill.study.measurements import Facts, facts, keep, recall
 from autodistill.teachers import adaptation, ladder
 
+T = TypeVar("T")
 KNOWN = Known(
     datasets=tuple(DATASETS),
     architectures=tuple(MODELS),
@@ -115,6 +116,8 @@ class StudySpec(NamedTuple):
     """Fingerprints of the given teachers by name; data and space determine those of the default ladder."""
     sources: dict[str, str]
     """Fingerprints of the pretrained networks of adapted teachers, by URI."""
+    left_out: dict[str, str]
+    """Names of the files of a folder of teachers that cannot be loaded, with the reason."""
     folder: StudyFolder
     budget: str
     notes: tuple[str, ...]
@@ -223,23 +226,43 @@ def resolve_all(
 ) -> tuple[StudySpec, ...]:
     """Check options that differ only in student, study and command. Data and teachers are loaded once.
 
+    Options are checked first, then those that depend on the images, and teachers last, which can take minutes.
     The other arguments are those of `resolve`.
 
     Raises:
         ConfigError, DataError, TeacherError, StoreError: As for `resolve`; errors of all students are raised together.
     """
+    first, names = options[0], [each.student for each in options]
     folders = [_folder(each) for each in options]
+    asked = _asked(first, names, named, planned=planned)
     if planned:
-        check_places(folders, storage=options[0].storage)
-    common = _common(options[0], named, load_data)
-    students = _students([each.student for each in options], common, offline=options[0].offline)
-    specs = tuple(
-        _resolved(each, common, student, planned=planned) for each, student in zip(options, students, strict=True)
-    )
+        check_places(folders, storage=first.storage)
+    common = _common(asked, first, load_data)
+    students = _students(names, common, offline=first.offline)
+
+    def described(known: _Common) -> tuple[StudySpec, ...]:
+        return tuple(
+            _resolved(each, known, student, planned=planned) for each, student in zip(options, students, strict=True)
+        )
+
+    specs = described(common._replace(names=asked.fewest))
+    if first.limits.given:
+        within(specs, first.limits)
+    loaded = _load_teachers(asked, common.data, offline=first.offline)
+    if loaded.names != asked.fewest:
+        specs = described(common._replace(names=loaded.names))
     for each, student in zip(options, students, strict=True):
         if student.foreign is None:
             keep(student, _student_facts(each.student, common))
-    return specs
+    return tuple(
+        spec._replace(
+            fingerprints=loaded.fingerprints,
+            sources=loaded.sources,
+            left_out=loaded.left_out,
+            notes=(*loaded.notes, *spec.notes),
+        )
+        for spec in specs
+    )
 
 
 def check_places(folders: Sequence[StudyFolder], *, storage: str) -> None:
@@ -286,6 +309,35 @@ def kept_record(folder: StudyFolder) -> StudyRecord | None:
     return record
 
 
+class _Asked(NamedTuple):
+    """What can be known without an image."""
+
+    space: Space
+    teachers: dict[str, str]
+    """URIs by name."""
+    folders: dict[str, str]
+    """The folder or pattern that a URI comes from, for each URI that comes from one."""
+    notes: tuple[str, ...]
+
+    @property
+    def fewest(self) -> dict[str, str]:
+        """The teachers that the study has at least: of a folder a single file."""
+        first: dict[str, str] = {}
+        for uri, folder in self.folders.items():
+            first.setdefault(folder, uri)
+        return {name: uri for name, uri in self.teachers.items() if first.get(self.folders.get(uri, ""), uri) == uri}
+
+
+class _Loaded(NamedTuple):
+    """What loading the teachers has shown."""
+
+    names: dict[str, str]
+    fingerprints: dict[str, str]
+    sources: dict[str, str]
+    left_out: dict[str, str]
+    notes: tuple[str, ...]
+
+
 class _Common(NamedTuple):
     """What all students of a search share."""
 
@@ -295,11 +347,12 @@ class _Common(NamedTuple):
     notes: tuple[str, ...]
     data: Data
     names: dict[str, str]
-    fingerprints: dict[str, str]
-    sources: dict[str, str]
 
 
-def _common(options: SearchOptions, named: Mapping[str, str] | None, load_data: LoadData) -> _Common:
+def _asked(
+    options: SearchOptions, students: Sequence[str], named: Mapping[str, str] | None, *, planned: bool
+) -> _Asked:
+    """Check what needs neither an image nor a teacher: the space, and the names of students and teachers."""
     overrides = list(options.overrides)
     if options.data:
         overrides.append(f"data.name={json.dumps(options.data)}")
@@ -307,50 +360,108 @@ def _common(options: SearchOptions, named: Mapping[str, str] | None, load_data: 
         overrides.append(f"search.seed={options.seed}")
     if options.teachers:
         overrides.append(f"teachers={json.dumps(list(options.teachers))}")
-    requested = load(options.space, known=KNOWN, overrides=overrides)
+    space = load(options.space, known=KNOWN, overrides=overrides)
+    if options.download and options.offline:
+        raise ConfigError("--download beside --offline", "leave one of them out")
+    _raise_together(check_student_name, students)
+    uris, folders, notes = _expanded(space) if named is None else (list(named.values()), {}, [])
+    names = teacher_names(uris) if named is None else dict(named)
+    for uri in uris:
+        teachers.check_scheme(uri)
+        if teachers.is_ensemble(uri):
+            teachers.members_of(uri, names)
+    asked = _Asked(space, names, folders, tuple(notes))
+    if planned:
+        parse_budget(options.budget or space.search.budget)
+        if not space.fit_to_data:  # else the number of epochs follows from the images
+            _check_budget(space, options, teacher_count=len(asked.fewest))
+    return asked
+
+
+def _check_budget(space: Space, options: SearchOptions, *, teacher_count: int) -> None:
+    """Raise `ConfigError` if the budget is too small; a budget of time can only be checked when steps were timed."""
+    budget = options.budget or space.search.budget
+    if parse_budget(budget).unit != "seconds":
+        make_plan(space, teachers=teacher_count, requested=budget, max_trials=options.max_trials)
+
+
+def _common(asked: _Asked, options: SearchOptions, load_data: LoadData) -> _Common:
     if options.download:
-        if options.offline:
-            raise ConfigError("--download beside --offline", "leave one of them out")
-        datasets.download(requested.data)
-    data = load_data(requested.data)
-    requested = fit_to_images(requested, data)
+        datasets.download(asked.space.data)
+    data = load_data(asked.space.data)
+    requested = fit_to_images(asked.space, data)
     space, notes = fit_to_classes(requested, data)
     check_methods(space, data.num_classes)
-    given, left_out = _expanded(space) if named is None else ([], [])
-    names = teacher_names(given) if named is None else dict(named)
-    fingerprints = _fingerprints(names, data, offline=options.offline)
-    sources = {
-        uri: adaptation.pretrained(uri, data=data, offline=options.offline, name=name).teacher.fingerprint
-        for name, uri in names.items()
-        if uri.startswith(adaptation.SCHEME)
-    }
     check_sizes(space, data)
-    return _Common(requested, space, (*notes, *left_out), data, names, fingerprints, sources)
+    return _Common(requested, space, (*notes, *asked.notes), data, asked.teachers)
 
 
-def _expanded(space: Space) -> tuple[list[str], list[str]]:
-    """Return the URIs of all teachers, and notes on files of folders that are no checkpoints."""
-    uris, notes = list[str](), list[str]()
+def _expanded(space: Space) -> tuple[list[str], dict[str, str], list[str]]:
+    """Return the URIs of all teachers, the folder of each that comes from one, and notes on files left out."""
+    uris, folders, notes = list[str](), dict[str, str](), list[str]()
     for uri in ladder.expand(space.teachers, space):
         found, left_out = teachers.candidates(uri)
         uris += found
+        folders |= {it: uri for it in found if found != [uri]}
         if left_out:
             notes.append(f"teacher {uri}: no checkpoints and left out: {', '.join(left_out)}")
-    return list(dict.fromkeys(uris)), notes
+    # A file that is also named by itself is no longer a file of a folder.
+    return list(dict.fromkeys(uris)), {it: of for it, of in folders.items() if it not in space.teachers}, notes
 
 
-def _fingerprints(names: Mapping[str, str], data: Data, *, offline: bool) -> dict[str, str]:
-    """Load the given teachers; return their fingerprints. Those that autodistill trains are known then."""
+def _load_teachers(asked: _Asked, data: Data, *, offline: bool) -> _Loaded:
+    """Load the given teachers and the pretrained networks of adapted ones.
+
+    Files of folders that cannot be loaded are left out.
+
+    Raises:
+        TeacherError: A teacher that is named by itself cannot be loaded, or no file of a folder.
+    """
+    names, sources, found = asked.teachers, dict[str, str](), dict[str, str]()
+    left_out, notes = dict[str, TeacherError](), list[str]()
     ensembles = {name: teachers.members_of(uri, names) for name, uri in names.items() if teachers.is_ensemble(uri)}
-    found = {
-        name: teachers.load(uri, data=data, offline=offline, name=name).fingerprint
-        for name, uri in names.items()
-        if not uri.startswith(TRAINED_HERE) and name not in ensembles
-    }
+    needed = {member for members in ensembles.values() for member in members}
+    for name, uri in names.items():
+        try:
+            if uri.startswith(adaptation.SCHEME):
+                teacher = adaptation.pretrained(uri, data=data, offline=offline, name=name).teacher
+                sources[uri] = teacher.fingerprint
+            elif not uri.startswith(TRAINED_HERE) and name not in ensembles:
+                found[name] = teachers.load(uri, data=data, offline=offline, name=name).fingerprint
+        except TeacherError as error:
+            if uri not in asked.folders or name in needed:
+                raise
+            left_out[uri] = error
+    for folder in dict.fromkeys(asked.folders[uri] for uri in left_out):
+        own = [uri for uri, of in asked.folders.items() if of == folder]
+        failed = [left_out[uri] for uri in own if uri in left_out]
+        lines = "".join(f"\n  {error.message.removeprefix('teacher ')}" for error in failed)
+        if len(failed) == len(own):
+            raise TeacherError(
+                f"teacher {folder}: none of its {plural(len(own), 'checkpoint')} can be loaded:{lines}", failed[0].hint
+            )
+        notes.append(
+            f"teacher {folder}: {len(failed)} of {len(own)} checkpoints cannot be loaded and are left out:{lines}\n"
+            f"  name a file by itself to have its error stop the command: --teacher {next(iter(left_out))}"
+        )
     for name, members in ensembles.items():
         if all(member in found for member in members):
             found[name] = teachers.ensemble_fingerprint([found[member] for member in members])
-    return {name: found[name] for name in names if name in found}
+    kept = {name: uri for name, uri in names.items() if uri not in left_out}
+    return _Loaded(
+        names=kept,
+        fingerprints={name: found[name] for name in kept if name in found},
+        sources=sources,
+        left_out={name: _reason(left_out[uri], uri) for name, uri in names.items() if uri in left_out},
+        notes=tuple(notes),
+    )
+
+
+def _reason(error: TeacherError, uri: str) -> str:
+    """Return why a file cannot be loaded, without the folders of its path."""
+    uri = uri.removeprefix(adaptation.SCHEME)
+    path = Path(parse(uri).target)
+    return error.message.removeprefix(f"teacher {uri}: ").replace(str(path.expanduser()), path.name)
 
 
 def _students(names: Sequence[str], common: _Common, *, offline: bool) -> list[StudentRecord]:
@@ -358,22 +469,32 @@ def _students(names: Sequence[str], common: _Common, *, offline: bool) -> list[S
 
     Descriptions are kept because building a network takes seconds, mostly for imports.
     """
-    students, errors = [], []
+
+    def described(name: str) -> StudentRecord:
+        # Code and weights of a network from elsewhere may have changed.
+        student = None if is_foreign(name) else recall(StudentRecord, _student_facts(name, common))
+        return student or student_record(name, common.data, common.space.student, offline=offline)
+
+    students = _raise_together(described, names)
+    counts = Counter(student.name for student in students)
+    if duplicates := [name for name in counts if counts[name] > 1]:
+        raise ConfigError(f"--student {duplicates[0]}: named twice", "name each student once, or add ?name=NAME")
+    return students
+
+
+def _raise_together(of: Callable[[str], T], names: Sequence[str]) -> list[T]:
+    """Call a function with each student; raise the errors of all students as one."""
+    found, errors = list[T](), list[ConfigError]()
     for name in names:
         try:
-            # Code and weights of a network from elsewhere may have changed.
-            student = None if is_foreign(name) else recall(StudentRecord, _student_facts(name, common))
-            students.append(student or student_record(name, common.data, common.space.student, offline=offline))
+            found.append(of(name))
         except ConfigError as error:
             errors.append(error)
     if len(errors) > 1:
         raise ConfigError("\n  ".join(error.message for error in errors), errors[0].hint)
     if errors:
         raise errors[0]
-    counts = Counter(student.name for student in students)
-    if duplicates := [name for name in counts if counts[name] > 1]:
-        raise ConfigError(f"--student {duplicates[0]}: named twice", "name each student once, or add ?name=NAME")
-    return students
+    return found
 
 
 def _student_facts(name: str, common: _Common) -> Facts:
@@ -398,9 +519,8 @@ def _resolved(options: SearchOptions, common: _Common, student: StudentRecord, *
         if options.fill_gpu:
             options = options.model_copy(update={"workers": options.workers * sharing.workers})
     space = fit_to_cache(space, kept_space, common.data, len(common.names), options.cache_bytes)
-    budget = options.budget or space.search.budget
-    if planned and parse_budget(budget).unit != "seconds":
-        make_plan(space, teachers=len(common.names), requested=budget, max_trials=options.max_trials)
+    if planned:
+        _check_budget(space, options, teacher_count=len(common.names))
     # Without the values that cache and processor decided, a command gives another study elsewhere.
     pins: dict[str, object] = {}
     if space.training.precision != common.requested.training.precision:
@@ -420,10 +540,11 @@ def _resolved(options: SearchOptions, common: _Common, student: StudentRecord, *
         data=common.data,
         student=student,
         teachers=common.names,
-        fingerprints=common.fingerprints,
-        sources=common.sources,
+        fingerprints={},
+        sources={},
+        left_out={},
         folder=folder,
-        budget=budget,
+        budget=options.budget or space.search.budget,
         notes=notes,
         pins=pins,
         sharing=sharing,

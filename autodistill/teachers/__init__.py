@@ -15,7 +15,7 @@ from autodistill.models.checkpoints import save
 from autodistill.models.preprocessing import Normalisation
 from autodistill.models.uri import name_of
 from autodistill.teachers.checks import check, check_logits, hottest_of, with_equals
-from autodistill.teachers.sources import SOURCES, candidates, is_ensemble, load, members_of
+from autodistill.teachers.sources import SOURCES, candidates, check_scheme, is_ensemble, load, members_of
 from autodistill.teachers.teacher import Teacher, computed_as, ensemble_fingerprint, logits_of
 
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
     "candidates",
     "check",
     "check_logits",
+    "check_scheme",
     "computed_as",
     "ensemble_fingerprint",
     "hottest_of",

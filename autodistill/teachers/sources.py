@@ -2,7 +2,7 @@
 
 import glob
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -63,17 +63,27 @@ def load(
         TeacherError: The scheme or an option is unknown, the file is missing, damaged, of another network or contains
             code, or the classes differ.
     """
-    scheme, colon, _ = uri.partition(":")
-    if not colon or scheme not in SOURCES:
-        own = "file:PATH, or python:FILE.py:FACTORY?weights=PATH"
-        guess = f"file:{uri}" if Path(uri).expanduser().exists() else own
-
-        raise TeacherError(
-            f"teacher {uri!r}: unknown scheme {scheme!r} ({near(scheme, [*SOURCES, 'ladder', 'adapt'])})",
-            f"name a checkpoint as {guess}",
-        )
-    teacher = SOURCES[scheme](parse(uri), Loading(data, name or name_of(uri), offline, study, member))
+    check_scheme(uri, trained_here=())
+    teacher = SOURCES[uri.partition(":")[0]](parse(uri), Loading(data, name or name_of(uri), offline, study, member))
     return replace(teacher, uri=shown_as) if shown_as else teacher
+
+
+def check_scheme(uri: str, trained_here: Sequence[str] = ("ladder", "adapt")) -> None:
+    """Raise `TeacherError` if the scheme of a teacher's URI is unknown.
+
+    Args:
+        uri: The URI.
+        trained_here: Allowed schemes of teachers that autodistill trains.
+    """
+    scheme, colon, _ = uri.partition(":")
+    if colon and scheme in (*SOURCES, *trained_here):
+        return
+    own = "file:PATH, or python:FILE.py:FACTORY?weights=PATH"
+    guess = f"file:{uri}" if Path(uri).expanduser().exists() else own
+    raise TeacherError(
+        f"teacher {uri!r}: unknown scheme {scheme!r} ({near(scheme, [*SOURCES, 'ladder', 'adapt'])})",
+        f"name a checkpoint as {guess}",
+    )
 
 
 def _from_file(uri: Uri, loading: Loading) -> Teacher:
@@ -234,10 +244,10 @@ def is_ensemble(uri: str) -> bool:
 
 
 def candidates(uri: str) -> tuple[list[str], list[str]]:
-    """Replace a folder or a pattern in `file:` by the files in it, in sorted order.
+    """Replace a folder or a pattern in `file:` or `adapt:file:` by the files in it, in sorted order.
 
     Args:
-        uri: URI of a teacher, for example `file:runs/*.pt?norm=imagenet` or `file:runs`.
+        uri: URI of a teacher, for example `file:runs/*.pt?norm=imagenet`, `file:runs` or `adapt:file:runs`.
 
     Returns:
         A URI for each checkpoint, and the names of files of a folder that are no checkpoints. Any other URI is
@@ -246,6 +256,9 @@ def candidates(uri: str) -> tuple[list[str], list[str]]:
     Raises:
         TeacherError: Nothing matches, a file that matches a pattern is no checkpoint, or no file in a folder is one.
     """
+    if uri.startswith("adapt:"):
+        sources, strays = candidates(uri.removeprefix("adapt:"))
+        return [f"adapt:{it}" for it in sources], strays
     parsed = parse(uri)
     path = Path(parsed.target).expanduser()
     is_pattern = not os.path.exists(path) and any(sign in parsed.target for sign in "*?[")

@@ -17,7 +17,7 @@ from autodistill.data.splits import Examples
 from autodistill.models.preprocessing import Normalisation, class_columns, stated_classes
 from autodistill.models.uri import Uri
 from autodistill.records import TeacherCostRecord
-from autodistill.teachers.teacher import Teacher
+from autodistill.teachers.teacher import ONE_VIEW, Teacher
 from autodistill.tensors import log_probabilities
 
 FORMS = (
@@ -61,10 +61,7 @@ def load_table(uri: Uri, data: Data, *, name: str) -> Teacher:
             f"{_described(int(bad.min()), data.examples)}",
             "compute the table again",
         )
-    notes: tuple[str, ...] = (
-        "it knows the images without augmentation only: its logits are the same in every epoch, while the student "
-        "sees augmented images",
-    )
+    notes: tuple[str, ...] = (ONE_VIEW,)
     sums = rows[used].sum(dim=1)
     if float(rows[used].min()) >= 0 and bool(((sums - 1).abs() < 1e-2).all()):
         rows = log_probabilities(rows)
@@ -77,7 +74,7 @@ def load_table(uri: Uri, data: Data, *, name: str) -> Teacher:
         architecture="table of logits",
         module=nn.Identity().eval(),
         normalisation=Normalisation("none", (), ()),
-        fingerprint=hashlib.sha256(repr(("logits", content, columns)).encode()).hexdigest(),
+        fingerprint=hashlib.sha256(repr(("logits of the plain view", content, columns)).encode()).hexdigest(),
         channels=data.image_shape[0],
         accepted=uri.choice("accept", ("yes", "no")) == "yes",
         notes=notes,

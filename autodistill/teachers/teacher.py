@@ -26,6 +26,11 @@ FOLDING_TOLERANCE = 1e-3
 """Largest difference of a folded network's logits, relative to the largest logit. Rounding in float32 changes logits by
 about 1e-5 (16 to 110 layers), and their rounding to float16 in the cache by up to 5e-4. A layer that is folded wrongly
 changes them by about their own size."""
+ONE_VIEW = (
+    "it knows the images without augmentation only: its logits are the same in every epoch, and students that learn "
+    "from it are trained without augmentation, unlike the others"
+)
+"""Note about a teacher that has a table of logits."""
 
 
 @dataclass(frozen=True)
@@ -64,8 +69,11 @@ class Teacher:
 
     @property
     def knows_one_view(self) -> bool:
-        """Whether it knows the images without augmentation only."""
-        return self.table is not None or (bool(self.members) and all(it.knows_one_view for it in self.members))
+        """Whether it knows the images without augmentation only, as an ensemble does that has such a member.
+
+        Students that learn from it see the images without augmentation.
+        """
+        return self.table is not None or any(it.knows_one_view for it in self.members)
 
     def quick(self, images: UInt8[Tensor, "batch channels height width"]) -> "Teacher":
         """Return the same teacher with BatchNorm folded into convolutions, for images of this size on this device.
@@ -189,7 +197,10 @@ def ensemble(members: Sequence[Teacher], *, name: str, uri: str) -> Teacher:
         fingerprint=ensemble_fingerprint([member.fingerprint for member in members]),
         channels=members[0].channels,
         input_size=max((member.input_size or 0 for member in members), default=0) or None,
-        notes=(f"the mean of the probabilities of {', '.join(member.name for member in members)}",),
+        notes=(
+            f"the mean of the probabilities of {', '.join(member.name for member in members)}",
+            *([ONE_VIEW] if any(member.knows_one_view for member in members) else []),
+        ),
         members=tuple(members),
     )
 

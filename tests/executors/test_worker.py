@@ -4,6 +4,7 @@ import pickle
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from dataset_files import write_images
@@ -15,8 +16,11 @@ from autodistill.data import handed_over
 from autodistill.data import load as load_data
 from autodistill.errors import DataError, StoreError, StudyError, TeacherError
 from autodistill.executors import CheckTask, LogitsTask, TrainTeacherTask, WorkerContext, perform
+from autodistill.models import build
 from autodistill.records import EpochEvent, Note, RunEnded, TaskProgress, TeacherRecord
 from autodistill.store import read_result
+from autodistill.teachers import logits_of
+from autodistill.teachers.teacher import mean_logits
 
 pytestmark = pytest.mark.slow
 
@@ -93,6 +97,33 @@ def test_the_parts_of_a_run_make_up_its_time(tmp_path):
     for one in (first, second, alone):
         assert sum(one.parts_s.values()) == pytest.approx(one.wall_s)
         assert min(one.parts_s.values()) > 0
+
+
+@pytest.mark.parametrize("teacher", ["table", "both"])
+def test_students_of_a_table_of_logits_see_the_images_that_its_logits_belong_to(teacher, tmp_path):
+    """So the augmentation of the space changes nothing for them, but for students of labels alone."""
+    np.save(tmp_path / "z.npy", np.random.default_rng(0).normal(size=(1797, 10)).astype(np.float32))
+    module = build("resnet8:0.25", num_classes=10, in_channels=1, image_size=8, seed=0)
+    torch.save(module.state_dict(), tmp_path / "net.pt")
+    uris = {
+        "table": f"logits:{tmp_path}/z.npy",
+        "net": f"file:{tmp_path}/net.pt?norm=none",
+        "both": "ensemble:table+net",
+    }
+    curves = []
+    for place, (crop, flip) in enumerate([(0, False), (2, True)]):
+        space = SPACE.model_copy(update={"data": SPACE.data.model_copy(update={"crop": crop, "flip": flip})})
+        worker = Here(tmp_path / str(place), teachers=uris, space=space)
+        curves.append([worker.do(run(f"{of}", teacher=of)).result.curve for of in (teacher, None)])
+        cache = worker.context.cache
+        logits = cache.training(worker.context.teacher(teacher), 1)
+        data = worker.context.data
+        table = worker.context.teacher("table").table[data.examples.train]
+        plain = logits_of(worker.context.teacher("net"), data.train.images)
+        expected = table if teacher == "table" else mean_logits([table, plain])
+        assert torch.allclose(logits.float(), expected, atol=0.01)
+    assert curves[0][0] == curves[1][0]
+    assert curves[0][1] != curves[1][1]
 
 
 def test_a_run_uses_one_thread_and_its_process_has_its_threads_back(worker):

@@ -46,6 +46,19 @@ def test_a_study_adapts_its_teacher_and_keeps_it(source: str) -> None:
     assert drive(asked, executor_for=idle) == record
 
 
+def test_a_folder_or_pattern_of_networks_to_adapt_is_each_of_them(source: str, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        torch.save(network(classes=7).state_dict(), tmp_path / f"{name}.pt")
+    torch.save({"exp_avg": torch.zeros(3)}, tmp_path / "c.pt")
+    for target in (f"{tmp_path}", f"{tmp_path}/*.pt"):
+        spec = resolve(options(*ADAPT, teachers=(f"adapt:file:{target}?arch=resnet8:0.25", source), budget="16"))
+        uris = [f"adapt:file:{tmp_path}/{name}.pt?arch=resnet8:0.25" for name in ("a", "b")]
+        assert spec.teachers == {"a": uris[0], "b": uris[1], "seven": source}
+        assert spec.untrained == [source, *reversed(uris)]
+        assert list(spec.left_out) == ["c"]
+        assert spec.left_out["c"].startswith("not a resnet8:0.25")
+
+
 def test_an_interrupted_study_continues_with_its_adapted_teacher(
     source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

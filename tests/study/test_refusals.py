@@ -15,6 +15,7 @@ from small_studies import NAME, TINY, Killed, core, everything, fake, kill_after
 from autodistill import __main__ as entry
 from autodistill.config import load, shipped
 from autodistill.errors import AutodistillError, ConfigError, InUseError, StoreError
+from autodistill.records import StudentBudget
 from autodistill.store import cache_root, locked
 from autodistill.study import KNOWN
 from autodistill.study.fitting import check_methods
@@ -343,3 +344,44 @@ def test_a_teacher_that_changed_under_its_name_is_another_study(reference):
     Path("mine.safetensors").write_bytes(other.read_bytes())
     with pytest.raises(StoreError, match=r"fingerprints\.mine: there"):
         fake(asked)
+
+
+WITHOUT_IMAGES = {
+    "budget": ({"budget": "twenty"}, r"--budget twenty: must be a number above 0"),
+    "too small": ({"budget": "9.5"}, r"--budget 9\.5: .* the smallest is 10 "),
+    "trials": ({"max_trials": 1}, r"--max-trials 1: must be at least 2"),
+    "key": ({"more": ["training.epoch=3"]}, r"training\.epoch: unknown key \(did you mean 'epochs'"),
+    "student": ({"student": "mobilnetv2"}, r"unknown network 'mobilnetv2' \(did you mean 'mobilenetv2'"),
+    "scheme": ({"teachers": ("fil:a.pt",)}, r"unknown scheme 'fil' \(did you mean 'file'"),
+    "member": ({"teachers": ("ladder:", "ensemble:a+b")}, r"no teacher of this study is named 'a'"),
+}
+
+
+@pytest.mark.parametrize("case", WITHOUT_IMAGES)
+def test_what_needs_no_image_is_checked_before_the_images_are_loaded(case):
+    flags, message = WITHOUT_IMAGES[case]
+    flags = dict(flags)
+
+    def no_images(*_: object) -> Any:
+        raise AssertionError("the images were loaded")
+
+    with pytest.raises(AutodistillError, match=message) as found:
+        resolve(options(*flags.pop("more", ()), **flags), load_data=no_images)
+    assert found.value.exit_code == 2
+
+
+WITHOUT_TEACHERS = {
+    "parameters": ({"limits": StudentBudget(params=5)}, r"breaks its limits: resnet8:0\.25: .*\(limit 5 params\)"),
+    "latency": ({"limits": StudentBudget(latency_ms=1e-6)}, r"breaks its limits: resnet8:0\.25: "),
+    "batch": ({"more": ["training.batch_size=101"]}, r"training\.batch_size: 101 is more than the 100"),
+    "cache": ({"cache_size": "10"}, r"--cache-size 10: one view of 1 teachers takes"),
+}
+
+
+@pytest.mark.parametrize("case", WITHOUT_TEACHERS)
+def test_what_needs_no_teacher_is_checked_before_the_teachers_are_loaded(case):
+    """The teacher is one that cannot be loaded."""
+    flags, message = WITHOUT_TEACHERS[case]
+    flags = dict(flags)
+    with pytest.raises(ConfigError, match=message):
+        resolve(options(*flags.pop("more", ()), teachers=("file:gone.pt",), **flags))

@@ -51,6 +51,43 @@ def test_names_and_fingerprints_of_a_study(tmp_path: Path) -> None:
         resolve(options(teachers=[*given, "ensemble:a+y"]))
 
 
+def test_a_file_of_a_folder_that_is_no_network_is_left_out_and_named(tmp_path: Path) -> None:
+    """The smallest budget follows from the teachers that are left: two, not four."""
+    folder, _ = write_teachers(tmp_path)
+    runs = tmp_path / "runs"
+    torch.save({"state": {"exp_avg": torch.zeros(3)}, "lr": 0.1}, runs / "optimizer.pt")
+    (runs / "torn.pt").write_bytes((runs / "a.pt").read_bytes()[:900])
+    spec = resolve(options(teachers=[folder], budget="11"))
+    assert list(spec.teachers) == ["a", "b"]
+    assert list(spec.left_out) == ["optimizer", "torn"]
+    assert spec.left_out["optimizer"].startswith("its tensors fit no known network")
+    assert spec.left_out["torn"].startswith("torn.pt cannot be read as plain tensors")
+    (note,) = [it for it in spec.notes if "2 of 4 checkpoints cannot be loaded and are left out" in it]
+    for name in ("optimizer.pt", "torn.pt"):
+        assert f"\n  file:{runs}/{name}" in note
+    pattern = resolve(options(teachers=[f"file:{runs}/[abo]*.pt?norm=none"]))
+    assert (list(pattern.teachers), list(pattern.left_out)) == (["a", "b"], ["optimizer"])
+
+
+def test_a_file_named_by_itself_or_by_an_ensemble_must_load(tmp_path: Path) -> None:
+    folder, _ = write_teachers(tmp_path)
+    stray = tmp_path / "runs" / "optimizer.pt"
+    torch.save({"exp_avg": torch.zeros(3)}, stray)
+    for more in (f"file:{stray}?norm=none&accept=yes", "ensemble:a+optimizer"):
+        with pytest.raises(TeacherError, match=r"optimizer\.pt.*: its tensors fit no known network") as caught:
+            resolve(options(teachers=[folder, more], budget="20"))
+        assert caught.value.hint
+
+
+def test_all_files_of_a_folder_that_cannot_be_loaded_are_named_at_once(tmp_path: Path) -> None:
+    for name in ("m.pt", "v.pt"):
+        torch.save({"exp_avg": torch.zeros(3)}, tmp_path / name)
+    with pytest.raises(TeacherError, match="none of its 2 checkpoints can be loaded") as caught:
+        resolve(options(teachers=[f"file:{tmp_path}"]))
+    assert all(f"\n  file:{tmp_path}/{name}: its tensors fit no" in caught.value.message for name in ("m.pt", "v.pt"))
+    assert "python:FILE.py:FACTORY" in caught.value.hint
+
+
 def test_the_notes_of_teachers_are_shown_when_they_are_prepared(tmp_path: Path) -> None:
     events = list[Event]()
     spec = resolve(options(teachers=write_teachers(tmp_path)))
@@ -80,6 +117,7 @@ def test_a_teacher_that_waits_for_the_ladder_is_listed_as_not_trained(
 @pytest.mark.slow
 def test_a_study_over_all_of_them_ends_in_a_report(tmp_path: Path) -> None:
     teachers = [*write_teachers(tmp_path), "ladder:resnet8:0.25", "ensemble:z+resnet8:0.25"]
+    torch.save({"exp_avg": torch.zeros(3)}, tmp_path / "runs" / "optimizer.pt")
     record = drive(options(teachers=teachers, budget="16"))
     assert record.state == "complete"
     found = {it.name: it for it in record.teachers}
@@ -94,5 +132,7 @@ def test_a_study_over_all_of_them_ends_in_a_report(tmp_path: Path) -> None:
         assert "Notes on the teachers" in text
         assert "the same network with the same weights as b" in text
         assert "its logits are the same in every epoch" in text
+        assert "students that learn from it are trained without augmentation, unlike the others" in text
+        assert "left out: its tensors fit no known network" in text
     again = drive(options(teachers=teachers, budget="16"))
     assert again.trials == record.trials

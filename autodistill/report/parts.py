@@ -141,4 +141,6 @@ def rank_correlation(x: Sequence[int | float], y: Sequence[int | float]) -> floa
     sides = np.array((x, y))
     below = (sides[:, :, None] > sides[:, None]).sum(axis=2)
     up_to = (sides[:, :, None] >= sides[:, None]).sum(axis=2)
-    return float(np.corrcoef((below + up_to + 1) / 2)[0, 1])
+    ranks = (below + up_to + 1) / 2
+    first, second = ranks - ranks.mean(axis=1, keepdims=True)
+    return float(first @ second / np.sqrt((first @ first) * (second @ second)))

@@ -391,7 +391,7 @@ def _validated(tree: Mapping[str, Any]) -> tuple[Space, list[str]]:
         try:
             return Space.model_validate(kept), wrong
         except ValidationError as error:
-            wrong += _readable(error)
+            wrong += _readable(error, kept)
             for item in error.errors():
                 _remove(kept, item["loc"])
 
@@ -411,12 +411,10 @@ def _remove(tree: dict[str, Any], loc: Sequence[int | str]) -> None:
         del last[0][last[1]]
 
 
-def _readable(error: ValidationError) -> Iterator[str]:
+def _readable(error: ValidationError, tree: Mapping[str, Any]) -> Iterator[str]:
     seen: set[str] = set()
     for item in error.errors():
-        path = [str(part) for part in item["loc"]]
-        # For a union pydantic appends the tried type to the location; the file contains only the key.
-        path = [part for part in path if not part.startswith(("tuple[", "float", "str", "Range", "function-"))]
+        path = _path(item["loc"], tree, missing=item["type"] == "missing")
         key = ".".join(path)
         if key in RENAMED:
             line = f"{key}: is called {RENAMED[key]} now"
@@ -429,6 +427,22 @@ def _readable(error: ValidationError) -> Iterator[str]:
         if line not in seen:
             seen.add(line)
             yield line
+
+
+def _path(loc: Sequence[int | str], tree: Mapping[str, Any], *, missing: bool) -> list[str]:
+    """Return the keys and places of `loc` that the tree has; of a missing key also its name.
+
+    Pydantic adds the types that it tried for a union, which no file contains.
+    """
+    node: Any = tree
+    path = []
+    for part in loc:
+        held = part in node if isinstance(node, dict) else isinstance(node, list) and isinstance(part, int)
+        if held:
+            node = node[part]
+        if held or (missing and part == loc[-1]):
+            path.append(str(part))
+    return path
 
 
 def _fields(path: Sequence[str]) -> list[str]:

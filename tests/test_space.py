@@ -71,6 +71,12 @@ def test_every_mistake_is_named_at_once_with_file_key_value_and_what_is_allowed(
         ({"search": {"soft_weight": []}}, "search.soft_weight: a list of choices needs at least one"),
         ({"teachers": []}, "teachers: needs at least one URI"),
         ({"confirm": {"seeds": 0}}, "confirm.seeds: "),
+        ({"stride": 1}, "stride: unknown key (did you mean 'student'?"),
+        ({"student": {"stride": 1}}, "student.stride: unknown key (did you mean 'stem_stride'?"),
+        ({"training": {"string": 1}}, "training.string: unknown key (did you mean "),
+        ({"search": {"strength": {"Range": 1}}}, "search.strength: unknown key ("),
+        ({"search": {"soft_weight": {"low": 0.1}}}, "search.soft_weight.high: Field required"),
+        ({"search": {"soft_weight": [0.2, []]}}, "search.soft_weight.1: Input should be a valid number (got [])"),
     ],
 )
 def test_a_mistake_is_named(tree, part):

@@ -4,7 +4,7 @@ import tomllib
 
 import pytest
 
-from autodistill.config import Known, Range, Space, bounds, dump, load, parse, shipped
+from autodistill.config import Known, LadderSpec, Range, Space, bounds, dump, load, parse, shipped
 from autodistill.errors import ConfigError
 
 KNOWN = Known(
@@ -94,6 +94,53 @@ def test_overrides_take_toml_values_and_bare_words():
 def test_a_broken_override_is_named(override):
     with pytest.raises(ConfigError, match="--set"):
         load("digits", known=KNOWN, overrides=[override])
+
+
+def test_mistakes_of_flags_are_named_by_flag_and_those_of_the_file_by_file(tmp_path):
+    path = tmp_path / "my.toml"
+    path.write_text("purpos = 'typing'\n[training]\nepochs = 9\n")
+    with pytest.raises(ConfigError) as caught:
+        load(
+            str(path),
+            known=KNOWN,
+            overrides=["ladder.lrr=1", "confirm.seeds=0", "training.epochs", "training.rung_epochs=9"],
+            flags={"data.name": ("--data", "photos"), "search.seed": ("--seed", -1), "teachers": ("--teacher", [3])},
+        )
+    count, *lines = caught.value.message.splitlines()
+    assert count == "8 mistakes"
+    assert sorted(lines) == sorted(
+        [
+            "--set training.epochs: must be key=value, for example training.epochs=20",
+            "--teacher: Input should be a valid string (got 3)",
+            f"--set ladder.lrr: unknown key (did you mean 'lr'? allowed: {', '.join(sorted(LadderSpec.model_fields))})",
+            "--seed: Input should be greater than or equal to 0 (got -1)",
+            "--set confirm.seeds: Input should be greater than or equal to 1 (got 0)",
+            f"{path}: purpos: unknown key (did you mean 'purpose' or 'prior'? allowed: "
+            f"{', '.join(sorted(Space.model_fields))})",
+            f"{path} with --set training.rung_epochs: training: epochs = 9 leaves no room for a rung of 9: at least 10 "
+            "epochs, or at most 8 rung_epochs",
+            "--data: unknown dataset 'photos' (allowed: cifar10, cifar100, digits, fashion-mnist, folder)",
+        ]
+    )
+    assert "spaces check FILE" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("training.epochs=many", "--set training.epochs: Input should be a valid integer"),
+        ("search={methods={ts={tua=1}}}", "--set search.methods.ts.tua: unknown parameter (did you mean 'tau'?"),
+        (
+            "search.soft_weight=[0.2, 0.3]",
+            "search_spaces/digits.toml with --set search.soft_weight: prior.soft_weight: 0.5 is not in 0.2, 0.3",
+        ),
+    ],
+)
+def test_a_mistake_of_a_flag_is_no_mistake_of_a_shipped_file(override, message):
+    with pytest.raises(ConfigError) as caught:
+        load("digits", known=KNOWN, overrides=[override])
+    assert caught.value.message.startswith(message)
+    assert "spaces check SPACE" in caught.value.hint
 
 
 def test_a_missing_file_and_broken_toml_are_named(tmp_path):

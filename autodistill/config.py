@@ -4,12 +4,14 @@ A space is a shipped TOML file or a user's own, with `--set key=value` overrides
 mistakes are reported together.
 """
 
+import json
 import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
+from urllib.parse import quote
 
 import tomli_w
 from pydantic import (
@@ -37,6 +39,9 @@ RENAMED = {
 """Keys of older versions."""
 SET = "--set"
 """Flag of overrides."""
+
+_PLAIN = "/:@+~,#"
+"""Characters that stand for themselves in options of URIs."""
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -74,6 +79,28 @@ def _as_dimension(found: Any) -> Any:
     if isinstance(found, int) and not isinstance(found, bool):
         return float(found)
     return found
+
+
+def _as_uri(found: Any) -> Any:
+    """Join a table of a URI and its options, as in `{uri = "file:a.pt", arch = "resnet20"}`, into one URI."""
+    if not isinstance(found, dict):
+        return found
+    uri, options = found.get("uri"), {key: value for key, value in found.items() if key != "uri"}
+    if not isinstance(uri, str):
+        raise ValueError("a table needs uri, a text such as 'file:ckpt.safetensors'; its other keys are options")
+    query = "&".join(f"{quote(key)}={quote(_as_option(key, value), safe=_PLAIN)}" for key, value in options.items())
+    return f"{uri}{'&' if '?' in uri else '?'}{query}" if query else uri
+
+
+def _as_option(key: str, value: object) -> str:
+    """Return a TOML value as the text of an option in a URI."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list) and key in ("mean", "std", "classes"):
+        return ",".join(map(str, value))
+    if isinstance(value, list | int | float):
+        return json.dumps(value, default=str)  # a list may hold dates
+    raise ValueError(f"{key}: an option is a text, a number, true, false or a list")
 
 
 Choice = float | str
@@ -272,7 +299,8 @@ class Space(Spec):
     purpose: str = ""
     fit_to_data: bool = False
     """Whether crop, epochs, batch size and learning rate follow from the images where the space leaves them open."""
-    teachers: tuple[str, ...] = ("ladder:",)
+    teachers: tuple[Annotated[str, BeforeValidator(_as_uri)], ...] = ("ladder:",)
+    """URIs. In a file, a teacher may also be a table `[[teachers]]` of `uri` and its options."""
     data: DataSpec = DataSpec()
     student: StudentSpec = StudentSpec()
     training: TrainingSpec = TrainingSpec()

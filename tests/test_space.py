@@ -6,6 +6,7 @@ import pytest
 
 from autodistill.config import Known, LadderSpec, Range, Space, bounds, dump, load, parse, shipped
 from autodistill.errors import ConfigError
+from autodistill.models.uri import parse as uri_parts
 
 KNOWN = Known(
     datasets=("digits", "fashion-mnist", "cifar10", "cifar100", "folder"),
@@ -71,6 +72,8 @@ def test_every_mistake_is_named_at_once_with_file_key_value_and_what_is_allowed(
         ({"search": {"soft_weight": []}}, "search.soft_weight: a list of choices needs at least one"),
         ({"teachers": []}, "teachers: needs at least one URI"),
         ({"confirm": {"seeds": 0}}, "confirm.seeds: "),
+        ({"teachers": [{"url": "ladder:"}]}, "teachers.0: a table needs uri, a text such as 'file:ckpt.safetensors'"),
+        ({"teachers": ["ladder:", {"uri": "x:", "a": {"b": 1}}]}, "teachers.1: a: an option is a text, a number"),
         ({"stride": 1}, "stride: unknown key (did you mean 'student'?"),
         ({"student": {"stride": 1}}, "student.stride: unknown key (did you mean 'stem_stride'?"),
         ({"training": {"string": 1}}, "training.string: unknown key (did you mean "),
@@ -157,6 +160,34 @@ def test_a_missing_file_and_broken_toml_are_named(tmp_path):
 def test_a_short_run_is_a_third_unless_it_is_named():
     assert Space().training.rung == 10
     assert load("smoke", known=KNOWN).training.rung == 2
+
+
+def test_teachers_may_be_tables_of_a_uri_and_its_options():
+    text = """
+    [[teachers]]
+    uri = "ladder:"
+    [[teachers]]
+    uri = "file:runs/a 1.pt?arch=resnet20"
+    mean = [0.5, 0.25]
+    name = "old & new"
+    [[teachers]]
+    uri = "python:net.py:make"
+    deep = true
+    depth = 3
+    sizes = [1, 2]
+    classes = "names.txt"
+    """
+    space = parse(tomllib.loads(text), source="my.toml", known=KNOWN)
+    assert [(uri.scheme, uri.target) for uri in map(uri_parts, space.teachers)] == [
+        ("ladder", ""),
+        ("file", "runs/a 1.pt"),
+        ("python", "net.py:make"),
+    ]
+    one, other = (uri_parts(uri) for uri in space.teachers[1:])
+    assert (one.options["arch"], one.numbers("mean"), one.options["name"]) == ("resnet20", (0.5, 0.25), "old & new")
+    assert other.arguments() == {"deep": True, "depth": 3, "sizes": [1, 2]}
+    assert other.options["classes"] == "names.txt"
+    assert parse(tomllib.loads(dump(space)), source="dumped", known=KNOWN) == space
 
 
 def test_bounds():

@@ -4,12 +4,14 @@ A space is a shipped TOML file or a user's own, with `--set key=value` overrides
 mistakes are reported together.
 """
 
+import json
 import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
+from urllib.parse import quote
 
 import tomli_w
 from pydantic import (
@@ -35,6 +37,11 @@ RENAMED = {
     "training.short_epochs": "training.rung_epochs",
 }
 """Keys of older versions."""
+SET = "--set"
+"""Flag of overrides."""
+
+_PLAIN = "/:@+~,#"
+"""Characters that stand for themselves in options of URIs."""
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -72,6 +79,28 @@ def _as_dimension(found: Any) -> Any:
     if isinstance(found, int) and not isinstance(found, bool):
         return float(found)
     return found
+
+
+def _as_uri(found: Any) -> Any:
+    """Join a table of a URI and its options, as in `{uri = "file:a.pt", arch = "resnet20"}`, into one URI."""
+    if not isinstance(found, dict):
+        return found
+    uri, options = found.get("uri"), {key: value for key, value in found.items() if key != "uri"}
+    if not isinstance(uri, str):
+        raise ValueError("a table needs uri, a text such as 'file:ckpt.safetensors'; its other keys are options")
+    query = "&".join(f"{quote(key)}={quote(_as_option(key, value), safe=_PLAIN)}" for key, value in options.items())
+    return f"{uri}{'&' if '?' in uri else '?'}{query}" if query else uri
+
+
+def _as_option(key: str, value: object) -> str:
+    """Return a TOML value as the text of an option in a URI."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list) and key in ("mean", "std", "classes"):
+        return ",".join(map(str, value))
+    if isinstance(value, list | int | float):
+        return json.dumps(value, default=str)  # a list may hold dates
+    raise ValueError(f"{key}: an option is a text, a number, true, false or a list")
 
 
 Choice = float | str
@@ -270,7 +299,8 @@ class Space(Spec):
     purpose: str = ""
     fit_to_data: bool = False
     """Whether crop, epochs, batch size and learning rate follow from the images where the space leaves them open."""
-    teachers: tuple[str, ...] = ("ladder:",)
+    teachers: tuple[Annotated[str, BeforeValidator(_as_uri)], ...] = ("ladder:",)
+    """URIs. In a file, a teacher may also be a table `[[teachers]]` of `uri` and its options."""
     data: DataSpec = DataSpec()
     student: StudentSpec = StudentSpec()
     training: TrainingSpec = TrainingSpec()
@@ -280,6 +310,13 @@ class Space(Spec):
     prior: PriorSpec = PriorSpec()
     plain_kd: PlainKDSpec = PlainKDSpec()
     confirm: ConfirmSpec = ConfirmSpec()
+
+
+class Mistake(NamedTuple):
+    """A mistake in a space: its key, what is wrong and what is allowed."""
+
+    key: str
+    text: str
 
 
 class Known(NamedTuple):
@@ -299,17 +336,20 @@ def shipped() -> dict[str, str]:
     return {entry.name.removesuffix(".toml"): entry.read_text(encoding="utf-8") for entry in found}
 
 
-def load(name: str, *, known: Known, overrides: Sequence[str] = ()) -> Space:
+def load(
+    name: str, *, known: Known, overrides: Sequence[str] = (), flags: Mapping[str, tuple[str, object]] = {}
+) -> Space:
     """Load a search space.
 
     Args:
         name: Name of a shipped space, or path of a TOML file.
         known: Names that the space may use.
         overrides: `key=value` pairs that replace values of the file.
+        flags: Further values by their key, each after the flag that gave it: `{"data.name": ("--data", "digits")}`.
 
     Raises:
-        ConfigError: The space has mistakes. The message lists all of them, each with file, key, value and the allowed
-            values.
+        ConfigError: The space has mistakes. The message lists all of them, each with file or flag, key, value and the
+            allowed values.
     """
     text, source = _read(name)
     try:
@@ -318,11 +358,22 @@ def load(name: str, *, known: Known, overrides: Sequence[str] = ()) -> Space:
         raise ConfigError(
             f"{source}: not valid TOML: {error}", "`autodistill spaces show digits` prints a valid space"
         ) from error
-    mistakes = [mistake for override in overrides if (mistake := _apply(tree, override))]
-    return parse(tree, source=source, known=known, mistakes=mistakes)
+    given: dict[str, str] = {}
+    mistakes = [mistake for override in overrides if (mistake := _apply(tree, override, given))]
+    for key, (flag, value) in flags.items():
+        _put(tree, key, value)
+        given[key] = flag
+    return parse(tree, source=source, known=known, mistakes=mistakes, given=given)
 
 
-def parse(tree: Mapping[str, Any], *, source: str, known: Known, mistakes: Sequence[str] = ()) -> Space:
+def parse(
+    tree: Mapping[str, Any],
+    *,
+    source: str,
+    known: Known,
+    mistakes: Sequence[str] = (),
+    given: Mapping[str, str] = {},
+) -> Space:
     """Validate a space that was parsed from TOML.
 
     Args:
@@ -330,18 +381,40 @@ def parse(tree: Mapping[str, Any], *, source: str, known: Known, mistakes: Seque
         source: File name for error messages.
         known: Names that the space may use.
         mistakes: Mistakes found earlier, which are reported with the others.
+        given: Keys that flags set, each with its flag.
 
     Raises:
         ConfigError: The space has mistakes; the message lists all of them.
     """
     space, wrong = _validated(tree)
-    lines = [*mistakes, *wrong, *_unknown_names(space, known)]
-    # The prior is checked last: a mistake in a method would be reported again as a prior outside the space.
-    found = [f"{source}: {line}" for line in lines or _prior_outside(space)]
-    if found:
-        count = f"{len(found)} mistakes\n" if len(found) > 1 else ""
-        raise ConfigError(count + "\n".join(found), "`autodistill spaces check FILE` checks a space without running it")
+    found = [*wrong, *_unknown_names(space, known)]
+    if not (found or mistakes):
+        # The prior is checked last: a mistake in a method would be reported again as a prior outside the space.
+        found = [*_prior_outside(space)]
+    where = [_where(mistake.key, source, given) for mistake in found]
+    lines = [*mistakes, *(f"{place}: {mistake.text}" for place, mistake in zip(where, found, strict=True))]
+    if lines:
+        count = f"{len(lines)} mistakes\n" if len(lines) > 1 else ""
+        hint = "`autodistill spaces check FILE` checks a space without running it"
+        if not any(place.startswith(f"{source}:") for place in where):
+            hint = (
+                "`autodistill spaces check SPACE` prints all keys with their values; `autodistill search --help` "
+                "describes the flags"
+            )
+        raise ConfigError(count + "\n".join(lines), hint)
     return space
+
+
+def _where(key: str, source: str, given: Mapping[str, str]) -> str:
+    """Name what set a key: a flag, or the file, with the flags that changed other parts of the same setting."""
+    beside = []
+    for of, flag in given.items():
+        if f"{key}.".startswith(f"{of}."):
+            return f"{flag} {key}" if flag == SET else flag
+        # A prior is compared with the search.
+        if of.startswith(f"{key}.") or (key.startswith("prior.") and of.startswith(("prior.", "search."))):
+            beside.append(f"{flag} {of}" if flag == SET else flag)
+    return f"{source}{' with ' if beside else ''}{', '.join(beside)}: {key}"
 
 
 def dump(space: Space) -> str:
@@ -363,35 +436,43 @@ def _read(name: str) -> tuple[str, str]:
         raise ConfigError(f"{path}: cannot be read ({error})", hint) from error
 
 
-def _apply(tree: dict[str, Any], override: str) -> str:
-    """Replace a value of the tree; return the mistake if the override has one."""
+def _apply(tree: dict[str, Any], override: str, given: dict[str, str]) -> str:
+    """Replace a value of the tree and note its key in `given`; return the mistake if the override has one."""
     key, equals, text = override.partition("=")
     if not equals or not key.strip():
-        return f"--set {override}: must be key=value, for example training.epochs=20"
+        return f"{SET} {override}: must be key=value, for example training.epochs=20"
     try:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         value = text
-    *parents, leaf = key.strip().split(".")
+    if parent := _put(tree, key.strip(), value):
+        return f"{SET} {override}: {parent} is a value, not a table"
+    given[key.strip()] = SET
+    return ""
+
+
+def _put(tree: dict[str, Any], key: str, value: object) -> str:
+    """Set a value of the tree, or return the part of its key that is a value, not a table."""
+    *parents, leaf = key.split(".")
     for parent in parents:
         tree = tree.setdefault(parent, {})
         if not isinstance(tree, dict):
-            return f"--set {override}: {parent} is a value, not a table"
+            return parent
     tree[leaf] = value
     return ""
 
 
-def _validated(tree: Mapping[str, Any]) -> tuple[Space, list[str]]:
+def _validated(tree: Mapping[str, Any]) -> tuple[Space, list[Mistake]]:
     """Return the space without its mistaken keys, and the mistakes.
 
     Names can then be checked in the same pass as types and values.
     """
-    kept, wrong = deepcopy(dict(tree)), list[str]()
+    kept, wrong = deepcopy(dict(tree)), list[Mistake]()
     while True:
         try:
             return Space.model_validate(kept), wrong
         except ValidationError as error:
-            wrong += _readable(error)
+            wrong += _readable(error, kept)
             for item in error.errors():
                 _remove(kept, item["loc"])
 
@@ -411,24 +492,38 @@ def _remove(tree: dict[str, Any], loc: Sequence[int | str]) -> None:
         del last[0][last[1]]
 
 
-def _readable(error: ValidationError) -> Iterator[str]:
-    seen: set[str] = set()
+def _readable(error: ValidationError, tree: Mapping[str, Any]) -> Iterator[Mistake]:
+    seen: set[Mistake] = set()
     for item in error.errors():
-        path = [str(part) for part in item["loc"]]
-        # For a union pydantic appends the tried type to the location; the file contains only the key.
-        path = [part for part in path if not part.startswith(("tuple[", "float", "str", "Range", "function-"))]
-        key = ".".join(path)
+        path = _path(item["loc"], tree, missing=item["type"] == "missing")
+        key = ".".join(path) or "space"
         if key in RENAMED:
-            line = f"{key}: is called {RENAMED[key]} now"
+            text = f"is called {RENAMED[key]} now"
         elif item["type"] == "extra_forbidden":
-            line = f"{key}: unknown key ({near(path[-1], _fields(path[:-1]))})"
+            text = f"unknown key ({near(path[-1], _fields(path[:-1]))})"
         else:
             # The value of a table is not repeated: the message names the numbers that are wrong.
             got = "" if isinstance(item["input"], dict) else f" (got {item['input']!r:.80})"
-            line = f"{key or 'space'}: {item['msg'].removeprefix('Value error, ')}{got}"
-        if line not in seen:
-            seen.add(line)
-            yield line
+            text = f"{item['msg'].removeprefix('Value error, ')}{got}"
+        if (mistake := Mistake(key, text)) not in seen:
+            seen.add(mistake)
+            yield mistake
+
+
+def _path(loc: Sequence[int | str], tree: Mapping[str, Any], *, missing: bool) -> list[str]:
+    """Return the keys and places of `loc` that the tree has; of a missing key also its name.
+
+    Pydantic adds the types that it tried for a union, which no file contains.
+    """
+    node: Any = tree
+    path = []
+    for part in loc:
+        held = part in node if isinstance(node, dict) else isinstance(node, list) and isinstance(part, int)
+        if held:
+            node = node[part]
+        if held or (missing and part == loc[-1]):
+            path.append(str(part))
+    return path
 
 
 def _fields(path: Sequence[str]) -> list[str]:
@@ -442,40 +537,40 @@ def _fields(path: Sequence[str]) -> list[str]:
     return list(spec.model_fields)
 
 
-def _unknown_names(space: Space, known: Known) -> Iterator[str]:
+def _unknown_names(space: Space, known: Known) -> Iterator[Mistake]:
     data = space.data.name.split(":")[0]
     if data not in known.datasets:
         guess = f"a folder of images is named folder:{data}; " if Path(data).is_dir() else ""
-        yield f"data.name: unknown dataset {data!r} ({guess}{near(data, known.datasets)})"
+        yield Mistake("data.name", f"unknown dataset {data!r} ({guess}{near(data, known.datasets)})")
     if space.search.loss not in known.losses:
-        yield f"search.loss: unknown loss {space.search.loss!r} ({near(space.search.loss, known.losses)})"
+        yield Mistake("search.loss", f"unknown loss {space.search.loss!r} ({near(space.search.loss, known.losses)})")
     if not space.teachers:
-        yield "teachers: needs at least one URI, for example 'ladder:' or 'file:ckpt.safetensors'"
+        yield Mistake("teachers", "needs at least one URI, for example 'ladder:' or 'file:ckpt.safetensors'")
     for architecture in space.ladder.architectures:
         name = architecture.split(":")[0]
         if name not in known.architectures:
-            yield f"ladder.architectures: unknown architecture {name!r} ({near(name, known.architectures)})"
+            yield Mistake("ladder.architectures", f"unknown architecture {name!r} ({near(name, known.architectures)})")
     if not space.search.methods:
-        yield f"search.methods: needs at least one of {', '.join(known.methods)}"
+        yield Mistake("search.methods", f"needs at least one of {', '.join(known.methods)}")
     for method, params in space.search.methods.items():
         yield from _unknown_parameters(f"search.methods.{method}", method, params, known)
     yield from _unknown_parameters("prior.params", space.prior.method, space.prior.params, known)
 
 
-def _prior_outside(space: Space) -> Iterator[str]:
+def _prior_outside(space: Space) -> Iterator[Mistake]:
     """Check that the search could suggest the prior, which is the first trial of every teacher."""
     prior, methods = space.prior, space.search.methods
     if prior.method not in methods:
-        yield f"prior.method: {prior.method!r} is not searched (search.methods has {', '.join(methods)})"
+        yield Mistake("prior.method", f"{prior.method!r} is not searched (search.methods has {', '.join(methods)})")
         return
     method = methods[prior.method]
     names = {**method, **prior.params}
     wanted = [(f"params.{name}", method.get(name), prior.params.get(name)) for name in names]
     for key, dimension, value in [*wanted, ("soft_weight", space.search.soft_weight, prior.soft_weight)]:
         if dimension is None:
-            yield f"prior.{key}: not among search.methods.{prior.method}"
+            yield Mistake(f"prior.{key}", f"not among search.methods.{prior.method}")
         elif not _holds(dimension, value):
-            yield f"prior.{key}: {value} is not in {_described(dimension)}; set a value that is"
+            yield Mistake(f"prior.{key}", f"{value} is not in {_described(dimension)}; set a value that is")
 
 
 def _holds(dimension: Dimension, value: Choice | None) -> bool:
@@ -493,14 +588,14 @@ def _described(dimension: Dimension) -> str:
     return ", ".join(map(str, dimension)) if isinstance(dimension, tuple) else str(dimension)
 
 
-def _unknown_parameters(where: str, method: str, params: Mapping[str, object], known: Known) -> Iterator[str]:
+def _unknown_parameters(where: str, method: str, params: Mapping[str, object], known: Known) -> Iterator[Mistake]:
     if method not in known.methods:
-        yield f"{where}: unknown method {method!r} ({near(method, known.methods)})"
+        yield Mistake(where, f"unknown method {method!r} ({near(method, known.methods)})")
         return
     allowed = [*known.methods[method], "tau_student"]
     for name, value in params.items():
         if name not in allowed:
-            yield f"{where}.{name}: unknown parameter ({near(name, allowed)})"
+            yield Mistake(f"{where}.{name}", f"unknown parameter ({near(name, allowed)})")
         limits = bounds(value) if isinstance(value, Range | tuple | float | int | str) else None
         if limits is not None and limits[0] <= 0:
-            yield f"{where}.{name}: must be above 0 (got {limits[0]:g})"
+            yield Mistake(f"{where}.{name}", f"must be above 0 (got {limits[0]:g})")

@@ -1,5 +1,6 @@
 """Datasets of pairs: arrays in a file, datasets of the user's code, classification sets of torchvision."""
 
+import inspect
 from pathlib import Path
 from typing import Any
 
@@ -284,8 +285,6 @@ def test_unknown_and_missing_sets_are_named_and_nothing_is_downloaded(tmp_path: 
 
 
 def test_every_listed_set_exists_and_takes_its_arguments() -> None:
-    import inspect
-
     from torchvision import datasets
 
     for name, splits in TORCHVISION.items():
@@ -293,6 +292,41 @@ def test_every_listed_set_exists_and_takes_its_arguments() -> None:
         assert "root" in parameters
         flexible = any(it.kind is inspect.Parameter.VAR_KEYWORD for it in parameters.values())
         assert all(flexible or key in parameters for arguments in splits.values() for key in arguments), name
+
+
+@pytest.mark.parametrize("name", TORCHVISION)
+def test_no_listed_set_is_downloaded_unless_asked(tmp_path: Path, name: str) -> None:
+    more = "?split=letters" if name == "EMNIST" else ""
+    assert f"not found below {tmp_path}" in refusal(f"torchvision:{name}{more}", root=str(tmp_path)).message
+
+
+def test_sets_whose_download_is_not_in_their_own_signature_are_downloaded_when_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+    for name in ("SEMEION", "EMNIST", "QMNIST"):
+        monkeypatch.setattr(f"torchvision.datasets.{name}.download", lambda self: asked.append(type(self).__name__))
+    for name in ("SEMEION", "EMNIST?split=letters", "QMNIST"):
+        with pytest.raises(DataError, match="the download failed"):
+            download(DataSpec(name=f"torchvision:{name}", root=str(tmp_path)))
+    assert asked == ["SEMEION", "EMNIST", "QMNIST"]
+
+
+@pytest.mark.parametrize(
+    ("name", "option"),
+    [
+        ("MNIST?train=false", "train"),
+        ("MNIST?download=true", "download"),
+        ("Flowers102?split=test", "split"),
+        ("KMNIST?root=elsewhere", "root"),
+        ("KMNIST?transform=1", "transform"),
+    ],
+)
+def test_options_that_are_not_the_users_are_refused(tmp_path: Path, name: str, option: str) -> None:
+    error = refusal(f"torchvision:{name}", root=str(tmp_path))
+    assert f"the option '{option}' cannot be set" in error.message
+    assert "leave it out" in error.hint
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_download_is_torchvision_s_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

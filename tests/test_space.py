@@ -4,8 +4,9 @@ import tomllib
 
 import pytest
 
-from autodistill.config import Known, Range, Space, bounds, dump, load, parse, shipped
+from autodistill.config import Known, LadderSpec, Range, Space, bounds, dump, load, parse, shipped
 from autodistill.errors import ConfigError
+from autodistill.models.uri import parse as uri_parts
 
 KNOWN = Known(
     datasets=("digits", "fashion-mnist", "cifar10", "cifar100", "folder"),
@@ -71,6 +72,14 @@ def test_every_mistake_is_named_at_once_with_file_key_value_and_what_is_allowed(
         ({"search": {"soft_weight": []}}, "search.soft_weight: a list of choices needs at least one"),
         ({"teachers": []}, "teachers: needs at least one URI"),
         ({"confirm": {"seeds": 0}}, "confirm.seeds: "),
+        ({"teachers": [{"url": "ladder:"}]}, "teachers.0: a table needs uri, a text such as 'file:ckpt.safetensors'"),
+        ({"teachers": ["ladder:", {"uri": "x:", "a": {"b": 1}}]}, "teachers.1: a: an option is a text, a number"),
+        ({"stride": 1}, "stride: unknown key (did you mean 'student'?"),
+        ({"student": {"stride": 1}}, "student.stride: unknown key (did you mean 'stem_stride'?"),
+        ({"training": {"string": 1}}, "training.string: unknown key (did you mean "),
+        ({"search": {"strength": {"Range": 1}}}, "search.strength: unknown key ("),
+        ({"search": {"soft_weight": {"low": 0.1}}}, "search.soft_weight.high: Field required"),
+        ({"search": {"soft_weight": [0.2, []]}}, "search.soft_weight.1: Input should be a valid number (got [])"),
     ],
 )
 def test_a_mistake_is_named(tree, part):
@@ -90,6 +99,53 @@ def test_a_broken_override_is_named(override):
         load("digits", known=KNOWN, overrides=[override])
 
 
+def test_mistakes_of_flags_are_named_by_flag_and_those_of_the_file_by_file(tmp_path):
+    path = tmp_path / "my.toml"
+    path.write_text("purpos = 'typing'\n[training]\nepochs = 9\n")
+    with pytest.raises(ConfigError) as caught:
+        load(
+            str(path),
+            known=KNOWN,
+            overrides=["ladder.lrr=1", "confirm.seeds=0", "training.epochs", "training.rung_epochs=9"],
+            flags={"data.name": ("--data", "photos"), "search.seed": ("--seed", -1), "teachers": ("--teacher", [3])},
+        )
+    count, *lines = caught.value.message.splitlines()
+    assert count == "8 mistakes"
+    assert sorted(lines) == sorted(
+        [
+            "--set training.epochs: must be key=value, for example training.epochs=20",
+            "--teacher: Input should be a valid string (got 3)",
+            f"--set ladder.lrr: unknown key (did you mean 'lr'? allowed: {', '.join(sorted(LadderSpec.model_fields))})",
+            "--seed: Input should be greater than or equal to 0 (got -1)",
+            "--set confirm.seeds: Input should be greater than or equal to 1 (got 0)",
+            f"{path}: purpos: unknown key (did you mean 'purpose' or 'prior'? allowed: "
+            f"{', '.join(sorted(Space.model_fields))})",
+            f"{path} with --set training.rung_epochs: training: epochs = 9 leaves no room for a rung of 9: at least 10 "
+            "epochs, or at most 8 rung_epochs",
+            "--data: unknown dataset 'photos' (allowed: cifar10, cifar100, digits, fashion-mnist, folder)",
+        ]
+    )
+    assert "spaces check FILE" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("training.epochs=many", "--set training.epochs: Input should be a valid integer"),
+        ("search={methods={ts={tua=1}}}", "--set search.methods.ts.tua: unknown parameter (did you mean 'tau'?"),
+        (
+            "search.soft_weight=[0.2, 0.3]",
+            "search_spaces/digits.toml with --set search.soft_weight: prior.soft_weight: 0.5 is not in 0.2, 0.3",
+        ),
+    ],
+)
+def test_a_mistake_of_a_flag_is_no_mistake_of_a_shipped_file(override, message):
+    with pytest.raises(ConfigError) as caught:
+        load("digits", known=KNOWN, overrides=[override])
+    assert caught.value.message.startswith(message)
+    assert "spaces check SPACE" in caught.value.hint
+
+
 def test_a_missing_file_and_broken_toml_are_named(tmp_path):
     with pytest.raises(ConfigError, match="did you mean 'digits'"):
         load("digit", known=KNOWN)
@@ -104,6 +160,34 @@ def test_a_missing_file_and_broken_toml_are_named(tmp_path):
 def test_a_short_run_is_a_third_unless_it_is_named():
     assert Space().training.rung == 10
     assert load("smoke", known=KNOWN).training.rung == 2
+
+
+def test_teachers_may_be_tables_of_a_uri_and_its_options():
+    text = """
+    [[teachers]]
+    uri = "ladder:"
+    [[teachers]]
+    uri = "file:runs/a 1.pt?arch=resnet20"
+    mean = [0.5, 0.25]
+    name = "old & new"
+    [[teachers]]
+    uri = "python:net.py:make"
+    deep = true
+    depth = 3
+    sizes = [1, 2]
+    classes = "names.txt"
+    """
+    space = parse(tomllib.loads(text), source="my.toml", known=KNOWN)
+    assert [(uri.scheme, uri.target) for uri in map(uri_parts, space.teachers)] == [
+        ("ladder", ""),
+        ("file", "runs/a 1.pt"),
+        ("python", "net.py:make"),
+    ]
+    one, other = (uri_parts(uri) for uri in space.teachers[1:])
+    assert (one.options["arch"], one.numbers("mean"), one.options["name"]) == ("resnet20", (0.5, 0.25), "old & new")
+    assert other.arguments() == {"deep": True, "depth": 3, "sizes": [1, 2]}
+    assert other.options["classes"] == "names.txt"
+    assert parse(tomllib.loads(dump(space)), source="dumped", known=KNOWN) == space
 
 
 def test_bounds():

@@ -57,6 +57,12 @@ TORCHVISION: dict[str, Mapping[str, Mapping[str, object]]] = {
     "OxfordIIITPet": {"train": {"split": "trainval"}, "test": {"split": "test"}},
 }
 """Classification sets of torchvision, and the arguments that give their splits."""
+OWN_ARGUMENTS = {"root", "download", "transform", "target_transform"}
+"""Arguments of the sets of torchvision that are no options, beside those of their splits."""
+OWN_HINT = (
+    "the splits are read as torchvision has them, data.root is the folder, --download downloads, and a study augments "
+    "the images itself"
+)
 
 
 def arrays(spec: DataSpec) -> Files:
@@ -158,11 +164,16 @@ def _torchvision_parts(spec: DataSpec, *, download: bool) -> dict[str, Rows]:
     name, options = _target(spec)
     splits = lookup("dataset of torchvision", name, TORCHVISION)
     root, make = Path(spec.root or "data").expanduser(), getattr(datasets, name)
-    if download and "download" not in inspect.signature(make).parameters:
+    own = {key for arguments in splits.values() for key in arguments} | OWN_ARGUMENTS
+    if refused := sorted(own & {*options}):
+        raise _refused(spec, f"the option {refused[0]!r} cannot be set", f"leave it out: {OWN_HINT}")
+    can_download = any("download" in inspect.signature(of).parameters for of in make.__mro__[:-1])
+    if download and not can_download:
         raise _refused(spec, "torchvision cannot download this dataset", f"put its files below {root}")
-    more = {"download": True} if download else {}
+    # Some sets would download without being asked.
+    more = {"download": download} if can_download else {}
     try:
-        return {split: make(root, **{**arguments, **options}, **more) for split, arguments in splits.items()}
+        return {split: make(root, **arguments, **options, **more) for split, arguments in splits.items()}
     except (RuntimeError, OSError, HTTPException) as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         hint = f"get it with --download, where this machine may, or put its files below {root}, or set data.root"

@@ -1,6 +1,5 @@
 """Resolve the options of a command into a checked study. Nothing is written but decoded images."""
 
-import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -353,14 +352,14 @@ def _asked(
     options: SearchOptions, students: Sequence[str], named: Mapping[str, str] | None, *, planned: bool
 ) -> _Asked:
     """Check what needs neither an image nor a teacher: the space, and the names of students and teachers."""
-    overrides = list(options.overrides)
+    flags: dict[str, tuple[str, object]] = {}
     if options.data:
-        overrides.append(f"data.name={json.dumps(options.data)}")
+        flags["data.name"] = ("--data", options.data)
     if options.seed is not None:
-        overrides.append(f"search.seed={options.seed}")
+        flags["search.seed"] = ("--seed", options.seed)
     if options.teachers:
-        overrides.append(f"teachers={json.dumps(list(options.teachers))}")
-    space = load(options.space, known=KNOWN, overrides=overrides)
+        flags["teachers"] = ("--teacher", list(options.teachers))
+    space = load(options.space, known=KNOWN, overrides=options.overrides, flags=flags)
     if options.download and options.offline:
         raise ConfigError("--download beside --offline", "leave one of them out")
     _raise_together(check_student_name, students)

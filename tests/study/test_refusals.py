@@ -24,7 +24,7 @@ pytestmark = pytest.mark.slow
 
 REFUSED = {
     "student": ({"student": "mobilnetv2"}, r"unknown network 'mobilnetv2' \(did you mean 'mobilenetv2'"),
-    "data": ({"data": "digitz"}, r"data\.name: unknown dataset 'digitz' \(did you mean 'digits'"),
+    "data": ({"data": "digitz"}, r"--data: unknown dataset 'digitz' \(did you mean 'digits'"),
     "method": (
         {"more": ["search.methods.isatz.tau=4"]},
         r"search\.methods\.isatz: unknown method 'isatz' \(did you mean 'isats'",

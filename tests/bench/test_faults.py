@@ -1,6 +1,8 @@
-"""The fault test, short: a few kills of workers and coordinators over small studies."""
+"""The fault test, short: a kill of a worker on local processes and on Ray, and of the coordinator on Ray.
 
-import importlib.util
+Kills of a coordinator with local processes are in `study/test_resuming.py`.
+"""
+
 import subprocess
 import sys
 from pathlib import Path
@@ -11,15 +13,16 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="finds processes in /proc")
-def test_a_kill_of_a_worker_and_of_the_coordinator_loses_nothing():
-    """On local processes, and on Ray where it is installed; one undisturbed study is compared with all others."""
-    script, scenarios = Path(__file__).with_name("faults.py"), ("workers", "coordinator")
-    executor = [] if importlib.util.find_spec("ray") else ["--executor", "local"]
+@pytest.mark.parametrize(("executor", "scenarios"), [("local", ["workers"]), ("ray", ["workers", "coordinator"])])
+def test_a_kill_of_a_worker_and_of_the_coordinator_loses_nothing(executor, scenarios):
+    if executor == "ray":
+        pytest.importorskip("ray")
+    script = Path(__file__).with_name("faults.py")
     found = subprocess.run(
-        [sys.executable, script, "--scenario", *scenarios, *executor, "--kills", "1", "--check"],
+        [sys.executable, script, "--scenario", *scenarios, "--executor", executor, "--kills", "1", "--check"],
         capture_output=True,
         text=True,
-        timeout=1800,
+        timeout=900,
     )
     assert found.returncode == 0, found.stdout + found.stderr
     for scenario in scenarios:

@@ -43,6 +43,7 @@ def test_the_total_stride_leaves_two_by_two(name: str) -> None:
             assert stem_stride in (None, layout.stem_stride)
 
 
+@pytest.mark.slow
 def test_the_total_stride_is_the_real_one_on_small_images(name: str) -> None:
     check_final_map(name, image_size=32, stem_stride=None)
 

@@ -1,5 +1,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
+
+# Processes that tests start read the bytecode of the package.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: install search test test-quick test-avx2 check bench bench-gpu golden clean
 
@@ -14,15 +18,15 @@ search: install
 	$(BIN)/autodistill search --student mobilenetv2 --budget 20
 
 test: install
-	$(BIN)/python -m pytest -n 2
+	$(PYTEST)
 
 # Without tests marked slow, which train studies or start processes.
 test-quick: install
-	$(BIN)/python -m pytest -n 2 -m "not slow"
+	$(PYTEST) -m "not slow"
 
 # Quick tests with the instruction set of processors without AVX-512.
 test-avx2: install
-	ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 $(BIN)/python -m pytest -n 2 -m "not slow"
+	ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 $(PYTEST) -m "not slow"
 
 check: install
 	$(BIN)/ruff check .

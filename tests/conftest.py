@@ -55,6 +55,40 @@ def ray_cluster(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> I
     ray.shutdown()
 
 
+LONGEST = (
+    "tests/bench/test_faults.py",
+    "tests/executors/test_ray.py",
+    "tests/test_published_teachers.py",
+    "tests/study/test_students_from_elsewhere.py",
+    "tests/study/test_own_images.py",
+    "tests/test_docs.py",
+    "tests/study/",
+    "tests/executors/",
+    "tests/search/",
+)
+"""Files and folders that begin first where several processes share the tests."""
+SHARED = {"ray_cluster": "Ray", "postgres": "PostgreSQL", "reference": "a study with real training"}
+"""Fixtures of the session that take seconds, and names of the groups of tests that use them."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Give all tests of a file, or of an expensive fixture, to the same process, long files first.
+
+    The processes of `pytest -n` share no fixtures.
+    """
+    if not config.getoption("loadgroup", False):
+        return
+
+    def place(item: pytest.Item) -> int:
+        return next((at for at, name in enumerate(LONGEST) if item.nodeid.startswith(name)), len(LONGEST))
+
+    for item in items:
+        used = (SHARED[name] for name in getattr(item, "fixturenames", ()) if name in SHARED)
+        item.add_marker(pytest.mark.xdist_group(next(used, item.nodeid.partition("::")[0])))
+    items.sort(key=place)
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--update-golden", action="store_true", help="write the golden files anew")
 

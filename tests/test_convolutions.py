@@ -411,6 +411,7 @@ def test_trying_number_formats_never_calls_for_the_faulty_kernel(monkeypatch: py
     assert watching.others > 0
 
 
+@pytest.mark.slow
 def test_known_networks_have_nothing_to_intercept() -> None:
     networks = [build(f"{name}:0.125", num_classes=2, in_channels=1, image_size=32, seed=0) for name in MODELS]
     for network in (*networks, resnet18(), mobilenet_v3_small()):

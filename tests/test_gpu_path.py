@@ -6,6 +6,7 @@ optimiser, CUDA graphs and numbers are left to the tests marked `gpu`.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 import torch
@@ -30,6 +31,14 @@ PARAMS = {
     "ats": {"tau_target": 4.0, "tau_other": 2.0},
     "isats": {"target_ratio": 5 / 3, "tau_wrong": 4.0},
 }
+DEEP = ("resnet56", "resnet110", "resnet50", "wrn_40_2", "wrn_28_10")
+"""They differ from their shallower kin in the number of blocks alone."""
+
+
+def marks(name: str) -> Any:
+    return pytest.mark.slow if name.removesuffix("_option_a") in DEEP else ()
+
+
 FAKE = FakeTensorMode()
 
 
@@ -98,7 +107,7 @@ def test_fake_tensors_refuse_mixed_devices_and_reads_of_values(fake):
         float(there.sum())
 
 
-@pytest.mark.parametrize("name", sorted(MODELS))
+@pytest.mark.parametrize("name", [pytest.param(name, marks=marks(name)) for name in sorted(MODELS)])
 def test_every_network_trains_on_labels_up_to_the_backward_pass(name, fake):
     found = batch_losses(network(name, "cuda"), data_on("cuda"), None, None)
     assert (found.device.type, found.dtype, tuple(found.shape)) == ("cuda", torch.float32, (3,))
@@ -149,8 +158,13 @@ def test_scores_are_computed_on_the_device_until_they_are_read(fake):
     assert [it.device.type for it in scores] == ["cuda", "cuda"]
 
 
-@pytest.mark.parametrize("method", sorted(METHODS))
-@pytest.mark.parametrize("name", sorted(MODELS))
+@pytest.mark.parametrize(
+    ("name", "method"),
+    [
+        *(pytest.param(name, "isats", marks=marks(name)) for name in sorted(MODELS)),
+        *(("vgg8", method) for method in sorted(METHODS.keys() - {"isats"})),
+    ],
+)
 def test_the_backward_pass_needs_no_value(name, method):
     """Tensors on the meta device have no values that could be read."""
     model, taught = network(name, "meta").train(), taught_on("meta")

@@ -137,7 +137,9 @@ def test_gaps_whose_squares_float32_cannot_hold_are_searched_like_larger_ones():
     assert isats_tau_other(logits, label).tolist() == pytest.approx([best] * 3, abs=1e-3)
 
 
-@pytest.mark.parametrize("family", ["normal", "groups", "ties", "huge"])
+@pytest.mark.parametrize(
+    "family", ["normal", *(pytest.param(it, marks=pytest.mark.slow) for it in ("groups", "ties", "huge"))]
+)
 def test_hard_rows_reach_the_same_variance_in_any_company(family):
     """On a plateau that is flat to float64's last digit the temperature itself may differ."""
     logits, labels = samples(family, 100, 10, torch.Generator().manual_seed(1))

@@ -71,13 +71,14 @@ def test_weights_are_found_in_any_wrapping(wrapping: str, tmp_path: Path) -> Non
     assert all(torch.equal(found[key], value) for key, value in module.state_dict().items() if "tracked" not in key)
 
 
-@pytest.mark.parametrize("prefix", ["model.", "module.backbone.", "net_a.trunk."])
 @pytest.mark.parametrize(
-    ("name", "renames"),
+    ("name", "renames", "prefix"),
     [
-        ("resnet8", {"fc.": "linear.", ".downsample.": ".shortcut."}),
-        ("resnet20_option_a", {"fc.": "linear."}),
-        ("wrn_16_2", {**{f"layer{n}.": f"block{n}.layer." for n in (1, 2, 3)}, "bn.": "bn1."}),
+        ("resnet8", {"fc.": "linear.", ".downsample.": ".shortcut."}, "model."),
+        ("resnet8", {"fc.": "linear.", ".downsample.": ".shortcut."}, "net_a.trunk."),
+        ("resnet20_option_a", {"fc.": "linear."}, "module.backbone."),
+        ("wrn_16_2", {**{f"layer{n}.": f"block{n}.layer." for n in (1, 2, 3)}, "bn.": "bn1."}, "model."),
+        ("wrn_16_2", {**{f"layer{n}.": f"block{n}.layer." for n in (1, 2, 3)}, "bn.": "bn1."}, "net_a.trunk."),
     ],
 )
 def test_names_of_the_literature_are_found_behind_a_prefix(

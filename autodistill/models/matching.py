@@ -1,5 +1,6 @@
 """Find the tensors of a network in a checkpoint, whatever wrappers, prefixes and names its trainer used."""
 
+import functools
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -301,7 +302,8 @@ def _copies(names: Mapping[str, str], needed: set[str]) -> list[tuple[str, dict[
     return found
 
 
-def _renamed(key: str, rules: Sequence[tuple[str, str]]) -> str:
+@functools.lru_cache(2**14)  # every known network is compared with the same names
+def _renamed(key: str, rules: tuple[tuple[str, str], ...]) -> str:
     for pattern, replacement in rules:
         key = re.sub(pattern, replacement, key)
     return key

@@ -184,7 +184,7 @@ def scaled(channels: int, width: float) -> int:
 def initialise(net: nn.Module) -> nn.Module:
     """Initialise convolutions by He's normal distribution, fan-out mode (He et al. 2015), and return the network."""
     for module in net.modules():
-        if isinstance(module, nn.Conv2d):
+        if isinstance(module, nn.Conv2d) and not module.weight.is_meta:  # drawing no values takes long there
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
     return net
 

@@ -54,7 +54,7 @@ def measured(tmp_path, shown: Callable[[int], None]) -> StudentTimes:
     return measure_student(MeasureStudentTask(params=PARAMS, seconds=0.4), context)
 
 
-@pytest.mark.parametrize("image_s", [0.0001, 0.01, 0.3, 20.0])
+@pytest.mark.parametrize("image_s", [pytest.param(0.0001, marks=slow), 0.01, 0.3, 20.0])
 @pytest.mark.parametrize("cold_s", [0.0, 5.0])
 def test_measuring_takes_as_long_for_a_slow_network_as_for_a_fast_one(monkeypatch, tmp_path, image_s, cold_s):
     """A slow network is trained three times on the two images that BatchNorm needs. First passes do not count."""
@@ -86,6 +86,7 @@ def test_a_pause_of_the_machine_is_not_taken_for_a_slow_network(monkeypatch, tmp
     assert found.evaluation_s == pytest.approx(0.001)
 
 
+@slow
 def test_a_clock_that_ticks_seldom_is_no_division_by_zero(monkeypatch, tmp_path):
     ticks = (float(it // 41) for it in itertools.count())
     monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=ticks.__next__))

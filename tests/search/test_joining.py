@@ -60,6 +60,7 @@ def test_the_new_optuna_study_holds_the_old_trials_under_their_numbers():
     assert any(it.params["teacher"] == "strong" for it in new)
 
 
+@pytest.mark.slow
 def test_a_killed_joining_goes_on_to_the_same_end():
     trainer = Trainer()
     before, _ = search(search_spec(*THREE), trainer)

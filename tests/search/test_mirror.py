@@ -68,7 +68,7 @@ def address(place: Path | str) -> str:
     return place if isinstance(place, str) else f"sqlite:///{place}"
 
 
-@pytest.fixture(params=["own file", "sqlite", pytest.param("server", marks=pytest.mark.slow)])
+@pytest.fixture(params=["own file", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("sqlite", "server"))])
 def place(request, tmp_path) -> Path | str:
     """Where a study can have its copy."""
     if request.param == "own file":
@@ -164,7 +164,13 @@ CHANGES: dict[str, tuple[str, ...]] = {
 }
 
 
-@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param(it, marks=() if it in ("a state", "a score", "a trial less") else pytest.mark.slow)
+        for it in CHANGES
+    ],
+)
 def test_a_copy_that_somebody_changed_is_made_anew(change, place, calm):
     count = 0
 
@@ -492,7 +498,13 @@ def whole(tmp_path_factory) -> tuple[Trainer, bytes]:
     return trainer, path.read_bytes()
 
 
-@pytest.mark.parametrize("case", DAMAGE)
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(it, marks=() if it in ("newer", "cut", "folder", "user's, of this name") else pytest.mark.slow)
+        for it in DAMAGE
+    ],
+)
 def test_an_own_file_that_cannot_be_used_is_set_aside_unchanged_and_written_again(case, tmp_path, whole, calm):
     trainer, content = whole
     damage, suffix, reason = DAMAGE[case]

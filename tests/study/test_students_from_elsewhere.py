@@ -213,7 +213,7 @@ def test_a_pretrained_start_on_photographs(lite: Path, tmp_path: Path) -> None:
         student=f"{uri}?number=0&weights={zero}&norm=half&name=lite0",
         data=photographs(tmp_path),
         space="smoke",
-        budget="8",
+        budget="7",
         workers=1,
         study="lite",
         overrides=(

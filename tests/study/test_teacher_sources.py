@@ -100,6 +100,7 @@ def test_the_notes_of_teachers_are_shown_when_they_are_prepared(tmp_path: Path) 
     assert records[0].notes[0].startswith("identified as resnet8:0.25")
 
 
+@pytest.mark.slow
 def test_a_teacher_that_waits_for_the_ladder_is_listed_as_not_trained(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -74,6 +74,8 @@ class Recorder:
         self.agreement: AgreementRecord | None = kept.agreement if kept else None
         self.profile_views = int(timing.get("profile_views", 0))
         """How often a teacher was run for a profile."""
+        self._views_ahead = int(timing.get("views_ahead", 0))
+        """How often a worker that waited ran a teacher for the next view. No run's result counts these."""
         self.state: SearchState | None = None
 
     def begin(self, plan: PlanRecord) -> None:
@@ -114,7 +116,7 @@ class Recorder:
             self._note_run(event)
         self._phase_s[self._phase] = round(self._before + now - self._phase_begun, 2)
         if isinstance(event, LogitsComputed):
-            self._views_computed += event.views_computed
+            self._views_ahead += event.views_computed
         if isinstance(event, PhaseStarted):
             self._phase, self._phase_begun = event.phase, now
             self._before = self._phase_s.get(event.phase, 0.0)
@@ -195,7 +197,8 @@ class Recorder:
                 "planned_s": self._planned_s,
                 "runs_s": self._run_s,
                 "parts_s": {name: round(seconds, 2) for name, seconds in sorted(self._parts_s.items())},
-                "views_computed": self._views_computed + self.profile_views,
+                "views_computed": self._views_computed + self._views_ahead + self.profile_views,
+                "views_ahead": self._views_ahead,
                 "profile_views": self.profile_views,
                 "latency": self._latency.model_dump() if self._latency else None,
             },

@@ -110,7 +110,8 @@ def _augmentation(spec: StudySpec) -> str:
     inside = min(data.crop, spec.data.margin)
     crop = "no crop"
     if data.crop:
-        where = "inside the stored images" if data.crop <= spec.data.margin else f"black beyond {inside} pixels"
+        padded = f"padded with black beyond {inside} pixels" if inside else "padded with black"
+        where = "inside the stored images" if data.crop <= spec.data.margin else padded
         crop = f"random crop, shifted by up to {data.crop} pixels ({where})"
     flip = "half of the images mirrored" if data.flip else "no mirroring (--set data.flip=true if classes allow it)"
     return f"{crop}, {flip}; {plural(spec.views, 'view')}"

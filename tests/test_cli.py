@@ -117,6 +117,7 @@ def test_a_dry_run_writes_nothing(here):
     assert found.returncode == 0, found.stderr
     assert "all 2 studies: at most" in found.stderr
     assert "no teacher 1 + plain KD 1 + priors" in found.stdout
+    assert "teacher check" in found.stdout
     assert list(Path().iterdir()) == []
 
 

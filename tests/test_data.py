@@ -181,6 +181,7 @@ def test_sizes_that_cannot_be_had_are_told_with_numbers() -> None:
     assert "data.train = 1500: 1297 of digits's 1797 images are left" in error.message
     assert "train 1500, validation 400, test 100" in error.message
     assert "at most 1297" in error.hint
+    assert "(asked for: train not set, validation not set, test 2000)" in error_of(DataSpec(test=2000)).message
     assert "data.train: 0 of 0 images" in error_of(DataSpec(validation=1000, test=797)).message
     assert (
         "data.validation: 9 of 1438 images cannot show each of 10 classes" in error_of(DataSpec(validation=9)).message

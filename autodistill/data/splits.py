@@ -173,7 +173,7 @@ def _cut(
 ) -> tuple[Int[np.ndarray, " chosen"], Int[np.ndarray, " rest"]]:
     """Choose `size` of `rows`, stratified by label; return them and the remaining rows."""
     if size > len(rows):
-        asked = ", ".join(f"{key} {getattr(spec, key) or 'open'}" for key in ("train", "validation", "test"))
+        asked = ", ".join(f"{key} {getattr(spec, key) or 'not set'}" for key in ("train", "validation", "test"))
         raise DataError(
             f"data.{part} = {size}: {len(rows)} of {spec.name}'s {len(labels)} images are left for it (asked for:"
             f" {asked})",

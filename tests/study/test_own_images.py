@@ -176,6 +176,8 @@ def test_the_table_says_what_was_asked_for(tmp_path: Path) -> None:
     assert found["sizes"] == "all 16x16"
     assert found["image size"].startswith("8x8, resized (data.image_size")
     assert found["augmentation"].startswith("no crop, half of the images mirrored")
+    cropped = facts(resolved(f"folder:{tmp_path / 'p'}", "data.image_size=16", "data.crop=2"))
+    assert cropped["augmentation"].startswith("random crop, shifted by up to 2 pixels (padded with black), ")
     assert (
         found["balance"] == "13 training images a class"
         or "12 to 13" in found["balance"]

@@ -166,7 +166,7 @@ def noted(teacher: Teacher, data: Data, spec: DataSpec) -> tuple[str, ...]:
 def test_a_gain_at_the_teachers_own_size_is_said(stripes: DataSpec) -> None:
     data = load_data(stripes)
     assert noted(reader(24), data, stripes) == (
-        "100.0% of 80 validation images right if they are read from their files at its own size of 24x24, 80.0% as "
+        "100.0 % of 80 validation images right if they are read from their files at its own size of 24x24, 80.0 % as "
         "they are stored at 8x8: --set data.image_size=24",
     )
     assert noted(reader(None), data, stripes) == ()

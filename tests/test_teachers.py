@@ -230,7 +230,7 @@ def test_accuracy_at_chance_is_refused_and_above_accepted() -> None:
     answers = torch.where(torch.arange(200) < 10, labels, random)
     teacher = stated()
     error = complaint(teacher, nn.functional.one_hot(answers, 10).float())
-    assert "is not above chance (10.0%, p = 0." in error.message
+    assert "is not above chance (10.0 %, p = 0." in error.message
     assert "?classes=FILE states their order" in error.hint
     own = complaint(replace(teacher, uri="ladder:resnet8"), nn.functional.one_hot(answers, 10).float())
     assert own.hint.startswith("autodistill trained it on these images: raise ladder.epochs")
@@ -359,4 +359,4 @@ def test_imagenet_statistics_are_tried_on_three_channels() -> None:
     teacher = ready(Reads(), name="t", uri="file:t.pt", architecture="x", normalisation=own, channels=3)
     error = complaint(teacher, logits_of(teacher, images), data)
     assert error.hint.startswith("state it: file:t.pt?norm=imagenet; ")
-    assert "100.0% with the normalisation 'imagenet'" in error.message
+    assert "100.0 % with the normalisation 'imagenet'" in error.message

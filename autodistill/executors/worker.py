@@ -363,7 +363,7 @@ def perform(task: Task, context: WorkerContext) -> Result:
         AutodistillError: the task failed, and it is not a failure of a single run.
         Stopped: the worker was asked to stop.
     """
-    share = f"this worker has {context.setup.memory_share:.0%} of the device's"
+    share = f"this worker has {100 * context.setup.memory_share:.0f} % of the device's"
     error = StudyError(
         f"out of memory while {describe(task)}: {share}",
         "what is finished is kept: continue with fewer processes on the device (--workers), or a smaller network",

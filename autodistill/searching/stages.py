@@ -177,7 +177,8 @@ def _best_priors(state: SearchState, priors: Sequence[TrialRecord]) -> list[Tria
         if prior.number in chosen:
             promoted.append(prior)
         elif prior.state == "running":
-            reason = f"rung {score(prior.rung):.1%}: not among the best {PROTECTED_PRIORS} of {len(priors)} priors"
+            rung = f"rung {100 * score(prior.rung):.1f} %"
+            reason = f"{rung}: not among the best {PROTECTED_PRIORS} of {len(priors)} priors"
             prior = prior.model_copy(update={"state": "pruned", "reason": reason})
         _settle(state, prior)
     return promoted
@@ -210,14 +211,15 @@ def _judged(state: SearchState, trial: TrialRecord, *, left: int) -> TrialRecord
     ]
     own, eta, pruned = score(trial.rung), state.spec.space.search.eta, {"state": "pruned"}
     if not goes_on(own, rivals, eta=eta):
-        better = sum(rival > own for rival in rivals)
+        rank, count = 1 + sum(rival > own for rival in rivals), len(rivals) + 1
+        best = math.ceil(count / eta)
         reason = (
-            f"rung {own:.1%}: {better} of {trial.params.teacher}'s {len(rivals)} other trials did better, "
-            f"the best {max(rivals):.1%}; {math.ceil((len(rivals) + 1) / eta)} of {len(rivals) + 1} may go on"
+            f"rung {100 * own:.1f} %: rank {rank} of {count} trials with {trial.params.teacher}, whose best has "
+            f"{100 * max(rivals):.1f} %; only the best {f'{best} go' if best > 1 else 'goes'} on"
         )
         return trial.model_copy(update={**pruned, "reason": reason})
     if left < state.spec.plan.epochs_rest:
-        reason = f"rung {own:.1%}: not promoted, the budget has no full run left"
+        reason = f"rung {100 * own:.1f} %: not promoted, the budget has no full run left"
         return trial.model_copy(update={**pruned, "reason": reason, "out_of_budget": True})
     return trial
 

@@ -19,7 +19,7 @@ from autodistill import metrics
 from autodistill.config import Space, bounds
 from autodistill.data import Data
 from autodistill.errors import AutodistillError, TeacherError
-from autodistill.formatting import listed
+from autodistill.formatting import listed, percent
 from autodistill.models.cost import measure
 from autodistill.models.preprocessing import named_normalisations
 from autodistill.models.uri import with_option
@@ -127,11 +127,12 @@ def check(
     mend = None if own or top1 > 1 - LEAST_GAIN else better_reading(teacher, data, logits, reload=reload)
     if mend is not None and not mend.sure:
         notes.append(
-            f"it may be read wrongly: {mend.before:.1%} of validation images right as it is read, {mend.after:.1%} "
-            f"with {mend.what} ({mend.option}); too few images to be sure"
+            f"it may be read wrongly: {percent(mend.before)} of validation images right as it is read, "
+            f"{percent(mend.after)} with {mend.what} ({mend.option}); too few images to be sure"
         )
     elif mend is not None:
-        found = f"{mend.before:.1%} of validation images right as it is read, {mend.after:.1%} with {mend.what}"
+        before, after = percent(mend.before), percent(mend.after)
+        found = f"{before} of validation images right as it is read, {after} with {mend.what}"
         if not teacher.accepted:
             others = f" ({', '.join(mend.others)}: about as well)" if mend.others else ""
             raise TeacherError(
@@ -142,8 +143,8 @@ def check(
         notes.append(f"accepted although {found}")
     p = chance_p(logits.argmax(dim=1), labels)
     if p >= SIGNIFICANCE:
-        chance = f"{1 / data.num_classes:.1%}, p = {p:.2g}"
-        found = f"balanced validation accuracy {balanced:.1%} is not above chance ({chance})"
+        chance = f"{percent(1 / data.num_classes)}, p = {p:.2g}"
+        found = f"balanced validation accuracy {percent(balanced)} is not above chance ({chance})"
 
         if not teacher.accepted:
             raise TeacherError(f"teacher {teacher.name} ({teacher.uri}): {found}", _at_chance_hint(teacher))
@@ -152,8 +153,8 @@ def check(
     if sharp > TOO_SHARP:
         notes.append(
             f"its logits lie so far apart that even at temperature {hottest:g}, the highest of this space, one class "
-            f"has {sharp:.1%} of the probability: there is little to learn from it beyond its first class; scale its "
-            "logits down, or raise the temperatures in search.methods"
+            f"has {percent(sharp)} of the probability: there is little to learn from it beyond its first class; scale "
+            "its logits down, or raise the temperatures in search.methods"
         )
     if originals is not None and not own:
         notes += gain_at_own_size(teacher, data, logits, originals)
@@ -422,8 +423,9 @@ def gain_at_own_size(
     if gain <= OWN_SIZE_GAIN:
         return []
     return [
-        f"{before + gain:.1%} of {len(rows)} validation images right if they are read from their files at its own size "
-        f"of {size}x{size}, {before:.1%} as they are stored at {stored}x{stored}: --set data.image_size={size}"
+        f"{percent(before + gain)} of {len(rows)} validation images right if they are read from their files at its own "
+        f"size of {size}x{size}, {percent(before)} as they are stored at {stored}x{stored}: "
+        f"--set data.image_size={size}"
     ]
 
 
@@ -433,8 +435,8 @@ def may_have_seen_validation(profile: ProfileRecord) -> str:
     if min(train.top1, held.top1) < SEEN or held.nll > SAME_NLL * train.nll:
         return ""
     return (
-        f"{train.top1:.1%} right on train and {held.top1:.1%} on validation, with an NLL of {train.nll:.2g} and "
-        f"{held.nll:.2g}: it may have been trained on the validation images"
+        f"{percent(train.top1)} right on train and {percent(held.top1)} on validation, with an NLL of "
+        f"{train.nll:.2g} and {held.nll:.2g}: it may have been trained on the validation images"
     )
 
 

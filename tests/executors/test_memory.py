@@ -120,9 +120,8 @@ class Full(WorkerContext):
 
 
 def test_a_task_that_is_no_run_and_does_not_fit_says_so_and_names_the_way_out(tmp_path):
-    with pytest.raises(
-        StudyError, match="out of memory while training the teacher ladder:resnet8: this worker has 25% of the device's"
-    ) as caught:
+    words = "out of memory while training the teacher ladder:resnet8: this worker has 25 % of the device's"
+    with pytest.raises(StudyError, match=words) as caught:
         Here(tmp_path, kind=Full, memory_share=0.25).do(TrainTeacherTask(uri="ladder:resnet8"))
     assert "--workers" in caught.value.hint
 

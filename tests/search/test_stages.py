@@ -1,5 +1,7 @@
 """Baselines, priors and waves over a made-up scoring function: decisions, budget, failed runs."""
 
+import math
+
 import pytest
 from search_runs import FOUR, GAIN, Trainer, score, search, search_spec
 
@@ -127,7 +129,11 @@ def test_trials_are_pruned_within_their_teacher_and_the_reason_says_so():
         ]
         better = sum(rival > trial.rung.val_top1 for rival in rivals)
         assert not goes_on(trial.rung.val_top1, rivals, eta=3.0)
-        assert f"{better} of {teacher}'s {len(rivals)} other trials did better" in trial.reason
+        own, best, most = 100 * trial.rung.val_top1, 100 * max(rivals), math.ceil((len(rivals) + 1) / 3)
+        assert trial.reason == (
+            f"rung {own:.1f} %: rank {better + 1} of {len(rivals) + 1} trials with {teacher}, whose best has "
+            f"{best:.1f} %; only the best {'goes' if most == 1 else f'{most} go'} on"
+        )
         assert trial.full is None
 
 

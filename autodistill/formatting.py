@@ -18,7 +18,7 @@ from autodistill.records import (
 EMPTY = "\N{EN DASH}"
 """Text of a table cell without a value."""
 MAX_NAME = 64
-TOO_FEW = "too few seeds"
+TOO_FEW, TOO_WIDE = "too few seeds", "interval wider than 50 points"
 COSTS: dict[CostKind, str] = {"params": "params", "macs": "MACs", "size_bytes": "size", "latency_ms": "latency"}
 
 _CREDENTIALS = re.compile(r"(\w+://[^\s:/@\"]*:)[^\s/@\"]+@")
@@ -140,15 +140,26 @@ def origin(student: StudentRecord) -> str:
     return f"pretrained weights ({short(foreign.weights)}); seeds vary the {varied}"
 
 
-def interval(low: float | None, high: float | None, text: Callable[[float], str] = points) -> str:
-    """Format an interval, `+0.8 to +2.2`, or the reason why it is missing."""
-    return TOO_FEW if low is None or high is None else f"{text(low)} to {text(high)}"
+def interval(
+    low: float | None, high: float | None, text: Callable[[float], str] = points, *, enough: bool = False
+) -> str:
+    """Format an interval, `+0.8 to +2.2`, or the reason why it is missing.
+
+    Args:
+        low: Lower end; None if the interval is missing.
+        high: Upper end; None if the interval is missing.
+        text: Formats an end.
+        enough: Whether there are two seeds or more; an interval is then missing only because it is too wide.
+    """
+    if low is None or high is None:
+        return TOO_WIDE if enough else TOO_FEW
+    return f"{text(low)} to {text(high)}"
 
 
-def sure(low: float | None, high: float | None) -> str:
+def sure(low: float | None, high: float | None, text: Callable[[float], str] = points, *, enough: bool = False) -> str:
     """Format an interval with its level, `95 % interval +0.8 to +2.2`, or the reason why it is missing."""
-    found = interval(low, high)
-    return f"{found} for an interval" if found == TOO_FEW else f"95 % interval {found}"
+    found = interval(low, high, text, enough=enough)
+    return {TOO_FEW: f"{TOO_FEW} for an interval", TOO_WIDE: TOO_WIDE}.get(found, f"95 % interval {found}")
 
 
 def parameter(value: float | str) -> str:
@@ -172,7 +183,12 @@ def contrast_words(contrast: Contrast) -> str:
     size = f"{points(contrast.difference)} points"
     if contrast.versus is None:
         size += " over no teacher" if (contrast.low or 0) > 0 else " against no teacher"
-    return f"{size} ({sure(contrast.low, contrast.high)})"
+    return f"{size} ({sure(contrast.low, contrast.high, enough=contrast.at_least is not None)})"
+
+
+def contrast_interval(contrast: Contrast) -> str:
+    """Format the interval of a contrast, or the reason why it is missing."""
+    return interval(contrast.low, contrast.high, enough=contrast.at_least is not None)
 
 
 def limits_words(limits: StudentBudget) -> str:

@@ -140,7 +140,9 @@ def test_an_interval_of_half_the_scale_is_none() -> None:
     assert found.at_least is not None
     assert verdict.ranking[0].low is None
     assert verdict.ranking[1].low == verdict.ranking[1].high == pytest.approx(0.70)
-    assert "+9.0 points against no teacher (too few seeds for an interval)" in verdict.sentence
+    assert "+9.0 points against no teacher (interval wider than 50 points)" in verdict.sentence
+    one = recommend(confirmed({"a": [0.79], None: [0.70]}))
+    assert "+9.0 points against no teacher (too few seeds for an interval)" in one.sentence
 
 
 def test_the_probability_of_being_best_is_shown_for_each_finalist() -> None:

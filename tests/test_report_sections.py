@@ -43,10 +43,13 @@ def test_leaderboard_by_hand() -> None:
     assert (kd[5].below, kd[8].text) == ("unconfirmed, 1 run", "TS (tau 4, tau student 4), soft weight 0.9")
 
 
-def test_too_few_seeds_for_an_interval_are_said_to_be() -> None:
+def test_why_an_interval_is_missing() -> None:
     record = confirmed({"a": [0.76, 0.82], None: [0.70, 0.70]})
     cells = leaderboard_info(record).table.rows[0].cells
-    assert (cells[5].text, cells[5].below) == ("79.0 %", "too few seeds, 2 seeds")
+    assert (cells[5].text, cells[5].below) == ("79.0 %", "interval wider than 50 points, 2 seeds")
+    assert cells[7].below == "interval wider than 50 points"
+    cells = leaderboard_info(confirmed({"a": [0.76], None: [0.70]})).table.rows[0].cells
+    assert (cells[5].text, cells[5].below) == ("76.0 %", "too few seeds, 1 seed")
     assert cells[7].below == "too few seeds"
 
 

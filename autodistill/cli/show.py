@@ -206,7 +206,9 @@ def _kind(trial: TrialRecord) -> str:
 
 
 def _test_interval(row: TeacherLine | StudentRow, test: float | None) -> str | None:
-    return None if test is None else interval(row.low, row.high, lambda share: f"{100 * share:.1f}")
+    if test is None:
+        return None
+    return interval(row.low, row.high, lambda share: f"{100 * share:.1f}", enough=(row.seeds or 0) > 1)
 
 
 def _cost(kind: CostKind) -> Callable[[StudentRow], str | None]:

@@ -17,6 +17,7 @@ from autodistill.formatting import (
     recipe,
     run_words,
     short,
+    sure,
 )
 from autodistill.records import (
     Contrast,
@@ -213,9 +214,7 @@ def _accuracy(record: StudyRecord, found: Exported, confirmed: RankRow | None) -
         alone += f" ({percent(trained.test_top1)} when it was trained)"
     mean = "this configuration has no confirm run"
     if confirmed is not None and confirmed.confirmed_test_top1 is not None:
-        within = interval(confirmed.low, confirmed.high, percent)
-        if confirmed.low is not None:
-            within = f"95 % interval {within}"
+        within = sure(confirmed.low, confirmed.high, percent, enough=confirmed.seeds > 1)
         mean = f"{percent(confirmed.confirmed_test_top1)} ({within}), {plural(confirmed.seeds, 'seed')}, "
         mean += f"trained on train alone for {record.plan.epochs_full} epochs"
     return [
@@ -227,7 +226,7 @@ def _accuracy(record: StudyRecord, found: Exported, confirmed: RankRow | None) -
 
 
 def _rank(row: RankRow) -> tuple[str, ...]:
-    within = interval(row.low, row.high, percent) if row.seeds else EMPTY
+    within = interval(row.low, row.high, percent, enough=row.seeds > 1) if row.seeds else EMPTY
     name = short(row.teacher or "no teacher")
     return name, recipe(row.params), maybe(row.confirmed_test_top1), within, str(row.seeds)
 

@@ -12,6 +12,7 @@ from autodistill.formatting import (
     COSTS,
     EMPTY,
     amount,
+    contrast_interval,
     contrast_words,
     count,
     excess_words,
@@ -68,7 +69,7 @@ HEADLINES = {
     "unconfirmed": "Unconfirmed",
 }
 ANSWERS = {"helps": "It helps", "does_not_help": "It does not help", "cannot_tell": "Cannot be told yet"}
-REGIMES = {"default": "Prior", "shared": "One for all", "own": "Its own best"}
+REGIMES = {"default": "Prior", "shared": "Shared configuration", "own": "Own best configuration"}
 
 
 def recommendation_info(record: StudyRecord) -> Section:
@@ -80,7 +81,7 @@ def recommendation_info(record: StudyRecord) -> Section:
     figure = None
     if contrasts := [one for one in verdict.contrasts if one.versus is None]:
         best = max(contrasts, key=lambda one: one.difference)
-        rows = (row(short(one.teacher), points(one.difference), interval(one.low, one.high)) for one in contrasts)
+        rows = (row(short(one.teacher), points(one.difference), contrast_interval(one)) for one in contrasts)
         figure = Figure(
             finding=f"{short(best.teacher)}: {contrast_words(best)}.",
             alt=f"Dots with interval bars: {plural(len(contrasts), 'teacher')} against no teacher, on test.",
@@ -103,7 +104,7 @@ def _facts(verdict: Recommendation) -> Iterator[tuple[str, str, str]]:
     named = verdict.teacher or next((one.teacher for one in verdict.ranking if one.teacher), None)
     if gain := _contrast(verdict, named):
         label = "Over no teacher" if verdict.teacher else f"Best teacher, {short(named or '', 24)}"
-        yield label, f"{points(gain.difference)} points", interval(gain.low, gain.high)
+        yield label, f"{points(gain.difference)} points", contrast_interval(gain)
     threshold = f"threshold {100 * verdict.threshold:.1f} points"
     yield "Does a teacher help?", ANSWERS[verdict.versus_no_teacher], threshold
 
@@ -164,7 +165,7 @@ def _teacher_row(
         maybe(max((mean for mean in means if mean is not None), default=None)),
         *_confirmed_cells(ranked, balanced=balanced),
         probability(ranked.p_best if ranked else None),
-        Cell(points(gain.difference), interval(gain.low, gain.high)) if gain else EMPTY,
+        Cell(points(gain.difference), contrast_interval(gain)) if gain else EMPTY,
         Cell(recipe(params) if params else EMPTY, _in_use(targets)),
         mark="pick" if picked else "",
     )
@@ -210,7 +211,7 @@ def _confirmed_cells(ranked: RankRow | None, *, balanced: bool) -> tuple[Cell, .
     """Return the confirmed accuracy, and if `balanced` also the mean of the accuracies on each class."""
     if ranked is None or ranked.confirmed_test_top1 is None:
         return (Cell(EMPTY),) * (2 if balanced else 1)
-    below = interval(ranked.low, ranked.high, lambda value: f"{100 * value:.1f}")
+    below = interval(ranked.low, ranked.high, lambda value: f"{100 * value:.1f}", enough=ranked.seeds > 1)
     cell = Cell(percent(ranked.confirmed_test_top1), f"{below}, {plural(ranked.seeds, 'seed')}")
     return (cell, Cell(maybe(ranked.confirmed_test_balanced_top1))) if balanced else (cell,)
 
@@ -238,8 +239,9 @@ def controls_info(record: StudyRecord) -> Section:
         controls.setdefault(one.teacher, {})[one.regime] = one
     shared = next(one for one in record.controls if one.regime == "shared")
     note = (
-        f"Test accuracy over the same confirm seeds. One for all: {recipe(shared.params)}, the best of the search. "
-        "Only the gain of a teacher's own configuration over the shared one is an effect of tuning for that teacher."
+        f"Test accuracy over the same confirm seeds. Shared configuration: {recipe(shared.params)}, the best of the "
+        "search. Only the gain of a teacher's own configuration over the shared one is an effect of tuning for that "
+        "teacher."
     )
     columns = ("Teacher", *(f">{name}" for name in REGIMES.values()), ">Own over shared, points")
     rows = (_control_row(teacher, found) for teacher, found in controls.items())
@@ -400,7 +402,11 @@ def _student_facts(record: ComparisonRecord, choice: StudentChoice) -> Iterator[
     yield "Taught by", short(chosen.teacher or "no teacher"), recipe(chosen.params) if chosen.teacher else ""
     if chosen.test_top1 is not None:
         seeds = plural(chosen.seeds, "seed")
-        yield "Test accuracy", percent(chosen.test_top1), f"{interval(chosen.low, chosen.high, percent)}, {seeds}"
+        yield (
+            "Test accuracy",
+            percent(chosen.test_top1),
+            f"{interval(chosen.low, chosen.high, percent, enough=chosen.seeds > 1)}, {seeds}",
+        )
     if record.limits.given:
         broken = f"{plural(len(record.left_out), 'student')} left out" if record.left_out else "all students meet them"
         yield "Limits", limits_words(record.limits), broken

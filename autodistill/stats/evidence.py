@@ -15,7 +15,7 @@ from autodistill import stats
 from autodistill.records import Contrast, FinalistRecord, RankRow, SeedsToSettle, StudyRecord
 
 WIDEST = 0.5
-"""A wider interval, over half the scale of an accuracy, is not reported: there are too few seeds."""
+"""A wider interval, over half the scale of an accuracy, is not reported (`formatting.TOO_WIDE`)."""
 
 Answer = Literal["helps", "does_not_help", "cannot_tell"]
 

@@ -6,10 +6,11 @@ therefore form a table of students x seeds, which is judged like the teachers of
 
 from collections.abc import Iterator, Sequence
 
-from autodistill.formatting import COSTS, count, interval, limits_words, listed, percent, points, recipe, short, sure
+from autodistill.formatting import COSTS, contrast_words, count, limits_words, listed, percent, recipe, short, sure
 from autodistill.records import (
     BudgetLine,
     ComparisonRecord,
+    Contrast,
     CostKind,
     FinalistRecord,
     StudentBudget,
@@ -72,7 +73,7 @@ def recommend_student(
         student=chosen.student,
         study=chosen.study,
         sentence=_sentence(studies[0].data.name, chosen, tied, limits, alone=verdict == "unconfirmed"),
-        reasons=tuple(_reasons(chosen, tied, rows, contrasts)),
+        reasons=tuple(_reasons(chosen, tied, rows, pairs)),
         rows=tuple(rows),
         contrasts=tuple(contrasts),
         lines=tuple(_lines(confirmed)),
@@ -149,7 +150,8 @@ def _cheapness(row: StudentRow) -> tuple[int | float, int | float, str]:
 
 def _sentence(data: str, chosen: StudentRow, tied: Sequence[StudentRow], limits: StudentBudget, *, alone: bool) -> str:
     within = f" within {limits_words(limits)}" if limits.given else ""
-    result = f"{percent(_accuracy(chosen))} test accuracy (95 % interval {interval(chosen.low, chosen.high, percent)})"
+    precision = sure(chosen.low, chosen.high, percent, enough=chosen.seeds > 1)
+    result = f"{percent(_accuracy(chosen))} test accuracy ({precision})"
     taught = "trained without a teacher"
     if chosen.teacher is not None:
         taught = f"taught by {short(chosen.teacher)} with {recipe(chosen.params)}"
@@ -164,13 +166,13 @@ def _sentence(data: str, chosen: StudentRow, tied: Sequence[StudentRow], limits:
 
 
 def _reasons(
-    chosen: StudentRow, tied: Sequence[StudentRow], rows: Sequence[StudentRow], contrasts: Sequence[StudentContrast]
+    chosen: StudentRow, tied: Sequence[StudentRow], rows: Sequence[StudentRow], pairs: Sequence[Contrast]
 ) -> Iterator[str]:
-    apart = {one.versus for one in contrasts} - {row.student for row in tied}
-    for one in contrasts:
-        end = "told apart" if one.versus in apart else "not told apart"
-        size = f"{points(one.difference)} points ({sure(one.low, one.high)})"
-        yield f"{short(one.student)} against {short(one.versus)}: {size}: {end}."
+    alike = {row.student for row in tied}
+    for one in pairs:
+        versus = one.versus or ""
+        end = "not told apart" if versus in alike else "told apart"
+        yield f"{short(one.teacher)} against {short(versus)}: {contrast_words(one)}: {end}."
     if len(tied) > 1:
         spelt = ", ".join(f"{short(row.student)} {count(row.costs['macs'])}" for row in tied)
         yield f"{short(chosen.student)} is the cheapest of them (MACs per image: {spelt})."

@@ -26,7 +26,7 @@ def test_the_cards_examples_run(study, exported):
 def _within(row):
     """Two seeds: their interval can be wider than half the scale, and is none then."""
     if row.low is None:
-        return "too few seeds"
+        return "interval wider than 50 points"
     return f"95 % interval {100 * row.low:.1f} % to {100 * row.high:.1f} %"
 
 

@@ -258,7 +258,14 @@ class SearchSpec(Spec):
         "ts": {"tau": Range(low=1.0, high=16.0, log=True)},
         "ats": {"tau_target": Range(low=1.0, high=16.0, log=True), "tau_other": Range(low=1.0, high=16.0, log=True)},
     }
-    loss: str = "soft_cross_entropy"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_the_loss(cls, found: Any) -> Any:
+        """Drop `loss`, a key of older spaces with a single allowed value."""
+        if isinstance(found, dict) and found.get("loss") == "soft_cross_entropy":
+            return {key: value for key, value in found.items() if key != "loss"}
+        return found
 
     @field_validator("soft_weight")
     @classmethod
@@ -326,7 +333,6 @@ class Known(NamedTuple):
     architectures: Sequence[str]
     methods: Mapping[str, Sequence[str]]
     """Parameters of each method."""
-    losses: Sequence[str]
 
 
 def shipped() -> dict[str, str]:
@@ -542,8 +548,6 @@ def _unknown_names(space: Space, known: Known) -> Iterator[Mistake]:
     if data not in known.datasets:
         guess = f"a folder of images is named folder:{data}; " if Path(data).is_dir() else ""
         yield Mistake("data.name", f"unknown dataset {data!r} ({guess}{near(data, known.datasets)})")
-    if space.search.loss not in known.losses:
-        yield Mistake("search.loss", f"unknown loss {space.search.loss!r} ({near(space.search.loss, known.losses)})")
     if not space.teachers:
         yield Mistake("teachers", "needs at least one URI, for example 'ladder:' or 'file:ckpt.safetensors'")
     for architecture in space.ladder.architectures:

@@ -68,7 +68,7 @@ def network(name: str, device: str) -> nn.Module:
 
 def supervision(method: str, logits: Tensor) -> Supervision:
     params = TrialParams(teacher="t", method=method, method_params=PARAMS[method], soft_weight=0.5)
-    return supervise(params, logits=lambda _: logits, labels=torch.zeros(EXAMPLES).long(), loss="soft_cross_entropy")
+    return supervise(params, logits=lambda _: logits, labels=torch.zeros(EXAMPLES).long())
 
 
 def taught_on(device: str) -> SoftTargets:

@@ -12,7 +12,6 @@ KNOWN = Known(
     datasets=("digits", "fashion-mnist", "cifar10", "cifar100", "folder"),
     architectures=("resnet8", "resnet20", "resnet56", "resnet32x4"),
     methods={"ts": ("tau",), "ats": ("tau_target", "tau_other", "anchor"), "isats": ("target_ratio", "anchor")},
-    losses=("soft_cross_entropy",),
 )
 
 
@@ -84,6 +83,11 @@ def test_every_mistake_is_named_at_once_with_file_key_value_and_what_is_allowed(
 )
 def test_a_mistake_is_named(tree, part):
     assert part in mistakes(tree)
+
+
+def test_the_loss_of_an_older_space_is_accepted_and_no_other():
+    assert parse({"search": {"loss": "soft_cross_entropy"}}, source="my.toml", known=KNOWN) == Space()
+    assert "search.loss: unknown key" in mistakes({"search": {"loss": "hinton"}})
 
 
 def test_overrides_take_toml_values_and_bare_words():

@@ -18,7 +18,7 @@ from autodistill.config import DataSpec
 from autodistill.data import Data, Split, views
 from autodistill.data.views import View
 from autodistill.errors import TrialError
-from autodistill.methods import LOSSES
+from autodistill.methods import distillation_loss
 from autodistill.models import build
 from autodistill.records import EpochRecord, TrialParams
 from autodistill.training import Recipe, Supervision, evaluate, supervise, train
@@ -249,7 +249,7 @@ def test_a_pool_of_views_is_cycled_through():
         return teacher(number)
 
     params = TrialParams(teacher="t", method="ts", method_params={"tau": 2.0}, tau_student=2.0, soft_weight=0.5)
-    taught = supervise(params, logits=logits, labels=toy().train.labels, loss="soft_cross_entropy")
+    taught = supervise(params, logits=logits, labels=toy().train.labels)
     list(train(linear(), toy(), recipe(epochs=5, views=2), supervision=taught))
     assert asked == [0, 1, 0, 1, 0]
 
@@ -305,7 +305,7 @@ def test_a_distilled_convolutional_run_is_a_plain_loop_in_float64(monkeypatch):
     """A ResNet on real images with ISATS targets: the losses of every step and the averaged weights."""
     seen: list[Tensor] = []
     losses: list[float] = []
-    normalise, loss_function = step_module.normalise, LOSSES["soft_cross_entropy"]
+    normalise, loss_function = step_module.normalise, distillation_loss
 
     def noted_inputs(*args: Any, **kwargs: Any) -> Tensor:
         seen.append(normalise(*args, **kwargs))
@@ -321,12 +321,12 @@ def test_a_distilled_convolutional_run_is_a_plain_loop_in_float64(monkeypatch):
     logits = torch.randn(100, 10, generator=torch.Generator().manual_seed(0)) + 2 * nn.functional.one_hot(labels, 10)
     assert 0 < int((logits.argmax(1) != labels).sum()) < 50, "the made-up teacher must err, and not always"
     params = TrialParams(teacher="t", method="isats", method_params={"target_ratio": 5 / 3}, soft_weight=0.5)
-    taught = supervise(params, logits=lambda _: logits, labels=data.train.labels, loss="soft_cross_entropy")
+    taught = supervise(params, logits=lambda _: logits, labels=data.train.labels)
     model = build("resnet8:0.25", num_classes=10, in_channels=1, image_size=8, seed=0)
     twin, plan = copy.deepcopy(model), recipe(epochs=3, batch_size=25, view=View(0, 1, False))
     with monkeypatch.context() as patch:
         patch.setattr(step_module, "normalise", noted_inputs)
-        patch.setitem(LOSSES, "soft_cross_entropy", noted_loss)
+        patch.setattr(step_module, "distillation_loss", noted_loss)
         list(train(model, data, plan, supervision=taught))
     inputs = [batch for batch in seen if len(batch) == 25]  # the others are evaluations
     batches = [located(batch, data, crop=1) for batch in inputs]

@@ -68,7 +68,7 @@ def supervision(*, method: str = "ts", soft_weight: float = 0.7, **method_params
     params = TrialParams(
         teacher="t", method=method, method_params=own, tau_student=own.get("tau", 1.0), soft_weight=soft_weight
     )
-    return supervise(params, logits=teacher, labels=toy().train.labels, loss="soft_cross_entropy")
+    return supervise(params, logits=teacher, labels=toy().train.labels)
 
 
 def watched(model: nn.Module) -> list[list[int]]:

@@ -257,7 +257,6 @@ class WorkerContext:
             spec.params,
             logits=lambda number: self.cache.training(teacher, number, later=range(number + 1, needed)),
             labels=self.data.train.labels,
-            loss=self.setup.space.search.loss,
         )
 
     def fit(

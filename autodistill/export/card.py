@@ -36,12 +36,6 @@ from autodistill.report.places import without_folders
 CARD = "README.md"
 MOST_CLASSES = 100
 
-LOSSES = {
-    "soft_cross_entropy": "(1 - {w}) x CE(label, f) + {w} x {t}^2 x CE(teacher, softmax(f / {t})); "
-    "both cross-entropies are summed over classes and averaged over the batch",
-}
-"""Formula of each loss by its name, with soft weight w and student temperature t."""
-
 Rows = list[tuple[str, str]]
 
 
@@ -186,7 +180,7 @@ def _training(record: StudyRecord, trained: TrainedRecord, teacher: TeacherRecor
         medians = f"target {used.tau_target:.3g}, other {used.tau_other:.3g} (medians over the training images{wrong})"
         rows.append(("Temperatures in use", medians))
     rows.append(("Soft weight", f"{params.soft_weight:.3g}" if params.teacher else "none: labels alone"))
-    rows.append(("Loss", _loss(record, params)))
+    rows.append(("Loss", _loss(params)))
     return rows
 
 
@@ -199,11 +193,14 @@ def _teacher(params: TrialParams, teacher: TeacherRecord | None) -> str:
     return f"{short(teacher.name)}: {teacher.architecture}, {cost}, {percent(teacher.val_top1)} on validation"
 
 
-def _loss(record: StudyRecord, params: TrialParams) -> str:
+def _loss(params: TrialParams) -> str:
     if params.teacher is None:
         return "CE(label, f), averaged over the batch"
-    name = str(record.space.get("search", {}).get("loss", "soft_cross_entropy"))
-    return LOSSES.get(name, name).format(w=f"{params.soft_weight:.3g}", t=f"{params.tau_student:.3g}")
+    weight, tau = f"{params.soft_weight:.3g}", f"{params.tau_student:.3g}"
+    return (
+        f"(1 - {weight}) x CE(label, f) + {weight} x {tau}^2 x CE(teacher, softmax(f / {tau})); both cross-entropies "
+        "are summed over classes and averaged over the batch"
+    )
 
 
 def _accuracy(record: StudyRecord, found: Exported, confirmed: RankRow | None) -> Rows:

@@ -37,7 +37,6 @@ from autodistill.records import TargetSummary
 
 __all__ = [
     "ANCHORS",
-    "LOSSES",
     "METHODS",
     "Loss",
     "Method",
@@ -155,7 +154,3 @@ def distillation_loss(
     log_probs = (logits / tau_student).log_softmax(dim=1)
     soft = -(target_probs.float() * log_probs).sum(dim=1).mean() * tau_student**2
     return Loss((1 - soft_weight) * hard + soft_weight * soft, hard, soft)
-
-
-LOSSES: dict[str, Callable[..., Loss]] = {"soft_cross_entropy": distillation_loss}
-"""Losses with the signature of `distillation_loss`."""

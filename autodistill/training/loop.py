@@ -213,7 +213,8 @@ def _demand_finite(value: float, name: str, epoch: int) -> None:
 def _key_of(state: State, data: Data, recipe: Recipe, supervision: Supervision | None) -> str:
     """Return the key of a run. A run resumes only from checkpoints with its own key."""
     shapes = {name: tuple(value.shape) for name, value in state.model.state_dict().items()}
-    teaching = supervision and (supervision.params, supervision.fitted, supervision.loss)
+    # The name of the loss is in the keys of older checkpoints.
+    teaching = supervision and (supervision.params, supervision.fitted, "soft_cross_entropy")
     return digest(torch.__version__, data.fingerprint, recipe, teaching, shapes)
 
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from autodistill.config import TrainingSpec
 from autodistill.data import Data, normalise
 from autodistill.data.views import View, draw, take_drawn
-from autodistill.methods import LOSSES, hard_loss
+from autodistill.methods import distillation_loss, hard_loss
 from autodistill.records import EpochRecord, Mode
 from autodistill.store import seed_from
 from autodistill.training.convolutions import backward_pass, cpu_network
@@ -173,7 +173,7 @@ def losses(logits: Tensor, labels: Tensor, probs: Tensor | None, supervision: Su
         loss = hard_loss(logits, labels)
     else:
         weight, tau = supervision.params.soft_weight, supervision.params.tau_student
-        loss = LOSSES[supervision.loss](logits, labels, probs, soft_weight=weight, tau_student=tau)
+        loss = distillation_loss(logits, labels, probs, soft_weight=weight, tau_student=tau)
     return torch.stack(loss)
 
 

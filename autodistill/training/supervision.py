@@ -44,8 +44,6 @@ class Supervision(NamedTuple):
     """Method, method parameters and loss weights; the method is not None."""
     fitted: dict[str, float]
     """Further method parameters, computed from the teacher's logits on view 0."""
-    loss: str
-    """A name in `LOSSES`."""
 
     @property
     def _method(self) -> Method:
@@ -79,7 +77,6 @@ def supervise(
     *,
     logits: Callable[[int], Float[Tensor, "examples classes"]],
     labels: Int[Tensor, " examples"],
-    loss: str,
 ) -> Supervision:
     """Build the supervision of a run and fit the method's remaining parameters on view 0 (ISATS: tau_wrong).
 
@@ -89,4 +86,4 @@ def supervise(
     if fit:
         first = logits(0)
         fitted = fit(first, labels.to(first.device), **params.method_params)
-    return Supervision(logits, params, fitted, loss)
+    return Supervision(logits, params, fitted)

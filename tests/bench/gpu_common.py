@@ -104,7 +104,7 @@ def recipe(bench: Bench, seed: int) -> Recipe:
 def supervision(data: Data) -> Supervision:
     logits = teacher_logits(len(data.train.labels)).to(data.train.labels.device)
     params = TrialParams(teacher="t", method="isats", method_params={"target_ratio": 5 / 3}, soft_weight=0.5)
-    return supervise(params, logits=lambda _: logits, labels=data.train.labels.cpu(), loss="soft_cross_entropy")
+    return supervise(params, logits=lambda _: logits, labels=data.train.labels.cpu())
 
 
 def epochs(bench: Bench, data: Data, name: str, mode: Mode, *, seed: int = 0) -> Iterator[EpochRecord]:

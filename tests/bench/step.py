@@ -123,7 +123,6 @@ def ours(name: str, data: Data, cache: LogitCache, teacher: Teacher) -> Ours:
         params,
         logits=lambda number: cache.training(teacher, number),
         labels=data.train.labels,
-        loss="soft_cross_entropy",
     )
     watch = Stopwatch()
     recipe = Recipe(spec, View(0, 4, True), 1, 10**6, 0)

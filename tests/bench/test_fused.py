@@ -61,7 +61,7 @@ def trial(name: str, k: int, count: int = EPOCHS) -> Trial:
     params = TrialParams(
         teacher="t", method="ts", method_params={"tau": 1.0 + k}, tau_student=1.0 + k, soft_weight=0.3 + 0.2 * k
     )
-    taught = supervise(params, logits=teacher, labels=pictures().train.labels, loss="soft_cross_entropy")
+    taught = supervise(params, logits=teacher, labels=pictures().train.labels)
     spec = TrainingSpec(epochs=9, batch_size=16, lr=0.005 * (k + 1), precision="float32", evaluate_every=9)
     return Trial(student(name, k), Recipe(spec, View(0, 1, True), 9, count, k), taught)
 

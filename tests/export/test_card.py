@@ -6,8 +6,7 @@ import pytest
 from factories import HOSTILE
 from small_exports import HAS_ONNX, TEACHER, TEACHER_NAME, raw_images
 
-from autodistill.export.card import LOSSES, card
-from autodistill.methods import LOSSES as TRAINED_LOSSES
+from autodistill.export.card import card
 
 pytestmark = pytest.mark.slow
 
@@ -84,7 +83,3 @@ def test_names_from_users_are_escaped(record, exported, name):
     assert "\x1b" not in text
     # A name can add no line, and so no heading, list, fence or table row.
     assert text.count("\n") == plain.count("\n")
-
-
-def test_every_loss_is_put_into_words():
-    assert LOSSES.keys() == TRAINED_LOSSES.keys()

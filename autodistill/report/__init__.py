@@ -43,8 +43,6 @@ SECTIONS: dict[str, Callable[[StudyRecord], Section]] = {
     "curves": trials.curves_info,
     "reruns": trials.reruns_info,
     "importance": trials.importance_info,
-    "slices": trials.slices_info,
-    "pair": trials.pair_info,
     "replicates": trials.replicates_info,
     "failures": trials.failures_info,
     "budget": method.budget_info,

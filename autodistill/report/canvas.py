@@ -57,17 +57,14 @@ STYLE: Any = {
 }
 
 FONTS = b"system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
-SHADES = ("#08306b", "#1f6aa8", "#5b9ecb", "#a6cbe4", "#e8f1f9")
-"""From strong to weak on white. Lightness rises from shade to shade, so that the order shows without colour too."""
 DARK = {
     b"#ffffff": b"#1c2026",
     b"#1f2328": b"#e9ecef",
     b"#59636e": b"#a3adb8",
     b"#d8dee4": b"#434b55",
     b"#eaeef2": b"#2c323a",
-    **{one.encode(): other.encode() for one, other in zip(SHADES, reversed(SHADES), strict=True)},
 }
-"""Colours on a dark page, by colour on white: ground, ink, muted ink, lines, grid and shades."""
+"""Colours on a dark page, by colour on white: ground, ink, muted ink, lines and grid."""
 _TAG = re.compile(rb"<[^>]*>")
 _PROLOGUE = re.compile(rb"^<\?xml.*?(?=<svg)", re.DOTALL)
 _INDENT = re.compile(rb"^ +", re.MULTILINE)

@@ -18,7 +18,6 @@ from autodistill.report.canvas import (
     MAX_BARS,
     MAX_NAMED,
     MUTED,
-    SHADES,
     chart,
     log_sizes,
     look,
@@ -28,18 +27,12 @@ from autodistill.report.parts import setting_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
 PANELS_IN_A_ROW = 4
 SHORT_NAME, LEGEND_NAME = 14, 22
 QUANTITIES = {"DA": "derived_average", "IV": "inherent_variance", "DV": "derived_variance"}
 TITLES = {"DA": "mean (DA)", "IV": "inherent variance (IV)", "DV": "derived variance (DV)"}
-FIFTHS = ("best", "second", "third", "fourth", "worst")
-NEIGHBOURS = 5
-MIN_CONTOURED = 20
-CONTOURS = (1.0, 2.0, 3.0)
-"""Mean ranks of fifths; 0 is the best fifth, 4 the worst."""
 MAX_STUDENTS_NAMED = 12
 COST_LABELS = {
     "params": "parameters",
@@ -68,20 +61,6 @@ class Share(NamedTuple):
     """Share of the variance of the rung scores, in [0, 1]."""
     std: float | None
     """Standard deviation over the evaluator's seeds; None for a single forest."""
-
-
-class Point(NamedTuple):
-    teacher: str | None
-    x: float
-    y: float
-
-
-class Slice(NamedTuple):
-    name: str
-    """Name of the setting, preceded by its method if it belongs to one."""
-    log: bool
-    points: Sequence[Point]
-    """Value and rung score."""
 
 
 @chart
@@ -289,93 +268,6 @@ def importance_chart(figure: "Figure", shares: Sequence[Share], n: int) -> None:
     axes.grid(visible=False, axis="y")
     axes.set_xlim(0, 105)
     axes.set_xlabel(f"share of the variance of rung scores, % (n = {n})")
-
-
-@chart
-def slices_chart(figure: "Figure", slices: Sequence[Slice], floor: float, teachers: Teachers) -> None:
-    """Draw the rung score against each setting. Scores below the floor, such as a failure's, are drawn at the floor."""
-    columns = min(2, len(slices))
-    rows = -(-len(slices) // columns)
-    figure.set_figheight(0.7 + 2.3 * rows)
-    for place, one in enumerate(slices):
-        axes = figure.add_subplot(rows, columns, place + 1, sharey=figure.axes[0] if place else None)
-        for teacher in dict.fromkeys(point.teacher for point in one.points):
-            colour, marker = look(teacher, teachers)
-            own = [point for point in one.points if point.teacher == teacher]
-            x, y = [point.x for point in own], [100 * max(point.y, floor) for point in own]
-            axes.plot(x, y, ls="none", marker=marker, ms=5.5, color=colour, mec="white", mew=0.6)
-        axes.set_xscale("log" if one.log else "linear")
-        _plain_numbers(axes.xaxis, log=one.log)
-        axes.set_xlabel(one.name, fontsize=9)
-        axes.tick_params(labelsize=9, labelleft=place % columns == 0)
-    figure.supylabel("rung score, % of validation", fontsize=10, color=MUTED)
-    found = {point.teacher for one in slices for point in one.points}
-    drawn = [name for name in (*teachers, None) if name in found]
-    if len(drawn) <= MAX_NAMED:
-        handles = []
-        for name in drawn:
-            colour, marker = look(name, teachers)
-            style: Any = {"ls": "none", "marker": marker, "color": colour, "ms": 6}
-            handles += figure.axes[0].plot([], [], label=named(name or "no teacher", LEGEND_NAME), **style)
-        figure.legend(handles=handles, loc="outside upper left", ncols=4, fontsize=9)
-
-
-@chart
-def pair_chart(
-    figure: "Figure",
-    names: tuple[str, str],
-    logs: tuple[bool, bool],
-    fifths: Sequence[Sequence[Point]],
-    teachers: Teachers,
-) -> None:
-    """Draw two settings against each other. Shades show the fifth of the score, contours join equal mean fifths."""
-    axes = figure.add_subplot()
-    dots: Any = {"ms": 7.5, "ls": "none", "mec": MUTED, "mew": 0.7}
-    for fifth, shade in reversed(list(zip(fifths, SHADES, strict=True))):
-        by_marker: dict[str, list[Point]] = {}
-        for point in fifth:
-            by_marker.setdefault(look(point.teacher, teachers)[1], []).append(point)
-        for marker, points in by_marker.items():
-            axes.plot([one.x for one in points], [one.y for one in points], marker=marker, color=shade, **dots)
-    axes.set(xlabel=names[0], ylabel=names[1])
-    axes.set(xscale="log" if logs[0] else "linear", yscale="log" if logs[1] else "linear")
-    _plain_numbers(axes.xaxis, log=logs[0])
-    _plain_numbers(axes.yaxis, log=logs[1])
-    limits = axes.get_xlim(), axes.get_ylim()
-    _draw_contours(axes, fifths, logs)
-    axes.set(xlim=limits[0], ylim=limits[1])  # contours shrink the axes, which would cut markers
-    keys = [
-        axes.plot([], [], marker="o", color=shade, label=f"{name} fifth", **dots)[0]
-        for name, shade in zip(FIFTHS, SHADES, strict=True)
-    ]
-    figure.legend(handles=keys, loc="outside upper left", ncols=len(keys), fontsize=9)
-
-
-def _draw_contours(axes: "Axes", fifths: Sequence[Sequence[Point]], logs: tuple[bool, bool]) -> None:
-    """Draw contours of the score, averaged over each point's neighbourhood because single runs are noisy."""
-    from matplotlib.tri import Triangulation
-
-    places = [(point.x, point.y, rank) for rank, fifth in enumerate(fifths) for point in fifth]
-    found = np.array(places, dtype=float).reshape(-1, 3)
-    spread = np.where(logs, np.log(np.where(logs, found[:, :2], 1.0)), found[:, :2])
-    spread = (spread - spread.mean(axis=0)) / np.maximum(spread.std(axis=0), 1e-12)
-    if len(found) < MIN_CONTOURED or np.linalg.matrix_rank(spread, tol=1e-6) < 2:
-        return
-    distances = np.square(spread[:, None] - spread[None]).sum(axis=-1)
-    nearest = np.argsort(distances, axis=1, kind="stable")[:, :NEIGHBOURS]
-    triangles = Triangulation(*spread.T).triangles
-    grid = Triangulation(found[:, 0], found[:, 1], triangles)
-    axes.tricontour(grid, found[nearest, 2].mean(axis=1), levels=CONTOURS, colors=MUTED, linewidths=0.9, zorder=0.5)
-
-
-def _plain_numbers(axis: "Axis", *, log: bool) -> None:
-    """Use plain numbers, on a log axis with ticks at 1, 2, 5, 10."""
-    from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
-
-    if log:
-        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axis.set_major_formatter(StrMethodFormatter("{x:g}"))
-        axis.set_minor_locator(NullLocator())
 
 
 @chart

@@ -3,26 +3,20 @@
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 
 from autodistill.formatting import EMPTY, maybe, percent, plural, points, recipe, short
 from autodistill.records import RunResult, StudyRecord, TrialRecord
 from autodistill.report.charts import (
-    FIFTHS,
     Curve,
-    Point,
     Share,
-    Slice,
     curves_chart,
     importance_chart,
-    pair_chart,
-    slices_chart,
 )
 from autodistill.report.parts import (
     MAX_ROWS,
-    Cell,
     Column,
     Figure,
     Row,
@@ -47,13 +41,6 @@ RUNG_NOTES = {
     "part-way": "A rung is the first part of a full run, scored by its averaged weights.",
     "short schedule": "A rung is a complete annealed schedule of its own, so its curve rises faster than a full run's.",
 }
-MIN_SCORED = 30
-"""Scored trials in the study that slices and the pair take; with fewer they would show chance."""
-MIN_PER_SETTING = 10
-MAX_SLICES = 4
-MAX_DRAWN = 80
-THIRDS = ("lowest", "middle", "highest")
-WEIGHT = "soft_weight"
 
 
 def trials_info(record: StudyRecord) -> Section:
@@ -229,6 +216,10 @@ def replicates_info(record: StudyRecord) -> Section:
     return Section(finding, table=table("Equal settings, other seeds", columns, rows, note))
 
 
+def _scored(record: StudyRecord) -> list[TrialRecord]:
+    return [trial for trial in record.trials if trial.rung is not None and trial.rung.val_top1 is not None]
+
+
 def failures_info(record: StudyRecord) -> Section:
     """Return the failed runs and their reasons."""
     failed = [run for run in record.runs() if run.state == "failed"]
@@ -305,173 +296,3 @@ def _per_cent(share: Share) -> str:
 def _share_table(caption: str, shares: Sequence[Share]) -> Table:
     rows = (row(setting_name(one.setting), _per_cent(one)) for one in shares[:MAX_ROWS])
     return table(caption, ("Setting", ">Share"), rows)
-
-
-class _Setting(NamedTuple):
-    method: str | None
-    """None: a setting of every method."""
-    name: str
-    weight: float
-    """Importance, for sorting."""
-    trials: Sequence[TrialRecord]
-    """Trials with this setting, by number."""
-
-    @property
-    def label(self) -> str:
-        return f"{self.method.upper()}: {setting_name(self.name)}" if self.method else setting_name(self.name)
-
-
-def slices_info(record: StudyRecord) -> Section:
-    """Return the rung scores against each of the most important numeric settings."""
-    scored = _scored(record)
-    if len(scored) < MIN_SCORED:
-        return Section(note=f"Slices take at least {MIN_SCORED} scored trials; there are {len(scored)}.")
-    found = _settings(record, scored)[:MAX_SLICES]
-    if not found:
-        return Section(note="No numeric setting was searched.")
-    scores = [score(trial.rung) for trial in scored]
-    low, high = (float(one) for one in np.quantile(scores, (0.25, 0.75)))
-    floor = max(min(scores), low - 1.5 * (high - low))
-    thirds = [_thirds(one) for one in found]
-    best, worst = max(thirds[0], key=lambda one: one[2]), min(thirds[0], key=lambda one: one[2])
-    slices = [
-        Slice(
-            one.label,
-            _is_log(record.space, one.method, one.name),
-            [
-                Point(trial.params.teacher, _value(trial, one.name), score(trial.rung))
-                for trial in spread_out(one.trials, MAX_DRAWN)
-            ],
-        )
-        for one in found
-    ]
-    columns = ("Setting", ">Trials", *(f">{name.capitalize()} third" for name in THIRDS))
-    rows = (
-        row(
-            one.label,
-            str(len(one.trials)),
-            *(Cell(percent(mean), f"{low:.3g} to {high:.3g}") for low, high, mean in it),
-        )
-        for one, it in zip(found, thirds, strict=True)
-    )
-    figure = Figure(
-        finding=f"{found[0].label}: the {THIRDS[thirds[0].index(best)]} third of its values, {best[0]:.3g} to "
-        f"{best[1]:.3g}, has the best mean rung score, {percent(best[2])}; the worst third has {percent(worst[2])}.",
-        alt=f"Scatters of rung scores against {plural(len(found), 'setting')}, teachers by colour and marker.",
-        table=table("Mean rung score by thirds of a setting's values", columns, rows),
-        draw=partial(slices_chart, slices, floor, teacher_names(record)),
-    )
-    note = ["Validation accuracy at the rung. The trials differ in teacher and other settings too."]
-    most = max(len(one.trials) for one in found)
-    if most > MAX_DRAWN:
-        note.append(f"At most {MAX_DRAWN} of {most:,} trials drawn in a panel, evenly by number; all count.")
-    if below := sum(one < floor for one in scores):
-        note.append(f"{plural(below, 'trial')} below {percent(floor)}, drawn at the lower edge.")
-    return Section(figure=figure, note=" ".join(note))
-
-
-def _scored(record: StudyRecord) -> list[TrialRecord]:
-    return [trial for trial in record.trials if trial.rung is not None and trial.rung.val_top1 is not None]
-
-
-def _settings(record: StudyRecord, scored: Sequence[TrialRecord]) -> list[_Setting]:
-    """Return the searched numeric settings, most important first; a method's own count by its share of the trials."""
-    found = record.importance
-    shares, within = (found.shares, found.within_method) if found else ({}, {})
-    settings = [_Setting(None, WEIGHT, shares.get(WEIGHT, 0.0), scored)]
-    for method in sorted({trial.params.method or "" for trial in scored} - {""}):
-        own = [trial for trial in scored if trial.params.method == method]
-        for name in sorted({name for trial in own for name in trial.params.method_params}):
-            weight = within.get(method, {}).get(name, 0.0) * len(own) / len(scored)
-            settings.append(_Setting(method, name, weight, own))
-    kept = [one for one in settings if len(one.trials) >= MIN_PER_SETTING and _varies(one.trials, one.name)]
-    return sorted(kept, key=lambda one: (-one.weight, one.label))
-
-
-def _varies(trials: Sequence[TrialRecord], name: str) -> bool:
-    """Return whether every trial has a number for the setting and the numbers differ."""
-    values = [one.params.soft_weight if name == WEIGHT else one.params.method_params.get(name) for one in trials]
-    return all(isinstance(one, float | int) for one in values) and len(set(values)) > 1
-
-
-def _value(trial: TrialRecord, name: str) -> float:
-    return trial.params.soft_weight if name == WEIGHT else float(trial.params.method_params[name])
-
-
-def _is_log(space: Mapping[str, Any], method: str | None, name: str) -> bool:
-    """Return whether the study's space searches a setting on a log scale; records without a space say no."""
-    inner: Any = space.get("search")
-    for key in ("methods", method, name) if name != WEIGHT else (WEIGHT,):
-        inner = inner.get(key) if isinstance(inner, Mapping) else None
-    return isinstance(inner, Mapping) and bool(inner.get("log"))
-
-
-def _thirds(one: _Setting) -> list[tuple[float, float, float]]:
-    """Return the lowest value, the highest value and the mean score of each third."""
-    ordered = sorted(one.trials, key=lambda trial: (_value(trial, one.name), trial.number))
-    return [
-        (_value(part[0], one.name), _value(part[-1], one.name), float(np.mean([score(trial.rung) for trial in part])))
-        for part in _split(ordered, len(THIRDS))
-    ]
-
-
-def _split(trials: Sequence[TrialRecord], parts: int) -> list[list[TrialRecord]]:
-    return [[trials[place] for place in part] for part in np.array_split(range(len(trials)), parts)]
-
-
-def pair_info(record: StudyRecord) -> Section:
-    """Return the two most important settings of the method with the most trials, by fifths of the rung score."""
-    scored = _scored(record)
-    within = record.importance.within_method if record.importance else {}
-    for method in sorted(within, key=lambda one: -sum(trial.params.method == one for trial in scored)):
-        trials = [trial for trial in scored if trial.params.method == method]
-        ordered = sorted(within[method], key=lambda one: -within[method][one])
-        names = [name for name in ordered if _varies(trials, name)]
-        if len(names) > 1 and len(trials) >= MIN_PER_SETTING and len(scored) >= MIN_SCORED:
-            return _pair(record, method, (names[0], names[1]), trials)
-    return Section()
-
-
-def _pair(record: StudyRecord, method: str, names: tuple[str, str], trials: Sequence[TrialRecord]) -> Section:
-    ranked = sorted(trials, key=lambda trial: (-score(trial.rung), trial.number))
-    fifths = _split(ranked, len(FIFTHS))
-    shown = [
-        [
-            Point(one.params.teacher, _value(one, names[0]), _value(one, names[1]))
-            for one in spread_out(part, MAX_DRAWN // len(FIFTHS))
-        ]
-        for part in fifths
-    ]
-    first, second = (setting_name(name) for name in names)
-    rows = []
-    ranges = []
-    for fifth, part in zip(FIFTHS, fifths, strict=True):
-        ranges.append([_range([_value(trial, name) for trial in part]) for name in names])
-        scores = f"{100 * score(part[-1].rung):.1f} to {percent(score(part[0].rung))}"
-        rows.append(row(fifth, str(len(part)), scores, *ranges[-1]))
-    columns = ("Fifth", ">Trials", ">Rung score", f">{first}", f">{second}")
-    figure = Figure(
-        finding=f"The best fifth of {len(ranked)} {method.upper()} trials has {first} {ranges[0][0]} and "
-        f"{second} {ranges[0][1]}.",
-        alt=f"Scatter of {first} and {second}: the stronger a shade, the better the score.",
-        table=table(f"{method.upper()}: trials by fifths of their rung score", columns, rows),
-        draw=partial(
-            pair_chart,
-            (f"{method.upper()}: {first}", f"{method.upper()}: {second}"),
-            (_is_log(record.space, method, names[0]), _is_log(record.space, method, names[1])),
-            shown,
-            teacher_names(record),
-        ),
-    )
-    drawn = sum(map(len, shown))
-    cut = "" if drawn == len(ranked) else f" {drawn} of {len(ranked):,} trials drawn, evenly by rank; all count."
-    note = (
-        "Fifths of the trials by rung score. Teachers have the markers of the charts above. Lines are contours of "
-        f"the mean fifth of a point's neighbourhood.{cut}"
-    )
-    return Section(figure=figure, note=note)
-
-
-def _range(values: Sequence[float]) -> str:
-    low, high = f"{min(values):.3g}", f"{max(values):.3g}"
-    return low if low == high else f"{low} to {high}"

@@ -109,6 +109,11 @@ def test_arrays_of_the_usual_forms_are_read(tmp_path: Path, form: str) -> None:
             "row 1 of train has the label 'dgo', which names no class (did you mean 'dog'? allowed: cat, dog)",
         ),
         ({"images": BYTES, "labels": LABELS * 0}, "one class"),
+        ({"images": BYTES, "labels": LABELS, "classes": ["a", "b", "a"]}, "two classes are called 'a'"),
+        (
+            {"images": BYTES, "labels": np.array(["a", "b"])[LABELS % 2], "classes": ["a", "b", "b"]},
+            "two classes are called 'b'",
+        ),
         ({"images": BYTES, "labels": LABELS, "classes": np.array(["a", "b"])}, "label 2, but 2 classes are named"),
     ],
 )
@@ -246,6 +251,44 @@ def test_code_that_gives_something_else_is_refused(tmp_path: Path, code: str, pa
     error = refusal(f"python:{write_dataset(tmp_path / 'data.py', code)}:make")
     assert part in f"{error.message} {error.hint}"
     assert "data.name" in error.message
+
+
+NAMED = (
+    one("return rng.integers(0, 256, (9, 9), dtype=np.uint8), i % 2", more="parts()")
+    + """
+class Named(Rows):
+    def __init__(self, classes):
+        self.classes = classes
+
+def parts():
+    return {"train": Named(TRAIN), "test": Named(TEST)}
+"""
+)
+
+
+def named(folder: Path, *, train: str, test: str) -> str:
+    code = NAMED.replace("TRAIN", train).replace("TEST", test)
+    return f"python:{write_dataset(folder / 'data.py', code)}:make"
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "part"),
+    [
+        ("['cat', 'dog']", "['dog', 'cat']", "label 0 is 'cat' in train and 'dog' in test"),
+        ("['cat', 'dog', 'emu']", "['cat', 'dog']", "train has 3 and test has 2"),
+        ("['cat', 'cat']", "['cat', 'cat']", "two classes are called 'cat'"),
+    ],
+)
+def test_class_names_that_differ_or_repeat_are_refused(tmp_path: Path, train: str, test: str, part: str) -> None:
+    assert part in refusal(named(tmp_path, train=train, test=test)).message
+
+
+@pytest.mark.parametrize(
+    "classes", ["np.array(['cat', 'dog'])", "np.array([b'cat', b'dog'])", "('cat', 'dog')", "[['cat', 'puss'], 'dog']"]
+)
+@pytest.mark.parametrize("test", ["['cat', 'dog']", "None"])
+def test_class_names_may_be_arrays_and_one_split_may_state_them(tmp_path: Path, classes: str, test: str) -> None:
+    assert load(DataSpec(name=named(tmp_path, train=classes, test=test))).classes == ("cat", "dog")
 
 
 def test_unknown_arguments_and_missing_names_are_refused(tmp_path: Path) -> None:

@@ -93,7 +93,7 @@ def read_arrays(path: Path, keys: Keys) -> tuple[dict[str, Part], tuple[str, ...
     found = {key: _read(path, key) for key in [*flat, *([keys.names] if keys.names else [])]}
     scale = _Scale(path, {part["images"]: found[part["images"]] for part in keys.parts.values()})
     labels = {split: _labels(found[part["labels"]], path, split) for split, part in keys.parts.items()}
-    stated = None if keys.names is None else tuple(map(_text, found[keys.names].ravel().tolist()))
+    stated = None if keys.names is None else tuple(map(text, found[keys.names].ravel().tolist()))
     numbers, classes = _numbered(labels, stated, path)
     parts = {}
     for split, part in keys.parts.items():
@@ -184,11 +184,12 @@ def _labels(labels: Array, path: Path, split: str) -> Array:
     if labels.dtype.kind in "bui":
         return labels.astype(np.int64)
     if labels.dtype.kind in "SU":
-        return np.array([_text(it) for it in labels.tolist()], dtype=str)
+        return np.array([text(it) for it in labels.tolist()], dtype=str)
     raise DataError(f"{path}: {split} labels of {labels.dtype}", "allowed are integers from 0, or names")
 
 
-def _text(name: object) -> str:
+def text(name: object) -> str:
+    """Return the name of a class as text; bytes are UTF-8."""
     return name.decode("utf-8", "replace") if isinstance(name, bytes) else str(name)
 
 
@@ -230,7 +231,7 @@ def _by_name(
                     f"{path}: row {row} of {split} has the label {name!r}, which names no class ({near(name, order)})",
                     "write the label as the class is named, or add the name",
                 )
-    return {split: _mapped(it, order) for split, it in labels.items()}, tuple(order)
+    return {split: _mapped(it, order) for split, it in labels.items()}, stated or tuple(values)
 
 
 def _by_number(

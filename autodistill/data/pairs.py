@@ -9,6 +9,7 @@ import inspect
 import math
 import mmap
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
@@ -23,7 +24,7 @@ from torch import Tensor
 
 from autodistill import usercode
 from autodistill.config import DataSpec
-from autodistill.data.arrays import Part, find_keys, read_arrays
+from autodistill.data.arrays import Part, find_keys, read_arrays, text
 from autodistill.data.decoding import Look, Progress, kind_of, square, write_at
 from autodistill.data.folders import SPLITS, decoders, stamp
 from autodistill.data.reading import margin_of, reading_of, side_of
@@ -109,7 +110,7 @@ def user_code(spec: DataSpec) -> Files:
     return _files(
         spec,
         place=target,
-        read=lambda: (parts, _class_names(parts["train"])),
+        read=lambda: (parts, _class_names(parts, spec)),
         index=lambda: digest(FORMAT, decoders(), source, _sampled(parts, spec)),
     )
 
@@ -126,7 +127,7 @@ def torchvision_set(spec: DataSpec) -> Files:
     return _files(
         spec,
         place=f"{target} {Path(spec.root or 'data').resolve()}",
-        read=lambda: (parts, _class_names(parts["train"])),
+        read=lambda: (parts, _class_names(parts, spec)),
         index=lambda: digest(FORMAT, decoders(), spec.name, _sampled(parts, spec)),
     )
 
@@ -215,11 +216,37 @@ def _in_order(parts: Mapping[str, Rows]) -> dict[str, Rows]:
     return found
 
 
-def _class_names(rows: Rows) -> tuple[str, ...] | None:
+def _class_names(parts: Mapping[str, Rows], spec: DataSpec) -> tuple[str, ...] | None:
+    """Return the names of the classes that the training split states; None: it states none.
+
+    Raises:
+        DataError: Another split states other names, or another order.
+    """
+    stated = {split: _names_of(rows) for split, rows in parts.items()}
+    names = stated["train"]
+    for split, other in stated.items():
+        if names is None or other is None or other == names:
+            continue
+        differing = [
+            f"label {label} is {one!r} in train and {two!r} in {split}"
+            for label, (one, two) in enumerate(zip(names, other, strict=False))
+            if one != two
+        ]
+        said = differing[0] if differing else f"train has {len(names)} and {split} has {len(other)}"
+        raise _refused(
+            spec, f"train and {split} name other classes: {said}", "let `classes` of every split be the same list"
+        )
+    return names
+
+
+def _names_of(rows: Rows) -> tuple[str, ...] | None:
     found = getattr(rows, "classes", None)
-    listed = isinstance(found, list | tuple) and found
+    if isinstance(found, np.ndarray):
+        found = found.tolist()
+    if not isinstance(found, list | tuple) or not found:
+        return None
     # Some sets of torchvision give a class several names.
-    return tuple(it if isinstance(it, str) else str(it[0]) for it in found) if found and listed else None
+    return tuple(text(it[0] if isinstance(it, list | tuple) and it else it) for it in found)
 
 
 class _ArrayRows:
@@ -411,6 +438,10 @@ def _checked_names(spec: DataSpec, labels: Mapping[str, Numbers], classes: tuple
     most = max(int(it.max()) for it in labels.values())
     if classes is None:
         classes = tuple(map(str, range(most + 1)))
+    # ImageNet of torchvision has two classes whose first name is "crane".
+    twice = [] if spec.name.startswith("torchvision:") else [it for it, count in Counter(classes).items() if count > 1]
+    if twice:
+        raise _refused(spec, f"two classes are called {twice[0]!r}", "give every class a name of its own")
     if most >= len(classes):
         raise _refused(spec, f"label {most}, but {len(classes)} classes are named", "name every class")
     if len(classes) < 2:

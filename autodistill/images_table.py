@@ -47,7 +47,8 @@ def facts_of(spec: StudySpec, reading: ReadingRecord) -> Iterator[tuple[str, str
     yield "image size", _image_size(spec, reading)
     if reading.enlarged:
         yield "enlarged", f"{plural(reading.enlarged, 'image')} with a shorter side below {reading.stored} pixels"
-    yield "colours", ", ".join(f"{count:,} {kind}" for kind, count in reading.kinds.items()) + "; read as RGB"
+    colours = ", ".join(f"{count:,} {kind}" for kind, count in reading.kinds.items())
+    yield "colours", colours + ("; read as RGB" if data.image_shape[0] == 3 else "")
     if reading.rotated:
         yield "rotated", f"{plural(reading.rotated, 'image')}, as EXIF says"
     if reading.frames:

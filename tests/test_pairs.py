@@ -109,6 +109,7 @@ def test_arrays_of_the_usual_forms_are_read(tmp_path: Path, form: str) -> None:
             "row 1 of train has the label 'dgo', which names no class (did you mean 'dog'? allowed: cat, dog)",
         ),
         ({"images": BYTES, "labels": LABELS * 0}, "one class"),
+        ({"images": BYTES, "labels": LABELS * 0 + 1, "classes": ["a", "b"]}, "one class"),
         ({"images": BYTES, "labels": LABELS, "classes": ["a", "b", "a"]}, "two classes are called 'a'"),
         (
             {"images": BYTES, "labels": np.array(["a", "b"])[LABELS % 2], "classes": ["a", "b", "b"]},
@@ -289,6 +290,45 @@ def test_class_names_that_differ_or_repeat_are_refused(tmp_path: Path, train: st
 @pytest.mark.parametrize("test", ["['cat', 'dog']", "None"])
 def test_class_names_may_be_arrays_and_one_split_may_state_them(tmp_path: Path, classes: str, test: str) -> None:
     assert load(DataSpec(name=named(tmp_path, train=classes, test=test))).classes == ("cat", "dog")
+
+
+ABSENT: dict[str, dict[str, Any]] = {
+    "without names": {"labels": LABELS % 2 * 2},
+    "with names": {"labels": LABELS % 2 * 2 + 1, "classes": ["N/A", "0", "1", "2", "4"]},
+    "text labels": {"labels": np.array(["0", "2"])[LABELS % 2], "classes": ["N/A", "0", "1", "2"]},
+}
+
+
+@pytest.mark.parametrize(
+    ("form", "left_out"),
+    [
+        ("without names", "1 classes without images: 1"),
+        ("with names", "3 classes without images: N/A, 1, 4"),
+        ("text labels", "2 classes without images: N/A, 1"),
+    ],
+)
+def test_classes_without_images_are_left_out_and_named(tmp_path: Path, form: str, left_out: str) -> None:
+    np.savez(tmp_path / "a.npz", images=BYTES, **ABSENT[form])
+    for _ in range(2):  # read, then found
+        data = load(DataSpec(name=f"arrays:{tmp_path / 'a.npz'}"))
+        assert data.classes == ("0", "2")
+        found = everything(data)
+        assert [found[it.tobytes()] for it in BYTES] == (LABELS % 2).tolist()
+        assert data.reading is not None
+        assert data.reading.left_out == (left_out,)
+
+
+def test_a_class_of_some_splits_only_is_not_left_out(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", x_train=BYTES, y_train=LABELS, x_test=BYTES[:9], y_test=LABELS[:9] % 2)
+    assert "class '2'" in refusal(f"arrays:{tmp_path / 'a.npz'}").message
+
+
+def test_the_description_counts_every_row(tmp_path: Path) -> None:
+    body = "return Image.fromarray(rng.integers(0, 256, (40 + i % 39, 40, 3), dtype=np.uint8)), i % 2"
+    reading = load(DataSpec(name=f"python:{write_dataset(tmp_path / 'data.py', one(body))}:make")).reading
+    assert reading is not None
+    assert (reading.images, reading.distinct, reading.kinds) == (40, 39, {"colour": 40})
+    assert (reading.smallest, reading.largest) == ((40, 40), (40, 78))
 
 
 def test_unknown_arguments_and_missing_names_are_refused(tmp_path: Path) -> None:

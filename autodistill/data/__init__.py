@@ -164,7 +164,9 @@ def load(spec: DataSpec, *, progress: Progress = lambda done, total: None, say: 
     source = lookup("dataset", spec.name.partition(":")[0], DATASETS)(spec)
     if isinstance(source, Files):
         data = _of_file(spec, mapped(source, spec, progress=progress, say=say))
-        reading = data.reading and data.reading.model_copy(update={"left_out": source.left_out})
+        reading = data.reading
+        if reading is not None:
+            reading = reading.model_copy(update={"left_out": (*source.left_out, *reading.left_out)})
         return replace(data, reading=reading)
     if spec.pool > 1:
         parts = source.parts.items()

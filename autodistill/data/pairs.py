@@ -33,9 +33,9 @@ from autodistill.errors import AutodistillError, ConfigError, DataError, StoreEr
 from autodistill.store import cache_root, digest
 from autodistill.usercode import errors_as, said
 
-FORMAT = 2
-"""Version of the reading of pairs. Increase it when equal pairs give other pixels."""
-ARRAYS = 3
+FORMAT = 3
+"""Version of the reading of pairs. Increase it when equal pairs give other pixels, classes or descriptions."""
+ARRAYS = 4
 """The same for arrays."""
 SAMPLED = 32
 """Rows of each split that are read at every start, evenly spaced."""
@@ -377,11 +377,12 @@ def _look(image: Any) -> Look:
 
 
 def _content(spec: DataSpec, parts: Mapping[str, Rows], classes: tuple[str, ...] | None, progress: Progress) -> Content:
-    looks = [_look(_pair(rows, number, split, spec)[0]) for split, rows in parts.items() for number in _sample(rows)]
-    side = side_of(looks, spec.image_size)
-    margin = margin_of(looks, side)
+    sample = [_look(_pair(rows, number, split, spec)[0]) for split, rows in parts.items() for number in _sample(rows)]
+    side = side_of(sample, spec.image_size)
+    margin = margin_of(sample, side)
     stored = side + 2 * margin
-    channels = 1 if all(look.kind == "grey" for look in looks) else 3
+    channels = 1 if all(look.kind == "grey" for look in sample) else 3
+    looks: list[Look] = []
     total, done = sum(map(len, parts.values())), 0
     labels = {split: np.empty(len(rows), dtype=np.int64) for split, rows in parts.items()}
     try:
@@ -389,6 +390,7 @@ def _content(spec: DataSpec, parts: Mapping[str, Rows], classes: tuple[str, ...]
             for split, rows in parts.items():
                 for number in range(len(rows)):
                     image, labels[split][number] = _pair(rows, number, split, spec)
+                    looks.append(_look(image))
                     pixels = _pixels(image, stored, channels, f"row {number} of {split}", spec)
                     write_at(file, done * len(pixels), pixels)
                     done += 1
@@ -400,7 +402,13 @@ def _content(spec: DataSpec, parts: Mapping[str, Rows], classes: tuple[str, ...]
             "let AUTODISTILL_CACHE name a folder on a disk with more space",
         ) from error
     size = stored * stored * channels
-    names = _checked_names(spec, labels, classes)
+    names, absent = _without_absent(_checked_names(spec, labels, classes), labels)
+    if len(names) < 2:
+        raise _refused(spec, "one class, at least 2 are needed", "add images of another class")
+    reading = reading_of(looks, stored=stored)
+    if reading is not None and absent:
+        shown = ", ".join(absent[:3]) + ", ..." * (len(absent) > 3)
+        reading = reading.model_copy(update={"left_out": (f"{len(absent)} classes without images: {shown}",)})
 
     def write(target: Path, offset: int, places: Numbers, progress: Progress) -> None:
         with target.open("r+b", buffering=0) as file:
@@ -412,7 +420,7 @@ def _content(spec: DataSpec, parts: Mapping[str, Rows], classes: tuple[str, ...]
         (channels, stored, stored),
         write,
         margin=margin,
-        reading=reading_of(looks, stored=stored),
+        reading=reading,
     )
 
 
@@ -444,6 +452,16 @@ def _checked_names(spec: DataSpec, labels: Mapping[str, Numbers], classes: tuple
         raise _refused(spec, f"two classes are called {twice[0]!r}", "give every class a name of its own")
     if most >= len(classes):
         raise _refused(spec, f"label {most}, but {len(classes)} classes are named", "name every class")
-    if len(classes) < 2:
-        raise _refused(spec, "one class, at least 2 are needed", "add images of another class")
     return classes
+
+
+def _without_absent(classes: tuple[str, ...], labels: dict[str, Numbers]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Renumber labels in place, without classes that no split has; return the names of the others, then of these."""
+    present = np.unique(np.concatenate([*labels.values()]))
+    for split, own in labels.items():
+        labels[split] = np.searchsorted(present, own)
+    kept = {*present.tolist()}
+    return (
+        tuple(name for number, name in enumerate(classes) if number in kept),
+        tuple(name for number, name in enumerate(classes) if number not in kept),
+    )

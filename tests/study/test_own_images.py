@@ -170,6 +170,14 @@ def test_the_table_shows_what_was_read(tmp_path: Path, capsys: pytest.CaptureFix
     assert "What was read" in shown.err
 
 
+def test_grey_arrays_are_all_counted_and_not_read_as_rgb(tmp_path: Path) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (50, 16, 16), dtype=np.uint8)
+    np.savez(tmp_path / "a.npz", images=images, labels=np.arange(50) % 2)
+    spec = resolved(f"arrays:{tmp_path / 'a.npz'}")
+    assert spec.data.image_shape == (1, 16, 16)
+    assert facts(spec)["colours"] == "50 grey"
+
+
 def test_the_table_says_what_was_asked_for(tmp_path: Path) -> None:
     write_images(tmp_path / "p", ("cat", "dog"), count=20, size=(16, 16))
     found = facts(resolved(f"folder:{tmp_path / 'p'}", "data.image_size=8", "data.flip=true", "data.crop=0"))

@@ -188,12 +188,31 @@ def test_sizes_that_cannot_be_had_are_told_with_numbers() -> None:
     )
 
 
-def test_a_class_with_too_few_images_is_named() -> None:
-    source = Source(("many", "few"), {"train": numbered([0] * 50 + [1] * 2)})
-    with pytest.raises(DataError, match="class 'few' has too few images for a stratified split"):
-        split(source, DataSpec())
-    with pytest.raises(DataError, match=r"class 'few' .* 0 left when test is cut"):
-        split(Source(("many", "few"), {"train": numbered([0, 1] * 20), "test": numbered([0] * 9)}), DataSpec())
+def few(labels: list[int], spec: DataSpec | None = None, **more: Split) -> DataError:
+    with pytest.raises(DataError) as caught:
+        split(Source(("many", "few"), {"train": numbered(labels), **more}), spec or DataSpec(name="arrays:v.npz"))
+    return caught.value
+
+
+def test_a_class_with_too_few_images_is_named_with_its_number_and_the_number_that_suffices() -> None:
+    error = few([0] * 57 + [1] * 3)
+    assert error.message == (
+        "class 'few' of arrays:v.npz has 3 images, too few for an image in every split: test gets 12 of 60 "
+        "images, validation gets 10 of 48 images, train gets 38 of 38 images; 7 images of a class always suffice"
+    )
+    assert error.hint.endswith("or set data.test and data.validation to more images")
+    split(Source(("many", "few"), {"train": numbered([0] * 57 + [1] * 3)}), DataSpec(test=20, validation=20))
+    for seed in range(20):
+        split(Source(("many", "few"), {"train": numbered([0] * 53 + [1] * 7)}), DataSpec(split_seed=seed))
+    error = few([0] * 50 + [1] * 2)
+    assert "'few' of arrays:v.npz has 2 images" in error.message
+    assert error.hint == "add images of this class, or leave the class out"
+    error = few([0, 1] * 20, test=numbered([0] * 9))
+    assert "'few' of arrays:v.npz has 0 images" in error.message
+    assert "test gets 9 of 9 images; 1 images of a class always suffice" in error.message
+    error = few([0] * 50 + [1] * 10, DataSpec(name="arrays:v.npz", train=2))
+    assert "has 10 images" in error.message
+    assert "train gets 2 of 38 images; " in error.message
 
 
 @pytest.mark.parametrize("part", ["train", "validation", "test"])
@@ -361,7 +380,7 @@ def test_one_class_is_not_enough_and_neither_is_one_image(tmp_path: Path) -> Non
     write_images(tmp_path, ("cat",), count=10)
     assert "one class (cat), at least 2" in folder_error(tmp_path)
     write_images(tmp_path, ("dog",), count=1)
-    assert "class 'dog' has too few images" in folder_error(tmp_path)
+    assert f"class 'dog' of folder:{tmp_path} has 1 images, too few" in folder_error(tmp_path)
 
 
 def test_mixed_up_folders_are_refused(tmp_path: Path) -> None:

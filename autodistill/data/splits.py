@@ -1,6 +1,7 @@
 """Images and labels of a dataset: their types, splits, pooling, channel statistics and fingerprint."""
 
 import hashlib
+import math
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -51,6 +52,16 @@ class Examples(NamedTuple):
     """Number of examples in each part: `train`, and `validation` and `test` if the dataset has them itself."""
     file_names: Callable[[], list[str] | None]
     """Returns the path of the file of each example by number; None: files hold many examples."""
+
+
+class Cut(NamedTuple):
+    """How many images a split takes from a part of the dataset."""
+
+    part: str
+    """Name of the split."""
+    size: int
+    available: int
+    """Images of the part that are left for it."""
 
 
 class Labels(NamedTuple):
@@ -152,26 +163,45 @@ def split_rows(labels: Labels, spec: DataSpec) -> tuple[Numbers, ...]:
     """
     begin = dict(zip(labels.parts, np.cumsum([0, *map(len, labels.parts.values())]), strict=False))
     train = labels.parts["train"]
+    left = len(train)
+    cuts = []
+    for part, asked in (("test", spec.test), ("validation", spec.validation)):
+        if part not in labels.parts:
+            cuts.append(Cut(part, asked or round(left / 5), left))
+            left -= cuts[-1].size
+    cuts.append(Cut("train", spec.train or left, left))
     rest = np.arange(len(train))
     found: dict[str, Numbers] = {}
+    for cut in cuts:
+        found[cut.part], rest = _chosen(train, rest, cut, cuts=cuts, spec=spec, classes=labels.classes)
     for part, asked in (("test", spec.test), ("validation", spec.validation)):
-        own = labels.parts.get(part)
-        if own is None:
-            size = asked or round(len(rest) / 5)
-            found[part], rest = _cut(train, rest, part=part, size=size, spec=spec, classes=labels.classes)
-        else:
-            size = asked or len(own)
-            rows, _ = _cut(own, np.arange(len(own)), part=part, size=size, spec=spec, classes=labels.classes)
+        if (own := labels.parts.get(part)) is not None:
+            cut = Cut(part, asked or len(own), len(own))
+            rows, _ = _chosen(own, np.arange(len(own)), cut, cuts=[cut], spec=spec, classes=labels.classes)
             found[part] = rows + begin[part]
-    size = spec.train or len(rest)
-    found["train"], _ = _cut(train, rest, part="train", size=size, spec=spec, classes=labels.classes)
     return found["train"], found["validation"], found["test"]
 
 
-def _cut(
-    labels: Numbers, rows: Int[np.ndarray, " rows"], *, part: str, size: int, spec: DataSpec, classes: Sequence[str]
+def _chosen(
+    labels: Numbers,
+    rows: Int[np.ndarray, " rows"],
+    cut: Cut,
+    *,
+    cuts: Sequence[Cut],
+    spec: DataSpec,
+    classes: Sequence[str],
 ) -> tuple[Int[np.ndarray, " chosen"], Int[np.ndarray, " rest"]]:
-    """Choose `size` of `rows`, stratified by label; return them and the remaining rows."""
+    """Choose the images of a split from `rows`, stratified by label; return them and the remaining rows.
+
+    Args:
+        labels: Labels of a part of the dataset.
+        rows: The rows of this part that are left.
+        cut: The split that is cut now.
+        cuts: All splits that are cut from this part, in their order.
+        spec: Settings of the dataset.
+        classes: Names of the classes.
+    """
+    part, size = cut.part, cut.size
     if size > len(rows):
         asked = ", ".join(f"{key} {getattr(spec, key) or 'not set'}" for key in ("train", "validation", "test"))
         raise DataError(
@@ -184,8 +214,8 @@ def _cut(
             f"data.{part}: {size} of {len(rows)} images cannot show each of {len(classes)} classes of {spec.name}",
             "every split needs at least one image of each class: change the sizes, or add images",
         )
-    _check_counts(labels[rows], at_least=1 if size == len(rows) else 2, part=part, classes=classes)
     others = len(rows) - size
+    _check_counts(labels[rows], labels, at_least=2 if others else 1, cuts=cuts, spec=spec, classes=classes)
     if not others:
         return rows, rows[:0]
     from sklearn.model_selection import train_test_split
@@ -195,19 +225,48 @@ def _cut(
     chosen, rest = train_test_split(
         rows, train_size=size, test_size=others, stratify=strata, random_state=spec.split_seed % 2**32
     )
-    _check_counts(labels[chosen], at_least=1, part=part, classes=classes)
+    _check_counts(labels[chosen], labels, at_least=1, cuts=cuts, spec=spec, classes=classes)
     return chosen, rest
 
 
-def _check_counts(labels: Int[np.ndarray, " rows"], *, at_least: int, part: str, classes: Sequence[str]) -> None:
-    counts = np.bincount(labels, minlength=len(classes))
+def _check_counts(
+    found: Int[np.ndarray, " rows"],
+    labels: Numbers,
+    *,
+    at_least: int,
+    cuts: Sequence[Cut],
+    spec: DataSpec,
+    classes: Sequence[str],
+) -> None:
+    counts = np.bincount(found, minlength=len(classes))
     rarest = int(counts.argmin())
-    if counts[rarest] < at_least:
-        raise DataError(
-            f"class {classes[rarest]!r} has too few images for a stratified split: {counts[rarest]} left when"
-            f" {part} is cut, at least {at_least} needed",
-            "every split needs at least one image of each class: add images, or leave the class out",
-        )
+    if counts[rarest] >= at_least:
+        return
+    own = int((labels == rarest).sum())
+    sizes = ", ".join(f"{cut.part} gets {cut.size} of {cut.available} images" for cut in cuts)
+    enough = next((n for n in range(1, len(labels) + 1) if _suffices(n, cuts, classes=len(classes))), None)
+    smaller = [f"data.{cut.part}" for cut in cuts if cut.size < cut.available]
+    hint = "add images of this class, or leave the class out"
+    if smaller and own >= len(cuts):
+        hint = f"add images of this class, leave the class out, or set {' and '.join(smaller)} to more images"
+    raise DataError(
+        f"class {classes[rarest]!r} of {spec.name} has {own} images, too few for an image in every split: {sizes}"
+        + (f"; {enough} images of a class always suffice" if enough else ""),
+        hint,
+    )
+
+
+def _suffices(count: int, cuts: Sequence[Cut], *, classes: int) -> bool:
+    """Return whether stratified cuts give each split at least one image of a class with `count` images.
+
+    A stratified cut takes the share of a class, rounded down or up.
+    """
+    for cut in cuts:
+        others = cut.available - cut.size
+        if others < 0 or 0 < others < classes or count * cut.size < cut.available:
+            return False
+        count -= math.ceil(count * cut.size / cut.available)
+    return True
 
 
 def fingerprint(splits: Iterable[Split]) -> str:

@@ -197,10 +197,27 @@ def _split_folders(path: Path, left_out: LeftOut) -> dict[str, Path]:
             f"{path}: {', '.join(it.name for it in parts.values())} without train",
             f"add {path / 'train'} with class folders",
         )
-    for _, folder in named:
-        if folder not in parts.values():
-            left_out.add(folder, "folders of a split without class folders")
+    _leave_out([folder for _, folder in named if folder not in parts.values()], left_out)
+    for entry in _entries(path, left_out):
+        if not entry.is_dir():
+            left_out.add(entry, "beside the folders of the splits")
     return {split: parts[split] for split in SPLITS if split in parts}
+
+
+def _leave_out(folders: Sequence[Path], left_out: LeftOut) -> None:
+    """Note folders of splits without class folders.
+
+    Raises:
+        DataError: One of them holds images.
+    """
+    for folder in folders:
+        images = [entry.name for entry in _entries(folder, left_out) if _is_image(entry.name)]
+        if images:
+            raise DataError(
+                f"{folder}: {len(images)} images without class folders, the first is {images[0]}",
+                f"move each into the folder of its class, or move {folder.name} elsewhere",
+            )
+        left_out.add(folder, "folders of a split without class folders")
 
 
 def _scan(path: Path, left_out: LeftOut) -> dict[str, list[str]]:

@@ -372,7 +372,11 @@ def test_images_of_a_folder_are_resized_and_grey_becomes_rgb(tmp_path: Path) -> 
 
 def test_an_empty_folder_and_a_missing_folder_are_named(tmp_path: Path) -> None:
     assert "no class folder with images" in folder_error(tmp_path)
-    assert "no such folder" in error_of(DataSpec(name="folder:nowhere")).message
+    missing = error_of(DataSpec(name="folder:nowhere"))
+    assert missing.message == "data.name = 'folder:nowhere': nowhere: no such folder"
+    assert "--data folder:" in missing.hint
+    (tmp_path / "a.zip").write_bytes(b"")
+    assert "a.zip is a file, not a folder" in error_of(DataSpec(name=f"folder:{tmp_path / 'a.zip'}")).message
     assert "names no folder" in error_of(DataSpec(name="folder")).message
 
 
@@ -405,6 +409,16 @@ def test_files_that_are_no_whole_images_are_named(tmp_path: Path) -> None:
     for content in (b"words", b"", whole[: len(whole) // 2], whole[:40] + bytes(20) + whole[60:]):
         bad.write_bytes(content)
         assert folder_error(tmp_path).startswith(f"{bad}: not a complete image")
+
+
+def test_complete_images_of_floats_are_not_called_damaged(tmp_path: Path) -> None:
+    write_images(tmp_path, ("cat", "dog"))
+    Image.fromarray(np.zeros((10, 10), np.float32)).save(tmp_path / "dog" / "f.tif")
+    error = error_of(DataSpec(name=f"folder:{tmp_path}"))
+    assert error.message == (
+        f"{tmp_path / 'dog' / 'f.tif'}: pixels are floats (mode F), allowed are 8 or 16 bits a channel"
+    )
+    assert error.hint == "convert the image to 8 bits a channel, or remove the file"
 
 
 def test_all_damaged_files_are_named_at_once(tmp_path: Path) -> None:

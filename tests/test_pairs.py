@@ -162,7 +162,9 @@ def test_arrays_that_are_not_used_are_listed_and_those_of_objects_are_refused_by
 def test_files_that_are_no_arrays_are_refused_and_objects_are_not_unpickled(tmp_path: Path) -> None:
     (tmp_path / "a.npz").write_text("words")
     assert "cannot be read as .npz" in refusal(f"arrays:{tmp_path / 'a.npz'}").message
-    assert "no such file" in refusal("arrays:nowhere.npz").message
+    assert refusal("arrays:nowhere.npz").message == "data.name = 'arrays:nowhere.npz': nowhere.npz: no such file"
+    assert "--data arrays:" in refusal("arrays:nowhere.npz").hint
+    assert f"{tmp_path} is a folder, not a file" in refusal(f"arrays:{tmp_path}").message
     np.savez(tmp_path / "o.npz", images=BYTES, labels=np.array([{}] * 30, dtype=object))
     assert "cannot be read as .npz" in refusal(f"arrays:{tmp_path / 'o.npz'}").message
 
@@ -233,6 +235,11 @@ def test_images_of_any_usual_type_are_read(tmp_path: Path, body: str, shape: tup
     [
         (one("return torch.rand(3, 9, 9), i % 2"), "two reads of row 0 of train differ"),
         (one("return torch.from_numpy(rng.normal(size=(3, 9, 9))), i % 2"), "before their normalisation"),
+        (one("return rng.integers(0, 255, (9, 9, 3)), i % 2"), "return image.astype(np.uint8)"),
+        (one("return rng.uniform(0, 255, (9, 9, 3)), i % 2"), "return image.astype(np.uint8)"),
+        (one("return rng.integers(0, 2, (9, 9, 3)), i % 2"), "return image.astype(np.uint8)"),
+        (one("return rng.integers(0, 999, (9, 9, 3)), i % 2"), "before their normalisation"),
+        (one("return np.zeros((0, 9, 3), np.uint8), i % 2"), "an image of the shape (0, 9, 3)"),
         (one("return np.zeros((9, 9, 2), np.uint8), i % 2"), "an image of the shape (9, 9, 2)"),
         (one("return 'a.png', i % 2"), "the image is a str"),
         (one("return np.zeros((9, 9), np.uint8), [0, 1]"), "has the label [0, 1]"),

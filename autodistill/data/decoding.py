@@ -65,6 +65,10 @@ class Problem(NamedTuple):
     hint: str
 
 
+class PixelsError(ValueError):
+    """The pixels of a complete image are of a kind that is not read."""
+
+
 class Look(NamedTuple):
     """What the header of an image file says."""
 
@@ -213,10 +217,10 @@ def _as_rgb(image: Any) -> Any:
         wide = image.convert("I")
         low, high = wide.getextrema()
         if low < 0 or high > 65_535:
-            raise ValueError(f"pixel values from {low} to {high}, allowed are 8 or 16 bits a channel")
+            raise PixelsError(f"pixel values from {low} to {high}, allowed are 8 or 16 bits a channel")
         image = wide.point(lambda value: value * (1 / 256)).convert("L")
     elif image.mode == "F":
-        raise ValueError("pixels of mode F, allowed are 8 or 16 bits a channel")
+        raise PixelsError("pixels are floats (mode F), allowed are 8 or 16 bits a channel")
     # Conversions that change nothing would copy the image.
     return image if image.mode == "RGB" else image.convert("RGB")
 
@@ -262,14 +266,16 @@ def opened(path: str) -> Iterator[Any]:
     """Open an image.
 
     Raises:
-        DataError: The file is not a complete image. Some files turn out to be damaged only when the caller reads
-            pixels inside the context.
+        DataError: The file is not a complete image, or its pixels are of a kind that is not read. Some files turn out
+            to be damaged only when the caller reads pixels inside the context.
     """
     from PIL import Image
 
     try:
         with Image.open(path) as image:
             yield image
+    except PixelsError as error:
+        raise DataError(f"{path}: {error}", "convert the image to 8 bits a channel, or remove the file") from error
     except (OSError, SyntaxError, ValueError, RuntimeError, struct.error, Image.DecompressionBombError) as error:
         hint = "remove the file, or replace it by a complete image"
         raise DataError(f"{path}: not a complete image ({error})", hint) from error

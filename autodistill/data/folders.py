@@ -85,7 +85,11 @@ def image_folder(spec: DataSpec) -> Files:
     if not spec.name.partition(":")[2]:
         raise ConfigError("data.name = 'folder' names no folder", "write folder:PATH, as in --data folder:photos")
     if not path.is_dir():
-        raise DataError(f"{path}: no such folder", "write folder:PATH with the folder that holds the class folders")
+        reason = f"{path} is a file, not a folder" if path.exists() else f"{path}: no such folder"
+        raise DataError(
+            f"data.name = {spec.name!r}: {reason}",
+            "write folder:PATH with the folder that holds the class folders, as in --data folder:photos",
+        )
     left_out = LeftOut(path)
     found = _parts(path, left_out)
     return Files(

@@ -78,7 +78,11 @@ def arrays(spec: DataSpec) -> Files:
     """
     path = Path(spec.root, unquote(spec.name.partition(":")[2])).expanduser()
     if not path.is_file():
-        raise DataError(f"{path}: no such file", "write arrays:FILE.npz with the path of a file of NumPy arrays")
+        raise _refused(
+            spec,
+            f"{path} is a folder, not a file" if path.exists() else f"{path}: no such file",
+            "write arrays:FILE.npz with the path of a file of NumPy arrays, as in --data arrays:images.npz",
+        )
     keys = find_keys(path)
 
     def read() -> tuple[dict[str, Rows], tuple[str, ...] | None]:
@@ -359,16 +363,22 @@ def _as_image(image: Any, where: str, spec: DataSpec) -> Any:
 
 
 def _bytes(image: np.ndarray, where: str, spec: DataSpec) -> UInt8[np.ndarray, "..."]:
+    if not image.size:
+        raise _refused(spec, f"{where}: an image of the shape {image.shape}", "return images with pixels")
     if image.dtype == np.uint8:
         return np.ascontiguousarray(image)
     if image.dtype.kind == "b":
         return image.astype(np.uint8) * 255
-    if image.dtype.kind == "f" and image.size and image.min() >= 0 and image.max() <= 1:
+    if image.dtype.kind == "f" and image.min() >= 0 and image.max() <= 1:
         return np.asarray(np.rint(image * 255), dtype=np.uint8)
+    low, high = image.min(), image.max()
+    advice = "return images before their normalisation"
+    if low >= 0 and high <= 255:
+        advice = "return image.astype(np.uint8)"
     raise _refused(
         spec,
-        f"{where}: values of {image.dtype} from {image.min():g} to {image.max():g}",
-        "allowed are bytes, and numbers from 0 to 1: return images before their normalisation",
+        f"{where}: values of {image.dtype} from {low:g} to {high:g}",
+        f"allowed are bytes, and floats from 0 to 1: {advice}",
     )
 
 

@@ -108,13 +108,17 @@ def test_two_folders_of_one_split_are_refused(tmp_path: Path) -> None:
     assert "Validation and val are both the validation split" in refusal(tmp_path).message
 
 
-def test_images_of_a_split_without_class_folders_are_refused(tmp_path: Path) -> None:
+def test_images_of_a_split_without_class_folders_are_left_out_and_named(tmp_path: Path) -> None:
     squares(tmp_path / "train")
     (tmp_path / "test").mkdir()
-    Image.fromarray(pixels(16, 16)).save(tmp_path / "test" / "1.png")
-    error = refusal(tmp_path)
-    assert error.message == f"{tmp_path / 'test'}: 1 images without class folders, the first is 1.png"
-    assert "the folder of its class" in error.hint
+    for name in ("1.png", "2.png"):
+        Image.fromarray(pixels(16, 16)).save(tmp_path / "test" / name)
+    data = of(tmp_path)
+    assert sizes(data) == [13, 3, 4]
+    assert data.reading is not None
+    assert data.reading.left_out == (
+        "2 images of test without class folders, so that their classes are unknown: test/1.png, test/2.png",
+    )
 
 
 def test_files_beside_the_splits_are_left_out_and_named(tmp_path: Path) -> None:

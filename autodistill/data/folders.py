@@ -209,19 +209,13 @@ def _split_folders(path: Path, left_out: LeftOut) -> dict[str, Path]:
 
 
 def _leave_out(folders: Sequence[Path], left_out: LeftOut) -> None:
-    """Note folders of splits without class folders.
-
-    Raises:
-        DataError: One of them holds images.
-    """
+    """Note folders of splits without class folders, and the images in them."""
     for folder in folders:
-        images = [entry.name for entry in _entries(folder, left_out) if _is_image(entry.name)]
-        if images:
-            raise DataError(
-                f"{folder}: {len(images)} images without class folders, the first is {images[0]}",
-                f"move each into the folder of its class, or move {folder.name} elsewhere",
-            )
-        left_out.add(folder, "folders of a split without class folders")
+        images = [entry for entry in _entries(folder, left_out) if _is_image(entry.name)]
+        for entry in images:
+            left_out.add(entry, f"images of {folder.name} without class folders, so that their classes are unknown")
+        if not images:
+            left_out.add(folder, "folders of a split without class folders")
 
 
 def _scan(path: Path, left_out: LeftOut) -> dict[str, list[str]]:

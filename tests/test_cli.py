@@ -219,6 +219,8 @@ def test_show_prints_tables_json_and_csv():
     rows = list(csv.DictReader(io.StringIO(invoke("show", kept.name, "--format", "csv"))))
     assert len(rows) == len(kept.trials)
     assert rows[0]["teacher"]
+    rungs = [trial.rung.val_top1 if trial.rung else None for trial in kept.trials]
+    assert [row["rung_val_top1"] for row in rows] == ["" if score is None else str(score) for score in rungs]
 
 
 def test_show_cuts_at_twenty_trials_and_says_so():

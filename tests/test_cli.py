@@ -156,6 +156,8 @@ def test_version_and_help():
         ("report nothing", "no study 'nothing' here"),
         ("show nothing", "no study 'nothing' here"),
         ("train", "--student: missing"),
+        ("train --from kept --space nosuch.toml", "--space beside --from: the study sets the space"),
+        ("train --student resnet8 --seed -1", "--seed -1: must be at least 0 and below 2147483648"),
         ("spaces show digitz", "unknown space 'digitz' (did you mean 'digits'"),
     ],
 )

@@ -5,6 +5,7 @@ from typing import Any
 
 from autodistill import console
 from autodistill.console import percent
+from autodistill.errors import ConfigError
 from autodistill.export import chosen, left_out
 from autodistill.formatting import count
 from autodistill.options import search_options
@@ -14,6 +15,8 @@ from autodistill.shipping import export_study, train_student
 
 def train(*, run: str, seed: int, to: Path, with_validation: bool, teacher: str = "", **flags: Any) -> None:
     """Train one student in full, write its weights and print its accuracy."""
+    if run and flags.get("space"):
+        raise ConfigError("--space beside --from: the study sets the space", "remove --space, or --from")
     options = search_options(teachers=[teacher] if teacher else (), **flags)
     if run:
         console.show_note(

@@ -2,6 +2,7 @@
 
 import html
 import re
+import shlex
 import unicodedata
 from collections.abc import Callable, Sequence
 from decimal import Decimal
@@ -209,6 +210,15 @@ def excess_words(left_out: LeftOutRecord, limits: StudentBudget) -> str:
     return ", ".join(
         f"{amount(kind, costs[kind])} (limit {amount(kind, limits.given[kind])})" for kind in left_out.excess
     )
+
+
+def command_line(*words: object, **options: str | Sequence[str] | None) -> str:
+    """Format a command of autodistill for a shell; options without a value are left out, lists repeat their flag."""
+    parts = [str(word) for word in words]
+    for name, given in options.items():
+        for value in [given] if isinstance(given, str) else given or ():
+            parts += [f"--{name}", value] if value else []
+    return shlex.join(["autodistill", *parts])
 
 
 def redact(text: str) -> str:

@@ -264,6 +264,22 @@ def test_spaces_are_listed_shown_copied_and_checked():
     assert "exists already" in error_of("spaces", "cp", "digits", "mine.toml").message
 
 
+@pytest.mark.parametrize(
+    ("arguments", "command"),
+    [
+        (["digits"], "--space digits"),
+        (["folder"], "--space folder --data folder:PATH"),
+        (["folder", "--set", "data.name=folder:my photos"], "--space folder --set 'data.name=folder:my photos'"),
+        (["my space.toml"], "--space 'my space.toml'"),
+    ],
+)
+def test_the_command_after_a_check_of_a_space_is_complete_and_quoted(arguments, command):
+    copied = CliRunner().invoke(app, ["spaces", "cp", "digits", "my space.toml"])
+    assert copied.stderr == "wrote my space.toml. Next: autodistill spaces check 'my space.toml'\n"
+    found = CliRunner().invoke(app, ["spaces", "check", *arguments])
+    assert found.stderr == f"{arguments[0]} is valid. Next: autodistill search --student mobilenetv2 {command}\n"
+
+
 def test_env_is_a_table_or_json():
     assert "torch" in invoke("env")
     found = json.loads(invoke("env", "--format", "json"))

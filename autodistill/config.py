@@ -301,7 +301,7 @@ class ConfirmSpec(Spec):
 
 
 class Space(Spec):
-    """A resolved search space. `run.toml` of a study contains one and can itself be used as a space."""
+    """A resolved search space. `space.toml` of a study contains one and can itself be used as a space."""
 
     purpose: str = ""
     fit_to_data: bool = False

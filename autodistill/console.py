@@ -327,7 +327,9 @@ class Display:
 def _run_line(run: RunResult, event: RunEnded) -> str:
     if run.state == "failed":
         return f"{run_words(run.run)}: failed: {run.error}"
-    duration = "found" if event.reused else f"{event.wall_s:.1f} s"
+    duration = f"{event.wall_s:.1f} s"
+    if event.reused:
+        duration = "found" if event.study else "trained earlier"
     return f"{run_words(run.run)}: {plural(run.last_epoch, 'epoch')}, val {percent(run.val_top1)} %, {duration}"
 
 

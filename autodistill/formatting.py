@@ -2,8 +2,10 @@
 
 import html
 import re
+import shlex
 import unicodedata
 from collections.abc import Callable, Sequence
+from decimal import Decimal
 
 from autodistill.records import (
     Contrast,
@@ -51,9 +53,10 @@ def count(number: int | float | None) -> str:
     """Format a large number with a unit prefix: `1.25 M`; None as `unknown`."""
     if number is None:
         return "unknown"
+    rounded = float(f"{number:.3g}")  # before the prefix is chosen: 999,500 is 1 M, not 1000 k
     for size, unit in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if number >= size:
-            return f"{number / size:.3g} {unit}"
+        if rounded >= size:
+            return f"{_three_digits(rounded / size)} {unit}"
     return f"{number:g}"
 
 
@@ -61,7 +64,12 @@ def amount(kind: CostKind, number: int | float) -> str:
     """Format a cost with its unit: `2.5 M params`, `100 M MACs`, `10 MB`, `5 ms`."""
     if kind == "size_bytes":
         return f"{count(number)}B"
-    return f"{number:.3g} ms" if kind == "latency_ms" else f"{count(number)} {COSTS[kind]}"
+    return f"{_three_digits(number)} ms" if kind == "latency_ms" else f"{count(number)} {COSTS[kind]}"
+
+
+def _three_digits(number: int | float) -> str:
+    """Format a number with three significant digits and without an exponent."""
+    return f"{Decimal(f'{number:.3g}'):f}"
 
 
 def quantity(kind: CostKind, number: int | float) -> str:
@@ -202,6 +210,15 @@ def excess_words(left_out: LeftOutRecord, limits: StudentBudget) -> str:
     return ", ".join(
         f"{amount(kind, costs[kind])} (limit {amount(kind, limits.given[kind])})" for kind in left_out.excess
     )
+
+
+def command_line(*words: object, **options: str | Sequence[str] | None) -> str:
+    """Format a command of autodistill for a shell; options without a value are left out, lists repeat their flag."""
+    parts = [str(word) for word in words]
+    for name, given in options.items():
+        for value in [given] if isinstance(given, str) else given or ():
+            parts += [f"--{name}", value] if value else []
+    return shlex.join(["autodistill", *parts])
 
 
 def redact(text: str) -> str:

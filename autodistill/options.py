@@ -178,7 +178,7 @@ def _command(options: SearchOptions, students: Sequence[str]) -> str:
     values_by_flag: list[tuple[str, Iterable[object]]] = [
         ("--student", students),
         ("--space", [options.space]),
-        *((LIMITS[kind][0], [f"{limit:g}" if kind == "latency_ms" else limit]) for kind, limit in limits.items()),
+        *((LIMITS[kind][0], [repr(limit).removesuffix(".0")]) for kind, limit in limits.items()),
         ("--data", filter(None, [options.data])),
         ("--budget", filter(None, [options.budget])),
         ("--study", filter(None, [options.study])),

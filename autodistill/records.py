@@ -956,16 +956,20 @@ class EpochEvent(Record):
 
 
 class RunEnded(RunTimes):
-    """A run is over. `reused`: its result was found, not trained."""
+    """A run is over.
+
+    `reused`: its result was there already. `study`: the other study that trained the run; empty: this study.
+    """
 
     record: RunResult
     reused: bool = False
+    study: str = ""
 
 
 def run_ended(kept: KeptResult, *, reused: bool = False) -> RunEnded:
     """Return the event for a result."""
     times = {name: getattr(kept, name) for name in RunTimes.model_fields}
-    return RunEnded(record=kept.result, reused=reused, **times)
+    return RunEnded(record=kept.result, reused=reused, study=kept.study, **times)
 
 
 class LogitsComputed(Record):

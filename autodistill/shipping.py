@@ -31,7 +31,7 @@ def changes(folder: StudyFolder, record: StudyRecord) -> list[str]:
             data = load_data(load(str(folder.space), known=KNOWN).data)
         names = [teacher.name for teacher in record.teachers]
         now = fingerprints_now(record, data, names=names, say=found.append)
-        check_unchanged(record, data=data.fingerprint, teachers=now)
+        check_unchanged(record, data=data, teachers=now)
     except InputError as error:
         found.append(error.message)
     return found
@@ -55,11 +55,11 @@ def train_student(
         quiet: Whether to show no progress.
 
     Raises:
+        ConfigError: The seed is out of range, or no student is named.
         StoreError: The file exists, or the study has no recommendation.
         DataError, TeacherError: The data or the teacher are not those of the study.
     """
-    if to.exists():
-        raise StoreError(f"{to}: exists already; nothing was trained", "name another file with --out, or remove this")
+    _check_seed_and_file(seed, to)
     record, params, named = None, None, None
     if run:
         record, options, params = _recommended(options, run)
@@ -69,7 +69,7 @@ def train_student(
     with shown_loading(quiet=quiet) as load_data:
         spec = resolve(options.model_copy(update={"study": "train"}), planned=False, named=named, load_data=load_data)
     if record is not None:
-        check_unchanged(record, data=spec.data.fingerprint, teachers=spec.fingerprints)
+        check_unchanged(record, data=spec.data, teachers=spec.fingerprints)
         known, now = record.student.foreign, spec.student.foreign
         if known is not None and (now is None or now.fingerprint != known.fingerprint):
             raise changed(known)
@@ -117,6 +117,13 @@ def train_student(
     )
     context.save_student(model, to, trained=trained)
     return spec, trained
+
+
+def _check_seed_and_file(seed: int, to: Path) -> None:
+    if not 0 <= seed < 2**31:
+        raise ConfigError(f"--seed {seed}: must be at least 0 and below 2147483648")
+    if to.exists():
+        raise StoreError(f"{to}: exists already; nothing was trained", "name another file with --out, or remove this")
 
 
 def _recommended(options: SearchOptions, run: str) -> tuple[StudyRecord, SearchOptions, TrialParams]:

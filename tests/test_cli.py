@@ -156,6 +156,8 @@ def test_version_and_help():
         ("report nothing", "no study 'nothing' here"),
         ("show nothing", "no study 'nothing' here"),
         ("train", "--student: missing"),
+        ("train --from kept --space nosuch.toml", "--space beside --from: the study sets the space"),
+        ("train --student resnet8 --seed -1", "--seed -1: must be at least 0 and below 2147483648"),
         ("spaces show digitz", "unknown space 'digitz' (did you mean 'digits'"),
     ],
 )
@@ -219,6 +221,8 @@ def test_show_prints_tables_json_and_csv():
     rows = list(csv.DictReader(io.StringIO(invoke("show", kept.name, "--format", "csv"))))
     assert len(rows) == len(kept.trials)
     assert rows[0]["teacher"]
+    rungs = [trial.rung.val_top1 if trial.rung else None for trial in kept.trials]
+    assert [row["rung_val_top1"] for row in rows] == ["" if score is None else str(score) for score in rungs]
 
 
 def test_show_cuts_at_twenty_trials_and_says_so():
@@ -258,6 +262,22 @@ def test_spaces_are_listed_shown_copied_and_checked():
     invoke("spaces", "cp", "digits", "mine.toml")
     assert "epochs = 32" in invoke("spaces", "check", "mine.toml")
     assert "exists already" in error_of("spaces", "cp", "digits", "mine.toml").message
+
+
+@pytest.mark.parametrize(
+    ("arguments", "command"),
+    [
+        (["digits"], "--space digits"),
+        (["folder"], "--space folder --data folder:PATH"),
+        (["folder", "--set", "data.name=folder:my photos"], "--space folder --set 'data.name=folder:my photos'"),
+        (["my space.toml"], "--space 'my space.toml'"),
+    ],
+)
+def test_the_command_after_a_check_of_a_space_is_complete_and_quoted(arguments, command):
+    copied = CliRunner().invoke(app, ["spaces", "cp", "digits", "my space.toml"])
+    assert copied.stderr == "wrote my space.toml. Next: autodistill spaces check 'my space.toml'\n"
+    found = CliRunner().invoke(app, ["spaces", "check", *arguments])
+    assert found.stderr == f"{arguments[0]} is valid. Next: autodistill search --student mobilenetv2 {command}\n"
 
 
 def test_env_is_a_table_or_json():

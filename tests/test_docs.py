@@ -20,7 +20,7 @@ from autodistill.models.uri import FACTS, RESERVED
 from autodistill.records import read_record
 
 REPOSITORY = Path(__file__).parents[1]
-PAGES = ("README.md", "docs/teachers.md", "docs/extending.md", "docs/python.md")
+PAGES = ("README.md", *sorted(f"docs/{path.name}" for path in (REPOSITORY / "docs").glob("*.md")))
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
 
@@ -87,6 +87,20 @@ def test_an_example_runs(page, title):
             assert (Path("page") / "report.html").exists()
             assert json.loads((Path("page") / "study.json").read_text())["name"] == record.name
             assert (Path("shipped") / "student.safetensors").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("page", "key", "part"), [("docs/images.md", "data", "2 classes"), ("docs/students.md", "student", "small")]
+)
+def test_the_file_of_a_page_works_in_the_command_of_the_page(page, key, part):
+    """Up to the first training."""
+    text = (REPOSITORY / page).read_text(encoding="utf-8")
+    ((name, code),) = re.findall(r"^```python\n# file: (\S+)\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+    Path(name).write_text(code)
+    (command,) = re.findall(rf"^    (autodistill search .*{name}.*)$", text, re.MULTILINE)
+    (student,) = json.loads(run(f"{command} --dry-run --format json"))["students"]
+    assert part in student[key]
 
 
 @pytest.mark.slow

@@ -209,10 +209,14 @@ def test_changed_data_are_refused_by_train_and_named_by_report(kept, tmp_path):
     record = kept.record
     other = record.model_copy(update={"data": record.data.model_copy(update={"fingerprint": "0" * 64})})
     Path("runs/kept/study.json").write_text(to_json(other))
-    with pytest.raises(DataError, match="the images or labels are not those that study 'kept' was run on"):
+    with pytest.raises(DataError, match="digits: the images or labels are not those that study 'kept' was run on"):
         kept.train(tmp_path / "mine.safetensors", progress=False)
     shown = CliRunner().invoke(app, ["report", "kept", "--out", str(tmp_path / "page")], catch_exceptions=False)
     assert "warning: digits: the images or labels are not those" in shown.stderr
+    letters = other.model_copy(update={"data": other.data.model_copy(update={"name": "letters"})})
+    Path("runs/kept/study.json").write_text(to_json(letters))
+    with pytest.raises(DataError, match=r"^digits: study 'kept' was run on other data, letters"):
+        kept.train(tmp_path / "mine.safetensors", progress=False)
 
 
 @pytest.mark.slow

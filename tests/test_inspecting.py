@@ -57,3 +57,9 @@ def test_inspecting_teachers_of_which_none_is_trained():
     with pytest.raises(ConfigError, match=r"none of the teachers is trained yet: resnet8:0\.25, resnet8") as error:
         inspect_teachers(space="smoke", device="cpu", workers=1, output="table", to=None)
     assert error.value.hint == "autodistill teachers train --space smoke"
+    flags = {"data": "digits", "overrides": ["ladder.epochs=7", 'purpose="a b"'], "device": "cpu", "workers": 1}
+    with pytest.raises(ConfigError) as error:
+        inspect_teachers(**flags, output="table", to=None)
+    assert error.value.hint == (
+        "autodistill teachers train --data digits --space digits --set ladder.epochs=7 --set 'purpose=\"a b\"'"
+    )

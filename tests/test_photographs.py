@@ -214,6 +214,7 @@ def test_validation_images_get_their_margin_back_when_they_are_trained_on(tmp_pa
         ([(500, 400), (400, 300), (640, 480)], 224),  # the median of the shorter sides holds 258 pixels
         ([(260, 250), (250, 300)], 192),  # 250 pixels hold 192 + 2 x 14, not 224 + 2 x 17
         ([(40, 60), (50, 38)], 32),
+        ([(60, 80)], 48),  # 60 pixels hold 48 + 2 x 4, not 64 + 2 x 5
         ([(20, 30)], 17),  # below 32 + 2 x 2: the size for which 20 is 1.15 times as large
         ([(28, 28)], 28),  # square images of one size keep it
         ([(100, 100), (64, 64), (70, 70)], 64),  # square images need no margin

@@ -13,6 +13,7 @@ from autodistill.records import (
     EpochEvent,
     EpochRecord,
     Event,
+    KeptResult,
     Note,
     PhaseStarted,
     RunEnded,
@@ -22,6 +23,7 @@ from autodistill.records import (
     TrialEnded,
     TrialParams,
     TrialRecord,
+    run_ended,
 )
 
 PARAMS = TrialParams(teacher="[b]wrn[/b]", method="isats", method_params={"target_ratio": 5 / 3}, soft_weight=0.5)
@@ -44,7 +46,8 @@ EVENTS = [
     RunEnded(record=run_record("trials/0003/rung"), wall_s=1.0),
     RunEnded(record=run_record("confirm/0003-1000"), wall_s=1.0),
     RunEnded(record=run_record("trials/0004/full", state="failed", error="the loss became nan"), wall_s=1.0),
-    RunEnded(record=run_record("baselines/plain-kd"), wall_s=1.0, reused=True),
+    run_ended(KeptResult(result=run_record("baselines/plain-kd"), study="other"), reused=True),
+    run_ended(KeptResult(result=run_record("baselines/no-teacher-1001")), reused=True),
     TrialEnded(record=trial("pruned", "rung 50.0 %: rank 2 of 2 trials")),
     TrialEnded(record=trial("complete").model_copy(update={"full": run_record("trials/0003/full")})),
     Note(text="plan: 20"),
@@ -77,6 +80,7 @@ def test_what_ended_is_told_in_words(monkeypatch, terminal):
         "confirm run of trial 3, seed 1000: 2 epochs, val 50.0 %, 1.0 s",
         "trial 4, full run: failed: the loss became nan",
         "plain KD: 2 epochs, val 50.0 %, found",
+        "no teacher, seed 1001: 2 epochs, val 50.0 %, trained earlier",
         "#3 [b]wrn[/b]  ISATS (target ratio 1.67), soft weight 0.5  pruned: rung 50.0 %: rank 2 of 2 trials",
         "#3 [b]wrn[/b]  ISATS (target ratio 1.67), soft weight 0.5  complete 50.0 %",
         "plan: 20",
@@ -88,7 +92,7 @@ def test_what_ended_is_told_in_words(monkeypatch, terminal):
 
 def test_off_a_terminal_every_line_has_a_time_and_nothing_is_redrawn(monkeypatch):
     lines = watched(monkeypatch, terminal=False).splitlines()
-    assert len(lines) == 8
+    assert len(lines) == 9
     assert all(line[2] == line[5] == ":" and line[8] == " " for line in lines)
 
 

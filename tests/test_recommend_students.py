@@ -147,6 +147,14 @@ def test_limits_and_by_how_much_they_are_broken():
         ("macs", 98_700, "98.7 k MACs", "98.7 k"),
         ("size_bytes", 10_000_000, "10 MB", "10 MB"),
         ("latency_ms", 0.4581, "0.458 ms", "0.458 ms"),
+        ("params", 999, "999 params", "999"),
+        ("params", 999_499, "999 k params", "999 k"),
+        ("params", 999_500, "1 M params", "1 M"),
+        ("size_bytes", 999_999, "1 MB", "1 MB"),
+        ("macs", 999.9, "1 k MACs", "1 k"),
+        ("macs", 1.234e15, "1230 T MACs", "1230 T"),
+        ("latency_ms", 1234, "1230 ms", "1230 ms"),
+        ("latency_ms", 0.0000123, "0.0000123 ms", "0.0000123 ms"),
     ],
 )
 def test_costs_in_words(kind, number, words, bare_words):

@@ -14,6 +14,14 @@ import typer
 
 from autodistill.errors import StoreError, lookup
 
+TARGETS = {
+    "folder": "folder:PATH",
+    "arrays": "arrays:FILE.npz",
+    "python": "python:FILE.py:FACTORY",
+    "torchvision": "torchvision:NAME",
+}
+"""Values of `--data` for datasets that need a target."""
+
 
 class Format(StrEnum):
     TABLE = "table"
@@ -352,12 +360,13 @@ def spaces_cp(name: ShippedSpace, file: Annotated[Path, typer.Argument(help="New
     """Copy a shipped space to a new file for editing."""
     from autodistill.config import shipped
     from autodistill.console import show_note
+    from autodistill.formatting import command_line
     from autodistill.store import write_text
 
     if file.exists():
         raise StoreError(f"{file}: exists already", "name a new file, or remove this one")
     write_text(file, lookup("space", name, shipped()))
-    show_note(f"wrote {file}. Next: autodistill spaces check {file}")
+    show_note(f"wrote {file}. Next: {command_line('spaces', 'check', file)}")
 
 
 @spaces_app.command("check")
@@ -368,10 +377,14 @@ def spaces_check(
     """Check a space and print all its values."""
     from autodistill.config import dump, load
     from autodistill.console import show_note, show_text
+    from autodistill.formatting import command_line
     from autodistill.study import KNOWN
 
-    show_text(dump(load(file, known=KNOWN, overrides=overrides or ())).rstrip())
-    show_note(f"{file} is valid. Next: autodistill search --student mobilenetv2 --space {file}")
+    space = load(file, known=KNOWN, overrides=overrides or ())
+    show_text(dump(space).rstrip())
+    data = TARGETS.get(space.data.name, "")  # a space for own images does not name them
+    search = command_line("search", "--student", "mobilenetv2", space=file, data=data, set=overrides)
+    show_note(f"{file} is valid. Next: {search}")
 
 
 @cluster_app.command("slurm")

@@ -6,7 +6,7 @@ from typing import Any
 
 from autodistill import console
 from autodistill.executors import Stopped
-from autodistill.formatting import about, quantity
+from autodistill.formatting import about, command_line, quantity
 from autodistill.images_table import show_images
 from autodistill.options import Family, search_family
 from autodistill.running import (
@@ -46,7 +46,7 @@ def search(*, dry_run: bool, output: str, quiet: bool, **flags: Any) -> None:
     page = studies.rendered(record, studies.REPORTS / record.name)
     show.show_record(record, output=output)
     if not quiet:
-        next_command = f"autodistill train --from {record.name}" if record.state == "complete" else record.command
+        next_command = command_line("train", "--from", record.name) if record.state == "complete" else record.command
         console.show_note(f"Report: {page}   Next: {next_command}")
 
 

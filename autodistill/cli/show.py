@@ -257,7 +257,7 @@ TRIAL_COLUMNS: dict[str, Callable[[TrialRecord], object]] = {
 def _trial_csv(record: StudyRecord) -> Iterator[Sequence[object]]:
     """Yield the header and the rows of a CSV file of trials: every parameter in its own column, values not rounded."""
     keys = sorted({key for trial in record.trials for key in trial.params.method_params})
-    last = ("seed", "short_val_top1", "full_val_top1", "state", "reason")
+    last = ("seed", "rung_val_top1", "full_val_top1", "state", "reason")
     yield ("number", "kind", "teacher", "method", *keys, "tau_student", "soft_weight", *last)
     for trial in record.trials:
         params = trial.params

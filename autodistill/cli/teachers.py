@@ -1,7 +1,6 @@
 """`teachers list|train|adapt|check|inspect`."""
 
-import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ from autodistill import data as datasets
 from autodistill.console import Display, percent
 from autodistill.errors import ConfigError
 from autodistill.executors import CheckTask, LocalExecutor, SerialExecutor, TrainTeacherTask
-from autodistill.formatting import count
+from autodistill.formatting import command_line, count
 from autodistill.images_table import show_images
 from autodistill.options import search_options
 from autodistill.records import TRAINED_HERE, InspectionRecord, TeacherRecord
@@ -63,12 +62,13 @@ def adapt_teachers(*, source: Sequence[str], **flags: Any) -> None:
     uris = [uri if uri == IMAGENET or uri.startswith(adaptation.SCHEME) else adaptation.SCHEME + uri for uri in source]
     spec = _resolved(teachers=uris, **flags)
     _train_missing(spec)
-    more = [(f"--{name}", flags.get(name)) for name in ("data", "space")]
-    more += [("--set", override) for override in flags.get("overrides") or ()] + [("--teacher", uri) for uri in uris]
-    console.show_note(
-        "Next: autodistill search --student mobilenetv2 "
-        + " ".join(f"{flag} {shlex.quote(value)}" for flag, value in more if value)
-    )
+    search = command_line("search", "--student", "mobilenetv2", **_data_options(flags), teacher=uris)
+    console.show_note(f"Next: {search}")
+
+
+def _data_options(flags: Mapping[str, Any]) -> dict[str, str | Sequence[str] | None]:
+    """Return the options that name data and space again in another command."""
+    return {"data": flags.get("data"), "space": flags.get("space"), "set": flags.get("overrides")}
 
 
 def _train_missing(spec: StudySpec) -> None:
@@ -136,7 +136,7 @@ def inspect_teachers(*, output: str, to: Path | None, teacher: Sequence[str] | N
     spec = _resolved(teachers=teacher, **flags)
     unready = spec.unready
     names = [name for name in spec.teachers if name not in unready]
-    train = f"autodistill teachers train --space {spec.options.space}"
+    train = command_line("teachers", "train", **_data_options({**flags, "space": spec.options.space}))
     if not names:
         raise ConfigError(f"none of the teachers is trained yet: {', '.join(spec.teachers)}", train)
     if missing := [name for name in spec.teachers if name not in names]:

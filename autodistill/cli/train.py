@@ -5,8 +5,9 @@ from typing import Any
 
 from autodistill import console
 from autodistill.console import percent
+from autodistill.errors import ConfigError
 from autodistill.export import chosen, left_out
-from autodistill.formatting import count
+from autodistill.formatting import command_line, count
 from autodistill.options import search_options
 from autodistill.running import describe_student
 from autodistill.shipping import export_study, train_student
@@ -14,11 +15,13 @@ from autodistill.shipping import export_study, train_student
 
 def train(*, run: str, seed: int, to: Path, with_validation: bool, teacher: str = "", **flags: Any) -> None:
     """Train one student in full, write its weights and print its accuracy."""
+    if run and flags.get("space"):
+        raise ConfigError("--space beside --from: the study sets the space", "remove --space, or --from")
     options = search_options(teachers=[teacher] if teacher else (), **flags)
     if run:
         console.show_note(
             f"a new training, with seed {seed} and other weights than those of the study's confirm runs; to ship the "
-            f"best of those without training: autodistill export {run}"
+            f"best of those without training: {command_line('export', run)}"
         )
     spec, trained = train_student(options, run=run, seed=seed, to=to, with_validation=with_validation)
     rows = [
@@ -32,7 +35,7 @@ def train(*, run: str, seed: int, to: Path, with_validation: bool, teacher: str 
     ]
     console.show_table("Trained", ("", ""), rows)
     if run:
-        console.show_note(f"Next: autodistill export {run} --weights {to}")
+        console.show_note(f"Next: {command_line('export', run, '--weights', to)}")
 
 
 def export(run: str, *, weights: Path | None, formats: str, to: Path | None) -> None:
@@ -50,8 +53,8 @@ def export(run: str, *, weights: Path | None, formats: str, to: Path | None) -> 
     if weights is None:
         console.show_note(
             "chosen: of the confirm runs of the recommended configuration the one with the best validation accuracy; "
-            f"nothing was trained. For a new training, also on the validation images: autodistill train --from {run}, "
-            "then export with --weights FILE"
+            "nothing was trained. For a new training, also on the validation images: "
+            f"{command_line('train', '--from', run)}, then export with --weights FILE"
         )
     if not formats:
         for name in left_out(names):

@@ -81,7 +81,7 @@ def export_student(
     student = pick(record, folder, weights=weights)
     data = load_data(space.data)
     taught_by = {student.trained.params.teacher or ""}
-    check_unchanged(record, data=data.fingerprint, teachers=fingerprints_now(record, data, names=taught_by, say=say))
+    check_unchanged(record, data=data, teachers=fingerprints_now(record, data, names=taught_by, say=say))
     pool, images = space.data.pool, data.test.images
     if pool > 1:
         images = load_data(space.data.model_copy(update={"pool": 1})).test.images

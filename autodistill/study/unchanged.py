@@ -8,19 +8,24 @@ from autodistill.errors import DataError, TeacherError
 from autodistill.records import TRAINED_HERE, StudyRecord
 
 
-def check_unchanged(record: StudyRecord, *, data: str, teachers: Mapping[str, str]) -> None:
+def check_unchanged(record: StudyRecord, *, data: Data, teachers: Mapping[str, str]) -> None:
     """Compare fingerprints with those of a study.
 
     Args:
         record: The study.
-        data: Fingerprint of the data as they are now.
+        data: The data as they are now.
         teachers: Fingerprints of given teachers by name, as they are now.
 
     Raises:
         DataError: The data have changed.
         TeacherError: A teacher has changed.
     """
-    if data != record.data.fingerprint:
+    if data.fingerprint != record.data.fingerprint:
+        if data.name != record.data.name:
+            raise DataError(
+                f"{data.name}: study {record.name!r} was run on other data, {record.data.name}",
+                f"name with --data where {record.data.name} is now, or leave --data out",
+            )
         raise DataError(
             f"{record.data.name}: the images or labels are not those that study {record.name!r} was run on",
             f"put the data back as they were, or run the study again: {record.command}",

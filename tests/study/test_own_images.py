@@ -61,6 +61,7 @@ def made(count: int, *, size: int = 32, margin: int = 0) -> Data:
 @pytest.mark.parametrize(
     ("images", "batch_size", "epochs", "lr"),
     [
+        (6, 6, 30, 0.0047),
         (100, 8, 30, 0.0063),
         (400, 16, 30, 0.0125),
         (1_000, 32, 30, 0.025),

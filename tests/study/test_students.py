@@ -223,6 +223,17 @@ def test_limits_are_read_with_their_units_and_are_in_the_command():
     assert again.limits.latency_ms == 5.0
 
 
+@pytest.mark.parametrize(
+    ("flag", "text", "written"),
+    [("max_latency", "1234567us", "1234.567"), ("max_latency", "0.01us", "1e-05"), ("max_params", "1M", "1000000")],
+)
+def test_the_command_of_a_study_holds_its_limits_with_all_digits(flag, text, written):
+    asked = family(**{flag: text})
+    words = asked.command.split()
+    assert words[words.index(f"--{flag.replace('_', '-')}") + 1] == written
+    assert family(**{flag: written}).limits == asked.limits
+
+
 def test_a_comparison_takes_no_folder_of_a_study(done):
     with pytest.raises(StoreError, match="holds the study of a single student") as found:
         run(family(study="smoke-resnet8-0.25"))

@@ -10,6 +10,7 @@ import math
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -61,6 +62,15 @@ def free_memory_bytes(*, root: Path = ROOT) -> int | None:
     available = _machine_bytes("MemAvailable", "ullAvailPhys", root)
     free = [max(0, limit - used) for limit, used in _memory_limits(root)]
     return min(free if available is None else [available, *free], default=None)
+
+
+def process_age_s() -> float:
+    """Return the seconds since this process began; where the system does not tell, the seconds of its own work."""
+    try:
+        begun = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
+        return time.clock_gettime(time.CLOCK_BOOTTIME) - begun / os.sysconf("SC_CLK_TCK")
+    except (OSError, AttributeError):  # not Linux
+        return time.process_time()
 
 
 def usable_cores(*, root: Path = ROOT) -> int:

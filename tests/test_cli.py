@@ -125,6 +125,7 @@ def test_a_dry_run_writes_nothing(here):
     found = here("search", *TINY, "--student", "resnet8:0.5", "--dry-run")
     assert found.returncode == 0, found.stderr
     assert "all 2 studies: at most" in found.stderr
+    assert re.search(r"wall time +about .*: start-up \d", found.stdout)
     assert "no teacher 1 + plain KD 1 + priors" in found.stdout
     assert "teacher check" in found.stdout
     assert list(Path().iterdir()) == []

@@ -2,7 +2,9 @@
 
 import ctypes
 import os
+import subprocess
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -210,3 +212,10 @@ def test_this_machine_says_something_sensible():
     free = machine.free_memory_bytes()
     assert free is None or 0 <= free <= machine.memory_bytes()
     assert 1 <= machine.usable_cores() <= (os.cpu_count() or 1)
+
+
+def test_the_age_of_a_process_counts_from_its_start():
+    code = "import time; time.sleep(0.5); from autodistill.machine import process_age_s; print(process_age_s())"
+    begun = time.monotonic()
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert 0.5 <= float(found.stdout) <= time.monotonic() - begun + 0.02, "the system counts hundredths of a second"

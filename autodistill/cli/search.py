@@ -8,6 +8,7 @@ from autodistill import console
 from autodistill.executors import Stopped
 from autodistill.formatting import about, command_line, quantity
 from autodistill.images_table import show_images
+from autodistill.machine import process_age_s
 from autodistill.options import Family, search_family
 from autodistill.running import (
     command_of,
@@ -54,9 +55,12 @@ def _dry_run(family: Family, *, as_json: bool) -> None:
     estimates = []
     with executors(family.options[0]) as executor_for, console.Display(quiet=as_json) as display:
         students, left_out = resolved(family, quiet=as_json)
+        start_up_s = 0.0
         for spec in students:
             with executor_for(spec) as executor:
-                estimates.append((spec, estimate(spec, executor, display.show)))
+                executor.ready()
+                start_up_s = start_up_s or process_age_s()
+                estimates.append((spec, estimate(spec, executor, display.show, start_up_s=start_up_s)))
     command = command_of(family, students)
     if as_json:
         plans = [{**_facts(spec, result), **_numbers(result)} for spec, result in estimates]
@@ -72,7 +76,7 @@ def _dry_run(family: Family, *, as_json: bool) -> None:
     name_left_out(left_out, family)
     times = [result.time for _, result in estimates if result.time]
     if len(times) == len(students) > 1:
-        total = about(sum(time.wall_s for time in times))
+        total = about(sum(time.wall_s for time in times) - (len(times) - 1) * start_up_s)
         console.show_note(f"all {len(times)} studies: at most {total}; shared teachers and logits are computed once")
     console.show_note(f"Next: {command}")
 

@@ -48,6 +48,8 @@ MALLOPT = {-4: 0, -1: 2**31 - 1, -2: 2**28}
 """The same as glibc's M_MMAP_MAX, M_TRIM_THRESHOLD and M_TOP_PAD, for a process that runs already."""
 SHOW_S = 1.0
 """What workers write to stderr is shown at least this often."""
+READY = "ready"
+"""Sent by a worker when it has imported its modules and received its setup and its data."""
 STOP = "stop"
 """Sent to a worker to make it stop at the end of the epoch."""
 
@@ -63,6 +65,9 @@ class SerialExecutor:
     """
 
     workers = 1
+
+    def ready(self) -> None:
+        """See `Executor.ready`; this process has started."""
 
     def __init__(
         self, setup: Setup, *, data: Data | None = None, stop: threading.Event | None = None, work: Work = perform
@@ -98,6 +103,8 @@ class Worker(Slot):
     number: int = 0
     """Among the workers of an executor."""
     device: str = ""
+    started: bool = False
+    """Whether it has said that it is ready."""
 
 
 class ProcessPool:
@@ -156,6 +163,16 @@ class LocalExecutor:
         self._deaths: list[Task] = []
         self._stop = stop or threading.Event()
 
+    def ready(self) -> None:
+        """See `Executor.ready`; a worker that has died is noticed by `run`."""
+        while not self._stop.is_set() and (starting := [it for it in self._workers if not it.started]):
+            answers = wait([worker.pipe for worker in starting], SHOW_S)
+            for worker in starting:
+                if worker.pipe in answers:
+                    worker.started = True
+                    with contextlib.suppress(EOFError, OSError):
+                        worker.pipe.recv()
+
     def run(self, tasks: Sequence[Task], on_event: OnEvent, *, meanwhile: Sequence[Task] = ()) -> list[Result]:
         """See `Executor.run`."""
         queue = TaskQueue(tasks, meanwhile, self._workers, self._deaths)
@@ -211,7 +228,9 @@ class LocalExecutor:
         except (EOFError, OSError):  # OSError: it died in the middle of a message
             self._replace(worker, queue, on_event)
             return
-        if isinstance(message, Done):
+        if message == READY:
+            worker.started = True
+        elif isinstance(message, Done):
             queue.end(worker, message)
         else:
             on_event(message)
@@ -270,6 +289,8 @@ def _do_tasks(pipe: Connection, parent: int, stderr: str) -> None:
         return
     # While a task runs, nothing but a request to stop comes through the pipe, or its end.
     context = WorkerContext(setup, data=data, on_event=pipe.send, stopping=pipe.poll)
+    with contextlib.suppress(BrokenPipeError):
+        pipe.send(READY)
     while True:
         try:
             task = pipe.recv()

@@ -375,6 +375,9 @@ class RayExecutor:
         self.nodes: Counter[str] = Counter()
         """Actors that have started, by the device of their node."""
 
+    def ready(self) -> None:
+        """See `Executor.ready`; actors start when the cluster has room for them, which is not waited for."""
+
     def run(self, tasks: Sequence[Task], on_event: OnEvent, *, meanwhile: Sequence[Task] = ()) -> list[Result]:
         """See `Executor.run`."""
         tasks_left = TaskQueue(tasks, meanwhile, self._actors, self._deaths)

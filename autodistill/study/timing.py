@@ -103,11 +103,21 @@ class Estimate(NamedTuple):
     cache_bytes: int
 
 
-def estimate(spec: StudySpec, executor: Executor, on_event: OnEvent) -> Estimate:
-    """Measure some steps of the student and its teachers on the workers; write nothing to the study folder."""
+def estimate(spec: StudySpec, executor: Executor, on_event: OnEvent, *, start_up_s: float = 0.0) -> Estimate:
+    """Measure some steps of the student and its teachers on the workers; write nothing to the study folder.
+
+    Args:
+        spec: The study.
+        executor: Its workers measure.
+        on_event: Is called with each event.
+        start_up_s: Seconds that this command has taken for imports and checks, which the study's command takes too.
+            For a small study they are a large part.
+    """
     costs = measure(spec, executor, on_event)
     plan = plan_for(spec, costs)
     planned = planned_time(plan, costs, executor.workers, spec) if costs else None
+    if planned is not None and start_up_s:
+        planned = planned.model_copy(update={"phases_s": {"start-up": start_up_s, **planned.phases_s}})
     return Estimate(plan, planned, cache_size(spec))
 
 
@@ -220,6 +230,7 @@ def measure(spec: StudySpec, executor: Executor, on_event: OnEvent) -> Costs | N
 
     None: a worker could not measure a part.
     """
+    executor.ready()  # processes that start would slow down what is measured, and their start is no work of the plan
     workers, untrained = executor.workers, spec.untrained
     of_student = _student_facts(spec)
     of_teachers = {

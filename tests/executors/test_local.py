@@ -119,3 +119,16 @@ def test_a_system_without_signal_masks_starts_processes_all_the_same(monkeypatch
     monkeypatch.setattr(resource_tracker, "ensure_running", no_tracker)
     with uninterrupted():
         pass
+
+
+def test_workers_are_ready_once_and_then_work(tmp_path):
+    """A worker that dies before it is ready is replaced when it gets a task."""
+    with LocalExecutor(2, setup(tmp_path)) as executor:
+        executor.ready()
+        executor.ready()
+        assert executor.run([run("a", epochs=1)], lambda _: None)[0].result.state == "complete"
+    with LocalExecutor(1, setup(tmp_path)) as executor:
+        (child,) = children()
+        os.kill(child, signal.SIGKILL)
+        executor.ready()
+        assert executor.run([run("b", epochs=1)], lambda _: None)[0].result.state == "complete"

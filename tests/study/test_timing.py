@@ -75,6 +75,17 @@ def test_a_second_plan_is_the_first_and_measures_nothing():
 
 
 @pytest.mark.slow
+def test_the_estimate_of_a_dry_run_has_the_start_up_of_the_command():
+    spec = resolve(options())
+    plain, whole = (estimate(spec, Measuring(spec), lambda _: None, start_up_s=it).time for it in (0.0, 7.5))
+    assert plain is not None
+    assert whole is not None
+    assert whole.phases_s == {"start-up": 7.5, **plain.phases_s}
+    assert whole.wall_s == pytest.approx(plain.wall_s + 7.5)
+    assert "start-up 8 s" in describe_time(whole)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("more", "flags", "measured_again"),
     [

@@ -8,7 +8,7 @@ from scipy import stats
 
 from autodistill.formatting import points
 from autodistill.records import Contrast, RaceRecord, Recommendation, StudyRecord, TeacherCostRecord, TrialParams
-from autodistill.report.verdict import recommendation_info
+from autodistill.report.verdict import answer_info
 from autodistill.stats import accuracy_error, compare, difference_error
 from autodistill.stats.evidence import collect
 from autodistill.stats.verdict import recommend
@@ -122,7 +122,7 @@ def test_teachers_that_are_all_behind_no_teacher_are_said_to_be() -> None:
     assert (verdict.verdict, verdict.teacher, verdict.versus_no_teacher) == ("no_teacher", None, "cannot_tell")
     assert verdict.sentence.startswith("No teacher was ahead of training on labels alone for ")
     assert verdict.sentence.endswith("so whether a teacher helps cannot be told yet.")
-    assert recommendation_info(confirmed(table)).text == "No teacher was ahead of labels alone"
+    assert answer_info(confirmed(table)).headline == "No teacher was ahead of labels alone"
 
 
 def test_at_least_is_the_lower_end_at_the_level_of_naming() -> None:

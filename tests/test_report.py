@@ -14,7 +14,7 @@ from factories import HOSTILE, STUDIES, bare, confirmed, hostile_names, profiled
 from autodistill.errors import StoreError
 from autodistill.formatting import clean, duration, markdown, short
 from autodistill.records import StudyRecord, read_study
-from autodistill.report import render
+from autodistill.report import SECTIONS, render
 from autodistill.report.canvas import COLOURS, MARKERS
 from autodistill.stats.verdict import recommend
 
@@ -97,6 +97,25 @@ def test_headings_are_in_order_and_links_lead_somewhere(rendered: tuple[StudyRec
     ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
     assert len(ids) == len(set(ids))
     assert {attributes["href"] for tag, attributes in page.tags if tag == "a"} <= {f"#{one}" for one in ids}
+
+
+def test_every_section_and_part_is_on_the_page_and_in_markdown(rendered: tuple[StudyRecord, Path]) -> None:
+    record, folder = rendered
+    record = record.model_copy(update={"recommendation": recommend(record)})
+    sections = {name: found for name, section in SECTIONS.items() if (found := section(record))}
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    assert re.findall(r'<h2 id="(?!recommendation")(\w+)">([^<]*)', page) == [
+        (name, section.heading) for name, section in sections.items()
+    ]
+    assert re.findall(r'<li><a href="#(\w+)"', page) == list(sections)
+    parts = [part for section in sections.values() for part in section.parts if part and part.heading]
+    assert re.findall(r"<(?:h3|summary)>(?!The numbers<)([^<]*)", page) == [part.heading for part in parts]
+    text = (folder / "report.md").read_text(encoding="utf-8")
+    assert re.findall(r"(?m)^## (.*)", text)[1:] == [section.heading for section in sections.values()]
+    assert re.findall(r"(?m)^### (.*)", text) == [part.heading for part in parts if not part.code]
+    for section in (*sections.values(), *parts):
+        for words in (section.text, section.note):
+            assert markdown(clean(words)) in text
 
 
 def test_study_json_reads_back(rendered: tuple[StudyRecord, Path]) -> None:

@@ -19,6 +19,7 @@ from autodistill.report.teachers import (
     course,
     knowledge_info,
     scores_info,
+    spread_info,
     temperatures_info,
 )
 from autodistill.report.verdict import mismatch_info
@@ -173,16 +174,16 @@ def test_two_teachers_without_an_order_have_no_heat_map():
 def test_of_forty_teachers_eight_are_drawn_the_ends_among_them_and_the_page_says_so():
     record = profiled(study(120, teachers=hostile_names(40)))
     by_size = [one.name for one in sorted(record.teachers, key=lambda one: (one.cost.params, one.name))]
-    knowledge, temperatures = knowledge_info(record), temperatures_info(record)
+    spread, temperatures = spread_info(record), temperatures_info(record)
     for shown, note in (
-        ([one.name for one in knowledge.figure.draw.args[0]], knowledge.note),
+        ([one.name for one in spread.figure.draw.args[0]], spread.note),
         (list(temperatures.figure.draw.args[0]), temperatures.note),
         (agreement_info(record).figure.draw.args[0], agreement_info(record).note),
     ):
         assert len(shown) == 8
         assert (shown[0], shown[-1]) == (by_size[0], by_size[-1])
         assert "8 of 40 teachers shown" in note
-    assert len(knowledge.table.rows) == 40
+    assert len(knowledge_info(record).table.rows) == 40
     assert spread_out([1, 2, 3], 8) == [1, 2, 3]
 
 
@@ -250,7 +251,7 @@ def test_slim_charts_keep_a_users_decimals():
 
 
 def test_markers_tell_lines_of_one_colour_apart():
-    info = knowledge_info(profiled(study(8, teachers={f"t{place}": 0.8 for place in range(8)})))
+    info = spread_info(profiled(study(8, teachers={f"t{place}": 0.8 for place in range(8)})))
     svg = info.figure.draw().decode()
     assert len(set(re.findall(r'<path id="i\d+" d="([^"]*)"', svg))) >= 7
 

@@ -56,8 +56,8 @@ def test_why_an_interval_is_missing() -> None:
 def test_a_race_is_explained_where_there_was_one() -> None:
     record = confirmed({None: [0.7, 0.71, 0.72], "a": [0.8, 0.81, 0.82], "b": [0.75, 0.76, 0.77]})
     plan = record.plan.model_copy(update={"race": RaceRecord(first=3, seeds=5)})
-    assert "Racing" not in dict(method_info(record).points)
-    assert "over 3 confirm seeds" in dict(method_info(record.model_copy(update={"plan": plan})).points)["Racing"]
+    assert "Racing" not in dict(method_info(record).terms)
+    assert "over 3 confirm seeds" in dict(method_info(record.model_copy(update={"plan": plan})).terms)["Racing"]
 
 
 def test_mismatch_by_hand() -> None:
@@ -154,7 +154,7 @@ def test_method_names_what_the_intervals_leave_out() -> None:
     assert "Split and view noise are not in the intervals" in words
     accuracy = recommend(study(20)).ranking[0].confirmed_test_top1
     assert f"{100 * (accuracy * (1 - accuracy) / 10000) ** 0.5:.1f} points (standard error" in words
-    terms = dict(method_info(study(20)).points)
+    terms = dict(method_info(study(20)).terms)
     assert "4,000 train, 4,000 validation and 10,000 test" in terms["Data"]
     assert "averaged over the batch" in terms["Loss"]
 
@@ -181,7 +181,7 @@ def test_environment_renders_what_is_there() -> None:
     assert list(found)[:5] == ["start-up", "teachers", "search", "all phases", "planned before the first run"]
     assert found["planned before the first run"] == "1 min 00 s; took 1 min 05 s", "the report is yet to be written"
     odd = bare({}).model_copy(update={"space": {"a": None, "b": [1, None]}, "environment": {"x": None, "ok": True}})
-    assert environment_info(odd).text == "b = [\n    1,\n]"
+    assert [part.code for part in environment_info(odd).parts if part.code] == ["b = [\n    1,\n]"]
     assert timing_info(odd).table is None
     for paper in ("10.1007/s11704-025-41434-w", "arXiv:2405.13078", "NeurIPS 2022", "1503.02531", "Akiba"):
         assert paper in " ".join(CITATIONS)

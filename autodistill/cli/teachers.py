@@ -14,7 +14,7 @@ from autodistill.images_table import show_images
 from autodistill.options import search_options
 from autodistill.records import TRAINED_HERE, InspectionRecord, TeacherRecord
 from autodistill.report import render_inspection
-from autodistill.report.teachers import agreement_info, knowledge_info, temperatures_info
+from autodistill.report.teachers import knowledge_info
 from autodistill.running import shown_loading
 from autodistill.study import StudySpec, prepare_teachers, resolve
 from autodistill.teachers import adaptation, with_equals
@@ -157,8 +157,7 @@ def inspect_teachers(*, output: str, to: Path | None, teacher: Sequence[str] | N
 def show_inspection(record: InspectionRecord) -> None:
     """Print the tables of the report's sections, including those of its charts, then the claims."""
     knowledge = knowledge_info(record)
-    infos = (knowledge, temperatures_info(record), agreement_info(record))
-    for table in (knowledge.table, *(info.figure.table for info in infos if info.figure)):
+    for table in (knowledge.table, *(part.figure.table for part in knowledge.parts if part.figure)):
         if table is not None:
             columns = [f">{column.label}" if column.number else column.label for column in table.columns]
             cells = [

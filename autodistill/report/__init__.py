@@ -1,12 +1,12 @@
 """Reports: a record as HTML, markdown, JSON and charts.
 
-A section is a pure function of the record in `SECTIONS` and a block in both templates.
+A section is a pure function of the record in `SECTIONS`. The templates lay out all sections alike.
 """
 
 import base64
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from autodistill.errors import StoreError
 from autodistill.formatting import clean, markdown, redact
 from autodistill.records import ComparisonRecord, InspectionRecord, StudyRecord, to_json
 from autodistill.report import method, teachers, trials, verdict
-from autodistill.report.parts import Section
+from autodistill.report.parts import Answer, Section
 from autodistill.report.places import without_folders
 from autodistill.stats.students import judged_students
 from autodistill.stats.verdict import judged
@@ -27,31 +27,24 @@ from autodistill.store import write_text
 TEACHER_SECTIONS: dict[str, Callable[[StudyRecord | InspectionRecord], Section]] = {
     "notes": teachers.notes_info,
     "knowledge": teachers.knowledge_info,
-    "temperatures": teachers.temperatures_info,
-    "agreement": teachers.agreement_info,
-    "scores": teachers.scores_info,
 }
 """Sections that need only teachers, not a study."""
 
 SECTIONS: dict[str, Callable[[StudyRecord], Section]] = {
-    "recommendation": verdict.recommendation_info,
+    "why": verdict.why_info,
     "leaderboard": verdict.leaderboard_info,
     "controls": verdict.controls_info,
     "mismatch": verdict.mismatch_info,
     **TEACHER_SECTIONS,
     "trials": trials.trials_info,
     "curves": trials.curves_info,
-    "reruns": trials.reruns_info,
     "importance": trials.importance_info,
-    "replicates": trials.replicates_info,
     "failures": trials.failures_info,
     "budget": method.budget_info,
     "method": method.method_info,
-    "limits": method.limits_info,
-    "timing": method.timing_info,
     "environment": method.environment_info,
 }
-"""The data functions of a study's report, in the order of the page."""
+"""The sections of a study's report, in the order of the page, by the anchor of their heading."""
 
 _BLANK_LINES = re.compile(r"\n{3,}")
 _PER_CENT = re.compile(r"(?<=\d) %")
@@ -64,7 +57,8 @@ def render(record: StudyRecord, out_dir: Path) -> Path:
         StoreError: the folder cannot be written.
     """
     record = without_folders(judged(record))
-    return _write(record, {name: section(record) for name, section in SECTIONS.items()}, out_dir, "report")
+    sections = {name: section(record) for name, section in SECTIONS.items()}
+    return _write(record, verdict.answer_info(record), sections, out_dir, "report")
 
 
 def render_comparison(record: ComparisonRecord, out_dir: Path) -> Path:
@@ -78,19 +72,25 @@ def render_comparison(record: ComparisonRecord, out_dir: Path) -> Path:
         raise StoreError(f"study {wrong[0]!r}: the name is not a plain folder name", "restore the original name")
     for study in record.studies:
         render(study, out_dir / "students" / study.name)
-    return _write(record, verdict.comparison_sections(record), out_dir, "comparison")
+    answer, sections = verdict.comparison_answer(record), verdict.comparison_sections(record)
+    return _write(record, answer, sections, out_dir, "comparison")
 
 
 def _write(
-    record: StudyRecord | ComparisonRecord, sections: Mapping[str, Section], out_dir: Path, template: str
+    record: StudyRecord | ComparisonRecord,
+    answer: Answer,
+    sections: Mapping[str, Section],
+    out_dir: Path,
+    template: str,
 ) -> Path:
-    charts = _charts(sections)
+    charts = _charts(sections.values())
     for name, svg in charts.items():
         write_text(out_dir / "charts" / f"{name}.svg", svg)
     write_text(out_dir / "study.json", redact(to_json(record)))
     linked = {name: f"charts/{name}.svg" for name in charts}
-    write_text(out_dir / "report.md", as_markdown(f"{template}.md.j2", record=record, charts=linked, **sections))
-    write_text(out_dir / "report.html", _as_html(f"{template}.html.j2", record, sections, charts))
+    values = {"record": record, "answer": answer, "sections": sections}
+    write_text(out_dir / "report.md", as_markdown(f"{template}.md.j2", **values, charts=linked))
+    write_text(out_dir / "report.html", _as_html(f"{template}.html.j2", charts, **values))
     return out_dir / "report.html"
 
 
@@ -102,20 +102,27 @@ def render_inspection(record: InspectionRecord, out_dir: Path) -> Path:
     """
     record = without_folders(record)
     sections = {name: section(record) for name, section in TEACHER_SECTIONS.items()}
-    write_text(out_dir / "teachers.html", _as_html("inspection.html.j2", record, sections, _charts(sections)))
+    page = _as_html("inspection.html.j2", _charts(sections.values()), record=record, sections=sections)
+    write_text(out_dir / "teachers.html", page)
     return out_dir / "teachers.html"
 
 
-def _charts(sections: Mapping[str, Section]) -> dict[str, str]:
-    return {name: one.figure.draw().decode() for name, one in sections.items() if one.figure}
+def _charts(sections: Iterable[Section]) -> dict[str, str]:
+    """Draw the charts of sections and of their parts, by name."""
+    charts = {}
+    for section in sections:
+        if section.figure:
+            charts[section.figure.name] = section.figure.draw().decode()
+        charts |= _charts(section.parts)
+    return charts
 
 
-def _as_html(template: str, record: Any, sections: Mapping[str, Section], charts: Mapping[str, str]) -> str:
+def _as_html(template: str, charts: Mapping[str, str], **values: Any) -> str:
     """Return one HTML page without scripts or outside requests; charts are embedded."""
     embedded = {
         name: f"data:image/svg+xml;base64,{base64.b64encode(svg.encode()).decode()}" for name, svg in charts.items()
     }
-    return _html().get_template(template).render(record=record, charts=embedded, **sections)
+    return _html().get_template(template).render(charts=embedded, **values)
 
 
 def as_markdown(template: str, **values: Any) -> str:

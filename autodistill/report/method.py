@@ -76,17 +76,20 @@ def budget_info(record: StudyRecord) -> Section:
         row("total", f"{plan.equivalents:.2f}", f"{total:.2f}", mark="pick"),
     )
     figure = Figure(
+        "budget",
         finding=f"{total:.1f} of {plan.equivalents:.1f} full-training equivalents were spent.",
         alt="Paired bars: planned and spent full-training equivalents for each part of the study.",
         table=table("Budget, full-training equivalents", ("Part", ">Planned", ">Spent"), rows),
         draw=partial(budget_chart, parts),
+        in_markdown=True,
     )
-    return Section(summary, figure=figure)
+    return Section("Budget", summary, figure=figure)
 
 
 def method_info(record: StudyRecord) -> Section:
-    """Return what was done, as terms and explanations."""
-    return Section(points=(*_setup(record), *_search(record), *_inference(record)))
+    """Return what was done, as terms and explanations, and the limits."""
+    terms = (*_setup(record), *_search(record), *_inference(record))
+    return Section("Method and limits", terms=terms, parts=(limits_info(record),), nav="Method")
 
 
 BALANCED = (
@@ -251,7 +254,7 @@ def limits_info(record: StudyRecord) -> Section:
             "in their training. Their own accuracy there may be too high; the verdict rests on test."
         )
     points.append("Another student, data set or length of training may rank the teachers differently.")
-    return Section(points=tuple(points))
+    return Section("What this report cannot tell", points=tuple(points))
 
 
 def timing_info(record: StudyRecord) -> Section:
@@ -274,14 +277,31 @@ def timing_info(record: StudyRecord) -> Section:
 
 
 def environment_info(record: StudyRecord) -> Section:
-    """Return the resolved search space as TOML, the citations, and a table of the environment."""
+    """Return times, a table of the environment, the search space as TOML, and citations."""
     space = tomli_w.dumps(_without_none(record.space))
     cut = f"{space[:MAX_SPACE]}\n# cut here; the whole space is in study.json"
     found = list(_flatten(record.environment))
     rows = [row(short(key.replace("_", " ")), _value(value)) for key, value in found[:MAX_ROWS]]
     environment = table("Environment", ("What", "Value"), rows, cut_note(rows, len(found), "entries"))
-    text = space.strip() if len(space) <= MAX_SPACE else cut
-    return Section(text, CITATIONS, table=environment if found else None)
+    code = space.strip() if len(space) <= MAX_SPACE else cut
+    parts = (
+        timing_info(record),
+        Section("Environment and versions", table=environment, folded=True) if found else Section(),
+        Section("Search space, resolved", code=code, folded=True) if code else Section(),
+        Section("How to reproduce", _reproduction(record)),
+        Section("Citation", points=CITATIONS),
+    )
+    return Section("Environment, timing and citation", parts=parts, nav="Environment")
+
+
+def _reproduction(record: StudyRecord) -> str:
+    repeats = "repeats this study run for run on the same machine and with the same versions."
+    if record.plan.asynchronous:
+        repeats = (
+            "starts a similar study. It does not repeat this study run for run, because the trials of this study "
+            "depend on the order in which its runs ended."
+        )
+    return f"The command at the top {repeats} The whole record lies beside this page as study.json."
 
 
 def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

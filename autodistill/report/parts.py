@@ -51,6 +51,8 @@ class Table:
 class Figure:
     """A chart with its text."""
 
+    name: str
+    """Name of its file in `charts/`."""
     finding: str
     """What the chart shows, in one sentence."""
     alt: str
@@ -59,18 +61,52 @@ class Figure:
     """The chart's numbers."""
     draw: Callable[[], bytes] = field(compare=False)
     """Return the chart as SVG."""
+    in_markdown: bool = False
+    """Whether markdown shows the numbers too."""
 
 
 @dataclass(frozen=True)
 class Section:
-    """The content of a section, which its block in a template lays out."""
+    """The content of a section, in the order in which the templates show it. An empty section is false, and not shown.
 
+    `nav` and `folded` say how the heading is shown.
+    """
+
+    heading: str = ""
     text: str = ""
     points: tuple[Any, ...] = ()
-    """Items of a list: texts, or tuples of texts."""
+    """Items of a list: texts, or pairs of a claim and what was found."""
+    terms: tuple[tuple[str, str], ...] = ()
+    """Terms and their explanations."""
     table: Table | None = None
     figure: Figure | None = None
+    tables: tuple[Table, ...] = ()
+    """Further tables."""
+    code: str = ""
+    """Text as it is, which markdown leaves out."""
     note: str = ""
+    link: str = ""
+    """Path of the page with the full report."""
+    parts: tuple["Section", ...] = ()
+    """Sections below this one."""
+    nav: str = ""
+    """A shorter heading, for the list of sections."""
+    folded: bool = False
+    """Whether the page shows the heading alone until a reader opens the section."""
+
+    def __bool__(self) -> bool:
+        return self != Section()
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The head of a report."""
+
+    verdict: str
+    headline: str
+    sentence: str
+    facts: tuple[tuple[str, str, str], ...]
+    """Label, value and small line."""
 
 
 def table(caption: str, columns: Sequence[str | Column], rows: Iterable[Row], note: str = "") -> Table:

@@ -71,12 +71,15 @@ def knowledge_info(record: Teachers) -> Section:
     teachers = by_size(record)
     if not teachers:
         return Section()
-    shown = spread_out(teachers, MAX_SHOWN)
+    parts = (spread_info(record), temperatures_info(record), agreement_info(record), scores_info(record))
     return Section(
+        "Dark knowledge",
+        "Measured on the teachers' logits before any student is trained. Dark knowledge is what the logits say about "
+        "the classes that a sample does not belong to. The paper behind ISATS makes two claims about it, shown here "
+        "with the measurement for these teachers.",
         points=(_variance_claim(teachers), _order_claim(record)),
         table=_profile_table(teachers),
-        figure=_spread_figure(shown, teacher_names(record)),
-        note=_shown_note(len(shown), len(teachers)),
+        parts=parts,
     )
 
 
@@ -86,7 +89,9 @@ def notes_info(record: Teachers) -> Section:
     if isinstance(record, StudyRecord):
         rows += [row(short(name), f"left out: {reason}") for name, reason in record.left_out.items()]
     columns = ("Teacher", Column("Note", long=True))
-    return Section(table=table("How the teachers were read", columns, rows[:MAX_ROWS])) if rows else Section()
+    if not rows:
+        return Section()
+    return Section("Notes on the teachers", table=table("How the teachers were read", columns, rows[:MAX_ROWS]))
 
 
 def by_size(record: Teachers) -> list[TeacherRecord]:
@@ -230,7 +235,10 @@ def _pairs(names: Sequence[str], spearman: Matrix, kendall: Matrix) -> list[_Pai
     ]
 
 
-def _spread_figure(shown: Sequence[TeacherRecord], teachers: tuple[str, ...]) -> Figure:
+def spread_info(record: Teachers) -> Section:
+    """Return DA, IV and DV of teachers with a profile against temperature."""
+    teachers = by_size(record)
+    shown = spread_out(teachers, MAX_SHOWN)
     rows = (
         row(f"{short(one.name)}, {name}", *(f"{getattr(at(one, tau), key):.3g}" for tau in TABLE_TAUS))
         for one in shown
@@ -243,13 +251,16 @@ def _spread_figure(shown: Sequence[TeacherRecord], teachers: tuple[str, ...]) ->
     if len(shown) > 1:
         finding += f", the largest, and those of {short(low.name)} of {smallest}, the smallest"
     columns = ("Teacher, quantity", *(f">tau {tau:g}" for tau in TABLE_TAUS))
-    return Figure(
+    figure = Figure(
+        "knowledge",
         finding=f"{finding}.",
         alt=f"Three panels against temperature, {plural(len(shown), 'line')} each: mean, inherent variance and "
         "derived variance of the other classes' probabilities.",
         table=table("Other classes under softmax(z / tau), means over the training samples", columns, rows),
-        draw=partial(knowledge_chart, shown, teachers),
+        draw=partial(knowledge_chart, shown, teacher_names(record)),
     )
+    note = _shown_note(len(shown), len(teachers))
+    return Section("Other classes against temperature", figure=figure, note=note)
 
 
 def temperatures_info(record: Teachers) -> Section:
@@ -291,12 +302,14 @@ def temperatures_info(record: Teachers) -> Section:
         low, high = f"{min(medians):#.2g}", f"{max(medians):#.2g}"
         finding = f"The median tau other {f'is {low}' if low == high else f'lies between {low} and {high}'}"
     figure = Figure(
+        "temperatures",
         finding=f"{finding}; {_most_at_bound(found)}.",
         alt=f"Histograms of tau other over the samples whose label is on top, {plural(len(found), 'teacher')}.",
         table=table("Temperatures of the other classes under ISATS", columns, rows, note),
         draw=partial(temperatures_chart, shown, teacher_names(record)),
     )
-    return Section(figure=figure, note=_shown_note(len(shown), len(found)))
+    heading = "Temperature of the other classes under ISATS"
+    return Section(heading, figure=figure, note=_shown_note(len(shown), len(found)))
 
 
 def _most_at_bound(found: Mapping[str, TauOtherRecord]) -> str:
@@ -324,7 +337,8 @@ def agreement_info(record: Teachers) -> Section:
         "do not agree fully either, so a correlation below 1 is no defect of a teacher."
     )
     note = f"{note} {_shown_note(len(names), len(found.teachers))}".strip()
-    return Section(figure=_agreement_figure(names, spearman, kendall), note=note)
+    figure = _agreement_figure(names, spearman, kendall)
+    return Section("Agreement on the order of the other classes", figure=figure, note=note) if figure else Section()
 
 
 def _agreement_figure(names: Sequence[str], spearman: Matrix, kendall: Matrix) -> Figure | None:
@@ -344,6 +358,7 @@ def _agreement_figure(names: Sequence[str], spearman: Matrix, kendall: Matrix) -
         rows.append(row(short(name), *(EMPTY if one is None else f"{one:.2f}" for one in values)))
     columns = (Column("Teacher"), *(Column(short(name, 20), number=True) for name in names))
     return Figure(
+        "agreement",
         finding=finding,
         alt=f"Heat map of rank correlations between {len(names)} teachers.",
         table=table("Agreement on the order of the other classes: Spearman below, Kendall above", columns, rows),
@@ -395,4 +410,4 @@ def scores_info(record: Teachers) -> Section:
             f"{len(teachers)} teachers are too few to trust any of these orders: a random order is perfect with a "
             f"chance of 1 in {math.factorial(len(teachers)):,}, and {len(SCORES)} scores have as many chances. {note}"
         )
-    return Section(finding, table=table(caption, columns, rows), note=note)
+    return Section("Scores that take no training", finding, table=table(caption, columns, rows), note=note)

@@ -59,7 +59,8 @@ def trials_info(record: StudyRecord) -> Section:
         replicates = sum(trial.replicate_of is not None for trial in record.trials)
         repeats = f"; {plural(replicates, 'replicate')} of an earlier trial" if replicates else ""
         counts = f"{plural(len(states), 'trial')}: {', '.join(named)}{repeats}."
-    return Section(counts, table=table("Trials, validation accuracy", columns, map(_trial_row, shown), note))
+    rows = table("Trials, validation accuracy", columns, map(_trial_row, shown), note) if shown else None
+    return Section("Trials", counts, table=rows)
 
 
 def _trial_row(trial: TrialRecord) -> Row:
@@ -87,7 +88,7 @@ def _trial_row(trial: TrialRecord) -> Row:
 
 
 def curves_info(record: StudyRecord) -> Section:
-    """Return the learning curves, and what pruning saved."""
+    """Return the learning curves, what pruning saved, and the reruns."""
     found = list(_curves(record))
     curves = found[:MAX_CURVES]
     note = (
@@ -95,7 +96,14 @@ def curves_info(record: StudyRecord) -> Section:
         f"{RUNG_NOTES[record.plan.rungs]} {cut_note(curves, len(found), 'curves')}"
     )
     figure = _curves_figure(record, curves) if curves else None
-    return Section(f"{_saving(record)} {_audit_words(record)}".strip(), figure=figure, note=note.strip())
+    return Section(
+        "Learning curves and pruning",
+        f"{_saving(record)} {_audit_words(record)}".strip(),
+        figure=figure,
+        note=note.strip(),
+        parts=(reruns_info(record),),
+        nav="Curves and pruning",
+    )
 
 
 def _curves(record: StudyRecord) -> Iterator[Curve]:
@@ -158,6 +166,7 @@ def _curves_figure(record: StudyRecord, curves: Sequence[Curve]) -> Figure:
         rows.append(row(one.label, teacher, *values, str(one.points[-1][0]), one.end))
     columns = ("Curve", "Teacher", ">Start", ">Half-way", ">End", ">Last epoch", "Ended")
     return Figure(
+        "curves",
         finding=f"The highest curve, {name}, ends at {percent(best.points[-1][1])}; {stopped}.",
         alt=f"Validation accuracy against epoch, {plural(len(curves), 'curve')}; a cross marks a pruned trial.",
         table=table("Validation accuracy along the curves", columns, rows),
@@ -183,7 +192,7 @@ def reruns_info(record: StudyRecord) -> Section:
         teacher = short(rerun.params.teacher or EMPTY, 40)
         rows.append(row(teacher, recipe(rerun.params), maybe(before), maybe(after), gain, then))
     columns = ("Teacher", "Settings", ">In the search", ">Rerun", ">Difference, points", "Then")
-    return Section(finding, table=table("Reruns, validation accuracy", columns, rows))
+    return Section("Reruns", finding, table=table("Reruns, validation accuracy", columns, rows))
 
 
 def replicates_info(record: StudyRecord) -> Section:
@@ -213,7 +222,7 @@ def replicates_info(record: StudyRecord) -> Section:
     ]
     columns = ("Trials", "Teacher", "Settings", ">Rung scores", ">Spread, points")
     note = cut_note(rows, len(repeated), "configurations")
-    return Section(finding, table=table("Equal settings, other seeds", columns, rows, note))
+    return Section("Replicates", finding, table=table("Equal settings, other seeds", columns, rows, note))
 
 
 def _scored(record: StudyRecord) -> list[TrialRecord]:
@@ -224,7 +233,7 @@ def failures_info(record: StudyRecord) -> Section:
     """Return the failed runs and their reasons."""
     failed = [run for run in record.runs() if run.state == "failed"]
     if not failed:
-        return Section()
+        return Section("Failures", "No run failed.")
     rows = [
         row(
             short(run.run),
@@ -236,14 +245,16 @@ def failures_info(record: StudyRecord) -> Section:
         for run in failed[:MAX_ROWS]
     ]
     columns = ("Run", "Teacher", "Settings", ">Epochs", Column("Reason", long=True))
-    return Section(table=table("Failed runs", columns, rows, cut_note(rows, len(failed), "failed runs")))
+    note = cut_note(rows, len(failed), "failed runs")
+    return Section("Failures", table=table("Failed runs", columns, rows, note))
 
 
 def importance_info(record: StudyRecord) -> Section:
-    """Return the importance of each setting for the rung scores, and as points a table of shares for each method."""
+    """Return the importance of each setting for the rung scores, in all and for each method, and the replicates."""
+    parts = (replicates_info(record),)
     found = record.importance
     if found is None:
-        return Section(note="Importance was not computed.")
+        return Section("What mattered", note="Importance was not computed.", parts=parts)
     shares = _shares(found.shares, found.shares_std)
     within = tuple(
         _share_table(
@@ -254,8 +265,9 @@ def importance_info(record: StudyRecord) -> Section:
         if inner
     )
     if not shares:
-        return Section(points=within, note=found.note)
+        return Section("What mattered", tables=within, note=found.note, parts=parts)
     figure = Figure(
+        "importance",
         finding=_importance_finding(shares, found.n),
         alt=f"Bars: the share of variance that each of {plural(len(shares), 'setting')} explains.",
         table=_share_table("Shares of the variance of the rung scores", shares),
@@ -265,7 +277,11 @@ def importance_info(record: StudyRecord) -> Section:
     if found.evaluator_seeds > 1:
         forests = f"{found.evaluator_seeds} random forests of different seeds, {plural(found.n, 'trial')} each"
         note = f"Means over {forests}; \N{PLUS-MINUS SIGN} is their standard deviation. {note}".strip()
-    return Section(points=within, figure=figure, note=note)
+    text = (
+        "fANOVA over the rung scores, which every trial has. It describes the trials of this study and predicts "
+        "nothing about others."
+    )
+    return Section("What mattered", text, figure=figure, tables=within, note=note, parts=parts)
 
 
 def _shares(means: Mapping[str, float], spread: Mapping[str, float]) -> list[Share]:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from urllib.parse import quote
 
@@ -44,6 +45,7 @@ from autodistill.records import (
 )
 from autodistill.report.charts import mismatch_chart, pareto_chart, recommendation_chart
 from autodistill.report.parts import (
+    Answer,
     Cell,
     Column,
     Figure,
@@ -70,19 +72,27 @@ HEADLINES = {
 }
 ANSWERS = {"helps": "It helps", "does_not_help": "It does not help", "cannot_tell": "Cannot be told yet"}
 REGIMES = {"default": "Prior", "shared": "Shared configuration", "own": "Own best configuration"}
+CONTROLS = Section("The teacher, or its temperature?", nav="Teacher or temperature")
 
 
-def recommendation_info(record: StudyRecord) -> Section:
-    """Return the headline, facts as (label, value, small line), and the confirmed differences to no teacher."""
+def answer_info(record: StudyRecord) -> Answer:
+    """Return the recommendation."""
     verdict = verdict_of(record)
     headline = HEADLINES[verdict.verdict]
     if verdict.verdict == "no_teacher" and verdict.versus_no_teacher == "cannot_tell":
         headline = "No teacher was ahead of labels alone"
+    return Answer(verdict.verdict, headline, verdict.sentence, tuple(_facts(verdict)))
+
+
+def why_info(record: StudyRecord) -> Section:
+    """Return the reasons, and the confirmed differences to no teacher."""
+    verdict = verdict_of(record)
     figure = None
     if contrasts := [one for one in verdict.contrasts if one.versus is None]:
         best = max(contrasts, key=lambda one: one.difference)
         rows = (row(short(one.teacher), points(one.difference), contrast_interval(one)) for one in contrasts)
         figure = Figure(
+            "recommendation",
             finding=f"{short(best.teacher)}: {contrast_words(best)}.",
             alt=f"Dots with interval bars: {plural(len(contrasts), 'teacher')} against no teacher, on test.",
             table=table(
@@ -90,7 +100,7 @@ def recommendation_info(record: StudyRecord) -> Section:
             ),
             draw=partial(recommendation_chart, contrasts, verdict.threshold, teacher_names(record)),
         )
-    return Section(headline, tuple(_facts(verdict)), figure=figure)
+    return Section("Why", points=verdict.reasons, figure=figure)
 
 
 def _facts(verdict: Recommendation) -> Iterator[tuple[str, str, str]]:
@@ -139,7 +149,7 @@ def leaderboard_info(record: StudyRecord) -> Section:
     )
     caption = "Teachers by the accuracy of their students"
     baselines = _baseline_rows(record, verdict, balanced=balanced)
-    return Section(table=table(caption, columns, (*rows, *baselines), note))
+    return Section("Leaderboard", table=table(caption, columns, (*rows, *baselines), note))
 
 
 def _teacher_row(
@@ -227,12 +237,13 @@ def _in_use(targets: TargetSummary | None) -> str:
 def controls_info(record: StudyRecord) -> Section:
     """Return each teacher's accuracy with the prior, with the best configuration of all and with its own best."""
     if record.plan.controls and not record.controls:
-        return Section(note="Fair controls are still to come.")
+        return replace(CONTROLS, text="Fair controls are still to come.")
     if not record.controls:
-        return Section(
-            note="Not measured: whether a difference comes from the teacher or from temperatures that were tuned for "
+        return replace(
+            CONTROLS,
+            text="Not measured: whether a difference comes from the teacher or from temperatures that were tuned for "
             "it. From a budget of 40 on, each finalist is also trained with the prior and with the best configuration "
-            "of all."
+            "of all.",
         )
     controls: dict[str, dict[str, ControlRecord]] = {}  # by teacher and regime
     for one in record.controls:
@@ -245,7 +256,7 @@ def controls_info(record: StudyRecord) -> Section:
     )
     columns = ("Teacher", *(f">{name}" for name in REGIMES.values()), ">Own over shared, points")
     rows = (_control_row(teacher, found) for teacher, found in controls.items())
-    return Section(points=tuple(_findings(controls)), table=table("Fair controls", columns, rows, note))
+    return replace(CONTROLS, points=tuple(_findings(controls)), table=table("Fair controls", columns, rows, note))
 
 
 def _control_row(teacher: str, found: Mapping[str, ControlRecord]) -> Row:
@@ -301,7 +312,8 @@ def mismatch_info(record: StudyRecord) -> Section:
     best = best_full_runs(record)
     teachers = sorted((one for one in record.teachers if one.name in best), key=lambda one: (one.val_top1, one.name))
     if len(teachers) < 2:
-        return Section(note="Capacity mismatch is shown for two or more teachers with a full run each.")
+        note = "Capacity mismatch is shown for two or more teachers with a full run each."
+        return Section("Capacity mismatch", note=note)
     students = [score(best[one.name]) for one in teachers]
     top = teachers[-1]
     place = "made the best student"
@@ -335,6 +347,7 @@ def mismatch_info(record: StudyRecord) -> Section:
     )
     columns = ("Teacher", ">Teacher accuracy", ">Best student", ">Confirmed on test", ">Params", ">Teacher MACs")
     figure = Figure(
+        "mismatch",
         finding=f"The most accurate teacher, {short(top.name)} ({percent(top.val_top1)}), {place}{by_accuracy}.",
         alt="Two scatters of the best student's accuracy, against the teacher's accuracy and its size, for "
         f"{len(teachers)} teachers.",
@@ -351,35 +364,39 @@ def mismatch_info(record: StudyRecord) -> Section:
         f"Each of {len(teachers)} points is the best full run of a teacher's trials, on validation: one run; {bars}. "
         f"A teacher with more trials had more chances.{by_size}"
     )
-    return Section(figure=figure, note=note)
+    return Section("Capacity mismatch", figure=figure, note=note)
 
 
-def comparison_sections(record: ComparisonRecord) -> dict[str, Section]:
-    """Return the sections of the page that compares students.
-
-    The points of `students` are facts as (label, value, small line), those of `studies` are (student, sentence,
-    leaderboard, path of the report).
-    """
+def comparison_answer(record: ComparisonRecord) -> Answer:
+    """Return the choice of a student."""
     choice = record.choice
     assert choice is not None
     headline = {**HEADLINES, "only_one": "One student within the limits"}[choice.verdict]
+    return Answer(choice.verdict, headline, choice.sentence, tuple(_student_facts(record, choice)))
+
+
+def comparison_sections(record: ComparisonRecord) -> dict[str, Section]:
+    """Return the sections of the page that compares students."""
+    choice = record.choice
+    assert choice is not None
     figure = _pareto_figure(record, choice) if any(one.test_top1 is not None for one in choice.rows) else None
-    limits = (
+    limits = [
         row(amount(one.kind, one.limit), short(one.student), short(one.teacher or "no teacher"), percent(one.test_top1))
         for one in choice.lines
-    )
+    ]
     note = (
         "The most accurate student within the limit, by confirmed mean; a row for each limit at which the answer "
         "changes."
     )
     left_out = [row(short(one.student.name), excess_words(one, record.limits)) for one in record.left_out]
     excess = table("Not trained: over a limit", ("Student", "Cost over the limit"), left_out) if left_out else None
-    studies = []
-    for study in record.studies:
+    students = {}
+    for number, study in enumerate(record.studies, 1):
         found = study.recommendation
         sentence = found.sentence if found else "This student's study is not finished."
         page = f"students/{quote(study.name)}/report.html"
-        studies.append((study.student.name, sentence, leaderboard_info(study).table, page))
+        leaderboard = leaderboard_info(study).table
+        students[f"student-{number}"] = Section(study.student.name, sentence, table=leaderboard, link=page)
     equivalents = count(record.studies[0].plan.equivalents)
     method = (
         f"Each student had a budget of its own: {equivalents} full trainings of that student.",
@@ -388,11 +405,16 @@ def comparison_sections(record: ComparisonRecord) -> dict[str, Section]:
     )
     columns = ("Up to", "Student", "Teacher", ">Test accuracy")
     return {
-        "students": Section(headline, tuple(_student_facts(record, choice)), figure=figure),
-        "limits": Section(table=table("The answer under a limit", columns, limits, note)),
-        "left_out": Section(table=excess),
-        "studies": Section(points=tuple(studies)),
-        "method": Section(points=method),
+        "why": Section("Why", points=choice.reasons),
+        "pareto": Section("Accuracy against cost", table=figure.table if figure else None, figure=figure),
+        "limits": Section(
+            "Under a limit",
+            "" if limits else "No student is confirmed yet.",
+            table=table("The answer under a limit", columns, limits, note) if limits else None,
+            tables=(excess,) if excess else (),
+        ),
+        **students,
+        "method": Section("Method and limits", points=method),
     }
 
 
@@ -424,6 +446,7 @@ def _pareto_figure(record: ComparisonRecord, choice: StudentChoice) -> Figure:
     )
     rows = (_student_row(one, pick=one.student == choice.student) for one in choice.rows)
     return Figure(
+        "students",
         finding=f"On the Pareto front: {on}; {others}.",
         alt=f"Panels of test accuracy with its interval against each cost, for {plural(len(choice.rows), 'student')}.",
         table=table("Students, each with its recommended teacher", columns, rows, note),

@@ -64,7 +64,7 @@ def test_the_report_tells_tuning_from_teacher():
         "Tuning for b alone changes its student by +1.0 points (95 % interval +0.8 to +1.2) against the shared "
         "configuration."
     ]
-    assert "From a budget of 40 on" in controls_info(bare({"a": 0.9})).note
+    assert "From a budget of 40 on" in controls_info(bare({"a": 0.9})).text
 
 
 def confirmed_controls(scores):

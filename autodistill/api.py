@@ -17,7 +17,7 @@ from typing import Any, Literal
 from autodistill.errors import ConfigError, near
 from autodistill.export import Exported, chosen
 from autodistill.objects import Images, Network, Passed
-from autodistill.options import search_family, search_options
+from autodistill.options import search_options, students_to_search
 from autodistill.records import (
     ComparisonRecord,
     Recommendation,
@@ -217,7 +217,7 @@ def search(  # noqa: PLR0913 - the options of a search
     several = [teachers] if isinstance(teachers, str) or callable(teachers) else teachers
     given = {key: options.pop(key) for key in _TEXTS if key in options}
     texts = {key: str(value) for key, value in given.items() if value not in ("", None)}
-    family = search_family(
+    asked = students_to_search(
         students=[passed.network(it, "student") for it in students],
         teachers=[passed.network(it, f"teachers[{place}]") for place, it in enumerate(several)],
         data=passed.images(data),
@@ -233,12 +233,12 @@ def search(  # noqa: PLR0913 - the options of a search
     )
     with passed.importable():
         record = run_searches(
-            family,
+            asked,
             quiet=not progress,
             serial=executor == "serial",
             again="call autodistill.search with the same arguments",
         )
-    return Study(Path(family.options[0].runs) / record.name, passed=passed)
+    return Study(Path(asked.options[0].runs) / record.name, passed=passed)
 
 
 def load_study(path: str | Path) -> Study:

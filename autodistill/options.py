@@ -30,7 +30,7 @@ NEAREST_SPACE = {"cifar10": "cifar100", "arrays": OWN_SPACE, "python": OWN_SPACE
 """Default spaces of datasets that have no space of their own."""
 
 
-class Family(NamedTuple):
+class StudentsToSearch(NamedTuple):
     """Students that are searched one after another and then compared."""
 
     name: str
@@ -43,7 +43,7 @@ class Family(NamedTuple):
         return self.options[0].limits
 
 
-def search_family(
+def students_to_search(
     *,
     students: Sequence[str],
     study: str = "",
@@ -52,7 +52,7 @@ def search_family(
     max_size: str = "",
     max_latency: str = "",
     **rest: Any,
-) -> Family:
+) -> StudentsToSearch:
     """Return the options of each student. Without `study`, each student uses the study of a search for it alone."""
     texts = {"params": max_params, "macs": max_macs, "size_bytes": max_size, "latency_ms": max_latency}
     limits = StudentBudget(**{kind: _limit(texts[kind], *how) for kind, how in LIMITS.items() if texts[kind]})
@@ -63,7 +63,9 @@ def search_family(
         for student, name in zip(students, names, strict=True)
     )
     whole = options[0].model_copy(update={"study": study})
-    return Family(study or study_name(whole.space, students, data=whole.data), _command(whole, students), options)
+    return StudentsToSearch(
+        study or study_name(whole.space, students, data=whole.data), _command(whole, students), options
+    )
 
 
 def search_options(  # noqa: PLR0913 - the options of a search

@@ -13,7 +13,7 @@ from autodistill.data import LoadData
 from autodistill.executors import Executor, ProcessPool, SerialExecutor, Stopped
 from autodistill.formatting import count, excess_words, origin, quantity
 from autodistill.images_table import show_images
-from autodistill.options import Family
+from autodistill.options import StudentsToSearch
 from autodistill.records import ComparisonRecord, LeftOutRecord, StudyRecord
 from autodistill.searching.database import SQLITE, redacted
 from autodistill.store import cache_root
@@ -22,12 +22,12 @@ from autodistill.study.run import ExecutorFor, local_executor
 
 
 def run_searches(
-    family: Family, *, quiet: bool = False, serial: bool = False, again: str = ""
+    asked: StudentsToSearch, *, quiet: bool = False, serial: bool = False, again: str = ""
 ) -> StudyRecord | ComparisonRecord:
     """Run a study for each student, or continue it; returns its record, of several students their comparison.
 
     Args:
-        family: Students and options.
+        asked: Students and options.
         quiet: Whether to show no progress.
         serial: Whether to train in this process.
         again: How to continue after an interruption; empty: the command.
@@ -35,22 +35,22 @@ def run_searches(
     Raises:
         KeyboardInterrupt, Stopped: The search was interrupted. A note says how to continue.
     """
-    first = family.options[0]
+    first = asked.options[0]
     with executors(first, serial=serial) as executor_for:
-        students, left_out = resolved(family, quiet=quiet)
-        command = command_of(family, students)
+        students, left_out = resolved(asked, quiet=quiet)
+        command = command_of(asked, students)
         if not quiet:
-            _introduce(students, left_out, family)
+            _introduce(students, left_out, asked)
         storage = f" --storage {shlex.quote(redacted(first.storage))}" if first.storage else ""
         resume = again or f"{command}{storage}"
         try:
             with console.Display(quiet=quiet) as display:
-                if len(family.options) == 1:
+                if len(asked.options) == 1:
                     return run_study(students[0], display.show, executor_for=executor_for)
                 return run_students(
                     students,
                     display.show,
-                    name=family.name,
+                    name=asked.name,
                     command=command,
                     left_out=left_out,
                     executor_for=executor_for,
@@ -100,40 +100,40 @@ def shown_loading(*, quiet: bool = False) -> Iterator[LoadData]:
         yield partial(datasets.load, progress=display.progress, say=display.say)
 
 
-def resolved(family: Family, *, quiet: bool) -> tuple[tuple[StudySpec, ...], tuple[LeftOutRecord, ...]]:
+def resolved(asked: StudentsToSearch, *, quiet: bool) -> tuple[tuple[StudySpec, ...], tuple[LeftOutRecord, ...]]:
     """Check everything; return the students within the limits, and the others."""
     with shown_loading(quiet=quiet) as load_data:
-        specs = resolve_all(family.options, load_data=load_data)
-    return within(specs, family.limits)
+        specs = resolve_all(asked.options, load_data=load_data)
+    return within(specs, asked.limits)
 
 
-def command_of(family: Family, students: Sequence[StudySpec]) -> str:
+def command_of(asked: StudentsToSearch, students: Sequence[StudySpec]) -> str:
     """Return the command that reproduces the search on another machine.
 
     It sets the values that followed from this machine and are equal for all students.
     """
     first, *others = (spec.pins for spec in students)
     common = {key: value for key, value in first.items() if all(pins.get(key) == value for pins in others)}
-    return pinned(family.command, common)
+    return pinned(asked.command, common)
 
 
-def _introduce(students: Sequence[StudySpec], left_out: Sequence[LeftOutRecord], family: Family) -> None:
+def _introduce(students: Sequence[StudySpec], left_out: Sequence[LeftOutRecord], asked: StudentsToSearch) -> None:
     for spec in students:
         console.show_note(f"autodistill  {describe_student(spec)}  on {describe_data(spec)}  {spec.options.device}")
         resuming = "resuming " if spec.folder.record.exists() else ""
         console.show_note(f"study: {resuming}{spec.folder.path}   teachers: {', '.join(spec.teachers)}")
     show_images(students[0])
-    name_left_out(left_out, family)
+    name_left_out(left_out, asked)
     databases = [redacted(spec.options.storage or f"{SQLITE}{spec.folder.database}") for spec in students]
     dashboards = " or ".join(f"optuna-dashboard {database}" for database in dict.fromkeys(databases))
     console.show_note(f"watch: {dashboards}")
     console.show_note(f"teacher logits: up to {quantity('size_bytes', cache_size(students[0]))} in {cache_root()}")
 
 
-def name_left_out(left_out: Sequence[LeftOutRecord], family: Family) -> None:
+def name_left_out(left_out: Sequence[LeftOutRecord], asked: StudentsToSearch) -> None:
     """Name the students that break a limit."""
     for excluded in left_out:
-        console.show_note(f"left out: {excluded.student.name} has {excess_words(excluded, family.limits)}")
+        console.show_note(f"left out: {excluded.student.name} has {excess_words(excluded, asked.limits)}")
 
 
 def describe_student(spec: StudySpec) -> str:

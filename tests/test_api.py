@@ -169,9 +169,9 @@ def test_a_budget_is_written_without_an_exponent(budget, text, monkeypatch):
     class Stopped(Exception):
         pass
 
-    def stop(family, **rest):
-        assert family.options[0].budget == text
-        assert f"--budget {text} " in family.command
+    def stop(asked, **rest):
+        assert asked.options[0].budget == text
+        assert f"--budget {text} " in asked.command
         raise Stopped
 
     monkeypatch.setattr(api, "run_searches", stop)

@@ -23,7 +23,7 @@ from dataset_files import forbid_network, write_fashion, write_images
 from PIL import Image
 
 from autodistill.config import DataSpec
-from autodistill.data import Data, handed_over, load, received, with_validation
+from autodistill.data import Data, from_worker, load, to_worker, with_validation
 from autodistill.data import decoding as decoding_module
 from autodistill.data import images as images_module
 from autodistill.data.decoding import BOOT, serve
@@ -436,14 +436,14 @@ def test_splits_are_views_of_one_map_and_no_view_copies_them(spec: DataSpec) -> 
 
 def test_another_process_is_handed_a_path_and_gets_the_same_data(spec: DataSpec) -> None:
     data = load(spec)
-    sent = pickle.dumps(handed_over(data))
+    sent = pickle.dumps(to_worker(data))
     assert len(sent) < 1000
-    found = received(pickle.loads(sent), spec)
+    found = from_worker(pickle.loads(sent), spec)
     assert found.fingerprint == data.fingerprint
     assert torch.equal(found.test.images, data.test.images)
     small = load(DataSpec(train=100, validation=50, test=50))
-    assert received(handed_over(small), DataSpec()) is small
-    assert handed_over(with_validation(data)).fingerprint != data.fingerprint
+    assert from_worker(to_worker(small), DataSpec()) is small
+    assert to_worker(with_validation(data)).fingerprint != data.fingerprint
 
 
 def by_processes(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
@@ -534,8 +534,8 @@ def test_a_decoding_process_that_cannot_write_says_why(
 ) -> None:
     by_processes(monkeypatch, 2)
     full = f"import sys; [*map(lambda _: sys.stdin.readline(), range(3))]; print({errno.ENOSPC}, flush=True)"
-    look = decoding_module.Look(10, 10, "colour", False, False)
-    monkeypatch.setattr("autodistill.data.folders.look_at", lambda files, sizes: [look] * len(files))
+    header = decoding_module.ImageHeader(10, 10, "colour", False, False)
+    monkeypatch.setattr("autodistill.data.folders.read_headers", lambda files, sizes: [header] * len(files))
     monkeypatch.setattr(decoding_module, "BOOT", full)
     with pytest.raises(StoreError, match="bytes are free on that disk"):
         load(spec)

@@ -22,7 +22,7 @@ from autodistill.models import build
 from autodistill.models.cost import measure
 from autodistill.models.students import bare, foreign_student, rebuilt, student_network, student_record
 from autodistill.models.uri import student_name
-from autodistill.options import search_family
+from autodistill.options import students_to_search
 from autodistill.records import StudentRecord
 from autodistill.training import Recipe, train
 from autodistill.training import loop as trainer
@@ -111,12 +111,12 @@ def test_names_are_unique_and_names_of_files() -> None:
 def test_studies_of_students_from_elsewhere_have_plain_names() -> None:
     students = ["resnet18", "resnet8:0.5", "torchvision:resnet18", "python:a/nets.py:net?depth=3"]
     for study in ("", "mine"):
-        family = search_family(students=students, study=study, device="cpu", workers=1)
-        names = [it.study for it in family.options] if study else [it.student for it in family.options]
+        asked = students_to_search(students=students, study=study, device="cpu", workers=1)
+        names = [it.study for it in asked.options] if study else [it.student for it in asked.options]
         assert len(set(names)) == 4
-    assert [it.study for it in family.options][:3] == ["mine-resnet18", "mine-resnet8-0.5", "mine-torchvision-resnet18"]
-    assert Path(family.options[3].study).name == family.options[3].study
-    assert "'python:a/nets.py:net?depth=3'" in family.command
+    assert [it.study for it in asked.options][:3] == ["mine-resnet18", "mine-resnet8-0.5", "mine-torchvision-resnet18"]
+    assert Path(asked.options[3].study).name == asked.options[3].study
+    assert "'python:a/nets.py:net?depth=3'" in asked.command
 
 
 # Building

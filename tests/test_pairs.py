@@ -10,7 +10,7 @@ import torch
 from dataset_files import DATASET, forbid_network, write_arrays, write_dataset, write_fashion
 
 from autodistill.config import DataSpec
-from autodistill.data import Data, download, handed_over, load, received
+from autodistill.data import Data, download, from_worker, load, to_worker
 from autodistill.data.pairs import TORCHVISION
 from autodistill.errors import AutodistillError, ConfigError, DataError
 
@@ -192,9 +192,9 @@ def test_a_dataset_of_the_user_is_read_once_and_found_again(tmp_path: Path) -> N
 
 def test_a_worker_gets_the_images_without_the_user_s_code(tmp_path: Path) -> None:
     spec = DataSpec(name=f"python:{write_dataset(tmp_path / 'data.py')}:make")
-    given = handed_over(load(spec))
+    given = to_worker(load(spec))
     (tmp_path / "data.py").unlink()
-    assert received(given, spec).classes == ("cat", "dog")
+    assert from_worker(given, spec).classes == ("cat", "dog")
 
 
 def one(body: str, *, more: str = "") -> str:

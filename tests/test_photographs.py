@@ -479,7 +479,7 @@ def test_the_description_is_kept_with_the_images_and_follows_the_split(tmp_path:
 def test_files_of_an_older_version_are_decoded_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     squares(tmp_path / "pets")
     with monkeypatch.context() as patched:
-        patched.setattr("autodistill.data.folders.reading_of", lambda looks, stored: None)
+        patched.setattr("autodistill.data.folders.reading_of", lambda headers, stored: None)
         before = of(tmp_path / "pets")
     assert before.reading is None
     after = of(tmp_path / "pets")

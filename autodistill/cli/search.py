@@ -9,7 +9,7 @@ from autodistill.executors import Stopped
 from autodistill.formatting import about, command_line, quantity
 from autodistill.images_table import show_images
 from autodistill.machine import process_age_s
-from autodistill.options import Family, search_family
+from autodistill.options import StudentsToSearch, students_to_search
 from autodistill.running import (
     command_of,
     describe_data,
@@ -27,18 +27,18 @@ INTERRUPTED = 130
 
 
 def search(*, dry_run: bool, output: str, quiet: bool, **flags: Any) -> None:
-    """Run a study for each student, render the report, and print the result; `flags` as for `search_family`.
+    """Run a study for each student, render the report, and print the result; `flags` as for `students_to_search`.
 
     With `dry_run`, check everything, measure a few steps, and print the plan of each student.
     """
-    family = search_family(**flags)
+    asked = students_to_search(**flags)
     if dry_run:
-        _dry_run(family, as_json=output == "json")
+        _dry_run(asked, as_json=output == "json")
         return
     check_folder(Path("reports"))
     quiet = quiet or output != "table"
     try:
-        record = run_searches(family, quiet=quiet)
+        record = run_searches(asked, quiet=quiet)
     except (KeyboardInterrupt, Stopped):
         sys.exit(INTERRUPTED)
     from autodistill import studies  # importing the report takes a third of a second
@@ -51,17 +51,17 @@ def search(*, dry_run: bool, output: str, quiet: bool, **flags: Any) -> None:
         console.show_note(f"Report: {page}   Next: {next_command}")
 
 
-def _dry_run(family: Family, *, as_json: bool) -> None:
+def _dry_run(asked: StudentsToSearch, *, as_json: bool) -> None:
     estimates = []
-    with executors(family.options[0]) as executor_for, console.Display(quiet=as_json) as display:
-        students, left_out = resolved(family, quiet=as_json)
+    with executors(asked.options[0]) as executor_for, console.Display(quiet=as_json) as display:
+        students, left_out = resolved(asked, quiet=as_json)
         start_up_s = 0.0
         for spec in students:
             with executor_for(spec) as executor:
                 executor.ready()
                 start_up_s = start_up_s or process_age_s()
                 estimates.append((spec, estimate(spec, executor, display.show, start_up_s=start_up_s)))
-    command = command_of(family, students)
+    command = command_of(asked, students)
     if as_json:
         plans = [{**_facts(spec, result), **_numbers(result)} for spec, result in estimates]
         excluded = [student.model_dump(mode="json") for student in left_out]
@@ -73,7 +73,7 @@ def _dry_run(family: Family, *, as_json: bool) -> None:
         if spec is students[0]:
             show_images(spec)
         console.show_table("Dry run: no study was started", ("", ""), _facts(spec, result).items())
-    name_left_out(left_out, family)
+    name_left_out(left_out, asked)
     times = [result.time for _, result in estimates if result.time]
     if len(times) == len(students) > 1:
         total = about(sum(time.wall_s for time in times) - (len(times) - 1) * start_up_s)

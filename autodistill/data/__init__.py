@@ -37,22 +37,22 @@ from autodistill.records import DataRecord, ReadingRecord
 __all__ = [
     "DATASETS",
     "Data",
-    "Kept",
     "LoadData",
     "Progress",
     "Say",
+    "SharedFile",
     "Split",
     "at_size",
     "average_pool",
     "download",
     "file_names",
-    "handed_over",
+    "from_worker",
     "images_at_once",
     "load",
     "normalise",
-    "received",
     "record",
     "short_name",
+    "to_worker",
     "with_validation",
 ]
 
@@ -139,7 +139,7 @@ LoadData = Callable[[DataSpec], Data]
 """A function with the signature `load(spec)`, which may also show progress."""
 
 
-class Kept(NamedTuple):
+class SharedFile(NamedTuple):
     """A file of images that other processes of this machine can map. It is sent to workers in place of the images."""
 
     file: Path
@@ -192,16 +192,16 @@ def file_names(spec: DataSpec) -> list[str] | None:
     return [str(source.folder / name) for name in source.names()]
 
 
-def handed_over(data: Data) -> Data | Kept:
+def to_worker(data: Data) -> Data | SharedFile:
     """Return what to send to another process of this machine: the data's file, or the data if they have no file."""
-    return data if data.file is None else Kept(data.file, data.fingerprint)
+    return data if data.file is None else SharedFile(data.file, data.fingerprint)
 
 
-def received(given: Data | Kept | None, spec: DataSpec) -> Data:
-    """Return the data for a result of `handed_over`. Load them if nothing was sent, or if the file no longer exists.
+def from_worker(given: Data | SharedFile | None, spec: DataSpec) -> Data:
+    """Return the data for a result of `to_worker`. Load them if nothing was sent, or if the file no longer exists.
 
     Raises:
-        DataError: The dataset's files have changed since `handed_over` was called.
+        DataError: The dataset's files have changed since `to_worker` was called.
         AutodistillError: As for `load`.
     """
     if isinstance(given, Data):

@@ -69,7 +69,7 @@ class PixelsError(ValueError):
     """The pixels of a complete image are of a kind that is not read."""
 
 
-class Look(NamedTuple):
+class ImageHeader(NamedTuple):
     """What the header of an image file says."""
 
     width: int
@@ -109,7 +109,7 @@ def decode_files(files: Sequence[Row], sizes: Sequence[int], *, job: Job, progre
         raise DataError("\n  ".join(problem.message for problem in problems), hints)
 
 
-def look_at(files: Sequence[str], sizes: Sequence[int]) -> list[Look | None]:
+def read_headers(files: Sequence[str], sizes: Sequence[int]) -> list[ImageHeader | None]:
     """Read the headers of image files; None for a file that cannot be read, which decoding then reports.
 
     Args:
@@ -117,11 +117,11 @@ def look_at(files: Sequence[str], sizes: Sequence[int]) -> list[Look | None]:
         sizes: Size of each file in bytes.
     """
     few = len(files) < FEW_FILES
-    looks: list[Look | None] = []
+    headers: list[ImageHeader | None] = []
     with contextlib.ExitStack() as stack:
         for _, found in _answered(_chunks([*enumerate(files)], sizes), Job(), stack, few=few):
-            looks += [None if look is None else Look(*look) for look in found]
-    return looks
+            headers += [None if header is None else ImageHeader(*header) for header in found]
+    return headers
 
 
 def serve(requests: Any, answers: Any) -> None:
@@ -145,7 +145,7 @@ def serve(requests: Any, answers: Any) -> None:
 def _answer(job: Job, rows: Sequence[Row]) -> Sequence[object]:
     with warnings.catch_warnings():  # of Pillow, about unusual metadata
         warnings.simplefilter("ignore")
-        return decode_rows(job, rows) if job.target else [_look(path) for _, path in rows]
+        return decode_rows(job, rows) if job.target else [_header(path) for _, path in rows]
 
 
 def decode_rows(job: Job, rows: Sequence[Row]) -> list[Problem]:
@@ -234,7 +234,7 @@ def _equal(image: Any, value: int) -> Any:
 
 
 def kind_of(image: Any) -> str:
-    """Return the kind of colours of an image of Pillow, as in `Look`."""
+    """Return the kind of colours of an image of Pillow, as in `ImageHeader`."""
     if image.mode in ("LA", "PA", "La", "RGBA", "RGBa") or "transparency" in image.info:
         return "transparent"
     known = {"RGB": "colour", "L": "grey", "1": "grey", "P": "palette"}
@@ -250,13 +250,15 @@ def _orientation(image: Any) -> int:
     return found if found in range(2, 9) else 1
 
 
-def _look(path: str) -> Look | None:
+def _header(path: str) -> ImageHeader | None:
     try:
         with opened(path) as image:
             # Pillow would decode a PNG without EXIF data to look for them at its end.
             rotated = image.format != "PNG" or "exif" in image.info
             frames = image.format in ("GIF", "PNG", "TIFF", "WEBP") and getattr(image, "is_animated", False)
-            return Look(image.width, image.height, kind_of(image), rotated and _orientation(image) != 1, bool(frames))
+            return ImageHeader(
+                image.width, image.height, kind_of(image), rotated and _orientation(image) != 1, bool(frames)
+            )
     except DataError:
         return None
 
@@ -296,7 +298,7 @@ def _chunks(files: Sequence[Row], sizes: Sequence[int]) -> list[list[Row]]:
 def _answered(
     chunks: list[list[Row]], job: Job, stack: contextlib.ExitStack, *, few: bool
 ) -> Iterator[tuple[list[Row], Sequence[Any]]]:
-    """Decode chunks, or look at them; return them in their order, each with the problems or looks of its files."""
+    """Decode chunks or read their headers; return them in their order with the problems or headers of their files."""
     count = min(usable_cores(), len(chunks))
     if few or count == 1:
         return ((chunk, _answer(job, chunk)) for chunk in chunks)
@@ -349,7 +351,7 @@ def _decoder(job: Job) -> Iterator["subprocess.Popen[str]"]:
 
 
 def _request(process: "subprocess.Popen[str]", chunk: list[Row]) -> Sequence[Any]:
-    """Have a process decode a chunk or look at it, and return its answer."""
+    """Have a process decode a chunk or read its headers, and return its answer."""
     assert process.stdout is not None
     kills = oom_kills()
     _send(process, chunk)

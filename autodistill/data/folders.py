@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from autodistill.config import DataSpec
-from autodistill.data.decoding import Job, Progress, decode_files, look_at
+from autodistill.data.decoding import Job, Progress, decode_files, read_headers
 from autodistill.data.reading import margin_of, reading_of, side_of
 from autodistill.data.splits import Content, Files, Images, Labels, Numbers
 from autodistill.errors import ConfigError, DataError
@@ -359,9 +359,9 @@ def _index(found: dict[str, Part]) -> str:
 def _content(found: dict[str, Part], *, size: int | None) -> Content:
     samples: Sequence[Sample] = [sample for part in found.values() for sample in part.samples]
     sizes = [stamp(file)[0] for file, _ in samples]
-    looks = [look for look in look_at([file for file, _ in samples], sizes) if look is not None]
-    side = side_of(looks, size)
-    margin = margin_of(looks, side)
+    headers = [header for header in read_headers([file for file, _ in samples], sizes) if header is not None]
+    side = side_of(headers, size)
+    margin = margin_of(headers, side)
     stored = side + 2 * margin
     labels = {split: np.array([label for _, label in part.samples]) for split, part in found.items()}
 
@@ -374,7 +374,7 @@ def _content(found: dict[str, Part], *, size: int | None) -> Content:
         (3, stored, stored),
         write,
         margin=margin,
-        reading=reading_of(looks, stored=stored),
+        reading=reading_of(headers, stored=stored),
     )
 
 

@@ -25,7 +25,7 @@ from torch import Tensor
 from autodistill import usercode
 from autodistill.config import DataSpec
 from autodistill.data.arrays import Part, find_keys, read_arrays, text
-from autodistill.data.decoding import Look, Progress, kind_of, square, write_at
+from autodistill.data.decoding import ImageHeader, Progress, kind_of, square, write_at
 from autodistill.data.folders import SPLITS, decoders, stamp
 from autodistill.data.reading import margin_of, reading_of, side_of
 from autodistill.data.splits import Content, Files, Labels, Numbers, short_name
@@ -382,17 +382,17 @@ def _bytes(image: np.ndarray, where: str, spec: DataSpec) -> UInt8[np.ndarray, "
     )
 
 
-def _look(image: Any) -> Look:
-    return Look(image.width, image.height, kind_of(image), False, False)
+def _header(image: Any) -> ImageHeader:
+    return ImageHeader(image.width, image.height, kind_of(image), False, False)
 
 
 def _content(spec: DataSpec, parts: Mapping[str, Rows], classes: tuple[str, ...] | None, progress: Progress) -> Content:
-    sample = [_look(_pair(rows, number, split, spec)[0]) for split, rows in parts.items() for number in _sample(rows)]
+    sample = [_header(_pair(rows, number, split, spec)[0]) for split, rows in parts.items() for number in _sample(rows)]
     side = side_of(sample, spec.image_size)
     margin = margin_of(sample, side)
     stored = side + 2 * margin
-    channels = 1 if all(look.kind == "grey" for look in sample) else 3
-    looks: list[Look] = []
+    channels = 1 if all(header.kind == "grey" for header in sample) else 3
+    headers: list[ImageHeader] = []
     total, done = sum(map(len, parts.values())), 0
     labels = {split: np.empty(len(rows), dtype=np.int64) for split, rows in parts.items()}
     try:
@@ -400,7 +400,7 @@ def _content(spec: DataSpec, parts: Mapping[str, Rows], classes: tuple[str, ...]
             for split, rows in parts.items():
                 for number in range(len(rows)):
                     image, labels[split][number] = _pair(rows, number, split, spec)
-                    looks.append(_look(image))
+                    headers.append(_header(image))
                     pixels = _pixels(image, stored, channels, f"row {number} of {split}", spec)
                     write_at(file, done * len(pixels), pixels)
                     done += 1
@@ -415,7 +415,7 @@ def _content(spec: DataSpec, parts: Mapping[str, Rows], classes: tuple[str, ...]
     names, absent = _without_absent(_checked_names(spec, labels, classes), labels)
     if len(names) < 2:
         raise _refused(spec, "one class, at least 2 are needed", "add images of another class")
-    reading = reading_of(looks, stored=stored)
+    reading = reading_of(headers, stored=stored)
     if reading is not None and absent:
         shown = ", ".join(absent[:3]) + ", ..." * (len(absent) > 3)
         reading = reading.model_copy(update={"left_out": (f"{len(absent)} classes without images: {shown}",)})

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from statistics import median
 
-from autodistill.data.decoding import Look
+from autodistill.data.decoding import ImageHeader
 from autodistill.data.splits import Images, Numbers, Splits, chunks
 from autodistill.records import ReadingRecord
 
@@ -17,26 +17,26 @@ EXAMPLES = 5
 """Pairs of equal images that are named."""
 
 
-def side_of(looks: Sequence[Look], requested: int | None) -> int:
+def side_of(headers: Sequence[ImageHeader], requested: int | None) -> int:
     """Return the height and width of the images of a study.
 
     Args:
-        looks: Headers of all readable image files.
+        headers: Headers of all readable image files.
         requested: `data.image_size`; None: it follows from the images. Square images of one size keep it. Other images
             get the largest of `SIZES` that the median of their shorter sides fills, with the margin of photographs.
     """
-    if requested is not None or not looks:
+    if requested is not None or not headers:
         return requested or 1
-    if len({look[:2] for look in looks}) == 1 and not _ragged(looks):
-        return looks[0].width
-    typical = int(median(min(look.width, look.height) for look in looks))
-    fitting = (size for size in SIZES if size + 2 * margin_of(looks, size) <= typical)
-    return next(fitting, max(1, round(typical / (1 + 2 * MARGIN)) if _ragged(looks) else typical))
+    if len({header[:2] for header in headers}) == 1 and not _ragged(headers):
+        return headers[0].width
+    typical = int(median(min(header.width, header.height) for header in headers))
+    fitting = (size for size in SIZES if size + 2 * margin_of(headers, size) <= typical)
+    return next(fitting, max(1, round(typical / (1 + 2 * MARGIN)) if _ragged(headers) else typical))
 
 
-def margin_of(looks: Sequence[Look], side: int) -> int:
+def margin_of(headers: Sequence[ImageHeader], side: int) -> int:
     """Return the pixels that stored images have around the image size: none, if all images are square."""
-    return margin_at(side) if _ragged(looks) else 0
+    return margin_at(side) if _ragged(headers) else 0
 
 
 def margin_at(side: int) -> int:
@@ -44,25 +44,25 @@ def margin_at(side: int) -> int:
     return round(MARGIN * side)
 
 
-def _ragged(looks: Sequence[Look]) -> bool:
-    return any(look.width != look.height for look in looks)
+def _ragged(headers: Sequence[ImageHeader]) -> bool:
+    return any(header.width != header.height for header in headers)
 
 
-def reading_of(looks: Sequence[Look], *, stored: int) -> ReadingRecord | None:
+def reading_of(headers: Sequence[ImageHeader], *, stored: int) -> ReadingRecord | None:
     """Describe image files; None if none can be read. `stored` is the side of the stored images."""
-    if not looks:
+    if not headers:
         return None
-    sizes = [look[:2] for look in looks]
+    sizes = [header[:2] for header in headers]
     widths, heights = (sorted(it) for it in zip(*sizes, strict=True))
     return ReadingRecord(
-        images=len(looks),
+        images=len(headers),
         smallest=min(sizes, key=lambda it: it[0] * it[1]),
         median=(widths[len(widths) // 2], heights[len(heights) // 2]),
         largest=max(sizes, key=lambda it: it[0] * it[1]),
         distinct=len(set(sizes)),
-        kinds=dict(sorted(Counter(look.kind for look in looks).items())),
-        rotated=sum(look.rotated for look in looks),
-        frames=sum(look.frames for look in looks),
+        kinds=dict(sorted(Counter(header.kind for header in headers).items())),
+        rotated=sum(header.rotated for header in headers),
+        frames=sum(header.frames for header in headers),
         enlarged=sum(min(size) < stored for size in sizes),
         stored=stored,
     )

@@ -23,7 +23,7 @@ from multiprocessing.process import BaseProcess
 
 import torch
 
-from autodistill.data import Data, handed_over
+from autodistill.data import Data, to_worker
 from autodistill.errors import StudyError
 from autodistill.executors.base import (
     Done,
@@ -156,7 +156,7 @@ class LocalExecutor:
     ) -> None:
         self.workers, self._setup, self._work = workers, setup, work
         self._processes = processes or ProcessPool()
-        self._data = pickle.dumps(data and handed_over(data))
+        self._data = pickle.dumps(data and to_worker(data))
         self._kills = KillWatch()
         taken = [self._processes.take() for _ in range(workers)]
         self._workers = [self._hired(worker, number) for number, worker in enumerate(taken)]

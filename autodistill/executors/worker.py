@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from autodistill import data as datasets
-from autodistill.data import Data, Kept
+from autodistill.data import Data, SharedFile
 from autodistill.data.views import PLAIN_VIEW, View
 from autodistill.errors import AutodistillError, CacheError, DivergedError, StudyError, TeacherError, TrialError
 from autodistill.executors.base import (
@@ -136,7 +136,7 @@ class WorkerContext:
         self,
         setup: Setup,
         *,
-        data: Data | Kept | None = None,
+        data: Data | SharedFile | None = None,
         on_event: OnEvent = lambda _: None,
         stopping: Callable[[], bool] = lambda: False,
         on_file: Callable[[Path], object] = lambda _: None,
@@ -167,7 +167,7 @@ class WorkerContext:
     @cached_property
     def _received(self) -> Data:
         """The study's data on the CPU, mapped from their file if they have a file."""
-        return datasets.received(self._given, self.setup.space.data)
+        return datasets.from_worker(self._given, self.setup.space.data)
 
     @cached_property
     def study_data(self) -> Data:

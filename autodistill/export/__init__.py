@@ -19,8 +19,8 @@ from autodistill.errors import ConfigError, ExportError, StoreError
 from autodistill.export.card import CARD, Exported, ExportedFile, card
 from autodistill.export.formats import (
     FORMATS,
+    ExportInput,
     Facts,
-    Parcel,
     Predict,
     Student,
     chosen,
@@ -90,11 +90,11 @@ def export_student(
     # Grey images are repeated for a student from elsewhere that takes three channels.
     shown = data.test.images.expand(-1, len(mean), -1, -1)
     eager = _logits_of(lambda batch: student.module(normalise(batch, mean=mean, std=std)), shown)
-    parcel = Parcel(student, data, pool, _metadata(student, record, data, pool=pool), record.student.foreign)
+    given = ExportInput(student, data, pool, _metadata(student, record, data, pool=pool), record.student.foreign)
     tolerance = TOLERANCE * max(1.0, float(eager.abs().max()))
     with _writing_folder(to) as place:
         files = [
-            _written(name, parcel, record, place=place, images=images, eager=eager, tolerance=tolerance)
+            _written(name, given, record, place=place, images=images, eager=eager, tolerance=tolerance)
             for name in formats
         ]
         found = Exported(
@@ -105,7 +105,7 @@ def export_student(
             test_balanced_top1=metrics.balanced_top1(eager, data.test.labels),
             tolerance=tolerance,
             pool=pool,
-            input=parcel.metadata["input"],
+            input=given.metadata["input"],
             torch=torch.__version__,
         )
         write_text(place / CARD, card(record, found))
@@ -269,7 +269,7 @@ def _logits_of(predict: Predict, images: UInt8[Tensor, "examples *shape"]) -> Fl
 
 def _written(
     name: str,
-    parcel: Parcel,
+    given: ExportInput,
     record: StudyRecord,
     *,
     place: Path,
@@ -280,8 +280,8 @@ def _written(
     """Write a file, read it back, and compare its logits on the test images with those of the eager student."""
     format = FORMATS[name]
     path = place / format.file
-    format.write(parcel, path)
-    found = _logits_of(format.read(path, record, parcel.pool), images)
+    format.write(given, path)
+    found = _logits_of(format.read(path, record, given.pool), images)
     difference = float((found.double() - eager.double()).abs().max())
     if not difference <= tolerance:
         raise ExportError(

@@ -79,7 +79,7 @@ class Deployed(nn.Module):
         return logits
 
 
-class Parcel(NamedTuple):
+class ExportInput(NamedTuple):
     """A student with everything that a file contains."""
 
     student: Student
@@ -95,7 +95,7 @@ class Format(NamedTuple):
 
     file: str
     """Name of the file."""
-    write: Callable[[Parcel, Path], None]
+    write: Callable[[ExportInput, Path], None]
     read: Callable[[Path, StudyRecord, int], Predict]
     """`read(path, study, pool)` returns a function that runs the student."""
     needs: tuple[str, ...] = ()
@@ -188,16 +188,16 @@ def _shape(tensor: Tensor | None) -> tuple[int, ...] | str:
     return "missing" if tensor is None else tuple(tensor.shape)
 
 
-def _write_safetensors(parcel: Parcel, path: Path) -> None:
-    facts = parcel.student.facts
-    more = {key: parcel.metadata[key] for key in ("input", "trained")}
+def _write_safetensors(given: ExportInput, path: Path) -> None:
+    facts = given.student.facts
+    more = {key: given.metadata[key] for key in ("input", "trained")}
     save(
         path,
-        bare(parcel.student.module),
+        bare(given.student.module),
         architecture=facts.architecture,
-        data=parcel.data,
+        data=given.data,
         stem_stride=facts.stem_stride,
-        more=more | (file_facts(parcel.foreign) if parcel.foreign else {}),
+        more=more | (file_facts(given.foreign) if given.foreign else {}),
     )
 
 
@@ -206,9 +206,9 @@ def _read_safetensors(path: Path, record: StudyRecord, pool: int) -> Predict:
     return Deployed(network(path, facts, state, record), facts=facts, pool=pool)
 
 
-def _write_pt2(parcel: Parcel, path: Path) -> None:
+def _write_pt2(given: ExportInput, path: Path) -> None:
     buffer = io.BytesIO()
-    torch.export.save(_traced(parcel, path), buffer, extra_files={METADATA: json.dumps(parcel.metadata)})
+    torch.export.save(_traced(given, path), buffer, extra_files={METADATA: json.dumps(given.metadata)})
     write_bytes(path, buffer.getvalue())
 
 
@@ -217,8 +217,8 @@ def _read_pt2(path: Path, record: StudyRecord, pool: int) -> Predict:
     return module
 
 
-def _write_onnx(parcel: Parcel, path: Path) -> None:
-    program = _traced(parcel, path)
+def _write_onnx(given: ExportInput, path: Path) -> None:
+    program = _traced(given, path)
     with warnings.catch_warnings():
         # The packages of the converter warn about each other's versions.
         warnings.simplefilter("ignore")
@@ -233,7 +233,7 @@ def _write_onnx(parcel: Parcel, path: Path) -> None:
         except (RuntimeError, ValueError, TypeError) as error:
             raise _unsupported(path, error) from error
     assert found is not None
-    found.model.metadata_props["autodistill"] = json.dumps(parcel.metadata)
+    found.model.metadata_props["autodistill"] = json.dumps(given.metadata)
     write_bytes(path, found.model_proto.SerializeToString())
 
 
@@ -251,10 +251,10 @@ def _read_onnx(path: Path, record: StudyRecord, pool: int) -> Predict:
     return predict
 
 
-def _traced(parcel: Parcel, path: Path) -> torch.export.ExportedProgram:
-    _, channels, height, width = parcel.data.test.images.shape
-    example = torch.zeros(2, channels, height * parcel.pool, width * parcel.pool, dtype=torch.uint8)
-    deployed = Deployed(parcel.student.module, facts=parcel.student.facts, pool=parcel.pool).eval()
+def _traced(given: ExportInput, path: Path) -> torch.export.ExportedProgram:
+    _, channels, height, width = given.data.test.images.shape
+    example = torch.zeros(2, channels, height * given.pool, width * given.pool, dtype=torch.uint8)
+    deployed = Deployed(given.student.module, facts=given.student.facts, pool=given.pool).eval()
     with errors_as(partial(_unsupported, path)):  # tracing runs the user's code
         return torch.export.export(deployed, (example,), dynamic_shapes={"images": {0: Dim("batch")}})
 

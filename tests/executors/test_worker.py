@@ -12,8 +12,8 @@ from executor_parts import LADDER, SPACE, Here, diverging, of, run
 from torch import nn
 
 from autodistill.config import Space
-from autodistill.data import handed_over
 from autodistill.data import load as load_data
+from autodistill.data import to_worker
 from autodistill.errors import DataError, StoreError, StudyError, TeacherError
 from autodistill.executors import CheckTask, LogitsTask, TrainTeacherTask, WorkerContext, perform
 from autodistill.models import build
@@ -257,14 +257,14 @@ def folder_space(home: Path) -> Space:
 
 def handed(home: Path, space: Space, data: object) -> WorkerContext:
     """Return the context of a worker that is sent data, as processes are."""
-    return WorkerContext(Here(home, space=space).context.setup, data=pickle.loads(pickle.dumps(handed_over(data))))
+    return WorkerContext(Here(home, space=space).context.setup, data=pickle.loads(pickle.dumps(to_worker(data))))
 
 
 def test_a_worker_maps_the_images_of_a_folder_that_is_gone_by_then(tmp_path):
     space = folder_space(tmp_path)
     data = load_data(space.data)
     shutil.rmtree(tmp_path / "images")
-    assert len(pickle.dumps(handed_over(data))) < data.train.images.nbytes / 10
+    assert len(pickle.dumps(to_worker(data))) < data.train.images.nbytes / 10
     found = perform(run("mapped", epochs=1), handed(tmp_path, space, data))
     assert found.result.state == "complete", found.result.error
 

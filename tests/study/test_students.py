@@ -10,7 +10,7 @@ from small_studies import LATENCY, TINY, core, fake, faking, options
 from autodistill import studies
 from autodistill.cli import show
 from autodistill.errors import AutodistillError, ConfigError, StoreError
-from autodistill.options import Family, search_family
+from autodistill.options import StudentsToSearch, students_to_search
 from autodistill.records import (
     ComparisonRecord,
     Event,
@@ -32,18 +32,18 @@ STUDENTS = ("resnet8:0.25", "resnet8:0.5")
 NAME = "smoke-resnet8-0.25-resnet8-0.5"
 
 
-def family(students=STUDENTS, **flags) -> Family:
+def asked_for(students=STUDENTS, **flags) -> StudentsToSearch:
     given = {"space": "smoke", "budget": "11", "workers": 1, "overrides": TINY, **flags}
-    return search_family(students=students, **given)
+    return students_to_search(students=students, **given)
 
 
-def refusal(asked: Family) -> AutodistillError:
+def refusal(asked: StudentsToSearch) -> AutodistillError:
     with pytest.raises((ConfigError, StoreError)) as caught:
         within(resolve_all(asked.options), asked.limits)
     return caught.value
 
 
-def run(asked: Family, on_event=lambda _: None) -> ComparisonRecord:
+def run(asked: StudentsToSearch, on_event=lambda _: None) -> ComparisonRecord:
     students, left_out = within(resolve_all(asked.options), asked.limits)
     students = tuple(it._replace(latency=it.latency or LATENCY) for it in students)
     return run_students(
@@ -65,7 +65,7 @@ def comparison(faked, tmp_path_factory) -> Compared:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("AUTODISTILL_CACHE", str(place / "cache"))
         patch.chdir(place)
-        return Compared(run(family(), events.append), events, place)
+        return Compared(run(asked_for(), events.append), events, place)
 
 
 @pytest.fixture
@@ -121,14 +121,14 @@ def test_a_resumed_comparison_never_knows_less_than_before(compared):
     for run_of in whole.studies[1].finalists[1].runs:
         Path("runs", "smoke-resnet8-0.5", "results", f"{run_of.key}.json").unlink()
     path.write_text(to_json(whole.studies[1].model_copy(update={"state": "running"})))
-    record = run(family(timeout="0.000001"))
+    record = run(asked_for(timeout="0.000001"))
     assert [study.name for study in record.studies] == [study.name for study in whole.studies]
     assert record.state == "running"
-    assert core(run(family()).studies[1]) == core(whole.studies[1])
+    assert core(run(asked_for()).studies[1]) == core(whole.studies[1])
 
 
 def test_the_command_holds_what_followed_from_this_machine_for_all_students_alike():
-    asked = family(cache_size="8001")
+    asked = asked_for(cache_size="8001")
     students = resolve_all(asked.options)
     assert [one.pins for one in students] == [{"data.views": 2}] * 2
     assert command_of(asked, students).endswith("--set data.views=2")
@@ -145,7 +145,7 @@ def test_a_record_cannot_name_a_folder_elsewhere(compared, tmp_path):
 
 
 def test_a_timeout_leaves_the_comparison_running(done):
-    record = run(family(timeout="0.01"))
+    record = run(asked_for(timeout="0.01"))
     assert record.state == "running"
     assert [study.state for study in record.studies] in (["complete"], ["complete", "running"])
     with pytest.raises(StoreError, match="not all students are searched yet"):
@@ -153,7 +153,7 @@ def test_a_timeout_leaves_the_comparison_running(done):
 
 
 def test_students_over_a_limit_are_named_and_not_trained():
-    asked = family(max_params="10k")
+    asked = asked_for(max_params="10k")
     students, left_out = within(resolve_all(asked.options), asked.limits)
     assert [one.student.name for one in students] == ["resnet8:0.25"]
     assert [one.student.name for one in left_out] == ["resnet8:0.5"]
@@ -162,13 +162,13 @@ def test_students_over_a_limit_are_named_and_not_trained():
 
 
 def test_an_impossible_budget_says_who_comes_nearest():
-    error = refusal(family(("resnet8:0.5", "resnet8:0.25"), max_params="1k", max_macs="1G"))
+    error = refusal(asked_for(("resnet8:0.5", "resnet8:0.25"), max_params="1k", max_macs="1G"))
     assert "resnet8:0.25 comes nearest (5.14 times the limit on params)" in error.message
     assert "resnet8:0.5: 19.8 k params (limit 1 k params)" in error.message
     assert error.exit_code == 2
     assert (
         "the student breaks its limits: resnet8:0.5: 80.7 kB (limit 1 kB)"
-        in refusal(family(("resnet8:0.5",), max_size="1KB")).message
+        in refusal(asked_for(("resnet8:0.5",), max_size="1KB")).message
     )
 
 
@@ -191,10 +191,10 @@ def test_latency_of_another_device_is_measured_anew(done):
 
 
 def test_what_is_wrong_with_several_students_is_said_at_once():
-    error = refusal(family(("resnet9", "mobilenet")))
+    error = refusal(asked_for(("resnet9", "mobilenet")))
     assert "resnet9" in error.message
     assert "'mobilenet'" in error.message
-    assert "named twice" in refusal(family(("resnet8:0.5", "resnet8:0.5"))).message
+    assert "named twice" in refusal(asked_for(("resnet8:0.5", "resnet8:0.5"))).message
 
 
 @pytest.mark.parametrize(
@@ -202,24 +202,24 @@ def test_what_is_wrong_with_several_students_is_said_at_once():
 )
 def test_limits_that_are_none(flag, text):
     with pytest.raises(ConfigError, match=f"--{flag.replace('_', '-')} {text}: must be a number above 0"):
-        family(**{flag: text})
+        asked_for(**{flag: text})
 
 
 def test_a_limit_is_the_number_that_was_written():
-    assert family(max_params="2.01M").limits.params == 2_010_000
+    assert asked_for(max_params="2.01M").limits.params == 2_010_000
     with pytest.raises(ConfigError, match="must be at least 1"):
-        family(max_params="0.4")
+        asked_for(max_params="0.4")
 
 
 def test_limits_are_read_with_their_units_and_are_in_the_command():
-    asked = family(max_params="2.5M", max_macs="100M", max_size="10MB", max_latency="5ms", study="pair")
+    asked = asked_for(max_params="2.5M", max_macs="100M", max_size="10MB", max_latency="5ms", study="pair")
     assert asked.limits == StudentBudget(params=2_500_000, macs=100_000_000, size_bytes=10_000_000, latency_ms=5.0)
     assert asked.name == "pair"
     assert [one.study for one in asked.options] == ["pair-resnet8-0.25", "pair-resnet8-0.5"]
     start = "autodistill search --student resnet8:0.25 --student resnet8:0.5 --space smoke --max-params 2500000"
     assert asked.command.startswith(f"{start} --max-macs 100000000 --max-size 10000000 --max-latency 5 --budget 11")
     assert "--study pair" in asked.command
-    again = search_family(students=STUDENTS, space="smoke", max_latency="5")
+    again = students_to_search(students=STUDENTS, space="smoke", max_latency="5")
     assert again.limits.latency_ms == 5.0
 
 
@@ -228,15 +228,15 @@ def test_limits_are_read_with_their_units_and_are_in_the_command():
     [("max_latency", "1234567us", "1234.567"), ("max_latency", "0.01us", "1e-05"), ("max_params", "1M", "1000000")],
 )
 def test_the_command_of_a_study_holds_its_limits_with_all_digits(flag, text, written):
-    asked = family(**{flag: text})
+    asked = asked_for(**{flag: text})
     words = asked.command.split()
     assert words[words.index(f"--{flag.replace('_', '-')}") + 1] == written
-    assert family(**{flag: written}).limits == asked.limits
+    assert asked_for(**{flag: written}).limits == asked.limits
 
 
 def test_a_comparison_takes_no_folder_of_a_study(done):
     with pytest.raises(StoreError, match="holds the study of a single student") as found:
-        run(family(study="smoke-resnet8-0.25"))
+        run(asked_for(study="smoke-resnet8-0.25"))
     assert found.value.exit_code == 2
     assert fake(options()) == done
 
@@ -254,9 +254,9 @@ def test_a_stopped_comparison_continues_with_the_same_command(comparison):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run(family(), fail)
+        run(asked_for(), fail)
     kept = read_record(Path("runs", NAME, "study.json"))
     assert kept.state == "running"
     assert [study.state for study in kept.studies] == ["complete"]
-    record = run(family())
+    record = run(asked_for())
     assert [core(study) for study in record.studies] == [core(study) for study in comparison.record.studies]

@@ -73,6 +73,10 @@ FORMS: dict[str, tuple[dict[str, Any], np.ndarray[Any, Any]]] = {
         {"images": BYTES, "labels": LABELS, "image_ids": LABELS + 7, "meta": np.array([{}], dtype=object)},
         BYTES,
     ),
+    "arrays of other kinds": (
+        {"x_train": BYTES, "y_train": LABELS, "x_mean": BYTES[0] / 2, "label_ids": LABELS, "x_train_raw": BYTES},
+        BYTES,
+    ),
     "names of classes": ({"images": BYTES, "labels": np.array(["a", "b", "c"])[LABELS]}, BYTES),
 }
 
@@ -91,6 +95,7 @@ def test_arrays_of_the_usual_forms_are_read(tmp_path: Path, form: str) -> None:
     [
         ({"pixels": BYTES}, "holds pixels"),
         ({"images": BYTES}, "holds images"),
+        ({"images": BYTES, "label_ids": LABELS}, "holds images, label_ids"),
         ({"images": BYTES, "labels": LABELS[:-1]}, "29 labels for 30 train images"),
         ({"images": BYTES[..., :2], "labels": LABELS}, "an image of the shape (8, 8, 2)"),
         ({"images": BYTES / 127.5 - 1, "labels": LABELS}, "images: values of float64 from -1 to 1"),
@@ -129,6 +134,8 @@ NUMBERED: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     "from 1 with names": ({"labels": LABELS + 1, "classes": ["a", "b", "c"]}, ("a", "b", "c")),
     "tens": ({"labels": LABELS * 10 + 10}, ("10", "20", "30")),
     "bytes": ({"labels": np.array([b"ant", b"bee", b"cow"])[LABELS]}, ("ant", "bee", "cow")),
+    "names beside labels": ({"labels": LABELS, "label_names": np.array(["a", "b", "c"])}, ("a", "b", "c")),
+    "bytes of names": ({"labels": LABELS, "target_names": np.char.encode(["a", "\u00e9", "c"])}, ("a", "\u00e9", "c")),
     "texts of numbers": ({"labels": np.array(["1", "5", "10"])[LABELS]}, ("1", "5", "10")),
     "names in another order": (
         {"labels": np.array(["zoo", "ant", "bee"])[LABELS], "classes": [b"zoo", b"ant", b"bee"]},
@@ -165,6 +172,11 @@ def test_files_that_are_no_arrays_are_refused_and_objects_are_not_unpickled(tmp_
     assert refusal("arrays:nowhere.npz").message == "data.name = 'arrays:nowhere.npz': nowhere.npz: no such file"
     assert "--data arrays:" in refusal("arrays:nowhere.npz").hint
     assert f"{tmp_path} is a folder, not a file" in refusal(f"arrays:{tmp_path}").message
+    assert refusal("arrays").message == "data.name = 'arrays': names no file"
+    np.save(tmp_path / "one.npy", BYTES)
+    error = refusal(f"arrays:{tmp_path / 'one.npy'}")
+    assert "one.npy: a single array (.npy), not an .npz file" in error.message
+    assert "numpy.savez(FILE, images=..., labels=...)" in error.hint
     np.savez(tmp_path / "o.npz", images=BYTES, labels=np.array([{}] * 30, dtype=object))
     assert "cannot be read as .npz" in refusal(f"arrays:{tmp_path / 'o.npz'}").message
 

@@ -10,12 +10,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Int64, Shaped, UInt8
+from numpy.lib.npyio import NpzFile
 
 from autodistill.data.folders import SPLITS
 from autodistill.errors import DataError, near
 
 KINDS = {"images": ("images", "image", "x", "data"), "labels": ("labels", "label", "y", "targets")}
-NAMES = ("classes", "class_names", "label_names", "categories")
+NAMES = ("classes", "class_names", "label_names", "target_names", "categories")
 """Arrays that name the classes."""
 NEEDED = (
     "needed are images and labels, or x_train, y_train, x_test, y_test, or train_images, train_labels, ...; "
@@ -49,33 +50,33 @@ class Keys(NamedTuple):
 def find_keys(path: Path) -> Keys:
     """Find the arrays of images and labels by their names; the arrays themselves are not read.
 
+    A name is that of a kind, alone or with that of a split: `images`, `x_train`, `test_labels`. Other arrays, such as
+    `image_ids`, never stand for them.
+
     Raises:
         DataError: The file is no .npz file, lacks an array, or two arrays would do.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
-            held = list(file.files)
+        file = np.load(path, allow_pickle=False)
     except UNREADABLE as error:
         raise DataError(f"{path}: cannot be read as .npz ({error})", NEEDED) from error
+    if not isinstance(file, NpzFile):
+        raise DataError(f"{path}: a single array (.npy), not an .npz file", NEEDED)
+    with file:
+        held = list(file.files)
     parts: dict[str, dict[str, str]] = {}
-    loose: list[tuple[str, str, str]] = []
     for key in held:
         words = key.lower().split("_")
-        kind = next((kind for kind, names in KINDS.items() if {*names} & {*words}), None)
         split = next((split for split, names in SPLITS.items() if {*names} & {*words}), "train")
-        if kind is None or key.lower() in NAMES:
+        rest = "_".join(word for word in words if word not in SPLITS[split])
+        kind = next((kind for kind, names in KINDS.items() if rest in names), None)
+        if kind is None:
             continue
-        if {*words} - {*KINDS[kind]} - {*SPLITS[split]}:  # such as image_ids
-            loose.append((split, kind, key))
-        elif kind in parts.setdefault(split, {}):
+        if kind in parts.setdefault(split, {}):
             raise DataError(
                 f"{path}: {parts[split][kind]} and {key} could both be the {kind} of {split}", "remove or rename one"
             )
-        else:
-            parts[split][kind] = key
-    for split, kind, key in loose:
-        if len(parts.get(split, {})) < len(KINDS):
-            parts.setdefault(split, {}).setdefault(kind, key)
+        parts[split][kind] = key
     if "train" not in parts or not all(len(part) == len(KINDS) for part in parts.values()):
         raise DataError(f"{path}: holds {', '.join(held) or 'no arrays'}", NEEDED)
     names = next((key for name in NAMES for key in held if key.lower() == name), None)

@@ -35,7 +35,7 @@ from autodistill.usercode import errors_as, said
 
 FORMAT = 3
 """Version of the reading of pairs. Increase it when equal pairs give other pixels, classes or descriptions."""
-ARRAYS = 4
+ARRAYS = 5
 """The same for arrays."""
 SAMPLED = 32
 """Rows of each split that are read at every start, evenly spaced."""
@@ -76,11 +76,13 @@ def arrays(spec: DataSpec) -> Files:
     Raises:
         DataError: The file is missing or damaged, or its arrays do not fit together.
     """
-    path = Path(spec.root, unquote(spec.name.partition(":")[2])).expanduser()
+    target = unquote(spec.name.partition(":")[2])
+    path = Path(spec.root, target).expanduser()
     if not path.is_file():
+        what = f"{path} is a folder, not a file" if path.exists() else f"{path}: no such file"
         raise _refused(
             spec,
-            f"{path} is a folder, not a file" if path.exists() else f"{path}: no such file",
+            what if target else "names no file",
             "write arrays:FILE.npz with the path of a file of NumPy arrays, as in --data arrays:images.npz",
         )
     keys = find_keys(path)

@@ -378,6 +378,30 @@ def test_a_set_of_torchvision_is_read_where_it_lies(tmp_path: Path) -> None:
     assert sizes(data) == [48, 12, 30]
 
 
+def test_the_classes_of_imagenet_have_the_names_that_torchvision_s_networks_have(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Cranes:
+        """Two classes with the same first name, as in torchvision's dataset."""
+
+        classes = (("crane",),) * 1000
+
+        def __init__(self, root: Path, split: str) -> None:
+            self.seed = len(split)
+
+        def __len__(self) -> int:
+            return 20
+
+        def __getitem__(self, row: int) -> tuple[np.ndarray[Any, Any], int]:
+            rng = np.random.default_rng([self.seed, row])
+            return rng.integers(0, 256, (8, 8, 3), dtype=np.uint8), (134, 517)[row % 2]
+
+    monkeypatch.setattr("torchvision.datasets.ImageNet", Cranes)
+    data = load(DataSpec(name="torchvision:ImageNet", root=str(tmp_path)))
+    assert data.classes == ("crane bird", "crane")
+    assert sizes(data) == [16, 4, 20]
+
+
 def test_unknown_and_missing_sets_are_named_and_nothing_is_downloaded(tmp_path: Path) -> None:
     assert "did you mean 'KMNIST'" in refusal("torchvision:KMNISTT").message
     error = refusal("torchvision:Flowers102", root=str(tmp_path))

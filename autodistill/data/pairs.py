@@ -130,12 +130,23 @@ def torchvision_set(spec: DataSpec) -> Files:
     """
     target, _ = _target(spec)
     parts = _torchvision_parts(spec, download=False)
+
+    def read() -> tuple[dict[str, Rows], tuple[str, ...] | None]:
+        return parts, _imagenet_names() if target == "ImageNet" else _class_names(parts, spec)
+
     return _files(
         spec,
         place=f"{target} {Path(spec.root or 'data').resolve()}",
-        read=lambda: (parts, _class_names(parts, spec)),
+        read=read,
         index=lambda: digest(FORMAT, decoders(), spec.name, _sampled(parts, spec)),
     )
+
+
+def _imagenet_names() -> tuple[str, ...]:
+    """Return the names of ImageNet's classes in torchvision's networks. Its dataset calls two classes "crane"."""
+    from torchvision.models import ResNet18_Weights
+
+    return tuple(ResNet18_Weights.IMAGENET1K_V1.meta["categories"])
 
 
 def download(spec: DataSpec) -> None:
@@ -458,9 +469,7 @@ def _checked_names(spec: DataSpec, labels: Mapping[str, Numbers], classes: tuple
     most = max(int(it.max()) for it in labels.values())
     if classes is None:
         classes = tuple(map(str, range(most + 1)))
-    # ImageNet of torchvision has two classes whose first name is "crane".
-    twice = [] if spec.name.startswith("torchvision:") else [it for it, count in Counter(classes).items() if count > 1]
-    if twice:
+    if twice := [it for it, count in Counter(classes).items() if count > 1]:
         raise _refused(spec, f"two classes are called {twice[0]!r}", "give every class a name of its own")
     if most >= len(classes):
         raise _refused(spec, f"label {most}, but {len(classes)} classes are named", "name every class")

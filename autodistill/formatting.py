@@ -126,8 +126,8 @@ def listed(names: Sequence[str]) -> str:
 
 
 def plural(number: int, noun: str) -> str:
-    """Format a number with its noun: `1 seed`, `1,000 seeds`."""
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+    """Format a number with its noun: `1 seed`, `1,000 seeds`, `2 classes`."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}{'es' if noun.endswith('s') else 's'}"
 
 
 def short(text: str, longest: int = MAX_NAME) -> str:

@@ -384,7 +384,7 @@ def test_one_class_is_not_enough_and_neither_is_one_image(tmp_path: Path) -> Non
     write_images(tmp_path, ("cat",), count=10)
     assert "one class (cat), at least 2" in folder_error(tmp_path)
     write_images(tmp_path, ("dog",), count=1)
-    assert f"class 'dog' of folder:{tmp_path} has 1 images, too few" in folder_error(tmp_path)
+    assert f"class 'dog' of folder:{tmp_path} has 1 image, too few" in folder_error(tmp_path)
 
 
 def test_mixed_up_folders_are_refused(tmp_path: Path) -> None:

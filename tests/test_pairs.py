@@ -321,7 +321,7 @@ ABSENT: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize(
     ("form", "left_out"),
     [
-        ("without names", "1 classes without images: 1"),
+        ("without names", "1 class without images: 1"),
         ("with names", "3 classes without images: N/A, 1, 4"),
         ("text labels", "2 classes without images: N/A, 1"),
     ],
@@ -335,6 +335,14 @@ def test_classes_without_images_are_left_out_and_named(tmp_path: Path, form: str
         assert [found[it.tobytes()] for it in BYTES] == (LABELS % 2).tolist()
         assert data.reading is not None
         assert data.reading.left_out == (left_out,)
+
+
+def test_labels_may_be_large_numbers(tmp_path: Path) -> None:
+    body = "return rng.integers(0, 256, (9, 9), dtype=np.uint8), 10**12 * (i % 2)"
+    data = load(DataSpec(name=f"python:{write_dataset(tmp_path / 'data.py', one(body))}:make"))
+    assert data.classes == ("0", "1000000000000")
+    assert data.reading is not None
+    assert data.reading.left_out == ("999,999,999,999 classes without images: 1, 2, 3, ...",)
 
 
 def test_a_class_of_some_splits_only_is_not_left_out(tmp_path: Path) -> None:

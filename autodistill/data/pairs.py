@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from http.client import HTTPException
+from itertools import islice
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, unquote
@@ -30,6 +31,7 @@ from autodistill.data.folders import SPLITS, decoders, stamp
 from autodistill.data.reading import margin_of, reading_of, side_of
 from autodistill.data.splits import Content, Files, Labels, Numbers, short_name
 from autodistill.errors import AutodistillError, ConfigError, DataError, StoreError, lookup
+from autodistill.formatting import plural
 from autodistill.store import cache_root, digest
 from autodistill.usercode import errors_as, said
 
@@ -425,13 +427,13 @@ def _content(spec: DataSpec, parts: Mapping[str, Rows], classes: tuple[str, ...]
             "let AUTODISTILL_CACHE name a folder on a disk with more space",
         ) from error
     size = stored * stored * channels
-    names, absent = _without_absent(_checked_names(spec, labels, classes), labels)
+    _check_names(spec, labels, classes)
+    names, absent = _without_absent(classes, labels)
     if len(names) < 2:
         raise _refused(spec, "one class, at least 2 are needed", "add images of another class")
     reading = reading_of(headers, stored=stored)
     if reading is not None and absent:
-        shown = ", ".join(absent[:3]) + ", ..." * (len(absent) > 3)
-        reading = reading.model_copy(update={"left_out": (f"{len(absent)} classes without images: {shown}",)})
+        reading = reading.model_copy(update={"left_out": (absent,)})
 
     def write(target: Path, offset: int, places: Numbers, progress: Progress) -> None:
         with target.open("r+b", buffering=0) as file:
@@ -465,24 +467,30 @@ def _pixels(image: Any, size: int, channels: int, where: str, spec: DataSpec) ->
     return bytes(upright.getchannel(0).tobytes())
 
 
-def _checked_names(spec: DataSpec, labels: Mapping[str, Numbers], classes: tuple[str, ...] | None) -> tuple[str, ...]:
-    most = max(int(it.max()) for it in labels.values())
+def _check_names(spec: DataSpec, labels: Mapping[str, Numbers], classes: tuple[str, ...] | None) -> None:
     if classes is None:
-        classes = tuple(map(str, range(most + 1)))
+        return
     if twice := [it for it, count in Counter(classes).items() if count > 1]:
         raise _refused(spec, f"two classes are called {twice[0]!r}", "give every class a name of its own")
+    most = max(int(it.max()) for it in labels.values())
     if most >= len(classes):
         raise _refused(spec, f"label {most}, but {len(classes)} classes are named", "name every class")
-    return classes
 
 
-def _without_absent(classes: tuple[str, ...], labels: dict[str, Numbers]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Renumber labels in place, without classes that no split has; return the names of the others, then of these."""
-    present = np.unique(np.concatenate([*labels.values()]))
+def _without_absent(classes: tuple[str, ...] | None, labels: dict[str, Numbers]) -> tuple[tuple[str, ...], str]:
+    """Renumber labels in place, without classes that no split has; return the names of the others, and a line on these.
+
+    Without names, the labels are the names, which may be large numbers.
+    """
+    present = np.unique(np.concatenate([*labels.values()])).tolist()
     for split, own in labels.items():
         labels[split] = np.searchsorted(present, own)
-    kept = {*present.tolist()}
-    return (
-        tuple(name for number, name in enumerate(classes) if number in kept),
-        tuple(name for number, name in enumerate(classes) if number not in kept),
-    )
+    total, kept = len(classes) if classes else present[-1] + 1, {*present}
+
+    def name(label: int) -> str:
+        return classes[label] if classes else str(label)
+
+    shown = [*islice((name(label) for label in range(total) if label not in kept), 3)]
+    absent = total - len(present)
+    line = f"{plural(absent, 'class')} without images: {', '.join(shown)}{', ...' * (absent > 3)}"
+    return tuple(map(name, present)), line if absent else ""

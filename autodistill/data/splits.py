@@ -16,6 +16,7 @@ from torch import Tensor
 from autodistill.config import DataSpec
 from autodistill.data.decoding import Progress
 from autodistill.errors import DataError
+from autodistill.formatting import plural
 from autodistill.records import ReadingRecord
 from autodistill.tensors import raw_bytes
 
@@ -250,8 +251,8 @@ def _check_counts(
     if smaller and own >= len(cuts):
         hint = f"add images of this class, leave the class out, or set {' and '.join(smaller)} to more images"
     raise DataError(
-        f"class {classes[rarest]!r} of {spec.name} has {own} images, too few for an image in every split: {sizes}"
-        + (f"; {enough} images of a class always suffice" if enough else ""),
+        f"class {classes[rarest]!r} of {spec.name} has {plural(own, 'image')}, too few for an image in every split:"
+        f" {sizes}" + (f"; {enough} images of a class always suffice" if enough else ""),
         hint,
     )
 

@@ -136,7 +136,13 @@ def inspect_teachers(*, output: str, to: Path | None, teacher: Sequence[str] | N
     spec = _resolved(teachers=teacher, **flags)
     unready = spec.unready
     names = [name for name in spec.teachers if name not in unready]
-    train = command_line("teachers", "train", **_data_options({**flags, "space": spec.options.space}))
+    same = _data_options({**flags, "space": spec.options.space})
+    # `teachers train` knows the teachers of the space only.
+    adapted = [uri for uri in spec.untrained if teacher and uri.startswith(adaptation.SCHEME)]
+    commands = [command_line("teachers", "adapt", *adapted, **same)] if adapted else []
+    if len(adapted) < len(spec.untrained):
+        commands.append(command_line("teachers", "train", **same))
+    train = " && ".join(commands)
     if not names:
         raise ConfigError(f"none of the teachers is trained yet: {', '.join(spec.teachers)}", train)
     if missing := [name for name in spec.teachers if name not in names]:

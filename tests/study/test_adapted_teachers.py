@@ -9,7 +9,7 @@ from small_studies import Killed, core, drive, idle, kept, kill_after, options, 
 from teacher_files import network
 
 from autodistill.cli import teachers as commands
-from autodistill.errors import StoreError, TeacherError
+from autodistill.errors import ConfigError, StoreError, TeacherError
 from autodistill.formatting import count
 from autodistill.records import Note, TaskProgress
 from autodistill.study import resolve
@@ -142,6 +142,18 @@ def test_the_command_adapts_and_shows_cost_and_accuracy(source: str, capsys: pyt
     assert row in adapt()
     assert dict([before]) == stamps([before[0]])
     assert 100 * found["val_top1"] == pytest.approx(accuracy, abs=0.05)
+
+
+@pytest.mark.parametrize("more", [[], ["ladder:resnet8"]])
+def test_inspecting_names_the_commands_that_make_the_teachers(source: str, more: list[str]) -> None:
+    with pytest.raises(ConfigError) as error:
+        commands.inspect_teachers(
+            teacher=[source, *more], space="smoke", workers=1, overrides=FLAGS, output="table", to=None
+        )
+    same = f"--space smoke {' '.join(f'--set {it}' for it in FLAGS)}"
+    adapt, *train = error.value.hint.split(" && ")
+    assert adapt == f"autodistill teachers adapt '{source}' {same}"
+    assert train == [f"autodistill teachers train {same}" for _ in more]
 
 
 def test_a_source_that_cannot_be_read_ends_the_command_before_any_work() -> None:

@@ -183,11 +183,12 @@ class LocalExecutor:
                 raise Stopped
             ready = wait(list(busy), SHOW_S)
             self._kills.look(worker.process for worker in self._workers)
-            for pipe in ready:
-                self._receive(busy[pipe], queue, on_event)  # type: ignore[index]
-            # After the messages: an error quotes the stderr of a dead worker, which is not shown twice.
-            for worker in self._workers:
-                worker.output.pass_on()
+            heard = [self._receive(busy[pipe], queue, on_event) for pipe in ready]  # type: ignore[index]
+            # After the messages: an error quotes the stderr of a dead worker, which is not shown twice. A worker that
+            # only says that it has started may be dying in its first task.
+            if any(heard) or not ready:
+                for worker in self._workers:
+                    worker.output.pass_on()
         return queue.in_order()
 
     def __enter__(self) -> "LocalExecutor":
@@ -222,18 +223,21 @@ class LocalExecutor:
                 with contextlib.suppress(OSError):
                     worker.pipe.send(message)
 
-    def _receive(self, worker: Worker, queue: TaskQueue, on_event: OnEvent) -> None:
+    def _receive(self, worker: Worker, queue: TaskQueue, on_event: OnEvent) -> bool:
+        """Take in a message, or the death of a worker; return whether it is about a task."""
         try:
             message = worker.pipe.recv()
         except (EOFError, OSError):  # OSError: it died in the middle of a message
             self._replace(worker, queue, on_event)
-            return
+            return True
         if message == READY:
             worker.started = True
-        elif isinstance(message, Done):
+            return False
+        if isinstance(message, Done):
             queue.end(worker, message)
         else:
             on_event(message)
+        return True
 
     def _replace(self, worker: Worker, queue: TaskQueue, on_event: OnEvent) -> None:
         """Start another worker in place of a dead worker; its task continues there from its last checkpoint.

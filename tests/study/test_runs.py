@@ -32,6 +32,8 @@ class Failing:
         self.tasks: list[Task] = []
         self.meanwhile: list[Task] = []
 
+    def ready(self) -> None: ...
+
     def run(self, tasks, on_event, *, meanwhile=()) -> list[Result]:
         self.tasks += tasks
         self.meanwhile += meanwhile

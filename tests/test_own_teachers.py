@@ -18,7 +18,7 @@ from teacher_files import ARCHITECTURE, digits, network, refused
 from torch import Tensor
 
 from autodistill.errors import TeacherError
-from autodistill.models.uri import name_of, parse, with_option
+from autodistill.models.uri import moved, name_of, parse, with_option
 from autodistill.teachers import load
 
 State = dict[str, Tensor]
@@ -121,12 +121,48 @@ def test_averaged_weights_are_preferred_and_named(form: str, tmp_path: Path) -> 
 def test_several_sets_of_weights_that_fit_are_named(tmp_path: Path) -> None:
     state = network().state_dict()
     torch.save({"last": state, "best": other(state)}, tmp_path / "t.pt")
-    notes = load(f"file:{tmp_path}/t.pt?norm=none", data=digits()).notes
-    assert notes[0] == "the file holds several sets of weights that fit: last is used, not best"
+    uri = f"file:{tmp_path}/t.pt?norm=none"
+    notes = load(uri, data=digits()).notes
+    assert notes[0] == (
+        "the file holds several sets of weights that fit: last is used, not best; weights=KEY takes another"
+    )
+    for key, kept in (("last", state), ("best", other(state))):
+        chosen = load(f"{uri}&weights={key}", data=digits())
+        assert torch.equal(chosen.module.state_dict()["conv1.weight"], kept["conv1.weight"])
+        assert chosen.notes == (f"identified as {ARCHITECTURE} by its tensors",)
+    assert (
+        "weights=bst is unknown (did you mean 'best' or 'last'? allowed: best, ema, last, raw)"
+        in refused(f"{uri}&weights=bst").message
+    )
+    assert "weights= is empty" in refused(f"{uri}&weights=").message
     for wrapped in (prefixed(state, "module."), {"state_dict": prefixed(state, "module._orig_mod.")}, {"model": state}):
         torch.save(wrapped, tmp_path / "t.pt")
         notes = load(f"file:{tmp_path}/t.pt?norm=none", data=digits()).notes
         assert notes == (f"identified as {ARCHITECTURE} by its tensors",)
+
+
+def test_a_key_chooses_among_weights_of_several_networks_and_depths(nets: str, tmp_path: Path) -> None:
+    small, large = network(), network("resnet14:0.25")
+    held = {**small.state_dict(), "runs": {"large": large.state_dict(), "again": {"model": other(small.state_dict())}}}
+    torch.save(held, tmp_path / "t.pt")
+    for key, state in (
+        ("outermost", small.state_dict()),
+        ("runs.large", large.state_dict()),
+        ("runs.again.model", other(small.state_dict())),
+    ):
+        teacher = load(f"file:{tmp_path}/t.pt?norm=none&weights={key}", data=digits())
+        assert torch.equal(teacher.module.state_dict()["fc.weight"], state["fc.weight"])
+    own = load(f"{nets}:net?norm=none", data=digits()).module.state_dict()
+    torch.save({"last": own, "best": other(own)}, tmp_path / "own.pt")
+    for key, state in (("last", own), ("best", other(own))):
+        uri = f"{nets}:net?norm=none&weights={tmp_path}/own.pt#{key}"
+        teacher = load(uri, data=digits())
+        assert torch.equal(teacher.module.state_dict()["head.weight"], state["head.weight"])
+        assert (name_of(uri), teacher.name) == ("own", "own")
+    (note, *_) = load(f"{nets}:net?norm=none&weights={tmp_path}/own.pt", data=digits()).notes
+    assert note.endswith("last is used, not best; #KEY after its name takes another")
+    uri = moved(f"{nets}:net?weights={tmp_path}/own.pt#best", {"weights": tmp_path / "own.pt"})
+    assert parse(uri).weights() == (f"{tmp_path}/own.pt", "best", "")
 
 
 FACTS: dict[str, tuple[dict[str, Any], tuple[float, ...], tuple[float, ...]]] = {
@@ -304,9 +340,8 @@ def test_signs_of_names_are_encoded(nets: str, tmp_path: Path) -> None:
     missing = refused(f"{nets}:net?weights={tmp_path}/x.pt").hint
     assert "write ?, &, # and % of a name as %3F, %26, %23 and %25" in missing
     assert "write ?, &" in refused(f"file:{encoded}&b.pt=1?c&d").hint
-    typed = refused(f"{nets}:net?weights={encoded}%23best")
-    assert typed.message.endswith("a#b&c?d%e.pt#best")
-    assert typed.hint == "#best is no kind of weights: write FILE#raw or FILE#ema"
+    typed = refused(f"{nets}:net?weights={encoded}%23emma")
+    assert typed.message.endswith("weights=emma is unknown (did you mean 'ema'? allowed: ema, model, raw)")
     assert "weights= is empty" in refused(f"{nets}:net?weights=").message
 
 

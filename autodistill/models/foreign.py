@@ -26,7 +26,7 @@ from autodistill import usercode
 from autodistill.errors import AutodistillError, near
 from autodistill.models.checkpoints import DAMAGE, Checkpoint, Facts, read
 from autodistill.models.matching import Match, choose, difference, matches, other_shapes
-from autodistill.models.uri import Uri, with_option
+from autodistill.models.uri import FILE_SCHEMES, Uri, with_option
 from autodistill.records import TeacherCostRecord
 from autodistill.usercode import errors_as, said
 
@@ -127,7 +127,7 @@ def _with_file(module: nn.Module, architecture: str, uri: Uri, *, new_head: bool
     match = choose(found, weights=kind or None, uri=uri)
     fresh = load_weights(module, match.state, uri=uri, what=path, new_head=new_head)
     facts = checkpoint.facts if not new_head else checkpoint.facts.model_copy(update={"classes": None})
-    return Foreign(module, architecture, facts=facts, notes=notes_of(match), source=source, fresh=fresh)
+    return Foreign(module, architecture, facts=facts, notes=notes_of(match, uri), source=source, fresh=fresh)
 
 
 def _matching(checkpoint: Checkpoint, module: nn.Module, uri: Uri, refusal: str, hint: str) -> list[Match]:
@@ -302,14 +302,15 @@ def load_weights(
     return fresh
 
 
-def notes_of(match: Match) -> tuple[str, ...]:
-    """Return what a user should know about the tensors that were taken from a file."""
+def notes_of(match: Match, uri: Uri) -> tuple[str, ...]:
+    """Return what a user should know about the tensors that were taken from the file that a URI names."""
     notes: tuple[str, ...] = ()
     if match.averaged:
         notes += (f"averaged weights are used ({match.place}); weights=raw takes the others, where the file has them",)
     if match.others:
-        used, others = match.place or "the outermost", ", ".join(match.others[:3])
-        notes += (f"the file holds several sets of weights that fit: {used} is used, not {others}",)
+        others = ", ".join(match.others[:3])
+        how = "#KEY after its name takes another" if uri.scheme not in FILE_SCHEMES else "weights=KEY takes another"
+        notes += (f"the file holds several sets of weights that fit: {match.key} is used, not {others}; {how}",)
     left_out = [key for key in match.dropped if not key.endswith("num_batches_tracked")]
     if left_out:
         more = f" and {len(left_out) - 3} more" if len(left_out) > 3 else ""

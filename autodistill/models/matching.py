@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from autodistill.data import Data
-from autodistill.errors import AutodistillError
+from autodistill.errors import AutodistillError, near
 from autodistill.models import LARGEST_WIDTH, MODELS, build
 from autodistill.models.checkpoints import Checkpoint, is_averaged
 from autodistill.models.uri import Uri, with_option, without_options
@@ -19,6 +19,8 @@ _WRAPPER = re.compile(r"(^|(?<=\.))(_orig_mod|module)\.")
 """Names that `torch.compile` and DataParallel insert before the names of tensors."""
 _UNUSED = re.compile(r"(^|\.)(total_ops|total_params|num_batches_tracked|n_averaged|num_updates|decay)$")
 """Tensors that profilers and counters leave in checkpoints."""
+OUTERMOST = "outermost"
+"""What a URI calls weights that lie in no dictionary of the file."""
 _PREFERRED = ("", "model.", "student.", "backbone.", "encoder.", "net.", "network.")
 
 _RENAMES: tuple[tuple[tuple[str, str], ...], ...] = (
@@ -57,6 +59,11 @@ class Match(NamedTuple):
     """Tensors beside them that the network does not have."""
     others: tuple[str, ...] = ()
     """Places of other weights of this kind that would fit."""
+
+    @property
+    def key(self) -> str:
+        """The place, as a URI names it."""
+        return self.place or OUTERMOST
 
 
 class Misfit(NamedTuple):
@@ -114,12 +121,17 @@ def choose(found: Sequence[Match], *, weights: str | None, uri: Uri) -> Match:
 
     Args:
         found: The candidates.
-        weights: `raw` or `ema`, as stated in the URI; None: averaged weights are preferred.
+        weights: `raw`, `ema` or the place of weights, as stated in the URI; None: averaged weights are preferred.
         uri: URI of the network, for error messages.
 
     Raises:
-        AutodistillError: The file does not hold the stated kind of weights.
+        AutodistillError: The file does not hold the stated weights.
     """
+    if weights not in (None, "raw", "ema"):
+        for match in found:
+            if match.key == weights:
+                return match
+        raise no_such_weights(str(weights), [it.key for it in found], uri)
     wanted = [it for it in found if it.averaged == (weights == "ema")] if weights else list(found)
     if not wanted:
         held = "averaged" if found[0].averaged else "raw"
@@ -131,8 +143,19 @@ def choose(found: Sequence[Match], *, weights: str | None, uri: Uri) -> Match:
         return not match.averaged, known, len(match.place)
 
     chosen = min(wanted, key=rank)
-    others = (it.place or "the outermost" for it in wanted if it is not chosen and it.averaged == chosen.averaged)
+    others = (it.key for it in wanted if it is not chosen and it.averaged == chosen.averaged)
     return chosen._replace(others=tuple(others))
+
+
+def no_such_weights(weights: str, keys: Sequence[str], uri: Uri) -> AutodistillError:
+    """Return the error for a URI that names weights which its file does not hold.
+
+    Args:
+        weights: What the URI names.
+        keys: Places of the weights in the file that fit.
+        uri: The URI.
+    """
+    return uri.refused(f"weights={weights} is unknown ({near(weights, {'raw', 'ema', *keys})})", "or leave it out")
 
 
 class Fit(NamedTuple):
@@ -166,7 +189,7 @@ def identify(
         names: Names of networks; a name without a width stands for all widths.
         sizes: Image sizes for which the network may have been built.
         stem_stride: Stride of the stem, if the file states it.
-        weights: `raw` or `ema`, as stated in the URI.
+        weights: `raw`, `ema` or the place of weights, as stated in the URI.
         uri: URI of the network, for error messages.
 
     Raises:
@@ -174,9 +197,13 @@ def identify(
         ConfigError: A name is unknown.
     """
     nearest: tuple[float, str, Misfit] | None = None
+    keys: list[str] = []
     for name in names:
         expected = blank(name, data, size=sizes[0], stem_stride=stem_stride).state_dict()
         found, misfit = matches(checkpoint, expected)
+        if weights not in (None, "raw", "ema"):  # weights at other places may be those of other networks
+            keys += [it.key for it in found]
+            found = [it for it in found if it.key == weights]
         if found:
             match = choose(found, weights=weights, uri=uri)
             for size in sizes:
@@ -187,6 +214,8 @@ def identify(
             misfit = Misfit(1.0, (), (), tuple(other_shapes(match.state, expected)))
         if misfit is not None and (nearest is None or misfit.score > nearest[0]):
             nearest = (misfit.score, name, misfit)
+    if keys and weights not in keys:
+        raise no_such_weights(str(weights), keys, uri)
     raise unknown_network(nearest, uri=uri, named=names if len(names) == 1 else ())
 
 

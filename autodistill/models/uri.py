@@ -29,7 +29,7 @@ class NamedWeights(NamedTuple):
     file: str = ""
     """Path of a file of weights."""
     kind: str = ""
-    """Which weights of the file: `raw` or `ema`; empty: not stated."""
+    """Which weights of the file: `raw`, `ema`, or the key under which the file holds them; empty: not stated."""
     published: str = ""
     """Name of published weights: that of torchvision, or `published` for those of timm."""
 
@@ -105,14 +105,17 @@ class Uri(NamedTuple):
     def weights(self) -> NamedWeights:
         """Return the weights that the URI names.
 
-        They are the file of `file:`, `onnx:` and `logits:`, where `weights` is `raw` or `ema`. Elsewhere `weights` is
-        FILE, FILE#raw, FILE#ema or `none`; `torchvision:NAME@WEIGHTS` and `timm:` name published weights.
+        They are the file of `file:`, `onnx:` and `logits:`, where `weights` is `raw`, `ema` or a key of the file.
+        Elsewhere `weights` is FILE, FILE#raw, FILE#ema, FILE#KEY or `none`; `torchvision:NAME@WEIGHTS` and `timm:`
+        name published weights.
 
         Raises:
-            AutodistillError: The option is empty, or stands beside `@WEIGHTS`, or is no kind of a file's weights.
+            AutodistillError: The option is empty, or stands beside `@WEIGHTS`.
         """
         if self.scheme in FILE_SCHEMES:
-            return NamedWeights(self.target, self.choice("weights", ("raw", "ema")) or "")
+            if self.options.get("weights") == "":
+                raise self.refused("weights= is empty", "allowed are raw, ema and the key of weights in the file")
+            return NamedWeights(self.target, self.options.get("weights", ""))
         stated = self.options.get("weights")
         published = self.target.partition("@")[2] if self.scheme == "torchvision" else ""
         if published and stated is not None:
@@ -124,17 +127,15 @@ class Uri(NamedTuple):
         if stated == "none":
             return NamedWeights()
         if not stated:
-            raise self.refused("weights= is empty", "allowed are FILE, FILE#raw, FILE#ema and none")
-        # Any other # belongs to the name of the file.
+            raise self.refused("weights= is empty", "allowed are FILE, FILE#raw, FILE#ema, FILE#KEY and none")
         file, _, kind = stated.rpartition("#")
-        return NamedWeights(file, kind) if file and kind in ("raw", "ema") else NamedWeights(stated)
+        # A # may belong to the name of the file.
+        is_key = bool(kind) and not _exists(stated) and _exists(file)
+        return NamedWeights(file, kind) if file and (is_key or kind in ("raw", "ema")) else NamedWeights(stated)
 
     def no_file(self, path: Path) -> AutodistillError:
         """Return the error for a file that does not exist."""
         found = "is a folder, not a file" if path.is_dir() else "no such file"
-        before, _, kind = path.name.rpartition("#")
-        if self.scheme not in FILE_SCHEMES and before and path.with_name(before).is_file():
-            return self.refused(f"{found}: {path}", f"#{kind} is no kind of weights: write FILE#raw or FILE#ema")
         instead = ", or leave --teacher out for the ladder" if self.role == "teacher" else ""
         return self.refused(f"{found}: {path}", f"check the path{instead}; {ENCODED}")
 

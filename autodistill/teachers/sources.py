@@ -128,7 +128,7 @@ def known_network(uri: Uri, data: Data) -> tuple[Foreign, int]:
     except ConfigError as error:
         raise uri.refused(f"{error.message}", error.hint or "name its network: ?arch=NAME") from error
     module.load_state_dict(fit.match.state, strict=False)
-    notes = notes_of(fit.match)
+    notes = notes_of(fit.match, uri)
     if "arch" not in uri.options and facts.architecture != fit.architecture:
         notes += (f"identified as {fit.architecture} by its tensors",)
     network = Foreign(

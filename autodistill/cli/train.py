@@ -20,8 +20,8 @@ def train(*, run: str, seed: int, to: Path, with_validation: bool, teacher: str 
     options = search_options(teachers=[teacher] if teacher else (), **flags)
     if run:
         console.show_note(
-            f"a new training, with seed {seed} and other weights than those of the study's confirm runs; the command "
-            f"that ships the weights of the best confirm run is {command_line('export', run)}"
+            f"a new training, with seed {seed} and other weights than those of the study's confirm runs; to ship the "
+            f"weights of the best confirm run without training: {command_line('export', run)}"
         )
     spec, trained = train_student(options, run=run, seed=seed, to=to, with_validation=with_validation)
     rows = [

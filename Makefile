@@ -5,7 +5,7 @@ PYTEST := $(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
 # Processes that tests start read the bytecode of the package.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: install search test test-quick test-avx2 check bench bench-gpu golden clean
+.PHONY: install search test test-quick test-faults test-avx2 check bench bench-gpu golden clean
 
 install: .venv/installed
 
@@ -18,7 +18,11 @@ search: install
 	$(BIN)/autodistill search --student mobilenetv2 --budget 20
 
 test: install
-	$(PYTEST)
+	$(PYTEST) -m "not faults"
+
+# Small real studies whose workers, coordinator or Ray node are killed.
+test-faults: install
+	$(PYTEST) -m faults
 
 # Without tests marked slow, which train studies or start processes.
 test-quick: install

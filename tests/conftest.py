@@ -56,9 +56,8 @@ def ray_cluster(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> I
 
 
 LONGEST = (
-    "tests/bench/test_faults.py",
-    "tests/executors/test_ray.py",
     "tests/test_published_teachers.py",
+    "tests/executors/test_ray.py",
     "tests/study/test_students_from_elsewhere.py",
     "tests/study/test_own_images.py",
     "tests/test_docs.py",

@@ -17,7 +17,8 @@ from autodistill.data import Data, Split
 from autodistill.teachers import load
 
 PUBLISHED: dict[str, dict[str, Any]] = json.loads((Path(__file__).parent / "files" / "literature.json").read_text())
-LARGE = {"wrn_28_10", "wrn_40_2", "resnet110", "resnet32x4", "vgg13", "vgg16", "vgg19", "resnet50", "shufflenet_v2"}
+SMALL = {"resnet20", "resnet20_option_a", "resnet8x4", "wrn_16_1", "vgg8", "mobilenetv2_literature:0.5"}
+"""Networks of the quick tests."""
 
 
 def ten_classes() -> Data:
@@ -27,7 +28,7 @@ def ten_classes() -> Data:
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.slow if name in LARGE else ()) for name in PUBLISHED]
+    "name", [pytest.param(name, marks=() if name in SMALL else pytest.mark.slow) for name in PUBLISHED]
 )
 def test_a_published_network_is_identified_and_gives_its_logits(name: str, tmp_path: Path) -> None:
     shapes = {

@@ -173,7 +173,7 @@ def wrapped(place: Path, mistake: Mistake | None) -> list[str]:
 def data(place: Path) -> Data:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("AUTODISTILL_CACHE", str(place / "cache"))
-        found = load_data(DataSpec(name="folder:cifar", root=str(place), train=2000, validation=600, test=500))
+        found = load_data(DataSpec(name="folder:cifar", root=str(place), train=2000, validation=200, test=500))
     return found
 
 

@@ -21,10 +21,9 @@ from autodistill.executors import LocalExecutor, ProcessPool, SerialExecutor
 from autodistill.executors.local import ALLOCATOR, device_of, in_environment, uninterrupted
 from autodistill.records import Event, RunEnded
 
-slow = pytest.mark.slow
+pytestmark = pytest.mark.slow
 
 
-@slow
 def test_processes_that_were_started_early_train_on_the_images_that_they_are_sent(tmp_path):
     """The images lie nowhere: a worker that loaded them by itself would fail. The result is that of this process."""
     given = Space.model_validate({**SPACE.model_dump(), "data": {"name": "folder:nowhere", "crop": 1}})
@@ -48,7 +47,6 @@ def test_processes_that_were_started_early_train_on_the_images_that_they_are_sen
     assert len(of(RunEnded, events)) == 2
 
 
-@slow
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks at processes in /proc")
 def test_workers_end_with_a_parent_that_was_killed(tmp_path):
     """The worker is in the middle of a long epoch, so that no message tells it that nobody listens."""

@@ -16,6 +16,7 @@ from autodistill.records import PhaseStarted, TrialEnded
 from autodistill.searching import Mirror, database
 from autodistill.searching.database import close_storage, open_storage, redacted, set_aside
 
+pytestmark = pytest.mark.slow
 NAMES, BUDGET = ("weak", "mid"), "15"
 
 
@@ -68,7 +69,7 @@ def address(place: Path | str) -> str:
     return place if isinstance(place, str) else f"sqlite:///{place}"
 
 
-@pytest.fixture(params=["own file", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("sqlite", "server"))])
+@pytest.fixture(params=["own file", "sqlite", "server"])
 def place(request, tmp_path) -> Path | str:
     """Where a study can have its copy."""
     if request.param == "own file":
@@ -164,13 +165,7 @@ CHANGES: dict[str, tuple[str, ...]] = {
 }
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        pytest.param(it, marks=() if it in ("a state", "a score", "a trial less") else pytest.mark.slow)
-        for it in CHANGES
-    ],
-)
+@pytest.mark.parametrize("change", CHANGES)
 def test_a_copy_that_somebody_changed_is_made_anew(change, place, calm):
     count = 0
 
@@ -230,7 +225,6 @@ def test_notes_of_users_stay(place):
 # Servers that go away
 
 
-@pytest.mark.slow
 def test_a_server_that_is_away_costs_a_warning_and_the_copy_is_complete_when_it_is_back(postgres, calm):
     url, count, away = postgres.fresh("away"), 0, []
 
@@ -256,7 +250,6 @@ def test_a_server_that_is_away_costs_a_warning_and_the_copy_is_complete_when_it_
     assert seen(trials_in(url)) == seen(calm.sampler.trials)
 
 
-@pytest.mark.slow
 def test_a_search_does_not_wait_for_a_server_that_is_away(postgres, calm, monkeypatch):
     """A command that starts waits some seconds for its server. A study that runs does not."""
     url, count = postgres.fresh("no_waiting"), 0
@@ -282,7 +275,6 @@ def test_a_search_does_not_wait_for_a_server_that_is_away(postgres, calm, monkey
     assert seen(trials_in(url)) == seen(calm.sampler.trials)
 
 
-@pytest.mark.slow
 def test_a_server_that_restarts_loses_nothing(postgres, calm):
     url, count = postgres.fresh("restarts"), 0
 
@@ -297,7 +289,6 @@ def test_a_server_that_restarts_loses_nothing(postgres, calm):
     assert seen(trials_in(url)) == seen(calm.sampler.trials)
 
 
-@pytest.mark.slow
 def test_no_password_is_shown_when_a_server_refuses_it(postgres):
     url = postgres.fresh("secret")
     execute(url, "CREATE ROLE me LOGIN PASSWORD 'hidden-one'")
@@ -365,7 +356,6 @@ def test_of_two_coordinators_the_older_one_stops(url):
     assert seen(trials_in(url)) == seen(search(newer.spec)[0].sampler.trials), "the older one wrote nothing more"
 
 
-@pytest.mark.slow
 def test_the_older_coordinator_stops_after_its_server_was_away_too(postgres):
     """A new connection is no reason to take the study from the process that coordinates it by now."""
     url, count = postgres.fresh("two"), 0
@@ -498,13 +488,7 @@ def whole(tmp_path_factory) -> tuple[Trainer, bytes]:
     return trainer, path.read_bytes()
 
 
-@pytest.mark.parametrize(
-    "case",
-    [
-        pytest.param(it, marks=() if it in ("newer", "cut", "folder", "user's, of this name") else pytest.mark.slow)
-        for it in DAMAGE
-    ],
-)
+@pytest.mark.parametrize("case", DAMAGE)
 def test_an_own_file_that_cannot_be_used_is_set_aside_unchanged_and_written_again(case, tmp_path, whole, calm):
     trainer, content = whole
     damage, suffix, reason = DAMAGE[case]

@@ -22,13 +22,13 @@ def show_images(spec: StudySpec) -> None:
     """Print what was read of a user's images, on stderr; nothing for datasets that are known by name."""
     if spec.data.reading is None:
         return
-    shown = list(class_rows(spec.data))
+    shown = class_rows(spec.data)
     console.show_table("Images", ("class", ">train", ">validation", ">test"), shown, to=console.err())
     console.show_table("What was read", ("", ""), facts_of(spec, spec.data.reading), to=console.err())
 
 
-def class_rows(data: Data) -> Iterator[Row]:
-    """Yield the number of images of each class in each split, then their sums."""
+def class_rows(data: Data) -> list[Row]:
+    """Return the number of images of each class in each split, then their sums."""
     splits = (data.train, data.validation, data.test)
     counts = torch.stack([part.labels.cpu().bincount(minlength=data.num_classes) for part in splits], dim=1)
     rows = list(zip(data.classes, counts.tolist(), strict=True))
@@ -36,8 +36,7 @@ def class_rows(data: Data) -> Iterator[Row]:
         rows.sort(key=lambda row: -row[1][0])
         half = MOST_CLASSES // 2
         rows = [*rows[:half], (f"... {len(rows) - 2 * half} more", [None] * 3), *rows[-half:]]
-    yield from ((name, *numbers) for name, numbers in rows)
-    yield ("all", *counts.sum(dim=0).tolist())
+    return [*((name, *numbers) for name, numbers in rows), ("all", *counts.sum(dim=0).tolist())]
 
 
 def facts_of(spec: StudySpec, reading: ReadingRecord) -> Iterator[tuple[str, str]]:

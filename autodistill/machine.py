@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -150,9 +150,9 @@ def _below(path: str, top: str) -> str:
     return path.removeprefix(top.rstrip("/")).strip("/") if inside and ".." not in path else ""
 
 
-def _upwards(mounted: Path, group: str) -> Iterator[Path]:
+def _upwards(mounted: Path, group: str) -> list[Path]:
     folder = mounted / group
-    yield from (it for it in (folder, *folder.parents) if it.is_relative_to(mounted) and it.is_dir())
+    return [it for it in (folder, *folder.parents) if it.is_relative_to(mounted) and it.is_dir()]
 
 
 def _numbers(text: str) -> dict[str, int]:

@@ -99,4 +99,5 @@ def with_duplicates(
 def _hashes(images: Images) -> Iterator[bytes]:
     for chunk in chunks(images):
         rows = chunk.permute(0, 2, 3, 1).contiguous().numpy().reshape(len(chunk), -1)
-        yield from (hashlib.blake2b(row.data, digest_size=16).digest() for row in rows)
+        for row in rows:
+            yield hashlib.blake2b(row.data, digest_size=16).digest()

@@ -148,7 +148,7 @@ def test_the_table_shows_what_was_read(tmp_path: Path, capsys: pytest.CaptureFix
     (tmp_path / "p" / "blue" / "copy.jpg").write_bytes((tmp_path / "p" / "blue" / "1.jpg").read_bytes())
     (tmp_path / "p" / "blue" / "list.txt").write_text("words")
     spec = resolved(data)
-    rows = list(class_rows(spec.data))
+    rows = class_rows(spec.data)
     assert [row[0] for row in rows] == ["blue", "green", "red", "all"]
     assert [sum(row[1:]) for row in rows] == [31, 31, 10, 72]
     found = facts(spec)
@@ -197,7 +197,7 @@ def test_the_table_says_what_was_asked_for(tmp_path: Path) -> None:
 def test_many_classes_are_shown_by_the_largest_and_the_smallest(tmp_path: Path) -> None:
     labels = np.concatenate([np.arange(40).repeat(10), np.zeros(30, int)])
     np.savez(tmp_path / "a.npz", images=np.random.default_rng(0).integers(0, 256, (430, 8, 8), np.uint8), labels=labels)
-    rows = list(class_rows(load(DataSpec(name=f"arrays:{tmp_path / 'a.npz'}"))))
+    rows = class_rows(load(DataSpec(name=f"arrays:{tmp_path / 'a.npz'}")))
     assert len(rows) == 32
     assert rows[0][0] == "0"
     assert rows[15][0] == "... 10 more"

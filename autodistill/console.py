@@ -6,6 +6,7 @@ Progress is a live display on a terminal and in a notebook, else plain lines wit
 import importlib.util
 import itertools
 import json
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TypeVar
@@ -57,6 +58,8 @@ PHASES: Mapping[Phase, str] = {
     "audit": "audit of pruned trials",
 }
 """What a study does in each phase, for the live display."""
+REDRAWN_EVERY_S = 0.1
+"""Seconds between two drawings of the live display, as Rich has it by default."""
 PLAIN_LINE_EVERY_S = 30.0
 """Seconds between two lines about running tasks, without a terminal."""
 SHOWN_AFTER_S = 1.0
@@ -230,7 +233,11 @@ class Display:
             console=self._console,
             transient=True,
             disable=quiet or not _is_live(self._console),
+            # Rich's own thread redraws while a line is on its way to the terminal, and then writes over it.
+            auto_refresh=False,
         )
+        self._drawing, self._ended = threading.RLock(), threading.Event()
+        self._clock = threading.Thread(target=self._redraw, daemon=True)
         self._bars: dict[str, TaskID] = {}
         self._phase: TaskID | None = None
         self._best_of: dict[str, float] = {}
@@ -240,16 +247,30 @@ class Display:
         """Estimated time until the end of the study."""
 
     def __enter__(self) -> "Display":
-        self._live.start()
+        if not self._live.disable:
+            self._live.start()
+            self._clock.start()
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        if self._clock.is_alive():
+            self._clock.join()
         self._live.stop()
+
+    def _redraw(self) -> None:
+        """Redraw the bars and their clocks until the display ends."""
+        while not self._ended.wait(REDRAWN_EVERY_S):
+            with self._drawing:
+                self._live.refresh()
 
     def show(self, event: Event) -> None:
         """Show one event."""
-        if self._quiet:
-            return
+        if not self._quiet:
+            with self._drawing:
+                self._show(event)
+
+    def _show(self, event: Event) -> None:
         match event:
             case PhaseStarted():
                 self._start_phase(event)

@@ -1,10 +1,15 @@
 """Tables, errors and progress: plain lines off a terminal, nothing when quiet, user text as it is."""
 
 import io
-from collections.abc import Sequence
+import re
+import time
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import pytest
 from rich.console import Console
+from rich.segment import Segment
+from rich.text import Text
 
 from autodistill import console
 from autodistill.errors import ConfigError
@@ -70,6 +75,49 @@ def watched(
         for event in events:
             display.show(event)
     return stream.getvalue()
+
+
+def on_a_terminal(written: str) -> list[str]:
+    """Return the lines that a terminal shows: text, moves of the cursor to the line above, and erased lines."""
+    rows, row, column = [""], 0, 0
+    for part in re.findall(r"\x1b\[\??\d*[A-Za-z]|[\r\n]|[^\x1b\r\n]+", written):
+        match part:
+            case "\n":
+                row, column = row + 1, 0
+                rows += [""] * (row == len(rows))
+            case "\r":
+                column = 0
+            case "\x1b[1A":
+                row -= 1
+            case "\x1b[2K":
+                rows[row] = ""
+            case _ if not part.startswith("\x1b"):
+                rows[row] = rows[row].ljust(column)[:column] + part + rows[row][column + len(part) :]
+                column += len(part)
+    return [it.rstrip() for it in rows]
+
+
+class SlowText(Text):
+    """Text that takes its time, so that a drawing in another thread falls between its place and its words."""
+
+    def __rich_console__(self, *arguments: Any) -> Iterable[Segment]:
+        time.sleep(0.002)
+        yield from super().__rich_console__(*arguments)
+
+
+def test_no_line_is_lost_while_the_display_is_drawn_again(monkeypatch):
+    stream = stderr(monkeypatch, terminal=True)
+    monkeypatch.setattr(console, "Text", SlowText)
+    monkeypatch.setattr(console, "REDRAWN_EVERY_S", 0.0002)
+    with console.Display() as display:
+        display.show(PhaseStarted(phase="confirm", runs=200, epochs=400))
+        for number in range(200):
+            run = f"confirm/0003-{number}"
+            first = EPOCH.model_copy(update={"epoch": 1})
+            display.show(EpochEvent(run=run, epochs=2, record=first, wall_s=0.5))
+            display.show(RunEnded(record=run_record(run), wall_s=1.0))
+    shown = [it for it in on_a_terminal(stream.getvalue()) if it]
+    assert shown[1:] == [f"confirm run of trial 3, seed {it}: 2 epochs, val 50.0 %, 1.0 s" for it in range(200)]
 
 
 @pytest.mark.parametrize("terminal", [True, False])

@@ -67,6 +67,8 @@ class Recorder:
         self._views_computed = 0
         self._pace: Pace | None = None
         self._told = self._next_write = 0.0
+        self._due = False
+        """Whether the file lacks an event, because the write before it was slow."""
         self._fresh = False
         """Whether this process has trained a run; until then the kept record says more than the state."""
         self._found: dict[str, FoundRun] = {it.run: it for it in kept.found} if kept else {}
@@ -122,10 +124,8 @@ class Recorder:
             self._before = self._phase_s.get(event.phase, 0.0)
         if isinstance(event, TrialEnded) and event.record.rung is not None:
             self._spec.folder.checkpoint(event.record.rung.key).unlink(missing_ok=True)
-        if isinstance(event, RunEnded | TrialEnded) and self._fresh and now >= self._next_write:
-            self._write("running")
-            took = time.monotonic() - now
-            self._next_write = now + WRITE_SHARE * took if took > QUICK_S else 0.0
+        if isinstance(event, RunEnded | TrialEnded) and self._fresh:
+            self._keep_up(now)
         if self.state is not None and isinstance(event, TrialStarted | TrialEnded | RunEnded):
             self._mirror.write(self.state.sampler.trials)
         if self._pace is not None:
@@ -134,6 +134,14 @@ class Recorder:
         timeout_s = self._spec.options.timeout_s
         if self._plan is not None and timeout_s is not None and now - self._started > timeout_s:
             raise TimeIsUp
+
+    def _keep_up(self, now: float) -> None:
+        """Write the record, or leave that to a later event where the write before it was slow."""
+        self._due = True
+        if now >= self._next_write:
+            self._write("running")
+            took = time.monotonic() - now
+            self._next_write = now + WRITE_SHARE * took if took > QUICK_S else 0.0
 
     def _note_run(self, event: RunEnded) -> None:
         record = event.record
@@ -164,6 +172,7 @@ class Recorder:
         """Write the files of the study as they were before this process began."""
         for path, content in self._files.items():
             write_bytes(path, content)
+        self._due = False
 
     def complete(self) -> StudyRecord:
         """Write the record of a complete study, with its recommendation."""
@@ -172,7 +181,9 @@ class Recorder:
         return record
 
     def close(self) -> None:
-        """Bring the copy in the database up to date."""
+        """Bring the record and the copy in the database up to date, whatever ended the study."""
+        if self._due:
+            self._write("running")
         self._mirror.close(self.state.sampler.trials if self.state else ())
 
     def _write(self, state: str) -> StudyRecord:
@@ -210,6 +221,7 @@ class Recorder:
         if state == "complete":
             record = record.model_copy(update={"recommendation": recommend(record, threshold=space.confirm.threshold)})
         write_text(spec.folder.record, to_json(record))
+        self._due = False
         return record
 
     def _results(self, state: str) -> dict[str, Any]:

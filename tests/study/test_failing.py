@@ -10,6 +10,7 @@ from small_studies import NAME, TINY, drive, fake, kept, options
 from autodistill import __main__ as entry
 from autodistill.errors import StudyError
 from autodistill.store import StudyFolder, read_result
+from autodistill.study import recorder
 
 pytestmark = pytest.mark.slow
 
@@ -68,3 +69,16 @@ def test_an_error_that_is_no_failure_of_a_run_ends_the_study_and_keeps_all_runs(
     assert all(trial.state != "running" for trial in record.trials)
     behave({})
     assert fake(options()).state == "complete"
+
+
+def test_a_record_whose_writes_are_slow_is_complete_after_an_error(monkeypatch):
+    """After a slow write the next one waits, here longer than the study takes."""
+    monkeypatch.setattr(recorder, "QUICK_S", -1.0)
+    monkeypatch.setattr(recorder, "WRITE_SHARE", 1e9)
+    behave({"confirm/*": Behaviour(error="the disk has gone")})
+    with pytest.raises(StudyError, match="the disk has gone"):
+        fake(options())
+    record = kept()
+    assert record.trials
+    assert all(trial.state != "running" for trial in record.trials)
+    assert record.plain_kd is not None

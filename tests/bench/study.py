@@ -30,9 +30,9 @@ epochs: a plain trial 50.6 s (p99 54.2, n = 3, two threads), 20 of them 1,012 s;
 5.7 times, 6.1 without start-up. One WRN-28-8, 256 images x 8 epochs: a plain trial 94.0 s (p99 99.1, n = 2), 20 of
 them 1,881 s; ours 141.3 s, 14.5 s of it start-up: 13.3 times, 14.8 without start-up.
 
-27 November 2026, 2 cores of another machine, torch 2.14.1: 3.9 times (n = 3; 4.2 without start-up; 127.4 s) and 13.8
-times (n = 2; 16.0; 78.0 s, 1.17 of bare). The commit before the executors were rebuilt, the same hour: 4.1 times
-(132.8 s) and 13.4 times (81.3 s).
+27 November 2026, 2 cores of another machine, torch 2.14.1: 4.1 times (n = 3; 4.5 without start-up; 133.0 s, 1.12 of
+bare) and 14.2 times (n = 2; 16.4; 77.0 s, 1.16 of bare). The commit before the executors were rebuilt, the same
+day: 4.1 times (132.8 s) and 13.4 times (81.3 s).
 """
 
 import argparse

@@ -176,8 +176,8 @@ def parameter(value: float | str) -> str:
 
 
 def recipe(params: TrialParams) -> str:
-    """Format a configuration: `ISATS (target ratio 1.67), soft weight 0.5`."""
-    if params.teacher is None:
+    """Format the settings of a configuration: `ISATS (target ratio 1.67), soft weight 0.5`."""
+    if params.teacher is None and params.method is None:
         return "no teacher"
     settings = [f"{key.replace('_', ' ')} {parameter(value)}" for key, value in sorted(params.method_params.items())]
     if params.tau_student != 1:

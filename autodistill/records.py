@@ -133,6 +133,9 @@ Mode = Literal["eager", "graph", "compiled"]
 Rungs = Literal["part-way", "short schedule"]
 """What a trial has trained at its rung: the first epochs of its full run, or a schedule of that length."""
 
+Basis = Literal["teachers", "configurations"]
+"""What a difference between two finalists is evidence about. `teachers`: both were trained with the settings of the
+finalist that is ahead. `configurations`: the finalist that is behind was not, so its settings may be the cause."""
 EvaluateOn = Literal["validation", "validation+test", "test"]
 """`test`: students are trained on the validation split too, so it gives no score."""
 
@@ -396,6 +399,8 @@ class Contrast(Record):
     high: float | None = None
     at_least: float | None = None
     """Lower end of the interval that must reach the threshold for a winner."""
+    basis: Basis | None = None
+    """None: `versus` is no teacher."""
     sampling: tuple[float, float] | None = None
     """Least and largest standard error of the difference that follow from the size of the test set. Intervals do not
     include it."""
@@ -436,6 +441,8 @@ class Recommendation(Record):
     """The recommendation of a study, with its evidence."""
 
     verdict: Literal["winner", "no_clear_difference", "only_one", "no_teacher", "unconfirmed"]
+    basis: Basis | None = None
+    """What a comparison of the best finalist with the others is evidence about; None without such a comparison."""
     versus_no_teacher: Literal["helps", "does_not_help", "cannot_tell"]
     teacher: str | None
     """The teacher to use; None: train without one."""
@@ -731,9 +738,11 @@ class StudyRecord(Record):
     """Agreement of the teachers' class orders; None with a single profiled teacher."""
     no_teacher: RunResult | None = None
     plain_kd: RunResult | None = None
+    """Plain KD from the most accurate teacher: a run of its own, or the full run of this teacher's prior."""
     trials: tuple[TrialRecord, ...] = ()
     reruns: tuple[RunResult, ...] = ()
-    """Leaders of the search, trained once more before the finalists were chosen by mean score."""
+    """The leader's settings with each leading teacher, trained before the finalists were chosen by mean score; in
+    older records the leaders' own settings."""
     finalists: tuple[FinalistRecord, ...] = ()
     controls: tuple[ControlRecord, ...] = ()
     """From a budget of 40 on."""
@@ -746,8 +755,8 @@ class StudyRecord(Record):
 
     def search_score(self, params: TrialParams) -> float | None:
         """Return the mean validation accuracy of a configuration's full runs in the search; None without such runs."""
-        runs = (*(trial.full for trial in self.trials), self.plain_kd, *self.reruns)
-        own = [run.val_top1 for run in runs if run is not None and run.params == params]
+        runs = {run.run: run for run in (*(it.full for it in self.trials), self.plain_kd, *self.reruns) if run}
+        own = [run.val_top1 for run in runs.values() if run.params == params]
         scores = [score for score in own if score is not None]
         return sum(scores) / len(scores) if scores else None
 

@@ -183,15 +183,16 @@ def _search(record: StudyRecord) -> Iterator[tuple[str, str]]:
     among_priors = f" Of the {len(record.teachers)} priors, only those with the best rung scores went on."
     yield (
         "Pruning",
-        f"{rung} unless its rung score falls behind other rung scores of the same teacher: teachers "
-        f"never prune each other.{among_priors if pruned_priors else ''}",
+        f"{rung} unless its rung score falls behind other rung scores of the same teacher and method: teachers and "
+        f"methods never prune each other.{among_priors if pruned_priors else ''}",
     )
     if record.reruns:
         yield (
             "Reruns",
-            f"After the search, the best settings of the {plural(len(record.reruns), 'leading teacher')} were "
-            "trained once more with another seed, and the finalists were chosen by mean score. The best of many "
-            "single scores owes part of its lead to luck.",
+            f"After the search, the settings of its best run were trained with each of the "
+            f"{plural(len(record.reruns), 'leading teacher')}, with a new seed where they had been trained before. The "
+            "finalists were then chosen by mean score: each teacher with the better of its own best settings and the "
+            "shared settings. The best of many single scores owes part of its lead to luck or to its settings.",
         )
 
 

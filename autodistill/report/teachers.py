@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
 
-from autodistill.formatting import EMPTY, count, percent, plural, short
+from autodistill.formatting import EMPTY, count, percent, plural, recipe, short
 from autodistill.records import (
     InspectionRecord,
     ProfileRecord,
@@ -25,15 +25,14 @@ from autodistill.report.parts import (
     Figure,
     Section,
     Table,
-    best_full_runs,
     cut_note,
     rank_correlation,
     row,
-    score,
     spread_out,
     table,
     teacher_names,
 )
+from autodistill.stats.tuning import common_settings
 
 Teachers = StudyRecord | InspectionRecord
 
@@ -369,14 +368,14 @@ def _agreement_figure(names: Sequence[str], spearman: Matrix, kendall: Matrix) -
 def scores_info(record: Teachers) -> Section:
     """Return the regret of choosing the teacher of this study by each score that takes no training.
 
-    A student is the best full run of a profiled teacher. Regret is the accuracy of the best student minus that of the
-    picked teacher's student. Spearman correlations are signed so that a higher score should be better.
+    Students are compared with equal settings. Regret is the accuracy of the best student minus that of the picked
+    teacher's student. Spearman correlations are signed so that a higher score should be better.
     """
-    best = {} if isinstance(record, InspectionRecord) else best_full_runs(record)
-    teachers = [one for one in by_size(record) if one.name in best]
-    if len(teachers) < 2:
+    common = None if isinstance(record, InspectionRecord) else common_settings(record)
+    teachers = [one for one in by_size(record) if common and one.name in common.top1]
+    if common is None or len(teachers) < 2:
         return Section()
-    students = [score(best[one.name]) for one in teachers]
+    students = [common.top1[one.name] for one in teachers]
     regrets = [max(students) - one for one in students]
     ranked = []
     for label, sign, value in SCORES:
@@ -398,12 +397,13 @@ def scores_info(record: Teachers) -> Section:
     _, name, regret, _ = ranked[0]
     result = "cost nothing" if regret == 0 else f"cost {100 * regret:.1f} points"
     finding = (
-        f"Taking the most accurate teacher, {short(name)}, would have {result} against the best choice in this study; "
-        f"taking a teacher at random, {at_random} points on average."
+        f"With equal settings, taking the most accurate teacher, {short(name)}, would have {result} against the best "
+        f"choice in this study; taking a teacher at random, {at_random} points on average."
     )
+    runs = "a single run" if common.runs == 1 else f"up to {common.runs} runs"
     note = (
-        "Regret is measured against the best student on validation. Each student is the best full run of its teacher, "
-        "a single run: seed noise counts as regret too, and a teacher with more trials had more chances."
+        "Regret is measured against the best student on validation. All students have the same settings, "
+        f"{recipe(common.settings)}, and {runs} each: seed noise counts as regret too."
     )
     if len(teachers) < MIN_TRUSTED:
         note = (

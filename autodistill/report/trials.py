@@ -175,14 +175,14 @@ def _curves_figure(record: StudyRecord, curves: Sequence[Curve]) -> Figure:
 
 
 def reruns_info(record: StudyRecord) -> Section:
-    """Return the scores of the search's leaders before and in their rerun, and whether they became finalists."""
+    """Return the scores of the reruns and of the same configurations before, and whether they became finalists."""
     reruns = record.reruns
     if not reruns or not record.finalists:
         return Section()
     finalists = [one.params for one in record.finalists]
     held = sum(rerun.params in finalists for rerun in reruns)
-    finding = f"{held} of {len(reruns)} leaders of the search became finalists after a rerun with another seed"
-    finding += "." if held == len(reruns) else "; other settings replaced the rest."
+    finding = f"{held} of {len(reruns)} configurations that were trained after the search became finalists"
+    finding += "." if held == len(reruns) else "; other settings were better for the other teachers."
     searched = record.model_copy(update={"reruns": ()})
     rows = []
     for rerun in reruns:

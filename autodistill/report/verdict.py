@@ -62,6 +62,7 @@ from autodistill.report.parts import (
     teacher_names,
     verdict_of,
 )
+from autodistill.stats.tuning import common_settings
 
 HEADLINES = {
     "winner": "A clear winner",
@@ -79,6 +80,8 @@ def answer_info(record: StudyRecord) -> Answer:
     """Return the recommendation."""
     verdict = verdict_of(record)
     headline = HEADLINES[verdict.verdict]
+    if verdict.verdict == "winner" and verdict.basis == "configurations":
+        headline = "A clear winner among configurations"
     if verdict.verdict == "no_teacher" and verdict.versus_no_teacher == "cannot_tell":
         headline = "No teacher was ahead of labels alone"
     return Answer(verdict.verdict, headline, verdict.sentence, tuple(_facts(verdict)))
@@ -308,18 +311,23 @@ def _difference(one: ControlRecord, other: ControlRecord) -> tuple[float, float 
 
 
 def mismatch_info(record: StudyRecord) -> Section:
-    """Compare the teachers' accuracy and size with the accuracy of their best students."""
-    best = best_full_runs(record)
-    teachers = sorted((one for one in record.teachers if one.name in best), key=lambda one: (one.val_top1, one.name))
-    if len(teachers) < 2:
-        note = "Capacity mismatch is shown for two or more teachers with a full run each."
+    """Compare the teachers' accuracy and size with the accuracy of their students, all with the same settings."""
+    common = common_settings(record)
+    if common is None:
+        note = "Capacity mismatch is shown for two or more teachers that were trained in full with the same settings."
         return Section("Capacity mismatch", note=note)
-    students = [score(best[one.name]) for one in teachers]
+    teachers = sorted(
+        (one for one in record.teachers if one.name in common.top1), key=lambda one: (one.val_top1, one.name)
+    )
+    students = [common.top1[one.name] for one in teachers]
     top = teachers[-1]
     place = "made the best student"
+    verdict = verdict_of(record)
     if rank := sum(one > students[-1] for one in students):
         regret = max(students) - students[-1]
         place = f"made student {rank + 1} of {len(teachers)}, {100 * regret:.1f} points below the best"
+        if verdict.seed_std is not None and regret <= 2 * math.sqrt(2) * verdict.seed_std:
+            place += ", which is within the noise of two runs"
     rho = rank_correlation([one.val_top1 for one in teachers], students)
     by_accuracy = "" if rho is None else f" (Spearman {rho:+.2f} over {len(teachers)} teachers)"
     sized = [
@@ -329,7 +337,6 @@ def mismatch_info(record: StudyRecord) -> Section:
     ]
     rho = rank_correlation([params for params, _ in sized], [student for _, student in sized])
     by_size = "" if rho is None else f" With the number of parameters the Spearman correlation is {rho:+.2f}."
-    verdict = verdict_of(record)
     bars = "bars are two standard deviations of a run's seed noise either way, as measured between confirm runs"
     if verdict.seed_std is None:
         bars = "its seed noise was not measured"
@@ -345,13 +352,14 @@ def mismatch_info(record: StudyRecord) -> Section:
         )
         for one, student in zip(teachers, students, strict=True)
     )
-    columns = ("Teacher", ">Teacher accuracy", ">Best student", ">Confirmed on test", ">Params", ">Teacher MACs")
+    columns = ("Teacher", ">Teacher accuracy", ">Student", ">Own best settings, test", ">Params", ">Teacher MACs")
     figure = Figure(
         "mismatch",
-        finding=f"The most accurate teacher, {short(top.name)} ({percent(top.val_top1)}), {place}{by_accuracy}.",
-        alt="Two scatters of the best student's accuracy, against the teacher's accuracy and its size, for "
-        f"{len(teachers)} teachers.",
-        table=table("Teacher accuracy and best student, on validation", columns, rows),
+        finding=f"With equal settings, the most accurate teacher, {short(top.name)} ({percent(top.val_top1)}), "
+        f"{place}{by_accuracy}.",
+        alt="Two scatters of the accuracy of students with equal settings, against their teacher's accuracy and its "
+        f"size, for {len(teachers)} teachers.",
+        table=table("Teacher accuracy and its student with equal settings, on validation", columns, rows),
         draw=partial(
             mismatch_chart,
             list(zip(teachers, students, strict=True)),
@@ -360,9 +368,12 @@ def mismatch_info(record: StudyRecord) -> Section:
             teacher_names(record),
         ),
     )
+    runs = "one run" if common.runs == 1 else f"the mean of up to {common.runs} runs"
+    missing = len(record.teachers) - len(teachers)
+    others = f" {plural(missing, 'teacher')} had no full run with these settings." if missing else ""
     note = (
-        f"Each of {len(teachers)} points is the best full run of a teacher's trials, on validation: one run; {bars}. "
-        f"A teacher with more trials had more chances.{by_size}"
+        f"All students have the same settings: {recipe(common.settings)}. Each of {len(teachers)} points "
+        f"is {runs} on validation; {bars}.{others}{by_size}"
     )
     return Section("Capacity mismatch", figure=figure, note=note)
 

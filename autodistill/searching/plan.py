@@ -5,7 +5,7 @@ import re
 from typing import Literal, NamedTuple
 
 from autodistill import stats
-from autodistill.config import Space
+from autodistill.config import Range, Space
 from autodistill.errors import ConfigError
 from autodistill.formatting import plural
 from autodistill.records import PlanRecord, RaceRecord
@@ -120,7 +120,7 @@ def _fixed_epochs(space: Space, teachers: int, *, total: int) -> dict[str, int]:
     finalists = min(confirm.teachers, teachers)
     fixed = {
         "no_teacher": full,
-        "plain_kd": full,
+        "plain_kd": 0 if plain_kd_is_prior(space) else full,
         "priors": (teachers - promoted + repeated) * rung + promoted * full,
         "confirm": (finalists * confirm.seeds + confirm.seeds - 1) * full,
     }
@@ -129,6 +129,18 @@ def _fixed_epochs(space: Space, teachers: int, *, total: int) -> dict[str, int]:
         race = _race(space, finalists)
         fixed["controls"] = (2 * finalists - 1) * (race.first if race else confirm.seeds) * full
     return fixed
+
+
+def plain_kd_is_prior(space: Space) -> bool:
+    """Return whether the prior of the most accurate teacher is plain KD, so that a single run serves for both."""
+    prior, plain = space.prior, space.plain_kd
+    searched = space.search.methods.get("ts", {})
+    fixed = {name: it for name, it in searched.items() if not isinstance(it, Range | tuple)}
+    return (prior.method, {**fixed, **prior.params}, prior.soft_weight) == (
+        "ts",
+        {"tau": plain.tau},
+        plain.soft_weight,
+    )
 
 
 def _total_epochs(budget: Budget, full: int, epochs_per_s: float | None) -> int:

@@ -70,14 +70,15 @@ def first_stage(state: SearchState) -> list[TrialRecord]:
     tried = {trial.params.teacher for trial in spec.carried if trial.kind == "prior"}
     priors = [new_trial(state, wave=0, prior_of=it.name) for it in spec.teachers if it.name not in tried]
     no_teacher, plain_kd = no_teacher_runs(spec), plain_kd_run(spec)
-    runs = [*no_teacher, plain_kd, *(rung_run(spec, prior) for prior in priors)]
+    state.plain_kd_trial = _plain_kd_trial(state)
+    others = [*([plain_kd] if state.plain_kd_trial is None else []), *(rung_run(spec, prior) for prior in priors)]
+    runs = [*no_teacher, *others]
     if tried:
-        counted = [no_teacher[0], plain_kd, *(rung_run(spec, prior) for prior in priors)]
-        _check_room(state, sum(run.new_epochs for run in counted), len(priors))
+        _check_room(state, sum(run.new_epochs for run in (no_teacher[0], *others)), len(priors))
     epochs = sum(run.new_epochs for run in runs)
     state.on_event(PhaseStarted(phase="baselines and priors", runs=len(runs), epochs=epochs))
     results = state.run(runs)
-    state.no_teacher, state.plain_kd = results[0], results[len(no_teacher)]
+    state.no_teacher = results[0]
     promoted = _best_priors(state, priors)
     if all(result.state == "failed" for result in results):
         raise every_run_failed(results, training=spec.space.training)
@@ -141,18 +142,25 @@ def new_trial(state: SearchState, *, wave: int, prior_of: str | None = None) -> 
 
 
 def goes_on(score: float, rivals: Sequence[float], *, eta: float) -> bool:
-    """Return whether a rung score is among the best 1/eta of its teacher's.
+    """Return whether a rung score is among the best 1/eta of its teacher's with its method.
 
-    Only students of one teacher are compared. Stock pruners compare all students, and so cut a teacher whose students
-    start slowly.
+    Only students of one teacher and one method are compared. Stock pruners compare all students, and so cut teachers
+    and methods whose students start slowly.
 
     Args:
         score: validation accuracy at the rung.
-        rivals: those of the same teacher's other trials.
+        rivals: those of the other trials with the same teacher and method.
         eta: above 1; 3 lets one in three go on.
     """
     better = sum(rival > score for rival in rivals)
     return better < math.ceil((len(rivals) + 1) / eta)
+
+
+def _plain_kd_trial(state: SearchState) -> int | None:
+    """Return the prior that is plain KD: a new trial, or a carried trial that was trained in full."""
+    params = plain_kd_run(state.spec).params
+    same = (it for it in state.trials if it.kind == "prior" and it.params == params)
+    return next((it.number for it in same if it.state in ("running", "complete")), None)
 
 
 def _check_room(state: SearchState, epochs: int, priors: int) -> None:
@@ -168,9 +176,9 @@ def _check_room(state: SearchState, epochs: int, priors: int) -> None:
 
 
 def _best_priors(state: SearchState, priors: Sequence[TrialRecord]) -> list[TrialRecord]:
-    """Return the priors that go on to a full run: up to `PROTECTED_PRIORS`, the best at their rung."""
+    """Return the priors that go on to a full run: up to `PROTECTED_PRIORS`, plain KD and the best at their rung."""
     priors = [_with_rung(state, prior) for prior in priors]
-    ranked = sorted(priors, key=lambda it: (-score(it.rung), it.number))
+    ranked = sorted(priors, key=lambda it: (it.number != state.plain_kd_trial, -score(it.rung), it.number))
     chosen = [it.number for it in ranked if it.state == "running"][:PROTECTED_PRIORS]
     promoted = []
     for prior in priors:
@@ -205,7 +213,7 @@ def _judged(state: SearchState, trial: TrialRecord, *, left: int) -> TrialRecord
         other.rung.val_top1
         for other in state.trials
         if other.number != trial.number
-        and other.params.teacher == trial.params.teacher
+        and (other.params.teacher, other.params.method) == (trial.params.teacher, trial.params.method)
         and other.rung is not None
         and other.rung.val_top1 is not None
     ]
@@ -214,7 +222,8 @@ def _judged(state: SearchState, trial: TrialRecord, *, left: int) -> TrialRecord
         rank, count = 1 + sum(rival > own for rival in rivals), len(rivals) + 1
         best = math.ceil(count / eta)
         reason = (
-            f"rung {100 * own:.1f} %: rank {rank} of {count} trials with {trial.params.teacher}, whose best has "
+            f"rung {100 * own:.1f} %: rank {rank} of {count} {str(trial.params.method).upper()} trials with "
+            f"{trial.params.teacher}, whose best has "
             f"{100 * max(rivals):.1f} %; only the best {f'{best} go' if best > 1 else 'goes'} on"
         )
         return trial.model_copy(update={**pruned, "reason": reason})
@@ -272,13 +281,16 @@ def candidates(
     Plain KD is a point of the space like any other. Without it a teacher's best student could be missed.
     """
     numbered = [(it.number, it.full) for it in sorted(trials, key=lambda it: it.number) if it.state == "complete"]
+    trained = {run.run for _, run in numbered if run is not None}
+    others = [it for it in (plain_kd, *reruns) if it is not None and it.run not in trained]
     found: list[Candidate] = []
-    for number, run in [*numbered, (None, plain_kd), *((None, it) for it in reruns)]:
+    for number, run in [*numbered, *((None, it) for it in others)]:
         if run is None or run.state != "complete" or run.params.teacher is None:
             continue
         known = next((place for place, it in enumerate(found) if it.params == run.params), None)
         if known is None:
-            found.append(Candidate(number, run.params, (score(run),)))
+            name = f"{number:04d}" if number is not None else re.sub(r"^\w+/|-\d+$", "", run.run)
+            found.append(Candidate(name, number, run.params, (score(run),)))
         else:
             found[known] = found[known]._replace(scores=(*found[known].scores, score(run)))
     return found
@@ -293,23 +305,27 @@ def finalists_of(found: Sequence[Candidate], *, count: int) -> list[Candidate]:
 
 
 def rerun_leaders(state: SearchState) -> None:
-    """Train once more the configurations that would be finalists by now, where the plan has room for it.
+    """Train the settings of the search's best run with every teacher that would be a finalist by now.
 
-    The best of many single scores is partly luck. In the rerun a lucky leader falls behind its teacher's next best
-    configuration, or behind another teacher. Replayed over recorded runs, reruns are worth more than the same number
-    of searched runs (`tests/bench/replay.py`).
+    For the teacher that had them, this is a rerun with another seed: the best of many single scores is partly luck,
+    and a lucky leader falls behind. The other teachers are given the chance of the leader's settings, so that
+    finalists are compared at equal tuning, not by which teacher happened upon good settings. Nothing is trained where
+    the plan has no room for it. `tests/bench/replay.py` compares this with other uses of the same runs.
     """
     spec = state.spec
     if not spec.plan.reruns:
         return
     found = candidates(state.trials, plain_kd=state.plain_kd)
     leaders = finalists_of(found, count=spec.space.confirm.teachers)
+    places = [it.name for it in spec.teachers]
+    epochs, metric = spec.plan.epochs_full, spec.space.search.metric
     runs = []
-    for it in leaders:
-        seed = next_seed(spec, it.params, state.trials)
-        epochs, metric = spec.plan.epochs_full, spec.space.search.metric
-        run = f"reruns/{it.name}-{seed}"
-        runs.append(RunSpec(run=run, params=it.params, seed=seed, epochs=epochs, metric=metric))
+    for leader in leaders:
+        teacher = str(leader.params.teacher)
+        params = leaders[0].params.model_copy(update={"teacher": teacher})
+        name = next((it.name for it in found if it.params == params), f"shared-{places.index(teacher)}")
+        seed = next_seed(spec, params, state.trials)
+        runs.append(RunSpec(run=f"reruns/{name}-{seed}", params=params, seed=seed, epochs=epochs, metric=metric))
     _announce(state, "reruns", len(runs))
     state.reruns = state.run(runs)
 

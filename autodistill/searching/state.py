@@ -24,14 +24,19 @@ from autodistill.searching.sampler import Sampler
 CONFIRM_SEED = 1000
 """Confirm runs use the seeds of the study plus this number, plus 0, 1, 2, ..."""
 
+PLAIN_KD = "baselines/plain-kd"
+"""Name of the run of plain KD, where no prior is plain KD."""
+
 Asked = Bool[np.ndarray, "finalists seeds"]
 
 
 class Candidate(NamedTuple):
     """A configuration with at least one full run before the confirm runs."""
 
+    name: str
+    """Name in paths: the number of the trial, "plain-kd", or "shared-" and the place of the teacher."""
     trial: int | None
-    """Number of the first trial with this configuration; None for plain KD."""
+    """Number of the first trial with this configuration; None if no trial has it."""
     params: TrialParams
     scores: tuple[float, ...]
     """Validation accuracy of each full run."""
@@ -39,10 +44,6 @@ class Candidate(NamedTuple):
     @property
     def val_top1(self) -> float:
         return sum(self.scores) / len(self.scores)
-
-    @property
-    def name(self) -> str:
-        return "plain-kd" if self.trial is None else f"{self.trial:04d}"
 
 
 class SearchSpec(NamedTuple):
@@ -72,7 +73,8 @@ class SearchState:
     """Results by the name of the run."""
     trials: list[TrialRecord] = field(default_factory=list)
     no_teacher: RunResult | None = None
-    plain_kd: RunResult | None = None
+    plain_kd_trial: int | None = None
+    """The prior that is plain KD from the most accurate teacher; None: plain KD has a run of its own."""
     reruns: list[RunResult] = field(default_factory=list)
     chosen: list[Candidate] = field(default_factory=list)
     """The finalists with a teacher."""
@@ -80,6 +82,12 @@ class SearchState:
     """Confirm runs asked for so far; the first row is "no teacher", the others are `chosen`."""
     controls: list[ControlRecord] = field(default_factory=list)
     audit: list[RunResult] = field(default_factory=list)
+
+    @property
+    def plain_kd(self) -> RunResult | None:
+        if self.plain_kd_trial is None:
+            return self.results.get(PLAIN_KD)
+        return self.trials[self.plain_kd_trial].full
 
     @property
     def spent_epochs(self) -> int:
@@ -153,7 +161,7 @@ def plain_kd_run(spec: SearchSpec) -> RunSpec:
         soft_weight=plain.soft_weight,
     )
     epochs = spec.plan.epochs_full
-    return RunSpec(run="baselines/plain-kd", params=params, seed=search.seed, epochs=epochs, metric=search.metric)
+    return RunSpec(run=PLAIN_KD, params=params, seed=search.seed, epochs=epochs, metric=search.metric)
 
 
 def confirm_run(spec: SearchSpec, folder: str, params: TrialParams, index: int) -> RunSpec:
@@ -190,7 +198,9 @@ def no_teacher_runs(spec: SearchSpec) -> list[RunSpec]:
 def next_seed(spec: SearchSpec, params: TrialParams, trials: Sequence[TrialRecord]) -> int:
     """Return the first seed above those of earlier runs of this configuration, pruned trials and plain KD included."""
     plain = plain_kd_run(spec)
-    used = [it.seed for it in trials if it.params == params] + [plain.seed] * (plain.params == params)
+    used = [it.seed for it in trials if it.params == params]
+    if plain.params == params and not any(it.kind == "prior" for it in trials if it.params == params):
+        used.append(plain.seed)
     return max(used, default=spec.space.search.seed - 1) + 1
 
 

@@ -12,7 +12,8 @@ from jaxtyping import Float
 from scipy.special import fdtrc, stdtrit
 
 from autodistill import stats
-from autodistill.records import Contrast, FinalistRecord, RankRow, SeedsToSettle, StudyRecord
+from autodistill.records import Basis, Contrast, FinalistRecord, RankRow, SeedsToSettle, StudyRecord
+from autodistill.stats.tuning import basis
 
 WIDEST = 0.5
 """A wider interval, over half the scale of an accuracy, is not reported (`formatting.TOO_WIDE`)."""
@@ -61,6 +62,7 @@ class Evidence:
     images: int
     """Number of test images."""
     race: Race | None
+    record: StudyRecord
 
     @cached_property
     def rows(self) -> dict[str | None, int]:
@@ -103,7 +105,8 @@ class Evidence:
         sampling = stats.difference_error(one, other, images=self.images)
         cell = self._cell(teacher, versus)
         if cell is None:
-            return Contrast(teacher=teacher, versus=versus, difference=one - other, sampling=sampling)
+            basis = self._basis(teacher, versus, one - other)
+            return Contrast(teacher=teacher, versus=versus, difference=one - other, sampling=sampling, basis=basis)
         difference, width = float(self._pairs.difference[cell]), float(self._pairs.half_width()[cell])
         low, high = (difference - width, difference + width) if 2 * width <= WIDEST else (None, None)
         return Contrast(
@@ -114,7 +117,14 @@ class Evidence:
             high=high,
             at_least=float(self._bounds.at_least[cell]),
             sampling=sampling,
+            basis=self._basis(teacher, versus, difference),
         )
+
+    def _basis(self, teacher: str, versus: str | None, difference: float) -> Basis | None:
+        if versus is None:
+            return None
+        pair = (self.finalists[teacher].record, self.finalists[versus].record)
+        return basis(self.record, *(pair if difference >= 0 else reversed(pair)))
 
     def contrasts(self) -> tuple[Contrast, ...]:
         """Return the better teacher minus the worse for every pair, then each teacher minus no teacher."""
@@ -182,7 +192,7 @@ def collect(record: StudyRecord, *, threshold: float) -> Evidence:
                 means[one.record.teacher] = float(effect + by_seed.mean())
     ranked = sorted(found, key=lambda one: (-means[one.record.teacher], one.record.teacher or ""))
     finalists = {one.record.teacher: one for one in ranked}
-    return Evidence(finalists, members, table, threshold, record.data.test, _race(record))
+    return Evidence(finalists, members, table, threshold, record.data.test, _race(record), record)
 
 
 def _finalist(record: FinalistRecord) -> Finalist:

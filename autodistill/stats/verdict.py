@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 
 from autodistill.formatting import contrast_words, count, percent, plural, points, recipe, short
-from autodistill.records import RankRow, Recommendation, RunResult, SeedsToSettle, StudyRecord, TrialParams
+from autodistill.records import Basis, RankRow, Recommendation, RunResult, SeedsToSettle, StudyRecord, TrialParams
 from autodistill.stats import accuracy_error
 from autodistill.stats.evidence import Evidence, collect
 
@@ -46,6 +46,7 @@ def recommend(record: StudyRecord, *, threshold: float = THRESHOLD) -> Recommend
     settle = decision.to_settle()
     return Recommendation(
         verdict=decision.verdict,
+        basis=decision.basis(),
         versus_no_teacher=evidence.answer(decision.teacher),
         teacher=taken,
         params=evidence.finalists[taken].record.params if taken in evidence.finalists else TrialParams(),
@@ -159,6 +160,17 @@ class _Decision:
             open_pairs.append((self.teacher, None))
         return [found for pair in open_pairs if (found := self.evidence.seeds_to_settle(*pair)) is not None]
 
+    def basis(self) -> Basis | None:
+        """Return what the comparison of the best teacher with those that are decisive for the verdict rests on."""
+        best, *others = self.evidence.teachers if self.verdict == "winner" else self.tied
+        if self.verdict not in ("winner", "no_clear_difference"):
+            return None
+        return "configurations" if any(self._untried(best, other) for other in others) else "teachers"
+
+    def _untried(self, best: str, other: str) -> bool:
+        """Return whether the comparison may be one of settings, not of teachers."""
+        return self.evidence.contrast(best, other).basis == "configurations"
+
     def sentence(self) -> str:
         task, teacher = _task(self.record), self.teacher
         named = f"{short(teacher)} with {recipe(self.evidence.finalists[teacher].record.params)}"
@@ -173,7 +185,15 @@ class _Decision:
             )
         result = f"{self._result(teacher)}, {self._gain()}"
         if self.verdict == "winner":
-            return f"For {task}, take teacher {named}: {result}."
+            text = f"For {task}, take teacher {named}: {result}."
+            untried = [name for name in self.evidence.teachers[1:] if self._untried(teacher, name)]
+            if untried:
+                others = " and ".join(short(name) for name in untried[:MAX_PAIRS])
+                text += (
+                    f" These settings of {short(teacher)} beat those of {others}; the teachers were not compared with "
+                    "equal settings."
+                )
+            return text
         if self.verdict == "only_one":
             which = "the only one tried" if len(self.record.teachers) < 2 else "the only one confirmed"
             return f"For {task}, take teacher {named} ({which}): {result}."
@@ -238,7 +258,27 @@ class _Decision:
             told = "not told apart" if other in self.tied else "told apart"
             if other in self.tied and (contrast.low or 0) > 0:
                 told = f"a difference, but not certain to reach the {self._least()}: not told apart"
-            yield f"{short(best)} against {short(other)}: {contrast_words(contrast)}: {told}."
+            pair = f"{short(best)} against {short(other)}"
+            if contrast.basis == "teachers":
+                yield f"{pair}: {contrast_words(contrast)}: {told}."
+                continue
+            yield f"{pair}, each with its own settings: {contrast_words(contrast)}: {told}."
+            yield self._tuning_reason(best, other)
+
+    def _tuning_reason(self, best: str, other: str) -> str:
+        """Say why a pair is no comparison of teachers, and what would make it one."""
+        settings = recipe(self.evidence.finalists[best].record.params)
+        if any(it.regime == "shared" and it.teacher == other for it in self.record.controls):
+            return (
+                f"With the settings of {short(best)}, {settings}, {short(other)} was better than with its own (fair "
+                "controls): part of the difference comes from the settings."
+            )
+        seeds = plural(len(self.evidence.finalists[best].scores), "run")
+        return (
+            f"{short(other)} was not trained in full with {settings}, so the difference may come from the settings. To "
+            f"compare the teachers with equal settings takes {seeds} more over the confirm seeds; from a budget of 40 "
+            "on they are part of the study."
+        )
 
     def _settle_reasons(self, settle: Sequence[SeedsToSettle]) -> Iterator[str]:
         """Say how many confirm seeds would decide what is open, if difference and noise stay as measured."""

@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 
 from autodistill import teachers
-from autodistill.config import Dimension, PlainKDSpec, Range, Space, bounds
+from autodistill.config import Dimension, Range, Space, bounds
 from autodistill.data import Data, normalise
 from autodistill.errors import ConfigError
 from autodistill.logit_cache import estimated_bytes
@@ -50,10 +50,8 @@ def fit_to_classes(space: Space, data: Data) -> tuple[Space, tuple[str, ...]]:
     if key:
         raise ConfigError(f"{key}: {name} {needs}", "name other methods, for example --set search.methods.ts.tau=4")
     methods = {method: params for method, params in search.methods.items() if method not in too_few}
-    if prior.method in too_few:
-        prior = prior.model_copy(update={"method": "ts", "params": {"tau": PlainKDSpec().tau}})
-    fitted = space.model_copy(update={"search": search.model_copy(update={"methods": methods}), "prior": prior})
-    return fitted, (f"{', '.join(too_few)} left out ({needs}); searched: {', '.join(methods)}; prior: {prior.method}",)
+    fitted = space.model_copy(update={"search": search.model_copy(update={"methods": methods})})
+    return fitted, (f"{', '.join(too_few)} left out ({needs}); searched: {', '.join(methods)}",)
 
 
 def fit_to_images(space: Space, data: Data) -> Space:

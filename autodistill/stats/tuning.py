@@ -1,0 +1,81 @@
+"""Which comparisons of a study are between teachers, and which are only between configurations.
+
+A configuration is a teacher with settings: a method, its parameters, temperatures and the soft weight. Settings often
+move a student by more than its teacher does. A difference between two finalists is therefore evidence about their
+teachers only at equal tuning: if the teacher that is behind was also trained with the settings of the teacher that is
+ahead, and was no better with them than with its own.
+"""
+
+import math
+from collections import defaultdict
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from autodistill.records import Basis, FinalistRecord, StudyRecord, TrialParams
+
+
+class CommonSettings(NamedTuple):
+    """The settings that most teachers were trained in full with."""
+
+    settings: TrialParams
+    top1: Mapping[str, float]
+    """Validation accuracy by teacher, a mean over `runs`."""
+    runs: int
+    """Number of runs of the teacher with most runs."""
+
+
+def settings_of(params: TrialParams) -> TrialParams:
+    """Return a configuration without its teacher."""
+    return params.model_copy(update={"teacher": None})
+
+
+def common_settings(record: StudyRecord) -> CommonSettings | None:
+    """Return the settings that most teachers were trained in full with in the search; None without a pair.
+
+    Among settings with equally many teachers, those with the highest mean accuracy are taken.
+    """
+    by_settings: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for params, top1 in _search_scores(record):
+        by_settings[settings_of(params).model_dump_json()][str(params.teacher)].append(top1)
+    found = [
+        CommonSettings(
+            TrialParams.model_validate_json(settings),
+            {teacher: math.fsum(scores) / len(scores) for teacher, scores in own.items()},
+            max(len(scores) for scores in own.values()),
+        )
+        for settings, own in by_settings.items()
+        if len(own) > 1
+    ]
+    return max(found, key=lambda it: (len(it.top1), math.fsum(it.top1.values()) / len(it.top1)), default=None)
+
+
+def basis(record: StudyRecord, ahead: FinalistRecord, behind: FinalistRecord) -> Basis:
+    """Return what the difference between two finalists is evidence about.
+
+    Args:
+        record: the study.
+        ahead: the finalist with the higher confirmed mean.
+        behind: the other finalist.
+    """
+    settings = settings_of(ahead.params)
+    if settings == settings_of(behind.params):
+        return "teachers"
+    shared = settings.model_copy(update={"teacher": behind.teacher})
+    control = next((it for it in record.controls if it.regime == "shared" and it.params == shared), None)
+    if control is not None:
+        own = {run.seed: run.test_top1 for run in behind.runs}
+        pairs = [
+            (own[run.seed], run.test_top1)
+            for run in control.runs
+            if run.test_top1 is not None and own.get(run.seed) is not None
+        ]
+        no_better = bool(pairs) and math.fsum(x or 0.0 for x, _ in pairs) >= math.fsum(y or 0.0 for _, y in pairs)
+        return "teachers" if no_better else "configurations"
+    tried = any(params == shared for params, _ in _search_scores(record))
+    return "teachers" if tried else "configurations"
+
+
+def _search_scores(record: StudyRecord) -> list[tuple[TrialParams, float]]:
+    """Return configuration and validation accuracy of each full run of the search with a teacher."""
+    runs = {run.run: run for run in (*(it.full for it in record.trials), record.plain_kd, *record.reruns) if run}
+    return [(it.params, it.val_top1) for it in runs.values() if it.val_top1 is not None and it.params.teacher]

@@ -54,6 +54,15 @@ def expected_calibration_error(
     return per_bin.abs().sum() / len(labels)
 
 
+def top_two_log_ratio(logits: Float[Tensor, "batch classes"]) -> Float[Tensor, " batch"]:
+    """Return the natural logarithm of the ratio of the two largest probabilities of each sample, at least 0.
+
+    It is the difference of the two largest logits, and therefore finite for all finite logits.
+    """
+    first, second = logits.topk(2, dim=1).values.unbind(dim=1)
+    return first - second
+
+
 def mean_target_probability(probs: Float[Tensor, "batch classes"], labels: Int[Tensor, " batch"]) -> Float[Tensor, ""]:
     """Return the mean probability of the label."""
     return take_target(probs.double(), labels).mean()

@@ -325,6 +325,8 @@ class ScoresRecord(Record):
     """Expected calibration error, 15 bins."""
     target_probability: float
     """Mean probability of the label."""
+    top_two_log_ratio: float | None = None
+    """Median natural logarithm of the ratio of the two largest probabilities; None in older records."""
 
 
 class SpreadRecord(Record):
@@ -625,6 +627,8 @@ class PlanRecord(Record):
     reruns: float = 0.0
     max_trials: int | None = None
     """Limit on searched trials, priors included."""
+    tried: int | None = None
+    """Number of teachers that get a first trial; None in older records: all."""
     wave: int
     asynchronous: bool = False
     """Records of version 1 only: trials were asked for whenever a worker was free."""
@@ -734,6 +738,8 @@ class StudyRecord(Record):
     teachers: tuple[TeacherRecord, ...] = ()
     left_out: dict[str, str] = {}
     """Names of the files of a folder of teachers that could not be loaded, with the reason."""
+    screened_out: dict[str, str] = {}
+    """Names of the teachers that were not tried, with the reason: more teachers were given than the budget pays for."""
     agreement: AgreementRecord | None = None
     """Agreement of the teachers' class orders; None with a single profiled teacher."""
     no_teacher: RunResult | None = None

@@ -83,7 +83,7 @@ def _dry_run(asked: StudentsToSearch, *, as_json: bool) -> None:
 
 def _facts(spec: StudySpec, result: Estimate) -> dict[str, object]:
     return {
-        "plan": describe_plan(result.plan),
+        "plan": describe_plan(result.plan, teachers=len(spec.teachers)),
         "student": describe_student(spec),
         "data": describe_data(spec),
         "teachers": ", ".join(spec.teachers),

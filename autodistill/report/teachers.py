@@ -53,6 +53,7 @@ SCORES: tuple[tuple[str, int, Callable[[TeacherRecord], float | None]], ...] = (
     ("NLL", LESS, lambda one: one.val_nll),
     ("calibration error", LESS, lambda one: one.val_ece),
     ("label's probability on train", LESS, lambda one: profile_of(one).train.target_probability),
+    ("ratio of the two largest probabilities", LESS, lambda one: profile_of(one).train.top_two_log_ratio),
     ("inherent variance at tau 4", MORE, lambda one: at(one).inherent_variance),
     ("derived variance at tau 4", MORE, lambda one: at(one).derived_variance),
     ("parameters", MORE, lambda one: one.cost.params),
@@ -61,7 +62,9 @@ SCORES: tuple[tuple[str, int, Callable[[TeacherRecord], float | None]], ...] = (
 """Figures of a teacher that are said to predict the better student, and whether more or less is said to be better.
 
 Sources. Accuracy: common practice. NLL: Menon et al., ICML 2021. Label's probability (less certain teachers): Cho
-and Hariharan, ICCV 2019. Variances: Li et al., NeurIPS 2022, Fan et al. 2026. Size: both directions are claimed.
+and Hariharan, ICCV 2019. Ratio of the two largest probabilities (less confident teachers): Gosal et al., CVPR
+workshops 2026, arXiv 2605.15689, whose code divides logits; a ratio of probabilities does not change when a constant is
+added to all logits. Variances: Li et al., NeurIPS 2022, Fan et al. 2026. Size: both directions are claimed.
 """
 
 
@@ -87,6 +90,7 @@ def notes_info(record: Teachers) -> Section:
     rows = [row(short(one.name), note) for one in record.teachers for note in one.notes]
     if isinstance(record, StudyRecord):
         rows += [row(short(name), f"left out: {reason}") for name, reason in record.left_out.items()]
+        rows += [row(short(name), f"not tried: {reason}") for name, reason in record.screened_out.items()]
     columns = ("Teacher", Column("Note", long=True))
     if not rows:
         return Section()

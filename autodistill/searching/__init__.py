@@ -7,6 +7,7 @@ from autodistill.searching.database import Mirror, refuse_foreign
 from autodistill.searching.importance import importance
 from autodistill.searching.plan import make_plan, parse_budget
 from autodistill.searching.sampler import Sampler, prior_params
+from autodistill.searching.screening import Screened, screen
 from autodistill.searching.stages import (
     audit,
     audited_trials,
@@ -24,6 +25,7 @@ from autodistill.searching.state import SearchSpec, SearchState, no_teacher_runs
 __all__ = [
     "Mirror",
     "Sampler",
+    "Screened",
     "SearchSpec",
     "SearchState",
     "audit",
@@ -41,5 +43,6 @@ __all__ = [
     "prior_params",
     "refuse_foreign",
     "rerun_leaders",
+    "screen",
     "waves",
 ]

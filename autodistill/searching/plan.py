@@ -13,6 +13,9 @@ from autodistill.records import PlanRecord, RaceRecord
 PROTECTED_PRIORS = 4
 """Number of priors that continue to a full run, the best ones if there are more teachers."""
 
+UNSCREENED = 6
+"""Number of teachers up to which all are tried, or the budget is refused."""
+
 CONTROLLED_FROM = 40
 """Smallest budget (full trainings) with controls; with less, the report says that they are missing."""
 
@@ -68,20 +71,23 @@ def make_plan(
     full, rung = space.training.epochs, space.training.rung
     finalists = min(space.confirm.teachers, teachers)
     total = _total_epochs(parse_budget(requested), full, epochs_per_s)
-    fixed = _fixed_epochs(space, teachers, total=total)
+    tried = _tried(space, teachers, total=total)
+    fixed = _fixed_epochs(space, tried, total=total)
     needed, reruns = sum(fixed.values()) + full, finalists * full
     if space.search.reruns and total >= needed - full + reruns + LEAST_SEARCHED * full:
         fixed["reruns"] = reruns
     if total < needed:
-        parts = " + ".join(f"{part.replace('_', ' ')} {epochs / full:.3g}" for part, epochs in fixed.items())
+        named = {part.replace("_", " "): epochs / full for part, epochs in fixed.items() if epochs}
+        parts = " + ".join(f"{part} {cost:.3g}" for part, cost in named.items())
         raise ConfigError(
-            f"--budget {requested}: {total / full:.4g} full trainings are too few for {teachers} teachers: "
+            f"--budget {requested}: {total / full:.4g} full trainings are too few for {plural(teachers, 'teacher')}"
+            f"{f', of which {tried} would be tried' if tried < teachers else ''}: "
             f"the smallest is {math.ceil(100 * needed / full) / 100:g} ({parts} + search 1)",
             _way_out(space, teachers=teachers, total=total),
         )
-    if max_trials is not None and max_trials < teachers:
+    if max_trials is not None and max_trials < tried:
         raise ConfigError(
-            f"--max-trials {max_trials}: must be at least {teachers}, because each teacher has a trial with its prior"
+            f"--max-trials {max_trials}: must be at least {tried}, because each teacher has a trial with its prior"
         )
     return PlanRecord(
         requested=requested,
@@ -90,11 +96,26 @@ def make_plan(
         total_epochs=total,
         search=(total - sum(fixed.values())) / full,
         max_trials=max_trials,
+        tried=tried,
         wave=space.search.wave,
         rungs=space.search.rungs,
         race=_race(space, finalists),
         **{part: epochs / full for part, epochs in fixed.items()},
     )
+
+
+def _tried(space: Space, teachers: int, *, total: int) -> int:
+    """Return the number of teachers that get a first trial.
+
+    Up to `UNSCREENED` teachers, all do. Of more teachers, the rungs of those beyond `PROTECTED_PRIORS` may take half of
+    what reruns and the other parts leave; the screening (`autodistill.searching.screening`) leaves out the rest.
+    """
+    if teachers <= UNSCREENED:
+        return teachers
+    full, finalists = space.training.epochs, min(space.confirm.teachers, teachers)
+    reruns = finalists * full if space.search.reruns else 0
+    left = total - reruns - sum(_fixed_epochs(space, PROTECTED_PRIORS, total=total).values())
+    return min(teachers, PROTECTED_PRIORS + max(0, left // 2) // space.training.rung)
 
 
 def _way_out(space: Space, *, teachers: int, total: int) -> str:

@@ -74,6 +74,7 @@ class Recorder:
         self._found: dict[str, FoundRun] = {it.run: it for it in kept.found} if kept else {}
         self.teachers: tuple[TeacherRecord, ...] = kept.teachers if kept else ()
         self.agreement: AgreementRecord | None = kept.agreement if kept else None
+        self.screened_out: dict[str, str] = dict(kept.screened_out) if kept else {}
         self.profile_views = int(timing.get("profile_views", 0))
         """How often a teacher was run for a profile."""
         self._views_ahead = int(timing.get("views_ahead", 0))
@@ -87,7 +88,7 @@ class Recorder:
         self._write("running")
         for note in self._spec.notes:
             self._forward(Note(text=note, warning=True))
-        self._forward(Note(text=f"plan: {describe_plan(plan)}"))
+        self._forward(Note(text=f"plan: {describe_plan(plan, teachers=len(self._spec.teachers))}"))
 
     def plan_time(self, costs: Costs, workers: int) -> None:
         """Announce the plan of time, and keep it unless an earlier process has kept one for this plan."""
@@ -217,7 +218,13 @@ class Recorder:
         if self._kept is not None and not self._fresh and state != "complete":
             record = self._kept.model_copy(update=fields)
         else:
-            record = StudyRecord(**fields, teachers=self.teachers, agreement=self.agreement, **self._results(state))
+            record = StudyRecord(
+                **fields,
+                teachers=self.teachers,
+                screened_out=self.screened_out,
+                agreement=self.agreement,
+                **self._results(state),
+            )
         if state == "complete":
             record = record.model_copy(update={"recommendation": recommend(record, threshold=space.confirm.threshold)})
         write_text(spec.folder.record, to_json(record))

@@ -24,8 +24,10 @@ from autodistill.records import (
     AgreementRecord,
     ComparisonRecord,
     LeftOutRecord,
+    Metric,
     Note,
     PhaseStarted,
+    PlanRecord,
     StudyRecord,
     TeacherRecord,
     read_record,
@@ -34,6 +36,7 @@ from autodistill.records import (
 from autodistill.searching import (
     Mirror,
     Sampler,
+    Screened,
     SearchSpec,
     SearchState,
     audit,
@@ -43,6 +46,7 @@ from autodistill.searching import (
     no_teacher_runs,
     parse_budget,
     rerun_leaders,
+    screen,
     waves,
 )
 from autodistill.stats.students import recommend_student
@@ -129,22 +133,22 @@ def run_study(spec: StudySpec, on_event: OnEvent, *, executor_for: ExecutorFor =
                 carried=recorded[: kept.joins[-1].trials] if kept and kept.joins else (),
                 recorded=recorded,
             )
-            untrained = spec.untrained
             recorder.teachers, recorder.agreement, computed = prepare_teachers(
                 list(spec.teachers),
                 executor,
                 recorder.on_event,
-                untrained=untrained,
-                epochs=sum(epochs_of(uri, spec.space) for uri in untrained),
+                untrained=spec.untrained,
+                epochs=sum(epochs_of(uri, spec.space) for uri in spec.untrained),
                 meanwhile=store.tasks(no_teacher_runs(search)),
             )
             recorder.profile_views = max(recorder.profile_views, computed)
             fingerprints.update({teacher.name: teacher.fingerprint for teacher in recorder.teachers})
+            tried = tried_teachers(recorder, plan, kept=kept, metric=spec.space.search.metric)
             recorder.state = state = SearchState(
-                spec=search._replace(teachers=recorder.teachers),
+                spec=search._replace(teachers=tried),
                 train=partial(store.train, executor=executor, on_event=recorder.on_event),
                 on_event=recorder.on_event,
-                sampler=Sampler(spec.space, list(spec.teachers), TAU_STUDENT_FROM),
+                sampler=Sampler(spec.space, [teacher.name for teacher in tried], TAU_STUDENT_FROM),
             )
             waves(state, first_stage(state))
             rerun_leaders(state)
@@ -158,6 +162,25 @@ def run_study(spec: StudySpec, on_event: OnEvent, *, executor_for: ExecutorFor =
             recorder.undo()
             raise
         return recorder.complete()
+
+
+def tried_teachers(
+    recorder: Recorder, plan: PlanRecord, *, kept: StudyRecord | None, metric: Metric
+) -> tuple[TeacherRecord, ...]:
+    """Choose the teachers that are tried, and note those that are not.
+
+    Where a teacher joins a study, it is tried, and so are the teachers that were tried before.
+    """
+    teachers = recorder.teachers
+    if kept is not None and kept.joins:
+        left_out = {name: reason for name, reason in kept.screened_out.items() if name in {it.name for it in teachers}}
+        chosen = Screened(tuple(it for it in teachers if it.name not in left_out), left_out)
+    else:
+        chosen = screen(teachers, count=plan.tried or len(teachers), metric=metric)
+    recorder.screened_out = chosen.left_out
+    for name, reason in chosen.left_out.items():
+        recorder.on_event(Note(text=f"teacher {name}: not tried: {reason}"))
+    return chosen.tried
 
 
 def prepare_teachers(

@@ -181,11 +181,13 @@ def _student_phases(
 ) -> tuple[dict[str, tuple[float, int]], float]:
     """Return seconds and epochs of each phase, and the seconds of all logits but those of view 0."""
     full, rung, rest = plan.epochs_full, plan.epochs_rung, plan.epochs_rest
-    teacher_costs, count = list(costs.teachers.values()), len(costs.teachers)
+    count = min(plan.tried or len(costs.teachers), len(costs.teachers))
+    teacher_costs = list(costs.teachers.values())[-count:]  # which teachers are tried is not known yet
     no_teacher = plan.race.first if plan.race else spec.space.confirm.seeds
     first = [costs.seconds(full, tested=True)] * no_teacher
-    first += [costs.seconds(full)] + [costs.seconds(rung)] * count
-    first_epochs = full * (no_teacher + 1) + rung * count
+    plain_kd = 1 if plan.plain_kd else 0
+    first += [costs.seconds(full)] * plain_kd + [costs.seconds(rung)] * count
+    first_epochs = full * (no_teacher + plain_kd) + rung * count
     # Each teacher computes the views of a rung, a promoted teacher all views. Plain KD uses the strongest teacher.
     promoted = min(count, PROTECTED_PRIORS)
     rung_logits = sum(cost.logits_s(range(1, rung)) for cost in teacher_costs)
@@ -433,20 +435,28 @@ def describe_time(planned: TimePlanned) -> str:
     return f"about {about(planned.wall_s)}: {phases or 'nothing to train'}{logits}"
 
 
-def describe_plan(plan: PlanRecord) -> str:
-    """Format a plan: `20 full trainings = no teacher 1 + plain KD 1 + priors 4 + search 6 + confirm 8`."""
+def describe_plan(plan: PlanRecord, *, teachers: int | None = None) -> str:
+    """Format a plan: `20 full trainings = no teacher 1 + priors with plain KD 4 + search 5 + reruns 2 + confirm 8`.
+
+    Args:
+        plan: the plan.
+        teachers: number of teachers given; if the plan tries fewer, the text says so.
+    """
     parts = {
         "no teacher": plan.no_teacher,
-        "plain KD": plan.plain_kd,
-        "priors": plan.priors,
+        **({"plain KD": plan.plain_kd} if plan.plain_kd else {}),
+        "priors" if plan.plain_kd else "priors with plain KD": plan.priors,
         "search": plan.search,
         **({"reruns": plan.reruns} if plan.reruns else {}),
         "confirm": plan.confirm,
         **({"controls": plan.controls} if plan.controls else {}),
     }
-    return f"{plan.equivalents:.4g} full trainings = " + " + ".join(
+    text = f"{plan.equivalents:.4g} full trainings = " + " + ".join(
         f"{part} {cost:.3g}" for part, cost in parts.items()
     )
+    if teachers is not None and plan.tried is not None and plan.tried < teachers:
+        text += f"; {plan.tried} of {teachers} teachers are tried, the most accurate checkpoint of each training first"
+    return text
 
 
 def _kind(phase: str) -> str:

@@ -139,6 +139,7 @@ def _scores(logits: Tensor, labels: Tensor) -> ScoresRecord:
         nll=_kept(metrics.nll(logits, labels)),
         ece=_kept(metrics.expected_calibration_error(logits, labels)),
         target_probability=_kept(metrics.mean_target_probability(logits.softmax(dim=1), labels)),
+        top_two_log_ratio=_kept(metrics.top_two_log_ratio(logits).median()),
     )
 
 

@@ -1,0 +1,77 @@
+"""Which of many teachers are tried."""
+
+import pytest
+from record_parts import teacher
+
+from autodistill.config import Space
+from autodistill.errors import ConfigError
+from autodistill.records import TeacherRecord
+from autodistill.searching import make_plan, screen
+
+
+def checkpoint(uri: str, accuracy: float, *, size: int = 1000, weights: str = "") -> TeacherRecord:
+    record = teacher(uri.removeprefix("file:"), val_top1=accuracy, size=size)
+    return record.model_copy(update={"uri": uri, "architecture": "resnet", "fingerprint": weights or uri})
+
+
+EPOCHS = [
+    checkpoint(f"file:run/epoch{epoch:03}.pt", accuracy) for epoch, accuracy in ((80, 0.7), (160, 0.8), (240, 0.9))
+]
+OTHERS = [checkpoint("file:wide.pt", 0.75, size=4000), checkpoint("file:small.pt", 0.6, size=500)]
+
+
+def names(teachers: tuple[TeacherRecord, ...]) -> list[str]:
+    return [it.name for it in teachers]
+
+
+def test_the_best_checkpoint_of_each_training_comes_before_a_second_checkpoint() -> None:
+    chosen = screen([*EPOCHS, *OTHERS], count=3, metric="top1")
+    assert names(chosen.tried) == ["run/epoch240.pt", "wide.pt", "small.pt"]
+    assert list(chosen.left_out) == ["run/epoch160.pt", "run/epoch080.pt"]
+
+
+def test_the_reason_names_accuracy_rank_and_sibling() -> None:
+    chosen = screen([*EPOCHS, *OTHERS], count=3, metric="top1")
+    assert chosen.left_out["run/epoch160.pt"] == (
+        "accuracy 80.0 % on validation, rank 4 of 5, after run/epoch240.pt, a checkpoint of the same training; the "
+        "budget pays for first trials with 3 teachers"
+    )
+
+
+def test_teachers_stay_in_the_order_in_which_they_were_given() -> None:
+    given = [*OTHERS, *EPOCHS]
+    assert names(screen(given, count=5, metric="top1").tried) == names(tuple(given))
+
+
+def test_equal_weights_are_siblings_whatever_their_names() -> None:
+    given = [checkpoint("file:a.pt", 0.9, weights="w"), checkpoint("file:copy.pt", 0.9, weights="w"), *OTHERS]
+    assert names(screen(given, count=3, metric="top1").tried) == ["a.pt", "wide.pt", "small.pt"]
+
+
+def test_names_that_differ_in_numbers_are_no_siblings_if_the_networks_differ() -> None:
+    given = [checkpoint("file:resnet20.th", 0.7, size=270), checkpoint("file:resnet56.th", 0.9, size=850), OTHERS[1]]
+    assert names(screen(given, count=2, metric="top1").tried) == ["resnet20.th", "resnet56.th"]
+
+
+def test_the_metric_of_the_search_ranks() -> None:
+    balanced = [it.model_copy(update={"val_balanced_top1": 1 - it.val_top1}) for it in OTHERS]
+    assert names(screen(balanced, count=1, metric="balanced_top1").tried) == ["small.pt"]
+
+
+@pytest.mark.parametrize(
+    ("teachers", "budget", "tried"),
+    # Beyond 4 teachers, each costs a rung of a third. No teacher 1, priors 4, confirm 8 and reruns 2 are 15.
+    [(4, "20", 4), (6, "20", 6), (12, "20", 11), (24, "20", 11), (40, "20", 11), (24, "30", 24), (40, "30", 26)],
+)
+def test_a_budget_tries_as_many_teachers_as_half_of_the_rest_pays_for(teachers: int, budget: str, tried: int) -> None:
+    plan = make_plan(Space(), teachers=teachers, requested=budget)
+    assert plan.tried == tried
+    assert plan.search >= (tried - 4) / 3
+    parts = plan.no_teacher + plan.plain_kd + plan.priors + plan.search + plan.reruns + plan.confirm
+    assert parts == pytest.approx(float(budget))
+
+
+def test_a_budget_that_cannot_even_screen_is_refused_with_the_smallest_that_can() -> None:
+    with pytest.raises(ConfigError, match="24 teachers, of which 4 would be tried: the smallest is 14"):
+        make_plan(Space(), teachers=24, requested="13")
+    assert make_plan(Space(), teachers=24, requested="14").tried == 4

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from search_runs import OnEvent, search
 
-from autodistill.config import Space
+from autodistill.config import PriorSpec, Space
 from autodistill.methods import METHODS
 from autodistill.records import (
     EpochRecord,
@@ -177,10 +177,10 @@ class Player:
             scores = recording.runs[key_of(params, seed, "cosine", full)]
             val, test = scores.val[full], scores.test if confirm else None
             epochs = run.begun_epochs + self.rung.rest if run.run.startswith("trials/") else full
-        return _result(run, val=val, test=test, epochs=epochs)
+        return recorded_result(run, val=val, test=test, epochs=epochs)
 
 
-def _result(run: RunSpec, *, val: float, test: float | None, epochs: int) -> RunResult:
+def recorded_result(run: RunSpec, *, val: float, test: float | None, epochs: int) -> RunResult:
     curve = [EpochRecord(epoch=number, train_loss=1.0, hard_loss=1.0) for number in range(1, epochs)]
     last: dict[str, Any] = {"epoch": epochs, "train_loss": 1.0, "hard_loss": 1.0, "val_top1": val, "test_top1": test}
     return RunResult(**run.kept(), state="complete", curve=(*curve, EpochRecord(**last)))
@@ -206,12 +206,13 @@ def search_spec(
     budget: str = "20",
     wave: int = 2,
     rungs: Rungs = "part-way",
+    prior: PriorSpec | None = None,
+    reruns: bool = True,
 ) -> SearchSpec:
-    """A search over some of the recorded teachers."""
+    """A search over some of the recorded teachers; its prior is plain KD unless another is given."""
     held = space(recording)
-    held = held.model_copy(
-        update={"search": held.search.model_copy(update={"seed": seed, "wave": wave, "rungs": rungs})}
-    )
+    search = held.search.model_copy(update={"seed": seed, "wave": wave, "rungs": rungs, "reruns": reruns})
+    held = held.model_copy(update={"search": search, "prior": prior or held.prior})
     teachers = tuple(it for it in recording.teachers if it.name in names)
     plan = make_plan(held, teachers=len(teachers), requested=budget)
     follows = {name: method.tau_student_from for name, method in METHODS.items()}

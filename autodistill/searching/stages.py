@@ -42,6 +42,7 @@ from autodistill.searching.state import (
     next_seed,
     no_teacher_runs,
     plain_kd_run,
+    reference_teacher,
     rung_run,
     score,
 )
@@ -209,14 +210,7 @@ def _judge(state: SearchState, asked: Sequence[TrialRecord]) -> list[TrialRecord
 
 def _judged(state: SearchState, trial: TrialRecord, *, left: int) -> TrialRecord:
     """Return the trial, pruned where rivals did better or where the budget has no room for its rest."""
-    rivals = [
-        other.rung.val_top1
-        for other in state.trials
-        if other.number != trial.number
-        and (other.params.teacher, other.params.method) == (trial.params.teacher, trial.params.method)
-        and other.rung is not None
-        and other.rung.val_top1 is not None
-    ]
+    rivals = [score(other.rung) for other in rivals_of(trial, state.trials) if score(other.rung) >= 0]
     own, eta, pruned = score(trial.rung), state.spec.space.search.eta, {"state": "pruned"}
     if not goes_on(own, rivals, eta=eta):
         rank, count = 1 + sum(rival > own for rival in rivals), len(rivals) + 1
@@ -231,6 +225,12 @@ def _judged(state: SearchState, trial: TrialRecord, *, left: int) -> TrialRecord
         reason = f"rung {100 * own:.1f} %: not promoted, the budget has no full run left"
         return trial.model_copy(update={**pruned, "reason": reason, "out_of_budget": True})
     return trial
+
+
+def rivals_of(trial: TrialRecord, trials: Sequence[TrialRecord]) -> list[TrialRecord]:
+    """Return the other trials with the teacher and the method of a trial."""
+    own = (trial.params.teacher, trial.params.method)
+    return [it for it in trials if it.number != trial.number and (it.params.teacher, it.params.method) == own]
 
 
 def _with_rung(state: SearchState, trial: TrialRecord) -> TrialRecord:
@@ -296,12 +296,21 @@ def candidates(
     return found
 
 
-def finalists_of(found: Sequence[Candidate], *, count: int) -> list[Candidate]:
-    """Return the best candidate of each teacher by mean score, best teachers first; ties go to the earlier."""
+def finalists_of(found: Sequence[Candidate], *, count: int, reference: str | None = None) -> list[Candidate]:
+    """Return the best candidates of the best teachers by mean score, best first; ties go to the earlier.
+
+    Args:
+        found: candidates.
+        count: number of finalists.
+        reference: a teacher that is a finalist if it has a candidate and `count` is above 1.
+    """
     best: dict[str | None, Candidate] = {}
     for candidate in sorted(found, key=lambda it: -it.val_top1):
         best.setdefault(candidate.params.teacher, candidate)
-    return list(best.values())[:count]
+    chosen = list(best.values())[:count]
+    if reference in best and best[reference] not in chosen and count > 1:
+        chosen[-1] = best[reference]
+    return chosen
 
 
 def rerun_leaders(state: SearchState) -> None:
@@ -310,13 +319,13 @@ def rerun_leaders(state: SearchState) -> None:
     For the teacher that had them, this is a rerun with another seed: the best of many single scores is partly luck,
     and a lucky leader falls behind. The other teachers are given the chance of the leader's settings, so that
     finalists are compared at equal tuning, not by which teacher happened upon good settings. Nothing is trained where
-    the plan has no room for it. `tests/bench/replay.py` compares this with other uses of the same runs.
+    the plan has no room for it. `tests/bench/policy.py` compares this with other uses of the same runs.
     """
     spec = state.spec
     if not spec.plan.reruns:
         return
     found = candidates(state.trials, plain_kd=state.plain_kd)
-    leaders = finalists_of(found, count=spec.space.confirm.teachers)
+    leaders = finalists_of(found, count=spec.space.confirm.teachers, reference=reference_teacher(spec))
     places = [it.name for it in spec.teachers]
     epochs, metric = spec.plan.epochs_full, spec.space.search.metric
     runs = []
@@ -333,11 +342,12 @@ def rerun_leaders(state: SearchState) -> None:
 def confirm(state: SearchState) -> None:
     """Train the finalists over new seeds, the same seeds for each; in a race the undecided get the later seeds.
 
-    Only these runs and those of "no teacher", which is always a finalist, are evaluated on the test split.
+    Only these runs and those of "no teacher", which is always a finalist, are evaluated on the test split. So is the
+    most accurate teacher: whether another teacher is better than the usual choice is the question of the study.
     """
     spec = state.spec
     found = candidates(state.trials, plain_kd=state.plain_kd, reruns=state.reruns)
-    state.chosen = finalists_of(found, count=spec.space.confirm.teachers)
+    state.chosen = finalists_of(found, count=spec.space.confirm.teachers, reference=reference_teacher(spec))
     rows, seeds = len(state.chosen) + 1, spec.space.confirm.seeds
     race = spec.plan.race if len(state.chosen) > 1 else None
     state.asked = np.ones((rows, race.first if race else seeds), dtype=bool)

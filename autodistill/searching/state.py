@@ -150,11 +150,16 @@ def full_run(spec: SearchSpec, trial: TrialRecord) -> RunSpec:
     )
 
 
+def reference_teacher(spec: SearchSpec) -> str:
+    """Return the most accurate teacher, which most people would take."""
+    return max(spec.teachers, key=lambda teacher: teacher.score(spec.space.search.metric)).name
+
+
 def plain_kd_run(spec: SearchSpec) -> RunSpec:
-    """Return plain KD from the most accurate teacher, which most people would take."""
+    """Return plain KD from the most accurate teacher."""
     plain, search = spec.space.plain_kd, spec.space.search
     params = TrialParams(
-        teacher=max(spec.teachers, key=lambda teacher: teacher.score(search.metric)).name,
+        teacher=reference_teacher(spec),
         method="ts",
         method_params={"tau": plain.tau},
         tau_student=plain.tau,

@@ -40,10 +40,11 @@ def test_check_exits_with_1_where_a_design_falls_short(monkeypatch, capsys, few,
     monkeypatch.setattr(verdict, "COVERAGE", (0.9, 0.99))
     monkeypatch.setattr(verdict, "FINALISTS", (2,))
     monkeypatch.setattr(verdict, "SEEDS", (3,))
+    monkeypatch.setattr(verdict, "searches", dict)
     monkeypatch.setattr(sys, "argv", ["verdict.py", "--check"])
     if fails:
         with pytest.raises(SystemExit, match="1"):
             verdict.main()
     else:
         verdict.main()
-    assert len(capsys.readouterr().out.splitlines()) == 2 + len(verdict.NOISES)
+    assert len(capsys.readouterr().out.splitlines()) == 2 + len(verdict.NOISES) + 5

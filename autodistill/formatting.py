@@ -103,6 +103,7 @@ RUNS = {
     r"baselines/no-teacher-(\d+)": "no teacher, seed {}",
     r"(reruns|confirm)/plain-kd-(\d+)": "{} of plain KD, seed {}",
     r"(reruns|confirm)/0*(\d+)-(\d+)": "{} of trial {}, seed {}",
+    r"(reruns|confirm)/shared-(\d+)-(\d+)": "{} of the shared configuration with teacher {}, seed {}",
     r"controls/default-0*(\d+)-(\d+)": "control {} with the prior, seed {}",
     r"controls/shared-0*(\d+)-(\d+)": "control {} with the shared configuration, seed {}",
     r"controls/own-0*(\d+)-(\d+)": "control {} with the own configuration, seed {}",

@@ -332,7 +332,7 @@ def rerun_leaders(state: SearchState) -> None:
     for leader in leaders:
         teacher = str(leader.params.teacher)
         params = leaders[0].params.model_copy(update={"teacher": teacher})
-        name = next((it.name for it in found if it.params == params), f"shared-{places.index(teacher)}")
+        name = next((it.name for it in found if it.params == params), f"shared-{places.index(teacher) + 1}")
         seed = next_seed(spec, params, state.trials)
         runs.append(RunSpec(run=f"reruns/{name}-{seed}", params=params, seed=seed, epochs=epochs, metric=metric))
     _announce(state, "reruns", len(runs))

@@ -34,7 +34,7 @@ class Candidate(NamedTuple):
     """A configuration with at least one full run before the confirm runs."""
 
     name: str
-    """Name in paths: the number of the trial, "plain-kd", or "shared-" and the place of the teacher."""
+    """Name in paths: the number of the trial, "plain-kd", or "shared-" and the place of the teacher, from 1."""
     trial: int | None
     """Number of the first trial with this configuration; None if no trial has it."""
     params: TrialParams

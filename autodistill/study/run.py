@@ -20,6 +20,7 @@ from autodistill.executors import (
     Task,
     TrainTeacherTask,
 )
+from autodistill.formatting import listed, plural, short
 from autodistill.records import (
     AgreementRecord,
     ComparisonRecord,
@@ -178,8 +179,10 @@ def tried_teachers(
     else:
         chosen = screen(teachers, count=plan.tried or len(teachers), metric=metric)
     recorder.screened_out = chosen.left_out
-    for name, reason in chosen.left_out.items():
-        recorder.on_event(Note(text=f"teacher {name}: not tried: {reason}"))
+    if chosen.left_out:
+        names = listed([short(name) for name in chosen.left_out])
+        text = f"{plural(len(chosen.left_out), 'teacher')} not tried, for reasons that the report lists: {names}"
+        recorder.on_event(Note(text=text))
     return chosen.tried
 
 

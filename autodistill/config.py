@@ -247,12 +247,12 @@ class SearchSpec(Spec):
     weights, and continues from there. `short schedule`: it trains a complete schedule of the rung's length, and the
     full run starts again from the beginning."""
     eta: Annotated[float, Field(gt=1, allow_inf_nan=False)] = 3.0
-    """One in eta trials of a teacher continues after its rung."""
+    """One in eta trials of a teacher and method continues after its rung."""
     startup: Annotated[int, Field(ge=0)] = 10
     """Trials, including priors, before the sampler uses its model."""
     reruns: bool = True
-    """Whether the leaders at the end of the search are trained once more, with another seed, before finalists are
-    chosen, if the budget allows it. The best of many single scores is partly luck."""
+    """Whether the settings of the search's best run are trained with each leading teacher before finalists are chosen,
+    if the budget allows it. The best of many single scores is partly luck, and the others may lack its settings."""
     soft_weight: Dimension = Range(low=0.1, high=0.9)
     methods: dict[str, dict[str, Dimension]] = {
         "isats": {"target_ratio": Range(low=0.8, high=4.0, log=True)},

@@ -4,9 +4,10 @@ import tomllib
 
 import pytest
 
-from autodistill.config import Known, LadderSpec, Range, Space, bounds, dump, load, parse, shipped
+from autodistill.config import Known, LadderSpec, Range, Space, bounds, default_prior, dump, load, parse, shipped
 from autodistill.errors import ConfigError
 from autodistill.models.uri import parse as uri_parts
+from autodistill.searching.plan import plain_kd_is_prior
 
 KNOWN = Known(
     datasets=("digits", "fashion-mnist", "cifar10", "cifar100", "folder"),
@@ -59,9 +60,24 @@ def test_every_mistake_is_named_at_once_with_file_key_value_and_what_is_allowed(
     ("tree", "part"),
     [
         ({"prior": {"method": "ts", "params": {"tau": 99.0}}}, "prior.params.tau: 99.0 is not in 1 to 16 (log)"),
-        ({"prior": {"params": {}}}, "prior.params.target_ratio: None is not in 0.8 to 4 (log)"),
+        ({"prior": {"params": {}}}, "prior.params.tau: None is not in 1 to 16 (log)"),
+        (
+            {"prior": {"method": "isats", "params": {}}},
+            "prior.params.target_ratio: None is not in 0.8 to 4 (log)",
+        ),
         ({"prior": {"soft_weight": 0.95}}, "prior.soft_weight: 0.95 is not in 0.1 to 0.9"),
-        ({"search": {"methods": {"ts": {"tau": 4}}}}, "prior.method: 'isats' is not searched (search.methods has ts)"),
+        (
+            {"search": {"methods": {"ts": {"tau": 4}}}, "prior": {"method": "isats", "params": {"target_ratio": 2.0}}},
+            "prior.method: 'isats' is not searched (search.methods has ts)",
+        ),
+        (
+            {"search": {"methods": {"ats": {"tau_target": 4, "tau_other": 3}}}, "prior": {"soft_weight": 0.5}},
+            "prior.method: 'ts' is not searched (search.methods has ats)",
+        ),
+        (
+            {"search": {"methods": {"ts": {"tau": [2, 8]}}}, "prior": {"soft_weight": 0.5}},
+            "prior.params.tau: 4.0 is not in 2.0, 8.0",
+        ),
         ({"search": {"methods": {"ts": {"tua": 4}}}}, "search.methods.ts.tua: unknown parameter (did you mean 'tau'?"),
         ({"search": {"methods": {"ts": {"tau": -4.0}}}}, "search.methods.ts.tau: must be above 0 (got -4)"),
         (
@@ -133,21 +149,121 @@ def test_mistakes_of_flags_are_named_by_flag_and_those_of_the_file_by_file(tmp_p
 
 
 @pytest.mark.parametrize(
-    ("override", "message"),
+    ("overrides", "message"),
     [
-        ("training.epochs=many", "--set training.epochs: Input should be a valid integer"),
-        ("search={methods={ts={tua=1}}}", "--set search.methods.ts.tua: unknown parameter (did you mean 'tau'?"),
+        (["training.epochs=many"], "--set training.epochs: Input should be a valid integer"),
+        (["search={methods={ts={tua=1}}}"], "--set search.methods.ts.tua: unknown parameter (did you mean 'tau'?"),
         (
-            "search.soft_weight=[0.2, 0.3]",
-            "search_spaces/digits.toml with --set search.soft_weight: prior.soft_weight: 0.5 is not in 0.2, 0.3",
+            ["prior.params.tau=2", "search.soft_weight=[0.2, 0.3]"],
+            "search_spaces/digits.toml with --set prior.params.tau, --set search.soft_weight: prior.soft_weight: 0.9 "
+            "is not in 0.2, 0.3",
         ),
     ],
 )
-def test_a_mistake_of_a_flag_is_no_mistake_of_a_shipped_file(override, message):
+def test_a_mistake_of_a_flag_is_no_mistake_of_a_shipped_file(overrides, message):
     with pytest.raises(ConfigError) as caught:
-        load("digits", known=KNOWN, overrides=[override])
+        load("digits", known=KNOWN, overrides=overrides)
     assert caught.value.message.startswith(message)
     assert "spaces check SPACE" in caught.value.hint
+
+
+LOG = {"low": 1.0, "high": 16.0, "log": True}
+
+
+@pytest.mark.parametrize(
+    ("tree", "prior"),
+    [
+        pytest.param({}, ("ts", {"tau": 4.0}, 0.9), id="plain KD is searched"),
+        pytest.param({"plain_kd": {"tau": 2, "soft_weight": 0.7}}, ("ts", {"tau": 2.0}, 0.7), id="another plain KD"),
+        pytest.param({"plain_kd": {"tau": 40, "soft_weight": 1}}, ("ts", {"tau": 16.0}, 0.9), id="out of the search"),
+        pytest.param(
+            {"search": {"methods": {"ats": {"tau_target": LOG, "tau_other": LOG}, "ts": {"tau": LOG}}}},
+            ("ts", {"tau": 4.0}, 0.9),
+            id="TS is not the first method",
+        ),
+        pytest.param(
+            {"search": {"methods": {"ts": {"tau": {"low": 5, "high": 9}}}}}, ("ts", {"tau": 5.0}, 0.9), id="above 4"
+        ),
+        pytest.param(
+            {"search": {"methods": {"ts": {"tau": {"low": 1, "high": 3}}}, "soft_weight": {"low": 0.2, "high": 0.6}}},
+            ("ts", {"tau": 3.0}, 0.6),
+            id="below 4 and 0.9",
+        ),
+        pytest.param(
+            {"search": {"methods": {"ts": {"tau": [1, 3, 8]}}, "soft_weight": [0.2, 0.7]}},
+            ("ts", {"tau": 3.0}, 0.7),
+            id="choices",
+        ),
+        pytest.param({"search": {"methods": {"ts": {"tau": 8}}}}, ("ts", {}, 0.9), id="a fixed parameter"),
+        pytest.param({"search": {"soft_weight": 0.4}}, ("ts", {"tau": 4.0}, 0.4), id="a fixed weight"),
+        pytest.param(
+            {"search": {"methods": {"isats": {"target_ratio": {"low": 0.8, "high": 4.0}}}}},
+            ("isats", {"target_ratio": 5 / 3}, 0.5),
+            id="ISATS only",
+        ),
+        pytest.param(
+            {
+                "search": {
+                    "methods": {"isats": {"target_ratio": [2.0, 3.0], "anchor": ["raw", "mean"]}},
+                    "soft_weight": {"low": 0.6, "high": 0.9},
+                }
+            },
+            ("isats", {"target_ratio": 2.0, "anchor": "raw"}, 0.6),
+            id="ISATS without 5/3, and a choice of names",
+        ),
+        pytest.param(
+            {"search": {"methods": {"ats": {"tau_target": LOG, "tau_other": {"low": 1, "high": 4}}}}},
+            ("ats", {"tau_target": 4.0, "tau_other": 2.5}, 0.5),
+            id="another method: in the middle",
+        ),
+        pytest.param(
+            {"search": {"methods": {"ats": {"tau_target": 2, "tau_other": [3, 5]}}, "soft_weight": [0.1, 0.6]}},
+            ("ats", {"tau_other": 3.0}, 0.6),
+            id="another method: choices",
+        ),
+    ],
+)
+def test_a_space_without_a_prior_takes_what_is_nearest_to_plain_kd(tree, prior):
+    """The middle of 1 to 16 on a log scale is 4; that of 1 to 4 is 2.5."""
+    space = parse(tree, source="my.toml", known=KNOWN)
+    assert (space.prior.method, space.prior.params, space.prior.soft_weight) == prior
+    assert space.prior == default_prior(space.search, space.plain_kd)
+    assert parse(tomllib.loads(dump(space)), source="dumped", known=KNOWN) == space
+
+
+def test_a_prior_that_is_named_is_kept_and_what_it_leaves_open_is_plain_kd():
+    def prior(tree: dict[str, object]) -> tuple[str, dict[str, float | str], float]:
+        found = parse({"prior": tree}, source="my.toml", known=KNOWN).prior
+        return found.method, found.params, found.soft_weight
+
+    assert prior({}) == ("ts", {"tau": 4.0}, 0.9)
+    assert prior({"soft_weight": 0.3}) == ("ts", {"tau": 4.0}, 0.3)
+    assert prior({"params": {"tau": 2}}) == ("ts", {"tau": 2.0}, 0.9)
+    assert prior({"method": "isats", "params": {"target_ratio": 2}}) == ("isats", {"target_ratio": 2.0}, 0.9)
+
+
+def test_a_flag_that_narrows_the_search_moves_a_prior_that_nobody_named():
+    space = load("digits", known=KNOWN, overrides=["search.soft_weight=[0.2, 0.3]", "search.methods={ts={tau=[2, 3]}}"])
+    assert (space.prior.params, space.prior.soft_weight) == ({"tau": 3.0}, 0.3)
+
+
+@pytest.mark.parametrize(
+    ("tree", "same"),
+    [
+        ({}, True),
+        ({"prior": {}}, True),
+        ({"search": {"methods": {"ts": {"tau": 4}}}}, True),
+        ({"search": {"methods": {"ts": {"tau": [2, 4]}}}}, True),
+        ({"plain_kd": {"tau": 8, "soft_weight": 0.5}}, True),
+        ({"search": {"methods": {"ts": {"tau": 8}}}}, False),
+        ({"search": {"soft_weight": [0.2, 0.8]}}, False),
+        ({"prior": {"soft_weight": 0.8}}, False),
+        ({"plain_kd": {"tau": 8}, "prior": {"params": {"tau": 4}}}, False),
+        ({"prior": {"method": "isats", "params": {"target_ratio": 2}}}, False),
+    ],
+)
+def test_plain_kd_is_a_prior_where_method_parameters_and_weight_are_equal(tree, same):
+    assert plain_kd_is_prior(parse(tree, source="my.toml", known=KNOWN)) is same
 
 
 def test_a_missing_file_and_broken_toml_are_named(tmp_path):

@@ -157,11 +157,9 @@ def plain_kd_is_prior(space: Space) -> bool:
     prior, plain = space.prior, space.plain_kd
     searched = space.search.methods.get("ts", {})
     fixed = {name: it for name, it in searched.items() if not isinstance(it, Range | tuple)}
-    return (prior.method, {**fixed, **prior.params}, prior.soft_weight) == (
-        "ts",
-        {"tau": plain.tau},
-        plain.soft_weight,
-    )
+    params = {"tau_student": plain.tau, **fixed, **prior.params}
+    wanted = {"tau_student": plain.tau, "tau": plain.tau}
+    return (prior.method, params, prior.soft_weight) == ("ts", wanted, plain.soft_weight)
 
 
 def _total_epochs(budget: Budget, full: int, epochs_per_s: float | None) -> int:
@@ -181,7 +179,7 @@ def wave_size(plan: PlanRecord, *, left: int, eta: float) -> int:
     Args:
         plan: Plan of the study.
         left: Epochs that are not reserved.
-        eta: One in eta rungs of a teacher continues.
+        eta: One in eta rungs of a teacher and method continues.
     """
 
     def cost(count: int) -> int:

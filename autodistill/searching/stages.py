@@ -1,8 +1,8 @@
 """The stages of a search.
 
 Baselines and priors come first, then waves of trials, reruns of the leaders, confirm runs over new seeds, controls, and
-the audit of pruning. A trial trains up to its rung, is compared with the other trials of its teacher there, and is
-pruned or goes on. The order in which suggestions, results and decisions follow each other depends on nothing but
+the audit of pruning. A trial trains up to its rung, is compared there with the other trials of its teacher and method,
+and is pruned or goes on. The order in which suggestions, results and decisions follow each other depends on nothing but
 results, so a search over kept results takes the same way again and goes on from its end.
 """
 

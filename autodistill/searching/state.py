@@ -19,6 +19,7 @@ from autodistill.records import (
     TrialParams,
     TrialRecord,
 )
+from autodistill.searching.plan import plain_kd_is_prior
 from autodistill.searching.sampler import Sampler
 
 CONFIRM_SEED = 1000
@@ -204,7 +205,7 @@ def next_seed(spec: SearchSpec, params: TrialParams, trials: Sequence[TrialRecor
     """Return the first seed above those of earlier runs of this configuration, pruned trials and plain KD included."""
     plain = plain_kd_run(spec)
     used = [it.seed for it in trials if it.params == params]
-    if plain.params == params and not any(it.kind == "prior" for it in trials if it.params == params):
+    if plain.params == params and not plain_kd_is_prior(spec.space):
         used.append(plain.seed)
     return max(used, default=spec.space.search.seed - 1) + 1
 

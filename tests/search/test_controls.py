@@ -87,7 +87,7 @@ def test_a_search_below_40_has_no_controls():
 
 
 def test_an_audit_trains_the_best_looking_pruned_trials_outside_the_budget():
-    spec = search_spec(*FOUR)
+    spec = search_spec(*FOUR, budget="35")
     plain, _ = search(spec)
     state, events = search(spec, audited=True)
     assert state.trials == plain.trials
@@ -107,7 +107,7 @@ def test_the_report_says_what_pruning_cost():
     def scores(run):
         return 0.95 if run.run.startswith("audit/") and run.seed == 0 else score(run)
 
-    spec = search_spec(*FOUR)
+    spec = search_spec(*FOUR, budget="35")
     state, _ = search(spec, Trainer(scores=scores), audited=True)
     record = bare(dict.fromkeys(FOUR, 0.9)).model_copy(
         update={"trials": tuple(state.trials), "audit": tuple(state.audit), "plan": spec.plan}

@@ -1,6 +1,7 @@
 """The plan of a budget."""
 
 import pytest
+from search_runs import ISATS_FIRST
 
 from autodistill.config import Space
 from autodistill.errors import ConfigError
@@ -11,7 +12,7 @@ RACED = Space.model_validate({"confirm": {"teachers": 3, "seeds": 6}})
 
 
 @pytest.mark.parametrize(
-    ("teachers", "priors", "searched"), [(1, 4 / 3, 11.667), (4, 16 / 3, 4.667), (5, 17 / 3, 4.333), (6, 6, 4)]
+    ("teachers", "priors", "searched"), [(1, 4 / 3, 12.667), (4, 16 / 3, 5.667), (5, 17 / 3, 5.333), (6, 6, 5)]
 )
 def test_the_plan_of_20_with_short_schedules_is_the_design_s(teachers, priors, searched):
     space = Space(search={"rungs": "short schedule", "reruns": False})
@@ -21,11 +22,11 @@ def test_the_plan_of_20_with_short_schedules_is_the_design_s(teachers, priors, s
 
 
 @pytest.mark.parametrize(
-    ("teachers", "priors", "searched"), [(1, 1, 11), (4, 4, 4), (5, 13 / 3, 11 / 3), (6, 14 / 3, 10 / 3)]
+    ("teachers", "priors", "searched"), [(1, 1, 12), (4, 4, 5), (5, 13 / 3, 14 / 3), (6, 14 / 3, 13 / 3)]
 )
 def test_the_plan_of_20_pays_no_epoch_twice(teachers, priors, searched):
     plan = make_plan(Space(), teachers=teachers, requested="20")
-    assert (plan.no_teacher, plan.plain_kd) == (1, 1)
+    assert (plan.no_teacher, plan.plain_kd) == (1, 0), "plain KD is a prior"
     assert (plan.reruns, plan.confirm) == ((2, 8) if teachers > 1 else (1, 5))
     assert plan.priors == pytest.approx(priors)
     assert plan.search == pytest.approx(searched, abs=1e-3)
@@ -33,10 +34,29 @@ def test_the_plan_of_20_pays_no_epoch_twice(teachers, priors, searched):
     assert parts == pytest.approx(plan.equivalents) == pytest.approx(20)
 
 
-def test_a_budget_below_the_plan_names_the_smallest_and_the_smallest_works():
-    with pytest.raises(ConfigError, match=r"the smallest is 15 "):
-        make_plan(Space(), teachers=4, requested="14.9")
-    assert make_plan(Space(), teachers=4, requested="15").search >= 1
+@pytest.mark.parametrize(("teachers", "searched"), [(1, 11), (4, 4), (5, 11 / 3), (6, 10 / 3)])
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"prior": ISATS_FIRST.prior.model_dump()},
+        {"prior": {"soft_weight": 0.8}},
+        {"search": {"methods": {"ts": {"tau": [2.0, 8.0]}}}},
+    ],
+)
+def test_plain_kd_is_a_part_of_the_plan_where_no_prior_is_plain_kd(changed, teachers, searched):
+    space = Space.model_validate(changed)
+    plan = make_plan(space, teachers=teachers, requested="20")
+    assert (plan.no_teacher, plan.plain_kd) == (1, 1)
+    assert plan.search == pytest.approx(searched, abs=1e-3)
+    parts = plan.no_teacher + plan.plain_kd + plan.priors + plan.reruns + plan.confirm + plan.search
+    assert parts == pytest.approx(plan.equivalents) == pytest.approx(20)
+
+
+@pytest.mark.parametrize(("space", "below", "smallest"), [(Space(), "13.9", 14), (ISATS_FIRST, "14.9", 15)])
+def test_a_budget_below_the_plan_names_the_smallest_and_the_smallest_works(space, below, smallest):
+    with pytest.raises(ConfigError, match=rf"the smallest is {smallest} "):
+        make_plan(space, teachers=4, requested=below)
+    assert make_plan(space, teachers=4, requested=str(smallest)).search >= 1
 
 
 @pytest.mark.parametrize(
@@ -69,7 +89,7 @@ def test_max_trials_below_the_number_of_teachers_is_refused():
         make_plan(Space(), teachers=4, requested="20", max_trials=3)
 
 
-@pytest.mark.parametrize(("budget", "reruns", "searched"), [("17", 0, 3), ("18", 2, 2), ("30", 2, 14)])
+@pytest.mark.parametrize(("budget", "reruns", "searched"), [("16", 0, 3), ("17", 2, 2), ("30", 2, 15)])
 def test_reruns_leave_the_search_two_trainings(budget, reruns, searched):
     plan = make_plan(Space(), teachers=4, requested=budget)
     assert (plan.reruns, plan.search) == (reruns, pytest.approx(searched))
@@ -89,6 +109,6 @@ def test_a_budget_of_40_has_room_for_controls_and_a_smaller_budget_has_not():
     assert make_plan(Space(), teachers=4, requested="39.9").controls == 0
     plan = make_plan(Space(), teachers=4, requested="40")
     assert plan.controls == (2 + 1) * 3, "the prior for two finalists, the best configuration for the other finalist"
-    assert plan.search + plan.reruns + plan.controls + plan.confirm + plan.priors + 2 == pytest.approx(40)
+    assert plan.search + plan.reruns + plan.controls + plan.confirm + plan.priors + 1 == pytest.approx(40)
     raced = Space.model_validate({"confirm": {"seeds": 6}})
     assert make_plan(raced, teachers=4, requested="50").controls == 9, "over the seeds before the first look"

@@ -2,7 +2,7 @@
 
 import optuna
 import pytest
-from search_runs import FOUR, TAU_STUDENT_FROM, result_of, search, search_spec
+from search_runs import FOUR, ISATS_FIRST, TAU_STUDENT_FROM, result_of, search, search_spec
 
 from autodistill.config import Space
 from autodistill.records import RunSpec, TrialRecord
@@ -28,11 +28,18 @@ def scored(trial: TrialRecord, top1: float, *, state: str, reason: str = "") -> 
     return trial.model_copy(update=update)
 
 
-def test_a_prior_is_the_prior_of_its_teacher():
-    asking = sampler()
-    assert asking.ask(prior_of="mid") == prior_params(Space(), "mid", TAU_STUDENT_FROM)
+@pytest.mark.parametrize(
+    ("space", "searched"),
+    [
+        (Space(), {"method": "ts", "ts.tau": 4.0, "soft_weight": 0.9}),
+        (ISATS_FIRST, {"method": "isats", "isats.target_ratio": 5 / 3, "soft_weight": 0.5}),
+    ],
+)
+def test_a_prior_is_the_prior_of_its_teacher(space, searched):
+    asking = sampler(space)
+    assert asking.ask(prior_of="mid") == prior_params(space, "mid", TAU_STUDENT_FROM)
     (trial,) = asking.trials
-    assert trial.params == {"teacher": "mid", "method": "isats", "isats.target_ratio": 5 / 3, "soft_weight": 0.5}
+    assert trial.params == {"teacher": "mid", **searched}
 
 
 def test_optuna_holds_the_searched_parameters_scores_and_states():

@@ -3,18 +3,22 @@
 import math
 
 import pytest
-from search_runs import FOUR, GAIN, Trainer, score, search, search_spec
+from search_runs import FOUR, GAIN, ISATS_FIRST, Trainer, score, search, search_spec
 
 from autodistill.config import Space
 from autodistill.errors import StudyError
-from autodistill.records import PhaseStarted, TrialEnded, TrialStarted
+from autodistill.records import PhaseStarted, TrialEnded, TrialParams, TrialStarted
 from autodistill.searching import candidates, finalists_of, goes_on
+
+PLAIN_KD = TrialParams(teacher="slow", method="ts", method_params={"tau": 4.0}, tau_student=4.0, soft_weight=0.9)
+"""Of the most accurate teacher."""
 
 
 @pytest.mark.parametrize("teachers", [1, 2, 4, 5, 6])
 @pytest.mark.parametrize("budget", ["18", "20", "27.5"])
-def test_the_budget_is_kept_and_used_up(teachers, budget):
-    spec, trainer = search_spec(*list(GAIN)[:teachers], budget=budget), Trainer()
+@pytest.mark.parametrize("space", [None, ISATS_FIRST], ids=["plain KD first", "ISATS first"])
+def test_the_budget_is_kept_and_used_up(teachers, budget, space):
+    spec, trainer = search_spec(*list(GAIN)[:teachers], budget=budget, space=space), Trainer()
     state, _ = search(spec, trainer)
     spent = sum(run.new_epochs for run in trainer.trained)
     assert state.spent_epochs == spent
@@ -29,23 +33,74 @@ def test_a_budget_for_short_schedules_is_kept_and_used_up():
     assert 0 <= spec.plan.total_epochs - state.spent_epochs < spec.plan.epochs_rung
 
 
-def test_the_first_stage_holds_the_baselines_all_no_teacher_runs_and_the_priors():
+@pytest.mark.parametrize(("space", "own"), [(Space(), []), (ISATS_FIRST, ["baselines/plain-kd"])])
+def test_the_first_stage_holds_the_baselines_all_no_teacher_runs_and_the_priors(space, own):
+    """Plain KD has a run of its own where no prior is plain KD."""
     first: list[str] = []
 
     def watch(event, state):
         if isinstance(event, PhaseStarted) and event.phase == "search":
             first.extend(state.results)
 
-    spec = search_spec(*FOUR)
+    spec = search_spec(*FOUR, space=space)
     state, events = search(spec, watch=watch)
     no_teacher = [f"baselines/no-teacher-{seed}" for seed in (1000, 1001, 1002)]
     priors = [f"trials/{number:04d}/rung" for number in range(4)]
-    assert first == [*no_teacher, "baselines/plain-kd", *priors]
+    assert first == [*no_teacher, *own, *priors]
     (phase,) = [it for it in events if isinstance(it, PhaseStarted) and it.phase == "baselines and priors"]
-    assert (phase.runs, phase.epochs) == (8, 4 * 30 + 4 * 10)
+    assert (phase.runs, phase.epochs) == (7 + len(own), (3 + len(own)) * 30 + 4 * 10)
     assert [trial.params.teacher for trial in state.trials[:4]] == list(FOUR)
     assert state.no_teacher == state.results[no_teacher[0]]
-    assert state.plain_kd.params.teacher == "slow", "the most accurate teacher"
+    assert state.plain_kd.params == PLAIN_KD, "from the most accurate teacher"
+    assert (state.plain_kd.state, state.plain_kd.last_epoch) == ("complete", 30)
+
+
+def test_plain_kd_is_the_full_run_of_the_prior_of_the_most_accurate_teacher():
+    trainer = Trainer()
+    state, _ = search(search_spec(*FOUR), trainer)
+    assert state.spec.plan.plain_kd == 0
+    assert [trial.params for trial in state.trials[:4]] == [
+        PLAIN_KD.model_copy(update={"teacher": name}) for name in FOUR
+    ]
+    assert state.plain_kd == state.trials[2].full == state.results["trials/0002/full"]
+    assert "baselines/plain-kd" not in [run.run for run in trainer.trained]
+
+
+@pytest.mark.parametrize("space", [Space(), ISATS_FIRST], ids=["plain KD first", "ISATS first"])
+def test_the_priors_of_all_teachers_have_the_same_seed(space):
+    """Teachers are compared at equal tuning and equal noise."""
+    state, _ = search(search_spec(*FOUR, space=space))
+    assert [trial.seed for trial in state.trials[:4]] == [0, 0, 0, 0]
+
+
+def test_plain_kd_is_trained_in_full_even_where_its_rung_is_the_worst():
+    """The rung scores of `slow`, the most accurate teacher, are behind those of all five others."""
+    trainer = Trainer()
+    spec = search_spec(*GAIN, budget="20")
+    state, _ = search(spec, trainer)
+    priors = {trial.params.teacher: trial for trial in state.trials if trial.kind == "prior"}
+    ranked = sorted(priors, key=lambda name: -priors[name].rung.val_top1)
+    assert ranked == ["mid", "strong", "sixth", "fifth", "weak", "slow"]
+    complete = {name for name, trial in priors.items() if trial.state == "complete"}
+    assert complete == {"mid", "strong", "sixth", "slow"}, "the best three beside it"
+    assert priors["fifth"].reason.endswith("not among the best 4 of 6 priors")
+    assert state.plain_kd == priors["slow"].full
+    assert 0 <= spec.plan.total_epochs - state.spent_epochs < spec.plan.epochs_rung
+
+    other, _ = search(search_spec(*GAIN, budget="20", space=ISATS_FIRST))
+    priors = {trial.params.teacher: trial for trial in other.trials if trial.kind == "prior"}
+    assert priors["slow"].state == "pruned", "its prior is no plain KD"
+    assert other.plain_kd == other.results["baselines/plain-kd"]
+
+
+@pytest.mark.parametrize("part", ["rung", "full"])
+def test_plain_kd_that_fails_gets_no_other_run_and_the_search_goes_on(part):
+    trainer = Trainer(fails=lambda run: run.run == f"trials/0002/{part}")
+    state, _ = search(search_spec(*FOUR), trainer)
+    assert state.trials[2].state == "failed"
+    assert state.plain_kd is None if part == "rung" else state.plain_kd.state == "failed"
+    assert "baselines/plain-kd" not in [run.run for run in trainer.trained]
+    assert len(state.finalists) == 3
 
 
 def test_rests_of_a_wave_are_trained_beside_the_rungs_of_the_next():
@@ -89,21 +144,37 @@ def test_a_full_run_that_fails_fails_its_trial_and_is_no_candidate():
     assert state.sampler.trials[2].user_attrs == {"reason": "the loss became nan"}
 
 
-def test_a_search_whose_runs_all_fail_ends_with_their_reason():
+@pytest.mark.parametrize(
+    ("space", "count", "named"),
+    [
+        (Space(), 7, "trials/0000/rung, trials/0001/rung, trials/0002/rung, and 1 more"),
+        (ISATS_FIRST, 8, "baselines/plain-kd, trials/0000/rung, trials/0001/rung, and 2 more"),
+    ],
+)
+def test_a_search_whose_runs_all_fail_ends_with_their_reason(space, count, named):
     with pytest.raises(StudyError) as found:
-        search(search_spec(*FOUR), Trainer(fails=lambda _: True))
+        search(search_spec(*FOUR, space=space), Trainer(fails=lambda _: True))
     assert found.value.message == (
-        "all 8 runs of the first stage failed:\n"
-        "  8 x the loss became nan: baselines/no-teacher-1000, baselines/no-teacher-1001, baselines/no-teacher-1002, "
-        "baselines/plain-kd, trials/0000/rung, trials/0001/rung, and 2 more"
+        f"all {count} runs of the first stage failed:\n"
+        f"  {count} x the loss became nan: baselines/no-teacher-1000, baselines/no-teacher-1001, "
+        f"baselines/no-teacher-1002, {named}"
     )
     assert found.value.hint.startswith("lower training.lr, which is 0.1: --set training.lr=0.01, in a new study")
     assert found.value.exit_code == 1
 
 
-@pytest.mark.parametrize("survivor", ["baselines/no-teacher-1002", "baselines/plain-kd", "trials/0003/rung"])
-def test_a_search_with_one_run_left_goes_on(survivor):
-    state, _ = search(search_spec(*FOUR), Trainer(fails=lambda run: run.run != survivor))
+@pytest.mark.parametrize(
+    ("survivor", "space"),
+    [
+        ("baselines/no-teacher-1002", Space()),
+        ("trials/0002/rung", Space()),
+        ("trials/0003/rung", Space()),
+        ("baselines/plain-kd", ISATS_FIRST),
+        ("trials/0003/rung", ISATS_FIRST),
+    ],
+)
+def test_a_search_with_one_run_left_goes_on(survivor, space):
+    state, _ = search(search_spec(*FOUR, space=space), Trainer(fails=lambda run: run.run != survivor))
     assert state.asked is not None
     assert state.results[survivor].state == "complete"
 
@@ -115,26 +186,45 @@ def test_a_teacher_whose_students_start_slowly_is_not_cut():
     assert state.finalists[1].teacher == "slow"
 
 
-def test_trials_are_pruned_within_their_teacher_and_the_reason_says_so():
+def test_trials_are_pruned_within_their_teacher_and_method_and_the_reason_says_so():
     state, _ = search(search_spec(*FOUR, budget="30"))
     pruned = [it for it in state.trials if it.kind == "search" and it.state == "pruned" and not it.out_of_budget]
     assert len(pruned) > 3
     for trial in pruned:
-        teacher, wave = trial.params.teacher, trial.wave
+        teacher, method, wave = trial.params.teacher, trial.params.method, trial.wave
         # A wave is judged when all its rungs have ended.
         rivals = [
             it.rung.val_top1
             for it in state.trials
-            if it.params.teacher == teacher and it.wave <= wave and it is not trial
+            if (it.params.teacher, it.params.method) == (teacher, method) and it.wave <= wave and it is not trial
         ]
         better = sum(rival > trial.rung.val_top1 for rival in rivals)
         assert not goes_on(trial.rung.val_top1, rivals, eta=3.0)
         own, best, most = 100 * trial.rung.val_top1, 100 * max(rivals), math.ceil((len(rivals) + 1) / 3)
         assert trial.reason == (
-            f"rung {own:.1f} %: rank {better + 1} of {len(rivals) + 1} trials with {teacher}, whose best has "
-            f"{best:.1f} %; only the best {'goes' if most == 1 else f'{most} go'} on"
+            f"rung {own:.1f} %: rank {better + 1} of {len(rivals) + 1} {method.upper()} trials with {teacher}, whose "
+            f"best has {best:.1f} %; only the best {'goes' if most == 1 else f'{most} go'} on"
         )
         assert trial.full is None
+
+
+def test_a_method_whose_students_start_slowly_is_not_cut():
+    """At the rung every ISATS student is 20 points behind every other; in the end it is 1 point ahead."""
+
+    def scores(run):
+        late = -0.2 if run.last_epoch < 30 else 0.01
+        return score(run) + (late if run.params.method == "isats" else 0)
+
+    state, _ = search(search_spec(*FOUR, budget="30"), Trainer(scores=scores))
+    trials = [it for it in state.trials if it.params.method == "isats"]
+    firsts = {it.params.teacher: it for it in reversed(trials)}
+    assert len(firsts) > 1
+    for teacher, first in firsts.items():
+        others = [it.rung.val_top1 for it in state.trials[: first.number] if it.params.teacher == teacher]
+        assert others
+        assert first.rung.val_top1 < min(others)
+        assert first.state == "complete"
+    assert state.finalists[1].params.method == "isats"
 
 
 @pytest.mark.parametrize(
@@ -200,7 +290,7 @@ def test_a_trial_that_no_full_run_is_left_for_says_so():
         return 0.5 + 0.001 * int(run.run[7:11]) if run.run.startswith("trials") else score(run)
 
     space = Space.model_validate({"search": {"wave": 1}})
-    state, _ = search(search_spec(*FOUR, budget="15.5", space=space), Trainer(scores=scores))
+    state, _ = search(search_spec(*FOUR, budget="14.5", space=space), Trainer(scores=scores))
     complete, *stopped = [trial for trial in state.trials if trial.kind == "search"]
     assert complete.state == "complete"
     assert stopped
@@ -251,14 +341,31 @@ def test_finalists_are_the_best_full_run_of_each_teacher():
         assert state.trials[candidate.trial].params == candidate.params
 
 
-def test_plain_kd_is_a_teacher_s_finalist_where_it_did_best():
+@pytest.mark.parametrize(
+    ("space", "trial", "name"), [(Space(), 2, "0002"), (ISATS_FIRST, None, "plain-kd")], ids=["a prior", "its own run"]
+)
+def test_plain_kd_is_a_teacher_s_finalist_where_it_did_best(space, trial, name):
     def scores(run):
-        return 0.99 if run.params.method == "ts" and run.params.soft_weight == 0.9 else score(run)
+        return 0.99 if run.params == PLAIN_KD else score(run)
 
-    state, _ = search(search_spec(*FOUR), Trainer(scores=scores))
+    state, _ = search(search_spec(*FOUR, space=space), Trainer(scores=scores))
     _, first, second = state.finalists
-    assert (first.teacher, first.trial, first.params) == ("slow", None, state.plain_kd.params)
-    assert [it.run for it in first.runs] == [f"confirm/plain-kd-{seed}" for seed in (1000, 1001, 1002)]
+    assert (first.teacher, first.trial, first.params) == ("slow", trial, PLAIN_KD)
+    assert [it.run for it in first.runs] == [f"confirm/{name}-{seed}" for seed in (1000, 1001, 1002)]
     assert second.trial is not None
+
+
+def test_a_run_of_plain_kd_that_failed_is_no_candidate():
+    state, _ = search(search_spec(*FOUR, space=ISATS_FIRST))
+    found = candidates(state.trials, plain_kd=state.plain_kd)
+    assert [it.trial for it in found if it.params == PLAIN_KD] == [None]
     failed = state.plain_kd.model_copy(update={"state": "failed"})
-    assert finalists_of(candidates(state.trials, plain_kd=failed), count=1)[0].trial is not None
+    assert PLAIN_KD not in [it.params for it in candidates(state.trials, plain_kd=failed)]
+
+
+def test_plain_kd_that_is_a_prior_is_one_candidate_with_one_score():
+    state, _ = search(search_spec(*FOUR))
+    found = candidates(state.trials, plain_kd=state.plain_kd)
+    assert found == candidates(state.trials)
+    (plain,) = [it for it in found if it.params == PLAIN_KD]
+    assert (plain.name, plain.trial, plain.scores) == ("0002", 2, (state.plain_kd.val_top1,))

@@ -20,8 +20,8 @@ def test_a_study_whose_every_run_fails_names_them_and_says_so_again(warm):
         with pytest.raises(StudyError) as found:
             drive(options("training.lr=1e30"))
         first, cause = found.value.message.splitlines()
-        assert first == "all 5 runs of the first stage failed:", attempt
-        assert cause.startswith("  5 x the loss became nan: baselines/no-teacher-")
+        assert first == "all 4 runs of the first stage failed:", attempt
+        assert cause.startswith("  4 x the loss became nan: baselines/no-teacher-")
         assert "training.lr, which is 1e+30" in found.value.hint
         assert "in a new study (--study NAME)" in found.value.hint
     named = cause.partition(": ")[2].split(", ")
@@ -41,7 +41,7 @@ def test_the_exit_code_is_that_of_a_failed_run(warm, monkeypatch, capsys):
     with pytest.raises(SystemExit) as ended:
         entry.run()
     assert ended.value.code == 1
-    assert "error: all 5 runs of the first stage failed:" in capsys.readouterr().err
+    assert "error: all 4 runs of the first stage failed:" in capsys.readouterr().err
 
 
 def test_a_teacher_whose_training_diverges_is_named_with_its_setting():

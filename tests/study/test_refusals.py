@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from dataset_files import write_images
 from fake_trainer import all_trained
-from small_studies import NAME, TINY, Killed, core, everything, fake, kill_after, options, resolve
+from small_studies import ISATS_FIRST, NAME, TINY, Killed, core, everything, fake, kill_after, options, resolve
 
 from autodistill import __main__ as entry
 from autodistill.config import load, shipped
@@ -30,7 +30,11 @@ REFUSED = {
         r"search\.methods\.isatz: unknown method 'isatz' \(did you mean 'isats'",
     ),
     "budget": (
-        {"budget": "9.5"},
+        {"budget": "8.5"},
+        r"--budget 8\.5: 8\.333 full trainings are too few for 2 teachers: the smallest is 9 ",
+    ),
+    "budget with plain KD": (
+        {"budget": "9.5", "more": [ISATS_FIRST]},
         r"--budget 9\.5: 9\.333 full trainings are too few for 2 teachers: the smallest is 10 ",
     ),
     "unit": ({"budget": "10 parsecs"}, r"--budget 10 parsecs: must be a number"),
@@ -107,6 +111,7 @@ METHODS = {
             "search.methods.isats.target_ratio={low = 0.8, high = 4.0}",
             "search.methods.isats.tau_min={low = 0.5, high = 9.0}",
             "search.methods.isats.tau_max=8",
+            'prior.method="isats"',
             "prior.params={target_ratio = 2.0, tau_min = 0.5}",
         ],
         r"search\.methods\.isats: tau_min is 9\.0 and tau_max is 8\.0",
@@ -115,6 +120,7 @@ METHODS = {
         [
             "search.methods.isats.target_ratio=[1.6, 2.0]",
             'search.methods.isats.anchor="othermax"',
+            'prior.method="isats"',
             "prior.params.target_ratio=2.0",
         ],
         r"search\.methods\.isats: unknown anchor 'othermax'; allowed: raw, mean, other_max, target",
@@ -136,6 +142,7 @@ METHODS = {
             "search.methods.isats.target_ratio=[1.6, 2.0]",
             'search.methods.isats.tau_wrong="literel"',
             'search.methods.ats={tau_target = 2.0, tau_other = 4.0, anchor = "none"}',
+            'prior.method="isats"',
             "prior.params.target_ratio=2.0",
         ],
         r"search\.methods\.isats: tau_wrong is 'literel'(.|\n)*search\.methods\.ats: unknown anchor 'none'",
@@ -176,12 +183,16 @@ def test_two_classes_leave_isats_out_and_say_so(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("override", "key"),
-    [("search.methods.isats.target_ratio=2.0", r"search\.methods\.isats"), ("prior.params.target_ratio=2.0", "prior")],
+    ("overrides", "key"),
+    [
+        (["search.methods.isats.target_ratio=2.0"], r"search\.methods\.isats"),
+        (["search.methods={isats={target_ratio=2.0}}"], r"search\.methods\.isats"),
+        (['prior.method="isats"', "prior.params.target_ratio=2.0"], "prior"),
+    ],
 )
-def test_naming_isats_with_two_classes_is_an_error(tmp_path, override, key):
+def test_naming_isats_with_two_classes_is_an_error(tmp_path, overrides, key):
     with pytest.raises(ConfigError, match=rf"{key}: isats needs at least 3 classes; .* has 2"):
-        resolve(two_classes(tmp_path, override, "prior.params.target_ratio=2.0"))
+        resolve(two_classes(tmp_path, *overrides))
 
 
 RENAMED = {
@@ -348,7 +359,7 @@ def test_a_teacher_that_changed_under_its_name_is_another_study(reference):
 
 WITHOUT_IMAGES = {
     "budget": ({"budget": "twenty"}, r"--budget twenty: must be a number above 0"),
-    "too small": ({"budget": "9.5"}, r"--budget 9\.5: .* the smallest is 10 "),
+    "too small": ({"budget": "8.5"}, r"--budget 8\.5: .* the smallest is 9 "),
     "trials": ({"max_trials": 1}, r"--max-trials 1: must be at least 2"),
     "key": ({"more": ["training.epoch=3"]}, r"training\.epoch: unknown key \(did you mean 'epochs'"),
     "student": ({"student": "mobilnetv2"}, r"unknown network 'mobilnetv2' \(did you mean 'mobilenetv2'"),

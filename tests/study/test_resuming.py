@@ -18,6 +18,7 @@ import torch
 from fake_trainer import Behaviour, all_trained, behave, trained
 from processes import alive, children_of
 from small_studies import (
+    ISATS_FIRST,
     NAME,
     TINY,
     Killed,
@@ -180,7 +181,7 @@ def test_a_stopped_study_has_checkpoints_and_the_same_command_continues(faked):
     stop = threading.Event()
 
     def on_event(event: Event) -> None:
-        if isinstance(event, EpochEvent) and event.run == "baselines/plain-kd":
+        if isinstance(event, EpochEvent) and event.run == "baselines/no-teacher-1000":
             stop.set()
 
     def stoppable(spec):
@@ -188,10 +189,10 @@ def test_a_stopped_study_has_checkpoints_and_the_same_command_continues(faked):
 
     with pytest.raises(Stopped):
         fake(options(), on_event, executor_for=stoppable)
-    assert trained("baselines/plain-kd") == [1]
+    assert trained("baselines/no-teacher-1000") == [1]
     assert len(list(Path("runs", NAME, "checkpoints").iterdir())) == 1
     assert core(fake(options())) == core(faked.record)
-    assert trained("baselines/plain-kd") == [1, 2, 3]
+    assert trained("baselines/no-teacher-1000") == [1, 2, 3]
 
 
 def unfinish() -> None:
@@ -276,7 +277,7 @@ def test_a_budget_of_time_becomes_epochs_once(monkeypatch, tmp_path):
     assert notes[0].text.startswith("plan: 12 full trainings")
     assert record.plan.total_epochs == 36
     assert 33 <= record.spent_epochs <= 36
-    with pytest.raises(ConfigError, match=r"--budget 0\.001m: .* the smallest is 10 "):
+    with pytest.raises(ConfigError, match=r"--budget 0\.001m: .* the smallest is 9 "):
         fake(options(budget="0.001m", workers=2, study="other"), executor_for=timed(0.01))
 
 
@@ -338,13 +339,13 @@ def another_digit(whole: bytes) -> bytes:
 
 @pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b'{"result": {}}', b"[]", another_digit])
 def test_a_damaged_result_is_trained_again(done, content):
-    path = Path("runs", NAME, "results", f"{done.plain_kd.key}.json")
+    path = Path("runs", NAME, "results", f"{done.no_teacher.key}.json")
     whole = path.read_bytes()
     path.write_bytes(content(whole) if callable(content) else content)
     unfinish()
     assert core(fake(options())) == core(done)
     assert json.loads(path.read_bytes())["result"] == json.loads(whole)["result"]
-    assert trained("baselines/plain-kd") == [1, 2, 3]
+    assert trained(done.no_teacher.run) == [1, 2, 3]
 
 
 def test_a_result_under_another_key_is_not_taken(done):
@@ -373,20 +374,34 @@ def test_failures_that_decisions_rest_on_stay_failures():
 
 def test_a_run_that_failed_and_is_in_no_trial_is_trained_again():
     behave({"baselines/plain-kd": Behaviour(fails_at=1)})
-    record = fake(options())
+    asked = options(ISATS_FIRST)
+    record = fake(asked)
     assert record.plain_kd.state == "failed"
     behave({})
     unfinish()
-    assert fake(options()).plain_kd.state == "complete"
+    assert fake(asked).plain_kd.state == "complete"
+
+
+def test_plain_kd_that_is_a_prior_and_failed_stays_failed():
+    """Decisions rest on it, as on any trial."""
+    behave({"trials/*/full": Behaviour(fails_at=2)})
+    record = fake(options())
+    trial = next(it for it in record.trials if it.full == record.plain_kd)
+    assert (trial.kind, trial.state, record.plain_kd.state) == ("prior", "failed", "failed")
+    behave({})
+    unfinish()
+    again = fake(options())
+    assert (again.trials[trial.number], again.plain_kd) == (trial, record.plain_kd)
 
 
 def test_a_diverged_run_stays_failed():
     behave({"baselines/plain-kd": Behaviour(diverges_at=2)})
-    record = fake(options())
+    asked = options(ISATS_FIRST)
+    record = fake(asked)
     assert "became nan" in record.plain_kd.reason
     behave({})
     Path("runs", NAME, "study.json").unlink()
-    assert core(fake(options())) == core(record)
+    assert core(fake(asked)) == core(record)
     assert trained("baselines/plain-kd") == [1, 2]
 
 

@@ -176,7 +176,7 @@ def test_a_damaged_result_elsewhere_is_not_taken(done):
         path.write_bytes(path.read_bytes()[:-5])
     record = fake(options(study="second"))
     assert record.found == ()
-    assert trained("baselines/plain-kd") == [1, 2, 3]
+    assert trained("baselines/no-teacher-1000") == [1, 2, 3]
 
 
 @pytest.mark.slow

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import pytest
 from fake_trainer import Behaviour, behave
 from small_studies import (
+    ISATS_FIRST,
     NAME,
     NEEDED_VIEWS,
     Killed,
@@ -56,6 +57,8 @@ def test_a_study_ends_with_every_part_of_its_record(reference):
     assert record.recommendation is not None
     assert {teacher.name for teacher in record.teachers} == {"resnet8:0.25", "resnet8:0.5"}
     assert [trial.kind for trial in record.trials[:2]] == ["prior", "prior"]
+    assert record.plain_kd in [trial.full for trial in record.trials[:2]], "a prior, not a run of its own"
+    assert record.plan.plain_kd == 0
     assert len(record.trials) >= 4
     fulls = [trial for trial in record.trials if trial.full]
     assert fulls
@@ -151,7 +154,7 @@ def test_events_tell_the_plan_first_and_the_phases_in_order(cold):
     first = cold.events[0]
     assert isinstance(first, Note)
     assert first.text == f"plan: {describe_plan(cold.record.plan)}"
-    assert first.text.endswith(" = no teacher 1 + plain KD 1 + priors 2 + search 2 + confirm 5")
+    assert first.text.endswith(" = no teacher 1 + priors with plain KD 2 + search 3 + confirm 5")
     phases = [event.phase for event in cold.events if isinstance(event, PhaseStarted)]
     assert phases == ["teachers", "profiles", "baselines and priors", "search", "confirm"]
     second = cold.events[1]
@@ -161,6 +164,16 @@ def test_events_tell_the_plan_first_and_the_phases_in_order(cold):
     assert ladder == {"teacher resnet8:0.25": 10, "teacher resnet8:0.5": 10}
     trials = [event.record.number for event in cold.events if isinstance(event, TrialEnded)]
     assert trials == list(range(len(cold.record.trials)))
+
+
+def test_plain_kd_has_a_run_of_its_own_where_the_prior_is_another():
+    events: list[Event] = []
+    record = fake(options(ISATS_FIRST), events.append)
+    assert isinstance(events[0], Note)
+    assert events[0].text.endswith(" = no teacher 1 + plain KD 1 + priors 2 + search 2 + confirm 5")
+    assert (record.plain_kd.run, record.plain_kd.state) == ("baselines/plain-kd", "complete")
+    assert [trial.params.method for trial in record.trials[:2]] == ["isats", "isats"]
+    assert record.spent_epochs == sum(run.spent_epochs for run in record.runs()) <= record.plan.total_epochs
 
 
 @pytest.mark.parametrize("workers", [1, 3])

@@ -9,7 +9,7 @@ import torch
 from fake_trainer import Behaviour, behave
 from hypothesis import given
 from hypothesis import strategies as st
-from small_studies import Killed, fake, fake_work, idle, kill_after, options
+from small_studies import ISATS_FIRST, Killed, fake, fake_work, idle, kill_after, options
 
 from autodistill.executors import (
     Line,
@@ -234,14 +234,18 @@ UNTRAINED = {name: TeacherCosts(20.0, 2.0, 2.0, frozenset({0, 1, 2})) for name i
 
 
 @pytest.mark.slow
-def test_a_plan_of_time_by_hand():
-    """33 epochs of 1 s: no teacher over two seeds, plain KD and two rungs first, two finalists over two seeds last."""
-    spec = resolve(options())
+@pytest.mark.parametrize(("more", "first"), [((), 2 * 3 + 2), ((ISATS_FIRST,), 3 * 3 + 2)])
+def test_a_plan_of_time_by_hand(more, first):
+    """33 epochs of 1 s: no teacher over two seeds, plain KD if it is no prior and two rungs first, two finalists over
+    two seeds last.
+    """
+    spec = resolve(options(*more))
     plan = plan_for(spec, None)
     found = planned_time(plan, costs(KNOWN), 1, spec)
     students = sum(seconds for phase, seconds in found.phases_s.items() if phase not in ("teachers", "report"))
     assert plan.total_epochs - plan.epochs_rung < students <= plan.total_epochs
     assert found.phases_s["teachers"] == found.logits_s == 0.0
+    assert found.phases_s["baselines and priors"] == first
     assert found.phases_s["confirm"] == 4 * 3, "two finalists, two seeds"
 
 

@@ -661,7 +661,7 @@ class ControlRecord(Record):
     """A teacher's student with settings that were chosen in another way, over the first confirm seeds."""
 
     regime: Literal["default", "shared", "own"]
-    """Settings: `default` the prior, `shared` the best of all teachers, `own` the best of this teacher."""
+    """Settings: `default` the prior, `shared` the best of all finalists, `own` the best of this teacher."""
     teacher: str
     params: TrialParams
     runs: tuple[RunResult, ...]

@@ -21,6 +21,7 @@ from record_parts import (
 
 from autodistill.records import (
     AgreementRecord,
+    ControlRecord,
     FinalistRecord,
     ImportanceRecord,
     StudyRecord,
@@ -96,6 +97,35 @@ def confirmed(table: Mapping[str | None, Sequence[float | None]], *, seed: int =
             ),
         }
     )
+
+
+def with_settings(record: StudyRecord, settings: Mapping[str, TrialParams]) -> StudyRecord:
+    """The same study with other settings for these finalists; a configuration may name any teacher or none."""
+    finalists = []
+    for one in record.finalists:
+        if one.teacher in settings:
+            params = settings[one.teacher].model_copy(update={"teacher": one.teacher})
+            runs = tuple(run.model_copy(update={"params": params}) for run in one.runs)
+            one = one.model_copy(update={"params": params, "runs": runs})
+        finalists.append(one)
+    return record.model_copy(update={"finalists": tuple(finalists)})
+
+
+def with_control(
+    record: StudyRecord, params: TrialParams, scores: Mapping[int, float | None], *, regime: str = "shared"
+) -> StudyRecord:
+    """The same study with one more fair control: test accuracy by seed, None a failed run."""
+    folder = f"controls/{regime}-{params.teacher}"
+    runs = [
+        failed_run(f"{folder}-{seed}", params, seed=seed)
+        if test is None
+        else run(f"{folder}-{seed}", params, val=test, test=test, seed=seed)
+        for seed, test in scores.items()
+    ]
+    control = ControlRecord.model_validate(
+        {"regime": regime, "teacher": params.teacher, "params": params, "runs": tuple(runs)}
+    )
+    return record.model_copy(update={"controls": (*record.controls, control)})
 
 
 def study(

@@ -84,7 +84,12 @@ def profile(size: int, *, val_top1: float = 0.9, most: float = 3.0) -> ProfileRe
     """Dark knowledge whose variances are largest at size `most`; the ranks of its neighbours are near each other."""
     height = math.exp(-0.2 * abs(size - most))
     scores = ScoresRecord(
-        examples=4000, top1=val_top1, nll=0.9 - val_top1 / 2, ece=0.02, target_probability=val_top1 - 0.05
+        examples=4000,
+        top1=val_top1,
+        nll=0.9 - val_top1 / 2,
+        ece=0.02,
+        target_probability=val_top1 - 0.05,
+        top_two_log_ratio=2 + 4 * val_top1,
     )
     taus = [2 ** (half / 2 - 1) for half in range(13)]
     bins = [math.exp(-((place - 8 - size / 4) ** 2) / 9) for place in range(24)]

@@ -126,7 +126,7 @@ def test_a_dry_run_writes_nothing(here):
     assert found.returncode == 0, found.stderr
     assert "all 2 studies: at most" in found.stderr
     assert re.search(r"wall time +about .*: start-up \d", found.stdout)
-    assert "no teacher 1 + plain KD 1 + priors" in found.stdout
+    assert "no teacher 1 + priors with plain KD 2 + search 2" in found.stdout
     assert "teacher check" in found.stdout
     assert list(Path().iterdir()) == []
 
@@ -142,7 +142,7 @@ def test_version_and_help():
         ("search --student mobilenetv3", "unknown network 'mobilenetv3' (did you mean 'mobilenetv2'"),
         ("search --student mobilenetv2 --data digit", "unknown dataset 'digit' (did you mean 'digits'"),
         ("search --student mobilenetv2 --space digitz", "unknown space 'digitz' (did you mean 'digits'"),
-        ("search --student mobilenetv2 --budget 5", "the smallest is 15 ("),
+        ("search --student mobilenetv2 --budget 5", "the smallest is 14 ("),
         ("search --student mobilenetv2 --budget much", "--budget much: must be a number above 0"),
         ("search --student mobilenetv2 --timeout soon", "--timeout soon: must be a number above 0"),
         ("search --student mobilenetv2 --device tpu", "--device tpu: unknown (allowed: auto, cpu, cuda"),

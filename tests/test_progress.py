@@ -173,6 +173,8 @@ def test_a_row_counts_epochs_only_where_there_are_some(monkeypatch):
         ("baselines/no-teacher-1000", "no teacher, seed 1000"),
         ("confirm/plain-kd-1001", "confirm run of plain KD, seed 1001"),
         ("reruns/0012-7", "rerun of trial 12, seed 7"),
+        ("reruns/shared-1-5", "rerun of the shared configuration with teacher 1, seed 5"),
+        ("confirm/shared-1-1000", "confirm run of the shared configuration with teacher 1, seed 1000"),
         ("controls/default-1-1000", "control 1 with the prior, seed 1000"),
         ("audit/0040", "audit of trial 40"),
         ("teacher resnet8", "teacher resnet8"),

@@ -2,8 +2,8 @@ import math
 
 import numpy as np
 import pytest
-from factories import STUDIES, bare, confirmed, study
-from record_parts import finalist, run
+from factories import STUDIES, bare, confirmed, study, with_control, with_settings
+from record_parts import finalist, isats, kd, run, trial
 from scipy import stats
 
 from autodistill.formatting import points
@@ -383,6 +383,174 @@ def test_what_would_settle_it_is_data_and_words() -> None:
     close = recommend(confirmed({"a": shifted(0.0115, (0.001, 0, -0.001)), "b": shifted(0.010), None: NOTHING}))
     assert [one.seeds for one in close.seeds_to_settle] == [None]
     assert any("it lies within the 0.2 points that count" in reason for reason in close.reasons)
+
+
+# Teachers or configurations
+
+WON = {"right": shifted(0.020, (0.0004, 0, -0.0004)), "big": shifted(0.010), None: NOTHING}
+SEEDS = (1000, 1001, 1002)
+
+
+def own_settings(table: dict[str | None, list[float | None]], *names: str) -> StudyRecord:
+    """A study in which these teachers' finalists have plain KD and all others ISATS."""
+    return with_settings(confirmed(table), {name: kd(name) for name in names})
+
+
+def searched(record: StudyRecord, *params: TrialParams) -> StudyRecord:
+    trials = tuple(trial(number, one, state="complete", score=0.7) for number, one in enumerate(params))
+    return record.model_copy(update={"trials": trials})
+
+
+def test_a_winner_with_equal_settings_is_about_teachers() -> None:
+    verdict = recommend(confirmed(WON))
+    assert (verdict.verdict, verdict.basis) == ("winner", "teachers")
+    assert contrast(verdict, "right", "big").basis == "teachers"
+    assert [contrast(verdict, name, None).basis for name in ("right", "big")] == [None, None]
+    assert answer_info(confirmed(WON)).headline == "A clear winner"
+    assert verdict.sentence.endswith(" points over no teacher (95 % interval +1.9 to +2.1).")
+    assert "settings" not in " ".join((verdict.sentence, *verdict.reasons))
+    assert verdict.reasons[0].startswith("right against big: +1.0 points (95 % interval ")
+    assert verdict.reasons[0].endswith("): told apart.")
+
+
+def test_a_winner_whose_rival_never_had_its_settings_is_about_configurations() -> None:
+    record = own_settings(WON, "right")
+    equal, verdict = recommend(confirmed(WON)), recommend(record)
+    assert (verdict.verdict, verdict.teacher, verdict.basis) == ("winner", "right", "configurations")
+    found, before = contrast(verdict, "right", "big"), contrast(equal, "right", "big")
+    assert found.basis == "configurations"
+    assert found.model_copy(update={"basis": "teachers"}) == before, "the figures are the same"
+    assert verdict.sentence == (
+        equal.sentence.replace(
+            "ISATS (target ratio 1.67), soft weight 0.5", "TS (tau 4, tau student 4), soft weight 0.9"
+        )
+        + " These settings of right beat those of big; these teachers were not compared with equal settings."
+    )
+    assert answer_info(record).headline == "A clear winner among configurations"
+    assert verdict.reasons[0].startswith("right against big, each with its own settings: +1.0 points (95 % interval ")
+    assert verdict.reasons[0].endswith("): told apart.")
+    assert verdict.reasons[1] == (
+        "big was not trained in full with TS (tau 4, tau student 4), soft weight 0.9, so the difference may come from "
+        "the settings. To compare the teachers with equal settings takes 3 more runs over the confirm seeds; from a "
+        "budget of 40 on they are part of the study."
+    )
+
+
+def test_a_winner_whose_rival_was_no_better_with_its_settings_is_about_teachers() -> None:
+    record = searched(own_settings(WON, "right"), kd("big"))
+    verdict = recommend(record)
+    assert (verdict.verdict, verdict.basis) == ("winner", "teachers")
+    assert contrast(verdict, "right", "big").basis == "teachers"
+    assert verdict.sentence.endswith(" points over no teacher (95 % interval +1.9 to +2.1).")
+    assert answer_info(record).headline == "A clear winner"
+    assert verdict.reasons[0].startswith("right against big: +1.0 points")
+
+
+def test_a_winners_sentence_names_the_rivals_without_its_settings_only() -> None:
+    table = {**WON, "small": shifted(0.008), "tiny": shifted(0.006)}
+    record = searched(own_settings(table, "right"), kd("small"))
+    verdict = recommend(record)
+    assert (verdict.verdict, verdict.basis) == ("winner", "configurations")
+    assert " These settings of right beat those of big and tiny; " in verdict.sentence
+    pairs = {other: contrast(verdict, "right", other).basis for other in ("big", "small", "tiny")}
+    assert pairs == {"big": "configurations", "small": "teachers", "tiny": "configurations"}
+    assert [reason.split(":")[0] for reason in verdict.reasons[:5]] == [
+        "right against big, each with its own settings",
+        next(reason for reason in verdict.reasons if reason.startswith("big was not trained")),
+        "right against small",
+        "right against tiny, each with its own settings",
+        next(reason for reason in verdict.reasons if reason.startswith("tiny was not trained")),
+    ]
+
+
+def test_a_control_decides_whether_a_winner_is_about_teachers() -> None:
+    """big has 0.782 with its own settings."""
+    record = own_settings(WON, "right")
+    no_better = recommend(with_control(record, kd("big"), dict.fromkeys(SEEDS, 0.781)))
+    assert (no_better.verdict, no_better.basis) == ("winner", "teachers")
+    assert "not compared" not in no_better.sentence
+    better = recommend(with_control(record, kd("big"), dict.fromkeys(SEEDS, 0.783)))
+    assert (better.verdict, better.basis) == ("winner", "configurations")
+    assert better.reasons[1] == (
+        "With the settings of right, TS (tau 4, tau student 4), soft weight 0.9, big was better than with its own "
+        "(fair controls): part of the difference comes from the settings."
+    )
+
+
+def test_a_rival_with_a_better_control_was_compared_with_equal_settings() -> None:
+    record = with_control(own_settings(WON, "right"), kd("big"), dict.fromkeys(SEEDS, 0.783))
+    assert "these teachers were not compared with equal settings" not in recommend(record).sentence
+
+
+@pytest.mark.parametrize(
+    ("params", "scores"),
+    [(isats("big"), (0.782, 0.782, 0.782)), (kd("big"), (None, None, None))],
+    ids=["of other settings", "failed"],
+)
+def test_a_control_that_says_nothing_about_a_pair_is_not_named(
+    params: TrialParams, scores: tuple[float | None, ...]
+) -> None:
+    """The controls' shared settings are those of the leader of the search, which may be behind after confirm runs."""
+    record = with_control(own_settings(WON, "right"), params, dict(zip(SEEDS, scores, strict=True)))
+    verdict = recommend(record)
+    assert verdict.basis == "configurations"
+    assert verdict.reasons[1].startswith(
+        "big was not trained in full with TS (tau 4, tau student 4), soft weight 0.9, "
+    )
+    assert not any("was better than with its own" in reason for reason in verdict.reasons)
+    assert not any("budget of 40" in reason for reason in verdict.reasons), "it has controls"
+
+
+def test_of_a_tie_only_the_tied_teachers_say_what_it_is_about() -> None:
+    tied = {"small": shifted(0.0195), "large": shifted(0.020, (0.002, 0, -0.002)), None: NOTHING}
+    behind = {**tied, "last": shifted(0.002)}
+    equal = recommend(confirmed(tied))
+    assert (equal.verdict, equal.basis) == ("no_clear_difference", "teachers")
+    other = own_settings(tied, "small")
+    verdict = recommend(other)
+    assert (verdict.verdict, verdict.basis) == ("no_clear_difference", "configurations")
+    assert verdict.reasons[0].startswith("large against small, each with its own settings: ")
+    assert verdict.reasons[1].startswith(
+        "small was not trained in full with ISATS (target ratio 1.67), soft weight 0.5"
+    )
+    assert answer_info(other).headline == "No clear difference"
+    told_apart = recommend(own_settings(behind, "last"))
+    assert (told_apart.verdict, told_apart.basis) == ("no_clear_difference", "teachers")
+    assert contrast(told_apart, "large", "last").basis == "configurations"
+
+
+def test_what_the_better_of_a_pair_tried_counts_for_no_pair() -> None:
+    """large, which is ahead, was trained with the settings of small, but small not with those of large."""
+    tied = {"small": shifted(0.0195), "large": shifted(0.020, (0.002, 0, -0.002)), None: NOTHING}
+    record = own_settings(tied, "small")
+    assert recommend(searched(record, kd("large"))).basis == "configurations"
+    assert recommend(searched(record, isats("small"))).basis == "teachers"
+
+
+@pytest.mark.parametrize(
+    ("record", "verdict"),
+    [
+        (confirmed({"only": shifted(0.02), None: NOTHING}), "only_one"),
+        (own_settings({"a": shifted(-0.003), "b": shifted(-0.004), None: NOTHING}, "a"), "no_teacher"),
+        (confirmed({"a": [None], None: [0.77]}), "unconfirmed"),
+        (bare({}), "unconfirmed"),
+    ],
+)
+def test_a_verdict_without_a_comparison_of_teachers_has_no_basis(record: StudyRecord, verdict: str) -> None:
+    found = recommend(record)
+    assert (found.verdict, found.basis) == (verdict, None)
+    assert "equal settings" not in found.sentence
+
+
+def test_one_seed_compares_teachers_or_configurations_too() -> None:
+    table: dict[str | None, list[float | None]] = {"a": [0.78], "b": [0.79], None: [0.77]}
+    assert contrast(recommend(confirmed(table)), "b", "a").basis == "teachers"
+    record = own_settings(table, "b")
+    verdict = recommend(record)
+    assert (verdict.verdict, verdict.basis) == ("no_clear_difference", "configurations")
+    assert contrast(verdict, "b", "a").basis == "configurations"
+    assert contrast(verdict, "b", None).basis is None
+    assert " takes 1 more run over the confirm seeds" in verdict.reasons[1]
 
 
 def test_points_has_no_minus_zero() -> None:

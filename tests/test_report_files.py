@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from factories import STUDIES, profiled, study
+from factories import STUDIES, confirmed, profiled, study, with_settings
 from json_schema import SCHEMAS, faults, schema_of
 from pydantic import BaseModel
+from record_parts import kd
 
 from autodistill.records import read_record, read_study, to_json
 from autodistill.report import render
+from autodistill.stats.verdict import judged
 from autodistill.studies import rendered
 
 pytestmark = pytest.mark.slow
@@ -114,14 +116,38 @@ def test_an_example_follows_the_schema(name: str) -> None:
     assert faults(record, schema, schema) == []
 
 
+@pytest.mark.parametrize("version", [1, 2])
 @pytest.mark.parametrize("name", ["example", *STUDIES])
-def test_a_record_of_required_fields_alone_still_renders(name: str, tmp_path: Path) -> None:
+def test_a_record_of_required_fields_alone_still_renders(name: str, version: int, tmp_path: Path) -> None:
     """Older than any: what has a default was not there yet."""
     record = read_study(REPORTS / EXAMPLE / "study.json") if name == "example" else STUDIES[name]()
     old = tmp_path / "study.json"
-    old.write_text(json.dumps({**oldest(record), "schema_version": 1}), encoding="utf-8")
+    old.write_text(json.dumps({**oldest(record), "schema_version": version}), encoding="utf-8")
     page = render(read_study(old), tmp_path / "report").read_text(encoding="utf-8")
     assert record.data.name in page
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_verdict_from_before_there_was_a_basis_still_renders(version: int, tmp_path: Path) -> None:
+    """A report judges anew, so it says what the record did not know yet."""
+    table = {"a": [0.790, 0.7904, 0.7896], "b": [0.78, 0.78, 0.78], None: [0.77, 0.7705, 0.7695]}
+    record = judged(with_settings(confirmed(table), {"a": kd("a")}))
+    assert record.recommendation is not None
+    assert record.recommendation.basis == "configurations"
+    found = json.loads(to_json(record))
+    del found["recommendation"]["basis"]
+    for one in found["recommendation"]["contrasts"]:
+        del one["basis"]
+    old = tmp_path / "study.json"
+    old.write_text(json.dumps({**found, "schema_version": version}), encoding="utf-8")
+    read = read_study(old)
+    assert read.recommendation is not None
+    assert read.recommendation.basis is None
+    assert {one.basis for one in read.recommendation.contrasts} == {None}
+    assert judged(read) == record
+    page = render(read, tmp_path / "report").read_text(encoding="utf-8")
+    assert "A clear winner among configurations" in page
+    assert "These settings of a beat those of b" in page
 
 
 def told(folder: Path) -> tuple[list[str], str]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from factories import bare, hostile_names, profiled, study
-from record_parts import isats, profile, trial
+from record_parts import isats, kd, profile, trial
 
 from autodistill.records import AgreementRecord, InspectionRecord, ProfileRecord, StudyRecord, TeacherCostRecord
 from autodistill.report import render, render_inspection
@@ -108,16 +108,51 @@ def test_scores_by_hand():
     # Students rank 2 4 3 1 by the size of their teachers, and accuracy ranks the teachers 1 2 3 4.
     assert got["accuracy, more is better"] == ["xl", "3.0", "-0.40"]
     assert got["parameters, less is better"] == ["s", "2.0", "+0.40"]
+    assert got["ratio of the two largest probabilities, less is better"] == ["s", "2.0", "+0.40"]
     assert got["derived variance at tau 4, more is better"][0] == "xl"
     assert got["a teacher drawn at random"][1] == f"{100 * (0.02 + 0 + 0.01 + 0.03) / 4:.1f}"
     assert info.text == (
-        "Taking the most accurate teacher, xl, would have cost 3.0 points against the best choice in this study; "
-        "taking a teacher at random, 1.5 points on average."
+        "With equal settings, taking the most accurate teacher, xl, would have cost 3.0 points against the best "
+        "choice in this study; taking a teacher at random, 1.5 points on average."
+    )
+    assert info.note.endswith(
+        "Regret is measured against the best student on validation. All students have the same settings, ISATS (target "
+        "ratio 1.67), soft weight 0.5, and a single run each: seed noise counts as regret too."
     )
     assert "4 teachers are too few" in info.note
     assert f"1 in {math.factorial(4)}" in info.note
     regrets = [float(row.cells[2].text) for row in info.table.rows[:-1]]
     assert regrets == sorted(regrets)
+
+
+def test_a_score_that_an_older_profile_lacks_is_left_out():
+    record = profiled(study(20, teachers=FOUR))
+    one = record.teachers[0]
+    train = one.profile.train.model_copy(update={"top_two_log_ratio": None})
+    old = one.model_copy(update={"profile": one.profile.model_copy(update={"train": train})})
+    info = scores_info(record.model_copy(update={"teachers": (old, *record.teachers[1:])}))
+    labels = [row.cells[0].text for row in info.table.rows]
+    assert len(labels) == len(SCORES)
+    assert not any("two largest" in label for label in labels)
+    assert "8 scores have as many chances" in info.note
+
+
+def test_scores_compare_students_of_equal_settings():
+    """Three teachers have ISATS in common, s over two runs; that xl has a better run of its own counts for nothing."""
+    scores = {"s": 0.77, "m": 0.79, "xl": 0.76}
+    trials = [trial(n, isats(name), state="complete", score=val) for n, (name, val) in enumerate(scores.items())]
+    trials += [trial(3, isats("s"), state="complete", score=0.75), trial(4, kd("xl"), state="complete", score=0.9)]
+    trials += [trial(5, kd("l"), state="complete", score=0.8)]
+    record = profiled(study(0, teachers=FOUR)).model_copy(update={"trials": tuple(trials), "plain_kd": None})
+    info = scores_info(record)
+    got = {row.cells[0].text: [cell.text for cell in row.cells[1:]] for row in info.table.rows}
+    # Students: s 0.76, m 0.79, xl 0.76.
+    assert got["accuracy, more is better"][:2] == ["xl", "3.0"]
+    assert got["a teacher drawn at random"][1] == f"{100 * (0.03 + 0 + 0.03) / 3:.1f}"
+    assert "ISATS (target ratio 1.67), soft weight 0.5, and up to 2 runs each: seed noise counts" in info.note
+    assert "3 teachers are too few" in info.note
+    apart = [trial(n, isats(name, ratio=1 + n), state="complete", score=0.7) for n, name in enumerate(FOUR)]
+    assert scores_info(record.model_copy(update={"trials": tuple(apart)})).table is None
 
 
 def test_scores_count_profiled_teachers_with_a_full_run_only():

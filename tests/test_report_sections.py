@@ -3,8 +3,8 @@
 from typing import Any
 
 import pytest
-from factories import bare, confirmed, study
-from record_parts import failed_run, finalist, isats, run, targets, trial
+from factories import LADDER, bare, confirmed, study
+from record_parts import failed_run, finalist, isats, kd, run, targets, trial
 from scipy.stats import spearmanr
 
 from autodistill.formatting import EMPTY
@@ -69,9 +69,90 @@ def test_mismatch_by_hand() -> None:
     info = mismatch_info(record)
     # Teacher ranks 1 2 3 4, student ranks 2 4 3 1: 1 - 6 (1 + 4 + 0 + 9) / (4 x 15) = -0.4.
     assert info.figure.finding == (
-        "The most accurate teacher, ladder-xl (91.1 %), made student 4 of 4, 3.0 points below the best "
-        "(Spearman -0.40 over 4 teachers)."
+        "With equal settings, the most accurate teacher, ladder-xl (91.1 %), made student 4 of 4, 3.0 points below the "
+        "best (Spearman -0.40 over 4 teachers)."
     )
+    assert info.note == (
+        "All students have the same settings: ISATS (target ratio 1.67), soft weight 0.5. Each of 4 points is one run "
+        "on validation; its seed noise was not measured. With the number of parameters the Spearman correlation is "
+        "-0.40."
+    )
+    assert info.figure.table.caption == "Teacher accuracy and its student with equal settings, on validation"
+    columns = [column.label for column in info.figure.table.columns]
+    assert columns == ["Teacher", "Teacher accuracy", "Student", "Own best settings, test", "Params", "Teacher MACs"]
+    rows = [[cell.text for cell in row.cells[:4]] for row in info.figure.table.rows]
+    assert rows[0] == ["ladder-s", "70.2 %", "77.0 %", EMPTY]
+    assert [row[2] for row in rows] == ["77.0 %", "79.0 %", "78.0 %", "76.0 %"]
+
+
+def test_the_mismatch_is_one_of_teachers_with_equal_settings() -> None:
+    """Of four teachers three have plain KD in common. Better runs with other settings count for nothing."""
+    scores = [(kd("ladder-s"), 0.77), (kd("ladder-m"), 0.76), (kd("ladder-m"), 0.75), (isats("ladder-m"), 0.9)]
+    trials = [trial(number, params, state="complete", score=val) for number, (params, val) in enumerate(scores)]
+    trials.append(trial(4, isats("ladder-l"), state="complete", score=0.95))
+    baseline = run("baselines/kd", kd("ladder-xl"), val=0.78)
+    record = study(0).model_copy(update={"trials": tuple(trials), "plain_kd": baseline})
+    info = mismatch_info(record)
+    rows = {row.cells[0].text: row.cells[2].text for row in info.figure.table.rows}
+    # ladder-m: (0.76 + 0.75) / 2.
+    assert rows == {"ladder-s": "77.0 %", "ladder-m": "75.5 %", "ladder-xl": "78.0 %"}
+    assert info.figure.finding == (
+        "With equal settings, the most accurate teacher, ladder-xl (91.1 %), made the best student (Spearman +0.50 "
+        "over 3 teachers)."
+    )
+    assert info.note == (
+        "All students have the same settings: TS (tau 4, tau student 4), soft weight 0.9. Each of 3 points is the mean "
+        "of up to 2 runs on validation; its seed noise was not measured. 1 teacher had no full run with these "
+        "settings. With the number of parameters the Spearman correlation is +0.50."
+    )
+    assert [(one.name, student) for one, student in drawn(info)[0]] == [
+        ("ladder-s", 0.77),
+        ("ladder-m", pytest.approx(0.755)),
+        ("ladder-xl", 0.78),
+    ]
+
+
+def test_without_common_settings_there_is_no_mismatch() -> None:
+    apart = [trial(n, isats(name, ratio=1 + n), state="complete", score=0.7) for n, name in enumerate(LADDER)]
+    info = mismatch_info(study(20).model_copy(update={"trials": tuple(apart), "plain_kd": None}))
+    assert (info.figure, info.table) == (None, None)
+    assert info.note == (
+        "Capacity mismatch is shown for two or more teachers that were trained in full with the same settings."
+    )
+    assert mismatch_info(bare({})).note == info.note
+    equal = tuple(trial(n, isats(name), state="complete", score=0.7) for n, name in enumerate(LADDER))
+    unlisted = study(20).model_copy(update={"trials": equal, "teachers": ()})
+    assert mismatch_info(unlisted).note == info.note
+
+
+@pytest.mark.parametrize(("noises", "within"), [(2.8, True), (2.9, False)])
+def test_a_mismatch_within_seed_noise_is_said_to_be(noises: float, within: bool) -> None:
+    """Two runs differ by less than twice the deviation of a difference, 2 x sqrt(2) = 2.83 times that of a run."""
+    record = study(20)
+    noise = recommend(record).seed_std
+    assert noise is not None
+    scores = {"ladder-s": 0.7, "ladder-l": 0.78, "ladder-xl": 0.78 - noises * noise}
+    trials = [trial(n, isats(name), state="complete", score=val) for n, (name, val) in enumerate(scores.items())]
+    info = mismatch_info(record.model_copy(update={"trials": tuple(trials), "plain_kd": None}))
+    place = f"made student 2 of 3, {100 * noises * noise:.1f} points below the best"
+    assert f"{place}, which is within the noise of two runs (Spearman" in info.figure.finding or not within
+    assert f"{place} (Spearman" in info.figure.finding or within
+    assert "bars are two standard deviations of a run's seed noise either way" in info.note
+
+
+def test_the_method_says_what_reruns_are_for_and_who_prunes_whom() -> None:
+    record = study(20)
+    terms = dict(method_info(record).terms)
+    assert "behind other rung scores of the same teacher and method" in terms["Pruning"]
+    assert "teachers and methods never prune each other" in terms["Pruning"]
+    assert "Reruns" not in terms
+    reruns = tuple(run(f"reruns/{name}-5", isats(name), val=0.7) for name in ("ladder-l", "ladder-xl"))
+    said = dict(method_info(record.model_copy(update={"reruns": reruns})).terms)["Reruns"]
+    assert "the settings of its best run were trained with each of the 2 leading teachers" in said
+    assert "each teacher with the better of its own best settings and the shared settings" in said
+    own = (reruns[0], run("reruns/0003-5", kd("ladder-xl"), val=0.7))
+    older = dict(method_info(record.model_copy(update={"reruns": own})).terms)["Reruns"]
+    assert "shared settings" not in older, "an older study trained each leader's own settings again"
 
 
 def test_plain_kd_is_a_full_run_of_its_teacher() -> None:

@@ -21,6 +21,7 @@ from autodistill.report.parts import (
     verdict_of,
 )
 from autodistill.stats import accuracy_error
+from autodistill.stats.tuning import settings_of
 
 PHASES = ("start-up", *get_args(Phase))
 TIME_PARTS = {
@@ -187,13 +188,22 @@ def _search(record: StudyRecord) -> Iterator[tuple[str, str]]:
         f"methods never prune each other.{among_priors if pruned_priors else ''}",
     )
     if record.reruns:
-        yield (
-            "Reruns",
-            f"After the search, the settings of its best run were trained with each of the "
-            f"{plural(len(record.reruns), 'leading teacher')}, with a new seed where they had been trained before. The "
-            "finalists were then chosen by mean score: each teacher with the better of its own best settings and the "
-            "shared settings. The best of many single scores owes part of its lead to luck or to its settings.",
+        yield "Reruns", _reruns(record)
+
+
+def _reruns(record: StudyRecord) -> str:
+    leaders = plural(len(record.reruns), "leading teacher")
+    if any(settings_of(it.params) != settings_of(record.reruns[0].params) for it in record.reruns):
+        return (  # a study by an older version
+            f"After the search, the best settings of the {leaders} were trained once more with another seed, and the "
+            "finalists were chosen by mean score. The best of many single scores owes part of its lead to luck."
         )
+    return (
+        f"After the search, the settings of its best run were trained with each of the {leaders}, with a new seed "
+        "where they had been trained before. The finalists were then chosen by mean score: each teacher with the "
+        "better of its own best settings and the shared settings. The best of many single scores owes part of its lead "
+        "to luck or to its settings."
+    )
 
 
 def _inference(record: StudyRecord) -> Iterator[tuple[str, str]]:

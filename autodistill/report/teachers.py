@@ -412,6 +412,6 @@ def scores_info(record: Teachers) -> Section:
     if len(teachers) < MIN_TRUSTED:
         note = (
             f"{len(teachers)} teachers are too few to trust any of these orders: a random order is perfect with a "
-            f"chance of 1 in {math.factorial(len(teachers)):,}, and {len(SCORES)} scores have as many chances. {note}"
+            f"chance of 1 in {math.factorial(len(teachers)):,}, and {len(ranked)} scores have as many chances. {note}"
         )
     return Section("Scores that take no training", finding, table=table(caption, columns, rows), note=note)

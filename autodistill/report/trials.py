@@ -182,7 +182,7 @@ def reruns_info(record: StudyRecord) -> Section:
     finalists = [one.params for one in record.finalists]
     held = sum(rerun.params in finalists for rerun in reruns)
     finding = f"{held} of {len(reruns)} configurations that were trained after the search became finalists"
-    finding += "." if held == len(reruns) else "; other settings were better for the other teachers."
+    finding += "." if held == len(reruns) else f"; other settings scored better for {'the rest' if held else 'all'}."
     searched = record.model_copy(update={"reruns": ()})
     rows = []
     for rerun in reruns:

@@ -254,7 +254,7 @@ def controls_info(record: StudyRecord) -> Section:
     shared = next(one for one in record.controls if one.regime == "shared")
     note = (
         f"Test accuracy over the same confirm seeds. Shared configuration: {recipe(shared.params)}, the best of the "
-        "search. Only the gain of a teacher's own configuration over the shared one is an effect of tuning for that "
+        "finalists. Only the gain of a teacher's own configuration over the shared one is an effect of tuning for that "
         "teacher."
     )
     columns = ("Teacher", *(f">{name}" for name in REGIMES.values()), ">Own over shared, points")
@@ -313,12 +313,11 @@ def _difference(one: ControlRecord, other: ControlRecord) -> tuple[float, float 
 def mismatch_info(record: StudyRecord) -> Section:
     """Compare the teachers' accuracy and size with the accuracy of their students, all with the same settings."""
     common = common_settings(record)
-    if common is None:
+    found = [one for one in record.teachers if common is not None and one.name in common.top1]
+    if common is None or len(found) < 2:
         note = "Capacity mismatch is shown for two or more teachers that were trained in full with the same settings."
         return Section("Capacity mismatch", note=note)
-    teachers = sorted(
-        (one for one in record.teachers if one.name in common.top1), key=lambda one: (one.val_top1, one.name)
-    )
+    teachers = sorted(found, key=lambda one: (one.val_top1, one.name))
     students = [common.top1[one.name] for one in teachers]
     top = teachers[-1]
     place = "made the best student"

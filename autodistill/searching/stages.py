@@ -18,6 +18,7 @@ from autodistill.config import TrainingSpec
 from autodistill.errors import ConfigError, EveryRunFailed
 from autodistill.records import (
     ControlRecord,
+    FinalistRecord,
     Phase,
     PhaseStarted,
     RaceRecord,
@@ -363,15 +364,15 @@ def controls(state: SearchState) -> None:
     """Train fair controls of the finalists over the first confirm seeds, where the plan has room for them.
 
     Each finalist's teacher has its own best configuration. It is compared with the prior, which nobody tuned, and
-    with the best configuration of all, given to every teacher. Only what a teacher's own configuration gains over the
-    shared configuration is an effect of tuning for that teacher.
+    with the configuration that is best by confirmed mean, given to every teacher. Only what a teacher's own
+    configuration gains over the shared configuration is an effect of tuning for that teacher.
     """
     spec = state.spec
     finalists = [it for it in state.finalists if it.teacher is not None]
     if not spec.plan.controls or not finalists:
         return
     seeds = first_seeds(spec)
-    best = max(finalists, key=lambda it: it.search_val_top1 or 0.0)
+    best = max(finalists, key=_confirmed)
     places = [it.name for it in spec.teachers]
     trained = [(it.params, [run.run for run in it.runs[:seeds]]) for it in finalists]
     wanted: list[tuple[Regime, str, TrialParams]] = []
@@ -393,6 +394,12 @@ def controls(state: SearchState) -> None:
         names = next(names for known, names in trained if known == params)
         results = tuple(state.results[name] for name in names)
         state.controls.append(ControlRecord(regime=regime, teacher=teacher, params=params, runs=results))
+
+
+def _confirmed(finalist: FinalistRecord) -> float:
+    """Return the mean test accuracy of a finalist's confirm runs, for ordering."""
+    scores = [run.test_top1 for run in finalist.runs if run.test_top1 is not None]
+    return sum(scores) / len(scores) if scores else -1.0
 
 
 def audited_trials(trials: Sequence[TrialRecord]) -> list[TrialRecord]:

@@ -6,6 +6,7 @@ teachers only at equal tuning: if the teacher that is behind was also trained wi
 ahead, and was no better with them than with its own.
 """
 
+import json
 import math
 from collections import defaultdict
 from collections.abc import Mapping
@@ -36,7 +37,8 @@ def common_settings(record: StudyRecord) -> CommonSettings | None:
     """
     by_settings: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     for params, top1 in _search_scores(record):
-        by_settings[settings_of(params).model_dump_json()][str(params.teacher)].append(top1)
+        key = json.dumps(settings_of(params).model_dump(), sort_keys=True)
+        by_settings[key][str(params.teacher)].append(top1)
     found = [
         CommonSettings(
             TrialParams.model_validate_json(settings),
@@ -57,22 +59,29 @@ def basis(record: StudyRecord, ahead: FinalistRecord, behind: FinalistRecord) ->
         ahead: the finalist with the higher confirmed mean.
         behind: the other finalist.
     """
-    settings = settings_of(ahead.params)
-    if settings == settings_of(behind.params):
+    if settings_of(ahead.params) == settings_of(behind.params):
         return "teachers"
-    shared = settings.model_copy(update={"teacher": behind.teacher})
-    control = next((it for it in record.controls if it.regime == "shared" and it.params == shared), None)
-    if control is not None:
-        own = {run.seed: run.test_top1 for run in behind.runs}
-        pairs = [
-            (own[run.seed], run.test_top1)
-            for run in control.runs
-            if run.test_top1 is not None and own.get(run.seed) is not None
-        ]
-        no_better = bool(pairs) and math.fsum(x or 0.0 for x, _ in pairs) >= math.fsum(y or 0.0 for _, y in pairs)
-        return "teachers" if no_better else "configurations"
+    gain = control_gain(record, ahead, behind)
+    if gain is not None:
+        return "teachers" if gain <= 0 else "configurations"
+    shared = ahead.params.model_copy(update={"teacher": behind.teacher})
     tried = any(params == shared for params, _ in _search_scores(record))
     return "teachers" if tried else "configurations"
+
+
+def control_gain(record: StudyRecord, ahead: FinalistRecord, behind: FinalistRecord) -> float | None:
+    """Return by how much the settings of `ahead` make the student of `behind` better than its own settings do.
+
+    Measured by the fair control with these settings over the confirm seeds that both have; None without one.
+    """
+    shared = ahead.params.model_copy(update={"teacher": behind.teacher})
+    control = next((it for it in record.controls if it.regime == "shared" and it.params == shared), None)
+    own = {run.seed: run.test_top1 for run in behind.runs if run.test_top1 is not None}
+    theirs = {run.seed: run.test_top1 for run in control.runs if run.test_top1 is not None} if control else {}
+    seeds = own.keys() & theirs.keys()
+    if not seeds:
+        return None
+    return (math.fsum(theirs[seed] for seed in seeds) - math.fsum(own[seed] for seed in seeds)) / len(seeds)
 
 
 def _search_scores(record: StudyRecord) -> list[tuple[TrialParams, float]]:

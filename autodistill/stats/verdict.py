@@ -10,10 +10,11 @@ from typing import Literal
 
 import numpy as np
 
-from autodistill.formatting import contrast_words, count, percent, plural, points, recipe, short
+from autodistill.formatting import contrast_words, count, listed, percent, plural, points, recipe, short
 from autodistill.records import Basis, RankRow, Recommendation, RunResult, SeedsToSettle, StudyRecord, TrialParams
 from autodistill.stats import accuracy_error
 from autodistill.stats.evidence import Evidence, collect
+from autodistill.stats.tuning import control_gain
 
 THRESHOLD = 0.002
 """Default for the smallest difference in accuracy that matters: 0.2 points."""
@@ -186,14 +187,7 @@ class _Decision:
         result = f"{self._result(teacher)}, {self._gain()}"
         if self.verdict == "winner":
             text = f"For {task}, take teacher {named}: {result}."
-            untried = [name for name in self.evidence.teachers[1:] if self._untried(teacher, name)]
-            if untried:
-                others = " and ".join(short(name) for name in untried[:MAX_PAIRS])
-                text += (
-                    f" These settings of {short(teacher)} beat those of {others}; the teachers were not compared with "
-                    "equal settings."
-                )
-            return text
+            return text + "".join(self._tuning_sentences())
         if self.verdict == "only_one":
             which = "the only one tried" if len(self.record.teachers) < 2 else "the only one confirmed"
             return f"For {task}, take teacher {named} ({which}): {result}."
@@ -201,6 +195,26 @@ class _Decision:
         names = " and ".join(short(name) for name in tied) if len(tied) < 4 else f"the {len(tied)} best"
         take = f"take {self._cheap_words()}, teacher {named}"
         return f"No clear difference between teachers {names} for {task}: {take}: {result}."
+
+    def _tuning_sentences(self) -> Iterator[str]:
+        """Say which rivals of a winner owe their place to its settings, or may do so."""
+        best = short(self.teacher)
+        open_pairs = [name for name in self.evidence.teachers[1:] if self._untried(self.teacher, name)]
+        better = [name for name in open_pairs if self._control_gain(self.teacher, name) is not None]
+        untried = [name for name in open_pairs if name not in better]
+        if better:
+            yield (
+                f" Part of its lead over {_names(better)} comes from its settings: with them, "
+                f"{_names(better)} did better than with {'its' if len(better) == 1 else 'their'} own."
+            )
+        if untried:
+            yield (
+                f" These settings of {best} beat those of {_names(untried)}; these teachers were not compared "
+                "with equal settings."
+            )
+
+    def _control_gain(self, best: str, other: str) -> float | None:
+        return control_gain(self.record, self.evidence.finalists[best].record, self.evidence.finalists[other].record)
 
     def reasons(self, settle: Sequence[SeedsToSettle]) -> Iterator[str]:
         """Yield the reasons for the verdict, one short statement each."""
@@ -263,21 +277,21 @@ class _Decision:
                 yield f"{pair}: {contrast_words(contrast)}: {told}."
                 continue
             yield f"{pair}, each with its own settings: {contrast_words(contrast)}: {told}."
-            yield self._tuning_reason(best, other)
+            yield self._tuning_reason(*((best, other) if contrast.difference >= 0 else (other, best)))
 
     def _tuning_reason(self, best: str, other: str) -> str:
         """Say why a pair is no comparison of teachers, and what would make it one."""
         settings = recipe(self.evidence.finalists[best].record.params)
-        if any(it.regime == "shared" and it.teacher == other for it in self.record.controls):
+        if self._control_gain(best, other) is not None:
             return (
                 f"With the settings of {short(best)}, {settings}, {short(other)} was better than with its own (fair "
                 "controls): part of the difference comes from the settings."
             )
-        seeds = plural(len(self.evidence.finalists[best].scores), "run")
+        seeds = plural(len(self.evidence.finalists[best].scores), "more run")
+        planned = "" if self.record.controls else "; from a budget of 40 on they are part of the study"
         return (
             f"{short(other)} was not trained in full with {settings}, so the difference may come from the settings. To "
-            f"compare the teachers with equal settings takes {seeds} more over the confirm seeds; from a budget of 40 "
-            "on they are part of the study."
+            f"compare the teachers with equal settings takes {seeds} over the confirm seeds{planned}."
         )
 
     def _settle_reasons(self, settle: Sequence[SeedsToSettle]) -> Iterator[str]:
@@ -381,6 +395,12 @@ class _Decision:
                 yield f"{name} has a single confirm run and therefore no interval."
         if None not in self.evidence.finalists:
             yield "No run without a teacher was confirmed, so whether a teacher helps cannot be told."
+
+
+def _names(names: Sequence[str]) -> str:
+    """List names; more than `MAX_PAIRS` are counted."""
+    more = [f"{len(names) - MAX_PAIRS} more"] if len(names) > MAX_PAIRS else []
+    return listed([*(short(name) for name in names[:MAX_PAIRS]), *more])
 
 
 def _best_per_teacher(runs: Sequence[RunResult | None]) -> list[RunResult]:

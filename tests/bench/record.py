@@ -2,6 +2,7 @@
 
     python tests/bench/record.py fashion-mnist [--workers 2] [--to tests/bench/recorded/fashion-mnist.jsonl]
     python tests/bench/record.py cifar10       # in a folder that holds `cifar10/` and the four checkpoints
+    python tests/bench/record.py cifar10-isats # the same
 
 `fashion-mnist`: six ladder teachers with eight configurations each, and no teacher, over four seeds. The configurations
 are a grid inside the shipped space that contains the prior and plain KD. Every cell is trained on the full schedule.
@@ -12,6 +13,9 @@ quarter, which is a decay branch off a constant-rate trunk.
 `cifar10`: the four published CIFAR-10 ResNets of akamaster/pytorch_resnet_cifar10 as teachers (`resnet20.th`,
 `resnet32.th`, `resnet44.th`, `resnet56.th`), nine configurations of three methods and three soft weights for each, bad
 configurations included, and no teacher, over three seeds. `cifar10/` holds `train` and `test` with class folders.
+
+`cifar10-isats`: ISATS with other student temperatures, its literal form, and a schedule of twice the length, beside ATS
+and TS, with one or two of these teachers over three seeds.
 
 One line is appended as each run ends. Started again, the script goes on after the last whole line. A file that was
 recorded with another space or another torch is refused. The file's first line says what it was recorded with.
@@ -68,8 +72,40 @@ class Plan(NamedTuple):
     seeds: int
     search_seeds: int = 0
     """Seeds that are also trained on the complete short schedule."""
+    further: tuple[tuple[TrialParams, int], ...] = ()
+    """Configurations outside the grid, each with the length of its schedule in full schedules."""
 
 
+CIFAR10: dict[str, Any] = {
+    "student": "mobilenetv2:0.25",
+    "space": "fashion-mnist",
+    "data": "folder:cifar10",
+    "teachers": tuple(f"file:resnet{depth}.th?norm=imagenet" for depth in (20, 32, 44, 56)),
+    "overrides": (
+        "data.pool=1",
+        "data.train=4000",
+        "data.validation=2000",
+        "data.test=10000",
+        "student.stem_stride=1",
+    ),
+}
+
+
+def _isats(teacher: str, *, tau_student: float, soft_weight: float, **params: float | str) -> TrialParams:
+    params = {"target_ratio": 5 / 3, **params}
+    return TrialParams(
+        teacher=teacher, method="isats", method_params=params, tau_student=tau_student, soft_weight=soft_weight
+    )
+
+
+ATS = TrialParams(
+    teacher="resnet56",
+    method="ats",
+    method_params={"tau_target": 5.0, "tau_other": 3.0},
+    tau_student=4.0,
+    soft_weight=0.9,
+)
+PLAIN_KD = TrialParams(teacher="resnet56", method="ts", method_params={"tau": 4.0}, tau_student=4.0, soft_weight=0.9)
 PLANS = {
     "fashion-mnist": Plan(
         options={
@@ -83,19 +119,7 @@ PLANS = {
         search_seeds=2,
     ),
     "cifar10": Plan(
-        options={
-            "student": "mobilenetv2:0.25",
-            "space": "fashion-mnist",
-            "data": "folder:cifar10",
-            "teachers": tuple(f"file:resnet{depth}.th?norm=imagenet" for depth in (20, 32, 44, 56)),
-            "overrides": (
-                "data.pool=1",
-                "data.train=4000",
-                "data.validation=2000",
-                "data.test=10000",
-                "student.stem_stride=1",
-            ),
-        },
+        options=CIFAR10,
         grid={
             "isats": {"target_ratio": (5 / 3,)},
             "ts": {"tau": (4.0,)},
@@ -103,6 +127,24 @@ PLANS = {
         },
         soft_weights=(0.25, 0.5, 0.9),
         seeds=3,
+    ),
+    "cifar10-isats": Plan(
+        options=CIFAR10,
+        grid={},
+        soft_weights=(),
+        seeds=3,
+        further=(
+            *(
+                (_isats(teacher, tau_student=tau, soft_weight=weight), 1)
+                for teacher, tau, weight in product(("resnet56", "resnet20"), (4.0, 2.0), (0.5, 0.9))
+            ),
+            (_isats("resnet56", tau_student=1.0, soft_weight=0.5), 2),
+            (_isats("resnet56", tau_student=4.0, soft_weight=0.9), 2),
+            (PLAIN_KD, 2),
+            (_isats("resnet56", tau_student=8.0, soft_weight=0.9), 1),
+            (_isats("resnet56", tau_student=4.0, soft_weight=0.9, tau_wrong="literal"), 1),
+            (ATS, 1),
+        ),
     ),
 }
 LOOK_S = 5.0
@@ -137,7 +179,8 @@ def configurations(plan: Plan, teachers: Sequence[str]) -> Iterator[TrialParams]
 def cells(plan: Plan, teachers: Sequence[str], *, full: int, short: int) -> Iterator[Cell]:
     """All runs, those that tell most first."""
     for seed in range(plan.seeds):
-        for params in (TrialParams(), *configurations(plan, teachers)):
+        yield from (Cell(params, seed, "cosine", length * full) for params, length in plan.further)
+        for params in (TrialParams(), *configurations(plan, teachers)) if plan.grid else ():
             yield Cell(params, seed, "cosine", full)
             if seed < plan.search_seeds and params.teacher:
                 yield Cell(params, seed, "cosine", short)

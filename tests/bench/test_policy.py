@@ -39,6 +39,8 @@ def test_the_noise_of_a_world_is_that_of_its_recording():
 
 
 def test_a_row_counts_claims_by_their_basis():
-    claim = Found(right=True, regret=0.001, basis="teachers", false=False, leads=True, named=True)
-    other = Found(right=False, regret=0.009, basis="configurations", false=False, leads=True, named=False)
-    assert policy.row("a", [claim, other]) == "| a | 2 | 50.0 | 0.50 ± 0.28 | 0.0 | 50.0 | 50.0 | 50 (2) |"
+    claim = Found(right=True, regret=0.001, basis="teachers", false=False, false_winner=False, leads=True, named=True)
+    other = Found(
+        right=False, regret=0.009, basis="configurations", false=False, false_winner=True, leads=True, named=False
+    )
+    assert policy.row("a", [claim, other]) == "| a | 2 | 50.0 | 0.50 ± 0.28 | 0.0 | 50.0 | 50.0 | 50.0 | 50 of 2 |"

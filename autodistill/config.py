@@ -346,9 +346,8 @@ def default_prior(search: SearchSpec, plain_kd: PlainKDSpec) -> PriorSpec:
     better recommendations than ISATS in replayed studies on both recorded data sets (`tests/bench/replay.py`).
     """
     method = next((name for name in ("ts", "isats", *search.methods) if name in search.methods), "ts")
-    isats = {"target_ratio": 5 / 3, "tau_student": plain_kd.tau}
-    known: dict[str, dict[str, float]] = {"ts": {"tau": plain_kd.tau}, "isats": isats}
-    wanted = known.get(method, {})
+    known: dict[str, dict[str, float]] = {"ts": {"tau": plain_kd.tau}, "isats": {"target_ratio": 5 / 3}}
+    wanted = {"tau_student": plain_kd.tau, **known.get(method, {})}
     nearest = {name: _nearest(it, wanted.get(name)) for name, it in search.methods.get(method, {}).items()}
     weight = _nearest(search.soft_weight, plain_kd.soft_weight if method == "ts" else 0.5)
     return PriorSpec(
@@ -624,7 +623,13 @@ def _prior_outside(space: Space) -> Iterator[Mistake]:
         if dimension is None:
             yield Mistake(f"prior.{key}", f"not among search.methods.{prior.method}")
         elif not _holds(dimension, value):
-            yield Mistake(f"prior.{key}", f"{value} is not in {_described(dimension)}; set a value that is")
+            allowed = _described(dimension)
+            text = (
+                f"missing: set a value in {allowed}"
+                if value is None
+                else f"{value} is not in {allowed}; set one that is"
+            )
+            yield Mistake(f"prior.{key}", text)
 
 
 def _holds(dimension: Dimension, value: Choice | None) -> bool:

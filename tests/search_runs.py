@@ -33,7 +33,7 @@ GAIN = {"weak": -0.02, "mid": 0.03, "slow": 0.05, "strong": 0.02, "fifth": 0.0, 
 """What a teacher adds to the accuracy of its students. `slow` is the best teacher, and its students start slowly."""
 FOUR = ("weak", "mid", "slow", "strong")
 ISATS_FIRST = Space.model_validate(
-    {"prior": {"method": "isats", "params": {"target_ratio": 5 / 3}, "soft_weight": 0.5}}
+    {"prior": {"method": "isats", "params": {"target_ratio": 5 / 3, "tau_student": 4.0}, "soft_weight": 0.5}}
 )
 """A space whose prior is not plain KD, which then has a run of its own."""
 TAU_STUDENT_FROM = {"isats": None, "ats": None, "ts": "tau"}

@@ -22,7 +22,7 @@ TINY = (
     "ladder.epochs=10",
     'ladder.architectures=["resnet8:0.25", "resnet8:0.5"]',
 )
-ISATS_FIRST = 'prior={method="isats",params={target_ratio=2.0},soft_weight=0.5}'
+ISATS_FIRST = 'prior={method="isats",params={target_ratio=2.0,tau_student=4.0},soft_weight=0.5}'
 """With this prior plain KD has a run of its own."""
 NAME = "smoke-resnet8-0.25"
 NEEDED_VIEWS = 2 * 3

@@ -421,14 +421,26 @@ def test_folders_and_patterns_without_checkpoints(tmp_path: Path) -> None:
         assert caught.value.hint
 
 
-def test_a_budget_for_fewer_teachers_says_for_how_many() -> None:
+@pytest.mark.parametrize(
+    ("teachers", "budget", "most", "smallest"),
+    [
+        (6, "14.5", 5, "too few for 6 teachers: the smallest is 14.67 "),
+        (30, "13.5", 3, "too few for 30 teachers, of which 4 would be tried: the smallest is 14 "),
+    ],
+)
+def test_a_budget_for_fewer_teachers_says_for_how_many(teachers: int, budget: str, most: int, smallest: str) -> None:
+    """No teacher 1, confirm 8 and search 1 are 10; four teachers cost 1 each, each further one a rung of a third."""
     space = Space.model_validate({"training": {"epochs": 12, "rung_epochs": 4}})
-    with pytest.raises(ConfigError, match="too few for 30 teachers: the smallest is") as caught:
-        make_plan(space, teachers=30, requested="20")
-    named = int(caught.value.hint.split("name at most ")[1].split()[0])
-    assert make_plan(space, teachers=named, requested="20").priors > 0
+    with pytest.raises(ConfigError, match=smallest) as caught:
+        make_plan(space, teachers=teachers, requested=budget)
+    assert f"name at most {most} teachers" in caught.value.hint
+    assert make_plan(space, teachers=most, requested=budget).search >= 1
     with pytest.raises(ConfigError, match="too few"):
-        make_plan(space, teachers=named + 1, requested="20")
+        make_plan(space, teachers=most + 1, requested=budget)
+
+
+def test_a_budget_for_no_teacher_says_only_that_fewer_cost_less() -> None:
+    space = Space.model_validate({"training": {"epochs": 12, "rung_epochs": 4}})
     with pytest.raises(ConfigError) as caught:
         make_plan(space, teachers=3, requested="1")
     assert "name fewer teachers" in caught.value.hint

@@ -12,6 +12,7 @@ from method_oracles import log_dv, softmax_loop, variance_loop
 from record_parts import teacher
 from scipy import stats
 from scipy.optimize import minimize_scalar
+from small_studies import ISATS_FIRST
 
 from autodistill.config import load as load_space
 from autodistill.data import load as load_data
@@ -245,9 +246,9 @@ def test_records_survive_json_and_keep_six_digits():
 
 
 @pytest.fixture
-def worker(tmp_path) -> Here:
-    """A worker with two untrained teachers in files."""
-    space = load_space("smoke", known=KNOWN)
+def worker(tmp_path, request) -> Here:
+    """A worker with two untrained teachers in files; a test may change its space."""
+    space = load_space("smoke", known=KNOWN, overrides=getattr(request, "param", ()))
     data = load_data(space.data)
     uris = {}
     for name, seed in (("one", 0), ("two", 1)):
@@ -258,15 +259,21 @@ def worker(tmp_path) -> Here:
     return Here(tmp_path, space=space, teachers=uris, views=1)
 
 
-def test_a_worker_profiles_from_cached_logits_alone(worker):
+@pytest.mark.parametrize(
+    ("worker", "params"),
+    [((), {}), ((ISATS_FIRST,), {"target_ratio": 2.0})],
+    indirect=["worker"],
+    ids=["plain KD first", "ISATS first"],
+)
+def test_a_worker_profiles_from_cached_logits_alone(worker, params):
+    """Temperatures of ISATS are those of the prior, of which a student temperature is no part, or the default's."""
     place, answer = worker.context, worker.do(ProfileTask(name="one"))
     assert isinstance(answer, Profiled)
     train, validation = (place.cache.training(place.teacher("one"), 0), place.cache.validation(place.teacher("one")))
     assert place.cache.computed == 2, "view 0 and validation, which the study needs anyway"
-    ratio = place.setup.space.prior.params
     labels = place.data.train.labels, place.data.validation.labels
-    assert answer.profile == profile(train, labels[0], validation, labels[1], isats_params=ratio)
-    assert answer.profile.tau_other.params == ratio
+    assert answer.profile == profile(train, labels[0], validation, labels[1], isats_params=params)
+    assert answer.profile.tau_other.params == params
     worker.do(ProfileTask(name="two"))
     both = worker.do(AgreementTask(names=("one", "two")))
     assert both == agreement({name: place.cache.training(place.teacher(name), 0) for name in ("one", "two")}, labels[0])

@@ -4,7 +4,19 @@ import tomllib
 
 import pytest
 
-from autodistill.config import Known, LadderSpec, Range, Space, bounds, default_prior, dump, load, parse, shipped
+from autodistill.config import (
+    Known,
+    LadderSpec,
+    Range,
+    SearchSpec,
+    Space,
+    bounds,
+    default_prior,
+    dump,
+    load,
+    parse,
+    shipped,
+)
 from autodistill.errors import ConfigError
 from autodistill.models.uri import parse as uri_parts
 from autodistill.searching.plan import plain_kd_is_prior
@@ -60,10 +72,14 @@ def test_every_mistake_is_named_at_once_with_file_key_value_and_what_is_allowed(
     ("tree", "part"),
     [
         ({"prior": {"method": "ts", "params": {"tau": 99.0}}}, "prior.params.tau: 99.0 is not in 1 to 16 (log)"),
-        ({"prior": {"params": {}}}, "prior.params.tau: None is not in 1 to 16 (log)"),
+        ({"prior": {"params": {}}}, "prior.params.tau: missing: set a value in 1 to 16 (log)"),
         (
             {"prior": {"method": "isats", "params": {}}},
-            "prior.params.target_ratio: None is not in 0.8 to 4 (log)",
+            "prior.params.target_ratio: missing: set a value in 0.8 to 4 (log)",
+        ),
+        (
+            {"prior": {"method": "isats", "params": {"target_ratio": 2.0}}},
+            "prior.params.tau_student: missing: set a value in 1 to 8 (log)",
         ),
         ({"prior": {"soft_weight": 0.95}}, "prior.soft_weight: 0.95 is not in 0.1 to 0.9"),
         (
@@ -202,6 +218,11 @@ LOG = {"low": 1.0, "high": 16.0, "log": True}
             id="ISATS only",
         ),
         pytest.param(
+            {"search": {"methods": {"isats": SearchSpec().methods["isats"]}}},
+            ("isats", {"target_ratio": 5 / 3, "tau_student": 4.0}, 0.5),
+            id="ISATS only, as it is searched by default",
+        ),
+        pytest.param(
             {
                 "search": {
                     "methods": {"isats": {"target_ratio": [2.0, 3.0], "anchor": ["raw", "mean"]}},
@@ -239,7 +260,8 @@ def test_a_prior_that_is_named_is_kept_and_what_it_leaves_open_is_plain_kd():
     assert prior({}) == ("ts", {"tau": 4.0}, 0.9)
     assert prior({"soft_weight": 0.3}) == ("ts", {"tau": 4.0}, 0.3)
     assert prior({"params": {"tau": 2}}) == ("ts", {"tau": 2.0}, 0.9)
-    assert prior({"method": "isats", "params": {"target_ratio": 2}}) == ("isats", {"target_ratio": 2.0}, 0.9)
+    isats = {"target_ratio": 2, "tau_student": 3}
+    assert prior({"method": "isats", "params": isats}) == ("isats", {"target_ratio": 2.0, "tau_student": 3.0}, 0.9)
 
 
 def test_a_flag_that_narrows_the_search_moves_a_prior_that_nobody_named():
@@ -259,7 +281,12 @@ def test_a_flag_that_narrows_the_search_moves_a_prior_that_nobody_named():
         ({"search": {"soft_weight": [0.2, 0.8]}}, False),
         ({"prior": {"soft_weight": 0.8}}, False),
         ({"plain_kd": {"tau": 8}, "prior": {"params": {"tau": 4}}}, False),
-        ({"prior": {"method": "isats", "params": {"target_ratio": 2}}}, False),
+        ({"prior": {"method": "isats", "params": {"target_ratio": 2, "tau_student": 4}}}, False),
+        ({"search": {"methods": {"ts": {"tau": 4, "tau_student": 4}}}}, True),
+        ({"search": {"methods": {"ts": {"tau": [2, 4], "tau_student": 4}}}}, True),
+        ({"search": {"methods": {"ts": {"tau": [2, 4], "tau_student": 2}}}}, False),
+        ({"search": {"methods": {"ts": {"tau": 2, "tau_student": 4}}}}, False),
+        ({"search": {"methods": {"ts": {"tau": [2, 4], "tau_student": 4}}}, "prior": {"params": {"tau": 2}}}, False),
     ],
 )
 def test_plain_kd_is_a_prior_where_method_parameters_and_weight_are_equal(tree, same):

@@ -63,8 +63,8 @@ def profile(
         labels: Class indices of the training split.
         validation_logits: The teacher's logits on the validation split.
         validation_labels: Class indices of the validation split.
-        isats_params: Parameters of ISATS, those of a study's prior; None: the defaults. A `tau_wrong` among them has
-            no effect: the profile shows searched temperatures.
+        isats_params: Parameters of ISATS, those of a study's prior; None: the defaults. `tau_wrong` and `tau_student`
+            among them have no effect: the profile shows searched temperatures of the targets.
 
     Raises:
         ValueError: ISATS refuses the parameters.
@@ -158,7 +158,7 @@ def _spread(logits: Tensor, labels: Tensor, tau: float) -> SpreadRecord:
 
 
 def _tau_other(logits: Tensor, labels: Tensor, params: Mapping[str, ParamValue]) -> TauOtherRecord:
-    own = {name: value for name, value in params.items() if name != "tau_wrong"}
+    own = {name: value for name, value in params.items() if name not in ("tau_wrong", "tau_student")}
     targets = METHODS["isats"].targets(logits, labels, **own)
     assert targets.at_lower is not None
     assert targets.at_upper is not None

@@ -1,9 +1,11 @@
 """Fair controls and the audit of pruning, over a made-up scoring function."""
 
+import pytest
 from factories import bare, isats
 from factories import run as made
 from search_runs import FOUR, Trainer, score, search, search_spec
 
+from autodistill.config import Space
 from autodistill.formatting import EMPTY
 from autodistill.records import ControlRecord, PhaseStarted
 from autodistill.report.trials import curves_info
@@ -25,7 +27,7 @@ def test_each_finalist_is_trained_in_three_regimes_over_the_same_seeds():
         assert [it.seed for it in one.runs] == [1000, 1001, 1002]
         assert all(it.params == one.params and it.test_top1 is not None for it in one.runs)
         assert one.params.teacher == one.teacher
-    best = max(state.finalists[1:], key=lambda one: one.search_val_top1)
+    best = max(state.finalists[1:], key=lambda one: sum(it.test_top1 for it in one.runs))
     for finalist in state.finalists[1:]:
         name = finalist.teacher
         assert found["own", name].runs == finalist.runs
@@ -34,6 +36,30 @@ def test_each_finalist_is_trained_in_three_regimes_over_the_same_seeds():
     (phase,) = [it for it in events if isinstance(it, PhaseStarted) and it.phase == "controls"]
     assert 0 < phase.runs <= spec.plan.controls
     assert state.spent_epochs <= spec.plan.total_epochs
+
+
+@pytest.mark.parametrize("mid", [{1000: 0.75, 1001: 0.75, 1002: 0.75}, {1000: 0.75, 1001: 0.75}])
+def test_the_shared_settings_are_those_with_the_best_confirmed_mean(mid):
+    """`slow` is ahead in the search, and its best confirm run is the best of all, but its mean is 0.70."""
+    confirmed = {"slow": {1000: 0.9, 1001: 0.6, 1002: 0.6}, "mid": mid}
+
+    def scores(run):
+        return confirmed[run.params.teacher].get(run.seed, 0.0) if found(run) else score(run)
+
+    def found(run):
+        return run.run.startswith("confirm/") and run.params.teacher is not None
+
+    space = Space.model_validate({"search": {"reruns": False}})
+    trainer = Trainer(scores=scores, fails=lambda run: found(run) and run.seed not in confirmed[run.params.teacher])
+    state, _ = search(search_spec(*FOUR, budget="45", space=space), trainer)
+    ahead, best = state.finalists[1:]
+    assert (ahead.teacher, best.teacher) == ("slow", "mid")
+    assert ahead.search_val_top1 > best.search_val_top1
+    shared = {name: by_regime(state)["shared", name] for name in ("slow", "mid")}
+    assert shared["mid"].params == best.params
+    assert shared["mid"].runs == best.runs
+    assert shared["slow"].params == best.params.model_copy(update={"teacher": "slow"}) != ahead.params
+    assert [it.run for it in shared["slow"].runs] == [f"controls/shared-2-{seed}" for seed in (1000, 1001, 1002)]
 
 
 def test_what_the_finalists_have_is_not_trained_again():

@@ -22,6 +22,13 @@ def lucky_prior(run: RunSpec) -> float:
     return score(run)
 
 
+def steady(run: RunSpec) -> float:
+    """The leader's rerun is a little better than its first run, so that it stays the leader."""
+    if run.run.startswith("reruns/0"):
+        return score(run.model_copy(update={"seed": 0})) + 0.002
+    return score(run)
+
+
 def test_a_leader_that_was_lucky_makes_room():
     spec = search_spec(*FOUR, budget="30", space=ISATS_FIRST)
     state, _ = search(spec, Trainer(scores=lucky_prior))
@@ -33,9 +40,13 @@ def test_a_leader_that_was_lucky_makes_room():
     assert first.params not in [one.params for one in state.finalists]
     assert second.params == prior.params.model_copy(update={"teacher": "mid"}), "the same settings with another teacher"
     assert second.run == "reruns/0001-1", "these are its prior"
-    for finalist in state.finalists[1:]:
-        trial = state.trials[finalist.trial]
-        assert finalist.search_val_top1 == trial.full.val_top1, "trained once"
+    others = [it for it in state.trials if it.full and it.params.teacher == "slow" and it.number != prior.number]
+    best = max(others, key=lambda it: it.full.val_top1)
+    slow, mid = state.finalists[1:]
+    assert (slow.teacher, slow.trial) == ("slow", best.number)
+    assert slow.search_val_top1 == best.full.val_top1, "trained once"
+    assert (mid.teacher, mid.trial, mid.params) == ("mid", 1, second.params)
+    assert mid.search_val_top1 == pytest.approx((state.trials[1].full.val_top1 + second.val_top1) / 2), "trained twice"
     assert state.finalists[1].search_val_top1 < 0.8 < 0.85 == prior.full.val_top1
     whole, short = spec.plan.total_epochs, spec.plan.epochs_rung
     assert whole - short < state.spent_epochs <= whole
@@ -50,7 +61,7 @@ def test_the_leader_s_settings_are_trained_with_the_second_teacher_which_takes_t
     """The leader has settings of its own, which `mid` never had."""
 
     def scores(run: RunSpec) -> float:
-        return score(run) + (gain if run.run.startswith("reruns/shared-") else 0)
+        return steady(run) + (gain if run.run.startswith("reruns/shared-") else 0)
 
     state, _ = search(search_spec(*FOUR, budget="30"), Trainer(scores=scores))
     complete = [trial for trial in state.trials if trial.state == "complete"]
@@ -68,7 +79,7 @@ def test_the_leader_s_settings_are_trained_with_the_second_teacher_which_takes_t
 
     _, leader, other = state.finalists
     assert (leader.teacher, leader.trial) == ("slow", best["slow"].number)
-    assert leader.search_val_top1 == pytest.approx((best["slow"].full.val_top1 + first.val_top1) / 2)
+    assert leader.search_val_top1 == pytest.approx(best["slow"].full.val_top1 + 0.001), "the mean of both runs"
     if gain > 0:
         assert second.val_top1 > best["mid"].full.val_top1
         assert (other.teacher, other.trial, other.params) == ("mid", None, second.params)
@@ -123,7 +134,7 @@ def test_a_leader_whose_rerun_fails_keeps_its_score(failing):
     """A failed run says nothing about the settings: the loss may have diverged with one seed, or a worker died."""
 
     def scores(run: RunSpec) -> float:
-        return score(run) + (0.005 if run.run.startswith("reruns/shared-") else 0)
+        return steady(run) + (0.005 if run.run.startswith("reruns/shared-") else 0)
 
     state, _ = search(search_spec(*FOUR, budget="30"), Trainer(scores=scores, fails=lambda it: failing in it.run))
     leader, other = state.reruns
@@ -241,8 +252,8 @@ def test_the_report_says_who_held():
     record = record_of(state)
     info = reruns_info(record)
     assert info.text == (
-        "1 of 2 configurations that were trained after the search became finalists; other settings were better for the "
-        "other teachers."
+        "1 of 2 configurations that were trained after the search became finalists; other settings scored better for "
+        "the rest."
     )
     lucky, held = ([cell.text for cell in row.cells] for row in info.table.rows)
     assert (lucky[0], lucky[2:]) == ("slow", ["85.0 %", "65.0 %", "-20.0", "no finalist"])
@@ -255,7 +266,7 @@ def test_the_report_says_who_held():
 
 def test_the_report_shows_no_difference_for_settings_that_a_teacher_had_for_the_first_time():
     state, _ = search(
-        search_spec(*FOUR, budget="30"), Trainer(scores=lambda run: 0.7 if "shared" in run.run else score(run))
+        search_spec(*FOUR, budget="30"), Trainer(scores=lambda run: 0.7 if "shared" in run.run else steady(run))
     )
     rows = [[cell.text for cell in row.cells] for row in reruns_info(record_of(state)).table.rows]
     assert [row[0] for row in rows] == ["slow", "mid"]

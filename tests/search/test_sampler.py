@@ -32,7 +32,10 @@ def scored(trial: TrialRecord, top1: float, *, state: str, reason: str = "") -> 
     ("space", "searched"),
     [
         (Space(), {"method": "ts", "ts.tau": 4.0, "soft_weight": 0.9}),
-        (ISATS_FIRST, {"method": "isats", "isats.target_ratio": 5 / 3, "soft_weight": 0.5}),
+        (
+            ISATS_FIRST,
+            {"method": "isats", "isats.target_ratio": 5 / 3, "isats.tau_student": 4.0, "soft_weight": 0.5},
+        ),
     ],
 )
 def test_a_prior_is_the_prior_of_its_teacher(space, searched):

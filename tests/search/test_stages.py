@@ -9,6 +9,7 @@ from autodistill.config import Space
 from autodistill.errors import StudyError
 from autodistill.records import PhaseStarted, TrialEnded, TrialParams, TrialStarted
 from autodistill.searching import candidates, finalists_of, goes_on
+from autodistill.searching.plan import plain_kd_is_prior
 
 PLAIN_KD = TrialParams(teacher="slow", method="ts", method_params={"tau": 4.0}, tau_student=4.0, soft_weight=0.9)
 """Of the most accurate teacher."""
@@ -64,6 +65,25 @@ def test_plain_kd_is_the_full_run_of_the_prior_of_the_most_accurate_teacher():
     ]
     assert state.plain_kd == state.trials[2].full == state.results["trials/0002/full"]
     assert "baselines/plain-kd" not in [run.run for run in trainer.trained]
+
+
+def test_plain_kd_is_a_prior_where_the_search_fixes_the_student_temperature_at_that_of_plain_kd():
+    space = Space.model_validate({"search": {"methods": {"ts": {"tau": [2, 4, 8], "tau_student": 4}}}})
+    assert plain_kd_is_prior(space)
+    trainer = Trainer()
+    state, _ = search(search_spec(*FOUR, space=space), trainer)
+    assert state.spec.plan.plain_kd == 0
+    assert state.trials[2].params == PLAIN_KD
+    assert state.plain_kd == state.trials[2].full
+    assert "baselines/plain-kd" not in [run.run for run in trainer.trained]
+
+    space = Space.model_validate({"search": {"methods": {"ts": {"tau": [2, 4, 8], "tau_student": 2}}}})
+    assert not plain_kd_is_prior(space)
+    state, _ = search(search_spec(*FOUR, space=space))
+    assert state.spec.plan.plain_kd == 1
+    assert state.trials[2].params == PLAIN_KD.model_copy(update={"tau_student": 2.0})
+    assert state.plain_kd == state.results["baselines/plain-kd"]
+    assert state.plain_kd.params == PLAIN_KD
 
 
 @pytest.mark.parametrize("space", [Space(), ISATS_FIRST], ids=["plain KD first", "ISATS first"])

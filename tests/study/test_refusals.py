@@ -178,7 +178,11 @@ def test_two_classes_leave_isats_out_and_say_so(tmp_path):
     events = []
     fake(two_classes(tmp_path), events.append)
     assert (events[0].text, events[0].warning) == (note, True)
-    own = resolve(two_classes(tmp_path, 'prior.method="ats"', "prior.params={tau_target = 2.0, tau_other = 3.0}"))
+    own = resolve(
+        two_classes(
+            tmp_path, 'prior.method="ats"', "prior.params={tau_target = 2.0, tau_other = 3.0, tau_student = 4.0}"
+        )
+    )
     assert own.space.prior.method == "ats"
 
 
@@ -187,7 +191,7 @@ def test_two_classes_leave_isats_out_and_say_so(tmp_path):
     [
         (["search.methods.isats.target_ratio=2.0"], r"search\.methods\.isats"),
         (["search.methods={isats={target_ratio=2.0}}"], r"search\.methods\.isats"),
-        (['prior.method="isats"', "prior.params.target_ratio=2.0"], "prior"),
+        (['prior.method="isats"', "prior.params={target_ratio = 2.0, tau_student = 4.0}"], "prior"),
     ],
 )
 def test_naming_isats_with_two_classes_is_an_error(tmp_path, overrides, key):

@@ -267,7 +267,7 @@ class SearchSpec(Spec):
         },
     }
     """Searched settings of each method. The student temperatures of ISATS and ATS are searched, because students of
-    ISATS were 3 to 5 points better at 4 than at 1 (`docs/search.md`)."""
+    ISATS were on average 3.2 points better at 4 than at 1 (`docs/search.md`)."""
 
     @model_validator(mode="before")
     @classmethod

@@ -424,7 +424,7 @@ def test_folders_and_patterns_without_checkpoints(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("teachers", "budget", "most", "smallest"),
     [
-        (6, "14.5", 5, "too few for 6 teachers: the smallest is 14.67 "),
+        (4, "13.5", 3, "too few for 4 teachers: the smallest is 14 "),
         (30, "13.5", 3, "too few for 30 teachers, of which 4 would be tried: the smallest is 14 "),
     ],
 )

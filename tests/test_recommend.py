@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 from factories import STUDIES, bare, confirmed, study, with_control, with_settings
-from record_parts import finalist, isats, kd, run, trial
+from record_parts import failed_run, finalist, isats, kd, run, trial
 from scipy import stats
 
 from autodistill.formatting import points
@@ -572,3 +572,12 @@ def _quick(table: dict[str | None, np.ndarray]) -> StudyRecord:
     names = {name: 0.9 for name in table if name}
     finalists = tuple(finalist(name, dict(enumerate(map(float, scores)))) for name, scores in table.items())
     return bare(names).model_copy(update={"finalists": finalists})
+
+
+def test_a_rival_that_failed_with_the_settings_of_the_winner_is_said_to_have_failed():
+    record = confirmed({"big": [0.7, 0.7, 0.7], "right": [0.8, 0.8, 0.8], None: [0.5, 0.5, 0.5]})
+    record = with_settings(record, {"big": isats(None), "right": kd("right")})
+    failed = failed_run("reruns/shared-1-5", kd("big"))
+    verdict = recommend(record.model_copy(update={"reruns": (failed,)}))
+    assert verdict.basis == "configurations"
+    assert any(it.startswith("big failed with TS (tau 4, tau student 4), soft weight 0.9") for it in verdict.reasons)

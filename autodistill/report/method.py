@@ -51,8 +51,8 @@ def budget_info(record: StudyRecord) -> Section:
     trials = {kind: [one for one in record.trials if one.kind == kind] for kind in ("prior", "search")}
     runs_of: dict[str, tuple[float, Sequence[RunResult | None]]] = {
         "no teacher": (plan.no_teacher, [record.no_teacher]),
-        "plain KD": (plan.plain_kd, [record.plain_kd]),
         "priors": (plan.priors, [run for one in trials["prior"] for run in (one.rung, one.full)]),
+        "plain KD": (plan.plain_kd, [record.plain_kd]),
         "search": (plan.search, [run for one in trials["search"] for run in (one.rung, one.full)]),
         "reruns": (plan.reruns, record.reruns),
         "confirm": (plan.confirm, [run for one in record.finalists for run in one.runs]),
@@ -64,7 +64,7 @@ def budget_info(record: StudyRecord) -> Section:
         # A run that two parts share counts for the earlier part.
         spent = {run.run: run.spent_epochs for run in runs if run is not None and run.run not in seen}
         seen |= spent.keys()
-        if planned or name not in ("reruns", "controls"):
+        if planned or spent or name not in ("plain KD", "reruns", "controls"):
             parts[name] = (planned, sum(spent.values()) / plan.epochs_full)
     total = record.spent_epochs / plan.epochs_full
     summary = (
@@ -180,8 +180,9 @@ def _search(record: StudyRecord) -> Iterator[tuple[str, str]]:
             f"Each trial first trains a complete short schedule of {plan.epochs_rung} epochs, its rung. It goes on to "
             f"a full run of {plan.epochs_full} epochs"
         )
-    pruned_priors = any(trial.kind == "prior" and trial.state == "pruned" for trial in record.trials)
-    among_priors = f" Of the {len(record.teachers)} priors, only those with the best rung scores went on."
+    priors = [trial for trial in record.trials if trial.kind == "prior"]
+    pruned_priors = any(trial.state == "pruned" for trial in priors)
+    among_priors = f" Of the {len(priors)} priors, only those with the best rung scores went on."
     yield (
         "Pruning",
         f"{rung} unless its rung score falls behind other rung scores of the same teacher and method: teachers and "

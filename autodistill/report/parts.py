@@ -167,7 +167,7 @@ def best_full_runs(record: StudyRecord) -> dict[str | None, RunResult]:
 def plain_kd_confirmed(record: StudyRecord) -> bool:
     """Return whether plain KD is its teacher's finalist."""
     kd = record.plain_kd
-    return kd is not None and any(one.trial is None and one.params == kd.params for one in record.finalists)
+    return kd is not None and any(one.params == kd.params for one in record.finalists)
 
 
 def rank_correlation(x: Sequence[int | float], y: Sequence[int | float]) -> float | None:

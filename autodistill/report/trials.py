@@ -108,8 +108,9 @@ def curves_info(record: StudyRecord) -> Section:
 
 def _curves(record: StudyRecord) -> Iterator[Curve]:
     """Yield one curve per baseline and trial: baselines, full runs, running, pruned and failed trials."""
+    of_trials = {trial.full.run for trial in record.trials if trial.full is not None}
     for label, run in (("no teacher", record.no_teacher), ("plain KD", record.plain_kd)):
-        if run is not None:
+        if run is not None and run.run not in of_trials:
             yield from _curve(label, run, "finished" if run.state == "complete" else "failed")
     order = {"complete": 0, "running": 1, "pruned": 2, "failed": 3}
     trials = sorted(record.trials, key=lambda one: (order[one.state], -score(one.full), -score(one.rung), one.number))

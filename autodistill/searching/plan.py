@@ -13,9 +13,6 @@ from autodistill.records import PlanRecord, RaceRecord
 PROTECTED_PRIORS = 4
 """Number of priors that continue to a full run, the best ones if there are more teachers."""
 
-UNSCREENED = 6
-"""Number of teachers up to which all are tried, or the budget is refused."""
-
 CONTROLLED_FROM = 40
 """Smallest budget (full trainings) with controls; with less, the report says that they are missing."""
 
@@ -55,6 +52,7 @@ def make_plan(
     requested: str,
     epochs_per_s: float | None = None,
     max_trials: int | None = None,
+    tried: int | None = None,
 ) -> PlanRecord:
     """Divide a budget among the parts of a study.
 
@@ -64,6 +62,7 @@ def make_plan(
         requested: Budget as given by the user.
         epochs_per_s: Measured student epochs per second over all workers; required for a time budget.
         max_trials: Limit on the number of trials.
+        tried: Number of teachers that an earlier process chose to try; None: it follows from the budget.
 
     Raises:
         ConfigError: The budget is too small for the plan; the message names the smallest budget.
@@ -71,7 +70,7 @@ def make_plan(
     full, rung = space.training.epochs, space.training.rung
     finalists = min(space.confirm.teachers, teachers)
     total = _total_epochs(parse_budget(requested), full, epochs_per_s)
-    tried = _tried(space, teachers, total=total)
+    tried = _tried(space, teachers, total=total) if tried is None else tried
     fixed = _fixed_epochs(space, tried, total=total)
     needed, reruns = sum(fixed.values()) + full, finalists * full
     if space.search.reruns and total >= needed - full + reruns + LEAST_SEARCHED * full:
@@ -107,10 +106,10 @@ def make_plan(
 def _tried(space: Space, teachers: int, *, total: int) -> int:
     """Return the number of teachers that get a first trial.
 
-    Up to `UNSCREENED` teachers, all do. Of more teachers, the rungs of those beyond `PROTECTED_PRIORS` may take half of
-    what reruns and the other parts leave; the screening (`autodistill.searching.screening`) leaves out the rest.
+    Up to `PROTECTED_PRIORS` teachers, all do. The rungs of further teachers may take half of what reruns and the other
+    parts leave; the screening (`autodistill.searching.screening`) leaves out the rest.
     """
-    if teachers <= UNSCREENED:
+    if teachers <= PROTECTED_PRIORS:
         return teachers
     full, finalists = space.training.epochs, min(space.confirm.teachers, teachers)
     reruns = finalists * full if space.search.reruns else 0

@@ -29,7 +29,7 @@ def screen(teachers: Sequence[TeacherRecord], *, count: int, metric: Metric) -> 
         metric: the accuracy.
     """
     families = siblings(teachers, metric=metric)
-    place = {it.name: (number, -it.score(metric)) for own in families for number, it in enumerate(own)}
+    place = {it.name: (number, -it.score(metric), it.name) for own in families for number, it in enumerate(own)}
     order = sorted(teachers, key=lambda it: place[it.name])
     tried = {it.name for it in order[:count]}
     best = {it.name: own[0] for own in families for it in own}
@@ -38,16 +38,16 @@ def screen(teachers: Sequence[TeacherRecord], *, count: int, metric: Metric) -> 
         if it.name not in tried:
             reason = f"accuracy {percent(it.score(metric))} on validation, rank {rank} of {len(order)}"
             if best[it.name] is not it:
-                reason += f", after {best[it.name].name}, a checkpoint of the same training"
+                reason += f", after {best[it.name].name}, probably a checkpoint of the same training"
             left_out[it.name] = f"{reason}; the budget pays for first trials with {len(tried)} teachers"
     return Screened(tuple(it for it in teachers if it.name in tried), left_out)
 
 
 def siblings(teachers: Sequence[TeacherRecord], *, metric: Metric) -> list[list[TeacherRecord]]:
-    """Group the checkpoints of one training, each group by falling accuracy.
+    """Group checkpoints that are probably of one training, each group by falling accuracy.
 
-    Checkpoints belong to one training if they have the same network and their URIs differ in numbers only
-    (`run/epoch080.pt`, `run/epoch240.pt`), or if their weights are equal.
+    That is assumed if they have the same network and their URIs differ in numbers only (`run/epoch080.pt`,
+    `run/epoch240.pt`), or if their weights are equal.
     """
     groups: dict[tuple[object, ...], list[TeacherRecord]] = defaultdict(list)
     keys: dict[str, tuple[object, ...]] = {}

@@ -124,7 +124,7 @@ class Evidence:
         if versus is None:
             return None
         pair = (self.finalists[teacher].record, self.finalists[versus].record)
-        return basis(self.record, *(pair if difference >= 0 else reversed(pair)))
+        return basis(self.record, *(pair if difference >= 0 else reversed(pair)), threshold=self.threshold)
 
     def contrasts(self) -> tuple[Contrast, ...]:
         """Return the better teacher minus the worse for every pair, then each teacher minus no teacher."""

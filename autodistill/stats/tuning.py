@@ -9,10 +9,13 @@ ahead, and was no better with them than with its own.
 import json
 import math
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from autodistill.records import Basis, FinalistRecord, StudyRecord, TrialParams
+import numpy as np
+
+from autodistill import stats
+from autodistill.records import Basis, FinalistRecord, RunResult, StudyRecord, TrialParams
 
 
 class CommonSettings(NamedTuple):
@@ -51,19 +54,23 @@ def common_settings(record: StudyRecord) -> CommonSettings | None:
     return max(found, key=lambda it: (len(it.top1), math.fsum(it.top1.values()) / len(it.top1)), default=None)
 
 
-def basis(record: StudyRecord, ahead: FinalistRecord, behind: FinalistRecord) -> Basis:
+def basis(record: StudyRecord, ahead: FinalistRecord, behind: FinalistRecord, *, threshold: float) -> Basis:
     """Return what the difference between two finalists is evidence about.
+
+    A finalist stands with its own settings because they scored at least as well on validation, where both were tried.
+    A control over confirm seeds replaces this evidence.
 
     Args:
         record: the study.
         ahead: the finalist with the higher confirmed mean.
         behind: the other finalist.
+        threshold: the smallest difference in accuracy that matters, a fraction.
     """
     if settings_of(ahead.params) == settings_of(behind.params):
         return "teachers"
     gain = control_gain(record, ahead, behind)
     if gain is not None:
-        return "teachers" if gain <= 0 else "configurations"
+        return "teachers" if gain <= threshold or _holds(record, ahead, behind, threshold) else "configurations"
     shared = ahead.params.model_copy(update={"teacher": behind.teacher})
     tried = any(params == shared for params, _ in _search_scores(record))
     return "teachers" if tried else "configurations"
@@ -74,14 +81,32 @@ def control_gain(record: StudyRecord, ahead: FinalistRecord, behind: FinalistRec
 
     Measured by the fair control with these settings over the confirm seeds that both have; None without one.
     """
-    shared = ahead.params.model_copy(update={"teacher": behind.teacher})
-    control = next((it for it in record.controls if it.regime == "shared" and it.params == shared), None)
-    own = {run.seed: run.test_top1 for run in behind.runs if run.test_top1 is not None}
-    theirs = {run.seed: run.test_top1 for run in control.runs if run.test_top1 is not None} if control else {}
+    own, theirs = _by_seed(behind.runs), _control(record, ahead, behind)
     seeds = own.keys() & theirs.keys()
     if not seeds:
         return None
     return (math.fsum(theirs[seed] for seed in seeds) - math.fsum(own[seed] for seed in seeds)) / len(seeds)
+
+
+def _holds(record: StudyRecord, ahead: FinalistRecord, behind: FinalistRecord, threshold: float) -> bool:
+    """Return whether `ahead` is also told apart from `behind` with the settings of `ahead`."""
+    own, theirs = _by_seed(ahead.runs), _control(record, ahead, behind)
+    seeds = sorted(own.keys() & theirs.keys())
+    if len(seeds) < 2:
+        return False
+    scores = np.array([[own[seed] for seed in seeds], [theirs[seed] for seed in seeds]])
+    return bool(stats.bounds(stats.compare(scores)).better(threshold)[0, 1])
+
+
+def _control(record: StudyRecord, ahead: FinalistRecord, behind: FinalistRecord) -> dict[int, float]:
+    """Return the test accuracies, by seed, of the teacher of `behind` with the settings of `ahead`."""
+    shared = ahead.params.model_copy(update={"teacher": behind.teacher})
+    control = next((it for it in record.controls if it.regime == "shared" and it.params == shared), None)
+    return _by_seed(control.runs) if control else {}
+
+
+def _by_seed(runs: Sequence[RunResult]) -> dict[int, float]:
+    return {run.seed: run.test_top1 for run in runs if run.test_top1 is not None}
 
 
 def _search_scores(record: StudyRecord) -> list[tuple[TrialParams, float]]:

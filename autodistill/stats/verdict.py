@@ -194,7 +194,10 @@ class _Decision:
         tied = self.tied
         names = " and ".join(short(name) for name in tied) if len(tied) < 4 else f"the {len(tied)} best"
         take = f"take {self._cheap_words()}, teacher {named}"
-        return f"No clear difference between teachers {names} for {task}: {take}: {result}."
+        text = f"No clear difference between teachers {names} for {task}: {take}: {result}."
+        if self.basis() == "configurations":
+            text += " They were compared with different settings."
+        return text
 
     def _tuning_sentences(self) -> Iterator[str]:
         """Say which rivals of a winner owe their place to its settings, or may do so."""
@@ -287,6 +290,9 @@ class _Decision:
                 f"With the settings of {short(best)}, {settings}, {short(other)} was better than with its own (fair "
                 "controls): part of the difference comes from the settings."
             )
+        shared = self.evidence.finalists[best].record.params.model_copy(update={"teacher": other})
+        if any(run.state == "failed" and run.params == shared for run in self.record.runs()):
+            return f"{short(other)} failed with {settings}, so the teachers cannot be compared with these settings."
         seeds = plural(len(self.evidence.finalists[best].scores), "more run")
         planned = "" if self.record.controls else "; from a budget of 40 on they are part of the study"
         return (

@@ -235,7 +235,7 @@ class Recorder:
         found = self.state
         if found is None:
             return {}
-        names = [teacher.name for teacher in self.teachers]
+        names = [teacher.name for teacher in self.teachers if teacher.name not in self.screened_out]
         results = ("spent_epochs", "no_teacher", "plain_kd", "trials", "reruns", "finalists", "controls", "audit")
         return {
             **{name: getattr(found, name) for name in results},

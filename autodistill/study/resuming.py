@@ -118,6 +118,16 @@ def kept_plan(spec: StudySpec, kept: StudyRecord | None) -> PlanRecord | None:
     return kept.plan if _same_budget(spec, kept) else None
 
 
+def kept_screening(spec: StudySpec, kept: StudyRecord | None) -> dict[str, str] | None:
+    """Return the teachers that an earlier process left out, with the reasons; None if it had not begun a trial.
+
+    The choice stays when the budget changes or a teacher joins: the recorded trials rest on it.
+    """
+    if kept is None or not kept.trials:
+        return None
+    return {name: reason for name, reason in kept.screened_out.items() if name in spec.teachers}
+
+
 def _same_budget(spec: StudySpec, kept: StudyRecord) -> bool:
     return (kept.plan.requested, kept.plan.max_trials) == (spec.budget, spec.options.max_trials)
 

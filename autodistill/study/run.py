@@ -3,7 +3,7 @@
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -62,6 +62,7 @@ from autodistill.study.resuming import (
     is_finished,
     kept_failures,
     kept_plan,
+    kept_screening,
     run_key,
 )
 from autodistill.study.timing import TAU_STUDENT_FROM, measure, plan_for
@@ -105,7 +106,7 @@ def run_study(spec: StudySpec, on_event: OnEvent, *, executor_for: ExecutorFor =
             say=lambda text: on_event(Note(text=text, warning=True)),
         )
         executor = leaving.enter_context(executor_for(spec))
-        plan = kept_plan(spec, kept) or (None if parse_budget(spec.budget).unit == "seconds" else plan_for(spec, None))
+        plan, left_out = known_plan(spec, kept), kept_screening(spec, kept)
         recorder = Recorder(spec, on_event, kept=kept, mirror=mirror)
         leaving.callback(recorder.close)
         fingerprints: dict[str, str] = {}
@@ -121,7 +122,7 @@ def run_study(spec: StudySpec, on_event: OnEvent, *, executor_for: ExecutorFor =
                 recorder.begin(plan)
             costs = measure(spec, executor, recorder.on_event)
             if plan is None:
-                plan = plan_for(spec, costs)
+                plan = plan_for(spec, costs, left_out=left_out)
                 recorder.begin(plan)
             if costs is not None:
                 recorder.plan_time(costs, executor.workers)
@@ -144,12 +145,12 @@ def run_study(spec: StudySpec, on_event: OnEvent, *, executor_for: ExecutorFor =
             )
             recorder.profile_views = max(recorder.profile_views, computed)
             fingerprints.update({teacher.name: teacher.fingerprint for teacher in recorder.teachers})
-            tried = tried_teachers(recorder, plan, kept=kept, metric=spec.space.search.metric)
+            search = search._replace(teachers=tried_teachers(recorder, plan, left_out, spec.space.search.metric))
             recorder.state = state = SearchState(
-                spec=search._replace(teachers=tried),
+                spec=search,
                 train=partial(store.train, executor=executor, on_event=recorder.on_event),
                 on_event=recorder.on_event,
-                sampler=Sampler(spec.space, [teacher.name for teacher in tried], TAU_STUDENT_FROM),
+                sampler=Sampler(spec.space, [teacher.name for teacher in search.teachers], TAU_STUDENT_FROM),
             )
             waves(state, first_stage(state))
             rerun_leaders(state)
@@ -165,19 +166,28 @@ def run_study(spec: StudySpec, on_event: OnEvent, *, executor_for: ExecutorFor =
         return recorder.complete()
 
 
+def known_plan(spec: StudySpec, kept: StudyRecord | None) -> PlanRecord | None:
+    """Return the plan as far as it needs no measurement; None for a new budget of time."""
+    in_seconds = parse_budget(spec.budget).unit == "seconds"
+    return kept_plan(spec, kept) or (None if in_seconds else plan_for(spec, None, left_out=kept_screening(spec, kept)))
+
+
 def tried_teachers(
-    recorder: Recorder, plan: PlanRecord, *, kept: StudyRecord | None, metric: Metric
+    recorder: Recorder, plan: PlanRecord, left_out: Mapping[str, str] | None, metric: Metric
 ) -> tuple[TeacherRecord, ...]:
     """Choose the teachers that are tried, and note those that are not.
 
-    Where a teacher joins a study, it is tried, and so are the teachers that were tried before.
+    Args:
+        recorder: holds all teachers, and gets the reasons.
+        plan: says how many teachers are tried.
+        left_out: the teachers that an earlier process left out; None: the choice is still to be made.
+        metric: the accuracy by which teachers are chosen.
     """
     teachers = recorder.teachers
-    if kept is not None and kept.joins:
-        left_out = {name: reason for name, reason in kept.screened_out.items() if name in {it.name for it in teachers}}
-        chosen = Screened(tuple(it for it in teachers if it.name not in left_out), left_out)
-    else:
+    if left_out is None:
         chosen = screen(teachers, count=plan.tried or len(teachers), metric=metric)
+    else:
+        chosen = Screened(tuple(it for it in teachers if it.name not in left_out), dict(left_out))
     recorder.screened_out = chosen.left_out
     if chosen.left_out:
         names = listed([short(name) for name in chosen.left_out])

@@ -131,8 +131,13 @@ def cache_size(spec: StudySpec) -> int:
     )
 
 
-def plan_for(spec: StudySpec, costs: Costs | None) -> PlanRecord:
+def plan_for(spec: StudySpec, costs: Costs | None, *, left_out: Mapping[str, str] | None = None) -> PlanRecord:
     """Return the plan; a time budget becomes the number of epochs that the workers train in this time.
+
+    Args:
+        spec: The study.
+        costs: Measured costs; None: they are not needed, or could not be measured.
+        left_out: Teachers that an earlier process chose not to try; None: it made no choice.
 
     Raises:
         ConfigError: The budget is too small.
@@ -150,6 +155,7 @@ def plan_for(spec: StudySpec, costs: Costs | None) -> PlanRecord:
         requested=spec.budget,
         epochs_per_s=spec.options.workers / costs.epoch_s if costs and in_seconds else None,
         max_trials=spec.options.max_trials,
+        tried=None if left_out is None else len(spec.teachers) - len(left_out),
     )
 
 

@@ -33,8 +33,8 @@ def test_the_best_checkpoint_of_each_training_comes_before_a_second_checkpoint()
 def test_the_reason_names_accuracy_rank_and_sibling() -> None:
     chosen = screen([*EPOCHS, *OTHERS], count=3, metric="top1")
     assert chosen.left_out["run/epoch160.pt"] == (
-        "accuracy 80.0 % on validation, rank 4 of 5, after run/epoch240.pt, a checkpoint of the same training; the "
-        "budget pays for first trials with 3 teachers"
+        "accuracy 80.0 % on validation, rank 4 of 5, after run/epoch240.pt, probably a checkpoint of the same "
+        "training; the budget pays for first trials with 3 teachers"
     )
 
 
@@ -61,7 +61,17 @@ def test_the_metric_of_the_search_ranks() -> None:
 @pytest.mark.parametrize(
     ("teachers", "budget", "tried"),
     # Beyond 4 teachers, each costs a rung of a third. No teacher 1, priors 4, confirm 8 and reruns 2 are 15.
-    [(4, "20", 4), (6, "20", 6), (12, "20", 11), (24, "20", 11), (40, "20", 11), (24, "30", 24), (40, "30", 26)],
+    [
+        (4, "20", 4),
+        (5, "15", 4),
+        (6, "16", 5),
+        (6, "20", 6),
+        (12, "20", 11),
+        (24, "20", 11),
+        (40, "20", 11),
+        (24, "30", 24),
+        (40, "30", 26),
+    ],
 )
 def test_a_budget_tries_as_many_teachers_as_half_of_the_rest_pays_for(teachers: int, budget: str, tried: int) -> None:
     plan = make_plan(Space(), teachers=teachers, requested=budget)

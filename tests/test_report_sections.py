@@ -266,3 +266,21 @@ def test_environment_renders_what_is_there() -> None:
     assert timing_info(odd).table is None
     for paper in ("10.1007/s11704-025-41434-w", "arXiv:2405.13078", "NeurIPS 2022", "1503.02531", "Akiba"):
         assert paper in " ".join(CITATIONS)
+
+
+def test_plain_kd_as_a_trial_is_confirmed_where_it_is_a_finalist_and_counts_once():
+    """The first trial of the most accurate teacher is plain KD: one curve, one part of the budget, no lone run."""
+    record = confirmed({"a": [0.7, 0.7, 0.71], "b": [0.8, 0.81, 0.8], None: [0.5, 0.5, 0.51]})
+    first = trial(0, kd("b"), state="complete", score=0.8, kind="prior")
+    finalists = tuple(
+        one.model_copy(update={"params": kd("b"), "trial": 0}) if one.teacher == "b" else one
+        for one in record.finalists
+    )
+    plan = record.plan.model_copy(update={"plain_kd": 0.0})
+    update = {"trials": (first,), "plain_kd": first.full, "finalists": finalists, "plan": plan}
+    record = record.model_copy(update=update)
+    (row,) = [it for it in leaderboard_info(record).table.rows if it.cells[0].text == "plain KD"]
+    assert any("confirmed above" in cell.below for cell in row.cells)
+    assert not any("Plain KD is one run" in point for point in limits_info(record).points)
+    assert "plain KD" not in [it.cells[0].text for it in budget_info(record).figure.table.rows]
+    assert [it.cells[0].text for it in curves_info(record).figure.table.rows].count("plain KD") == 0

@@ -1,7 +1,7 @@
 """Fair controls and the audit of pruning, over a made-up scoring function."""
 
 import pytest
-from factories import bare, isats
+from factories import bare, confirmed, isats, kd, with_settings
 from factories import run as made
 from search_runs import FOUR, Trainer, score, search, search_spec
 
@@ -91,6 +91,14 @@ def test_the_report_tells_tuning_from_teacher():
         "configuration."
     ]
     assert "From a budget of 40 on" in controls_info(bare({"a": 0.9})).text
+
+
+def test_without_controls_the_report_says_whether_tuning_was_equal():
+    scores = {"a": [0.7, 0.7, 0.71], "b": [0.8, 0.81, 0.8], None: [0.5, 0.5, 0.51]}
+    equal = with_settings(confirmed(scores), {"a": kd("a"), "b": kd("b")})
+    assert controls_info(equal).text.startswith("The finalists were compared at equal tuning")
+    other = with_settings(confirmed(scores), {"a": isats("a"), "b": kd("b")})
+    assert controls_info(other).text.startswith("Not measured: whether a difference comes from the teacher")
 
 
 def confirmed_controls(scores):

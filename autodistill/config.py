@@ -343,7 +343,7 @@ def default_prior(search: SearchSpec, plain_kd: PlainKDSpec) -> PriorSpec:
 
     It is plain KD where the search contains plain KD; otherwise the nearest values of TS, of ISATS with target ratio
     5/3 and soft weight 0.5, or of the first searched method. As the first trial of every teacher, plain KD led to
-    better recommendations than ISATS in replayed studies on both recorded data sets (`tests/bench/replay.py`).
+    better recommendations than ISATS in simulated studies on both recorded data sets (`tests/bench/policy.py`).
     """
     method = next((name for name in ("ts", "isats", *search.methods) if name in search.methods), "ts")
     known: dict[str, dict[str, float]] = {"ts": {"tau": plain_kd.tau}, "isats": {"target_ratio": 5 / 3}}
@@ -627,7 +627,7 @@ def _prior_outside(space: Space) -> Iterator[Mistake]:
             text = (
                 f"missing: set a value in {allowed}"
                 if value is None
-                else f"{value} is not in {allowed}; set one that is"
+                else f"{value} is not in {allowed}: choose another value"
             )
             yield Mistake(f"prior.{key}", text)
 

@@ -136,6 +136,7 @@ Rungs = Literal["part-way", "short schedule"]
 Basis = Literal["teachers", "configurations"]
 """What a difference between two finalists is evidence about. `teachers`: both were trained with the settings of the
 finalist that is ahead. `configurations`: the finalist that is behind was not, so its settings may be the cause."""
+
 EvaluateOn = Literal["validation", "validation+test", "test"]
 """`test`: students are trained on the validation split too, so it gives no score."""
 
@@ -761,10 +762,14 @@ class StudyRecord(Record):
 
     def search_score(self, params: TrialParams) -> float | None:
         """Return the mean validation accuracy of a configuration's full runs in the search; None without such runs."""
-        runs = {run.run: run for run in (*(it.full for it in self.trials), self.plain_kd, *self.reruns) if run}
-        own = [run.val_top1 for run in runs.values() if run.params == params]
+        own = [run.val_top1 for run in self.search_runs() if run.params == params]
         scores = [score for score in own if score is not None]
         return sum(scores) / len(scores) if scores else None
+
+    def search_runs(self) -> list[RunResult]:
+        """Return the full runs of the search, each once: those of trials, plain KD, and reruns."""
+        runs = (*(trial.full for trial in self.trials), self.plain_kd, *self.reruns)
+        return list({run.run: run for run in runs if run is not None}.values())
 
     def runs(self) -> Iterator[RunResult]:
         """Yield every training run that the budget paid for, each once."""

@@ -425,7 +425,7 @@ def test_folders_and_patterns_without_checkpoints(tmp_path: Path) -> None:
     ("teachers", "budget", "most", "smallest"),
     [
         (4, "13.5", 3, "too few for 4 teachers: the smallest is 14 "),
-        (30, "13.5", 3, "too few for 30 teachers, of which 4 would be tried: the smallest is 14 "),
+        (30, "13.5", 3, r"too few for 30 teachers \(the plan would try 4\): the smallest is 14 "),
     ],
 )
 def test_a_budget_for_fewer_teachers_says_for_how_many(teachers: int, budget: str, most: int, smallest: str) -> None:

@@ -245,7 +245,7 @@ def controls_info(record: StudyRecord) -> Section:
         return replace(
             CONTROLS,
             text="The finalists were compared at equal tuning: in the search, each was also trained with the settings "
-            "of those that are ahead of it. From a budget of 40 on, fair controls measure this over the confirm seeds.",
+            "of those ahead of it. With a budget of 40 or more, fair controls repeat this over the confirm seeds.",
         )
     if not record.controls:
         return replace(

@@ -80,7 +80,7 @@ def make_plan(
         parts = " + ".join(f"{part} {cost:.3g}" for part, cost in named.items())
         raise ConfigError(
             f"--budget {requested}: {total / full:.4g} full trainings are too few for {plural(teachers, 'teacher')}"
-            f"{f', of which {tried} would be tried' if tried < teachers else ''}: "
+            f"{f' (the plan would try {tried})' if tried < teachers else ''}: "
             f"the smallest is {math.ceil(100 * needed / full) / 100:g} ({parts} + search 1)",
             _way_out(space, teachers=teachers, total=total),
         )

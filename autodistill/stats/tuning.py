@@ -111,5 +111,5 @@ def _by_seed(runs: Sequence[RunResult]) -> dict[int, float]:
 
 def _search_scores(record: StudyRecord) -> list[tuple[TrialParams, float]]:
     """Return configuration and validation accuracy of each full run of the search with a teacher."""
-    runs = {run.run: run for run in (*(it.full for it in record.trials), record.plain_kd, *record.reruns) if run}
-    return [(it.params, it.val_top1) for it in runs.values() if it.val_top1 is not None and it.params.teacher]
+    runs = record.search_runs()
+    return [(it.params, it.val_top1) for it in runs if it.val_top1 is not None and it.params.teacher]

@@ -162,14 +162,14 @@ class _Decision:
         return [found for pair in open_pairs if (found := self.evidence.seeds_to_settle(*pair)) is not None]
 
     def basis(self) -> Basis | None:
-        """Return what the comparison of the best teacher with those that are decisive for the verdict rests on."""
+        """Return what the comparisons that decide the verdict are evidence about."""
         best, *others = self.evidence.teachers if self.verdict == "winner" else self.tied
         if self.verdict not in ("winner", "no_clear_difference"):
             return None
-        return "configurations" if any(self._untried(best, other) for other in others) else "teachers"
+        return "configurations" if any(self._unequal_tuning(best, other) for other in others) else "teachers"
 
-    def _untried(self, best: str, other: str) -> bool:
-        """Return whether the comparison may be one of settings, not of teachers."""
+    def _unequal_tuning(self, best: str, other: str) -> bool:
+        """Return whether two teachers were not compared at equal tuning."""
         return self.evidence.contrast(best, other).basis == "configurations"
 
     def sentence(self) -> str:
@@ -200,9 +200,9 @@ class _Decision:
         return text
 
     def _tuning_sentences(self) -> Iterator[str]:
-        """Say which rivals of a winner owe their place to its settings, or may do so."""
+        """Name the teachers over which the winner's lead comes from its settings, or may come from them."""
         best = short(self.teacher)
-        open_pairs = [name for name in self.evidence.teachers[1:] if self._untried(self.teacher, name)]
+        open_pairs = [name for name in self.evidence.teachers[1:] if self._unequal_tuning(self.teacher, name)]
         better = [name for name in open_pairs if self._control_gain(self.teacher, name) is not None]
         untried = [name for name in open_pairs if name not in better]
         if better:
@@ -283,7 +283,7 @@ class _Decision:
             yield self._tuning_reason(*((best, other) if contrast.difference >= 0 else (other, best)))
 
     def _tuning_reason(self, best: str, other: str) -> str:
-        """Say why a pair is no comparison of teachers, and what would make it one."""
+        """Say why a difference is not evidence about teachers, and which runs would give such evidence."""
         settings = recipe(self.evidence.finalists[best].record.params)
         if self._control_gain(best, other) is not None:
             return (

@@ -3,7 +3,7 @@
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -25,7 +25,6 @@ from autodistill.records import (
     AgreementRecord,
     ComparisonRecord,
     LeftOutRecord,
-    Metric,
     Note,
     PhaseStarted,
     PlanRecord,
@@ -106,7 +105,7 @@ def run_study(spec: StudySpec, on_event: OnEvent, *, executor_for: ExecutorFor =
             say=lambda text: on_event(Note(text=text, warning=True)),
         )
         executor = leaving.enter_context(executor_for(spec))
-        plan, left_out = known_plan(spec, kept), kept_screening(spec, kept)
+        plan = known_plan(spec, kept)
         recorder = Recorder(spec, on_event, kept=kept, mirror=mirror)
         leaving.callback(recorder.close)
         fingerprints: dict[str, str] = {}
@@ -122,7 +121,7 @@ def run_study(spec: StudySpec, on_event: OnEvent, *, executor_for: ExecutorFor =
                 recorder.begin(plan)
             costs = measure(spec, executor, recorder.on_event)
             if plan is None:
-                plan = plan_for(spec, costs, left_out=left_out)
+                plan = plan_for(spec, costs, kept=kept)
                 recorder.begin(plan)
             if costs is not None:
                 recorder.plan_time(costs, executor.workers)
@@ -145,7 +144,7 @@ def run_study(spec: StudySpec, on_event: OnEvent, *, executor_for: ExecutorFor =
             )
             recorder.profile_views = max(recorder.profile_views, computed)
             fingerprints.update({teacher.name: teacher.fingerprint for teacher in recorder.teachers})
-            search = search._replace(teachers=tried_teachers(recorder, plan, left_out, spec.space.search.metric))
+            search = search._replace(teachers=tried_teachers(spec, recorder, plan, kept))
             recorder.state = state = SearchState(
                 spec=search,
                 train=partial(store.train, executor=executor, on_event=recorder.on_event),
@@ -169,23 +168,23 @@ def run_study(spec: StudySpec, on_event: OnEvent, *, executor_for: ExecutorFor =
 def known_plan(spec: StudySpec, kept: StudyRecord | None) -> PlanRecord | None:
     """Return the plan as far as it needs no measurement; None for a new budget of time."""
     in_seconds = parse_budget(spec.budget).unit == "seconds"
-    return kept_plan(spec, kept) or (None if in_seconds else plan_for(spec, None, left_out=kept_screening(spec, kept)))
+    return kept_plan(spec, kept) or (None if in_seconds else plan_for(spec, None, kept=kept))
 
 
 def tried_teachers(
-    recorder: Recorder, plan: PlanRecord, left_out: Mapping[str, str] | None, metric: Metric
+    spec: StudySpec, recorder: Recorder, plan: PlanRecord, kept: StudyRecord | None
 ) -> tuple[TeacherRecord, ...]:
     """Choose the teachers that are tried, and note those that are not.
 
     Args:
-        recorder: holds all teachers, and gets the reasons.
-        plan: says how many teachers are tried.
-        left_out: the teachers that an earlier process left out; None: the choice is still to be made.
-        metric: the accuracy by which teachers are chosen.
+        spec: The study.
+        recorder: Holds all teachers, and receives the reasons.
+        plan: Gives the number of teachers that are tried.
+        kept: Record of an earlier process, whose choice stays.
     """
-    teachers = recorder.teachers
+    teachers, left_out = recorder.teachers, kept_screening(spec, kept)
     if left_out is None:
-        chosen = screen(teachers, count=plan.tried or len(teachers), metric=metric)
+        chosen = screen(teachers, count=plan.tried or len(teachers), metric=spec.space.search.metric)
     else:
         chosen = Screened(tuple(it for it in teachers if it.name not in left_out), dict(left_out))
     recorder.screened_out = chosen.left_out

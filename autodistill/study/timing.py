@@ -39,6 +39,7 @@ from autodistill.searching.plan import PROTECTED_PRIORS, wave_size
 from autodistill.store import cache_root
 from autodistill.study.measurements import Facts, facts, forget, keep, recall
 from autodistill.study.resolve import StudySpec
+from autodistill.study.resuming import kept_screening
 from autodistill.teachers import adaptation
 from autodistill.teachers.ladder import load_trained
 from autodistill.teachers.profile import MOST_ROWS
@@ -131,19 +132,19 @@ def cache_size(spec: StudySpec) -> int:
     )
 
 
-def plan_for(spec: StudySpec, costs: Costs | None, *, left_out: Mapping[str, str] | None = None) -> PlanRecord:
+def plan_for(spec: StudySpec, costs: Costs | None, *, kept: StudyRecord | None = None) -> PlanRecord:
     """Return the plan; a time budget becomes the number of epochs that the workers train in this time.
 
     Args:
         spec: The study.
         costs: Measured costs; None: they are not needed, or could not be measured.
-        left_out: Teachers that an earlier process chose not to try; None: it made no choice.
+        kept: Record of an earlier process, whose choice of teachers stays.
 
     Raises:
         ConfigError: The budget is too small.
         StudyError: The budget is a time, and the duration of an epoch could not be measured.
     """
-    in_seconds = parse_budget(spec.budget).unit == "seconds"
+    in_seconds, left_out = parse_budget(spec.budget).unit == "seconds", kept_screening(spec, kept)
     if costs is None and in_seconds:
         raise StudyError(
             f"--budget {spec.budget}: the duration of an epoch could not be measured",

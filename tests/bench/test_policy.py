@@ -11,8 +11,8 @@ from bench.policy import Found, Study
 @pytest.mark.parametrize("variant", policy.POLICIES)
 def test_each_policy_runs_in_each_world(world, variant):
     found = policy.run(Study(world, variant, 0, 4, "20"))
-    assert found.regret >= 0
-    assert found.right is (found.regret <= 0.002)
+    assert found.regret >= 0, "no configuration is better than the best of the world"
+    assert not (found.basis is None and (found.false or found.false_winner or found.named)), "no winner, no claim"
 
 
 def test_equal_studies_are_equal():

@@ -82,6 +82,6 @@ def test_a_budget_tries_as_many_teachers_as_half_of_the_rest_pays_for(teachers: 
 
 
 def test_a_budget_that_cannot_even_screen_is_refused_with_the_smallest_that_can() -> None:
-    with pytest.raises(ConfigError, match="24 teachers, of which 4 would be tried: the smallest is 14"):
+    with pytest.raises(ConfigError, match=r"24 teachers \(the plan would try 4\): the smallest is 14"):
         make_plan(Space(), teachers=24, requested="13")
     assert make_plan(Space(), teachers=24, requested="14").tried == 4

@@ -90,7 +90,7 @@ def mismatch_chart(
     seed_std: float | None,
     teachers: Teachers,
 ) -> None:
-    """Draw the best student's accuracy against the teacher's accuracy and size, with the noise of a run.
+    """Draw the accuracy of students against their teacher's accuracy and size, with the noise of a run.
 
     Many teachers have numbers beside their points instead of names in the legend.
     """
@@ -122,7 +122,7 @@ def mismatch_chart(
     left.margins(0.12, 0.14)
     left.set_xlabel("teacher's accuracy, % of validation")
     right.set_xlabel("teacher's parameters")
-    left.set_ylabel("best student, % of validation")
+    left.set_ylabel("student, % of validation")
     _legend(figure)
 
 

@@ -250,12 +250,13 @@ class Worker:
             path = _path(self._setup, name)
             if name.startswith("study/") or not path.exists():
                 write_bytes(path, ray.get(content))
+        names = _own_files(task, self._setup, self._shares)
+        checkpoint = _path(self._setup, names[0]) if names else None
+        # The time stamp is read before the task starts: a checkpoint that is written at once is new too.
+        sent, stamp, over = time.monotonic(), _stamp(checkpoint), False
         self._messages = queue.Queue()
         thread = threading.Thread(target=self._perform, args=(task,), daemon=True)
         thread.start()
-        names = _own_files(task, self._setup, self._shares)
-        checkpoint = _path(self._setup, names[0]) if names else None
-        sent, stamp, over = time.monotonic(), _stamp(checkpoint), False
         while not over:
             message = None
             with contextlib.suppress(queue.Empty):

@@ -7,6 +7,7 @@ import os
 import shutil
 import socket
 import sys
+import threading
 import types
 from collections.abc import Callable
 from pathlib import Path
@@ -267,6 +268,24 @@ def test_what_a_run_writes_reaches_the_driver_and_the_next_actor(node_cache, tmp
     assert not folder.checkpoint("travels").exists()
     assert trained("scored", cache=node_cache) == [1, 2, 3, 4]
     assert scored.result.curve[-1].test_top1 is not None
+
+
+def test_a_checkpoint_that_is_written_at_once_is_sent(tmp_path, monkeypatch):
+    pytest.importorskip("ray")
+
+    class AtOnce(threading.Thread):
+        """A thread that has ended when `start` returns."""
+
+        def start(self) -> None:
+            super().start()
+            self.join()
+
+    monkeypatch.setattr(executor.threading, "Thread", AtOnce)
+    monkeypatch.setenv("AUTODISTILL_CACHE", str(tmp_path / "node"))
+    behave({}, cache=tmp_path / "node")
+    worker = Worker(setup(tmp_path), "no folder of the driver", fake_trainer.work)
+    sent = [it.name for it in worker.perform(run("at-once", until=2), {}) if isinstance(it, File)]
+    assert "study/checkpoints/at-once.pt" in sent
 
 
 @slow

@@ -368,6 +368,15 @@ def _nearest(dimension: Dimension, wanted: float | None) -> Choice | None:
     return None
 
 
+class MethodShape(NamedTuple):
+    """What the search needs to know about a method to suggest its settings."""
+
+    is_weighted: bool = True
+    """Whether its loss is weighted by `soft_weight`."""
+    tau_student_from: str | None = None
+    """Parameter that the student temperature follows; None: the student temperature is 1."""
+
+
 class Mistake(NamedTuple):
     """A mistake in a space: its key, what is wrong and what is allowed."""
 
@@ -380,8 +389,9 @@ class Known(NamedTuple):
 
     datasets: Sequence[str]
     architectures: Sequence[str]
-    methods: Mapping[str, Sequence[str]]
-    """Parameters of each method."""
+    methods: Sequence[str]
+    parameters_of: Callable[[str], Sequence[str]]
+    """Return the parameters of a method. Raise `ConfigError` if there is no such method."""
 
 
 def shipped() -> dict[str, str]:
@@ -648,10 +658,11 @@ def _described(dimension: Dimension) -> str:
 
 
 def _unknown_parameters(where: str, method: str, params: Mapping[str, object], known: Known) -> Iterator[Mistake]:
-    if method not in known.methods:
-        yield Mistake(where, f"unknown method {method!r} ({near(method, known.methods)})")
+    try:
+        allowed = known.parameters_of(method)
+    except ConfigError as error:
+        yield Mistake(where, error.message)
         return
-    allowed = [*known.methods[method], "tau_student"]
     for name, value in params.items():
         if name not in allowed:
             yield Mistake(f"{where}.{name}", f"unknown parameter ({near(name, allowed)})")

@@ -176,15 +176,22 @@ def parameter(value: float | str) -> str:
     return value if isinstance(value, str) else f"{value:.3g}"
 
 
+def method_label(name: str) -> str:
+    """Return the name of a method for a reader: `ISATS`, and `my_loss` for `python:FILE.py:my_loss`."""
+    return name.rpartition(":")[2] if name.startswith("python:") else name.upper()
+
+
 def recipe(params: TrialParams) -> str:
     """Format the settings of a configuration: `ISATS (target ratio 1.67), soft weight 0.5`."""
     if params.teacher is None and params.method is None:
-        return "no teacher"
+        smoothing = params.method_params.get("label_smoothing")
+        return "no teacher" if smoothing is None else f"no teacher, label smoothing {parameter(smoothing)}"
     settings = [f"{key.replace('_', ' ')} {parameter(value)}" for key, value in sorted(params.method_params.items())]
     if params.tau_student != 1:
         settings.append(f"tau student {parameter(params.tau_student)}")
     inside = f" ({', '.join(settings)})" if settings else ""
-    return f"{(params.method or 'no method').upper()}{inside}, soft weight {parameter(params.soft_weight)}"
+    weight = "" if params.soft_weight is None else f", soft weight {parameter(params.soft_weight)}"
+    return f"{method_label(params.method or 'no method')}{inside}{weight}"
 
 
 def contrast_words(contrast: Contrast) -> str:

@@ -83,13 +83,17 @@ ParamValue = float | str
 
 
 class TrialParams(Record):
-    """A configuration. `teacher` None is training on labels alone; `method_params` are the method's own parameters."""
+    """A configuration. `teacher` None is training on labels alone; `method_params` are the method's own parameters.
+
+    Without a teacher, `method_params` may hold `label_smoothing`.
+    """
 
     teacher: str | None = None
     method: str | None = None
     method_params: dict[str, ParamValue] = {}
     tau_student: float = 1.0
-    soft_weight: float = 0.0
+    soft_weight: float | None = 0.0
+    """None: the method has weights of its own, among its parameters."""
 
 
 class TargetSummary(Record):

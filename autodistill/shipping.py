@@ -8,7 +8,7 @@ from autodistill.errors import ConfigError, InputError, StoreError
 from autodistill.executors import CheckTask, TrainTeacherTask, WorkerContext, perform
 from autodistill.export import Exported, export_student
 from autodistill.images_table import show_images
-from autodistill.methods import METHODS
+from autodistill.methods import shapes_of
 from autodistill.models.students import changed
 from autodistill.records import TRAINED_HERE, EpochRecord, RunSpec, StudyRecord, TrainedRecord, TrialParams
 from autodistill.running import shown_loading
@@ -159,7 +159,7 @@ def _prior(spec: StudySpec) -> TrialParams:
     if len(names) > 1:
         uris = ", ".join(spec.teachers.values())
         raise ConfigError(f"--teacher: a student has one teacher, not {len(names)}", f"name one of {uris}")
-    return prior_params(spec.space, names[0], {name: method.tau_student_from for name, method in METHODS.items()})
+    return prior_params(spec.space, names[0], shapes_of(spec.space.search.methods))
 
 
 def export_study(

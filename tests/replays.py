@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from search_runs import OnEvent, search
+from search_runs import SHAPES, OnEvent, search
 
 from autodistill.config import PriorSpec, Space
-from autodistill.methods import METHODS
 from autodistill.records import (
     EpochRecord,
     Rungs,
@@ -215,8 +214,7 @@ def search_spec(
     held = held.model_copy(update={"search": search, "prior": prior or held.prior})
     teachers = tuple(it for it in recording.teachers if it.name in names)
     plan = make_plan(held, teachers=len(teachers), requested=budget)
-    follows = {name: method.tau_student_from for name, method in METHODS.items()}
-    return SearchSpec(space=held, plan=plan, teachers=teachers, tau_student_from=follows)
+    return SearchSpec(space=held, plan=plan, teachers=teachers, shapes=SHAPES)
 
 
 def play(spec: SearchSpec, player: Player) -> SearchState:

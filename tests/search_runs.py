@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-from autodistill.config import Space
+from autodistill.config import MethodShape, Space
 from autodistill.records import (
     EpochRecord,
     Event,
@@ -36,7 +36,8 @@ ISATS_FIRST = Space.model_validate(
     {"prior": {"method": "isats", "params": {"target_ratio": 5 / 3, "tau_student": 4.0}, "soft_weight": 0.5}}
 )
 """A space whose prior is not plain KD, which then has a run of its own."""
-TAU_STUDENT_FROM = {"isats": None, "ats": None, "ts": "tau"}
+
+SHAPES = {"isats": MethodShape(), "ats": MethodShape(), "ts": MethodShape(tau_student_from="tau")}
 
 Fails = Callable[[RunSpec], bool]
 Scores = Callable[[RunSpec], float]
@@ -129,7 +130,7 @@ def search_spec(
         space=space,
         plan=make_plan(space, teachers=len(names), requested=budget, **options),
         teachers=tuple(teacher(name) for name in names),
-        tau_student_from=TAU_STUDENT_FROM,
+        shapes=SHAPES,
         recorded=tuple(recorded),
         carried=tuple(carried),
     )
@@ -171,7 +172,7 @@ def started(spec: SearchSpec, trainer: Trains, *, watch: Watch = lambda *_: None
         spec=spec,
         train=lambda runs: trainer.train(runs, on_event),
         on_event=on_event,
-        sampler=Sampler(spec.space, [it.name for it in spec.teachers], spec.tau_student_from),
+        sampler=Sampler(spec.space, [it.name for it in spec.teachers], spec.shapes),
     )
     return state, events
 

@@ -16,12 +16,12 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 from autodistill import metrics
 from autodistill.data import Data, Split
 from autodistill.data.views import View, draw, take_drawn
-from autodistill.methods import METHODS, Temperatures
+from autodistill.methods import METHODS, hard_loss
 from autodistill.models import MODELS, build
 from autodistill.records import TrialParams
 from autodistill.teachers import Normalisation, Teacher
-from autodistill.training import SoftTargets, Supervision, supervise
-from autodistill.training.step import losses, predict
+from autodistill.training import Supervision, TeacherView, supervise
+from autodistill.training.step import predict
 
 EXAMPLES, BATCH, CLASSES, SIZE, CROP = 12, 4, 5, 32, 4
 MEAN, STD = (0.501, 0.502, 0.503), (0.251, 0.252, 0.253)
@@ -71,14 +71,14 @@ def supervision(method: str, logits: Tensor) -> Supervision:
     return supervise(params, logits=lambda _: logits, labels=torch.zeros(EXAMPLES).long())
 
 
-def taught_on(device: str) -> SoftTargets:
-    """Logits of a view and temperatures, as every method hands them to the step."""
+def taught_on(device: str) -> TeacherView:
+    """Logits of a view and what the method prepares, as the step reads them."""
     logits = torch.zeros(EXAMPLES, CLASSES, dtype=torch.float16, device=device)
-    each = torch.ones(EXAMPLES, dtype=torch.float64, device=device)
-    return SoftTargets(logits, Temperatures(each, each, "other_max"))
+    kinds = {"tau_target": torch.float64, "tau_other": torch.float64}
+    return TeacherView(logits, {name: torch.ones(EXAMPLES, dtype=kind, device=device) for name, kind in kinds.items()})
 
 
-def batch_losses(model: nn.Module, data: Data, taught: SoftTargets | None, given: Supervision | None) -> Tensor:
+def batch_losses(model: nn.Module, data: Data, taught: TeacherView | None, given: Supervision | None) -> Tensor:
     """What a training step computes before its backward pass, from the gather on."""
     device = data.train.labels.device
     everything, view = torch.arange(EXAMPLES, device=device), View(3, CROP, True)
@@ -88,7 +88,10 @@ def batch_losses(model: nn.Module, data: Data, taught: SoftTargets | None, given
     seen = take_drawn(data.train.images, batch, draws[batch], crop=CROP)
     logits = predict(model, seen, data, "auto")
     labels = data.train.labels[batch]
-    return losses(logits, labels, taught.probs(batch, labels) if taught else None, given)
+    if taught is None or given is None:
+        return torch.stack(tuple(hard_loss(logits, labels)))
+    rows = taught.rows(batch)
+    return torch.stack(tuple(given.loss(logits, rows.logits, labels, rows.prepared, torch.ones((), device=device))))
 
 
 @contextmanager
@@ -122,7 +125,7 @@ def test_a_gpu_computes_in_bfloat16_and_scores_in_float32(fake):
 
 
 @pytest.mark.parametrize("method", sorted(METHODS))
-def test_the_soft_targets_of_every_method_are_made_on_the_device(method, fake):
+def test_the_loss_of_every_method_is_computed_on_the_device(method, fake):
     taught = taught_on("cuda")
     found = batch_losses(network("resnet8:0.25", "cuda"), data_on("cuda"), taught, supervision(method, taught.logits))
     assert (found.device.type, tuple(found.shape)) == ("cuda", (3,))
@@ -132,7 +135,7 @@ def test_the_soft_targets_of_every_method_are_made_on_the_device(method, fake):
 def test_given_temperatures_are_spread_over_the_samples_on_the_device(method, fake):
     """The search of ISATS looks at values, once a view: it is left to the tests on a GPU."""
     given, labels = supervision(method, taught_on("cuda").logits), data_on("cuda").train.labels
-    assert {it.device.type for it in given.soft_targets(0, labels).tensors} == {"cuda"}
+    assert {it.device.type for it in given.view(0, labels).tensors} == {"cuda"}
 
 
 @pytest.mark.parametrize("input_size", [None, 48])

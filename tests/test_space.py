@@ -18,13 +18,15 @@ from autodistill.config import (
     shipped,
 )
 from autodistill.errors import ConfigError
+from autodistill.methods import METHODS, parameters_of
 from autodistill.models.uri import parse as uri_parts
 from autodistill.searching.plan import plain_kd_is_prior
 
 KNOWN = Known(
     datasets=("digits", "fashion-mnist", "cifar10", "cifar100", "folder"),
     architectures=("resnet8", "resnet20", "resnet56", "resnet32x4"),
-    methods={"ts": ("tau",), "ats": ("tau_target", "tau_other", "anchor"), "isats": ("target_ratio", "anchor")},
+    methods=tuple(METHODS),
+    parameters_of=parameters_of,
 )
 
 

@@ -18,7 +18,7 @@ from autodistill.config import DataSpec
 from autodistill.data import Data, Split, views
 from autodistill.data.views import View
 from autodistill.errors import TrialError
-from autodistill.methods import distillation_loss
+from autodistill.methods import distillation_loss, temperature_scaling
 from autodistill.models import build
 from autodistill.records import EpochRecord, TrialParams
 from autodistill.training import Recipe, Supervision, evaluate, supervise, train
@@ -234,9 +234,9 @@ def test_what_a_method_takes_from_the_teacher_once_is_in_the_targets_and_in_the_
     labels = toy().train.labels
     right = teacher(0).argmax(1) == labels
     assert 0 < int((~right).sum()) < 24, "the made-up teacher must err, and not always"
-    found, summary = taught.soft_targets(0, labels).temperatures, taught.summary(labels)
-    median = float(found.other[right].quantile(0.5))
-    assert found.other[~right].tolist() == pytest.approx([median] * int((~right).sum()))
+    found, summary = taught.view(0, labels).prepared["tau_other"], taught.summary(labels)
+    median = float(found[right].quantile(0.5))
+    assert found[~right].tolist() == pytest.approx([median] * int((~right).sum()))
     assert summary.tau_wrong == pytest.approx(median)
     assert summary.teacher_right == pytest.approx(float(right.double().mean()))
 
@@ -326,7 +326,7 @@ def test_a_distilled_convolutional_run_is_a_plain_loop_in_float64(monkeypatch):
     twin, plan = copy.deepcopy(model), recipe(epochs=3, batch_size=25, view=View(0, 1, False))
     with monkeypatch.context() as patch:
         patch.setattr(step_module, "normalise", noted_inputs)
-        patch.setattr(step_module, "distillation_loss", noted_loss)
+        patch.setattr(temperature_scaling, "distillation_loss", noted_loss)
         list(train(model, data, plan, supervision=taught))
     inputs = [batch for batch in seen if len(batch) == 25]  # the others are evaluations
     batches = [located(batch, data, crop=1) for batch in inputs]
@@ -354,7 +354,7 @@ def test_a_gpu_trains_in_bfloat16_to_about_the_same():
 
 @pytest.mark.parametrize(("crop", "kind"), [(127, torch.uint8), (128, torch.int32)])
 def test_what_an_epoch_reads_is_kept_in_as_few_bits_as_hold_it(crop, kind):
-    held = inputs_of(toy(), recipe()._replace(view=View(5, crop, True)), 3, None)
+    held = inputs_of(toy(), recipe()._replace(view=View(5, crop, True)), 3)
     wide = views.draw(torch.arange(24), view=View(5, crop, True), epoch=3 % recipe().views)
     assert (held.order.dtype, held.draws.dtype) == (torch.int32, kind)
     assert torch.equal(held.draws.long(), wide)

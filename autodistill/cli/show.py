@@ -243,7 +243,7 @@ TRIAL_COLUMNS: dict[str, Callable[[TrialRecord], object]] = {
     "kind": _kind,
     "teacher": lambda trial: trial.params.teacher,
     "method": lambda trial: trial.params.method,
-    ">soft": lambda trial: f"{trial.params.soft_weight:.2f}",
+    ">soft": lambda trial: None if trial.params.soft_weight is None else f"{trial.params.soft_weight:.2f}",
     ">rung val %": lambda trial: percent(_val(trial.rung)),
     ">full val %": lambda trial: percent(_val(trial.full)),
     "state": lambda trial: trial.state,

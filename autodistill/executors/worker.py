@@ -246,7 +246,8 @@ class WorkerContext:
         training, name = self.setup.space.training, spec.params.teacher
         plain = name is not None and self.teacher(name).knows_one_view
         view, views = (PLAIN_VIEW, 1) if plain else (self.view, self.setup.views)
-        return Recipe(training, view, views, spec.epochs, spec.seed, rung=spec.rung)
+        smoothing = 0.0 if name is not None else float(spec.params.method_params.get("label_smoothing", 0.0))
+        return Recipe(training, view, views, spec.epochs, spec.seed, rung=spec.rung, label_smoothing=smoothing)
 
     def supervision(self, spec: RunSpec) -> Supervision | None:
         """Return what the teacher of a run provides; None where the run has no teacher."""
@@ -290,6 +291,12 @@ class WorkerContext:
             except torch.OutOfMemoryError:
                 pass
             release()
+            if supervision is not None and supervision.method.couples_batch:
+                name = spec.params.method
+                raise TrialError(
+                    f"out of memory with batches of {batch_size}, and the loss of {name} cannot be computed on parts "
+                    f"of a batch; lower training.batch_size, or {FEWER_PROCESSES}"
+                )
             if parts == 1:
                 self.warn(
                     f"batches of {batch_size} do not fit into memory: trained with {halves} images, gradients added "

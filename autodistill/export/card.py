@@ -11,6 +11,7 @@ from autodistill.formatting import (
     duration,
     interval,
     maybe,
+    method_label,
     origin,
     percent,
     plural,
@@ -19,6 +20,7 @@ from autodistill.formatting import (
     short,
     sure,
 )
+from autodistill.methods import METHODS
 from autodistill.records import (
     Contrast,
     RankRow,
@@ -179,7 +181,10 @@ def _training(record: StudyRecord, trained: TrainedRecord, teacher: TeacherRecor
         wrong = "" if used.tau_wrong is None else f"; {used.tau_wrong:.3g} where the teacher is wrong"
         medians = f"target {used.tau_target:.3g}, other {used.tau_other:.3g} (medians over the training images{wrong})"
         rows.append(("Temperatures in use", medians))
-    rows.append(("Soft weight", f"{params.soft_weight:.3g}" if params.teacher else "none: labels alone"))
+    if params.teacher is None:
+        rows.append(("Soft weight", "none: labels alone"))
+    elif params.soft_weight is not None:
+        rows.append(("Soft weight", f"{params.soft_weight:.3g}"))
     rows.append(("Loss", _loss(params)))
     return rows
 
@@ -196,6 +201,9 @@ def _teacher(params: TrialParams, teacher: TeacherRecord | None) -> str:
 def _loss(params: TrialParams) -> str:
     if params.teacher is None:
         return "CE(label, f), averaged over the batch"
+    if params.soft_weight is None:
+        source = METHODS[params.method].source if params.method in METHODS else "the user's own function"
+        return f"{method_label(str(params.method))}: {source}"
     weight, tau = f"{params.soft_weight:.3g}", f"{params.tau_student:.3g}"
     return (
         f"(1 - {weight}) x CE(label, f) + {weight} x {tau}^2 x CE(teacher, softmax(f / {tau})); both cross-entropies "

@@ -1,86 +1,233 @@
-"""Distillation methods: how the logits of a teacher become the soft targets and the loss of a student.
+"""Distillation methods: how the logits of a teacher enter the loss of a student.
 
-A method is an entry in `METHODS` with a pure function of `(logits, labels, *, ...)` that returns `Temperatures`.
-`tau_target` and `tau_other` are the temperatures of the target class and of the other classes. `anchor` names the
-value that is subtracted from a sample's logits first: ATS and ISATS, unlike TS, change when a constant is added to all
-logits.
+A method is an entry in `METHODS`. Only its loss is required, a function
 
-The meaning of a loss weight depends on the reduction. Here every cross-entropy is summed over classes and averaged
-over the batch. All losses are computed in float32, whatever the type of the inputs and inside autocast too.
+    loss(student_logits, teacher_logits, labels, prepared, ramp, *, ...) -> Loss
 
-Sources: TS, Hinton et al. 2015; ATS, Li et al., NeurIPS 2022; ISATS, Fan, Li and Zhan, Front. Comput. Sci. 2026,
-10.1007/s11704-025-41434-w (arXiv 2405.13078).
+whose keyword arguments are the settings that a search space may give: the method's own parameters, and `soft_weight`
+and `tau_student` where the loss has these arguments. Losses read no value back from the device, because training steps
+are recorded in CUDA graphs.
+
+`METHODS` states the settings of each paper, the ranges that a search uses, and the source.
 """
 
+import hashlib
 import inspect
-import math
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache, partial
+from typing import Any
 
-import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from autodistill.config import Dimension, MethodShape, Range
+from autodistill.errors import ConfigError, near
 from autodistill.methods.instance_specific import isats, isats_fit, literal_as_none
+from autodistill.methods.loss import Loss, distillation_loss, hard_loss
 from autodistill.methods.temperature_scaling import (
     ANCHORS,
     Targets,
     Temperatures,
+    asymmetric_loss,
     ats,
     soften,
     targets_of,
     ts,
+    ts_loss,
 )
 from autodistill.metrics import on_top
-from autodistill.records import TargetSummary
+from autodistill.records import ParamValue, TargetSummary
+from autodistill.usercode import function
 
 __all__ = [
     "ANCHORS",
     "METHODS",
+    "RAMP_EPOCHS",
     "Loss",
     "Method",
     "Targets",
     "Temperatures",
+    "code_of",
     "distillation_loss",
     "hard_loss",
+    "keyword_settings",
+    "method_named",
+    "parameters_of",
+    "shapes_of",
     "soften",
     "summarise",
 ]
 
+COMMON = ("soft_weight", "tau_student")
+"""Settings with a field of their own in `TrialParams`."""
+RAMP_EPOCHS = "ramp_epochs"
+"""Setting of every method: epochs over which the weight of the soft term rises linearly to its full value."""
+OWN = "python:"
+"""How the names of methods begin that are functions of the user."""
 
-class Method(NamedTuple):
+
+@dataclass(frozen=True)
+class Method:
     """A distillation method."""
 
-    temperatures: Callable[..., Temperatures]
-    """`temperatures(logits, labels, **params)`: temperatures from which `soften` computes the soft targets."""
+    loss: Callable[..., Loss]
+    """`loss(student_logits, teacher_logits, labels, prepared, ramp, **settings)`: the loss of a batch. `prepared` holds
+    the rows of what `prepare` returned. `ramp` is a scalar in [0, 1] that multiplies the weight of the soft term, or
+    None for 1."""
+    prepare: Callable[..., Mapping[str, Tensor]] | None = None
+    """`prepare(teacher_logits, labels, **settings)`: tensors with a row per example, computed once per view."""
     fit: Callable[..., dict[str, float]] | None = None
-    """`fit(logits, labels, **params)`: further parameters, computed once from the teacher's logits on view 0."""
+    """`fit(teacher_logits, labels, **settings)`: further settings, computed once from the logits on view 0."""
+    temperatures: Callable[..., Temperatures] | None = None
+    """`temperatures(logits, labels, **settings)` of a method whose soft targets `soften` computes. Such a method needs
+    no `prepare`: its loss finds `tau_target` and `tau_other` of the batch in `prepared`."""
     min_classes: int = 2
     """Smallest number of classes for which the method is defined."""
+    couples_batch: bool = False
+    """Whether the loss is no mean over examples. A batch then cannot be trained in parts."""
+    ramp: float = 0.0
+    """Share of the schedule over which the weight of the soft term rises, unless the space sets `ramp_epochs`."""
     tau_student_from: str | None = None
     """Parameter whose value `tau_student` takes unless the space sets it; None: `tau_student` is 1."""
+    settings: Mapping[str, ParamValue] = field(default_factory=dict)
+    """Settings of the source; of parameters that are left out, the defaults of the functions."""
+    ranges: Mapping[str, Dimension] = field(default_factory=dict)
+    """Ranges of the search where the space has none. The range of `soft_weight` is that of the space."""
+    source: str = ""
+    """Publication."""
+
+    def __call__(self, *inputs: Any, **settings: Any) -> Loss:
+        """Compute the loss of a batch."""
+        return self.loss(*inputs, **settings)
+
+    def prepared(
+        self, logits: Float[Tensor, "examples classes"], labels: Int[Tensor, " examples"], settings: Mapping[str, Any]
+    ) -> Mapping[str, Tensor]:
+        """Compute what the loss needs of a view besides its logits, a row per example.
+
+        Soft targets are computed batch by batch: the probabilities of a whole view would take twice the memory of its
+        logits, which on a CPU are pages of a file that all workers share.
+        """
+        if self.temperatures is not None:
+            found = self.temperatures(logits, labels, **keyword_settings(self.temperatures, settings))
+            return {"tau_target": found.target, "tau_other": found.other}
+        return self.prepare(logits, labels, **keyword_settings(self.prepare, settings)) if self.prepare else {}
+
+    @property
+    def accepted(self) -> tuple[str, ...]:
+        """Names of all settings of the method, those in `COMMON` included."""
+        functions = (self.temperatures, self.prepare, self.loss)
+        names = (name for it in functions if it is not None for name in _keywords(it))
+        return tuple(dict.fromkeys((*names, RAMP_EPOCHS)))
 
     @property
     def params(self) -> tuple[str, ...]:
-        """Names of the method's parameters, which a search space may set."""
-        parameters = inspect.signature(self.temperatures).parameters.values()
-        return tuple(it.name for it in parameters if it.kind is it.KEYWORD_ONLY)
+        """Names of the method's own parameters."""
+        return tuple(name for name in self.accepted if name not in (*COMMON, RAMP_EPOCHS))
+
+    @property
+    def shape(self) -> MethodShape:
+        return MethodShape("soft_weight" in self.accepted, self.tau_student_from)
 
     def targets(self, logits: Float[Tensor, "batch classes"], labels: Int[Tensor, " batch"], **params: Any) -> Targets:
-        """Compute soft targets with diagnostics.
+        """Compute the soft targets of a method with temperatures, with diagnostics.
 
         Raises:
             ValueError: The method refuses the parameters.
         """
+        assert self.temperatures is not None
         return targets_of(logits, labels, self.temperatures(logits, labels, **params))
 
 
+def _keywords(of: Callable[..., Any]) -> list[str]:
+    """Return the names of the keyword-only arguments of a function."""
+    return [it.name for it in inspect.signature(of).parameters.values() if it.kind is it.KEYWORD_ONLY]
+
+
+def keyword_settings(of: Callable[..., Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings that a function has as keyword arguments, or all where it takes any."""
+    parameters = inspect.signature(of).parameters.values()
+    if any(it.kind is it.VAR_KEYWORD for it in parameters):
+        return dict(settings)
+    return {name: settings[name] for name in _keywords(of) if name in settings}
+
+
+TAU_STUDENT = Range(low=1.0, high=8.0, log=True)
+TEMPERATURE = Range(low=1.0, high=16.0, log=True)
+
 METHODS: dict[str, Method] = {
-    "ts": Method(ts, tau_student_from="tau"),
-    "ats": Method(ats),
-    "isats": Method(isats, isats_fit, min_classes=3),
+    "ts": Method(
+        ts_loss,
+        temperatures=ts,
+        tau_student_from="tau",
+        settings={"tau": 4.0, "soft_weight": 0.9},
+        ranges={"tau": TEMPERATURE},
+        source="Hinton et al. 2015, arXiv 1503.02531",
+    ),
+    "ats": Method(
+        partial(asymmetric_loss, anchor="raw"),
+        temperatures=ats,
+        settings={"tau_target": 4.0, "tau_other": 2.0, "tau_student": 1.0, "soft_weight": 0.5},
+        ranges={"tau_target": TEMPERATURE, "tau_other": TEMPERATURE, "tau_student": TAU_STUDENT},
+        source="Li et al. 2022, NeurIPS",
+    ),
+    "isats": Method(
+        asymmetric_loss,
+        temperatures=isats,
+        fit=isats_fit,
+        min_classes=3,
+        settings={"target_ratio": 5 / 3, "tau_student": 4.0, "soft_weight": 0.5},
+        ranges={"target_ratio": Range(low=0.8, high=4.0, log=True), "tau_student": TAU_STUDENT},
+        source="Fan, Li and Zhan 2026, 10.1007/s11704-025-41434-w",
+    ),
 }
+
+
+def method_named(name: str) -> Method:
+    """Return a method by its name, or a user's own, `python:FILE.py:FUNCTION`.
+
+    The function of the user is a loss, or a `Method`.
+
+    Raises:
+        ConfigError: There is no such method, or its file cannot be imported.
+    """
+    if not name.startswith(OWN):
+        if name not in METHODS:
+            raise ConfigError(f"unknown method {name!r} ({near(name, METHODS)})", "or name python:FILE.py:FUNCTION")
+        return METHODS[name]
+    return _own(name)[0]
+
+
+def shapes_of(names: Iterable[str]) -> dict[str, MethodShape]:
+    """Return the shapes of methods by name.
+
+    Raises:
+        ConfigError: As for `method_named`.
+    """
+    return {name: method_named(name).shape for name in names}
+
+
+def code_of(name: str) -> str:
+    """Return the hash of a user's method, which its file determines; empty for a method of this package."""
+    return hashlib.sha256(_own(name)[1]).hexdigest() if name.startswith(OWN) else ""
+
+
+def parameters_of(name: str) -> Sequence[str]:
+    """Return the settings of a method that a search space may give below `search.methods.NAME`.
+
+    Raises:
+        ConfigError: As for `method_named`.
+    """
+    return [it for it in method_named(name).accepted if it != "soft_weight"]
+
+
+@cache
+def _own(name: str) -> tuple[Method, bytes]:
+    """Import a user's method; return it with the source code of its file."""
+    target = name.removeprefix(OWN)
+    found, code = function(target, lambda message, hint: ConfigError(f"method {name}: {message}", hint))
+    return (found if isinstance(found, Method) else Method(found)), code
 
 
 def summarise(
@@ -109,48 +256,3 @@ def summarise(
 def _share(flags: Tensor | None, among: Tensor) -> float:
     """Return the share of the samples in `among` that are flagged; 0 where `among` selects none."""
     return 0.0 if flags is None or not among.any() else float(flags[among].double().mean())
-
-
-class Loss(NamedTuple):
-    """Loss of a batch and its terms: float32 scalars on the device of the logits."""
-
-    total: Float[Tensor, ""]
-    hard: Float[Tensor, ""]
-    soft: Float[Tensor, ""]
-    """Soft term, multiplied by tau_student^2 but not by its weight; 0 without a teacher."""
-
-
-def hard_loss(student_logits: Float[Tensor, "batch classes"], labels: Int[Tensor, " batch"]) -> Loss:
-    """Compute the cross-entropy with the labels, the loss without a teacher. Mean over the batch, in nats."""
-    hard = F.cross_entropy(student_logits.float(), labels.long())
-    return Loss(hard, hard, torch.zeros_like(hard))
-
-
-def distillation_loss(
-    student_logits: Float[Tensor, "batch classes"],
-    labels: Int[Tensor, " batch"],
-    target_probs: Float[Tensor, "batch classes"],
-    *,
-    soft_weight: float,
-    tau_student: float,
-) -> Loss:
-    """Compute (1 - soft_weight) CE(y, f) + soft_weight tau_student^2 CE(p_teacher, softmax(f / tau_student)).
-
-    Both cross-entropies are summed over the classes and averaged over the batch, in nats. The factor tau_student^2
-    keeps the size of the soft term's gradients when the temperature changes (Hinton et al. 2015). The cross-entropy
-    differs from the Kullback-Leibler divergence by the entropy of the targets, which does not depend on the student.
-
-    `student_logits` are f, of any float type; `target_probs` are p_teacher.
-
-    Raises:
-        ValueError: `soft_weight` is outside [0, 1], or `tau_student` is not positive and finite.
-    """
-    if not 0 <= soft_weight <= 1:
-        raise ValueError(f"soft_weight is {soft_weight}: it must lie in [0, 1]")
-    if not (tau_student > 0 and math.isfinite(tau_student)):
-        raise ValueError(f"tau_student is {tau_student}: a temperature must be positive and finite")
-    logits = student_logits.float()
-    hard = F.cross_entropy(logits, labels.long())
-    log_probs = (logits / tau_student).log_softmax(dim=1)
-    soft = -(target_probs.float() * log_probs).sum(dim=1).mean() * tau_student**2
-    return Loss((1 - soft_weight) * hard + soft_weight * soft, hard, soft)

@@ -4,13 +4,14 @@ Sources: TS, Hinton et al. 2015; ATS, Li et al., NeurIPS 2022.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from autodistill.methods.loss import Loss, distillation_loss
 from autodistill.metrics import largest_other, on_top, take_target
 
 ANCHORS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
@@ -103,6 +104,45 @@ def soften(
     target = (take_target(wide, labels) - anchors) / temperatures.target - (top - anchors) / tau_other
     others = (wide - top[:, None]) / tau_other[:, None]
     return others.scatter_(1, labels.long()[:, None], target[:, None]).softmax(dim=1).float()
+
+
+def asymmetric_loss(
+    student_logits: Float[Tensor, "batch classes"],
+    teacher_logits: Float[Tensor, "batch classes"],
+    labels: Int[Tensor, " batch"],
+    prepared: Mapping[str, Tensor],
+    ramp: Float[Tensor, ""] | None,
+    *,
+    soft_weight: float,
+    tau_student: float = 1.0,
+    anchor: str = "other_max",
+) -> Loss:
+    """Compute the loss with the soft targets of `soften`, see `distillation_loss`.
+
+    `prepared` holds `tau_target` and `tau_other` of the batch.
+
+    Raises:
+        ValueError: As for `soften` and `distillation_loss`.
+    """
+    temperatures = Temperatures(prepared["tau_target"], prepared["tau_other"], anchor)
+    probs = soften(teacher_logits, labels, temperatures)
+    return distillation_loss(student_logits, labels, probs, soft_weight=soft_weight, tau_student=tau_student, ramp=ramp)
+
+
+def ts_loss(
+    student_logits: Float[Tensor, "batch classes"],
+    teacher_logits: Float[Tensor, "batch classes"],
+    labels: Int[Tensor, " batch"],
+    prepared: Mapping[str, Tensor],
+    ramp: Float[Tensor, ""] | None,
+    *,
+    soft_weight: float,
+    tau_student: float = 1.0,
+) -> Loss:
+    """Compute the loss of plain distillation (Hinton et al. 2015). Arguments are those of `asymmetric_loss`."""
+    return asymmetric_loss(
+        student_logits, teacher_logits, labels, prepared, ramp, soft_weight=soft_weight, tau_student=tau_student
+    )
 
 
 def top_and_anchors(

@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 
-from autodistill.formatting import EMPTY, maybe, percent, plural, points, recipe, short
+from autodistill.formatting import EMPTY, maybe, method_label, percent, plural, points, recipe, short
 from autodistill.records import RunResult, StudyRecord, TrialRecord
 from autodistill.report.charts import (
     Curve,
@@ -259,7 +259,7 @@ def importance_info(record: StudyRecord) -> Section:
     shares = _shares(found.shares, found.shares_std)
     within = tuple(
         _share_table(
-            f"Within {method.upper()} (n = {found.within_method_n.get(method, 0)})",
+            f"Within {method_label(method)} (n = {found.within_method_n.get(method, 0)})",
             _shares(inner, found.within_method_std.get(method, {})),
         )
         for method, inner in sorted(found.within_method.items())

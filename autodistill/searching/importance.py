@@ -33,18 +33,18 @@ def importance(
     scored = [trial for trial in trials if trial.rung is not None and trial.rung.val_top1 is not None]
     if len(scored) < SMALLEST_N:
         return ImportanceRecord(n=len(scored), note=f"{len(scored)} scored trials are too few: at least {SMALLEST_N}")
-    shared: dict[str, Dimension] = {
-        "teacher": tuple(teachers),
-        "method": tuple(space.search.methods),
-        "soft_weight": space.search.soft_weight,
-    }
+    shared: dict[str, Dimension] = {"teacher": tuple(teachers), "method": tuple(space.search.methods)}
+    weight: dict[str, Dimension] = {"soft_weight": space.search.soft_weight}
+    if all(trial.params.soft_weight is not None for trial in scored):
+        shared |= weight
     within: dict[str, tuple[Shares, Shares]] = {}
     counts = {}
     for method, dimensions in space.search.methods.items():
         of_method = [trial for trial in scored if trial.params.method == method]
         counts[method] = len(of_method)
         if len(of_method) >= SMALLEST_N:
-            within[method] = _shares(of_method, {**dimensions, "soft_weight": space.search.soft_weight}, seeds)
+            weighted = of_method[0].params.soft_weight is not None
+            within[method] = _shares(of_method, {**dimensions, **(weight if weighted else {})}, seeds)
     shares, spread = _shares(scored, shared, seeds)
     return ImportanceRecord(
         n=len(scored),

@@ -14,7 +14,7 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
-from autodistill.config import Dimension, Range, Space
+from autodistill.config import Dimension, MethodShape, Range, Space
 from autodistill.records import ParamValue, TrialParams, TrialRecord
 from autodistill.store import seed_from
 
@@ -34,12 +34,12 @@ class Sampler:
     Args:
         space: what is searched.
         teachers: names of the competing teachers.
-        tau_student_from: method to the parameter that the student temperature follows; None: it is 1.
+        shapes: shapes of the searched methods by name.
     """
 
-    def __init__(self, space: Space, teachers: Sequence[str], tau_student_from: Mapping[str, str | None]) -> None:
+    def __init__(self, space: Space, teachers: Sequence[str], shapes: Mapping[str, MethodShape]) -> None:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
-        self._space, self._teachers, self._tau_student_from = space, tuple(teachers), tau_student_from
+        self._space, self._teachers, self._shapes = space, tuple(teachers), shapes
         self._study = optuna.create_study(direction="maximize")
 
     @property
@@ -58,7 +58,7 @@ class Sampler:
         """
         self._study.sampler = _tpe(self._space, seed_from(self._space.search.seed, len(self.trials)))
         if prior_of is not None:
-            self._study.enqueue_trial(self._searched(prior_params(self._space, prior_of, self._tau_student_from))[0])
+            self._study.enqueue_trial(self._searched(prior_params(self._space, prior_of, self._shapes))[0])
         trial = self._study.ask()
 
         def suggest(name: str, dimension: Dimension) -> ParamValue:
@@ -68,7 +68,7 @@ class Sampler:
                 return _plain(trial.suggest_categorical(name, dimension))
             return _fixed(dimension)
 
-        return _params(suggest, self._space, self._teachers, self._tau_student_from)
+        return _params(suggest, self._space, self._teachers, self._shapes)
 
     def add(self, trial: TrialRecord) -> None:
         """Add a trial whose parameters are known already, in the state in which it is recorded."""
@@ -102,24 +102,25 @@ class Sampler:
     def _searched(self, params: TrialParams) -> tuple[dict[str, ParamValue], dict[str, BaseDistribution]]:
         """Return values and distributions of the searched dimensions by Optuna's names; Optuna ignores the fixed."""
         search, method = self._space.search, str(params.method)
+        weight = {} if params.soft_weight is None else {"soft_weight": params.soft_weight}
         dimensions: dict[str, Dimension] = {
             "teacher": self._teachers,
             "method": tuple(search.methods),
-            "soft_weight": search.soft_weight,
+            **({"soft_weight": search.soft_weight} if weight else {}),
             **{f"{method}.{name}": dimension for name, dimension in search.methods[method].items()},
         }
         own = {**params.method_params, "tau_student": params.tau_student}
         values: dict[str, ParamValue] = {
             "teacher": str(params.teacher),
             "method": method,
-            "soft_weight": params.soft_weight,
+            **weight,
             **{f"{method}.{name}": value for name, value in own.items()},
         }
         found = {name: kind for name, dimension in dimensions.items() if (kind := distribution(dimension)) is not None}
         return {name: values[name] for name in found}, found
 
 
-def prior_params(space: Space, teacher: str, tau_student_from: Mapping[str, str | None]) -> TrialParams:
+def prior_params(space: Space, teacher: str, shapes: Mapping[str, MethodShape]) -> TrialParams:
     """Return a teacher's prior as the parameters of a trial."""
     prior = space.prior
     wanted: dict[str, ParamValue] = {"teacher": teacher, "method": prior.method, "soft_weight": prior.soft_weight}
@@ -128,7 +129,7 @@ def prior_params(space: Space, teacher: str, tau_student_from: Mapping[str, str 
     def suggest(name: str, dimension: Dimension) -> ParamValue:
         return wanted[name] if name in wanted else _fixed(dimension)
 
-    return _params(suggest, space, (teacher,), tau_student_from)
+    return _params(suggest, space, (teacher,), shapes)
 
 
 def distribution(dimension: Dimension) -> BaseDistribution | None:
@@ -150,20 +151,20 @@ def _tpe(space: Space, seed: int) -> optuna.samplers.BaseSampler:
 
 
 def _params(
-    suggest: Suggest, space: Space, teachers: tuple[str, ...], tau_student_from: Mapping[str, str | None]
+    suggest: Suggest, space: Space, teachers: tuple[str, ...], shapes: Mapping[str, MethodShape]
 ) -> TrialParams:
     search = space.search
     teacher = str(suggest("teacher", teachers))
-    method = str(suggest("method", tuple(search.methods)))
-    own = {name: suggest(f"{method}.{name}", dimension) for name, dimension in search.methods[method].items()}
-    follows = tau_student_from[method]
+    name = str(suggest("method", tuple(search.methods)))
+    own = {key: suggest(f"{name}.{key}", dimension) for key, dimension in search.methods[name].items()}
+    follows = shapes[name].tau_student_from
     tau_student = own.pop("tau_student", own[follows] if follows else 1.0)
     return TrialParams(
         teacher=teacher,
-        method=method,
+        method=name,
         method_params=own,
         tau_student=float(tau_student),
-        soft_weight=float(suggest("soft_weight", search.soft_weight)),
+        soft_weight=float(suggest("soft_weight", search.soft_weight)) if shapes[name].is_weighted else None,
     )
 
 

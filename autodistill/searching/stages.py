@@ -16,6 +16,7 @@ import numpy as np
 from autodistill import stats
 from autodistill.config import TrainingSpec
 from autodistill.errors import ConfigError, EveryRunFailed
+from autodistill.formatting import method_label
 from autodistill.records import (
     ControlRecord,
     FinalistRecord,
@@ -217,7 +218,7 @@ def _judged(state: SearchState, trial: TrialRecord, *, left: int) -> TrialRecord
         rank, count = 1 + sum(rival > own for rival in rivals), len(rivals) + 1
         best = math.ceil(count / eta)
         reason = (
-            f"rung {100 * own:.1f} %: rank {rank} of {count} {str(trial.params.method).upper()} trials with "
+            f"rung {100 * own:.1f} %: rank {rank} of {count} {method_label(str(trial.params.method))} trials with "
             f"{trial.params.teacher}, whose best has "
             f"{100 * max(rivals):.1f} %; only the best {f'{best} go' if best > 1 else 'goes'} on"
         )
@@ -379,7 +380,7 @@ def controls(state: SearchState) -> None:
     missing: list[RunSpec] = []
     for finalist in finalists:
         teacher = str(finalist.teacher)
-        prior = prior_params(spec.space, teacher, spec.tau_student_from)
+        prior = prior_params(spec.space, teacher, spec.shapes)
         shared = best.params.model_copy(update={"teacher": teacher})
         wanted += [("default", teacher, prior), ("shared", teacher, shared), ("own", teacher, finalist.params)]
     for regime, teacher, params in wanted:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool
 
-from autodistill.config import Space
+from autodistill.config import MethodShape, Space
 from autodistill.records import (
     ControlRecord,
     Event,
@@ -53,8 +53,8 @@ class SearchSpec(NamedTuple):
     space: Space
     plan: PlanRecord
     teachers: tuple[TeacherRecord, ...]
-    tau_student_from: Mapping[str, str | None]
-    """Method to the parameter that the student temperature follows; None: the student temperature is 1."""
+    shapes: Mapping[str, MethodShape]
+    """Shapes of the searched methods by name."""
     carried: tuple[TrialRecord, ...] = ()
     """Ended trials from before the last teacher joined the study."""
     recorded: tuple[TrialRecord, ...] = ()

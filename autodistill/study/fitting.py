@@ -12,12 +12,13 @@ from autodistill.config import Dimension, Range, Space, bounds
 from autodistill.data import Data, normalise
 from autodistill.errors import ConfigError
 from autodistill.logit_cache import estimated_bytes
-from autodistill.methods import METHODS
+from autodistill.methods import RAMP_EPOCHS, keyword_settings, method_named
 from autodistill.models.students import student_network
 from autodistill.records import ParamValue, Record
 from autodistill.study.measurements import facts, keep, recall
 from autodistill.teachers import ladder
 from autodistill.training.probing import faster_precision, gpu_precision
+from autodistill.usercode import errors_as
 
 BATCH_SIZES = ((50_000, 128), (1_280, 64), (640, 32), (320, 16), (0, 8))
 """Batch sizes for the images of a user, each from a number of training images on. From 320 images on an epoch has 20
@@ -29,6 +30,8 @@ STEPS, EPOCHS, LR = 3000, (15, 30), 0.05
 By judgement, not measured: a search costs tens of full trainings, so that a training should take minutes on a CPU.
 Small sets reach 30 epochs before 3000 steps, and large sets get no fewer than 15. The rate is that of the shipped
 spaces for small images; smaller batches get a proportionally smaller rate, as their gradients are noisier."""
+ANY_SETTINGS: dict[str, ParamValue] = {"soft_weight": 0.5, "tau_student": 1.0}
+"""Settings with which the parameters of methods are checked."""
 EXAMPLES = 8
 """Random examples on which parameters of methods are checked. Which parameters are allowed depends on no example."""
 
@@ -40,11 +43,11 @@ def fit_to_classes(space: Space, data: Data) -> tuple[Space, tuple[str, ...]]:
         ConfigError: The space itself names such a method.
     """
     search, prior = space.search, space.prior
-    too_few = [name for name in search.methods if METHODS[name].min_classes > data.num_classes]
+    too_few = [name for name in search.methods if method_named(name).min_classes > data.num_classes]
     if not too_few:
         return space, ()
     name = too_few[0]
-    needs = f"needs at least {METHODS[name].min_classes} classes; {data.name} has {data.num_classes}"
+    needs = f"needs at least {method_named(name).min_classes} classes; {data.name} has {data.num_classes}"
     key = "prior" if prior.method == name and {"method", "params"} & prior.model_fields_set else ""
     key = f"search.methods.{name}" if "methods" in search.model_fields_set else key
     if key:
@@ -131,7 +134,7 @@ def _refusals(space: Space, num_classes: int) -> Iterator[str]:
         student = dimensions.get("tau_student")
         if student is not None and bounds(student) is None:
             yield f"search.methods.{method}.tau_student: must be a number above 0"
-        ends = {name: _ends(dimension) for name, dimension in dimensions.items() if name != "tau_student"}
+        ends = {name: _ends(it) for name, it in dimensions.items() if name not in ("tau_student", RAMP_EPOCHS)}
         corners = (dict(zip(ends, values, strict=True)) for values in itertools.product(*ends.values()))
         refused = filter(None, (_refusal(method, params, num_classes) for params in corners))
         yield from (f"search.methods.{method}: {reason}" for reason in itertools.islice(refused, 1))
@@ -139,7 +142,8 @@ def _refusals(space: Space, num_classes: int) -> Iterator[str]:
     fixed = {
         name: value for name, value in space.search.methods[prior.method].items() if isinstance(value, float | str)
     }
-    params = {name: value for name, value in {**fixed, **prior.params}.items() if name != "tau_student"}
+    given = {**fixed, **prior.params}
+    params = {name: value for name, value in given.items() if name not in ("tau_student", RAMP_EPOCHS)}
     reason = _refusal(prior.method, params, num_classes)
     if reason:
         yield f"prior.params: {prior.method}: {reason}"
@@ -154,15 +158,30 @@ def _ends(dimension: Dimension) -> tuple[ParamValue, ...]:
 
 def _refusal(name: str, params: Mapping[str, ParamValue], num_classes: int) -> str:
     """Return why a method cannot run with these parameters; empty if it can."""
-    logits = torch.randn(EXAMPLES, num_classes, generator=torch.Generator().manual_seed(0))
-    labels = torch.arange(EXAMPLES) % num_classes
-    method = METHODS[name]
+    draw = torch.Generator().manual_seed(0)
+    student, teacher = (torch.randn(EXAMPLES, num_classes, generator=draw) for _ in range(2))
+    student.requires_grad_()
+    labels, method = torch.arange(EXAMPLES) % num_classes, method_named(name)
+    settings = {**{key: value for key, value in ANY_SETTINGS.items() if key in method.accepted}, **params}
+    own = {key: value for key, value in settings.items() if key in method.params}
+
+    def refused(error: BaseException) -> ConfigError:
+        return ConfigError(str(error).splitlines()[0] if str(error) else type(error).__name__)
+
     try:
-        extra = method.fit(logits, labels, **params) if method.fit else {}
-        method.targets(logits, labels, **params, **extra)
-    except (ValueError, TypeError) as error:
-        return str(error).splitlines()[0]
-    return ""
+        with errors_as(refused):
+            if method.fit:
+                settings |= method.fit(teacher, labels, **own)
+            prepared = method.prepared(teacher, labels, settings)
+            inputs = (student, teacher, labels, prepared, torch.tensor(0.5))
+            total, *terms = method.loss(*inputs, **keyword_settings(method.loss, settings))
+            (gradient,) = torch.autograd.grad(total, student)
+    except ConfigError as error:
+        return error.message
+    if any(it.shape != () for it in (total, *terms)) or len(terms) != 2:
+        return "the loss must return three scalars: the total, the hard and the soft loss"
+    values = torch.stack([total.detach(), gradient.abs().sum()])
+    return "" if values.isfinite().all() else "the loss or its gradient is not finite for random logits"
 
 
 def view_count(space: Space) -> int:

@@ -15,7 +15,7 @@ from autodistill.data import DATASETS, Data, LoadData
 from autodistill.errors import ConfigError, StoreError, TeacherError
 from autodistill.executors import Setup
 from autodistill.formatting import COSTS, excess_words, plural
-from autodistill.methods import METHODS
+from autodistill.methods import METHODS, parameters_of
 from autodistill.models import MODELS
 from autodistill.models.cost import latency_ms
 from autodistill.models.students import check_student_name, is_foreign, student_network, student_record
@@ -54,7 +54,8 @@ T = TypeVar("T")
 KNOWN = Known(
     datasets=tuple(DATASETS),
     architectures=tuple(MODELS),
-    methods={name: method.params for name, method in METHODS.items()},
+    methods=tuple(METHODS),
+    parameters_of=parameters_of,
 )
 """Names that a search space may use."""
 _OTHER_NAME = "give this study another name with --study, or remove the folder"

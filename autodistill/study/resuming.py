@@ -9,6 +9,7 @@ from typing import Any
 from autodistill.config import Space
 from autodistill.errors import StoreError
 from autodistill.executors import Executor, LogitsTask, OnEvent, Task, TrainTask
+from autodistill.methods import code_of
 from autodistill.records import (
     FoundRun,
     JoinRecord,
@@ -159,6 +160,10 @@ def run_key(spec: StudySpec, fingerprints: Mapping[str, str], run: RunSpec) -> s
     }
     teacher = fingerprints[run.params.teacher] if run.params.teacher else ""
     params = run.params.model_dump(mode="json", exclude={"teacher"})
+    # The code of a user's method decides its results; the name of its file does not.
+    code = code_of(run.params.method) if run.params.method else ""
+    if code:
+        params["method"] = code
     return digest(RESULT_VERSION, common, teacher, params, run.seed, run.epochs)
 
 

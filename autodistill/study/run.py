@@ -21,6 +21,7 @@ from autodistill.executors import (
     TrainTeacherTask,
 )
 from autodistill.formatting import listed, plural, short
+from autodistill.methods import shapes_of
 from autodistill.records import (
     AgreementRecord,
     ComparisonRecord,
@@ -64,7 +65,7 @@ from autodistill.study.resuming import (
     kept_screening,
     run_key,
 )
-from autodistill.study.timing import TAU_STUDENT_FROM, measure, plan_for
+from autodistill.study.timing import measure, plan_for
 from autodistill.teachers import with_equals
 from autodistill.teachers.checks import may_have_seen_validation
 from autodistill.teachers.ladder import epochs_of
@@ -130,7 +131,7 @@ def run_study(spec: StudySpec, on_event: OnEvent, *, executor_for: ExecutorFor =
                 space=spec.space,
                 plan=plan,
                 teachers=(),
-                tau_student_from=TAU_STUDENT_FROM,
+                shapes=shapes_of(spec.space.search.methods),
                 carried=recorded[: kept.joins[-1].trials] if kept and kept.joins else (),
                 recorded=recorded,
             )
@@ -149,7 +150,7 @@ def run_study(spec: StudySpec, on_event: OnEvent, *, executor_for: ExecutorFor =
                 spec=search,
                 train=partial(store.train, executor=executor, on_event=recorder.on_event),
                 on_event=recorder.on_event,
-                sampler=Sampler(spec.space, [teacher.name for teacher in search.teachers], TAU_STUDENT_FROM),
+                sampler=Sampler(spec.space, [teacher.name for teacher in search.teachers], search.shapes),
             )
             waves(state, first_stage(state))
             rerun_leaders(state)

@@ -21,7 +21,7 @@ from autodistill.executors import (
 )
 from autodistill.formatting import about
 from autodistill.logit_cache import estimated_bytes, missing_views
-from autodistill.methods import METHODS
+from autodistill.methods import shapes_of
 from autodistill.records import (
     EpochEvent,
     Event,
@@ -44,7 +44,6 @@ from autodistill.teachers import adaptation
 from autodistill.teachers.ladder import load_trained
 from autodistill.teachers.profile import MOST_ROWS
 
-TAU_STUDENT_FROM = {name: method.tau_student_from for name, method in METHODS.items()}
 MEASURE_S = 0.4
 """Approximate duration of the measurement of one part."""
 MEASURING_S = 4.0
@@ -336,7 +335,7 @@ def _student_facts(spec: StudySpec) -> Facts:
 
 
 def _measured_params(spec: StudySpec) -> TrialParams:
-    return prior_params(spec.space, next(iter(spec.teachers)), TAU_STUDENT_FROM)
+    return prior_params(spec.space, next(iter(spec.teachers)), shapes_of(spec.space.search.methods))
 
 
 def _mean(times: Sequence[StudentTimes]) -> StudentTimes:

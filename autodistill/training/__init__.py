@@ -6,14 +6,14 @@ The training package imports no Optuna and prints nothing.
 from autodistill.training.adapting import adapt_teacher
 from autodistill.training.loop import evaluate, train, train_teacher
 from autodistill.training.step import EAGER, Execution, Recipe
-from autodistill.training.supervision import SoftTargets, Supervision, supervise
+from autodistill.training.supervision import Supervision, TeacherView, supervise
 
 __all__ = [
     "EAGER",
     "Execution",
     "Recipe",
-    "SoftTargets",
     "Supervision",
+    "TeacherView",
     "adapt_teacher",
     "evaluate",
     "supervise",

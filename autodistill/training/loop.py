@@ -172,15 +172,16 @@ def train_teacher(
 
 def _train_epoch(step: Step, runner: StepRunner, number: int, watch: Stopwatch) -> Tensor:
     """Train on every batch of an epoch, counted from 0; return the mean total, hard and soft loss over the steps."""
-    data, recipe = step.data, step.recipe
-    soft_targets = None
-    if step.supervision:
+    data, recipe, supervision = step.data, step.recipe, step.supervision
+    teacher, ramp = None, None
+    if supervision:
         with watch.part("targets"):
-            soft_targets = step.supervision.soft_targets(number % recipe.views, data.train.labels)
-    inputs = inputs_of(data, recipe, number, soft_targets)
+            teacher = supervision.view(number % recipe.views, data.train.labels)
+            ramp = supervision.ramp(number + 1, epochs=recipe.epochs)
+    inputs = inputs_of(data, recipe, number, teacher=teacher, ramp=ramp)
     steps = len(inputs.order)
     step.begin(inputs)
-    del inputs, soft_targets  # on a GPU, `begin` has copied them
+    del inputs, teacher  # on a GPU, `begin` has copied them
     step.model.train()
     with seeded(seed_from(recipe.seed, number, 2), device=step.device):  # dropout draws from the generators
         runner(steps)

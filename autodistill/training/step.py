@@ -18,12 +18,12 @@ from torch import Tensor, nn
 from autodistill.config import TrainingSpec
 from autodistill.data import Data, normalise
 from autodistill.data.views import View, draw, take_drawn
-from autodistill.methods import distillation_loss, hard_loss
+from autodistill.methods import hard_loss
 from autodistill.records import EpochRecord, Mode
 from autodistill.store import seed_from
 from autodistill.training.convolutions import backward_pass, cpu_network
 from autodistill.training.optimiser import RATE
-from autodistill.training.supervision import SoftTargets, Supervision
+from autodistill.training.supervision import Supervision, TeacherView
 
 Precision = Literal["auto", "float32", "bfloat16"]
 
@@ -47,6 +47,8 @@ class Recipe(NamedTuple):
     less memory, but BatchNorm computes its statistics over one part at a time."""
     rung: int | None = None
     """Epoch after which the network is scored, whatever `spec.evaluate_every` says."""
+    label_smoothing: float = 0.0
+    """Share of the target that is spread over all classes, in a run without a teacher."""
 
 
 @dataclass
@@ -70,11 +72,14 @@ class Inputs:
     """Learning rates."""
     draws: Integer[Tensor, "examples 3"]
     """Random draws of the view of this epoch."""
-    soft_targets: SoftTargets | None
+    teacher: TeacherView | None
     """None without a teacher."""
+    ramp: Float[Tensor, ""] | None
+    """Factor of the soft term's weight; None: 1."""
 
     def tensors(self) -> list[Tensor]:
-        return [self.order, self.rates, self.draws, *(self.soft_targets.tensors if self.soft_targets else ())]
+        ramp = [] if self.ramp is None else [self.ramp]
+        return [self.order, self.rates, self.draws, *ramp, *(self.teacher.tensors if self.teacher else ())]
 
 
 class Step:
@@ -82,6 +87,7 @@ class Step:
 
     def __init__(self, state: State, data: Data, recipe: Recipe, supervision: Supervision | None) -> None:
         self.data, self.recipe, self.supervision = data, recipe, supervision
+        self._loss = supervision.loss if supervision else None
         self.model, self.optimiser = state.model, state.optimiser
         self.network = cpu_network(state.model)
         self._backward_pass = backward_pass(self.network)
@@ -145,8 +151,12 @@ class Step:
         seen = take_drawn(images, batch, inputs.draws[batch], crop=self.recipe.view.crop, margin=self.data.margin)
         logits = predict(self.forward, seen, self.data, self.recipe.spec.precision)
         labels = labels[batch]
-        probs = inputs.soft_targets.probs(batch, labels) if inputs.soft_targets else None
-        return losses(logits, labels, probs, self.supervision)
+        if self._loss is None or inputs.teacher is None:
+            loss = hard_loss(logits, labels, label_smoothing=self.recipe.label_smoothing)
+        else:
+            rows = inputs.teacher.rows(batch)
+            loss = self._loss(logits, rows.logits, labels, rows.prepared, inputs.ramp)
+        return torch.stack(tuple(loss))
 
 
 def rate_type(device: torch.device) -> torch.dtype:
@@ -167,17 +177,9 @@ def predict(model: Callable[[Tensor], Tensor], images: Tensor, data: Data, preci
         return model(inputs).float()
 
 
-def losses(logits: Tensor, labels: Tensor, probs: Tensor | None, supervision: Supervision | None) -> Tensor:
-    """Return total, hard and soft loss in a tensor of three elements. `probs` are the soft targets."""
-    if supervision is None or probs is None:
-        loss = hard_loss(logits, labels)
-    else:
-        weight, tau = supervision.params.soft_weight, supervision.params.tau_student
-        loss = distillation_loss(logits, labels, probs, soft_weight=weight, tau_student=tau)
-    return torch.stack(loss)
-
-
-def inputs_of(data: Data, recipe: Recipe, number: int, soft_targets: SoftTargets | None) -> Inputs:
+def inputs_of(
+    data: Data, recipe: Recipe, number: int, *, teacher: TeacherView | None = None, ramp: float | None = None
+) -> Inputs:
     """Return the inputs to the steps of epoch `number`, counted from 0."""
     labels = data.train.labels
     order = batches(len(labels), recipe.spec.batch_size, seed_from(recipe.seed, number, 1))
@@ -191,7 +193,8 @@ def inputs_of(data: Data, recipe: Recipe, number: int, soft_targets: SoftTargets
         order=order.to(labels.device, torch.int32),
         rates=torch.tensor(rates, dtype=torch.float64).to(labels.device, rate_type(labels.device)),
         draws=draws.to(torch.uint8 if 2 * recipe.view.crop < 256 else torch.int32),
-        soft_targets=soft_targets,
+        teacher=teacher,
+        ramp=None if ramp is None else torch.tensor(ramp, device=labels.device),
     )
 
 

@@ -17,7 +17,8 @@ from torch.nn import functional
 
 from autodistill.data import Data, normalise
 from autodistill.data.views import take_drawn
-from autodistill.training import Recipe, Supervision
+from autodistill.methods import Temperatures, soften
+from autodistill.training import Recipe, Supervision, TeacherView
 from autodistill.training.convolutions import cpu_network
 from autodistill.training.step import Step, autocast, inputs_of
 
@@ -112,6 +113,12 @@ def shaped(part: Tensor, like: Tensor) -> Tensor:
     return part.view(outputs, height, width, inputs).permute(0, 3, 1, 2)
 
 
+def soft_targets(view: TeacherView, labels: Tensor) -> Tensor:
+    """The soft targets of a whole view of TS or ISATS."""
+    prepared = view.prepared
+    return soften(view.logits, labels, Temperatures(prepared["tau_target"], prepared["tau_other"], "other_max"))
+
+
 class Reads(NamedTuple):
     """What the steps of one epoch read; the second axis of `order` and `rates`, the first of `probs`, are trials."""
 
@@ -168,11 +175,10 @@ class Fused(Step):
         """Load an epoch's inputs; returns its steps."""
         labels, views = self.data.train.labels, self.recipe.views
         found = [
-            inputs_of(self.data, it.recipe, number, it.supervision.soft_targets(number % views, labels))
+            inputs_of(self.data, it.recipe, number, teacher=it.supervision.view(number % views, labels))
             for it in self.trials
         ]
-        everything = torch.arange(len(labels), device=self.device)
-        probs = torch.stack([it.soft_targets.probs(everything, labels) for it in found if it.soft_targets is not None])
+        probs = torch.stack([soft_targets(it.teacher, labels) for it in found if it.teacher is not None])
         order, rates = torch.stack([it.order for it in found], 1), torch.stack([it.rates for it in found], 1)
         fresh = Reads(order, rates.to(self._flat.dtype), found[0].draws, probs)
         if self._inputs is None:

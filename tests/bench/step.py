@@ -38,6 +38,7 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
+from autodistill import methods
 from autodistill.config import TrainingSpec
 from autodistill.data import Data, Split, normalise
 from autodistill.data.views import View
@@ -167,16 +168,18 @@ def ours(name: str, data: Data, cache: LogitCache, teacher: Teacher) -> Ours:
     repeats = VIEW_IMAGES // len(data.train.labels)
     logits, labels = cache.training(teacher, 0).repeat(repeats, 1), data.train.labels.repeat(repeats)
     many = taught._replace(logits=lambda _: logits)
-    batch, view = torch.arange(BATCH), taught.soft_targets(0, data.train.labels)
+    batch, view = torch.arange(BATCH), taught.view(0, data.train.labels)
 
     def search() -> float:
         begun = time.perf_counter()
-        many.soft_targets(0, labels)
+        many.view(0, labels)
         return (time.perf_counter() - begun) * BATCH / len(labels)
 
     def soften() -> float:
         begun = time.perf_counter()
-        view.probs(batch, data.train.labels[batch])
+        rows = view.rows(batch)
+        temperatures = methods.Temperatures(rows.prepared["tau_target"], rows.prepared["tau_other"], "other_max")
+        methods.soften(rows.logits, data.train.labels[batch], temperatures)
         return time.perf_counter() - begun
 
     return Ours(epoch, watch, search, soften, precision)

@@ -31,7 +31,7 @@ def test_each_finalist_is_trained_in_three_regimes_over_the_same_seeds():
     for finalist in state.finalists[1:]:
         name = finalist.teacher
         assert found["own", name].runs == finalist.runs
-        assert found["default", name].params == prior_params(spec.space, name, spec.tau_student_from)
+        assert found["default", name].params == prior_params(spec.space, name, spec.shapes)
         assert found["shared", name].params == best.params.model_copy(update={"teacher": name})
     (phase,) = [it for it in events if isinstance(it, PhaseStarted) and it.phase == "controls"]
     assert 0 < phase.runs <= spec.plan.controls

@@ -2,7 +2,7 @@
 
 import optuna
 import pytest
-from search_runs import FOUR, ISATS_FIRST, TAU_STUDENT_FROM, result_of, search, search_spec
+from search_runs import FOUR, ISATS_FIRST, SHAPES, result_of, search, search_spec
 
 from autodistill.config import Space
 from autodistill.records import RunSpec, TrialRecord
@@ -10,7 +10,7 @@ from autodistill.searching import Sampler, prior_params
 
 
 def sampler(space: Space | None = None, names=FOUR) -> Sampler:
-    return Sampler(space or Space(), names, TAU_STUDENT_FROM)
+    return Sampler(space or Space(), names, SHAPES)
 
 
 def asked(asking: Sampler, count: int) -> list[TrialRecord]:
@@ -40,7 +40,7 @@ def scored(trial: TrialRecord, top1: float, *, state: str, reason: str = "") -> 
 )
 def test_a_prior_is_the_prior_of_its_teacher(space, searched):
     asking = sampler(space)
-    assert asking.ask(prior_of="mid") == prior_params(space, "mid", TAU_STUDENT_FROM)
+    assert asking.ask(prior_of="mid") == prior_params(space, "mid", SHAPES)
     (trial,) = asking.trials
     assert trial.params == {"teacher": "mid", **searched}
 
@@ -111,7 +111,7 @@ def test_one_value_is_fixed_and_not_searched():
     params = asking.ask()
     assert (params.teacher, params.method, params.method_params) == ("only", "ts", {"tau": 4.0})
     assert asking.trials[0].params.keys() == {"soft_weight"}
-    assert prior_params(space, "only", TAU_STUDENT_FROM).tau_student == 4.0
+    assert prior_params(space, "only", SHAPES).tau_student == 4.0
 
 
 def test_running_trials_keep_what_the_sampler_remembers_and_ended_trials_do_not():

@@ -1,5 +1,6 @@
 """Distillation losses against loops in float64, numbers of the public implementations, and properties."""
 
+import itertools
 import math
 from collections.abc import Callable
 from typing import NamedTuple
@@ -212,12 +213,12 @@ EXTREMES = {
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
-@pytest.mark.parametrize("given", EXTREMES)
 @pytest.mark.parametrize("own", EXTREMES)
 @pytest.mark.parametrize(("name", "params"), CASES)
-def test_extreme_logits_give_finite_losses_and_gradients(name, params, own, given, dtype):
-    student, teacher_logits = (torch.tensor(EXTREMES[kind], dtype=dtype) for kind in (own, given))
-    for labels in (torch.arange(4), torch.zeros(4, dtype=torch.long)):
+def test_extreme_logits_give_finite_losses_and_gradients(name, params, own, dtype):
+    student = torch.tensor(EXTREMES[own], dtype=dtype)
+    for given, labels in itertools.product(EXTREMES.values(), (torch.arange(4), torch.zeros(4, dtype=torch.long))):
+        teacher_logits = torch.tensor(given, dtype=dtype)
         assert torch.stack(compute(name, student, teacher_logits, labels, **params)).isfinite().all()
         # Gradients in float32: those of tiny standardised logits exceed float16.
         leaf = student.float().requires_grad_()
@@ -230,7 +231,8 @@ def test_huge_logits_have_the_loss_of_the_formula(name, params):
     student, given = EXTREMES["huge"], [row[::-1] for row in EXTREMES["huge"]]
     _, soft = ORACLES[name](student, given, [0, 1, 2, 3], **params)
     found = compute(name, torch.tensor(student), torch.tensor(given), torch.arange(4), **params).soft.item()
-    assert found == pytest.approx(soft, rel=1e-5)
+    # Terms of up to 1e5 cancel out where the soft term is small.
+    assert found == pytest.approx(soft, rel=1e-5, abs=1e-3)
 
 
 @pytest.mark.parametrize(

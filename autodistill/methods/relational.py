@@ -7,6 +7,7 @@ Sources: Huang et al., NeurIPS 2022, arXiv 2205.10536, and the public code hunto
 hunto/DIST_KD points.
 """
 
+import math
 from collections.abc import Mapping
 
 import torch
@@ -20,8 +21,8 @@ from autodistill.methods.temperature_scaling import check_positive
 EPSILON = 1e-8
 """Number that the public code adds to the product of the norms."""
 
-CONSTANT = 1e-12
-"""Variance, relative to the squared mean, up to which values count as equal. Rounding in float32 causes 1e-14."""
+CONSTANT = 1e-6
+"""Standard deviation, relative to the mean, up to which values count as equal. Rounding in float32 causes 1e-7."""
 
 SCALINGS = ("tau_squared", "none")
 """Factors of both relations: tau^2, as in the code, or 1, as in the paper."""
@@ -80,13 +81,18 @@ def correlations(
     student: Float[Tensor, "batch classes"], teacher: Float[Tensor, "batch classes"], *, dim: int
 ) -> Float[Tensor, " rest"]:
     """Return the Pearson correlations along `dim`; 0 where values of the teacher or the student are all equal."""
-    (own, _), (given, mean) = _deviation(student, dim), _deviation(teacher, dim)
-    # The deviations of the teacher sum to 0, so the mean of the student cancels out.
-    products = (student * (teacher - mean)).sum(dim=dim)
-    return products / ((own * given).squeeze(dim) * student.shape[dim] + EPSILON)
+    (own, own_norms), (given, given_norms) = (_centre(values, dim) for values in (student, teacher))
+    return (own * given).sum(dim=dim) / (own_norms * given_norms + EPSILON)
 
 
-def _deviation(values: Tensor, dim: int) -> tuple[Tensor, Tensor]:
-    """Return the standard deviation along `dim`, 1 where all values are equal, and the mean."""
-    variance, mean = torch.var_mean(values, dim=dim, correction=0, keepdim=True)
-    return variance.masked_fill(variance <= CONSTANT * mean.square(), 1.0).sqrt(), mean
+def _centre(values: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+    """Return the differences to the mean along `dim`, and their norm.
+
+    The norm of equal values is the square root of their number, as if their standard deviation were 1.
+    """
+    # The gradient of a correlation sums to 0 along `dim`, so nothing of it passes through the mean.
+    mean, count = values.detach().mean(dim=dim, keepdim=True), values.shape[dim]
+    centred = values - mean
+    norm = torch.linalg.vector_norm(centred, dim=dim)
+    constant = norm <= mean.squeeze(dim) * (CONSTANT * math.sqrt(count))
+    return centred, norm.masked_fill(constant, math.sqrt(count))

@@ -6,6 +6,7 @@ is added to all logits of a sample, or when they are multiplied by a positive co
 Source: Sun et al., CVPR 2024, arXiv 2403.01427, and the public code sunshangquan/logit-standardization-KD.
 """
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -29,11 +30,13 @@ def standardise(logits: Float[Tensor, "batch classes"]) -> Float[Tensor, "batch 
     On CIFAR-100 the authors use temperature 2 (3 or 4 for some pairs). With TS the soft term has weight 9 (1 to 12) and
     the cross-entropy weight 0.1; with DKD alpha and beta are multiplied by 9 to 18.
     """
-    # Equal logits leave exact zeros, which no mean of rounded values would.
+    # The result does not depend on this shift, nor does the gradient. Equal logits become exact zeros, which their
+    # differences to a rounded mean need not be.
     shifted = logits.float()
-    shifted = shifted - shifted[:, :1]
-    variance, mean = torch.var_mean(shifted, dim=1, keepdim=True)
-    return (shifted - mean) / (variance.masked_fill(variance <= 0, 1.0).sqrt() + EPSILON)
+    shifted = shifted - shifted.detach()[:, :1]
+    centred = shifted - shifted.mean(dim=1, keepdim=True)
+    deviation: Tensor = torch.linalg.vector_norm(centred, dim=1, keepdim=True) / math.sqrt(max(1, logits.shape[1] - 1))
+    return centred / (deviation.masked_fill(deviation == 0, 1.0) + EPSILON)
 
 
 LOGITS: dict[str, Callable[[Tensor], Tensor]] = {"raw": Tensor.float, "standardised": standardise}

@@ -23,8 +23,11 @@ from torch import Tensor
 
 from autodistill.config import Dimension, MethodShape, Range
 from autodistill.errors import ConfigError, near
+from autodistill.methods.decoupled import dkd, prepare_dkd
 from autodistill.methods.instance_specific import isats, isats_fit, literal_as_none
 from autodistill.methods.loss import Loss, distillation_loss, hard_loss
+from autodistill.methods.normalised import nkd, prepare_nkd
+from autodistill.methods.relational import dist
 from autodistill.methods.temperature_scaling import (
     ANCHORS,
     Targets,
@@ -36,6 +39,7 @@ from autodistill.methods.temperature_scaling import (
     ts,
     ts_loss,
 )
+from autodistill.methods.transformed import prepare_ttm, prepare_wttm, ttm, wttm
 from autodistill.metrics import on_top
 from autodistill.records import ParamValue, TargetSummary
 from autodistill.usercode import function
@@ -155,6 +159,7 @@ def keyword_settings(of: Callable[..., Any], settings: Mapping[str, Any]) -> dic
 
 TAU_STUDENT = Range(low=1.0, high=8.0, log=True)
 TEMPERATURE = Range(low=1.0, high=16.0, log=True)
+POWER = Range(low=1.25, high=10.0, log=True)
 
 METHODS: dict[str, Method] = {
     "ts": Method(
@@ -163,7 +168,7 @@ METHODS: dict[str, Method] = {
         tau_student_from="tau",
         settings={"tau": 4.0, "soft_weight": 0.9},
         ranges={"tau": TEMPERATURE},
-        source="Hinton et al. 2015, arXiv 1503.02531",
+        source="Hinton et al. 2015, arXiv 1503.02531; logits = standardised: Sun et al. 2024, arXiv 2403.01427",
     ),
     "ats": Method(
         partial(asymmetric_loss, anchor="raw"),
@@ -180,6 +185,52 @@ METHODS: dict[str, Method] = {
         settings={"target_ratio": 5 / 3, "tau_student": 4.0, "soft_weight": 0.5},
         ranges={"target_ratio": Range(low=0.8, high=4.0, log=True), "tau_student": TAU_STUDENT},
         source="Fan, Li and Zhan 2026, 10.1007/s11704-025-41434-w",
+    ),
+    "dkd": Method(
+        dkd,
+        prepare_dkd,
+        min_classes=3,
+        ramp=20 / 240,
+        settings={"tau": 4.0, "alpha": 1.0, "beta": 8.0},
+        ranges={
+            "tau": TAU_STUDENT,
+            "alpha": Range(low=0.5, high=2.0, log=True),
+            "beta": Range(low=0.5, high=16.0, log=True),
+        },
+        source="Zhao et al. 2022, arXiv 2203.08679; logits = standardised: Sun et al. 2024, arXiv 2403.01427",
+    ),
+    "dist": Method(
+        dist,
+        min_classes=3,
+        couples_batch=True,
+        settings={"tau": 4.0, "beta": 2.0, "gamma": 2.0},
+        ranges={
+            "tau": Range(low=1.0, high=4.0, log=True),
+            "beta": Range(low=0.5, high=4.0, log=True),
+            "gamma": Range(low=0.5, high=4.0, log=True),
+        },
+        source="Huang et al. 2022, arXiv 2205.10536",
+    ),
+    "nkd": Method(
+        nkd,
+        prepare_nkd,
+        settings={"tau": 3.0, "gamma": 3.5},
+        ranges={"tau": Range(low=1.0, high=4.0, log=True), "gamma": Range(low=0.5, high=4.0, log=True)},
+        source="Yang et al. 2023, arXiv 2303.13005",
+    ),
+    "ttm": Method(
+        ttm,
+        prepare_ttm,
+        settings={"tau": 10.0, "beta": 45.0},
+        ranges={"tau": POWER, "beta": Range(low=7.0, high=100.0, log=True)},
+        source="Zheng and Yang 2024, arXiv 2402.11148",
+    ),
+    "wttm": Method(
+        wttm,
+        prepare_wttm,
+        settings={"tau": 5.0, "beta": 4.0},
+        ranges={"tau": POWER, "beta": Range(low=1.4, high=16.0, log=True)},
+        source="Zheng and Yang 2024, arXiv 2402.11148",
     ),
 }
 

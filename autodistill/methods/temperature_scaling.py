@@ -11,7 +11,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from autodistill.methods.loss import Loss, distillation_loss
+from autodistill.methods.loss import Loss, check_choice, distillation_loss
+from autodistill.methods.standardisation import LOGITS
 from autodistill.metrics import largest_other, on_top, take_target
 
 ANCHORS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
@@ -138,10 +139,34 @@ def ts_loss(
     *,
     soft_weight: float,
     tau_student: float = 1.0,
+    logits: str = "raw",
 ) -> Loss:
-    """Compute the loss of plain distillation (Hinton et al. 2015). Arguments are those of `asymmetric_loss`."""
-    return asymmetric_loss(
-        student_logits, teacher_logits, labels, prepared, ramp, soft_weight=soft_weight, tau_student=tau_student
+    """Compute the loss of plain distillation (Hinton et al. 2015).
+
+    With `logits="standardised"` the logits of teacher and student are standardised before the temperature (Sun et al.
+    2024, Algorithm 1). Their weights 0.1 and 9 of hard and soft term have the ratio of `soft_weight` = 0.989, and their
+    base temperature is 2. The other arguments are those of `asymmetric_loss`.
+
+    Raises:
+        ValueError: `logits` is unknown, or there are two classes, whose standardised logits are constant.
+    """
+    check_choice("logits", logits, LOGITS)
+    if logits == "standardised" and teacher_logits.shape[1] < 3:
+        raise ValueError("logits = 'standardised' needs at least 3 classes: of two, only the order remains")
+    soft_logits = None
+    if logits != "raw":
+        teacher_logits, soft_logits = LOGITS[logits](teacher_logits), LOGITS[logits](student_logits)
+    probs = soften(
+        teacher_logits, labels, Temperatures(prepared["tau_target"], prepared["tau_other"], "other_max")
+    )
+    return distillation_loss(
+        student_logits,
+        labels,
+        probs,
+        soft_weight=soft_weight,
+        tau_student=tau_student,
+        ramp=ramp,
+        soft_logits=soft_logits,
     )
 
 

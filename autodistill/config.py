@@ -311,6 +311,17 @@ class ConfirmSpec(Spec):
     that are still undecided get the others."""
     threshold: Fraction = 0.002
     """Smallest difference in test accuracy that matters in practice."""
+    label_smoothing: bool | None = None
+    """Whether a student is trained on labels alone with label smoothing 0.1, over the confirm seeds, as a control
+    without a teacher; None: from a budget of 23 full trainings on."""
+
+
+class GridSpec(Spec):
+    """A method grid, which `compare` measures: methods x teachers."""
+
+    shared_settings: bool = False
+    """Whether each method's best setting for all teachers together is trained with every teacher too. This tells the
+    effect of a method from the effect of tuning it for each teacher."""
 
 
 class Space(Spec):
@@ -330,6 +341,8 @@ class Space(Spec):
     prior: PriorSpec = PriorSpec()
     plain_kd: PlainKDSpec = PlainKDSpec()
     confirm: ConfirmSpec = ConfirmSpec()
+    grid: GridSpec | None = None
+    """Of `compare` only."""
 
     @model_validator(mode="after")
     def _choose_the_prior(self) -> "Space":
@@ -346,25 +359,35 @@ def default_prior(search: SearchSpec, plain_kd: PlainKDSpec) -> PriorSpec:
     better recommendations than ISATS in simulated studies on both recorded data sets (`tests/bench/policy.py`).
     """
     method = next((name for name in ("ts", "isats", *search.methods) if name in search.methods), "ts")
-    known: dict[str, dict[str, float]] = {"ts": {"tau": plain_kd.tau}, "isats": {"target_ratio": 5 / 3}}
-    wanted = {"tau_student": plain_kd.tau, **known.get(method, {})}
-    nearest = {name: _nearest(it, wanted.get(name)) for name, it in search.methods.get(method, {}).items()}
-    weight = _nearest(search.soft_weight, plain_kd.soft_weight if method == "ts" else 0.5)
+    known: dict[str, dict[str, Choice]] = {
+        "ts": {"tau": plain_kd.tau, "soft_weight": plain_kd.soft_weight},
+        "isats": {"target_ratio": 5 / 3},
+    }
+    return nearest_prior(search, method, {"tau_student": plain_kd.tau, "soft_weight": 0.5, **known.get(method, {})})
+
+
+def nearest_prior(search: SearchSpec, method: str, wanted: Mapping[str, Choice]) -> PriorSpec:
+    """Return the point of a method's search that is nearest to the wanted settings; others get a middle value."""
+    params = {name: _nearest(it, wanted.get(name)) for name, it in search.methods.get(method, {}).items()}
+    weight = _nearest(search.soft_weight, wanted.get("soft_weight"))
     return PriorSpec(
         method=method,
-        params={name: value for name, value in nearest.items() if value is not None},
+        params={name: value for name, value in params.items() if value is not None},
         soft_weight=float(search.soft_weight if weight is None else weight),  # type: ignore[arg-type]
     )
 
 
-def _nearest(dimension: Dimension, wanted: float | None) -> Choice | None:
+def _nearest(dimension: Dimension, wanted: Choice | None) -> Choice | None:
     """Return the searched value nearest to `wanted`, or a middle value; None for a fixed dimension."""
+    number = wanted if isinstance(wanted, int | float) else None
     if isinstance(dimension, Range):
         middle = math.sqrt(dimension.low * dimension.high) if dimension.log else (dimension.low + dimension.high) / 2
-        return min(max(middle if wanted is None else wanted, dimension.low), dimension.high)
+        return min(max(middle if number is None else number, dimension.low), dimension.high)
     if isinstance(dimension, tuple):
         numbers = [it for it in dimension if isinstance(it, float)]
-        return dimension[0] if wanted is None or not numbers else min(numbers, key=lambda it: abs(it - wanted))
+        if number is not None and numbers:
+            return min(numbers, key=lambda it: abs(it - number))
+        return wanted if wanted in dimension else dimension[0]
     return None
 
 

@@ -628,12 +628,16 @@ class PlanRecord(Record):
     confirm: float
     controls: float = 0.0
     """At most; configurations that finalists share are trained once."""
+    label_smoothing: float = 0.0
+    """Training on labels alone with label smoothing, over the confirm seeds."""
     search: float
     reruns: float = 0.0
     max_trials: int | None = None
     """Limit on searched trials, priors included."""
     tried: int | None = None
     """Number of teachers that get a first trial; None in older records: all."""
+    settings: int | None = None
+    """Settings that each cell of a method grid tries; None: the study is a search."""
     wave: int
     asynchronous: bool = False
     """Records of version 1 only: trials were asked for whenever a worker was free."""
@@ -670,6 +674,97 @@ class ControlRecord(Record):
     teacher: str
     params: TrialParams
     runs: tuple[RunResult, ...]
+
+
+class CellRecord(Record):
+    """A teacher with a method: the setting that was best on validation, trained over the confirm seeds."""
+
+    method: str
+    teacher: str
+    trial: int | None
+    """Number of the trial that found the setting; None for a setting that was chosen for all teachers together."""
+    params: TrialParams
+    search_val_top1: float | None = None
+    """Validation accuracy of the trial. Choosing the best of several inflates it."""
+    runs: tuple[RunResult, ...] = ()
+
+
+class ScoreRow(Record):
+    """A mean test accuracy over the confirm seeds. `low` and `high` are the ends of its 95 % interval.
+
+    `method` None is a row without a teacher.
+    """
+
+    name: str
+    """`no teacher`, `label smoothing`, or the name of the teacher; of a method's row its name."""
+    method: str | None = None
+    seeds: int
+    test_top1: float | None
+    low: float | None = None
+    high: float | None = None
+
+
+class MethodContrast(Record):
+    """Paired difference of two test accuracies, `better` minus `worse`, with a 95 % interval.
+
+    Intervals of methods hold together for all pairs; those of cells hold singly.
+    """
+
+    better: str
+    worse: str
+    difference: float
+    low: float | None = None
+    high: float | None = None
+    at_least: float | None = None
+    """Lower end of the interval that must reach the threshold before a method is named."""
+
+
+class SlopeRow(Record):
+    """Change of the student's test accuracy per doubling of the teacher's MACs, over the teachers of this grid."""
+
+    method: str
+    slope: float
+    low: float | None = None
+    high: float | None = None
+
+
+class MethodVerdict(Record):
+    """What a method grid says about its methods."""
+
+    verdict: Literal["best_method", "no_clear_difference", "only_one", "unconfirmed"]
+    method: str | None
+    """The best method, or None if none can be named."""
+    sentence: str
+    reasons: tuple[str, ...] = ()
+    methods: tuple[ScoreRow, ...] = ()
+    """Means over the teachers, the best first."""
+    baselines: tuple[ScoreRow, ...] = ()
+    cells: tuple[ScoreRow, ...] = ()
+    contrasts: tuple[MethodContrast, ...] = ()
+    """Every two methods."""
+    gains: tuple[MethodContrast, ...] = ()
+    """Each cell, `METHOD / TEACHER`, against no teacher and against label smoothing."""
+    slopes: tuple[SlopeRow, ...] = ()
+    detectable: float | None = None
+    """Smallest difference between two methods that this grid finds in 80 % of repetitions at its noise."""
+    seeds_to_settle: int | None = None
+    """Seeds that would tell the best two methods apart at the measured difference and noise; None: over 50, or
+    their difference lies within the threshold."""
+    threshold: float
+
+
+class MethodGrid(Record):
+    """Methods x teachers, measured by `compare`."""
+
+    methods: tuple[str, ...]
+    settings: int
+    """Settings that each cell tried."""
+    cells: tuple[CellRecord, ...] = ()
+    no_teacher: tuple[RunResult, ...] = ()
+    label_smoothing: tuple[RunResult, ...] = ()
+    shared: tuple[CellRecord, ...] = ()
+    """With `grid.shared_settings`: each method's best setting for all teachers together, with each teacher."""
+    verdict: MethodVerdict | None = None
 
 
 class ImportanceRecord(Record):
@@ -757,6 +852,10 @@ class StudyRecord(Record):
     finalists: tuple[FinalistRecord, ...] = ()
     controls: tuple[ControlRecord, ...] = ()
     """From a budget of 40 on."""
+    label_smoothing: tuple[RunResult, ...] = ()
+    """Training on labels alone with label smoothing, over the confirm seeds; from a budget of 23 on."""
+    grid: MethodGrid | None = None
+    """Of `compare`; None: the study is a search."""
     audit: tuple[RunResult, ...] = ()
     """Pruned trials that were trained to the end for `--audit-pruning`, outside budget and verdict."""
     importance: ImportanceRecord | None = None
@@ -779,7 +878,10 @@ class StudyRecord(Record):
         """Yield every training run that the budget paid for, each once."""
         seen: set[str] = set()
         trial_runs = (run for trial in self.trials for run in (trial.rung, trial.full))
-        later = [*(one.runs for one in self.finalists), *(one.runs for one in self.controls)]
+        grid = self.grid
+        cells = [*grid.cells, *grid.shared] if grid else []
+        later = [*(it.runs for it in self.finalists), *(it.runs for it in self.controls), *(it.runs for it in cells)]
+        later += [self.label_smoothing, *((grid.no_teacher, grid.label_smoothing) if grid else ())]
         for run in (self.no_teacher, self.plain_kd, *trial_runs, *self.reruns, *chain.from_iterable(later)):
             if run is not None and run.run not in seen:
                 seen.add(run.run)
@@ -967,7 +1069,9 @@ def _parsed(path: Path, found: dict[str, Any], kind: type[AnyRecord]) -> AnyReco
         raise StoreError(f"{path}: {where}: {first['msg']}", _REWRITTEN) from error
 
 
-Phase = Literal["teachers", "profiles", "baselines and priors", "search", "reruns", "confirm", "controls", "audit"]
+Phase = Literal[
+    "teachers", "profiles", "baselines and priors", "search", "tuning", "reruns", "confirm", "controls", "audit"
+]
 
 
 class EpochEvent(Record):

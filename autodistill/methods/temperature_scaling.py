@@ -156,9 +156,7 @@ def ts_loss(
     soft_logits = None
     if logits != "raw":
         teacher_logits, soft_logits = LOGITS[logits](teacher_logits), LOGITS[logits](student_logits)
-    probs = soften(
-        teacher_logits, labels, Temperatures(prepared["tau_target"], prepared["tau_other"], "other_max")
-    )
+    probs = soften(teacher_logits, labels, Temperatures(prepared["tau_target"], prepared["tau_other"], "other_max"))
     return distillation_loss(
         student_logits,
         labels,

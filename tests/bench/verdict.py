@@ -6,7 +6,10 @@
 Every design simulates confirm runs, score = finalist + seed + noise, and decides them with the functions that decide
 a study. The first finalist is no teacher, the others are teachers; two finalists are two teachers.
 
-A second table is about whole searches (`policy.py`): effects of teachers, settings and their interaction are planted,
+A second table is about method grids, 3 methods x 4 teachers: effects of methods, cells and seeds are planted, runs
+fail, and the first method leads the two others on the mean over the teachers.
+
+A third table is about whole searches (`policy.py`): effects of teachers, settings and their interaction are planted,
 the search chooses the settings by itself, and the verdict says whether it compares teachers or configurations.
 """
 
@@ -18,6 +21,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -26,6 +30,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import policy
 
 from autodistill import stats
+from autodistill.stats import grid
 from autodistill.stats.verdict import THRESHOLD
 
 STUDIES, RACED_STUDIES = 10_000, 3_000
@@ -40,6 +45,14 @@ SEARCHES = 400
 GAIN = 1.0
 """Of the other teachers over no teacher."""
 COVERAGE, MOST_WRONG = (0.93, 0.97), 0.05
+GRIDS = 10_000
+METHODS, TEACHERS, GRID_SEEDS = 3, 4, (3, 4, 5)
+GRID_LEADS = (0.0, 0.1, 0.2, 0.5, 1.0)
+"""True lead of the first method over the two others, points of accuracy."""
+CELL_EFFECT = 0.5
+"""Standard deviation of the teachers' effects, and of the interaction of methods and teachers, in points."""
+POWER = (0.75, 0.85)
+"""Share of grids that tell two methods apart that differ by `grid.smallest_difference`."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +87,49 @@ class Row:
     """Named the best teacher."""
     unspent: float
     """Share of the confirm runs that were not needed."""
+
+
+class GridNoise(NamedTuple):
+    """Noise of the runs of a grid, in points."""
+
+    run: float
+    method: float = 1.0
+    """Factor of the first method."""
+    cell: float = 1.0
+    """Factor of the first method with the first teacher."""
+    failed: float = 0.0
+    """Share of the runs that fail."""
+
+
+GRID_NOISES = {
+    "0.2": GridNoise(0.2),
+    "0.5": GridNoise(0.5),
+    "0.3, a method 0.6": GridNoise(0.3, method=2),
+    "0.3, a cell 0.6": GridNoise(0.3, cell=2),
+    "0.3, 2 % of the runs fail": GridNoise(0.3, failed=0.02),
+}
+
+
+@dataclass(frozen=True)
+class GridRow:
+    """A method grid of one noise and number of seeds. Shares of the grids, or of their intervals."""
+
+    seeds: int
+    noise: str
+    joint: float
+    """All intervals between methods hold."""
+    cells: float
+    """Of all intervals between two cells, or a cell and a control."""
+    by_pair: tuple[float, float]
+    """The pair of cells or controls that is covered least, and the one covered most."""
+    wrong: tuple[float, ...]
+    """Named a method that is not better than all others by more than the threshold, by lead."""
+    right: tuple[float, ...]
+    """Named the first method, by lead."""
+    power: float
+    """Told two methods apart whose true difference is `grid.smallest_difference`."""
+    smallest: float
+    """That difference, in points."""
 
 
 def designs() -> Iterator[Design]:
@@ -162,6 +218,118 @@ def _row(
     )
 
 
+def grids() -> list[GridRow]:
+    return [simulate_grid(seeds, noise) for seeds, noise in product(GRID_SEEDS, GRID_NOISES)]
+
+
+def simulate_grid(seeds: int, name: str) -> GridRow:
+    """Simulate one grid; every lead has the same noise."""
+    noise = GRID_NOISES[name]
+    draw = np.random.default_rng([seeds, list(GRID_NOISES).index(name)])
+    size = np.full((METHODS, TEACHERS, 1), noise.run)
+    size[0] *= noise.method
+    size[0, 0] *= noise.cell
+    cells = CELL_EFFECT * (draw.normal(size=TEACHERS) + draw.normal(size=(METHODS, TEACHERS)))
+    cells -= cells.mean(axis=1, keepdims=True)
+    shape = (GRIDS, METHODS, TEACHERS, seeds)
+    shared = SEED_EFFECT * draw.normal(size=(GRIDS, 1, 1, seeds))
+    scores = cells[..., None] + size * draw.normal(size=shape) + shared
+    scores[draw.random(size=shape) < noise.failed] = np.nan
+    controls = noise.run * draw.normal(size=(GRIDS, 2, seeds)) + shared[:, 0]
+    by_cell = grid.compare_cells(scores / 100, controls / 100)
+    truth = np.concatenate([np.zeros(2), cells.reshape(-1)]) / 100
+    one, other = np.triu_indices(len(truth), 1)
+    held = _held(by_cell.difference - (truth[:, None] - truth), by_cell.half_width())[:, one, other]
+    pairs = np.nanmean(held, axis=0)
+    # The methods' effects average to 0 over the teachers, so that what is true shifts their differences only.
+    off = grid.compare_methods(grid.method_scores(scores / 100))
+    joint = _held(off.pairs.difference, off.half_width())
+    measured = off.compared > 1
+    errors = np.sqrt((size**2).sum(axis=(1, 2))) / 100 / TEACHERS
+    smallest = grid.smallest_difference(
+        float(np.hypot(errors[0], errors[1]) / np.sqrt(seeds)),
+        float(np.nanmax(off.pairs.dof)),
+        methods=METHODS,
+        threshold=THRESHOLD,
+    )
+    named = [_named_methods(_led(off, lead / 100)) for lead in GRID_LEADS]
+    return GridRow(
+        seeds,
+        name,
+        joint=float((joint != 0).all(axis=(-2, -1))[measured].mean()),
+        cells=float(np.nanmean(held)),
+        by_pair=(float(pairs.min()), float(pairs.max())),
+        wrong=tuple(
+            float(shares.sum() if lead / 100 <= THRESHOLD else shares[1:].sum())
+            for lead, shares in zip(GRID_LEADS, named, strict=True)
+        ),
+        right=tuple(float(shares[0]) for shares in named),
+        power=float(_led(off, smallest).bounds().better(THRESHOLD)[measured, 0, 1].mean()),
+        smallest=100 * smallest,
+    )
+
+
+def _held(off: np.ndarray, width: np.ndarray) -> np.ndarray:
+    """1 where an interval holds the truth, 0 where not, NaN where there is none."""
+    return np.where(np.isnan(width), np.nan, np.abs(off) <= width)
+
+
+def _led(off: grid.MethodPairs, lead: float) -> grid.MethodPairs:
+    """The comparison if the first method is better than the others by this much."""
+    truth = lead * (np.arange(METHODS) == 0)
+    return off._replace(pairs=off.pairs._replace(difference=off.pairs.difference + (truth[:, None] - truth)))
+
+
+def _named_methods(found: grid.MethodPairs) -> np.ndarray:
+    """Share of the grids that name each method."""
+    named = grid.named(found, threshold=THRESHOLD)
+    return np.asarray((named[:, None] == np.arange(METHODS)).mean(axis=0))
+
+
+def grid_falls_short(row: GridRow) -> list[str]:
+    """What the grid misses, in words."""
+    low, high = COVERAGE
+    # Noise is taken to depend on the method. Where it depends on the cell, the intervals hold together only.
+    pairs = () if GRID_NOISES[row.noise].cell != 1 else row.by_pair
+    missed = [
+        f"{what} coverage {share:.1%} is outside {low:.0%} to {high:.0%}"
+        for what, share in (("joint", row.joint), ("cell", row.cells), *(("a pair's", pair) for pair in pairs))
+        if not low <= share <= high
+    ]
+    if max(row.wrong) >= MOST_WRONG:
+        missed.append(f"{max(row.wrong):.1%} name a method that is not better by the threshold")
+    if not POWER[0] <= row.power <= POWER[1] and not GRID_NOISES[row.noise].failed:
+        missed.append(f"the smallest difference is found in {row.power:.1%}, not in 80%")
+    return missed
+
+
+def grid_table(rows: list[GridRow]) -> Iterator[str]:
+    """The grids as a markdown table."""
+    leads = " / ".join(f"{lead:g}" for lead in GRID_LEADS)
+    useful = [number for number, lead in enumerate(GRID_LEADS) if lead / 100 > THRESHOLD]
+    yield (
+        "| seeds | noise, points | n | methods jointly covered % | cells covered % | by pair "
+        f"| wrongly named % at lead {leads} "
+        f"| right method named % at {' / '.join(f'{GRID_LEADS[number]:g}' for number in useful)} "
+        "| smallest difference, points | it is found % |"
+    )
+    yield "| ---: | --- | ---: | ---: | ---: | --- | --- | --- | ---: | ---: |"
+    for row in rows:
+        cells = (
+            str(row.seeds),
+            row.noise,
+            f"{GRIDS:,}",
+            f"{100 * row.joint:.1f}",
+            f"{100 * row.cells:.1f}",
+            _range(list(row.by_pair)),
+            " / ".join(f"{100 * share:.1f}" for share in row.wrong),
+            " / ".join(f"{100 * row.right[number]:.0f}" for number in useful),
+            f"{row.smallest:.2f}",
+            f"{100 * row.power:.0f}",
+        )
+        yield "| " + " | ".join(cells) + " |"
+
+
 def falls_short(row: Row) -> list[str]:
     """What the design misses, in words."""
     low, high = COVERAGE
@@ -235,6 +403,14 @@ def main() -> None:
     missed = [(row, text) for row in rows for text in falls_short(row)]
     for row, text in missed:
         print(f"{row.design}, lead {row.lead:g}: {text}", file=sys.stderr)
+    print(f"\nGrids of {METHODS} methods x {TEACHERS} teachers\n")
+    started = time.process_time()
+    planted = grids()
+    print("\n".join(grid_table(planted)))
+    print(f"\n{time.process_time() - started:.0f} s of processor time", file=sys.stderr)
+    grid_missed = [(row, text) for row in planted for text in grid_falls_short(row)]
+    for grid_row, text in grid_missed:
+        print(f"grid of {grid_row.seeds} seeds, noise {grid_row.noise}: {text}", file=sys.stderr)
     print("\nSearches over 4 teachers, budget 20\n\n" + "\n".join(policy.HEAD))
     wrong = False
     for world, found in searches().items():
@@ -243,7 +419,7 @@ def main() -> None:
         if false > MOST_WRONG:
             wrong = True
             print(f"{world}: {false:.1%} of the searches claim a better teacher that is not", file=sys.stderr)
-    if wanted.check and (missed or wrong):
+    if wanted.check and (missed or grid_missed or wrong):
         sys.exit(1)
 
 

@@ -107,7 +107,7 @@ def test_every_mistake_is_named_at_once_with_file_key_value_and_what_is_allowed(
         ({"confirm": {"seeds": 0}}, "confirm.seeds: "),
         ({"teachers": [{"url": "ladder:"}]}, "teachers.0: a table needs uri, a text such as 'file:ckpt.safetensors'"),
         ({"teachers": ["ladder:", {"uri": "x:", "a": {"b": 1}}]}, "teachers.1: a: an option is a text, a number"),
-        ({"stride": 1}, "stride: unknown key (did you mean 'student'?"),
+        ({"stride": 1}, "stride: unknown key (did you mean 'student' or 'grid'?"),
         ({"student": {"stride": 1}}, "student.stride: unknown key (did you mean 'stem_stride'?"),
         ({"training": {"string": 1}}, "training.string: unknown key (did you mean "),
         ({"search": {"strength": {"Range": 1}}}, "search.strength: unknown key ("),

@@ -750,6 +750,8 @@ class MethodVerdict(Record):
     seeds_to_settle: int | None = None
     """Seeds that would tell the best two methods apart at the measured difference and noise; None: over 50, or
     their difference lies within the threshold."""
+    noise: float | None = None
+    """Standard deviation of a run, with the effects of cells and seeds removed."""
     threshold: float
 
 

@@ -14,6 +14,7 @@ from autodistill.formatting import contrast_words, count, listed, percent, plura
 from autodistill.records import Basis, RankRow, Recommendation, RunResult, SeedsToSettle, StudyRecord, TrialParams
 from autodistill.stats import accuracy_error
 from autodistill.stats.evidence import Evidence, collect
+from autodistill.stats.methods import judge_grid
 from autodistill.stats.tuning import control_gain
 
 THRESHOLD = 0.002
@@ -90,12 +91,17 @@ def judged(record: StudyRecord) -> StudyRecord:
     The confirm runs of a study that is still running decide nothing.
     """
     threshold = threshold_of(record)
+    if record.grid is not None:
+        verdict = judge_grid(record, threshold=threshold)
+        return record.model_copy(update={"grid": record.grid.model_copy(update={"verdict": verdict})})
     judge = unconfirmed if record.state == "running" else recommend
     return record.model_copy(update={"recommendation": judge(record, threshold=threshold)})
 
 
 def threshold_of(record: StudyRecord) -> float:
     """Return the threshold of a study's verdict or, without a verdict, of its search space."""
+    if record.grid is not None and record.grid.verdict is not None:
+        return record.grid.verdict.threshold
     if record.recommendation is not None:
         return record.recommendation.threshold
     return float(record.space.get("confirm", {}).get("threshold", THRESHOLD))

@@ -10,12 +10,12 @@ from pydantic import Field, ValidationError
 
 from autodistill import __version__, teachers
 from autodistill import data as datasets
-from autodistill.config import Known, Space, load
+from autodistill.config import Dimension, GridSpec, Known, Space, load, nearest_prior
 from autodistill.data import DATASETS, Data, LoadData
 from autodistill.errors import ConfigError, StoreError, TeacherError
 from autodistill.executors import Setup
 from autodistill.formatting import COSTS, excess_words, plural
-from autodistill.methods import METHODS, parameters_of
+from autodistill.methods import METHODS, method_named, parameters_of
 from autodistill.models import MODELS
 from autodistill.models.cost import latency_ms
 from autodistill.models.students import check_student_name, is_foreign, student_network, student_record
@@ -33,7 +33,7 @@ from autodistill.records import (
     latency_of,
     read_study,
 )
-from autodistill.searching import make_plan, parse_budget, refuse_foreign
+from autodistill.searching import make_grid_plan, make_plan, parse_budget, refuse_foreign
 from autodistill.store import StudyFolder, cache_root, check_folder, check_study_folder
 from autodistill.study.environment import device_name, processor
 from autodistill.study.fitting import (
@@ -74,6 +74,8 @@ class SearchOptions(Record):
     student: str
     space: str = "digits"
     teachers: tuple[str, ...] = ()
+    methods: tuple[str, ...] = ()
+    """Methods of a method grid; empty: the study is a search."""
     data: str = ""
     budget: str = ""
     study: str = ""
@@ -359,7 +361,7 @@ def _asked(
         flags["search.seed"] = ("--seed", options.seed)
     if options.teachers:
         flags["teachers"] = ("--teacher", list(options.teachers))
-    space = load(options.space, known=KNOWN, overrides=options.overrides, flags=flags)
+    space = _as_grid(load(options.space, known=KNOWN, overrides=options.overrides, flags=flags), options)
     if options.download and options.offline:
         raise ConfigError("--download beside --offline", "leave one of them out")
     _raise_together(check_student_name, students)
@@ -371,7 +373,8 @@ def _asked(
             teachers.members_of(uri, names)
     asked = _Asked(space, names, folders, tuple(notes))
     if planned:
-        parse_budget(options.budget or space.search.budget)
+        if budget := _budget(space, options):
+            parse_budget(budget)
         if not space.fit_to_data:  # else the number of epochs follows from the images
             _check_budget(space, options, teacher_count=len(asked.fewest))
     return asked
@@ -379,9 +382,44 @@ def _asked(
 
 def _check_budget(space: Space, options: SearchOptions, *, teacher_count: int) -> None:
     """Raise `ConfigError` if the budget is too small; a budget of time can only be checked when steps were timed."""
-    budget = options.budget or space.search.budget
-    if parse_budget(budget).unit != "seconds":
+    budget = _budget(space, options)
+    if budget and parse_budget(budget).unit == "seconds":
+        return
+    if space.grid is not None:
+        make_grid_plan(space, teachers=teacher_count, requested=budget)
+    else:
         make_plan(space, teachers=teacher_count, requested=budget, max_trials=options.max_trials)
+
+
+def _budget(space: Space, options: SearchOptions) -> str:
+    """Return the budget of a study; a method grid has a default of its own, which is empty here."""
+    return options.budget or ("" if space.grid is not None else space.search.budget)
+
+
+def _as_grid(space: Space, options: SearchOptions) -> Space:
+    """Return the space of a method grid: the methods of the command with the ranges of the space, or their own.
+
+    Raises:
+        ConfigError: A search was given the space of a method grid, or a method was named twice.
+    """
+    if not options.methods:
+        if space.grid is not None:
+            raise ConfigError(
+                f"{options.space}: has a table [grid], which only `autodistill compare` measures",
+                "remove [grid], or run compare",
+            )
+        return space
+    if twice := [name for name, times in Counter(options.methods).items() if times > 1]:
+        raise ConfigError(f"--method {twice[0]}: named twice", "name each method once")
+    own, methods = space.search.methods, dict[str, dict[str, Dimension]]()
+    for name in options.methods:
+        try:
+            methods[name] = own.get(name) or dict(method_named(name).ranges)
+        except ConfigError as error:
+            raise ConfigError(f"--method {name}: {error.message}", error.hint) from error
+    search = space.search.model_copy(update={"methods": methods})
+    prior = nearest_prior(search, options.methods[0], method_named(options.methods[0]).settings)
+    return space.model_copy(update={"search": search, "prior": prior, "grid": space.grid or GridSpec()})
 
 
 def _common(asked: _Asked, options: SearchOptions, load_data: LoadData) -> _Common:
@@ -518,8 +556,10 @@ def _resolved(options: SearchOptions, common: _Common, student: StudentRecord, *
         if options.fill_gpu:
             options = options.model_copy(update={"workers": options.workers * sharing.workers})
     space = fit_to_cache(space, kept_space, common.data, len(common.names), options.cache_bytes)
+    budget = _budget(space, options)
     if planned:
         _check_budget(space, options, teacher_count=len(common.names))
+        budget = budget or make_grid_plan(space, teachers=len(common.names)).requested
     # Without the values that cache and processor decided, a command gives another study elsewhere.
     pins: dict[str, object] = {}
     if space.training.precision != common.requested.training.precision:
@@ -543,7 +583,7 @@ def _resolved(options: SearchOptions, common: _Common, student: StudentRecord, *
         sources={},
         left_out={},
         folder=folder,
-        budget=options.budget or space.search.budget,
+        budget=budget,
         notes=notes,
         pins=pins,
         sharing=sharing,
@@ -555,10 +595,14 @@ def pinned(command: str, values: Mapping[str, object]) -> str:
     return command + "".join(f" --set {key}={value}" for key, value in values.items())
 
 
-def study_name(space: str, students: Sequence[str], *, data: str = "") -> str:
-    """Return the default name of a study: `digits-mobilenetv2`, and `photos-mobilenetv2` for `folder:/data/photos`."""
+def study_name(space: str, students: Sequence[str], *, data: str = "", grid: bool = False) -> str:
+    """Return the default name of a study: `digits-mobilenetv2`, and `photos-mobilenetv2` for `folder:/data/photos`.
+
+    That of a method grid begins with `methods-`.
+    """
     own = datasets.short_name(data) if space == OWN_SPACE else ""
-    return "-".join((own or Path(space).stem, *map(label, students))).replace(":", "-")
+    first = ["methods"] * grid
+    return "-".join((*first, own or Path(space).stem, *map(label, students))).replace(":", "-")
 
 
 def label(student: str) -> str:
@@ -575,7 +619,9 @@ def _training_notes(space: Space, student: StudentRecord) -> tuple[str, ...]:
 
 
 def _folder(options: SearchOptions) -> StudyFolder:
-    study = options.study or study_name(options.space, (options.student,), data=options.data)
+    study = options.study or study_name(
+        options.space, (options.student,), data=options.data, grid=bool(options.methods)
+    )
     if Path(study).name != study or study == ".." or len(study) > 100:
         raise ConfigError(
             f"--study {study}: must be a plain name of up to 100 letters; it names a folder below {options.runs}"

@@ -1,5 +1,6 @@
 """Estimate the duration of a study from measured seconds per step and per image, its runs and its workers."""
 
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -19,7 +20,7 @@ from autodistill.executors import (
     Task,
     TeacherTimes,
 )
-from autodistill.formatting import about
+from autodistill.formatting import about, plural
 from autodistill.logit_cache import estimated_bytes, missing_views
 from autodistill.methods import shapes_of
 from autodistill.records import (
@@ -34,7 +35,7 @@ from autodistill.records import (
     TimePlanned,
     TrialParams,
 )
-from autodistill.searching import make_plan, parse_budget, prior_params
+from autodistill.searching import make_grid_plan, make_plan, parse_budget, prior_params
 from autodistill.searching.plan import PROTECTED_PRIORS, wave_size
 from autodistill.store import cache_root
 from autodistill.study.measurements import Facts, facts, forget, keep, recall
@@ -149,11 +150,15 @@ def plan_for(spec: StudySpec, costs: Costs | None, *, kept: StudyRecord | None =
             f"--budget {spec.budget}: the duration of an epoch could not be measured",
             "see the warning above; --budget 20 is the cost of 20 full trainings",
         )
+    epochs_per_s = spec.options.workers / costs.epoch_s if costs and in_seconds else None
+    if spec.space.grid is not None:
+        count = len(spec.teachers)
+        return make_grid_plan(spec.space, teachers=count, requested=spec.budget, epochs_per_s=epochs_per_s)
     return make_plan(
         spec.space,
         teachers=len(spec.teachers),
         requested=spec.budget,
-        epochs_per_s=spec.options.workers / costs.epoch_s if costs and in_seconds else None,
+        epochs_per_s=epochs_per_s,
         max_trials=spec.options.max_trials,
         tried=None if left_out is None else len(spec.teachers) - len(left_out),
     )
@@ -163,7 +168,8 @@ def planned_time(
     plan: PlanRecord, costs: Costs, workers: int, spec: StudySpec, *, kept: StudyRecord | None = None
 ) -> TimePlanned:
     """Return the seconds left of a study, by phase; epochs of the kept record are not planned again."""
-    phases, logits_s = _student_phases(plan, costs, workers, spec)
+    phases_of = _student_phases if plan.settings is None else _grid_phases
+    phases, logits_s = phases_of(plan, costs, workers, spec)
     done = kept.spent_epochs if kept else 0
     left: dict[str, float] = {}
     for phase, (seconds, epochs) in phases.items():
@@ -176,7 +182,7 @@ def planned_time(
     training_s = makespan(trainings, workers)
     # Workers that wait for teachers train runs without a teacher.
     idle = training_s * workers - sum(trainings)
-    first = "baselines and priors"
+    first = "tuning" if plan.settings else "baselines and priors"
     left[first] = max(left[first] - idle / workers, left[first] / 2)
     phases_s = {"teachers": training_s + makespan(profiles, workers), **left, "report": REPORT_S}
     return TimePlanned(phases_s=phases_s, logits_s=logits_s + sum(first_views))
@@ -223,6 +229,24 @@ def _student_phases(
         if runs:
             phases[phase] = makespan([costs.seconds(full, tested=tested)] * runs, workers), runs * full
     return phases, rung_logits + later_logits
+
+
+def _grid_phases(
+    plan: PlanRecord, costs: Costs, workers: int, spec: StudySpec
+) -> tuple[dict[str, tuple[float, int]], float]:
+    """Return seconds and epochs of each phase of a method grid, and the seconds of all logits but those of view 0."""
+    full, seeds, eta = plan.epochs_full, spec.space.confirm.seeds, math.ceil(spec.space.search.eta)
+    cells, settings = len(spec.space.search.methods) * len(costs.teachers), plan.settings or 1
+    logits_s = sum(cost.logits_s(range(1, full)) for cost in costs.teachers.values())
+    promoted = [costs.seconds(plan.epochs_rest)] * (cells * math.ceil(settings / eta))
+    rungs = [costs.seconds(plan.epochs_rung)] * (cells * settings)
+    baselines = [costs.seconds(full, tested=True)] * (2 * seeds)
+    epochs = round((plan.priors + plan.search) * full) + 2 * seeds * full
+    phases = {"tuning": (makespan([*baselines, *promoted, *rungs], workers) + logits_s / workers, epochs)}
+    for phase, runs in (("confirm", cells * seeds), ("controls", round(plan.controls))):
+        if runs:
+            phases[phase] = makespan([costs.seconds(full, tested=True)] * runs, workers), runs * full
+    return phases, logits_s
 
 
 def makespan(durations: Sequence[float], workers: int) -> float:
@@ -448,6 +472,8 @@ def describe_plan(plan: PlanRecord, *, teachers: int | None = None) -> str:
         plan: the plan.
         teachers: number of teachers given; if the plan tries fewer, the text says so.
     """
+    if plan.settings is not None:
+        return _describe_grid_plan(plan)
     parts = {
         "no teacher": plan.no_teacher,
         **({"plain KD": plan.plain_kd} if plan.plain_kd else {}),
@@ -455,6 +481,7 @@ def describe_plan(plan: PlanRecord, *, teachers: int | None = None) -> str:
         "search": plan.search,
         **({"reruns": plan.reruns} if plan.reruns else {}),
         "confirm": plan.confirm,
+        **({"label smoothing": plan.label_smoothing} if plan.label_smoothing else {}),
         **({"controls": plan.controls} if plan.controls else {}),
     }
     text = f"{plan.equivalents:.4g} full trainings = " + " + ".join(
@@ -463,6 +490,20 @@ def describe_plan(plan: PlanRecord, *, teachers: int | None = None) -> str:
     if teachers is not None and plan.tried is not None and plan.tried < teachers:
         text += f"; {plan.tried} of {teachers} teachers are tried, the most accurate checkpoint of each training first"
     return text
+
+
+def _describe_grid_plan(plan: PlanRecord) -> str:
+    """Format the plan of a method grid."""
+    parts = {
+        "tuning": plan.priors + plan.search,
+        "confirm": plan.confirm + plan.no_teacher,
+        "label smoothing": plan.label_smoothing,
+        **({"shared settings": plan.controls} if plan.controls else {}),
+    }
+    costs = " + ".join(f"{part} {cost:.4g}" for part, cost in parts.items())
+    used = sum(parts.values())
+    settings = plural(plan.settings or 1, "setting")
+    return f"{used:.4g} of {plan.equivalents:.4g} full trainings = {costs}; {settings} per cell"
 
 
 def _kind(phase: str) -> str:

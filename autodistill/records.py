@@ -462,6 +462,10 @@ class Recommendation(Record):
     """Standard deviation of a run over seeds, pooled over the finalists."""
     seeds_to_settle: tuple[SeedsToSettle, ...] = ()
     """Empty where no question is open, or where there is no interval."""
+    label_smoothing: RankRow | None = None
+    """Training on labels alone with label smoothing; None: it was not tried."""
+    versus_label_smoothing: Contrast | None = None
+    """The teacher of the verdict against label smoothing, `versus` None."""
     threshold: float
 
 

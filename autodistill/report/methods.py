@@ -303,7 +303,8 @@ def grid_limits(record: StudyRecord) -> tuple[str, ...]:
     found = [
         "Split and view noise are not in the intervals: one split and one pool of views served the whole study.",
         "The best settings were chosen from few, by one run each on validation. More tuning may change the order of "
-        "the methods, most for methods with more parameters.",
+        "the methods, most for methods with more parameters. A setting whose students start slowly can be pruned at "
+        "its rung.",
         "The means are over the teachers of this grid. Other teachers, students, data sets or lengths of training may "
         "rank the methods differently.",
     ]

@@ -186,7 +186,8 @@ def _sentence(
         best = f"{method_label(leader)} is the best of {len(methods)} methods for {task}"
         return f"{best}: {reached}, {ahead} ({how}, {TOGETHER})."
     rivals = [methods[place] for place in judged.rivals]
-    nearest = leads.get(rivals[0]) if rivals else None
+    near = [leads[name] for name in rivals if name in leads]
+    nearest = min(near, key=lambda it: it.difference) if near else None
     names = listed([method_label(name) for name in rivals])
     how = (
         f" ({points(nearest.difference)} points over {method_label(nearest.worse)}, {sure(nearest.low, nearest.high)})"
@@ -242,10 +243,9 @@ def _against_controls(gains: Sequence[MethodContrast], cells: Sequence[ScoreRow]
         if own and not ahead:
             reasons.append(f"No cell is better than {control}, which needs no teacher ({len(own)} cells).")
         elif own:
+            number = f"{len(ahead)} of {len(own)} cells {'is' if len(ahead) == 1 else 'are'} better than {control}"
             worse = f", {len(behind)} worse" if behind else ""
-            reasons.append(
-                f"{len(ahead)} of {len(own)} cells are better than {control}{worse}, by intervals of each cell."
-            )
+            reasons.append(f"{number}{worse}, by intervals of each cell.")
     known = [(it.test_top1, it) for it in cells if it.test_top1 is not None]
     if known:
         accuracy, best = max(known, key=lambda pair: pair[0])

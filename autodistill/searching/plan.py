@@ -213,7 +213,7 @@ def _race(space: Space, finalists: int) -> RaceRecord | None:
 
 
 def _fixed_epochs(space: Space, teachers: int, *, total: int) -> dict[str, int]:
-    """Return the epochs of the parts with a fixed size; the controls are a part of large budgets only."""
+    """Return the epochs of the parts with a fixed size; controls and label smoothing belong to large budgets only."""
     full, rung, confirm = space.training.epochs, space.training.rung, space.confirm
     promoted = min(teachers, PROTECTED_PRIORS)
     repeated = 0 if space.search.rungs == "part-way" else promoted
@@ -224,14 +224,17 @@ def _fixed_epochs(space: Space, teachers: int, *, total: int) -> dict[str, int]:
         "priors": (teachers - promoted + repeated) * rung + promoted * full,
         "confirm": (finalists * confirm.seeds + confirm.seeds - 1) * full,
     }
-    wanted = confirm.label_smoothing
-    if wanted or (wanted is None and total >= LABEL_SMOOTHING_FROM * full):
-        race = _race(space, finalists)
-        fixed["label_smoothing"] = (race.first if race else confirm.seeds) * full
     if total >= CONTROLLED_FROM * full:
         # Each finalist's prior, and the best configuration with each other finalist.
         race = _race(space, finalists)
         fixed["controls"] = (2 * finalists - 1) * (race.first if race else confirm.seeds) * full
+    if confirm.label_smoothing is not False:
+        race = _race(space, finalists)
+        cost = (race.first if race else confirm.seeds) * full
+        reruns = finalists * full if space.search.reruns else 0
+        room = total - sum(fixed.values()) - reruns - LEAST_SEARCHED * full >= cost
+        if confirm.label_smoothing or (room and total >= LABEL_SMOOTHING_FROM * full):
+            fixed["label_smoothing"] = cost
     return fixed
 
 

@@ -7,6 +7,7 @@ pretrained networks, which are adapted (`teachers.adaptation`).
 
 import glob
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -168,7 +169,19 @@ def load_trained(uri: str, path: Path, *, data: Data, offline: bool = False, nam
     """Load a teacher that autodistill has trained from its file, `path_of(uri, ...)`."""
     if uri.startswith(adaptation.SCHEME):
         return adaptation.load_adapted(uri, path, data=data, offline=offline, name=name)
-    return load(f"file:{path}", data=data, name=name, shown_as=uri)
+    teacher = load(f"file:{path}", data=data, name=name, shown_as=uri)
+    return replace(teacher, notes=(*teacher.notes, *_notes(uri)))
+
+
+def _notes(uri: str) -> tuple[str, ...]:
+    """Return what the user should know about how a teacher was trained."""
+    if uri.startswith(assistants.SCHEME):
+        teacher = assistants.assistant_of(uri).teacher
+        return (f"a teacher assistant, trained by plain distillation from {teacher} ({uri})",)
+    rung = rung_of(uri)
+    if rung.epoch is None:
+        return ()
+    return (f"the averaged weights of ladder:{rung.architecture} after epoch {rung.epoch} of its schedule ({uri})",)
 
 
 def epochs_of(uri: str, space: Space) -> int:

@@ -230,16 +230,20 @@ class Executor(AbstractContextManager["Executor"], Protocol):
 def longest_first(tasks: Sequence[Task]) -> list[int]:
     """Return the places of tasks in the order in which workers take them.
 
-    Training tasks of the ladder come first, because everything else waits for teachers; then runs by their epochs.
+    Training tasks of teachers come first, because everything else waits for teachers, each after the tasks that it waits
+    for; then runs by their epochs.
     """
+    training = {task.uri: task for task in tasks if isinstance(task, TrainTeacherTask)}
+
+    def depth(task: TrainTeacherTask) -> int:
+        return max((1 + depth(training[uri]) for uri in task.after if uri in training), default=0)
 
     def length(place: int) -> int:
         task = tasks[place]
         if isinstance(task, TrainTask):
             return task.spec.new_epochs
-        # Tasks of teachers come in their order already: the strongest first, each after those that it waits for.
-        # Sorting is stable.
-        return sys.maxsize if isinstance(task, TrainTeacherTask) else 0
+        # Apart from that they come strongest teacher first already. Sorting is stable.
+        return sys.maxsize - depth(task) if isinstance(task, TrainTeacherTask) else 0
 
     return sorted(range(len(tasks)), key=length, reverse=True)
 

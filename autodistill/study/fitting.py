@@ -7,14 +7,12 @@ from typing import Literal
 
 import torch
 
-from autodistill import teachers
 from autodistill.config import Dimension, Range, Space, bounds
 from autodistill.data import Data, normalise
 from autodistill.errors import ConfigError
 from autodistill.logit_cache import estimated_bytes
 from autodistill.methods import METHODS
 from autodistill.models.students import student_network
-from autodistill.models.uri import parse
 from autodistill.records import ParamValue, Record
 from autodistill.study.measurements import facts, keep, recall
 from autodistill.teachers import assistants, ladder
@@ -88,22 +86,13 @@ def _filled(space: Space, table: str, **values: object) -> Space:
 
 def teacher_names(uris: Sequence[str]) -> dict[str, str]:
     """Return URIs by unique name; equal names are numbered."""
-    names = [_default_name(uri) for uri in uris]
+    names = [ladder.name_of(uri) for uri in uris]
     total, seen = Counter(names), Counter[str]()
     unique = {}
     for name, uri in zip(names, uris, strict=True):
         seen[name] += 1
         unique[f"{name}#{seen[name]}" if total[name] > 1 else name] = uri
     return unique
-
-
-def _default_name(uri: str) -> str:
-    if "name" not in parse(uri).options:
-        if uri.startswith(ladder.SCHEME):
-            return ladder.rung_of(uri).name
-        if uri.startswith(assistants.SCHEME):
-            return assistants.assistant_of(uri).name
-    return teachers.name_of(uri)
 
 
 def check_sizes(space: Space, data: Data) -> None:

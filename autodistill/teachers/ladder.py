@@ -17,6 +17,7 @@ from autodistill.config import Space
 from autodistill.data import Data
 from autodistill.errors import ConfigError, TeacherError
 from autodistill.models import build, parse_name
+from autodistill.models.uri import name_of as teacher_name
 from autodistill.models.uri import parse
 from autodistill.store import digest
 from autodistill.teachers import adaptation, assistants
@@ -65,6 +66,16 @@ def rung_of(uri: str) -> Rung:
             f"write for example ladder:{architecture}@10, or ladder:{architecture} for the whole schedule",
         )
     return Rung(architecture, int(written) if at else None)
+
+
+def name_of(uri: str) -> str:
+    """Return the name of a teacher in tables: its `name` option, or what its network is and where it learned."""
+    if "name" not in parse(uri).options:
+        if uri.startswith(SCHEME):
+            return rung_of(uri).name
+        if uri.startswith(assistants.SCHEME):
+            return assistants.assistant_of(uri).name
+    return teacher_name(uri)
 
 
 def expand(uris: tuple[str, ...], space: Space) -> list[str]:

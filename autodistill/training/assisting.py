@@ -14,7 +14,7 @@ from autodistill.records import TaskProgress, TrialParams
 from autodistill.store import locked
 from autodistill.teachers import Teacher
 from autodistill.teachers.assistants import assistant_of, views_of
-from autodistill.teachers.ladder import network
+from autodistill.teachers.ladder import name_of, network
 from autodistill.training.loop import ladder_recipe, saved_teacher, train
 from autodistill.training.step import EAGER, Execution
 from autodistill.training.supervision import supervise
@@ -89,5 +89,5 @@ def train_assistant(
         )
         with saved_teacher(path, model, data, uri=uri, architecture=assistant.architecture, lr=space.ladder.lr):
             for record in epochs:
-                yield TaskProgress(task=f"teacher {assistant.name}", done=record.epoch, total=recipe.epochs)
+                yield TaskProgress(task=f"teacher {name_of(uri)}", done=record.epoch, total=recipe.epochs)
         checkpoint.unlink(missing_ok=True)

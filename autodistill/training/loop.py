@@ -25,7 +25,7 @@ from autodistill.errors import DivergedError, StudyError, TrialError
 from autodistill.records import EpochRecord, EvaluateOn, TaskProgress
 from autodistill.stopwatch import Stopwatch
 from autodistill.store import digest, locked, seed_from, write_bytes
-from autodistill.teachers.ladder import checkpoints_of, lock_of, network, path_of, rung_of
+from autodistill.teachers.ladder import checkpoints_of, lock_of, name_of, network, path_of, rung_of
 from autodistill.tensors import seeded
 from autodistill.training.optimiser import optimiser_of
 from autodistill.training.step import EAGER, Execution, Precision, Recipe, State, Step, StepRunner, inputs_of, predict
@@ -178,7 +178,7 @@ def train_teacher(
         )
         with saved_teacher(path, model, data, uri=uri, architecture=rung.architecture, lr=space.ladder.lr):
             for record in epochs:
-                yield TaskProgress(task=f"teacher {rung.name}", done=record.epoch, total=end)
+                yield TaskProgress(task=f"teacher {name_of(uri)}", done=record.epoch, total=end)
         if end == whole:
             checkpoint.unlink(missing_ok=True)
 

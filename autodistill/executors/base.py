@@ -230,8 +230,8 @@ class Executor(AbstractContextManager["Executor"], Protocol):
 def longest_first(tasks: Sequence[Task]) -> list[int]:
     """Return the places of tasks in the order in which workers take them.
 
-    Training tasks of teachers come first, because everything else waits for teachers, each after the tasks that it waits
-    for; then runs by their epochs.
+    Training tasks of teachers come first, because everything else waits for teachers, each after the tasks that it
+    waits for; then runs by their epochs.
     """
     training = {task.uri: task for task in tasks if isinstance(task, TrainTeacherTask)}
 

@@ -16,7 +16,7 @@ from autodistill.searching import prior_params
 from autodistill.store import StudyFolder, write_text
 from autodistill.studies import study_of
 from autodistill.study import KNOWN, SearchOptions, StudySpec, check_unchanged, fingerprints_now, resolve
-from autodistill.teachers.assistants import with_needs
+from autodistill.teachers.assistants import needs, with_needs
 
 EXPORTS = Path("exports")
 
@@ -150,7 +150,9 @@ def _prior(spec: StudySpec) -> TrialParams:
     """Return the space's prior for the teacher that the options name; without a teacher, labels alone."""
     if not spec.options.teachers:
         return TrialParams()
-    names = list(spec.teachers)
+    # Members of an ensemble and the teacher of an assistant are only named for it.
+    needed = {other for uri in spec.teachers.values() for other in needs(uri, spec.teachers)}
+    names = [name for name in spec.teachers if name not in needed]
     if len(names) > 1:
         uris = ", ".join(spec.teachers.values())
         raise ConfigError(f"--teacher: a student has one teacher, not {len(names)}", f"name one of {uris}")

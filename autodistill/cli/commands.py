@@ -276,6 +276,7 @@ def teachers_train(
     overrides: Overrides = None,
     device: Device = "auto",
     workers: Workers = "auto",
+    offline: Offline = False,
     download: Download = False,
 ) -> None:
     """Train the missing teachers of a space: default ladder, assistants, adapted ones; all later studies use them."""

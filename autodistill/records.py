@@ -520,7 +520,7 @@ class StudentRecord(Record):
         return ("foreign", self.foreign.fingerprint) if self.foreign else (self.name, self.stem_stride)
 
 
-TRAINED_HERE = ("ladder:", "adapt:")
+TRAINED_HERE = ("ladder:", "adapt:", "assistant:")
 """Schemes of the teachers that autodistill trains on the study's data."""
 
 
@@ -798,8 +798,8 @@ class SpecRecord(Record):
     teachers: dict[str, str]
     """Name to URI."""
     fingerprints: dict[str, str]
-    """Name to fingerprint of the given teachers, and to the key of the adapted ones; the data and the space decide the
-    default ladder."""
+    """Name to fingerprint of the given teachers, and to the key of adapted ones and assistants; the data and the space
+    decide the default ladder."""
     data: str
     """Fingerprint of images, labels and split."""
     result_version: int

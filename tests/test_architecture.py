@@ -32,7 +32,7 @@ OPTIONS = {
     "spaces cp": "",
     "spaces check": "--set",
     "teachers list": "--teacher --data --space --set --download --offline --format",
-    "teachers train": "--data --space --set --device --workers --download",
+    "teachers train": "--teacher --data --space --set --device --workers --offline --download",
     "teachers adapt": "--data --space --set --device --workers --download --offline",
     "teachers check": "--data --space --set --download --offline --format",
     "teachers inspect": "--data --space --set --device --workers --download --offline --format --out",

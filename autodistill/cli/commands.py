@@ -34,8 +34,9 @@ Teachers = Annotated[
     typer.Option(
         "--teacher",
         help="URI of a teacher: file:CKPT?arch=NAME, python:FILE.py:FACTORY, torchvision:NAME@WEIGHTS, timm:NAME, "
-        "onnx:FILE, logits:FILE, ensemble:NAME+NAME, adapt:URI, ladder:, ladder:imagenet. A folder or pattern in file: "
-        "names every checkpoint in it. Repeatable. Default: the space's.",
+        "onnx:FILE, logits:FILE, ensemble:NAME+NAME, adapt:URI, ladder:, ladder:NETWORK@EPOCH, ladder:imagenet, "
+        "assistant:NETWORK?teacher=NAME. A folder or pattern in file: names every checkpoint in it. Repeatable. "
+        "Default: the space's.",
     ),
 ]
 DataName = Annotated[
@@ -326,14 +327,16 @@ def teachers_list(
 @teachers_app.command("train")
 @runs("teachers.train_teachers")
 def teachers_train(
+    teachers: Teachers = None,
     data: DataName = "",
     space: SpaceName = "",
     overrides: Overrides = None,
     device: Device = "auto",
     workers: Workers = "auto",
+    offline: Offline = False,
     download: Download = False,
 ) -> None:
-    """Train the default ladder of a space; all later studies use it."""
+    """Train the missing teachers of a space: default ladder, assistants, adapted ones; all later studies use them."""
 
 
 @teachers_app.command("adapt")

@@ -104,7 +104,7 @@ def _facts(spec: StudySpec, result: Estimate) -> dict[str, object]:
         "data": describe_data(spec),
         "teachers": ", ".join(spec.teachers),
         "teacher check": "when the study starts, or by `autodistill teachers check`",
-        "ladder to train": ", ".join(spec.untrained) or "none",
+        "teachers to train": ", ".join(spec.untrained) or "none",
         "wall time": f"{describe_time(result.time)}, on {spec.options.workers} workers" if result.time else "not known",
         "teacher logits": f"{quantity('size_bytes', result.cache_bytes)}, {spec.views} views",
         "run folder": str(spec.folder.path),

@@ -13,7 +13,7 @@ from autodistill import data as datasets
 from autodistill.config import Dimension, GridSpec, Known, Space, load, nearest_prior
 from autodistill.data import DATASETS, Data, LoadData
 from autodistill.errors import ConfigError, StoreError, TeacherError
-from autodistill.executors import Setup
+from autodistill.executors import Setup, TrainTeacherTask
 from autodistill.formatting import COSTS, excess_words, plural
 from autodistill.methods import METHODS, method_named, parameters_of
 from autodistill.models import MODELS
@@ -48,7 +48,7 @@ from autodistill.study.fitting import (
 )
 from autodistill.study.gpu import Sharing, cluster_sharing, fit_to_device
 from autodistill.study.measurements import Facts, facts, keep, recall
-from autodistill.teachers import adaptation, ladder
+from autodistill.teachers import adaptation, assistants, ladder
 
 T = TypeVar("T")
 KNOWN = Known(
@@ -116,7 +116,8 @@ class StudySpec(NamedTuple):
     fingerprints: dict[str, str]
     """Fingerprints of the given teachers by name; data and space determine those of the default ladder."""
     sources: dict[str, str]
-    """Fingerprints of the pretrained networks of adapted teachers, by URI."""
+    """Fingerprints of the pretrained networks of adapted teachers, and what decides the weights of the teachers that
+    assistants learn from, by URI."""
     left_out: dict[str, str]
     """Names of the files of a folder of teachers that cannot be loaded, with the reason."""
     folder: StudyFolder
@@ -162,9 +163,44 @@ class StudySpec(NamedTuple):
 
     @property
     def untrained(self) -> list[str]:
-        """URIs of the teachers that autodistill has still to train, the strongest of a ladder first."""
-        uris = reversed(self.teachers.values())
-        return [uri for uri in uris if uri.startswith(TRAINED_HERE) and not self.path_of(uri).exists()]
+        """URIs of the teachers that autodistill has still to train, each after those that it learns from or continues.
+
+        Apart from that the strongest of a ladder come first.
+        """
+        return [task.uri for task in self.training_of(list(reversed(self.teachers)))]
+
+    def training_of(self, names: Sequence[str]) -> list[TrainTeacherTask]:
+        """Return the tasks that train what is missing of teachers, each after those that it waits for."""
+        tasks: dict[str, TrainTeacherTask] = {}
+
+        def visit(name: str) -> list[str]:
+            """Add the tasks of a teacher; return the URIs of those that it is usable after."""
+            uri = self.teachers[name]
+            own = uri.startswith(TRAINED_HERE)
+            if uri in tasks:
+                return [uri]
+            if own and self.path_of(uri).exists():
+                return []
+            after = list(dict.fromkeys(it for other in self.waits_for(name, names) for it in visit(other)))
+            if not own:
+                return after
+            tasks[uri] = TrainTeacherTask(uri=uri, after=tuple(after))
+            return [uri]
+
+        for name in names:
+            visit(name)
+        return list(tasks.values())
+
+    def waits_for(self, name: str, names: Sequence[str]) -> list[str]:
+        """Return the teachers that are trained before a teacher: those that it is made of, and those it continues.
+
+        Args:
+            name: Name of the teacher.
+            names: Names of the teachers that are trained. Others are not trained only to be continued.
+        """
+        uri = self.teachers[name]
+        earlier = [other for other in names if ladder.continues(uri, self.teachers[other])]
+        return [*assistants.needs(uri, self.teachers), *earlier]
 
     def path_of(self, uri: str) -> Path:
         """Return the file of a teacher that autodistill trains."""
@@ -256,14 +292,41 @@ def resolve_all(
         if student.foreign is None:
             keep(student, _student_facts(each.student, common))
     return tuple(
-        spec._replace(
-            fingerprints=loaded.fingerprints,
-            sources=loaded.sources,
-            left_out=loaded.left_out,
-            notes=(*loaded.notes, *spec.notes),
+        _with_assistants(
+            spec._replace(
+                fingerprints=loaded.fingerprints,
+                sources=loaded.sources,
+                left_out=loaded.left_out,
+                notes=(*loaded.notes, *spec.notes),
+            )
         )
         for spec in specs
     )
+
+
+def _with_assistants(spec: StudySpec) -> StudySpec:
+    """Add what decides the weights of the teachers that assistants learn from: part of the keys of their files.
+
+    That is the fingerprint of a given teacher, and the name of the file of a teacher that autodistill trains. The name
+    is a hash of data and settings, and known before the teacher is trained.
+    """
+    sources = dict(spec.sources)
+
+    def source(name: str) -> str:
+        uri = spec.teachers[name]
+        if name in spec.fingerprints:
+            return spec.fingerprints[name]
+        if teachers.is_ensemble(uri):
+            members = teachers.members_of(uri, spec.teachers)
+            return teachers.ensemble_fingerprint([source(member) for member in members])
+        if uri.startswith(assistants.SCHEME):
+            sources[uri] = source(assistants.assistant_of(uri).teacher)
+        return spec._replace(sources=sources).path_of(uri).relative_to(cache_root()).as_posix()
+
+    for name, uri in spec.teachers.items():
+        if uri.startswith(assistants.SCHEME):
+            source(name)
+    return spec._replace(sources=sources)
 
 
 def check_places(folders: Sequence[StudyFolder], *, storage: str) -> None:
@@ -276,7 +339,7 @@ def check_places(folders: Sequence[StudyFolder], *, storage: str) -> None:
         ConfigError: The kind of address is unknown, or its driver is missing.
         StoreError: A folder or the database cannot be used, or holds something else.
     """
-    for part in ("images", "ladder", "adapted", "logits"):
+    for part in ("images", "ladder", "adapted", "assistants", "logits"):
         check_folder(cache_root() / part, writable=False)
     for folder in folders:
         check_study_folder(folder)
@@ -369,8 +432,9 @@ def _asked(
     names = teacher_names(uris) if named is None else dict(named)
     for uri in uris:
         teachers.check_scheme(uri)
-        if teachers.is_ensemble(uri):
-            teachers.members_of(uri, names)
+    assistants.check_needs(names)
+    if not space.fit_to_data or "epochs" in space.ladder.model_fields_set:  # else it follows from the images
+        ladder.check_epochs(uris, space.ladder.epochs)
     asked = _Asked(space, names, folders, tuple(notes))
     if planned:
         if budget := _budget(space, options):
@@ -430,6 +494,7 @@ def _common(asked: _Asked, options: SearchOptions, load_data: LoadData) -> _Comm
     space, notes = fit_to_classes(requested, data)
     check_methods(space, data.num_classes)
     check_sizes(space, data)
+    ladder.check_epochs(list(asked.teachers.values()), space.ladder.epochs)
     return _Common(requested, space, (*notes, *asked.notes), data, asked.teachers)
 
 
@@ -457,7 +522,7 @@ def _load_teachers(asked: _Asked, data: Data, *, offline: bool) -> _Loaded:
     names, sources, found = asked.teachers, dict[str, str](), dict[str, str]()
     left_out, notes = dict[str, TeacherError](), list[str]()
     ensembles = {name: teachers.members_of(uri, names) for name, uri in names.items() if teachers.is_ensemble(uri)}
-    needed = {member for members in ensembles.values() for member in members}
+    needed = {other for uri in names.values() for other in assistants.needs(uri, names)}
     for name, uri in names.items():
         try:
             if uri.startswith(adaptation.SCHEME):
@@ -555,7 +620,7 @@ def _resolved(options: SearchOptions, common: _Common, student: StudentRecord, *
         sharing = fit_to_device(space, common.data, **of, workers=workers)
         if options.fill_gpu:
             options = options.model_copy(update={"workers": options.workers * sharing.workers})
-    space = fit_to_cache(space, kept_space, common.data, len(common.names), options.cache_bytes)
+    space = fit_to_cache(space, kept_space, common.data, common.names, options.cache_bytes)
     budget = _budget(space, options)
     if planned:
         _check_budget(space, options, teacher_count=len(common.names))

@@ -142,7 +142,7 @@ def run_study(spec: StudySpec, on_event: OnEvent, *, executor_for: ExecutorFor =
                 list(spec.teachers),
                 executor,
                 recorder.on_event,
-                untrained=spec.untrained,
+                untrained=spec.training_of(list(reversed(spec.teachers))),
                 epochs=sum(epochs_of(uri, spec.space) for uri in spec.untrained),
                 meanwhile=store.tasks(no_teacher_runs(search)),
             )
@@ -219,7 +219,7 @@ def prepare_teachers(
     executor: Executor,
     on_event: OnEvent,
     *,
-    untrained: Sequence[str] = (),
+    untrained: Sequence[TrainTeacherTask] = (),
     epochs: int = 0,
     meanwhile: Sequence[Task] = (),
 ) -> tuple[tuple[TeacherRecord, ...], AgreementRecord | None, int]:
@@ -229,7 +229,7 @@ def prepare_teachers(
         names: Names of the teachers.
         executor: Runs the tasks.
         on_event: Is called with each event.
-        untrained: URIs of the missing teachers, the strongest first.
+        untrained: Tasks that train the missing teachers, in their order.
         epochs: Epochs of the training of all missing teachers.
         meanwhile: Runs for workers that would otherwise be idle.
 
@@ -237,7 +237,7 @@ def prepare_teachers(
         The teachers with their profiles, their agreement, and how often a teacher was run over view 0.
     """
     on_event(PhaseStarted(phase="teachers", runs=len(untrained), epochs=epochs))
-    executor.run([TrainTeacherTask(uri=uri) for uri in untrained], on_event, meanwhile=meanwhile)
+    executor.run(untrained, on_event, meanwhile=meanwhile)
     tasks: list[Task] = [kind(name=name) for name in names for kind in (CheckTask, ProfileTask)]
     found = executor.run(tasks, on_event, meanwhile=meanwhile)
     on_event(PhaseStarted(phase="profiles", runs=0, epochs=0))

@@ -21,9 +21,10 @@ from autodistill.executors import (
     TeacherTimes,
 )
 from autodistill.formatting import about, plural
-from autodistill.logit_cache import estimated_bytes, missing_views
+from autodistill.logit_cache import missing_views
 from autodistill.methods import shapes_of
 from autodistill.records import (
+    TRAINED_HERE,
     EpochEvent,
     Event,
     PhaseStarted,
@@ -38,10 +39,11 @@ from autodistill.records import (
 from autodistill.searching import make_grid_plan, make_plan, parse_budget, prior_params
 from autodistill.searching.plan import PROTECTED_PRIORS, wave_size
 from autodistill.store import cache_root
+from autodistill.study.fitting import logit_bytes, views_in_all
 from autodistill.study.measurements import Facts, facts, forget, keep, recall
 from autodistill.study.resolve import StudySpec
 from autodistill.study.resuming import kept_screening
-from autodistill.teachers import adaptation
+from autodistill.teachers import adaptation, assistants, ladder
 from autodistill.teachers.ladder import load_trained
 from autodistill.teachers.profile import MOST_ROWS
 
@@ -67,13 +69,16 @@ class TeacherCosts(NamedTuple):
     """Seconds of a teacher on one worker, and its views without logits."""
 
     training_s: float
-    """Whole training; 0 if the teacher is trained."""
+    """Whole training, or its rest after that of another teacher, with the logits that an assistant learns from; 0 if
+    the teacher is trained."""
     view_s: float
     """Logits of one view."""
     profile_s: float
     """Profile, with the logits of the validation split if views are missing."""
     views: frozenset[int]
     """Views whose logits are not in the cache."""
+    taught_s: float = 0.0
+    """Part of the training that the logits of an assistant's teacher take."""
 
     def logits_s(self, views: range) -> float:
         """Return the seconds to compute the views in `views` that the cache lacks."""
@@ -124,12 +129,7 @@ def estimate(spec: StudySpec, executor: Executor, on_event: OnEvent, *, start_up
 
 def cache_size(spec: StudySpec) -> int:
     """Return the bytes of a study's teacher logits."""
-    return estimated_bytes(
-        teachers=len(spec.teachers),
-        views=spec.views,
-        examples=len(spec.data.train.labels),
-        classes=spec.data.num_classes,
-    )
+    return logit_bytes(spec.data, views_in_all(spec.space, spec.teachers))
 
 
 def plan_for(spec: StudySpec, costs: Costs | None, *, kept: StudyRecord | None = None) -> PlanRecord:
@@ -176,16 +176,33 @@ def planned_time(
         share = max(0.0, 1 - done / epochs) if epochs else 1.0
         left[phase], done = seconds * share, max(0, done - epochs)
     teacher_costs = list(costs.teachers.values())
-    trainings = [cost.training_s for cost in teacher_costs if cost.training_s][::-1]
     first_views = [cost.view_s for cost in teacher_costs if 0 in cost.views]
     profiles = sorted([cost.profile_s for cost in teacher_costs] + first_views, reverse=True)
-    training_s = makespan(trainings, workers)
+    training_s = _training_time(costs, workers, spec)
     # Workers that wait for teachers train runs without a teacher.
-    idle = training_s * workers - sum(trainings)
+    idle = training_s * workers - sum(cost.training_s for cost in teacher_costs)
     first = "tuning" if plan.settings else "baselines and priors"
     left[first] = max(left[first] - idle / workers, left[first] / 2)
     phases_s = {"teachers": training_s + makespan(profiles, workers), **left, "report": REPORT_S}
-    return TimePlanned(phases_s=phases_s, logits_s=logits_s + sum(first_views))
+    taught_s = sum(cost.taught_s for cost in teacher_costs)
+    return TimePlanned(phases_s=phases_s, logits_s=logits_s + sum(first_views) + taught_s)
+
+
+def _training_time(costs: Costs, workers: int, spec: StudySpec) -> float:
+    """Return the time until all teachers are trained, each after those that it learns from or continues."""
+    free, ends = [0.0] * workers, dict[str, float]()
+    names = list(costs.teachers)[::-1]
+
+    def end(name: str) -> float:
+        if name not in ends:
+            begin = max((end(other) for other in spec.waits_for(name, names)), default=0.0)
+            if seconds := costs.teachers[name].training_s:
+                worker = free.index(min(free))
+                free[worker] = begin = max(free[worker], begin) + seconds
+            ends[name] = begin
+        return ends[name]
+
+    return max([end(name) for name in names], default=0.0)
 
 
 def _student_phases(
@@ -312,20 +329,41 @@ def _costs(spec: StudySpec, student: StudentTimes, teacher_times: Mapping[str, T
     teacher_costs = {}
     for name, times in teacher_times.items():
         new = name in unready
-        training_s = _training_s(spec, spec.teachers[name], times.training, steps) if new else 0.0
+        trained_here = spec.teachers[name].startswith(TRAINED_HERE)
+        training_s = _training_s(spec, name, times.training, steps) if new and trained_here else 0.0
         views = frozenset(range(spec.views) if new else _missing_views(spec, name))
         logits_s = times.view_s * held_out if views else 0.0
         teacher_costs[name] = TeacherCosts(training_s, times.view_s * train, profile_s + logits_s, views)
+    _add_assistants(spec, teacher_costs)
     epoch_s = max(student.training.seconds(steps), student.targets.seconds(steps))
     validation_s = student.evaluation_s * held_out / training.evaluate_every
     run_s = student.build_s + student.fit_s * train
     return Costs(epoch_s + validation_s, student.evaluation_s * tested, run_s, teacher_costs)
 
 
-def _training_s(spec: StudySpec, uri: str, epoch: Line, steps: int) -> float:
-    """Return the seconds of the training of a teacher."""
+def _add_assistants(spec: StudySpec, costs: dict[str, TeacherCosts]) -> None:
+    """Count the logits that an assistant learns from as part of its training: they are in the cache afterwards."""
+    for name, uri in spec.teachers.items():
+        if uri.startswith(assistants.SCHEME) and costs[name].training_s:
+            teacher = assistants.assistant_of(uri).teacher
+            views, taught = range(assistants.views_of(spec.space)), costs[teacher]
+            missing = taught.views.intersection(views) | set(views[spec.views :])
+            taught_s = taught.view_s * len(missing)
+            costs[name] = costs[name]._replace(training_s=costs[name].training_s + taught_s, taught_s=taught_s)
+            costs[teacher] = taught._replace(views=taught.views - missing)
+
+
+def _training_s(spec: StudySpec, name: str, epoch: Line, steps: int) -> float:
+    """Return the seconds of the training of a teacher. Of a ladder's, earlier epochs may be another's."""
+    uri = spec.teachers[name]
     if not uri.startswith(adaptation.SCHEME):
-        return epoch.seconds(steps) * spec.space.ladder.epochs
+        before = [0]
+        if uri.startswith(ladder.SCHEME):
+            last = ladder.epochs_of(uri, spec.space)
+            before += [it for it in ladder.checkpoints_of(spec.path_of(uri)) if it is not None and it < last]
+            others = [it for it in spec.teachers.values() if ladder.continues(uri, it)]
+            before += [ladder.epochs_of(it, spec.space) for it in others if it in spec.untrained]
+        return epoch.seconds(steps) * (ladder.epochs_of(uri, spec.space) - max(before))
     adapt = spec.space.adapt
     steps = max(1, len(spec.data.train.labels) // adapt.batch_size)
     # While only the head is trained, a step is a forward pass, about a third of a whole step.

@@ -43,6 +43,14 @@ def test_teachers_stay_in_the_order_in_which_they_were_given() -> None:
     assert names(screen(given, count=5, metric="top1").tried) == names(tuple(given))
 
 
+def test_early_stopped_teachers_are_siblings_of_the_whole_training_and_assistants_are_not() -> None:
+    uris = ("ladder:resnet56", "ladder:resnet56@80", "ladder:resnet56@160?name=late")
+    given = [checkpoint(uri, 0.9 - 0.1 * place) for place, uri in enumerate(uris)]
+    given += [checkpoint(f"assistant:resnet56?teacher=resnet{it}", 0.5) for it in (20, 110)]
+    chosen = screen(given, count=3, metric="top1")
+    assert names(chosen.tried) == [uris[0], *names(tuple(given[3:]))]
+
+
 def test_equal_weights_are_siblings_whatever_their_names() -> None:
     given = [checkpoint("file:a.pt", 0.9, weights="w"), checkpoint("file:copy.pt", 0.9, weights="w"), *OTHERS]
     assert names(screen(given, count=3, metric="top1").tried) == ["a.pt", "wide.pt", "small.pt"]

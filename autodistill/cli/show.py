@@ -27,7 +27,6 @@ from autodistill.formatting import (
 from autodistill.records import (
     ComparisonRecord,
     CostKind,
-    MethodGrid,
     RunResult,
     ScoreRow,
     StudentRow,
@@ -35,6 +34,7 @@ from autodistill.records import (
     TrialRecord,
     read_record,
 )
+from autodistill.report.methods import grid_of
 from autodistill.report.trials import curves_info
 from autodistill.store import cache_root
 from autodistill.studies import REPORTS, TeacherLine, folder_of, judged_record, rendered, teacher_lines, trial_score
@@ -111,7 +111,7 @@ def show_record(
         csv.writer(sys.stdout, lineterminator="\n").writerows(table)
     elif isinstance(record, StudyRecord) and record.grid is not None:
         _check_key(sort, ("test",))
-        _show_grid(record, record.grid)
+        _show_grid(record)
     elif isinstance(record, StudyRecord):
         _show_study(record, pareto=pareto, sort=sort)
     else:
@@ -133,12 +133,10 @@ def _show_study(record: StudyRecord, *, pareto: bool, sort: str) -> None:
         console.show_text(curves_info(record).text)
 
 
-def _show_grid(record: StudyRecord, grid: MethodGrid) -> None:
+def _show_grid(record: StudyRecord) -> None:
     """Print the verdict about the methods, the methods and the cells."""
-    verdict = grid.verdict
+    _, verdict = grid_of(record)
     console.show_text(f"{record.student.name} on {record.data.name}: methods x teachers")
-    if verdict is None:
-        raise StoreError(f"{record.name}: not finished yet", f"finish the study first: {record.command}")
     _show_answer(verdict.sentence, verdict.reasons)
     title = "Methods, mean over the teachers, and training without a teacher"
     console.show_rows(title, SCORE_COLUMNS, [*verdict.methods, *verdict.baselines])

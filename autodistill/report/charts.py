@@ -130,7 +130,7 @@ def mismatch_chart(
 @chart
 def capacity_chart(
     figure: "Figure",
-    lines: Mapping[str, Sequence[tuple[float, float]]],
+    lines: Mapping[str, Sequence[tuple[int | float, float]]],
     baselines: Mapping[str, float],
     half_width: float | None,
 ) -> None:

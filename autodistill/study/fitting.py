@@ -158,6 +158,7 @@ def check_methods(space: Space, num_classes: int) -> None:
 
 
 def _refusals(space: Space, num_classes: int) -> Iterator[str]:
+    wrong = set[str]()
     for method, dimensions in space.search.methods.items():
         student, ramp = dimensions.get("tau_student"), dimensions.get(RAMP_EPOCHS)
         if student is not None and bounds(student) is None:
@@ -166,10 +167,12 @@ def _refusals(space: Space, num_classes: int) -> Iterator[str]:
             yield f"search.methods.{method}.{RAMP_EPOCHS}: must be a number of epochs, at least 0"
         ends = {name: _ends(it) for name, it in dimensions.items() if name not in ("tau_student", RAMP_EPOCHS)}
         corners = (dict(zip(ends, values, strict=True)) for values in itertools.product(*ends.values()))
-        refused = filter(None, (_refusal(method, params, num_classes) for params in corners))
-        yield from (f"search.methods.{method}: {reason}" for reason in itertools.islice(refused, 1))
+        reasons = filter(None, (_refusal(method, params, num_classes) for params in corners))
+        if reason := next(reasons, ""):
+            wrong.add(method)
+            yield f"search.methods.{method}: {reason}"
     prior = space.prior
-    if prior.method not in space.search.methods:
+    if prior.method in wrong or prior.method not in space.search.methods:
         return
     fixed = {
         name: value for name, value in space.search.methods[prior.method].items() if isinstance(value, float | str)

@@ -9,6 +9,7 @@ from toy_runs import toy
 from autodistill.config import Range, Space, dump, load, nearest_prior
 from autodistill.errors import ConfigError
 from autodistill.methods import METHODS
+from autodistill.searching import make_plan
 from autodistill.study import KNOWN
 from autodistill.study.fitting import check_methods, fit_to_classes
 
@@ -151,3 +152,15 @@ def test_methods_that_need_more_classes_are_named_together_with_other_mistakes()
 @pytest.mark.parametrize("name", sorted(name for name, method in METHODS.items() if method.min_classes == 2))
 def test_the_other_methods_work_with_two_classes(name):
     check_methods(loaded(f"[search.methods.{name}]"), 2)
+
+
+def test_the_shipped_space_of_methods_pays_for_controls_and_searches_what_each_method_has():
+    space = load(str(Path(__file__).parents[2] / "search_spaces" / "methods.toml"), known=KNOWN)
+    assert {name: set(params) for name, params in space.search.methods.items()} == {
+        name: set(METHODS[name].ranges) for name in ("ts", "isats", "dkd")
+    }
+    plan = make_plan(space, teachers=4, requested=space.search.budget)
+    assert plan.controls > 0
+    assert plan.search > plan.priors
+    assert (space.prior.method, space.prior.soft_weight, space.fit_to_data) == ("ts", 0.9, True)
+    check_methods(space, 3)

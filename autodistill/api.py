@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 from autodistill.errors import ConfigError, near
 from autodistill.export import Exported, chosen
+from autodistill.methods import OWN
 from autodistill.objects import Images, Network, Passed, importable
 from autodistill.options import search_options, students_to_search
 from autodistill.records import (
@@ -367,9 +368,11 @@ _OF_RAY: Mapping[str, object] = {"ray": "", "per_gpu": 1, "insecure": False}
 
 
 def _flat(settings: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, object]]:
-    """Yield values of nested settings by dotted key."""
+    """Yield values of nested settings by dotted key; names with dots of their own are quoted, as in TOML."""
     for key, value in settings.items():
-        if isinstance(value, Mapping):
+        key = json.dumps(key) if key.startswith(OWN) else key
+        # An empty table of a method takes the ranges of its source.
+        if isinstance(value, Mapping) and (value or not prefix.startswith("search.methods.")):
             yield from _flat(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value

@@ -408,13 +408,15 @@ class Mistake(NamedTuple):
 
 
 class Known(NamedTuple):
-    """Names that a space may use. The caller passes them in, because the registries belong to higher layers."""
+    """What a space may name. The caller passes it in, because the registries belong to higher layers."""
 
     datasets: Sequence[str]
     architectures: Sequence[str]
     methods: Sequence[str]
     parameters_of: Callable[[str], Sequence[str]]
     """Return the parameters of a method. Raise `ConfigError` if there is no such method."""
+    complete: Callable[["Space"], "Space"] = lambda space: space
+    """Return a space with the settings of the methods whose tables are empty."""
 
 
 def shipped() -> dict[str, str]:
@@ -449,7 +451,7 @@ def load(
     given: dict[str, str] = {}
     mistakes = [mistake for override in overrides if (mistake := _apply(tree, override, given))]
     for key, (flag, value) in flags.items():
-        _put(tree, key, value)
+        _put(tree, _parts(key), value)
         given[key] = flag
     return parse(tree, source=source, known=known, mistakes=mistakes, given=given)
 
@@ -477,6 +479,7 @@ def parse(
     space, wrong = _validated(tree)
     found = [*wrong, *_unknown_names(space, known)]
     if not (found or mistakes):
+        space = known.complete(space)
         # The prior is checked last: a mistake in a method would be reported again as a prior outside the space.
         found = [*_prior_outside(space)]
     where = [_where(mistake.key, source, given) for mistake in found]
@@ -533,15 +536,29 @@ def _apply(tree: dict[str, Any], override: str, given: dict[str, str]) -> str:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         value = text
-    if parent := _put(tree, key.strip(), value):
+    path = _parts(key.strip())
+    if parent := _put(tree, path, value):
         return f"{SET} {override}: {parent} is a value, not a table"
-    given[key.strip()] = SET
+    given[".".join(path)] = SET
     return ""
 
 
-def _put(tree: dict[str, Any], key: str, value: object) -> str:
-    """Set a value of the tree, or return the part of its key that is a value, not a table."""
-    *parents, leaf = key.split(".")
+def _parts(key: str) -> list[str]:
+    """Return the parts of a dotted key. As in TOML, quotes protect dots: `search.methods."python:a.py:f".gamma`."""
+    try:
+        found: Any = tomllib.loads(f"{key} = 0")
+    except tomllib.TOMLDecodeError:
+        return key.split(".")
+    parts: list[str] = []
+    while isinstance(found, dict) and len(found) == 1:
+        ((part, found),) = found.items()
+        parts.append(part)
+    return parts
+
+
+def _put(tree: dict[str, Any], path: Sequence[str], value: object) -> str:
+    """Set a value of the tree, or return the part of its path that is a value, not a table."""
+    *parents, leaf = path
     for parent in parents:
         tree = tree.setdefault(parent, {})
         if not isinstance(tree, dict):
@@ -688,7 +705,16 @@ def _unknown_parameters(where: str, method: str, params: Mapping[str, object], k
         return
     for name, value in params.items():
         if name not in allowed:
-            yield Mistake(f"{where}.{name}", f"unknown parameter ({near(name, allowed)})")
+            yield Mistake(f"{where}.{name}", f"unknown parameter ({near(name, allowed)}){_place_of(name, known)}")
         limits = bounds(value) if isinstance(value, Range | tuple | float | int | str) else None
-        if limits is not None and limits[0] <= 0:
+        is_temperature = name.partition("_")[0] == "tau" or name == "target_ratio"
+        if limits is not None and is_temperature and limits[0] <= 0:
             yield Mistake(f"{where}.{name}", f"must be above 0 (got {limits[0]:g})")
+
+
+def _place_of(name: str, known: Known) -> str:
+    """Say where a setting belongs that is no parameter of a method; empty for an unknown setting."""
+    if name == "soft_weight":
+        return "; the weight of the soft term is search.soft_weight, for all methods that have it"
+    methods = [method for method in known.methods if name in known.parameters_of(method)]
+    return f"; it is a parameter of {', '.join(methods)}" if methods else ""

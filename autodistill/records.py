@@ -802,6 +802,8 @@ class SpecRecord(Record):
     decide the default ladder."""
     data: str
     """Fingerprint of images, labels and split."""
+    methods: dict[str, str] = {}
+    """Hashes of the code of the user's own methods, by their names."""
     result_version: int
 
 

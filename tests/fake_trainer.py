@@ -111,7 +111,8 @@ def begun(*, cache: Path | None = None) -> list[tuple[str, int]]:
 def final_top1(spec: RunSpec, *, gain: float = 0.0) -> float:
     """Return the accuracy after a whole schedule. The teacher matters most, then the weight, then parameters, seed."""
     params = spec.params
-    taught = 0.03 + 0.04 * _share(params.teacher) - 0.1 * (params.soft_weight - 0.5) ** 2 if params.teacher else 0.0
+    weight = 0.5 if params.soft_weight is None else params.soft_weight
+    taught = 0.03 + 0.04 * _share(params.teacher) - 0.1 * (weight - 0.5) ** 2 if params.teacher else 0.0
     own = 0.02 * _share(params.model_dump()) * bool(params.teacher) + 0.005 * _share(params.model_dump(), spec.seed)
     return 0.7 + taught + own + 0.02 * (1 - math.exp(-spec.epochs / 10)) + gain
 

@@ -44,6 +44,35 @@ def without(row: list[float], label: int) -> list[float]:
     return [v for j, v in enumerate(row) if j != label]
 
 
+def ts_loop(
+    student: Rows,
+    teacher: Rows,
+    labels: list[int],
+    *,
+    tau: float,
+    tau_student: float,
+    logits: str = "raw",
+) -> Terms:
+    """Hinton et al. 2015: the cross-entropy of the softened probabilities, times tau_student^2."""
+    each = []
+    for own, given in zip(student, teacher, strict=True):
+        shown, seen = (z_score_loop(row) if logits == "standardised" else row for row in (given, own))
+        targets = [math.exp(v) for v in log_softmax_loop([v / tau for v in shown])]
+        log_probs = log_softmax_loop([v / tau_student for v in seen])
+        each.append(-(tau_student**2) * math.fsum(p * q for p, q in zip(targets, log_probs, strict=True)))
+    return cross_entropy_loop(student, labels), mean(each)
+
+
+def smoothed_loop(rows: Rows, labels: list[int], share: float) -> float:
+    """Szegedy et al. 2016, section 7: the cross-entropy with (1 - share) one-hot + share / classes."""
+    each = []
+    for row, y in zip(rows, labels, strict=True):
+        log_probs = log_softmax_loop(row)
+        targets = [share / len(row) + (1 - share) * (j == y) for j in range(len(row))]
+        each.append(-math.fsum(p * q for p, q in zip(targets, log_probs, strict=True)))
+    return mean(each)
+
+
 def dkd_loop(
     student: Rows,
     teacher: Rows,

@@ -15,6 +15,7 @@ from PIL import Image
 from torch import nn
 
 from autodistill import teachers
+from autodistill.methods import METHODS
 from autodistill.models import build
 from autodistill.models.uri import FACTS, RESERVED
 from autodistill.records import read_record
@@ -81,7 +82,9 @@ def test_an_example_runs(page, title):
             assert by_name["regression.npz"].val_top1 > 0.95
             assert by_name["regression.npz"].architecture == "logistic regression"
         case "A method":
-            assert shown == "['confidence', 'isats']\n"
+            assert shown == "['python:focal.py:focal', 'ts']\n"
+            ((_, code),) = [block for block in sections(page)[title] if block[0] == "python"]
+            assert len(code.strip().splitlines()) <= 25
         case "From Python":
             (record,) = records
             assert (Path("page") / "report.html").exists()
@@ -139,6 +142,21 @@ def test_every_scheme_and_option_of_teachers_is_documented():
     text = (REPOSITORY / "docs/teachers.md").read_text(encoding="utf-8")
     assert [scheme for scheme in teachers.SOURCES if f"`{scheme}:" not in text] == []
     assert [option for option in {*FACTS, *RESERVED} if f"`{option}" not in text] == []
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_is_documented_with_settings_ranges_and_parameters(name):
+    text = (REPOSITORY / "docs/methods.md").read_text(encoding="utf-8")
+    settings = text.partition("## Settings")[2].partition("## Where")[0]
+    (row,) = [line for line in settings.splitlines() if line.startswith(f"| `{name}` |")]
+    method = METHODS[name]
+    _, _, weights, given, ranges, _ = row.split("|")
+    values = {key: "5/3" if value == 5 / 3 else f"{value:g}" for key, value in method.settings.items()}
+    assert [it for it in values.items() if f"`{it[0]}` {it[1]}" not in given] == []
+    for key, found in method.ranges.items():
+        assert re.search(rf"`{key}`[^,]* {found.low:g} to {found.high:g}", ranges), key
+    assert ("soft_weight" in weights) == method.shape.is_weighted
+    assert [key for key in method.accepted if f"`{key}`" not in text] == []
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -26,11 +26,10 @@ from autodistill.training.step import predict
 EXAMPLES, BATCH, CLASSES, SIZE, CROP = 12, 4, 5, 32, 4
 MEAN, STD = (0.501, 0.502, 0.503), (0.251, 0.252, 0.253)
 """Unlike those of any other test: the product keeps them on the device, which is fake here."""
-PARAMS = {
-    "ts": {"tau": 4.0},
-    "ats": {"tau_target": 4.0, "tau_other": 2.0},
-    "isats": {"target_ratio": 5 / 3, "tau_wrong": 4.0},
-}
+FITTED = {"isats": {"tau_wrong": 4.0}}
+"""Parameters that are fitted to values."""
+SEARCHED = ("isats",)
+"""Methods whose preparation looks at values, once a view. It is left to the tests on a GPU."""
 DEEP = ("resnet56", "resnet110", "resnet50", "wrn_40_2", "wrn_28_10")
 """They differ from their shallower kin in the number of blocks alone."""
 
@@ -67,15 +66,21 @@ def network(name: str, device: str) -> nn.Module:
 
 
 def supervision(method: str, logits: Tensor) -> Supervision:
-    params = TrialParams(teacher="t", method=method, method_params=PARAMS[method], soft_weight=0.5)
+    """The supervision of a run with the settings of the registry."""
+    settings = {**METHODS[method].settings, **FITTED.get(method, {})}
+    common = {name: settings.pop(name) for name in ("soft_weight", "tau_student") if name in settings}
+    params = TrialParams(teacher="t", method=method, method_params=settings, **common)
     return supervise(params, logits=lambda _: logits, labels=torch.zeros(EXAMPLES).long())
 
 
-def taught_on(device: str) -> TeacherView:
-    """Logits of a view and what the method prepares, as the step reads them."""
+def taught_on(device: str, method: str) -> tuple[TeacherView, Supervision]:
+    """A view as the step reads it, and the supervision that made it."""
     logits = torch.zeros(EXAMPLES, CLASSES, dtype=torch.float16, device=device)
-    kinds = {"tau_target": torch.float64, "tau_other": torch.float64}
-    return TeacherView(logits, {name: torch.ones(EXAMPLES, dtype=kind, device=device) for name, kind in kinds.items()})
+    given = supervision(method, logits)
+    if method in SEARCHED:
+        each = torch.ones(EXAMPLES, dtype=torch.float64, device=device)
+        return TeacherView(logits, {"tau_target": each, "tau_other": each}), given
+    return TeacherView(logits, given.method.prepared(logits, data_on(device).train.labels, given.settings)), given
 
 
 def batch_losses(model: nn.Module, data: Data, taught: TeacherView | None, given: Supervision | None) -> Tensor:
@@ -126,16 +131,18 @@ def test_a_gpu_computes_in_bfloat16_and_scores_in_float32(fake):
 
 @pytest.mark.parametrize("method", sorted(METHODS))
 def test_the_loss_of_every_method_is_computed_on_the_device(method, fake):
-    taught = taught_on("cuda")
-    found = batch_losses(network("resnet8:0.25", "cuda"), data_on("cuda"), taught, supervision(method, taught.logits))
+    taught, given = taught_on("cuda", method)
+    found = batch_losses(network("resnet8:0.25", "cuda"), data_on("cuda"), taught, given)
     assert (found.device.type, tuple(found.shape)) == ("cuda", (3,))
 
 
-@pytest.mark.parametrize("method", ["ts", "ats"])
-def test_given_temperatures_are_spread_over_the_samples_on_the_device(method, fake):
-    """The search of ISATS looks at values, once a view: it is left to the tests on a GPU."""
-    given, labels = supervision(method, taught_on("cuda").logits), data_on("cuda").train.labels
-    assert {it.device.type for it in given.view(0, labels).tensors} == {"cuda"}
+@pytest.mark.parametrize("method", sorted(METHODS.keys() - {*SEARCHED}))
+def test_a_view_is_prepared_on_the_device(method, fake):
+    taught, given = taught_on("cuda", method)
+    view = given.view(0, data_on("cuda").train.labels)
+    assert {it.device.type for it in view.tensors} == {"cuda"}
+    assert {it.shape[0] for it in view.tensors} == {EXAMPLES}
+    assert view.prepared.keys() == taught.prepared.keys()
 
 
 @pytest.mark.parametrize("input_size", [None, 48])
@@ -170,8 +177,8 @@ def test_scores_are_computed_on_the_device_until_they_are_read(fake):
 )
 def test_the_backward_pass_needs_no_value(name, method):
     """Tensors on the meta device have no values that could be read."""
-    model, taught = network(name, "meta").train(), taught_on("meta")
-    batch_losses(model, data_on("meta"), taught, supervision(method, taught.logits))[0].backward()
+    model, (taught, given) = network(name, "meta").train(), taught_on("meta", method)
+    batch_losses(model, data_on("meta"), taught, given)[0].backward()
     for key, parameter in model.named_parameters():
         assert parameter.grad is not None, key
         assert (parameter.grad.device.type, parameter.grad.shape) == ("meta", parameter.shape), key

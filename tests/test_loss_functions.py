@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import pytest
 import torch
-from loss_oracles import ORACLES, z_score_loop
+from loss_oracles import ORACLES, smoothed_loop, ts_loop, z_score_loop
 from method_oracles import teacher
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -17,6 +17,7 @@ from autodistill.methods.loss import Loss, distillation_loss, hard_loss
 from autodistill.methods.normalised import nkd, prepare_nkd
 from autodistill.methods.relational import dist
 from autodistill.methods.standardisation import standardise
+from autodistill.methods.temperature_scaling import ts_loss
 from autodistill.methods.transformed import prepare_ttm, prepare_wttm, ttm, wttm
 
 
@@ -315,6 +316,49 @@ def test_dkd_with_two_classes_is_plain_distillation_and_beta_does_nothing():
     student, given, labels = batch(classes=2)
     low, high = (compute("dkd", student, given, labels, beta=beta).soft for beta in (0.0, 50.0))
     torch.testing.assert_close(low, high, rtol=1e-5, atol=1e-6)
+
+
+def plain_kd(student, given, labels, ramp=None, *, tau=2.0, **settings) -> Loss:
+    """The loss of TS; the temperatures are what a run prepares for each example."""
+    each = torch.full((len(labels),), tau, dtype=torch.float64)
+    return ts_loss(student, given, labels, {"tau_target": each, "tau_other": each}, ramp, **settings)
+
+
+@pytest.mark.parametrize("logits", ["raw", "standardised"])
+@pytest.mark.parametrize(("tau", "tau_student", "weight"), [(2.0, 2.0, 0.989), (4.0, 1.5, 0.3)])
+@pytest.mark.parametrize("classes", [3, 10])
+def test_ts_is_the_loop_with_raw_and_with_standardised_logits(logits, tau, tau_student, weight, classes):
+    student, given, labels = batch(classes=classes)
+    settings = {"tau": tau, "tau_student": tau_student, "logits": logits}
+    hard, soft = ts_loop(student.tolist(), given.tolist(), labels.tolist(), **settings)
+    loss = plain_kd(student, given, labels, soft_weight=weight, **settings)
+    assert (loss.hard.item(), loss.soft.item()) == pytest.approx((hard, soft), rel=1e-5)
+    assert loss.total.item() == pytest.approx((1 - weight) * hard + weight * soft, rel=1e-5)
+    ramped = plain_kd(student, given, labels, torch.tensor(0.25), soft_weight=weight, **settings)
+    assert ramped.total.item() == pytest.approx((1 - weight / 4) * hard + weight / 4 * soft, rel=1e-5)
+
+
+def test_standardised_ts_has_moderate_gradients_at_equal_logits_and_refuses_two_classes():
+    _, given, labels = batch(count=7)
+    leaf = torch.zeros(7, 10, requires_grad=True)
+    (grad,) = torch.autograd.grad(plain_kd(leaf, given, labels, soft_weight=1.0, logits="standardised").total, leaf)
+    assert 1e-3 < grad.abs().max() < 10
+    student, given, labels = batch(classes=2)
+    assert plain_kd(student, given, labels, soft_weight=0.5).total.isfinite()
+    with pytest.raises(ValueError, match=r"logits = 'standardised' needs at least 3 classes"):
+        plain_kd(student, given, labels, soft_weight=0.5, logits="standardised")
+    with pytest.raises(ValueError, match=r"unknown logits 'zscore'; allowed: raw, standardised"):
+        plain_kd(student, given, labels, soft_weight=0.5, logits="zscore")
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.6])
+def test_label_smoothing_is_the_loop_and_the_hard_term_stays_the_cross_entropy(share):
+    student, _, labels = batch()
+    loss = hard_loss(student.half(), labels, label_smoothing=share)
+    rows = student.half().tolist()
+    assert loss.total.item() == pytest.approx(smoothed_loop(rows, labels.tolist(), share), rel=1e-5)
+    assert loss.hard.item() == pytest.approx(smoothed_loop(rows, labels.tolist(), 0.0), rel=1e-5)
+    assert loss.soft.item() == 0
 
 
 def test_standardised_logits_forget_shift_and_scale_of_each_sample():

@@ -153,7 +153,7 @@ def test_derived_variance_is_the_others_share_squared_times_inherent_variance():
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", PARAMS)
 def test_every_float_type_gives_the_targets_of_its_exact_values(name, dtype):
     logits, labels = teacher()
     narrow = logits.to(dtype)
@@ -212,7 +212,7 @@ def test_gradients_of_the_asymmetric_softmax_are_those_of_the_formula(anchor):
         assert grad[n, j].item() == pytest.approx(slope.item(), abs=2e-4)
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", PARAMS)
 def test_ties_are_no_harder_than_anything_else(name):
     logits = torch.tensor([[2.0, 2.0, 1.0, 1.0], [2.0, 2.0, 2.0, 1.0], [1.0, 2.0, 2.0, 1.0]])
     targets = METHODS[name].targets(logits, torch.tensor([0, 0, 0]), **PARAMS[name])

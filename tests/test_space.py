@@ -44,7 +44,7 @@ def test_shipped_spaces_are_valid_and_survive_a_round_trip(name):
 
 
 def test_the_spaces_of_the_design_are_shipped():
-    assert set(shipped()) == {"digits", "fashion-mnist", "cifar100", "smoke", "folder"}
+    assert set(shipped()) == {"digits", "fashion-mnist", "cifar100", "smoke", "folder", "methods"}
 
 
 def test_every_mistake_is_named_at_once_with_file_key_value_and_what_is_allowed():

@@ -48,18 +48,22 @@ def schedule(steps: int) -> list[float]:
     return up + down
 
 
-def test_a_distilled_run_is_the_plain_loop():
+@pytest.mark.parametrize(
+    ("ramp", "factors"), [({}, [1, 1, 1, 1]), ({"ramp_epochs": 2.5}, [0.4, 0.8, 1, 1]), ({"ramp_epochs": 0.0}, [1] * 4)]
+)
+def test_a_distilled_run_is_the_plain_loop(ramp, factors):
     """SGD with Nesterov momentum (Sutskever et al. 2013, in torch's form), the gradient by hand, all in float64."""
-    data, model, taught = toy(), linear(), supervision(soft_weight=0.7)
+    data, model, taught = toy(), linear(), supervision(soft_weight=0.7, tau=2.0, **ramp)
     weight, bias = (parameter.detach().double().clone() for parameter in model.parameters())
     seen = watched(model)
     curve = list(train(model, data, recipe(averaging=2.0), supervision=taught))
     inputs = ((data.train.images.double() / 255 - 0.3) / 0.25).flatten(1)
-    onehot, tau, soft, decay = torch.eye(CLASSES).double()[data.train.labels], 2.0, 0.7, 5e-4
+    onehot, tau, decay = torch.eye(CLASSES).double()[data.train.labels], 2.0, 5e-4
     velocity = [torch.zeros_like(weight), torch.zeros_like(bias)]
     averaged, keep = [weight.clone(), bias.clone()], math.exp(-1 / (2.0 * 3))
     losses = []
     for step, (batch, rate) in enumerate(zip(seen, schedule(12), strict=True)):
+        soft = 0.7 * factors[step // 3]
         probs = (teacher(step // 3).double() / tau).softmax(1)[batch]
         logits = inputs[batch] @ weight.T + bias
         hard = -(onehot[batch] * logits.log_softmax(1)).sum(1).mean()
@@ -78,6 +82,45 @@ def test_a_distilled_run_is_the_plain_loop():
     for epoch, record in enumerate(curve):
         means = [sum(column) / 3 for column in zip(*losses[3 * epoch : 3 * epoch + 3], strict=True)]
         assert [record.train_loss, record.hard_loss, record.soft_loss] == pytest.approx(means, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("method", "settings", "epochs", "factors"),
+    [
+        ("dkd", {}, 240, {1: 1 / 20, 10: 1 / 2, 20: 1.0, 240: 1.0}),  # as in the code of the authors
+        ("dkd", {}, 12, {1: 1.0, 12: 1.0}),
+        ("dkd", {}, 30, {1: 0.4, 2: 0.8, 3: 1.0}),
+        ("dkd", {"ramp_epochs": 4.0}, 30, {1: 0.25, 4: 1.0, 30: 1.0}),
+        ("dkd", {"ramp_epochs": 0.0}, 30, {1: None, 30: None}),
+        ("ts", {"tau": 2.0}, 30, {1: None, 30: None}),
+        ("ts", {"tau": 2.0, "ramp_epochs": 40.0}, 20, {1: 1 / 40, 20: 1 / 2}),
+    ],
+)
+def test_the_soft_term_rises_over_the_epochs_of_the_setting_or_the_share_of_the_method(
+    method, settings, epochs, factors
+):
+    params = TrialParams(teacher="t", method=method, method_params=settings, soft_weight=0.5)
+    taught = Supervision(teacher, params, {})
+    found = {epoch: taught.ramp(epoch, epochs=epochs) for epoch in factors}
+    assert found == {epoch: factor if factor is None else pytest.approx(factor) for epoch, factor in factors.items()}
+
+
+def test_label_smoothing_is_distillation_from_equal_probabilities():
+    """(1 - s) CE(label) + s CE(uniform): TS with a teacher that knows nothing, and the soft weight s."""
+    params = TrialParams(teacher="t", method="ts", method_params={"tau": 1.0}, soft_weight=0.1)
+    blank = supervise(params, logits=lambda _: torch.zeros(24, CLASSES), labels=toy().train.labels)
+    models = linear(), linear(), linear()
+    smoothed = list(train(models[0], toy(), recipe()._replace(label_smoothing=0.1)))
+    taught = list(train(models[1], toy(), recipe(), supervision=blank))
+    plain = list(train(models[2], toy(), recipe()))
+    for found, expected in zip(smoothed, taught, strict=True):
+        assert (found.train_loss, found.hard_loss) == pytest.approx((expected.train_loss, expected.hard_loss), rel=1e-5)
+        assert found.soft_loss is None
+        assert found.train_loss > found.hard_loss
+    for found, expected in zip(models[0].parameters(), models[1].parameters(), strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
+    assert plain[-1].train_loss < smoothed[-1].train_loss
+    assert not same(models[0], models[2])
 
 
 def test_the_weights_kept_are_the_exponential_average_of_all_steps():

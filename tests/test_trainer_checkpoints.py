@@ -83,7 +83,9 @@ def test_a_damaged_checkpoint_is_a_fresh_start_with_the_same_end(tmp_path, whole
     assert same(model, whole[0])
 
 
-@pytest.mark.parametrize("changes", [{"seed": 1}, {"epochs": 5}, {"soft_weight": 0.1}, {"target_ratio": 1.0}])
+@pytest.mark.parametrize(
+    "changes", [{"seed": 1}, {"epochs": 5}, {"soft_weight": 0.1}, {"target_ratio": 1.0}, {"ramp_epochs": 2.0}]
+)
 def test_a_checkpoint_of_another_run_is_not_gone_on_with(tmp_path, whole, changes):
     checkpoint = tmp_path / "checkpoint.pt"
     stopped(checkpoint, 2, **changes)
@@ -111,6 +113,25 @@ def test_a_run_in_two_parts_ends_as_the_whole_one_to_the_bit(tmp_path, whole):
     assert list(run()) == whole[1]
     assert same(model, whole[0])
     assert len(seen) == 3 * 2
+
+
+@pytest.mark.parametrize("method", ["isats", "dkd"])
+def test_a_run_that_stopped_within_its_ramp_goes_on_with_the_same_ramp(tmp_path, method):
+    """The ramp follows the length of the schedule, not the epoch at which the run stops."""
+
+    def distilled(epochs: int = 12) -> tuple[nn.Module, Run]:
+        settings = {"isats": {"target_ratio": 2.0, "ramp_epochs": 8.0}, "dkd": {"ramp_epochs": 8.0}}
+        taught, model = supervision(method=method, **settings[method]), dropping()
+        plan, path = recipe(epochs=epochs, view=View(3, 1, True)), tmp_path / "checkpoint.pt"
+        return model, functools.partial(train, model, toy(), plan, supervision=taught, checkpoint=path)
+
+    whole, run = distilled()
+    curve = list(run())
+    _, run = distilled()
+    assert list(run(until=4)) == curve[:4]
+    model, run = distilled()
+    assert list(run()) == curve
+    assert same(model, whole)
 
 
 def test_the_rung_is_scored_whenever_it_comes():

@@ -46,6 +46,8 @@ class Setup(Record):
     """Fingerprint of the data."""
     views: int
     """Size of the pool of views that epochs cycle through."""
+    own_methods: dict[str, str] = {}
+    """Hashes of the code of the user's methods, by their names."""
     device: str
     folder: str
     """The study's folder."""

@@ -48,6 +48,7 @@ from autodistill.executors.base import (
 from autodistill.executors.local import keep_freed_memory
 from autodistill.executors.worker import Work, WorkerContext, end_of, memory_share, perform
 from autodistill.logit_cache import PLAIN, VALIDATION, is_whole, logits_name, training_part
+from autodistill.methods import check_code
 from autodistill.models.uri import files_of, moved
 from autodistill.records import TRAINED_HERE, KeptResult, Note, TeacherRecord
 from autodistill.store import StudyFolder, cache_root, write_bytes
@@ -216,10 +217,12 @@ class Worker:
 
         Raises:
             DataError: the data are not on this node.
+            ConfigError: the file of a user's method is missing on this node or differs.
         """
         import ray
 
         host, device = platform.node(), torch.device(self._setup.device)
+        check_methods(self._setup, host)
         try:
             data = self._context.study_data.fingerprint
         except AutodistillError as error:
@@ -666,6 +669,23 @@ def _is_loopback(address: str) -> bool:
         return ipaddress.ip_address(address).is_loopback
     except ValueError:
         return address == "localhost"
+
+
+def check_methods(setup: Setup, host: str) -> None:
+    """Check that the files of the user's methods are on this node, `host`, as they are on the driver.
+
+    Raises:
+        ConfigError: a file is missing or differs.
+    """
+    for name in setup.own_methods:
+        try:
+            check_code(name, setup.own_methods)
+        except ConfigError as error:
+            raise ConfigError(
+                f"node {host}: {error.message}",
+                "put the same file under the same absolute path on every node and name it by this path, or install "
+                "the module on every node and name python:MODULE:FUNCTION",
+            ) from error
 
 
 def check_node(node: Node, setup: Setup) -> None:

@@ -38,6 +38,7 @@ from autodistill.executors.base import (
 )
 from autodistill.executors.measuring import measure_student, measure_teacher
 from autodistill.logit_cache import LogitCache
+from autodistill.methods import check_code
 from autodistill.models.checkpoints import saved_state
 from autodistill.models.students import bare, changed, file_facts, foreign_student, student_network
 from autodistill.models.uri import with_option
@@ -260,9 +261,14 @@ class WorkerContext:
         return Recipe(training, view, views, spec.epochs, spec.seed, rung=spec.rung, label_smoothing=smoothing)
 
     def supervision(self, spec: RunSpec) -> Supervision | None:
-        """Return what the teacher of a run provides; None where the run has no teacher."""
+        """Return what the teacher of a run provides; None where the run has no teacher.
+
+        Raises:
+            ConfigError: The method is the user's, and its file is missing here or no longer that of the study.
+        """
         if spec.params.teacher is None:
             return None
+        check_code(str(spec.params.method), self.setup.own_methods)
         teacher, needed = self.teacher(spec.params.teacher), min(spec.last_epoch, self.setup.views)
         return supervise(
             spec.params,

@@ -15,7 +15,7 @@ import hashlib
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache, partial
+from functools import partial
 from typing import Any
 
 from jaxtyping import Float, Int
@@ -47,11 +47,13 @@ from autodistill.usercode import function
 __all__ = [
     "ANCHORS",
     "METHODS",
+    "OWN",
     "RAMP_EPOCHS",
     "Loss",
     "Method",
     "Targets",
     "Temperatures",
+    "check_code",
     "code_of",
     "distillation_loss",
     "hard_loss",
@@ -69,6 +71,8 @@ RAMP_EPOCHS = "ramp_epochs"
 """Setting of every method: epochs over which the weight of the soft term rises linearly to its full value."""
 OWN = "python:"
 """How the names of methods begin that are functions of the user."""
+INPUTS = ("student_logits", "teacher_logits", "labels", "prepared", "ramp")
+"""Positional arguments of a loss."""
 
 
 @dataclass(frozen=True)
@@ -260,8 +264,29 @@ def shapes_of(names: Iterable[str]) -> dict[str, MethodShape]:
 
 
 def code_of(name: str) -> str:
-    """Return the hash of a user's method, which its file determines; empty for a method of this package."""
-    return hashlib.sha256(_own(name)[1]).hexdigest() if name.startswith(OWN) else ""
+    """Return the hash of a user's method; empty for a method of this package.
+
+    The code of the file and the name of the function determine the hash, the path of the file does not.
+
+    Raises:
+        ConfigError: As for `method_named`.
+    """
+    if not name.startswith(OWN):
+        return ""
+    return hashlib.sha256(name.rpartition(":")[2].encode() + b"\0" + _own(name)[1]).hexdigest()
+
+
+def check_code(name: str, hashes: Mapping[str, str]) -> None:
+    """Check that a user's method is that of the study. `hashes` are the hashes of the study by name.
+
+    Raises:
+        ConfigError: The code changed, or as for `method_named`.
+    """
+    if name.startswith(OWN) and code_of(name) != hashes.get(name, ""):
+        raise ConfigError(
+            f"method {name}: its code changed since the study began, or another file lies there",
+            "put back what was changed, or start a new study with --study",
+        )
 
 
 def parameters_of(name: str) -> Sequence[str]:
@@ -273,12 +298,26 @@ def parameters_of(name: str) -> Sequence[str]:
     return [it for it in method_named(name).accepted if it != "soft_weight"]
 
 
-@cache
 def _own(name: str) -> tuple[Method, bytes]:
-    """Import a user's method; return it with the source code of its file."""
-    target = name.removeprefix(OWN)
-    found, code = function(target, lambda message, hint: ConfigError(f"method {name}: {message}", hint))
-    return (found if isinstance(found, Method) else Method(found)), code
+    """Import a user's method; return it with the source code of its file.
+
+    An imported file stays imported until its content changes.
+    """
+    found, code = function(name.removeprefix(OWN), lambda message, hint: ConfigError(f"method {name}: {message}", hint))
+    method = found if isinstance(found, Method) else Method(found)
+    signature = inspect.signature(method.loss)
+    try:
+        keywords = {it.name: None for it in signature.parameters.values() if it.kind is it.KEYWORD_ONLY}
+        bound = signature.bind(*INPUTS, **keywords)
+    except TypeError:
+        bound = None
+    positional = [it for it in signature.parameters.values() if it.kind in (it.POSITIONAL_OR_KEYWORD, it.VAR_KEYWORD)]
+    if bound is None or len(positional) > len(INPUTS):
+        raise ConfigError(
+            f"method {name}: its loss has the arguments {signature}; it must have ({', '.join(INPUTS)}, *, ...)",
+            "parameters of the method are keyword-only arguments: write * before them",
+        )
+    return method, code
 
 
 def summarise(

@@ -3,21 +3,21 @@
 import itertools
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
-from autodistill.config import Dimension, Range, Space, bounds
+from autodistill.config import Dimension, Range, Space, bounds, default_prior, nearest_prior
 from autodistill.data import Data, normalise
 from autodistill.errors import ConfigError
 from autodistill.logit_cache import estimated_bytes
-from autodistill.methods import RAMP_EPOCHS, keyword_settings, method_named
+from autodistill.methods import OWN, RAMP_EPOCHS, keyword_settings, method_named
 from autodistill.models.students import student_network
 from autodistill.records import ParamValue, Record
 from autodistill.study.measurements import facts, keep, recall
 from autodistill.teachers import assistants, ladder
 from autodistill.training.probing import faster_precision, gpu_precision
-from autodistill.usercode import errors_as
+from autodistill.usercode import errors_as, said
 
 BATCH_SIZES = ((50_000, 128), (1_280, 64), (640, 32), (320, 16), (0, 8))
 """Batch sizes for the images of a user, each from a number of training images on. From 320 images on an epoch has 20
@@ -35,24 +35,52 @@ EXAMPLES = 8
 """Random examples on which parameters of methods are checked. Which parameters are allowed depends on no example."""
 
 
+def with_ranges(space: Space) -> Space:
+    """Give every method whose table is empty the ranges of its source, and choose the prior again if none is named.
+
+    Where neither TS, ISATS nor ATS is searched, the prior is the point of the search that is nearest to the settings of
+    the first method's source.
+
+    Raises:
+        ConfigError: There is no such method.
+    """
+    given = space.search.methods
+    methods = {name: params or dict(method_named(name).ranges) for name, params in given.items()}
+    search = space.search.model_copy(update={"methods": methods})
+    filled = space if methods == given else space.model_copy(update={"search": search})
+    if "prior" in space.model_fields_set:
+        return filled
+    if {"ts", "isats", "ats"} & methods.keys():
+        prior = default_prior(search, space.plain_kd)
+    else:
+        first = next(iter(methods))
+        prior = nearest_prior(search, first, method_named(first).settings)
+    return filled if prior == space.prior else filled.model_copy(update={"prior": prior})
+
+
 def fit_to_classes(space: Space, data: Data) -> tuple[Space, tuple[str, ...]]:
     """Remove methods that need more classes than the data has; return the space, and notes about it.
 
     Raises:
-        ConfigError: The space itself names such a method.
+        ConfigError: The space itself names such methods. The message also names what `check_methods` finds.
     """
     search, prior = space.search, space.prior
     too_few = [name for name in search.methods if method_named(name).min_classes > data.num_classes]
     if not too_few:
         return space, ()
-    name = too_few[0]
-    needs = f"needs at least {method_named(name).min_classes} classes; {data.name} has {data.num_classes}"
-    key = "prior" if prior.method == name and {"method", "params"} & prior.model_fields_set else ""
-    key = f"search.methods.{name}" if "methods" in search.model_fields_set else key
-    if key:
-        raise ConfigError(f"{key}: {name} {needs}", "name other methods, for example --set search.methods.ts.tau=4")
     methods = {method: params for method, params in search.methods.items() if method not in too_few}
     fitted = space.model_copy(update={"search": search.model_copy(update={"methods": methods})})
+    needed = {name: f"needs at least {method_named(name).min_classes} classes" for name in too_few}
+    needs = f"{needed[too_few[0]]}; {data.name} has {data.num_classes}"
+    lines = []
+    for name in too_few:
+        key = "prior" if prior.method == name and {"method", "params"} & prior.model_fields_set else ""
+        key = f"search.methods.{name}" if "methods" in search.model_fields_set else key
+        if key:
+            lines.append(f"{key}: {name} {needed[name]}; {data.name} has {data.num_classes}")
+    if lines:
+        lines += _refusals(fitted, data.num_classes)
+        raise ConfigError("\n".join(lines), "name other methods, for example --set search.methods.ts.tau=4")
     return fitted, (f"{', '.join(too_few)} left out ({needs}); searched: {', '.join(methods)}",)
 
 
@@ -127,15 +155,22 @@ def check_methods(space: Space, num_classes: int) -> None:
 
 
 def _refusals(space: Space, num_classes: int) -> Iterator[str]:
+    wrong = set[str]()
     for method, dimensions in space.search.methods.items():
-        student = dimensions.get("tau_student")
+        student, ramp = dimensions.get("tau_student"), dimensions.get(RAMP_EPOCHS)
         if student is not None and bounds(student) is None:
             yield f"search.methods.{method}.tau_student: must be a number above 0"
+        if ramp is not None and ((limits := bounds(ramp)) is None or limits[0] < 0):
+            yield f"search.methods.{method}.{RAMP_EPOCHS}: must be a number of epochs, at least 0"
         ends = {name: _ends(it) for name, it in dimensions.items() if name not in ("tau_student", RAMP_EPOCHS)}
         corners = (dict(zip(ends, values, strict=True)) for values in itertools.product(*ends.values()))
-        refused = filter(None, (_refusal(method, params, num_classes) for params in corners))
-        yield from (f"search.methods.{method}: {reason}" for reason in itertools.islice(refused, 1))
+        reasons = filter(None, (_refusal(method, params, num_classes) for params in corners))
+        if reason := next(reasons, ""):
+            wrong.add(method)
+            yield f"search.methods.{method}: {reason}"
     prior = space.prior
+    if prior.method in wrong or prior.method not in space.search.methods:
+        return
     fixed = {
         name: value for name, value in space.search.methods[prior.method].items() if isinstance(value, float | str)
     }
@@ -163,21 +198,27 @@ def _refusal(name: str, params: Mapping[str, ParamValue], num_classes: int) -> s
     own = {key: value for key, value in settings.items() if key in method.params}
 
     def refused(error: BaseException) -> ConfigError:
-        return ConfigError(str(error).splitlines()[0] if str(error) else type(error).__name__)
+        # Methods of this package say what is wrong in a ValueError.
+        return ConfigError(said(error) if name.startswith(OWN) or not isinstance(error, ValueError) else str(error))
 
     try:
         with errors_as(refused):
             if method.fit:
                 settings |= method.fit(teacher, labels, **own)
             prepared = method.prepared(teacher, labels, settings)
+            if wrong := [key for key, rows in prepared.items() if len(rows) != EXAMPLES]:
+                return f"prepare must return tensors with a row per example; {wrong[0]!r} has another number of rows"
             inputs = (student, teacher, labels, prepared, torch.tensor(0.5))
-            total, *terms = method.loss(*inputs, **keyword_settings(method.loss, settings))
-            (gradient,) = torch.autograd.grad(total, student)
+            found: Any = method.loss(*inputs, **keyword_settings(method.loss, settings))
+            terms = list(found) if isinstance(found, tuple | list) else []
+            if len(terms) != 3 or any(not isinstance(it, torch.Tensor) or it.shape != () for it in terms):
+                return "the loss must return three scalar tensors: the total, the hard and the soft loss"
+            if not terms[0].requires_grad:
+                return "the total loss has no gradient: compute it from student_logits with operations of torch"
+            (gradient,) = torch.autograd.grad(terms[0], student)
     except ConfigError as error:
         return error.message
-    if any(it.shape != () for it in (total, *terms)) or len(terms) != 2:
-        return "the loss must return three scalars: the total, the hard and the soft loss"
-    values = torch.stack([total.detach(), gradient.abs().sum()])
+    values = torch.stack([terms[0].detach(), gradient.abs().sum()])
     return "" if values.isfinite().all() else "the loss or its gradient is not finite for random logits"
 
 

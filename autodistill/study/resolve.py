@@ -15,7 +15,7 @@ from autodistill.data import DATASETS, Data, LoadData
 from autodistill.errors import ConfigError, StoreError, TeacherError
 from autodistill.executors import Setup, TrainTeacherTask
 from autodistill.formatting import COSTS, excess_words, plural
-from autodistill.methods import METHODS, method_named, parameters_of
+from autodistill.methods import METHODS, OWN, code_of, method_named, parameters_of
 from autodistill.models import MODELS
 from autodistill.models.cost import latency_ms
 from autodistill.models.students import check_student_name, is_foreign, student_network, student_record
@@ -45,6 +45,7 @@ from autodistill.study.fitting import (
     teacher_names,
     view_count,
     with_precision,
+    with_ranges,
 )
 from autodistill.study.gpu import Sharing, cluster_sharing, fit_to_device
 from autodistill.study.measurements import Facts, facts, keep, recall
@@ -56,6 +57,7 @@ KNOWN = Known(
     architectures=tuple(MODELS),
     methods=tuple(METHODS),
     parameters_of=parameters_of,
+    complete=with_ranges,
 )
 """Names that a search space may use."""
 _OTHER_NAME = "give this study another name with --study, or remove the folder"
@@ -136,6 +138,11 @@ class StudySpec(NamedTuple):
         return view_count(self.space)
 
     @property
+    def own_methods(self) -> dict[str, str]:
+        """Hashes of the code of the user's methods, by their names."""
+        return {name: code_of(name) for name in self.space.search.methods if name.startswith(OWN)}
+
+    @property
     def runnable_space(self) -> Space:
         """The space with the budget of this study, which can be run as it is."""
         search = self.space.search.model_copy(update={"budget": self.budget})
@@ -152,6 +159,7 @@ class StudySpec(NamedTuple):
             fingerprints=self.fingerprints,
             data=self.data.fingerprint,
             views=self.views,
+            own_methods=self.own_methods,
             sources=self.sources,
             device=self.options.device,
             folder=str(self.folder.path.absolute()),
@@ -228,6 +236,7 @@ class StudySpec(NamedTuple):
             teachers=self.teachers,
             fingerprints=self.fingerprints | {name: self.path_of(uri).parent.name for name, uri in adapted.items()},
             data=self.data.fingerprint,
+            methods=self.own_methods,
             result_version=RESULT_VERSION,
         )
 

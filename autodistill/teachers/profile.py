@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from autodistill import metrics
-from autodistill.methods import METHODS
+from autodistill.methods import METHODS, RAMP_EPOCHS
 from autodistill.records import (
     AgreementRecord,
     ParamValue,
@@ -158,7 +158,7 @@ def _spread(logits: Tensor, labels: Tensor, tau: float) -> SpreadRecord:
 
 
 def _tau_other(logits: Tensor, labels: Tensor, params: Mapping[str, ParamValue]) -> TauOtherRecord:
-    own = {name: value for name, value in params.items() if name not in ("tau_wrong", "tau_student")}
+    own = {name: value for name, value in params.items() if name not in ("tau_wrong", "tau_student", RAMP_EPOCHS)}
     targets = METHODS["isats"].targets(logits, labels, **own)
     assert targets.at_lower is not None
     assert targets.at_upper is not None

@@ -15,13 +15,15 @@ from torch import Tensor, nn
 
 from autodistill.config import DataSpec, Space, TrainingSpec
 from autodistill.data import Data
-from autodistill.errors import StudyError
+from autodistill.errors import StudyError, TrialError
 from autodistill.executors import TrainTeacherTask, WorkerContext, local
 from autodistill.executors.local import keep_freed_memory
 from autodistill.executors.worker import CONTEXT_BYTES, USED, memory_share
+from autodistill.methods import METHODS
 from autodistill.models import build
-from autodistill.records import Note
+from autodistill.records import Note, TrialParams
 from autodistill.teachers import Teacher
+from autodistill.training import supervise
 
 slow = pytest.mark.slow
 BATCH = 40
@@ -109,6 +111,26 @@ def test_a_run_whose_teacher_does_not_fit_fails_and_says_so(worker):
     assert found.state == "failed"
     assert "out of memory before the first step, with the logits of wide" in found.error
     assert "--workers" in found.error
+
+
+@slow
+@pytest.mark.parametrize("method", ["dist", "dkd"])
+def test_a_loss_that_couples_the_batch_is_not_trained_in_halves(worker, method):
+    worker.context.most = BATCH // 2
+    task, curve = run("r", epochs=1), []
+    params = TrialParams(teacher="t", method=method, soft_weight=None)
+    logits = torch.zeros(80, 10).scatter_(1, worker.context.data.train.labels[:, None], 5.0)
+    given = supervise(params, logits=lambda _: logits, labels=worker.context.data.train.labels)
+    spec = task.spec.model_copy(update={"params": params.model_copy(update={"teacher": None})})
+    if not METHODS[method].couples_batch:
+        assert worker.context.fit(spec, given, curve=curve)[1] == 2
+        return
+    words = r"out of memory with batches of 40, and the loss of dist cannot be computed on parts of a batch; lower trai"
+    with pytest.raises(TrialError, match=words) as caught:
+        worker.context.fit(spec, given, curve=curve)
+    assert "--workers" in caught.value.message
+    assert not of(Note, worker.events)
+    assert not curve
 
 
 class Full(WorkerContext):

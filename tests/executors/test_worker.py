@@ -17,7 +17,7 @@ from autodistill.data import to_worker
 from autodistill.errors import DataError, StoreError, StudyError, TeacherError
 from autodistill.executors import CheckTask, LogitsTask, TrainTeacherTask, WorkerContext, perform
 from autodistill.models import build
-from autodistill.records import EpochEvent, Note, RunEnded, TaskProgress, TeacherRecord
+from autodistill.records import EpochEvent, Note, RunEnded, TaskProgress, TeacherRecord, TrialParams
 from autodistill.store import read_result
 from autodistill.teachers import logits_of
 from autodistill.teachers.teacher import mean_logits
@@ -82,6 +82,15 @@ def test_a_missing_test_score_is_computed_from_the_kept_weights(worker, home):
     assert tested.result.val_top1 == plain.result.val_top1
     other = worker.do(run("scored at once", evaluate_on="validation+test"))
     assert other.result.curve == tested.result.curve
+
+
+def test_a_run_without_a_teacher_may_smooth_its_labels(tmp_path):
+    context, task = Here(tmp_path).context, run("smooth")
+    params = TrialParams(method_params={"label_smoothing": 0.1})
+    smooth = task.spec.model_copy(update={"params": params})
+    assert context.recipe(task.spec).label_smoothing == 0
+    assert context.recipe(smooth) == context.recipe(task.spec)._replace(label_smoothing=0.1)
+    assert context.supervision(smooth) is None
 
 
 def test_the_parts_of_a_run_make_up_its_time(tmp_path):

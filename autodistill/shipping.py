@@ -6,7 +6,7 @@ from autodistill import console
 from autodistill.config import load
 from autodistill.errors import ConfigError, InputError, StoreError
 from autodistill.executors import CheckTask, WorkerContext, perform
-from autodistill.export import Exported, export_student
+from autodistill.export import Exported, export_student, no_recommendation
 from autodistill.images_table import show_images
 from autodistill.methods import shapes_of
 from autodistill.models.students import changed
@@ -131,9 +131,7 @@ def _recommended(options: SearchOptions, run: str) -> tuple[StudyRecord, SearchO
         )
     folder, record = study_of(run)
     if record.recommendation is None:
-        raise StoreError(
-            f"study {record.name!r} has no recommendation yet", f"finish the study first: {record.command}"
-        )
+        raise no_recommendation(record)
     update = {"student": record.student.source, "space": str(folder.space)}
     return record, options.model_copy(update=update), record.recommendation.params
 

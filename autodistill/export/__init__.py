@@ -33,7 +33,7 @@ from autodistill.records import Recommendation, RunResult, StudyRecord, TrainedR
 from autodistill.store import StudyFolder, write_text
 from autodistill.study import check_unchanged, fingerprints_now
 
-__all__ = ["FORMATS", "Exported", "ExportedFile", "chosen", "export_student", "left_out", "pick"]
+__all__ = ["FORMATS", "Exported", "ExportedFile", "chosen", "export_student", "left_out", "no_recommendation", "pick"]
 
 TOLERANCE = 1e-4
 """Largest allowed difference of a format's logits from those of the eager student, relative to the largest logit (at
@@ -112,6 +112,16 @@ def export_student(
     return found
 
 
+def no_recommendation(record: StudyRecord) -> StoreError:
+    """Return the error for a study that recommends no student."""
+    if record.grid is not None:
+        again = (
+            "use `autodistill search` with the same teachers and data: runs of this study are found, not trained again"
+        )
+        return StoreError(f"study {record.name!r} compares methods and recommends no student", again)
+    return StoreError(f"study {record.name!r} has no recommendation yet", f"finish it first: {record.command}")
+
+
 def pick(record: StudyRecord, folder: StudyFolder, *, weights: Path | None = None) -> Student:
     """Load the recommended student of a study; arguments and errors as for `export_student`.
 
@@ -119,7 +129,7 @@ def pick(record: StudyRecord, folder: StudyFolder, *, weights: Path | None = Non
     test set has no influence on the choice.
     """
     if record.recommendation is None:
-        raise StoreError(f"study {record.name!r} has no recommendation yet", f"finish it first: {record.command}")
+        raise no_recommendation(record)
     run = None if weights else _best_confirmed(record, record.recommendation)
     path = weights or folder.weights(run.key if run else "")
     facts, state = read_weights(path)

@@ -191,3 +191,11 @@ def test_the_plan_is_told_and_the_time_estimated():
     fake(asked(), events.append)
     texts = [it.text for it in events if isinstance(it, Note)]
     assert any(text.startswith("plan: ") and "3 settings per cell" in text for text in texts)
+
+
+def test_a_grid_ships_no_student_and_says_what_does():
+    fake(asked())
+    for command in (["train", "--from", NAME], ["export", NAME]):
+        done = CliRunner().invoke(app, command)
+        assert "compares methods and recommends no student" in str(done.exception)
+        assert "autodistill search" in done.exception.hint

@@ -46,7 +46,7 @@ def judge_grid(record: StudyRecord, *, threshold: float) -> MethodVerdict:
         return MethodVerdict(verdict="unconfirmed", method=None, sentence=missing, threshold=threshold)
     means = np.nan_to_num(grids.method_means(table), nan=-1.0)
     order = sorted(range(len(found.methods)), key=lambda place: -means[place])
-    contrasts = _contrasts(table, found.methods)
+    contrasts = _contrasts(table, found.methods, order)
     gains = _gains(scores, controls, found.methods, names)
     slopes = _slopes(record, scores)
     only = len(found.methods) == 1
@@ -109,12 +109,12 @@ def _cell_rows(found: MethodGrid) -> list[ScoreRow]:
     return [_row(cell.teacher, scores(cell), method=cell.method) for cell in found.cells]
 
 
-def _contrasts(table: grids.Table, methods: Sequence[str]) -> tuple[MethodContrast, ...]:
-    """Return the better method minus the worse, for every two methods with shared seeds."""
+def _contrasts(table: grids.Table, methods: Sequence[str], order: Sequence[int]) -> tuple[MethodContrast, ...]:
+    """Return the better method minus the worse, for every two methods with shared seeds, the best methods first."""
     compared = grids.compare_methods(table)
     bounds = compared.bounds()
     found = []
-    for one, other in combinations(range(len(methods)), 2):
+    for one, other in combinations(order, 2):
         if compared.pairs.difference[one, other] < 0:
             one, other = other, one
         if not np.isnan(compared.pairs.difference[one, other]):

@@ -8,9 +8,9 @@ study = ad.search("mobilenetv2:0.5", teachers=["file:r56.pth?norm=imagenet"], da
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from autodistill.api import Study, load_study, search
+    from autodistill.api import Study, compare, load_study, search
 
-__all__ = ["Study", "__version__", "load_study", "search"]
+__all__ = ["Study", "__version__", "compare", "load_study", "search"]
 __version__ = "0.1.0"
 
 

@@ -1,4 +1,4 @@
-"""The public Python API: `search`, `load_study` and `Study`. The command line calls the same functions.
+"""The public Python API: `search`, `compare`, `load_study` and `Study`. The command line calls the same functions.
 
 import autodistill as ad
 
@@ -8,7 +8,7 @@ print(study.recommendation.sentence)
 
 import inspect
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from numbers import Real
 from pathlib import Path
@@ -17,11 +17,13 @@ from typing import Any, Literal
 from autodistill.errors import ConfigError, near
 from autodistill.export import Exported, chosen
 from autodistill.methods import OWN
-from autodistill.objects import Images, Network, Passed
+from autodistill.objects import Images, Network, Passed, importable
 from autodistill.options import search_options, students_to_search
 from autodistill.records import (
     ComparisonRecord,
+    MethodVerdict,
     Recommendation,
+    ScoreRow,
     StudentChoice,
     StudentRow,
     StudyRecord,
@@ -53,22 +55,27 @@ class Study:
         self._passed = passed or Passed()
 
     @property
-    def recommendation(self) -> Recommendation | StudentChoice | None:
-        """The recommended teacher and settings, or, of several students, the student to ship; None: not finished.
+    def recommendation(self) -> Recommendation | StudentChoice | MethodVerdict | None:
+        """The recommended teacher and settings; None for a study that is not finished.
 
-        `.sentence` says it in words, `.reasons` says why. Accuracies are fractions in [0, 1].
+        Of several students it is the student to ship, of `compare` the verdict about the methods. `.sentence` says it
+        in words, `.reasons` says why. Accuracies are fractions in [0, 1].
         """
         record = self.record
-        return record.recommendation if isinstance(record, StudyRecord) else record.choice
+        if isinstance(record, ComparisonRecord):
+            return record.choice
+        return record.grid.verdict if record.grid is not None else record.recommendation
 
-    def leaderboard(self) -> list[TeacherLine] | list[StudentRow]:
-        """Return a row for each teacher, the best first; of a search for several students, a row for each student.
+    def leaderboard(self) -> list[TeacherLine] | list[StudentRow] | list[ScoreRow]:
+        """Return a row for each teacher, the best first; of several students or of `compare`, a row for each student.
 
         The rows are named tuples of a search for one student, so that `pandas.DataFrame(study.leaderboard())` is a
         table. `test`, `low`, `high` (95 % interval), `val` and `own` are fractions in [0, 1]; `test` is None for
         teachers without confirm runs, and `own` is the teacher's own validation accuracy.
         """
         record = self.record
+        if isinstance(record, StudyRecord) and record.grid is not None:
+            return list(record.grid.verdict.cells) if record.grid.verdict else []
         if isinstance(record, StudyRecord):
             return teacher_lines(record)
         return list(record.choice.rows) if record.choice else []
@@ -206,29 +213,131 @@ def search(  # noqa: PLR0913 - the options of a search
         ConfigError: An argument is wrong, or an object cannot be sent to worker processes.
         DataError, TeacherError, StoreError: Data, a teacher or the study's folder cannot be used.
     """
+    return _run(
+        student if isinstance(student, list) else [student],
+        teachers,
+        data,
+        budget,
+        common={"space": space, "study": study, "seed": seed, "device": device, "workers": workers},
+        executor=executor,
+        settings=settings,
+        progress=progress,
+        options=options,
+        name="search",
+    )
+
+
+def compare(  # noqa: PLR0913 - the options of a method grid
+    student: str | Network,
+    teachers: str | Network | Sequence[str | Network] = (),
+    methods: Sequence[str | Callable[..., Any]] = ("ts", "isats", "dkd"),
+    data: str | Images = "",
+    budget: int | float | str = "",
+    *,
+    executor: Kind = "local",
+    space: str = "",
+    settings: Mapping[str, object] | None = None,
+    study: str = "",
+    seed: int | None = None,
+    device: str = "auto",
+    workers: int | str = "auto",
+    progress: bool = True,
+    **options: Any,
+) -> Study:
+    """Compare distillation methods over several teachers. The same call resumes the study.
+
+    Each method is tuned for each teacher at equal cost on validation. The best settings are then trained over the same
+    new seeds and compared on test, beside training without a teacher and with label smoothing.
+
+    Args:
+        student: Network to train.
+        teachers: Trained networks, one or several; empty: the space's.
+        methods: Names such as `ts`, or functions of yours as in docs/extending.md, which must be importable.
+        data: As for `search`.
+        budget: As for `search`. Empty: 3 settings for each method and teacher.
+        executor: As for `search`.
+        space: As for `search`.
+        settings: As for `search`.
+        study: Name of the study, new or to resume.
+        seed: As for `search`.
+        device: As for `search`.
+        workers: As for `search`.
+        progress: As for `search`.
+        **options: The other options of `autodistill compare`: `timeout`, `cache_size`, `storage`, `offline`,
+            `download`; with `executor="ray"` also `per_gpu`, `insecure` and `ray` (the address of the cluster).
+
+    Returns:
+        The study; `study.record.grid.verdict` is the verdict about the methods, `study.report()` writes the report.
+
+    Raises:
+        ConfigError, DataError, TeacherError, StoreError: As for `search`.
+    """
+    names = [_method(it, place) for place, it in enumerate(methods)]
+    if not names:
+        raise ConfigError("methods: an empty list", "name one or more, such as ['ts', 'isats', 'dkd']")
+    for name in ("max_params", "max_macs", "max_size", "max_latency", "max_trials", "audit_pruning"):
+        if name in options:
+            raise ConfigError(f"compare() has no argument {name!r}", "it belongs to search()")
+    return _run(
+        [student],
+        teachers,
+        data,
+        budget,
+        common={"space": space, "study": study, "seed": seed, "device": device, "workers": workers},
+        executor=executor,
+        settings=settings,
+        progress=progress,
+        options={**options, "methods": names},
+        name="compare",
+    )
+
+
+def _method(given: str | Callable[..., Any], place: int) -> str:
+    """Return the name of a method that is a name already, or a function that can be imported."""
+    if isinstance(given, str):
+        return given
+    target = importable(given)
+    if target is None:
+        raise ConfigError(
+            f"methods[{place}]: {given!r} cannot be imported",
+            "define the function in a file, or name python:FILE.py:NAME",
+        )
+    return f"python:{target}"
+
+
+def _run(  # noqa: PLR0913 - the arguments of `search`
+    students: Sequence[str | Network],
+    teachers: str | Network | Sequence[str | Network],
+    data: str | Images,
+    budget: int | float | str,
+    *,
+    common: Mapping[str, Any],
+    executor: Kind,
+    settings: Mapping[str, object] | None,
+    progress: bool,
+    options: dict[str, Any],
+    name: Literal["search", "compare"],
+) -> Study:
+    """Run a search or a method grid. `common` holds the arguments of both that are passed on as they are."""
     _refuse_nested()
-    _check_options(options, executor)
+    _check_options(options, executor, name=name, also=["methods"] if name == "compare" else [])
     passed = Passed(anything=executor == "serial", datasets=executor != "ray")
     if executor == "ray":
         options["ray"] = options.get("ray") or "auto"
-    students = student if isinstance(student, list) else [student]
     if not students:
         raise ConfigError("student: an empty list", "name a network to train, or several")
     # A network is callable; a list of networks is not.
     several = [teachers] if isinstance(teachers, str) or callable(teachers) else teachers
     given = {key: options.pop(key) for key in _TEXTS if key in options}
     texts = {key: str(value) for key, value in given.items() if value not in ("", None)}
+    workers = 1 if executor == "serial" else common["workers"]
     asked = students_to_search(
         students=[passed.network(it, "student") for it in students],
         teachers=[passed.network(it, f"teachers[{place}]") for place, it in enumerate(several)],
         data=passed.images(data),
         budget=_budget(budget),
-        space=space,
         overrides=[f"{key}={json.dumps(value)}" for key, value in _flat(settings or {})],
-        study=study,
-        seed=seed,
-        device=device,
-        workers=1 if executor == "serial" else workers,
+        **{**common, "workers": workers},
         **texts,
         **options,
     )
@@ -237,7 +346,7 @@ def search(  # noqa: PLR0913 - the options of a search
             asked,
             quiet=not progress,
             serial=executor == "serial",
-            again="call autodistill.search with the same arguments",
+            again=f"call autodistill.{name} with the same arguments",
         )
     return Study(Path(asked.options[0].runs) / record.name, passed=passed)
 
@@ -278,11 +387,11 @@ def _budget(value: int | float | str) -> str:
     return f"{Decimal(str(value)).normalize():f}"
 
 
-def _check_options(options: Mapping[str, object], executor: str) -> None:
-    allowed = {*_TEXTS, "max_trials", "audit_pruning", "storage", "offline", "download", *_OF_RAY}
-    for name in options:
-        if name not in allowed:
-            raise ConfigError(f"search() has no argument {name!r} ({near(name, allowed)})")
+def _check_options(options: Mapping[str, object], executor: str, *, name: str, also: Sequence[str] = ()) -> None:
+    allowed = {*_TEXTS, "max_trials", "audit_pruning", "storage", "offline", "download", *_OF_RAY, *also}
+    for option in options:
+        if option not in allowed:
+            raise ConfigError(f"{name}() has no argument {option!r} ({near(option, allowed)})")
     if executor not in ("local", "serial", "ray"):
         raise ConfigError(f"executor={executor!r}: unknown", "allowed: 'local', 'serial', 'ray'")
     for name, default in _OF_RAY.items():
@@ -304,8 +413,7 @@ def _refuse_nested() -> None:
         file = frame.f_globals.get("__file__", "")
         if frame.f_code.co_name == "<module>" and str(frame.f_globals.get("__name__", "")).startswith(USER_FILE):
             raise ConfigError(
-                f"{file}: autodistill.search is called whenever this file is imported, and its functions are imported "
-                "from it",
+                f"{file}: autodistill is called whenever this file is imported, and its functions are imported from it",
                 'put the call below `if __name__ == "__main__":`',
             )
         frame = frame.f_back

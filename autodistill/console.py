@@ -52,6 +52,7 @@ PHASES: Mapping[Phase, str] = {
     "profiles": "comparing the teachers",
     "baselines and priors": "baselines and priors",
     "search": "search",
+    "tuning": "settings of each method and teacher",
     "reruns": "reruns of the leaders",
     "confirm": "confirm runs",
     "controls": "controls",

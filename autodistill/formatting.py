@@ -101,11 +101,13 @@ RUNS = {
     r"trials/0*(\d+)/full": "trial {}, full run",
     r"baselines/plain-kd": "plain KD",
     r"baselines/no-teacher-(\d+)": "no teacher, seed {}",
+    r"baselines/label-smoothing-(\d+)": "label smoothing, seed {}",
     r"(reruns|confirm)/plain-kd-(\d+)": "{} of plain KD, seed {}",
     r"(reruns|confirm)/0*(\d+)-(\d+)": "{} of trial {}, seed {}",
     r"(reruns|confirm)/shared-(\d+)-(\d+)": "{} of the shared configuration with teacher {}, seed {}",
     r"controls/default-0*(\d+)-(\d+)": "control {} with the prior, seed {}",
     r"controls/shared-0*(\d+)-(\d+)": "control {} with the shared configuration, seed {}",
+    r"controls/shared-(\d+)-(\d+)-(\d+)": "setting for all teachers of method {} with teacher {}, seed {}",
     r"controls/own-0*(\d+)-(\d+)": "control {} with the own configuration, seed {}",
     r"audit/0*(\d+)": "audit of trial {}",
 }

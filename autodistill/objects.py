@@ -131,7 +131,7 @@ class Passed:
         arguments: dict[str, Any] = {}
         while isinstance(function, functools.partial) and not function.args:
             function, arguments = function.func, {**function.keywords, **arguments}
-        target = _importable(function)
+        target = importable(function)
         with contextlib.suppress(TypeError):
             if target is not None:
                 return _with_options(f"python:{target}", {_option(key): _argument(it) for key, it in arguments.items()})
@@ -157,7 +157,7 @@ class Passed:
         return f"python:{HERE}:{key}"
 
 
-def _importable(function: Any) -> str | None:
+def importable(function: Any) -> str | None:
     """Return `MODULE:NAME` or `FILE.py:NAME` of a function or class; None: another process cannot import it."""
     module, name = getattr(function, "__module__", None), getattr(function, "__qualname__", "")
     found = sys.modules.get(module or "")

@@ -63,15 +63,15 @@ def students_to_search(
         for student, name in zip(students, names, strict=True)
     )
     whole = options[0].model_copy(update={"study": study})
-    return StudentsToSearch(
-        study or study_name(whole.space, students, data=whole.data), _command(whole, students), options
-    )
+    name = study or study_name(whole.space, students, data=whole.data, grid=bool(whole.methods))
+    return StudentsToSearch(name, _command(whole, students), options)
 
 
 def search_options(  # noqa: PLR0913 - the options of a search
     *,
     student: str = "",
     teachers: Sequence[str] | None = None,
+    methods: Sequence[str] = (),
     data: str = "",
     space: str = "",
     device: str = "auto",
@@ -96,6 +96,7 @@ def search_options(  # noqa: PLR0913 - the options of a search
     options = SearchOptions(
         student=student,
         teachers=tuple(teachers or ()),
+        methods=tuple(methods),
         data=data,
         space=space,
         device=device,
@@ -185,9 +186,11 @@ def _command(options: SearchOptions, students: Sequence[str]) -> str:
         ("--budget", filter(None, [options.budget])),
         ("--study", filter(None, [options.study])),
         ("--teacher", options.teachers),
+        ("--method", filter(None, [",".join(options.methods)])),
         ("--set", options.overrides),
         ("--seed", [] if options.seed is None else [options.seed]),
         ("--max-trials", [] if options.max_trials is None else [options.max_trials]),
     ]
     flags = [part for flag, values in values_by_flag for value in values for part in (flag, str(value))]
-    return shlex.join(["autodistill", "search", *flags, *["--audit-pruning"] * options.audit_pruning])
+    command = "compare" if options.methods else "search"
+    return shlex.join(["autodistill", command, *flags, *["--audit-pruning"] * options.audit_pruning])

@@ -462,6 +462,10 @@ class Recommendation(Record):
     """Standard deviation of a run over seeds, pooled over the finalists."""
     seeds_to_settle: tuple[SeedsToSettle, ...] = ()
     """Empty where no question is open, or where there is no interval."""
+    label_smoothing: RankRow | None = None
+    """Training on labels alone with label smoothing; None: it was not tried."""
+    versus_label_smoothing: Contrast | None = None
+    """The teacher of the verdict against label smoothing, `versus` None."""
     threshold: float
 
 
@@ -516,7 +520,7 @@ class StudentRecord(Record):
         return ("foreign", self.foreign.fingerprint) if self.foreign else (self.name, self.stem_stride)
 
 
-TRAINED_HERE = ("ladder:", "adapt:")
+TRAINED_HERE = ("ladder:", "adapt:", "assistant:")
 """Schemes of the teachers that autodistill trains on the study's data."""
 
 
@@ -750,6 +754,8 @@ class MethodVerdict(Record):
     seeds_to_settle: int | None = None
     """Seeds that would tell the best two methods apart at the measured difference and noise; None: over 50, or
     their difference lies within the threshold."""
+    noise: float | None = None
+    """Standard deviation of a run, with the effects of cells and seeds removed."""
     threshold: float
 
 
@@ -792,8 +798,8 @@ class SpecRecord(Record):
     teachers: dict[str, str]
     """Name to URI."""
     fingerprints: dict[str, str]
-    """Name to fingerprint of the given teachers, and to the key of the adapted ones; the data and the space decide the
-    default ladder."""
+    """Name to fingerprint of the given teachers, and to the key of adapted ones and assistants; the data and the space
+    decide the default ladder."""
     data: str
     """Fingerprint of images, labels and split."""
     methods: dict[str, str] = {}

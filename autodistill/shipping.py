@@ -5,18 +5,18 @@ from pathlib import Path
 from autodistill import console
 from autodistill.config import load
 from autodistill.errors import ConfigError, InputError, StoreError
-from autodistill.executors import CheckTask, TrainTeacherTask, WorkerContext, perform
+from autodistill.executors import CheckTask, WorkerContext, perform
 from autodistill.export import Exported, export_student
 from autodistill.images_table import show_images
 from autodistill.methods import shapes_of
 from autodistill.models.students import changed
-from autodistill.records import TRAINED_HERE, EpochRecord, RunSpec, StudyRecord, TrainedRecord, TrialParams
+from autodistill.records import EpochRecord, RunSpec, StudyRecord, TrainedRecord, TrialParams
 from autodistill.running import shown_loading
 from autodistill.searching import prior_params
 from autodistill.store import StudyFolder, write_text
 from autodistill.studies import study_of
 from autodistill.study import KNOWN, SearchOptions, StudySpec, check_unchanged, fingerprints_now, resolve
-from autodistill.teachers import is_ensemble, members_of
+from autodistill.teachers.assistants import needs, with_needs
 
 EXPORTS = Path("exports")
 
@@ -91,11 +91,8 @@ def train_student(
         setup = spec.setup.model_copy(update={"with_validation": with_validation})
         context = WorkerContext(setup, data=spec.data, on_event=display.show)
         if params.teacher is not None:
-            uri = spec.teachers[params.teacher]
-            members = members_of(uri, spec.teachers) if is_ensemble(uri) else (params.teacher,)
-            for of in (spec.teachers[name] for name in members):
-                if of.startswith(TRAINED_HERE):
-                    perform(TrainTeacherTask(uri=of), context)
+            for task in spec.training_of([params.teacher]):
+                perform(task, context)
             perform(CheckTask(name=params.teacher), context)
         with context.one_thread():
             supervision = context.supervision(run_spec)
@@ -146,16 +143,16 @@ def _needed(record: StudyRecord, params: TrialParams) -> dict[str, str]:
     uris = {teacher.name: teacher.uri for teacher in record.teachers}
     if params.teacher is None:
         return {}
-    uri = uris[params.teacher]
-    members = members_of(uri, uris) if is_ensemble(uri) else ()
-    return {name: uris[name] for name in (*members, params.teacher)}
+    return {name: uris[name] for name in with_needs([params.teacher], uris)}
 
 
 def _prior(spec: StudySpec) -> TrialParams:
     """Return the space's prior for the teacher that the options name; without a teacher, labels alone."""
     if not spec.options.teachers:
         return TrialParams()
-    names = list(spec.teachers)
+    # Members of an ensemble and the teacher of an assistant are only named for it.
+    needed = {other for uri in spec.teachers.values() for other in needs(uri, spec.teachers)}
+    names = [name for name in spec.teachers if name not in needed]
     if len(names) > 1:
         uris = ", ".join(spec.teachers.values())
         raise ConfigError(f"--teacher: a student has one teacher, not {len(names)}", f"name one of {uris}")

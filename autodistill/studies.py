@@ -78,7 +78,8 @@ def study_of(run: str) -> tuple[StudyFolder, StudyRecord]:
 def judged_record(record: StudyRecord | ComparisonRecord) -> StudyRecord | ComparisonRecord:
     """Return a record with the verdict that this version computes; a record without a verdict is returned as is."""
     if isinstance(record, StudyRecord):
-        return judged(record) if record.recommendation is not None else record
+        has_verdict = record.recommendation is not None or (record.grid is not None and record.grid.verdict is not None)
+        return judged(record) if has_verdict else record
     return judged_students(record) if record.choice is not None else record
 
 

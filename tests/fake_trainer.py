@@ -201,7 +201,7 @@ def _train_epochs(
 def _other(task: Task, context: WorkerContext, folder: Path) -> Result:
     setup = context.setup
     if isinstance(task, TrainTeacherTask):
-        path = path_of(task.uri, root=Path(setup.cache), data=setup.data, space=setup.space)
+        path = path_of(task.uri, root=Path(setup.cache), data=setup.data, space=setup.space, sources=setup.sources)
         if not path.exists():
             context.on_event(TaskProgress(task=f"teacher {task.uri}", done=1, total=1))
             write_text(path, "a teacher of the fake trainer")

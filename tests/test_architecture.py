@@ -15,6 +15,8 @@ PACKAGE = Path(__file__).parents[1] / "autodistill"
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 
 OPTIONS = {
+    "compare": "--download --student --teacher --method --data --space --budget --study --seed --device --workers "
+    "--ray --per-gpu --insecure --storage --set --timeout --cache-size --dry-run --offline --format --quiet",
     "search": "--download --student --teacher --data --space --budget --study --seed --device --workers "
     "--ray --per-gpu --insecure --storage "
     "--set --max-trials --audit-pruning --max-params --max-macs --max-size --max-latency --timeout "
@@ -32,7 +34,7 @@ OPTIONS = {
     "spaces cp": "",
     "spaces check": "--set",
     "teachers list": "--teacher --data --space --set --download --offline --format",
-    "teachers train": "--data --space --set --device --workers --download",
+    "teachers train": "--teacher --data --space --set --device --workers --offline --download",
     "teachers adapt": "--data --space --set --device --workers --download --offline",
     "teachers check": "--data --space --set --download --offline --format",
     "teachers inspect": "--data --space --set --device --workers --download --offline --format --out",
@@ -91,7 +93,7 @@ def test_the_function_of_a_command_takes_its_parameters(monkeypatch):
     for name, command in commands(get_command(app)):
         if not name.startswith(("spaces", "cluster")):
             command.callback(**{param.name: param.default for param in command.params if param.name != "help"})
-    assert len(called) == 11
+    assert len(called) == 12
     for target, given in called:
         module, function = target.split(".")
         inspect.signature(getattr(importlib.import_module(f"autodistill.cli.{module}"), function)).bind(**given)

@@ -34,8 +34,9 @@ Teachers = Annotated[
     typer.Option(
         "--teacher",
         help="URI of a teacher: file:CKPT?arch=NAME, python:FILE.py:FACTORY, torchvision:NAME@WEIGHTS, timm:NAME, "
-        "onnx:FILE, logits:FILE, ensemble:NAME+NAME, adapt:URI, ladder:, ladder:imagenet. A folder or pattern in file: "
-        "names every checkpoint in it. Repeatable. Default: the space's.",
+        "onnx:FILE, logits:FILE, ensemble:NAME+NAME, adapt:URI, ladder:, ladder:NETWORK@EPOCH, ladder:imagenet, "
+        "assistant:NETWORK?teacher=NAME. A folder or pattern in file: names every checkpoint in it. Repeatable. "
+        "Default: the space's.",
     ),
 ]
 DataName = Annotated[
@@ -60,6 +61,29 @@ Workers = Annotated[
         "at most one per GB of memory."
     ),
 ]
+Seed = Annotated[int | None, typer.Option(help="Seed of search and training. Default: the space's.")]
+Ray = Annotated[
+    str,
+    typer.Option(help="Run on a Ray cluster: auto (this machine's), HOST:PORT, or local (a new one on this machine)."),
+]
+PerGpu = Annotated[int, typer.Option(min=1, help="With --ray: number of workers that share a GPU.")]
+Insecure = Annotated[
+    bool,
+    typer.Option("--insecure", help="With --ray: accept a cluster on a network without token authentication."),
+]
+Storage = Annotated[
+    str,
+    typer.Option(
+        envvar="AUTODISTILL_STORAGE",
+        show_envvar=True,
+        help="Database that gets a copy of the trials for dashboards: postgresql://USER@HOST/DATABASE or "
+        "sqlite:///FILE. Default: a SQLite file in the study folder.",
+    ),
+]
+Timeout = Annotated[str, typer.Option(help="Stop after this time: 90s, 30m, 8h. Default: no limit.")]
+CacheSize = Annotated[str, typer.Option(help="Most disk space for teacher logits.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Check and estimate only; start no study.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print the result only.")]
 OutputFormat = Annotated[Format, typer.Option("--format", help="Format of the result on stdout.")]
 Run = Annotated[str, typer.Argument(help="Name or folder of a study.")]
 ShippedSpace = Annotated[str, typer.Argument(help="Name of a shipped space.")]
@@ -133,29 +157,13 @@ def search(
         typer.Option(help="Total cost: 20 (full trainings), 600ep (epochs), 8h or 30min (time). Default: the space's."),
     ] = "",
     study: Annotated[str, typer.Option(help="Name of the study, new or to resume. Default: SPACE-STUDENT.")] = "",
-    seed: Annotated[int | None, typer.Option(help="Seed of search and training. Default: the space's.")] = None,
+    seed: Seed = None,
     device: Device = "auto",
     workers: Workers = "auto",
-    ray: Annotated[
-        str,
-        typer.Option(
-            help="Run on a Ray cluster: auto (this machine's), HOST:PORT, or local (a new one on this machine)."
-        ),
-    ] = "",
-    per_gpu: Annotated[int, typer.Option(min=1, help="With --ray: number of workers that share a GPU.")] = 1,
-    insecure: Annotated[
-        bool,
-        typer.Option("--insecure", help="With --ray: accept a cluster on a network without token authentication."),
-    ] = False,
-    storage: Annotated[
-        str,
-        typer.Option(
-            envvar="AUTODISTILL_STORAGE",
-            show_envvar=True,
-            help="Database that gets a copy of the trials for dashboards: postgresql://USER@HOST/DATABASE or "
-            "sqlite:///FILE. Default: a SQLite file in the study folder.",
-        ),
-    ] = "",
+    ray: Ray = "",
+    per_gpu: PerGpu = 1,
+    insecure: Insecure = False,
+    storage: Storage = "",
     overrides: Overrides = None,
     max_params: Annotated[str, typer.Option(help="Most parameters of a student, such as 2.5M.")] = "",
     max_macs: Annotated[str, typer.Option(help="Most MACs of a student for one image, such as 100M.")] = "",
@@ -168,15 +176,65 @@ def search(
             "--audit-pruning", help="After the study, train the best pruned trials in full, outside the budget."
         ),
     ] = False,
-    timeout: Annotated[str, typer.Option(help="Stop after this time: 90s, 30m, 8h. Default: no limit.")] = "",
-    cache_size: Annotated[str, typer.Option(help="Most disk space for teacher logits.")] = "8GB",
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check and estimate only; start no study.")] = False,
+    timeout: Timeout = "",
+    cache_size: CacheSize = "8GB",
+    dry_run: DryRun = False,
     offline: Offline = False,
     download: Download = False,
     output: OutputFormat = Format.TABLE,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print the result only.")] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Find the best teacher for each student within a budget. The same command resumes a study."""
+
+
+@app.command()
+@runs("search.compare")
+def compare(
+    student: Annotated[
+        str,
+        typer.Option(
+            "--student",
+            help="Network to train: mobilenetv2, mobilenetv2:0.5 (width; default: the space's), "
+            "torchvision:NAME@WEIGHTS, timm:NAME, python:FILE.py:FACTORY.",
+        ),
+    ],
+    teachers: Teachers = None,
+    methods: Annotated[
+        str,
+        typer.Option(
+            "--method",
+            help="Methods, separated by commas: ts, ats, isats, dkd, dist, nkd, ttm, wttm, python:FILE.py:FUNCTION.",
+        ),
+    ] = "ts,isats,dkd",
+    data: DataName = "",
+    space: SpaceName = "",
+    budget: Annotated[
+        str,
+        typer.Option(
+            help="Total cost: 60 (full trainings), 900ep (epochs), 8h (time). Default: 3 settings for each method and "
+            "teacher."
+        ),
+    ] = "",
+    study: Annotated[
+        str, typer.Option(help="Name of the study, new or to resume. Default: methods-SPACE-STUDENT.")
+    ] = "",
+    seed: Seed = None,
+    device: Device = "auto",
+    workers: Workers = "auto",
+    ray: Ray = "",
+    per_gpu: PerGpu = 1,
+    insecure: Insecure = False,
+    storage: Storage = "",
+    overrides: Overrides = None,
+    timeout: Timeout = "",
+    cache_size: CacheSize = "8GB",
+    dry_run: DryRun = False,
+    offline: Offline = False,
+    download: Download = False,
+    output: OutputFormat = Format.TABLE,
+    quiet: Quiet = False,
+) -> None:
+    """Compare distillation methods over several teachers, each tuned at equal cost. The same command resumes it."""
 
 
 @app.command()
@@ -269,14 +327,16 @@ def teachers_list(
 @teachers_app.command("train")
 @runs("teachers.train_teachers")
 def teachers_train(
+    teachers: Teachers = None,
     data: DataName = "",
     space: SpaceName = "",
     overrides: Overrides = None,
     device: Device = "auto",
     workers: Workers = "auto",
+    offline: Offline = False,
     download: Download = False,
 ) -> None:
-    """Train the default ladder of a space; all later studies use it."""
+    """Train the missing teachers of a space: default ladder, assistants, adapted ones; all later studies use them."""
 
 
 @teachers_app.command("adapt")

@@ -5,11 +5,13 @@ from pathlib import Path
 from typing import Any
 
 from autodistill import console
+from autodistill.errors import ConfigError
 from autodistill.executors import Stopped
 from autodistill.formatting import about, command_line, quantity
 from autodistill.images_table import show_images
 from autodistill.machine import process_age_s
 from autodistill.options import StudentsToSearch, students_to_search
+from autodistill.records import ComparisonRecord, StudyRecord
 from autodistill.running import (
     command_of,
     describe_data,
@@ -24,6 +26,14 @@ from autodistill.study import Estimate, StudySpec, describe_plan, describe_time,
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C or a signal that ends the command."""
+
+
+def compare(*, student: str, methods: str, **flags: Any) -> None:
+    """Run a method grid: `methods` are names separated by commas; the other flags are those of `search`."""
+    names = [name.strip() for name in methods.split(",") if name.strip()]
+    if not names:
+        raise ConfigError("--method: names no method", "name one or more, such as --method ts,isats,dkd")
+    search(students=[student], methods=names, **flags)
 
 
 def search(*, dry_run: bool, output: str, quiet: bool, **flags: Any) -> None:
@@ -47,8 +57,14 @@ def search(*, dry_run: bool, output: str, quiet: bool, **flags: Any) -> None:
     page = studies.rendered(record, studies.REPORTS / record.name)
     show.show_record(record, output=output)
     if not quiet:
-        next_command = command_line("train", "--from", record.name) if record.state == "complete" else record.command
+        next_command = command_line(*_next(record)) if record.state == "complete" else record.command
         console.show_note(f"Report: {page}   Next: {next_command}")
+
+
+def _next(record: StudyRecord | ComparisonRecord) -> tuple[str, ...]:
+    """Return the arguments of the command that usually follows a complete study."""
+    is_grid = isinstance(record, StudyRecord) and record.grid is not None
+    return ("show", record.name) if is_grid else ("train", "--from", record.name)
 
 
 def _dry_run(asked: StudentsToSearch, *, as_json: bool) -> None:
@@ -88,7 +104,7 @@ def _facts(spec: StudySpec, result: Estimate) -> dict[str, object]:
         "data": describe_data(spec),
         "teachers": ", ".join(spec.teachers),
         "teacher check": "when the study starts, or by `autodistill teachers check`",
-        "ladder to train": ", ".join(spec.untrained) or "none",
+        "teachers to train": ", ".join(spec.untrained) or "none",
         "wall time": f"{describe_time(result.time)}, on {spec.options.workers} workers" if result.time else "not known",
         "teacher logits": f"{quantity('size_bytes', result.cache_bytes)}, {spec.views} views",
         "run folder": str(spec.folder.path),

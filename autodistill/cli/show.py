@@ -13,16 +13,28 @@ from pathlib import Path
 from autodistill import console
 from autodistill.console import percent
 from autodistill.errors import ConfigError, StoreError, near
-from autodistill.formatting import COSTS, amount, count, excess_words, interval, parameter, probability, quantity
+from autodistill.formatting import (
+    COSTS,
+    amount,
+    count,
+    excess_words,
+    interval,
+    method_label,
+    parameter,
+    probability,
+    quantity,
+)
 from autodistill.records import (
     ComparisonRecord,
     CostKind,
     RunResult,
+    ScoreRow,
     StudentRow,
     StudyRecord,
     TrialRecord,
     read_record,
 )
+from autodistill.report.methods import grid_of
 from autodistill.report.trials import curves_info
 from autodistill.store import cache_root
 from autodistill.studies import REPORTS, TeacherLine, folder_of, judged_record, rendered, teacher_lines, trial_score
@@ -97,6 +109,9 @@ def show_record(
     elif output == "csv":
         table = _trial_csv(record) if isinstance(record, StudyRecord) else _student_csv(record)
         csv.writer(sys.stdout, lineterminator="\n").writerows(table)
+    elif isinstance(record, StudyRecord) and record.grid is not None:
+        _check_key(sort, ("test",))
+        _show_grid(record)
     elif isinstance(record, StudyRecord):
         _show_study(record, pareto=pareto, sort=sort)
     else:
@@ -116,6 +131,16 @@ def _show_study(record: StudyRecord, *, pareto: bool, sort: str) -> None:
     console.show_rows(title, TEACHER_COLUMNS, lines)
     if record.audit:
         console.show_text(curves_info(record).text)
+
+
+def _show_grid(record: StudyRecord) -> None:
+    """Print the verdict about the methods, the methods and the cells."""
+    _, verdict = grid_of(record)
+    console.show_text(f"{record.student.name} on {record.data.name}: methods x teachers")
+    _show_answer(verdict.sentence, verdict.reasons)
+    title = "Methods, mean over the teachers, and training without a teacher"
+    console.show_rows(title, SCORE_COLUMNS, [*verdict.methods, *verdict.baselines])
+    console.show_rows("Cells", CELL_COLUMNS, verdict.cells)
 
 
 def _show_comparison(record: ComparisonRecord, *, pareto: bool, sort: str) -> None:
@@ -205,7 +230,7 @@ def _kind(trial: TrialRecord) -> str:
     return trial.kind if trial.replicate_of is None else f"replicate of {trial.replicate_of}"
 
 
-def _test_interval(row: TeacherLine | StudentRow, test: float | None) -> str | None:
+def _test_interval(row: TeacherLine | StudentRow | ScoreRow, test: float | None) -> str | None:
     if test is None:
         return None
     return interval(row.low, row.high, lambda share: f"{100 * share:.1f}", enough=(row.seeds or 0) > 1)
@@ -215,6 +240,17 @@ def _cost(kind: CostKind) -> Callable[[StudentRow], str | None]:
     return lambda row: quantity(kind, row.costs[kind]) if kind in row.costs else None
 
 
+SCORE_COLUMNS: dict[str, Callable[[ScoreRow], str | None]] = {
+    "name": lambda row: method_label(row.name) if row.method else row.name,
+    ">test %": lambda row: None if row.test_top1 is None else percent(row.test_top1),
+    "95 % interval": lambda row: _test_interval(row, row.test_top1),
+    ">seeds": lambda row: str(row.seeds),
+}
+CELL_COLUMNS: dict[str, Callable[[ScoreRow], str | None]] = {
+    "method": lambda row: method_label(str(row.method)),
+    "teacher": lambda row: row.name,
+    **{name: cell for name, cell in SCORE_COLUMNS.items() if name != "name"},
+}
 TEACHER_COLUMNS: dict[str, Callable[[TeacherLine], object]] = {
     "teacher": lambda line: line.name,
     "method": lambda line: line.method,

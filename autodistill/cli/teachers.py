@@ -8,7 +8,7 @@ from autodistill import console
 from autodistill import data as datasets
 from autodistill.console import Display, percent
 from autodistill.errors import ConfigError
-from autodistill.executors import CheckTask, LocalExecutor, SerialExecutor, TrainTeacherTask
+from autodistill.executors import CheckTask, LocalExecutor, SerialExecutor
 from autodistill.formatting import command_line, count
 from autodistill.images_table import show_images
 from autodistill.options import search_options
@@ -53,7 +53,7 @@ def list_teachers(*, output: str, **flags: Any) -> None:
 
 
 def train_teachers(**flags: Any) -> None:
-    """Train the missing teachers of a space's default ladder."""
+    """Train the missing teachers of a space, or of those that are named."""
     _train_missing(_resolved(**flags))
 
 
@@ -73,7 +73,7 @@ def _data_options(flags: Mapping[str, Any]) -> dict[str, str | Sequence[str] | N
 
 def _train_missing(spec: StudySpec) -> None:
     show_images(spec)
-    missing = [TrainTeacherTask(uri=uri) for uri in spec.untrained]
+    missing = spec.training_of(list(reversed(spec.teachers)))
     with Display() as display, LocalExecutor(spec.options.workers, spec.setup, data=spec.data) as executor:
         executor.run(missing, display.show)
     records = _checked(spec, list(spec.teachers))
@@ -137,11 +137,10 @@ def inspect_teachers(*, output: str, to: Path | None, teacher: Sequence[str] | N
     unready = spec.unready
     names = [name for name in spec.teachers if name not in unready]
     same = _data_options({**flags, "space": spec.options.space})
-    # `teachers train` knows the teachers of the space only.
     adapted = [uri for uri in spec.untrained if teacher and uri.startswith(adaptation.SCHEME)]
     commands = [command_line("teachers", "adapt", *adapted, **same)] if adapted else []
     if len(adapted) < len(spec.untrained):
-        commands.append(command_line("teachers", "train", **same))
+        commands.append(command_line("teachers", "train", **same, teacher=teacher))
     train = " && ".join(commands)
     if not names:
         raise ConfigError(f"none of the teachers is trained yet: {', '.join(spec.teachers)}", train)

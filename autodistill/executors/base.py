@@ -54,7 +54,8 @@ class Setup(Record):
     cache: str
     """The user's cache folder."""
     sources: dict[str, str] = {}
-    """Fingerprints of the pretrained networks of adapted teachers, by URI."""
+    """Fingerprints of the pretrained networks of adapted teachers, and what decides the weights of the teachers that
+    assistants learn from, by URI."""
     moved: dict[str, str] = {}
     """URIs of adapted teachers whose pretrained networks lie elsewhere here, by the URI in `teachers`."""
     offline: bool = False
@@ -75,9 +76,12 @@ class TrainTask(Record):
 
 
 class TrainTeacherTask(Record):
-    """Train a teacher of the default ladder, or adapt one, unless it is kept already; returns None."""
+    """Train a teacher on the study's data, unless it is kept already; returns None."""
 
     uri: str
+    after: tuple[str, ...] = ()
+    """URIs of teachers that are trained first: an assistant learns from another teacher, and the training of a ladder
+    teacher continues that of another."""
 
 
 class CheckTask(Record):
@@ -228,15 +232,20 @@ class Executor(AbstractContextManager["Executor"], Protocol):
 def longest_first(tasks: Sequence[Task]) -> list[int]:
     """Return the places of tasks in the order in which workers take them.
 
-    Training tasks of the ladder come first, because everything else waits for teachers; then runs by their epochs.
+    Training tasks of teachers come first, because everything else waits for teachers, each after the tasks that it
+    waits for; then runs by their epochs.
     """
+    training = {task.uri: task for task in tasks if isinstance(task, TrainTeacherTask)}
+
+    def depth(task: TrainTeacherTask) -> int:
+        return max((1 + depth(training[uri]) for uri in task.after if uri in training), default=0)
 
     def length(place: int) -> int:
         task = tasks[place]
         if isinstance(task, TrainTask):
             return task.spec.new_epochs
-        # Ladder tasks come strongest teacher first already. Sorting is stable.
-        return sys.maxsize if isinstance(task, TrainTeacherTask) else 0
+        # Apart from that they come strongest teacher first already. Sorting is stable.
+        return sys.maxsize - depth(task) if isinstance(task, TrainTeacherTask) else 0
 
     return sorted(range(len(tasks)), key=length, reverse=True)
 
@@ -310,10 +319,11 @@ class TaskQueue:
         return [self._results[place] for place in range(len(self._tasks))]
 
     def assign(self, slot: Slot) -> Task | None:
-        """Give a free worker its next task; None where there is none."""
+        """Give a free worker its next task; None where there is none, or every task waits for another."""
         slot.place = slot.task = None
-        if self._waiting and not self.stopped:
-            slot.place = self._waiting.popleft()
+        slot.place = None if self.stopped else next(filter(self._can_begin, self._waiting), None)
+        if slot.place is not None:
+            self._waiting.remove(slot.place)
             slot.task = self._tasks[slot.place]
         while self._meanwhile and slot.task is None and not self.stopped:
             task = self._meanwhile.popleft()
@@ -356,6 +366,14 @@ class TaskQueue:
             raise error
         self._results[place] = kept = given_up(task, error.message)
         on_event(run_ended(kept))
+
+    def _can_begin(self, place: int) -> bool:
+        """Return whether the teachers that a task waits for are trained."""
+        task = self._tasks[place]
+        if not isinstance(task, TrainTeacherTask) or not task.after:
+            return True
+        left = [it for number, it in enumerate(self._tasks) if number not in self._results]
+        return not any(isinstance(it, TrainTeacherTask) and it.uri in task.after for it in left)
 
     def _is_deadly(self, task: Task) -> bool:
         dead = {it.name for it in self._deaths if isinstance(it, LogitsTask)}

@@ -20,8 +20,8 @@ from autodistill.data import Split
 from autodistill.executors.base import Line, MeasureStudentTask, MeasureTeacherTask, StudentTimes, TeacherTimes
 from autodistill.records import EpochRecord, TrialParams
 from autodistill.stopwatch import Stopwatch
-from autodistill.teachers import Normalisation, Teacher, adaptation, logits_of
-from autodistill.teachers.ladder import SCHEME, network
+from autodistill.teachers import Normalisation, Teacher, adaptation, assistants, logits_of
+from autodistill.teachers.ladder import network, rung_of
 from autodistill.teachers.profile import agreement, profile
 from autodistill.teachers.teacher import BATCH, ready
 from autodistill.training import Recipe, Supervision, evaluate, supervise, train
@@ -65,11 +65,22 @@ def measure_teacher(task: MeasureTeacherTask, context: "WorkerContext") -> Teach
         # A backward pass takes about twice as long as a forward pass.
         step_s = view_s * context.setup.space.adapt.batch_size / FORWARD
         return TeacherTimes(training=Line(each_s=step_s), view_s=view_s)
-    architecture = uri.removeprefix(SCHEME)
+    taught: TrialParams | None = None
+    if uri.startswith(assistants.SCHEME):
+        architecture, plain_kd = assistants.assistant_of(uri).architecture, context.setup.space.plain_kd
+        taught = TrialParams(
+            teacher=task.name,
+            method="ts",
+            method_params={"tau": plain_kd.tau},
+            tau_student=plain_kd.tau,
+            soft_weight=plain_kd.soft_weight,
+        )
+    else:
+        architecture = rung_of(uri).architecture
     model = network(architecture, data, seed=0).to(context.device)
     # The ladder is trained in the precision of `auto`, not in that of the student.
     spec = context.setup.space.training.model_copy(update={"precision": "auto"})
-    training, _ = _Epochs(model, spec, None, context).measure(seconds)
+    training, _ = _Epochs(model, spec, taught, context).measure(seconds)
     teacher = ready(
         model,
         name="",

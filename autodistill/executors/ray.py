@@ -52,9 +52,10 @@ from autodistill.methods import check_code
 from autodistill.models.uri import files_of, moved
 from autodistill.records import TRAINED_HERE, KeptResult, Note, TeacherRecord
 from autodistill.store import StudyFolder, cache_root, write_bytes
-from autodistill.teachers import computed_as, is_ensemble, members_of
+from autodistill.teachers import assistants, computed_as, is_ensemble, members_of
 from autodistill.teachers.adaptation import SCHEME as ADAPT
-from autodistill.teachers.ladder import path_of
+from autodistill.teachers.ladder import SCHEME as LADDER
+from autodistill.teachers.ladder import checkpoints_of, path_of
 
 SEND_EVERY_S = 50.0
 """Time between two checkpoints of a task that the driver receives. Runs write one every 5 s, at the end of an epoch: a
@@ -555,6 +556,14 @@ class RayExecutor:
                 sent.add(name)
         return found
 
+    def _earlier_checkpoints(self, uri: str) -> Iterator[str]:
+        """Yield the names of the checkpoints from which the training of a ladder teacher may continue."""
+        if uri.startswith(LADDER):
+            setup, root = self._setup, Path(self._setup.cache)
+            path = path_of(uri, root=root, data=setup.data, space=setup.space)
+            for it in checkpoints_of(path).values():
+                yield f"cache/{it.relative_to(root).as_posix()}"
+
     def _needed(self, task: Task, node: Node) -> Iterator[str]:
         """Yield the names of files that a task reads."""
         setup, seen = self._setup, self._setup.space.data
@@ -563,6 +572,9 @@ class RayExecutor:
         if "cache" in node.shares:
             return
         names, views = _teachers_and_views(task, setup.views)
+        if isinstance(task, TrainTeacherTask):
+            names, views = assistants.needs(task.uri, setup.teachers), range(assistants.views_of(setup.space))
+            yield from self._earlier_checkpoints(task.uri)
         ensembles = [setup.teachers[name] for name in names if is_ensemble(setup.teachers[name])]
         names += tuple(member for uri in ensembles for member in members_of(uri, setup.teachers))
         for uri in {setup.teachers[name] for name in names}:

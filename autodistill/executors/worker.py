@@ -60,7 +60,7 @@ from autodistill.records import (
 )
 from autodistill.stopwatch import Stopwatch
 from autodistill.store import StudyFolder, read_result, write_result
-from autodistill.teachers import Teacher, adaptation, check, hottest_of, load, save
+from autodistill.teachers import Teacher, adaptation, assistants, check, hottest_of, load, save
 from autodistill.teachers.ladder import load_trained, path_of
 from autodistill.teachers.profile import agreement, profile
 from autodistill.training import (
@@ -71,6 +71,7 @@ from autodistill.training import (
     evaluate,
     supervise,
     train,
+    train_assistant,
     train_teacher,
 )
 from autodistill.training.probing import images_that_fit
@@ -186,9 +187,18 @@ class WorkerContext:
 
     @cached_property
     def cache(self) -> LogitCache:
+        """Teacher logits on the data on which students are trained."""
+        return self._cache_of(self.data)
+
+    @cached_property
+    def study_cache(self) -> LogitCache:
+        """Teacher logits on the data on which the study's teachers are trained."""
+        return self.cache if self.data is self.study_data else self._cache_of(self.study_data)
+
+    def _cache_of(self, data: Data) -> LogitCache:
         return LogitCache(
             Path(self.setup.cache),
-            data=self.data,
+            data=data,
             view=self.view,
             say=self.warn,
             watch=self.watch,
@@ -499,6 +509,22 @@ def _train_teacher(task: TrainTeacherTask, context: WorkerContext) -> None:
         uri, source, offline = setup.moved.get(task.uri, task.uri), setup.sources[task.uri], setup.offline
         training = adapt_teacher(
             uri, root=root, data=data, space=setup.space, source=source, offline=offline, urgent=stop.save
+        )
+    elif task.uri.startswith(assistants.SCHEME):
+        path = context.path_of(task.uri)
+        if path.exists():
+            return
+        name = assistants.assistant_of(task.uri).teacher
+        _check(CheckTask(name=name), context)  # before the work, not after it
+        training = train_assistant(
+            task.uri,
+            path=path,
+            data=data,
+            space=setup.space,
+            teacher=context.teacher(name),
+            cache=context.study_cache,
+            execution=context.execution,
+            urgent=stop.save,
         )
     else:
         training = train_teacher(

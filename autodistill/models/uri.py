@@ -203,7 +203,8 @@ def name_of(text: str) -> str:
         return _clean(path.name.removesuffix(".pth.tar") if path.name.endswith(".pth.tar") else path.stem)
     if uri.scheme == "timm":
         return _clean(uri.target.rpartition("/")[2].rpartition(":")[2])
-    return _clean(uri.target.partition("@")[0])
+    # Names of members may contain @.
+    return _clean(uri.target if uri.scheme == "ensemble" else uri.target.partition("@")[0])
 
 
 def student_name(text: str) -> str:

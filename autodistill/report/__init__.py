@@ -17,7 +17,7 @@ from markupsafe import Markup, escape
 from autodistill.errors import StoreError
 from autodistill.formatting import clean, markdown, redact
 from autodistill.records import ComparisonRecord, InspectionRecord, StudyRecord, to_json
-from autodistill.report import method, teachers, trials, verdict
+from autodistill.report import method, methods, teachers, trials, verdict
 from autodistill.report.parts import Answer, Section
 from autodistill.report.places import without_folders
 from autodistill.stats.students import judged_students
@@ -46,6 +46,16 @@ SECTIONS: dict[str, Callable[[StudyRecord], Section]] = {
 }
 """The sections of a study's report, in the order of the page, by the anchor of their heading."""
 
+GRID_SECTIONS: dict[str, Callable[[StudyRecord], Section]] = {
+    "why": methods.grid_why,
+    "mismatch": methods.capacity_info,
+    "cells": methods.cells_info,
+    "shared": methods.shared_info,
+    **TEACHER_SECTIONS,
+    **{name: SECTIONS[name] for name in ("trials", "curves", "failures", "budget", "method", "environment")},
+}
+"""The sections of the report of a method grid."""
+
 _BLANK_LINES = re.compile(r"\n{3,}")
 _PER_CENT = re.compile(r"(?<=\d) %")
 
@@ -57,8 +67,10 @@ def render(record: StudyRecord, out_dir: Path) -> Path:
         StoreError: the folder cannot be written.
     """
     record = without_folders(judged(record))
-    sections = {name: section(record) for name, section in SECTIONS.items()}
-    return _write(record, verdict.answer_info(record), sections, out_dir, "report")
+    is_grid = record.grid is not None
+    sections = {name: section(record) for name, section in (GRID_SECTIONS if is_grid else SECTIONS).items()}
+    answer = methods.grid_answer(record) if is_grid else verdict.answer_info(record)
+    return _write(record, answer, sections, out_dir, "report")
 
 
 def render_comparison(record: ComparisonRecord, out_dir: Path) -> Path:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from itertools import product
+from itertools import cycle, product
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
@@ -15,6 +15,7 @@ from autodistill.report.canvas import (
     INK,
     INK_ON_COLOUR,
     LINE,
+    MARKERS,
     MAX_BARS,
     MAX_NAMED,
     MUTED,
@@ -123,6 +124,39 @@ def mismatch_chart(
     left.set_xlabel("teacher's accuracy, % of validation")
     right.set_xlabel("teacher's parameters")
     left.set_ylabel("student, % of validation")
+    _legend(figure)
+
+
+@chart
+def capacity_chart(
+    figure: "Figure",
+    lines: Mapping[str, Sequence[tuple[int | float, float]]],
+    baselines: Mapping[str, float],
+    half_width: float | None,
+) -> None:
+    """Draw the accuracy of students against the MACs of their teachers, a line and a band for each method.
+
+    Args:
+        figure: The canvas.
+        lines: MACs and accuracies, by rising MACs, of each method.
+        baselines: Accuracies without a teacher.
+        half_width: Half the height of the bands; None: no bands.
+    """
+    axes = figure.add_subplot()
+    for (name, line), colour, marker in zip(lines.items(), cycle(COLOURS), cycle(MARKERS)):
+        if not line:
+            continue
+        x, y = np.array(line).T
+        if half_width is not None:
+            low, high = 100 * (y - half_width), 100 * (y + half_width)
+            axes.fill_between(x, low, high, color=colour, alpha=0.15, lw=0)
+        axes.plot(x, 100 * y, color=colour, marker=marker, ms=8, mec="white", mew=1, lw=1.8, label=named(name, 20))
+    for (name, accuracy), style in zip(baselines.items(), (DASHED, "dotted"), strict=False):
+        axes.axhline(100 * accuracy, color=INK, lw=1.2, ls=style, label=name)
+    log_sizes(axes, [x for line in lines.values() for x, _ in line])
+    axes.margins(y=0.1)
+    axes.set_xlabel("teacher's MACs per image")
+    axes.set_ylabel("student, % of test")
     _legend(figure)
 
 

@@ -7,9 +7,10 @@ from typing import Any, get_args
 
 import tomli_w
 
-from autodistill.formatting import count, duration, origin, plural, short
+from autodistill.formatting import count, duration, method_label, origin, plural, short
 from autodistill.records import DataRecord, Phase, ReadingRecord, RunResult, StudyRecord
 from autodistill.report.charts import budget_chart
+from autodistill.report.methods import SOURCES, grid_limits, grid_terms
 from autodistill.report.parts import (
     MAX_ROWS,
     Figure,
@@ -32,6 +33,14 @@ TIME_PARTS = {
     "evaluation": "evaluation of the student",
 }
 """Parts of the time of training runs."""
+LOSSES = {
+    "dkd": "CE(label, f) + tau^2 x (alpha x KL of target against the rest + beta x KL among the other classes)",
+    "dist": "CE(label, f) + tau^2 x (beta x (1 - correlation in samples) + gamma x (1 - correlation in classes))",
+    "nkd": "CE(label, f) - p(label) x log q(label) + gamma x tau^2 x CE among the other classes",
+    "ttm": "CE(label, f) + beta x KL(softmax(teacher / tau), softmax(f))",
+    "wttm": "CE(label, f) + beta x U x KL(softmax(teacher / tau), softmax(f)), with U the sum of p^(1 / tau)",
+}
+"""Losses of the methods with weights of their own; p and q are the probabilities of teacher and student."""
 MAX_SPACE, MAX_VALUE = 12_000, 300
 MAX_NAMES = 8
 """Largest number of names in a sentence."""
@@ -56,15 +65,25 @@ def budget_info(record: StudyRecord) -> Section:
         "search": (plan.search, [run for one in trials["search"] for run in (one.rung, one.full)]),
         "reruns": (plan.reruns, record.reruns),
         "confirm": (plan.confirm, [run for one in record.finalists for run in one.runs]),
+        "label smoothing": (plan.label_smoothing, record.label_smoothing),
         "controls": (plan.controls, [run for one in record.controls for run in one.runs]),
     }
+    if record.grid is not None:
+        cells = [run for one in record.grid.cells for run in one.runs]
+        runs_of = {
+            "tuning": (plan.priors + plan.search, [run for one in record.trials for run in (one.rung, one.full)]),
+            "confirm": (plan.confirm - (plan.no_teacher and len(record.grid.no_teacher) - 1), cells),
+            "no teacher": (float(len(record.grid.no_teacher)), record.grid.no_teacher),
+            "label smoothing": (plan.label_smoothing, record.grid.label_smoothing),
+            "controls": (plan.controls, [run for one in record.grid.shared for run in one.runs]),
+        }
     parts: dict[str, tuple[float, float]] = {}
     seen: set[str] = set()
     for name, (planned, runs) in runs_of.items():
         # A run that two parts share counts for the earlier part.
         spent = {run.run: run.spent_epochs for run in runs if run is not None and run.run not in seen}
         seen |= spent.keys()
-        if planned or spent or name not in ("plain KD", "reruns", "controls"):
+        if planned or spent or name not in ("plain KD", "reruns", "label smoothing", "controls"):
             parts[name] = (planned, sum(spent.values()) / plan.epochs_full)
     total = record.spent_epochs / plan.epochs_full
     summary = (
@@ -89,6 +108,10 @@ def budget_info(record: StudyRecord) -> Section:
 
 def method_info(record: StudyRecord) -> Section:
     """Return what was done, as terms and explanations, and the limits."""
+    if record.grid is not None:
+        terms = (*_setup(record), *grid_terms(record))
+        limits = Section("What this report cannot tell", points=grid_limits(record))
+        return Section("Method and limits", terms=terms, parts=(limits,), nav="Method")
     terms = (*_setup(record), *_search(record), *_inference(record))
     return Section("Method and limits", terms=terms, parts=(limits_info(record),), nav="Method")
 
@@ -140,14 +163,16 @@ def _setup(record: StudyRecord) -> Iterator[tuple[str, str]]:
         yield "Images", _images(data, data.reading)
     yield (
         "Selection",
-        "Teachers, methods, temperatures and weights were chosen on validation. Only the finalists' confirm runs "
-        "were evaluated on the test set, and the verdict comes from those runs alone.",
+        "Teachers, methods, temperatures and weights were chosen on validation. Only confirm runs were evaluated on "
+        "the test set, and the verdict comes from those runs alone.",
     )
+    methods = record.space.get("search", {}).get("methods", {})
+    own = [f"{method_label(name)}: {LOSSES[name]}" for name in methods if name in LOSSES]
     yield (
         "Loss",
-        "(1 - soft weight) x CE(label, f) + soft weight x tau_student^2 x CE(teacher, softmax(f / tau_student)): "
-        "both cross-entropies are summed over classes and averaged over the batch. tau_student is 1 for ATS and "
-        "ISATS and tau for TS, unless the settings name it.",
+        "TS, ATS and ISATS: (1 - soft weight) x CE(label, f) + soft weight x tau_student^2 x CE(teacher, softmax(f / "
+        "tau_student)). tau_student is 1 for ATS and ISATS and tau for TS, unless the settings name it."
+        f"{''.join(f' {line}.' for line in own)} Terms are summed over classes and averaged over the batch.",
     )
     metric = record.space.get("search", {}).get("metric", "top1")
     yield (
@@ -301,9 +326,16 @@ def environment_info(record: StudyRecord) -> Section:
         Section("Environment and versions", table=environment, folded=True) if found else Section(),
         Section("Search space, resolved", code=code, folded=True) if code else Section(),
         Section("How to reproduce", _reproduction(record)),
-        Section("Citation", points=CITATIONS),
+        Section("Citation", points=(*CITATIONS, *_method_sources(record))),
     )
     return Section("Environment, timing and citation", parts=parts, nav="Environment")
+
+
+def _method_sources(record: StudyRecord) -> Iterator[str]:
+    """Yield the publications of the methods that the other citations do not name."""
+    for name in record.space.get("search", {}).get("methods", {}):
+        if name in LOSSES:
+            yield f"{method_label(name)}: {SOURCES[name]}."
 
 
 def _reproduction(record: StudyRecord) -> str:

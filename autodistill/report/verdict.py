@@ -206,6 +206,17 @@ def _baseline_rows(record: StudyRecord, verdict: Recommendation, *, balanced: bo
             "labels alone",
             mark=mark,
         )
+    if verdict.label_smoothing is not None:
+        yield row(
+            Cell("label smoothing", "baseline"),
+            *blank,
+            EMPTY,
+            *_confirmed_cells(verdict.label_smoothing, balanced=balanced),
+            EMPTY,
+            EMPTY,
+            "labels alone, smoothing 0.1",
+            mark="baseline",
+        )
     kd = record.plain_kd
     if kd is not None:
         confirmed = "confirmed above: its teacher's best" if plain_kd_confirmed(record) else "unconfirmed, 1 run"

@@ -4,8 +4,9 @@ Every decision follows from the specification, the recorded trials and the resul
 """
 
 from autodistill.searching.database import Mirror, refuse_foreign
+from autodistill.searching.grid import confirm_cells, tune
 from autodistill.searching.importance import importance
-from autodistill.searching.plan import make_plan, parse_budget
+from autodistill.searching.plan import make_grid_plan, make_plan, parse_budget
 from autodistill.searching.sampler import Sampler, prior_params
 from autodistill.searching.screening import Screened, screen
 from autodistill.searching.stages import (
@@ -32,11 +33,13 @@ __all__ = [
     "audited_trials",
     "candidates",
     "confirm",
+    "confirm_cells",
     "controls",
     "finalists_of",
     "first_stage",
     "goes_on",
     "importance",
+    "make_grid_plan",
     "make_plan",
     "no_teacher_runs",
     "parse_budget",
@@ -44,5 +47,6 @@ __all__ = [
     "refuse_foreign",
     "rerun_leaders",
     "screen",
+    "tune",
     "waves",
 ]

@@ -19,6 +19,12 @@ CONTROLLED_FROM = 40
 LEAST_SEARCHED = 2
 """Full trainings that reruns leave to the search; with less, there is little to repeat."""
 
+DEFAULT_SETTINGS = 3
+"""Settings that each cell of a method grid tries where no budget is given."""
+
+LABEL_SMOOTHING_FROM = 23
+"""Smallest budget (full trainings) of a search with label smoothing as a control."""
+
 UNITS = {"ep": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}
 
 
@@ -103,6 +109,80 @@ def make_plan(
     )
 
 
+def make_grid_plan(
+    space: Space, *, teachers: int, requested: str = "", epochs_per_s: float | None = None
+) -> PlanRecord:
+    """Divide a budget among the cells of a method grid: the methods of the space x the teachers.
+
+    Every cell tries as many settings as the budget pays for beside the confirm runs.
+
+    Args:
+        space: Search space.
+        teachers: Number of teachers.
+        requested: Budget as given by the user; empty: what `DEFAULT_SETTINGS` settings per cell cost.
+        epochs_per_s: Measured student epochs per second over all workers; required for a time budget.
+
+    Raises:
+        ConfigError: The budget is too small; the message names the smallest budget.
+    """
+    full, rung, methods, seeds = (
+        space.training.epochs,
+        space.training.rung,
+        len(space.search.methods),
+        space.confirm.seeds,
+    )
+    rest, eta = (full - rung if space.search.rungs == "part-way" else full), math.ceil(space.search.eta)
+    cells, shared = methods * teachers, bool(space.grid and space.grid.shared_settings)
+
+    def tuning(settings: int) -> int:
+        return settings * rung + math.ceil(settings / eta) * rest
+
+    def needed(settings: int, *, methods: int = methods, teachers: int = teachers, seeds: int = seeds) -> int:
+        confirm = (methods * teachers * (1 + shared) + 2) * seeds * full
+        return methods * teachers * tuning(settings) + confirm
+
+    requested = requested or f"{math.ceil(100 * needed(DEFAULT_SETTINGS) / full) / 100:g}"
+    total = _total_epochs(parse_budget(requested), full, epochs_per_s)
+    if total < needed(1):
+        shown = {"methods": methods, "teachers": teachers, "confirm.seeds": seeds}
+        fewer = {
+            f"{name} to {value}": needed(1, **{name.removeprefix("confirm."): value})
+            for name, largest in shown.items()
+            for value in range(1 if name != "confirm.seeds" else 2, largest)
+        }
+        possible = [text for text, epochs in fewer.items() if epochs <= total]
+        # The last of each kind cuts the least.
+        kinds = {text.partition(" ")[0]: text for text in possible}
+        cut = f"reduce {' or '.join(kinds.values())}" if kinds else "name fewer teachers or methods"
+        raise ConfigError(
+            f"--budget {requested}: {total / full:.4g} full trainings are too few for a grid of "
+            f"{plural(methods, 'method')} x {plural(teachers, 'teacher')}: the smallest is "
+            f"{math.ceil(100 * needed(1) / full) / 100:g} ({tuning(1) / full:.3g} for a setting and "
+            f"{plural(seeds * (1 + shared), 'confirm run')} in each of {cells} cells, {2 * seeds} for no teacher and "
+            "label smoothing)",
+            f"raise --budget, or {cut}",
+        )
+    settings = 1
+    while needed(settings + 1) <= total:
+        settings += 1
+    return PlanRecord(
+        requested=requested,
+        epochs_full=full,
+        epochs_rung=rung,
+        total_epochs=total,
+        no_teacher=1,
+        plain_kd=0,
+        priors=cells * tuning(1) / full,
+        search=cells * (tuning(settings) - tuning(1)) / full,
+        confirm=cells * seeds + seeds - 1,
+        controls=cells * seeds * shared,
+        label_smoothing=seeds,
+        settings=settings,
+        wave=space.search.wave,
+        rungs=space.search.rungs,
+    )
+
+
 def _tried(space: Space, teachers: int, *, total: int) -> int:
     """Return the number of teachers that get a first trial.
 
@@ -133,7 +213,7 @@ def _race(space: Space, finalists: int) -> RaceRecord | None:
 
 
 def _fixed_epochs(space: Space, teachers: int, *, total: int) -> dict[str, int]:
-    """Return the epochs of the parts with a fixed size; the controls are a part of large budgets only."""
+    """Return the epochs of the parts with a fixed size; controls and label smoothing belong to large budgets only."""
     full, rung, confirm = space.training.epochs, space.training.rung, space.confirm
     promoted = min(teachers, PROTECTED_PRIORS)
     repeated = 0 if space.search.rungs == "part-way" else promoted
@@ -148,6 +228,13 @@ def _fixed_epochs(space: Space, teachers: int, *, total: int) -> dict[str, int]:
         # Each finalist's prior, and the best configuration with each other finalist.
         race = _race(space, finalists)
         fixed["controls"] = (2 * finalists - 1) * (race.first if race else confirm.seeds) * full
+    if confirm.label_smoothing is not False:
+        race = _race(space, finalists)
+        cost = (race.first if race else confirm.seeds) * full
+        reruns = finalists * full if space.search.reruns else 0
+        room = total - sum(fixed.values()) - reruns - LEAST_SEARCHED * full >= cost
+        if confirm.label_smoothing or (room and total >= LABEL_SMOOTHING_FROM * full):
+            fixed["label_smoothing"] = cost
     return fixed
 
 

@@ -47,7 +47,7 @@ class Sampler:
         """All trials as Optuna sees them; not to be changed."""
         return self._study.get_trials(deepcopy=False)
 
-    def ask(self, *, prior_of: str | None = None) -> TrialParams:
+    def ask(self, *, prior_of: str | None = None, known: TrialParams | None = None) -> TrialParams:
         """Suggest the next trial.
 
         The seed of the sampler follows from the study's seed and the trial's number, so a resumed study suggests what
@@ -55,10 +55,13 @@ class Sampler:
 
         Args:
             prior_of: the teacher whose prior the trial is; None: the sampler chooses.
+            known: parameters that are chosen already; None: the sampler chooses.
         """
         self._study.sampler = _tpe(self._space, seed_from(self._space.search.seed, len(self.trials)))
         if prior_of is not None:
-            self._study.enqueue_trial(self._searched(prior_params(self._space, prior_of, self._shapes))[0])
+            known = prior_params(self._space, prior_of, self._shapes)
+        if known is not None:
+            self._study.enqueue_trial(self._searched(known)[0])
         trial = self._study.ask()
 
         def suggest(name: str, dimension: Dimension) -> ParamValue:
@@ -98,6 +101,10 @@ class Sampler:
         if trial.reason:
             Trial(self._study, frozen._trial_id).set_user_attr("reason", trial.reason)
         self._study.tell(trial.number, _value(trial), state=STATES[trial.state])
+
+    def score(self, number: int, value: float | None) -> None:
+        """Report the score of a trial that no record describes; None: it failed."""
+        self._study.tell(number, value, state=STATES["failed" if value is None else "complete"])
 
     def _searched(self, params: TrialParams) -> tuple[dict[str, ParamValue], dict[str, BaseDistribution]]:
         """Return values and distributions of the searched dimensions by Optuna's names; Optuna ignores the fixed."""

@@ -47,11 +47,18 @@ def siblings(teachers: Sequence[TeacherRecord], *, metric: Metric) -> list[list[
     """Group checkpoints that are probably of one training, each group by falling accuracy.
 
     That is assumed if they have the same network and their URIs differ in numbers only (`run/epoch080.pt`,
-    `run/epoch240.pt`), or if their weights are equal.
+    `run/epoch240.pt`), or if their weights are equal. Of the default ladder and assistants it is known.
     """
     groups: dict[tuple[object, ...], list[TeacherRecord]] = defaultdict(list)
     keys: dict[str, tuple[object, ...]] = {}
     for it in teachers:
-        key = (it.architecture, it.cost.params, it.cost.macs, re.sub(r"\d+", "#", it.uri))
+        key = (it.architecture, it.cost.params, it.cost.macs, _training(it.uri))
         groups[keys.setdefault(it.fingerprint, key)].append(it)
     return [sorted(own, key=lambda it: (-it.score(metric), it.name)) for own in groups.values()]
+
+
+def _training(uri: str) -> str:
+    """Return the URI of a teacher without what differs between the checkpoints of one training."""
+    if uri.startswith("ladder:"):
+        return uri.partition("?")[0].partition("@")[0]
+    return uri if uri.startswith("assistant:") else re.sub(r"\d+", "#", uri)

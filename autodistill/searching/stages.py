@@ -40,6 +40,7 @@ from autodistill.searching.state import (
     finalist_run,
     first_seeds,
     full_run,
+    label_smoothing_runs,
     left_epochs,
     next_seed,
     no_teacher_runs,
@@ -110,10 +111,7 @@ def waves(state: SearchState, promoted: Sequence[TrialRecord]) -> None:
         if not promoted and not asked:
             return
         state.run([full_run(spec, it) for it in promoted] + [rung_run(spec, it) for it in asked])
-        for trial in promoted:
-            full = state.results[full_run(spec, trial).run]
-            ended = {"state": "complete"} if full.state == "complete" else {"state": "failed", "reason": full.reason}
-            _settle(state, _with_rung(state, trial).model_copy(update={"full": full, **ended}))
+        finish(state, promoted)
         promoted = _judge(state, asked)
 
 
@@ -180,7 +178,7 @@ def _check_room(state: SearchState, epochs: int, priors: int) -> None:
 
 def _best_priors(state: SearchState, priors: Sequence[TrialRecord]) -> list[TrialRecord]:
     """Return the priors that go on to a full run: up to `PROTECTED_PRIORS`, plain KD and the best at their rung."""
-    priors = [_with_rung(state, prior) for prior in priors]
+    priors = [with_rung(state, prior) for prior in priors]
     ranked = sorted(priors, key=lambda it: (it.number != state.plain_kd_trial, -score(it.rung), it.number))
     chosen = [it.number for it in ranked if it.state == "running"][:PROTECTED_PRIORS]
     promoted = []
@@ -191,13 +189,13 @@ def _best_priors(state: SearchState, priors: Sequence[TrialRecord]) -> list[Tria
             rung = f"rung {100 * score(prior.rung):.1f} %"
             reason = f"{rung}: not among the best {PROTECTED_PRIORS} of {len(priors)} priors"
             prior = prior.model_copy(update={"state": "pruned", "reason": reason})
-        _settle(state, prior)
+        settle(state, prior)
     return promoted
 
 
 def _judge(state: SearchState, asked: Sequence[TrialRecord]) -> list[TrialRecord]:
     """Prune or promote the trials of a wave, in number order, after all of them have reached their rung."""
-    trials = [_with_rung(state, trial) for trial in asked]
+    trials = [with_rung(state, trial) for trial in asked]
     for trial in trials:
         state.trials[trial.number] = trial
     promoted: list[TrialRecord] = []
@@ -206,7 +204,7 @@ def _judge(state: SearchState, asked: Sequence[TrialRecord]) -> list[TrialRecord
             trial = _judged(state, trial, left=left_epochs(state, len(promoted)))
         if trial.state == "running":
             promoted.append(trial)
-        _settle(state, trial)
+        settle(state, trial)
     return promoted
 
 
@@ -235,13 +233,22 @@ def rivals_of(trial: TrialRecord, trials: Sequence[TrialRecord]) -> list[TrialRe
     return [it for it in trials if it.number != trial.number and (it.params.teacher, it.params.method) == own]
 
 
-def _with_rung(state: SearchState, trial: TrialRecord) -> TrialRecord:
+def with_rung(state: SearchState, trial: TrialRecord) -> TrialRecord:
+    """Return a trial with the result of its rung, failed if the rung failed."""
     run = state.results[rung_run(state.spec, trial).run]
     failed = {"state": "failed", "reason": f"rung: {run.reason}"} if run.state == "failed" else {}
     return trial.model_copy(update={"rung": run, **failed})
 
 
-def _settle(state: SearchState, trial: TrialRecord) -> None:
+def finish(state: SearchState, promoted: Sequence[TrialRecord]) -> None:
+    """Record the full runs of trials that went on."""
+    for trial in promoted:
+        full = state.results[full_run(state.spec, trial).run]
+        ended = {"state": "complete"} if full.state == "complete" else {"state": "failed", "reason": full.reason}
+        settle(state, with_rung(state, trial).model_copy(update={"full": full, **ended}))
+
+
+def settle(state: SearchState, trial: TrialRecord) -> None:
     """Record a trial and tell the sampler."""
     if trial.state != "running":
         trial = trial.model_copy(update={"sampler_attrs": {}})
@@ -345,7 +352,8 @@ def confirm(state: SearchState) -> None:
     """Train the finalists over new seeds, the same seeds for each; in a race the undecided get the later seeds.
 
     Only these runs and those of "no teacher", which is always a finalist, are evaluated on the test split. So is the
-    most accurate teacher: whether another teacher is better than the usual choice is the question of the study.
+    most accurate teacher: whether another teacher is better than the usual choice is the question of the study. Where
+    the plan has room, training on labels alone with label smoothing gets the first seeds too.
     """
     spec = state.spec
     found = candidates(state.trials, plain_kd=state.plain_kd, reruns=state.reruns)
@@ -353,7 +361,8 @@ def confirm(state: SearchState) -> None:
     rows, seeds = len(state.chosen) + 1, spec.space.confirm.seeds
     race = spec.plan.race if len(state.chosen) > 1 else None
     state.asked = np.ones((rows, race.first if race else seeds), dtype=bool)
-    new = _missing(state, state.asked)
+    smoothed = label_smoothing_runs(spec) if spec.plan.label_smoothing else []
+    new = [*_missing(state, state.asked), *smoothed]
     planned = len(new) + (rows * (race.seeds - race.first) if race else 0)
     _announce(state, "confirm", planned)
     state.run(new)

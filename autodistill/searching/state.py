@@ -9,9 +9,11 @@ from jaxtyping import Bool
 
 from autodistill.config import MethodShape, Space
 from autodistill.records import (
+    CellRecord,
     ControlRecord,
     Event,
     FinalistRecord,
+    MethodGrid,
     PlanRecord,
     RunResult,
     RunSpec,
@@ -24,6 +26,9 @@ from autodistill.searching.sampler import Sampler
 
 CONFIRM_SEED = 1000
 """Confirm runs use the seeds of the study plus this number, plus 0, 1, 2, ..."""
+
+LABEL_SMOOTHING = 0.1
+"""Usual value (Szegedy et al. 2016)."""
 
 PLAIN_KD = "baselines/plain-kd"
 """Name of the run of plain KD, where no prior is plain KD."""
@@ -82,6 +87,10 @@ class SearchState:
     asked: Asked | None = None
     """Confirm runs asked for so far; the first row is "no teacher", the others are `chosen`."""
     controls: list[ControlRecord] = field(default_factory=list)
+    cells: list[CellRecord] = field(default_factory=list)
+    """Cells of a method grid with their settings, without runs."""
+    shared: list[CellRecord] = field(default_factory=list)
+    """Cells of a method grid with settings that are shared by all teachers, without runs."""
     audit: list[RunResult] = field(default_factory=list)
 
     @property
@@ -114,6 +123,33 @@ class SearchState:
             )
             for candidate, row in zip([None, *self.chosen], self.asked, strict=True)
         ]
+
+    @property
+    def label_smoothing(self) -> tuple[RunResult, ...]:
+        """The runs with label smoothing that have ended."""
+        return self._ended(label_smoothing_runs(self.spec)) if self.spec.plan.label_smoothing else ()
+
+    @property
+    def grid(self) -> MethodGrid | None:
+        """The method grid with the runs that have ended; None in a search."""
+        plan = self.spec.plan
+        if plan.settings is None:
+            return None
+
+        def filled(cells: Sequence[CellRecord]) -> tuple[CellRecord, ...]:
+            return tuple(it.model_copy(update={"runs": self._ended(cell_runs(self.spec, it))}) for it in cells)
+
+        return MethodGrid(
+            methods=tuple(self.spec.space.search.methods),
+            settings=plan.settings,
+            cells=filled(self.cells),
+            no_teacher=self._ended(no_teacher_runs(self.spec)),
+            label_smoothing=self.label_smoothing,
+            shared=filled(self.shared),
+        )
+
+    def _ended(self, runs: Sequence[RunSpec]) -> tuple[RunResult, ...]:
+        return tuple(self.results[it.run] for it in runs if it.run in self.results)
 
     def run(self, runs: Sequence[RunSpec]) -> list[RunResult]:
         """Train runs and keep their results."""
@@ -201,6 +237,25 @@ def no_teacher_runs(spec: SearchSpec) -> list[RunSpec]:
     return [finalist_run(spec, None, index) for index in range(first_seeds(spec))]
 
 
+def label_smoothing_runs(spec: SearchSpec) -> list[RunSpec]:
+    """Return the runs on labels alone with label smoothing, a control without a teacher, over the confirm seeds."""
+    params = TrialParams(method_params={"label_smoothing": LABEL_SMOOTHING})
+    return [confirm_run(spec, "baselines/label-smoothing", params, index) for index in range(first_seeds(spec))]
+
+
+def cell_runs(spec: SearchSpec, cell: CellRecord) -> list[RunSpec]:
+    """Return the confirm runs of a cell of a method grid."""
+    if cell.trial is not None:
+        folder = f"confirm/{cell.trial:04d}"
+    else:
+        places = (
+            list(spec.space.search.methods).index(cell.method),
+            [it.name for it in spec.teachers].index(cell.teacher),
+        )
+        folder = "controls/shared-{}-{}".format(*places)
+    return [confirm_run(spec, folder, cell.params, index) for index in range(first_seeds(spec))]
+
+
 def next_seed(spec: SearchSpec, params: TrialParams, trials: Sequence[TrialRecord]) -> int:
     """Return the first seed above those of earlier runs of this configuration, pruned trials and plain KD included."""
     plain = plain_kd_run(spec)
@@ -217,7 +272,7 @@ def left_epochs(state: SearchState, promoted: int = 0) -> int:
     trials.
     """
     plan, first = state.spec.plan, finalist_run(state.spec, None, 0).run
-    later = round((plan.reruns + plan.confirm + plan.controls) * plan.epochs_full)
+    later = round((plan.reruns + plan.confirm + plan.controls + plan.label_smoothing) * plan.epochs_full)
     trained = sum(
         run.spent_epochs
         for name, run in state.results.items()

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from scipy.special import fdtrc, stdtrit
 
 from autodistill import stats
-from autodistill.records import Basis, Contrast, FinalistRecord, RankRow, SeedsToSettle, StudyRecord
+from autodistill.records import Basis, Contrast, FinalistRecord, RankRow, SeedsToSettle, StudyRecord, TrialParams
 from autodistill.stats.tuning import basis
 
 WIDEST = 0.5
@@ -126,6 +126,33 @@ class Evidence:
         pair = (self.finalists[teacher].record, self.finalists[versus].record)
         return basis(self.record, *(pair if difference >= 0 else reversed(pair)), threshold=self.threshold)
 
+    @cached_property
+    def label_smoothing(self) -> Finalist | None:
+        """The control with label smoothing; None without a finished run."""
+        found = _finalist(FinalistRecord(teacher=None, params=TrialParams(), runs=self.record.label_smoothing))
+        return found if found.scores else None
+
+    def versus_label_smoothing(self, teacher: str) -> Contrast | None:
+        """Return a teacher minus label smoothing; None where label smoothing was not tried.
+
+        The noise comes from all finalists, as for the other differences.
+        """
+        control = self.label_smoothing
+        if control is None:
+            return None
+        own = self.finalists[teacher]
+        difference, interval = own.mean - control.mean, {}
+        if teacher in self.rows:
+            table = _table((*self.members, control))
+            pairs = stats.compare(table)
+            at = (self.rows[teacher], len(self.members))
+            width = float(pairs.half_width()[at])
+            if not math.isnan(width) and 2 * width <= WIDEST:
+                difference = float(pairs.difference[at])
+                found = stats.bounds(pairs)
+                interval = {"low": difference - width, "high": difference + width, "at_least": found.at_least[at]}
+        return Contrast(teacher=teacher, versus=None, difference=difference, **interval)
+
     def contrasts(self) -> tuple[Contrast, ...]:
         """Return the better teacher minus the worse for every pair, then each teacher minus no teacher."""
         against_none = [(teacher, None) for teacher in self.teachers if None in self.finalists]
@@ -154,6 +181,11 @@ class Evidence:
         if one is None or other is None or np.isnan(self._pairs.standard_error[one, other]):
             return None
         return one, other
+
+    @property
+    def label_smoothing_row(self) -> RankRow | None:
+        """The scores of the control with label smoothing."""
+        return None if self.label_smoothing is None else _rank_row(self.label_smoothing, None, self.images)
 
     @cached_property
     def seed_noise(self) -> tuple[float, float] | None:

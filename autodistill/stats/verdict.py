@@ -10,10 +10,11 @@ from typing import Literal
 
 import numpy as np
 
-from autodistill.formatting import contrast_words, count, listed, percent, plural, points, recipe, short
+from autodistill.formatting import contrast_words, count, listed, percent, plural, points, recipe, short, sure
 from autodistill.records import Basis, RankRow, Recommendation, RunResult, SeedsToSettle, StudyRecord, TrialParams
 from autodistill.stats import accuracy_error
 from autodistill.stats.evidence import Evidence, collect
+from autodistill.stats.methods import judge_grid
 from autodistill.stats.tuning import control_gain
 
 THRESHOLD = 0.002
@@ -64,6 +65,8 @@ def recommend(record: StudyRecord, *, threshold: float = THRESHOLD) -> Recommend
         contrasts=evidence.contrasts(),
         seed_std=evidence.seed_noise[0] if evidence.seed_noise else None,
         seeds_to_settle=tuple(settle),
+        label_smoothing=evidence.label_smoothing_row,
+        versus_label_smoothing=evidence.versus_label_smoothing(decision.teacher),
         threshold=threshold,
     )
 
@@ -90,12 +93,17 @@ def judged(record: StudyRecord) -> StudyRecord:
     The confirm runs of a study that is still running decide nothing.
     """
     threshold = threshold_of(record)
+    if record.grid is not None:
+        verdict = judge_grid(record, threshold=threshold)
+        return record.model_copy(update={"grid": record.grid.model_copy(update={"verdict": verdict})})
     judge = unconfirmed if record.state == "running" else recommend
     return record.model_copy(update={"recommendation": judge(record, threshold=threshold)})
 
 
 def threshold_of(record: StudyRecord) -> float:
     """Return the threshold of a study's verdict or, without a verdict, of its search space."""
+    if record.grid is not None and record.grid.verdict is not None:
+        return record.grid.verdict.threshold
     if record.recommendation is not None:
         return record.recommendation.threshold
     return float(record.space.get("confirm", {}).get("threshold", THRESHOLD))
@@ -226,6 +234,7 @@ class _Decision:
             macs = {one.name: count(one.cost.macs) for one in self.record.teachers}
             costs = [f"{short(name)} {macs.get(name, 'unknown')}" for name in self.tied[: MAX_PAIRS + 1]]
             yield f"{short(self.teacher)} is {self._cheap_words()} (MACs per image: {', '.join(costs)})."
+        yield self._label_smoothing_reason()
         yield from self._settle_reasons(settle)
         yield self._noise_reason()
         yield from self._race_reason()
@@ -299,6 +308,19 @@ class _Decision:
             f"{short(other)} was not trained in full with {settings}, so the difference may come from the settings. To "
             f"compare the teachers with equal settings takes {seeds} over the confirm seeds{planned}."
         )
+
+    def _label_smoothing_reason(self) -> str:
+        """Compare the teacher with label smoothing, which costs nothing, or say how to have it tried."""
+        contrast = self.evidence.versus_label_smoothing(self.teacher)
+        if contrast is None:
+            return (
+                "Label smoothing, a control that needs no teacher, was not tried: a budget of 23 or more includes it, "
+                "and so does --set confirm.label_smoothing=true."
+            )
+        size = f"{points(contrast.difference)} points ({sure(contrast.low, contrast.high)})"
+        better = (contrast.low or 0) > 0
+        is_better = "is better than" if better else "is not shown to be better than"
+        return f"{short(self.teacher)} {is_better} label smoothing, which needs no teacher: {size}."
 
     def _settle_reasons(self, settle: Sequence[SeedsToSettle]) -> Iterator[str]:
         """Say how many confirm seeds would decide what is open, if difference and noise stay as measured."""

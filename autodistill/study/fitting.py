@@ -7,7 +7,6 @@ from typing import Any, Literal
 
 import torch
 
-from autodistill import teachers
 from autodistill.config import Dimension, Range, Space, bounds, default_prior, nearest_prior
 from autodistill.data import Data, normalise
 from autodistill.errors import ConfigError
@@ -16,7 +15,7 @@ from autodistill.methods import OWN, RAMP_EPOCHS, keyword_settings, method_named
 from autodistill.models.students import student_network
 from autodistill.records import ParamValue, Record
 from autodistill.study.measurements import facts, keep, recall
-from autodistill.teachers import ladder
+from autodistill.teachers import assistants, ladder
 from autodistill.training.probing import faster_precision, gpu_precision
 from autodistill.usercode import errors_as, said
 
@@ -118,9 +117,7 @@ def _filled(space: Space, table: str, **values: object) -> Space:
 
 def teacher_names(uris: Sequence[str]) -> dict[str, str]:
     """Return URIs by unique name; equal names are numbered."""
-    names = [
-        uri.removeprefix(ladder.SCHEME) if uri.startswith(ladder.SCHEME) else teachers.name_of(uri) for uri in uris
-    ]
+    names = [ladder.name_of(uri) for uri in uris]
     total, seen = Counter(names), Counter[str]()
     unique = {}
     for name, uri in zip(names, uris, strict=True):
@@ -230,22 +227,37 @@ def view_count(space: Space) -> int:
     return min(space.data.views or space.training.epochs, space.training.epochs)
 
 
-def fit_to_cache(space: Space, kept: Space | None, data: Data, teacher_count: int, cache_bytes: int) -> Space:
+def fit_to_cache(space: Space, kept: Space | None, data: Data, study: Mapping[str, str], cache_bytes: int) -> Space:
     """Reduce the pool of views to the size of the cache; an existing study keeps its number of views.
+
+    `study` holds the URIs of the teachers by name.
 
     Raises:
         ConfigError: The cache cannot hold a single view.
     """
     if kept is not None and space.data.views is None:
         return _with_views(space, kept.data.views)
-    views, classes = view_count(space), data.num_classes
-    view_bytes = estimated_bytes(teachers=teacher_count, views=1, examples=len(data.train.labels), classes=classes)
+    views, teacher_count = view_count(space), len(study)
+    view_bytes = logit_bytes(data, teacher_count)
     if cache_bytes < view_bytes:
         raise ConfigError(
             f"--cache-size {cache_bytes}: one view of {teacher_count} teachers takes {view_bytes} bytes",
             f"--cache-size {view_bytes} holds one, {view_bytes * views} all {views}",
         )
-    return space if cache_bytes >= views * view_bytes else _with_views(space, cache_bytes // view_bytes)
+    needed = logit_bytes(data, views_in_all(space, study))
+    return space if cache_bytes >= needed else _with_views(space, min(views, cache_bytes // view_bytes))
+
+
+def views_in_all(space: Space, study: Mapping[str, str]) -> int:
+    """Return the number of views of all teachers of a study, with those that only assistants learn from."""
+    views = view_count(space)
+    more = max(0, assistants.views_of(space) - views) * len(assistants.teachers_of_assistants(study))
+    return len(study) * views + more
+
+
+def logit_bytes(data: Data, views: int) -> int:
+    """Estimate the size on disk of the logits of a number of views, of all teachers together."""
+    return estimated_bytes(teachers=1, views=views, examples=len(data.train.labels), classes=data.num_classes)
 
 
 def _with_views(space: Space, views: int | None) -> Space:

@@ -24,7 +24,7 @@ from autodistill.records import (
     to_json,
 )
 from autodistill.searching import Mirror, SearchState, importance
-from autodistill.stats.verdict import recommend
+from autodistill.stats.verdict import judged
 from autodistill.store import write_bytes, write_text
 from autodistill.study.environment import environment
 from autodistill.study.resolve import StudySpec, student_latency
@@ -226,7 +226,7 @@ class Recorder:
                 **self._results(state),
             )
         if state == "complete":
-            record = record.model_copy(update={"recommendation": recommend(record, threshold=space.confirm.threshold)})
+            record = judged(record)
         write_text(spec.folder.record, to_json(record))
         self._due = False
         return record
@@ -237,7 +237,8 @@ class Recorder:
             return {}
         names = [teacher.name for teacher in self.teachers if teacher.name not in self.screened_out]
         results = ("spent_epochs", "no_teacher", "plain_kd", "trials", "reruns", "finalists", "controls", "audit")
+        more = ("label_smoothing", "grid")
         return {
-            **{name: getattr(found, name) for name in results},
+            **{name: getattr(found, name) for name in (*results, *more)},
             "importance": importance(found.trials, self._spec.space, names) if state == "complete" else None,
         }

@@ -10,12 +10,12 @@ from pydantic import Field, ValidationError
 
 from autodistill import __version__, teachers
 from autodistill import data as datasets
-from autodistill.config import Known, Space, load
+from autodistill.config import Dimension, GridSpec, Known, Space, load, nearest_prior
 from autodistill.data import DATASETS, Data, LoadData
 from autodistill.errors import ConfigError, StoreError, TeacherError
-from autodistill.executors import Setup
+from autodistill.executors import Setup, TrainTeacherTask
 from autodistill.formatting import COSTS, excess_words, plural
-from autodistill.methods import METHODS, OWN, code_of, parameters_of
+from autodistill.methods import METHODS, OWN, code_of, method_named, parameters_of
 from autodistill.models import MODELS
 from autodistill.models.cost import latency_ms
 from autodistill.models.students import check_student_name, is_foreign, student_network, student_record
@@ -33,7 +33,7 @@ from autodistill.records import (
     latency_of,
     read_study,
 )
-from autodistill.searching import make_plan, parse_budget, refuse_foreign
+from autodistill.searching import make_grid_plan, make_plan, parse_budget, refuse_foreign
 from autodistill.store import StudyFolder, cache_root, check_folder, check_study_folder
 from autodistill.study.environment import device_name, processor
 from autodistill.study.fitting import (
@@ -49,7 +49,7 @@ from autodistill.study.fitting import (
 )
 from autodistill.study.gpu import Sharing, cluster_sharing, fit_to_device
 from autodistill.study.measurements import Facts, facts, keep, recall
-from autodistill.teachers import adaptation, ladder
+from autodistill.teachers import adaptation, assistants, ladder
 
 T = TypeVar("T")
 KNOWN = Known(
@@ -76,6 +76,8 @@ class SearchOptions(Record):
     student: str
     space: str = "digits"
     teachers: tuple[str, ...] = ()
+    methods: tuple[str, ...] = ()
+    """Methods of a method grid; empty: the study is a search."""
     data: str = ""
     budget: str = ""
     study: str = ""
@@ -116,7 +118,8 @@ class StudySpec(NamedTuple):
     fingerprints: dict[str, str]
     """Fingerprints of the given teachers by name; data and space determine those of the default ladder."""
     sources: dict[str, str]
-    """Fingerprints of the pretrained networks of adapted teachers, by URI."""
+    """Fingerprints of the pretrained networks of adapted teachers, and what decides the weights of the teachers that
+    assistants learn from, by URI."""
     left_out: dict[str, str]
     """Names of the files of a folder of teachers that cannot be loaded, with the reason."""
     folder: StudyFolder
@@ -168,9 +171,44 @@ class StudySpec(NamedTuple):
 
     @property
     def untrained(self) -> list[str]:
-        """URIs of the teachers that autodistill has still to train, the strongest of a ladder first."""
-        uris = reversed(self.teachers.values())
-        return [uri for uri in uris if uri.startswith(TRAINED_HERE) and not self.path_of(uri).exists()]
+        """URIs of the teachers that autodistill has still to train, each after those that it learns from or continues.
+
+        Apart from that the strongest of a ladder come first.
+        """
+        return [task.uri for task in self.training_of(list(reversed(self.teachers)))]
+
+    def training_of(self, names: Sequence[str]) -> list[TrainTeacherTask]:
+        """Return the tasks that train what is missing of teachers, each after those that it waits for."""
+        tasks: dict[str, TrainTeacherTask] = {}
+
+        def visit(name: str) -> list[str]:
+            """Add the tasks of a teacher; return the URIs of those that it is usable after."""
+            uri = self.teachers[name]
+            own = uri.startswith(TRAINED_HERE)
+            if uri in tasks:
+                return [uri]
+            if own and self.path_of(uri).exists():
+                return []
+            after = list(dict.fromkeys(it for other in self.waits_for(name, names) for it in visit(other)))
+            if not own:
+                return after
+            tasks[uri] = TrainTeacherTask(uri=uri, after=tuple(after))
+            return [uri]
+
+        for name in names:
+            visit(name)
+        return list(tasks.values())
+
+    def waits_for(self, name: str, names: Sequence[str]) -> list[str]:
+        """Return the teachers that are trained before a teacher: those that it is made of, and those it continues.
+
+        Args:
+            name: Name of the teacher.
+            names: Names of the teachers that are trained. Others are not trained only to be continued.
+        """
+        uri = self.teachers[name]
+        earlier = [other for other in names if ladder.continues(uri, self.teachers[other])]
+        return [*assistants.needs(uri, self.teachers), *earlier]
 
     def path_of(self, uri: str) -> Path:
         """Return the file of a teacher that autodistill trains."""
@@ -263,14 +301,41 @@ def resolve_all(
         if student.foreign is None:
             keep(student, _student_facts(each.student, common))
     return tuple(
-        spec._replace(
-            fingerprints=loaded.fingerprints,
-            sources=loaded.sources,
-            left_out=loaded.left_out,
-            notes=(*loaded.notes, *spec.notes),
+        _with_assistants(
+            spec._replace(
+                fingerprints=loaded.fingerprints,
+                sources=loaded.sources,
+                left_out=loaded.left_out,
+                notes=(*loaded.notes, *spec.notes),
+            )
         )
         for spec in specs
     )
+
+
+def _with_assistants(spec: StudySpec) -> StudySpec:
+    """Add what decides the weights of the teachers that assistants learn from: part of the keys of their files.
+
+    That is the fingerprint of a given teacher, and the name of the file of a teacher that autodistill trains. The name
+    is a hash of data and settings, and known before the teacher is trained.
+    """
+    sources = dict(spec.sources)
+
+    def source(name: str) -> str:
+        uri = spec.teachers[name]
+        if name in spec.fingerprints:
+            return spec.fingerprints[name]
+        if teachers.is_ensemble(uri):
+            members = teachers.members_of(uri, spec.teachers)
+            return teachers.ensemble_fingerprint([source(member) for member in members])
+        if uri.startswith(assistants.SCHEME):
+            sources[uri] = source(assistants.assistant_of(uri).teacher)
+        return spec._replace(sources=sources).path_of(uri).relative_to(cache_root()).as_posix()
+
+    for name, uri in spec.teachers.items():
+        if uri.startswith(assistants.SCHEME):
+            source(name)
+    return spec._replace(sources=sources)
 
 
 def check_places(folders: Sequence[StudyFolder], *, storage: str) -> None:
@@ -283,7 +348,7 @@ def check_places(folders: Sequence[StudyFolder], *, storage: str) -> None:
         ConfigError: The kind of address is unknown, or its driver is missing.
         StoreError: A folder or the database cannot be used, or holds something else.
     """
-    for part in ("images", "ladder", "adapted", "logits"):
+    for part in ("images", "ladder", "adapted", "assistants", "logits"):
         check_folder(cache_root() / part, writable=False)
     for folder in folders:
         check_study_folder(folder)
@@ -368,7 +433,7 @@ def _asked(
         flags["search.seed"] = ("--seed", options.seed)
     if options.teachers:
         flags["teachers"] = ("--teacher", list(options.teachers))
-    space = load(options.space, known=KNOWN, overrides=options.overrides, flags=flags)
+    space = _as_grid(load(options.space, known=KNOWN, overrides=options.overrides, flags=flags), options)
     if options.download and options.offline:
         raise ConfigError("--download beside --offline", "leave one of them out")
     _raise_together(check_student_name, students)
@@ -376,11 +441,13 @@ def _asked(
     names = teacher_names(uris) if named is None else dict(named)
     for uri in uris:
         teachers.check_scheme(uri)
-        if teachers.is_ensemble(uri):
-            teachers.members_of(uri, names)
+    assistants.check_needs(names)
+    if not space.fit_to_data or "epochs" in space.ladder.model_fields_set:  # else it follows from the images
+        ladder.check_epochs(uris, space.ladder.epochs)
     asked = _Asked(space, names, folders, tuple(notes))
     if planned:
-        parse_budget(options.budget or space.search.budget)
+        if budget := _budget(space, options):
+            parse_budget(budget)
         if not space.fit_to_data:  # else the number of epochs follows from the images
             _check_budget(space, options, teacher_count=len(asked.fewest))
     return asked
@@ -388,9 +455,44 @@ def _asked(
 
 def _check_budget(space: Space, options: SearchOptions, *, teacher_count: int) -> None:
     """Raise `ConfigError` if the budget is too small; a budget of time can only be checked when steps were timed."""
-    budget = options.budget or space.search.budget
-    if parse_budget(budget).unit != "seconds":
+    budget = _budget(space, options)
+    if budget and parse_budget(budget).unit == "seconds":
+        return
+    if space.grid is not None:
+        make_grid_plan(space, teachers=teacher_count, requested=budget)
+    else:
         make_plan(space, teachers=teacher_count, requested=budget, max_trials=options.max_trials)
+
+
+def _budget(space: Space, options: SearchOptions) -> str:
+    """Return the budget of a study; a method grid has a default of its own, which is empty here."""
+    return options.budget or ("" if space.grid is not None else space.search.budget)
+
+
+def _as_grid(space: Space, options: SearchOptions) -> Space:
+    """Return the space of a method grid: the methods of the command with the ranges of the space, or their own.
+
+    Raises:
+        ConfigError: A search was given the space of a method grid, or a method was named twice.
+    """
+    if not options.methods:
+        if space.grid is not None:
+            raise ConfigError(
+                f"{options.space}: has a table [grid], which only `autodistill compare` measures",
+                "remove [grid], or run compare",
+            )
+        return space
+    if twice := [name for name, times in Counter(options.methods).items() if times > 1]:
+        raise ConfigError(f"--method {twice[0]}: named twice", "name each method once")
+    own, methods = space.search.methods, dict[str, dict[str, Dimension]]()
+    for name in options.methods:
+        try:
+            methods[name] = own.get(name) or dict(method_named(name).ranges)
+        except ConfigError as error:
+            raise ConfigError(f"--method {name}: {error.message}", error.hint) from error
+    search = space.search.model_copy(update={"methods": methods})
+    prior = nearest_prior(search, options.methods[0], method_named(options.methods[0]).settings)
+    return space.model_copy(update={"search": search, "prior": prior, "grid": space.grid or GridSpec()})
 
 
 def _common(asked: _Asked, options: SearchOptions, load_data: LoadData) -> _Common:
@@ -401,6 +503,7 @@ def _common(asked: _Asked, options: SearchOptions, load_data: LoadData) -> _Comm
     space, notes = fit_to_classes(requested, data)
     check_methods(space, data.num_classes)
     check_sizes(space, data)
+    ladder.check_epochs(list(asked.teachers.values()), space.ladder.epochs)
     return _Common(requested, space, (*notes, *asked.notes), data, asked.teachers)
 
 
@@ -428,7 +531,7 @@ def _load_teachers(asked: _Asked, data: Data, *, offline: bool) -> _Loaded:
     names, sources, found = asked.teachers, dict[str, str](), dict[str, str]()
     left_out, notes = dict[str, TeacherError](), list[str]()
     ensembles = {name: teachers.members_of(uri, names) for name, uri in names.items() if teachers.is_ensemble(uri)}
-    needed = {member for members in ensembles.values() for member in members}
+    needed = {other for uri in names.values() for other in assistants.needs(uri, names)}
     for name, uri in names.items():
         try:
             if uri.startswith(adaptation.SCHEME):
@@ -526,9 +629,11 @@ def _resolved(options: SearchOptions, common: _Common, student: StudentRecord, *
         sharing = fit_to_device(space, common.data, **of, workers=workers)
         if options.fill_gpu:
             options = options.model_copy(update={"workers": options.workers * sharing.workers})
-    space = fit_to_cache(space, kept_space, common.data, len(common.names), options.cache_bytes)
+    space = fit_to_cache(space, kept_space, common.data, common.names, options.cache_bytes)
+    budget = _budget(space, options)
     if planned:
         _check_budget(space, options, teacher_count=len(common.names))
+        budget = budget or make_grid_plan(space, teachers=len(common.names)).requested
     # Without the values that cache and processor decided, a command gives another study elsewhere.
     pins: dict[str, object] = {}
     if space.training.precision != common.requested.training.precision:
@@ -552,7 +657,7 @@ def _resolved(options: SearchOptions, common: _Common, student: StudentRecord, *
         sources={},
         left_out={},
         folder=folder,
-        budget=options.budget or space.search.budget,
+        budget=budget,
         notes=notes,
         pins=pins,
         sharing=sharing,
@@ -564,10 +669,14 @@ def pinned(command: str, values: Mapping[str, object]) -> str:
     return command + "".join(f" --set {key}={value}" for key, value in values.items())
 
 
-def study_name(space: str, students: Sequence[str], *, data: str = "") -> str:
-    """Return the default name of a study: `digits-mobilenetv2`, and `photos-mobilenetv2` for `folder:/data/photos`."""
+def study_name(space: str, students: Sequence[str], *, data: str = "", grid: bool = False) -> str:
+    """Return the default name of a study: `digits-mobilenetv2`, and `photos-mobilenetv2` for `folder:/data/photos`.
+
+    That of a method grid begins with `methods-`.
+    """
     own = datasets.short_name(data) if space == OWN_SPACE else ""
-    return "-".join((own or Path(space).stem, *map(label, students))).replace(":", "-")
+    first = ["methods"] * grid
+    return "-".join((*first, own or Path(space).stem, *map(label, students))).replace(":", "-")
 
 
 def label(student: str) -> str:
@@ -584,7 +693,9 @@ def _training_notes(space: Space, student: StudentRecord) -> tuple[str, ...]:
 
 
 def _folder(options: SearchOptions) -> StudyFolder:
-    study = options.study or study_name(options.space, (options.student,), data=options.data)
+    study = options.study or study_name(
+        options.space, (options.student,), data=options.data, grid=bool(options.methods)
+    )
     if Path(study).name != study or study == ".." or len(study) > 100:
         raise ConfigError(
             f"--study {study}: must be a plain name of up to 100 letters; it names a folder below {options.runs}"

@@ -66,6 +66,11 @@ def continued(spec: StudySpec, kept: StudyRecord | None) -> StudyRecord | None:
         )
     if not joining:
         return kept
+    if kept.plan.settings is not None:
+        raise StoreError(
+            f"{spec.folder.path}: the teachers of a method grid stay the same ({', '.join(joining)} would join)",
+            "give the larger grid another name with --study: runs of this one are found and not trained again",
+        )
     trials = tuple(_ended_trials(kept))
     join = JoinRecord(teachers=tuple(spec.teachers), trials=len(trials))
     return kept.model_copy(update={"joins": (*kept.joins, join), "trials": trials, "state": "running"})

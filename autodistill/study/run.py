@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
+from autodistill.config import PriorSpec, Space, nearest_prior
 from autodistill.errors import ConfigError, StoreError
 from autodistill.executors import (
     AgreementTask,
@@ -21,7 +22,7 @@ from autodistill.executors import (
     TrainTeacherTask,
 )
 from autodistill.formatting import listed, plural, short
-from autodistill.methods import shapes_of
+from autodistill.methods import method_named, shapes_of
 from autodistill.records import (
     AgreementRecord,
     ComparisonRecord,
@@ -42,12 +43,14 @@ from autodistill.searching import (
     SearchState,
     audit,
     confirm,
+    confirm_cells,
     controls,
     first_stage,
     no_teacher_runs,
     parse_budget,
     rerun_leaders,
     screen,
+    tune,
     waves,
 )
 from autodistill.stats.students import recommend_student
@@ -139,7 +142,7 @@ def run_study(spec: StudySpec, on_event: OnEvent, *, executor_for: ExecutorFor =
                 list(spec.teachers),
                 executor,
                 recorder.on_event,
-                untrained=spec.untrained,
+                untrained=spec.training_of(list(reversed(spec.teachers))),
                 epochs=sum(epochs_of(uri, spec.space) for uri in spec.untrained),
                 meanwhile=store.tasks(no_teacher_runs(search)),
             )
@@ -152,18 +155,33 @@ def run_study(spec: StudySpec, on_event: OnEvent, *, executor_for: ExecutorFor =
                 on_event=recorder.on_event,
                 sampler=Sampler(spec.space, [teacher.name for teacher in search.teachers], search.shapes),
             )
-            waves(state, first_stage(state))
-            rerun_leaders(state)
-            confirm(state)
-            controls(state)
-            if spec.options.audit_pruning:
-                audit(state)
+            if plan.settings is not None:
+                tune(state, grid_priors(spec.space))
+                confirm_cells(state)
+            else:
+                run_search(state, audited=spec.options.audit_pruning)
         except TimeIsUp:
             return recorder.stopped()
         except ConfigError:  # the budget has no room for a teacher that joins
             recorder.undo()
             raise
         return recorder.complete()
+
+
+def run_search(state: SearchState, *, audited: bool) -> None:
+    """Run the stages of a search."""
+    waves(state, first_stage(state))
+    rerun_leaders(state)
+    confirm(state)
+    controls(state)
+    if audited:
+        audit(state)
+
+
+def grid_priors(space: Space) -> dict[str, PriorSpec]:
+    """Return the first setting of each method of a grid: the point of the space nearest to its publication's."""
+    methods = space.search.methods
+    return {name: nearest_prior(space.search, name, method_named(name).settings) for name in methods}
 
 
 def known_plan(spec: StudySpec, kept: StudyRecord | None) -> PlanRecord | None:
@@ -201,7 +219,7 @@ def prepare_teachers(
     executor: Executor,
     on_event: OnEvent,
     *,
-    untrained: Sequence[str] = (),
+    untrained: Sequence[TrainTeacherTask] = (),
     epochs: int = 0,
     meanwhile: Sequence[Task] = (),
 ) -> tuple[tuple[TeacherRecord, ...], AgreementRecord | None, int]:
@@ -211,7 +229,7 @@ def prepare_teachers(
         names: Names of the teachers.
         executor: Runs the tasks.
         on_event: Is called with each event.
-        untrained: URIs of the missing teachers, the strongest first.
+        untrained: Tasks that train the missing teachers, in their order.
         epochs: Epochs of the training of all missing teachers.
         meanwhile: Runs for workers that would otherwise be idle.
 
@@ -219,7 +237,7 @@ def prepare_teachers(
         The teachers with their profiles, their agreement, and how often a teacher was run over view 0.
     """
     on_event(PhaseStarted(phase="teachers", runs=len(untrained), epochs=epochs))
-    executor.run([TrainTeacherTask(uri=uri) for uri in untrained], on_event, meanwhile=meanwhile)
+    executor.run(untrained, on_event, meanwhile=meanwhile)
     tasks: list[Task] = [kind(name=name) for name in names for kind in (CheckTask, ProfileTask)]
     found = executor.run(tasks, on_event, meanwhile=meanwhile)
     on_event(PhaseStarted(phase="profiles", runs=0, epochs=0))

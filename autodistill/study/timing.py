@@ -1,5 +1,6 @@
 """Estimate the duration of a study from measured seconds per step and per image, its runs and its workers."""
 
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -19,10 +20,11 @@ from autodistill.executors import (
     Task,
     TeacherTimes,
 )
-from autodistill.formatting import about
-from autodistill.logit_cache import estimated_bytes, missing_views
+from autodistill.formatting import about, plural
+from autodistill.logit_cache import missing_views
 from autodistill.methods import shapes_of
 from autodistill.records import (
+    TRAINED_HERE,
     EpochEvent,
     Event,
     PhaseStarted,
@@ -34,13 +36,14 @@ from autodistill.records import (
     TimePlanned,
     TrialParams,
 )
-from autodistill.searching import make_plan, parse_budget, prior_params
+from autodistill.searching import make_grid_plan, make_plan, parse_budget, prior_params
 from autodistill.searching.plan import PROTECTED_PRIORS, wave_size
 from autodistill.store import cache_root
+from autodistill.study.fitting import logit_bytes, views_in_all
 from autodistill.study.measurements import Facts, facts, forget, keep, recall
 from autodistill.study.resolve import StudySpec
 from autodistill.study.resuming import kept_screening
-from autodistill.teachers import adaptation
+from autodistill.teachers import adaptation, assistants, ladder
 from autodistill.teachers.ladder import load_trained
 from autodistill.teachers.profile import MOST_ROWS
 
@@ -66,13 +69,16 @@ class TeacherCosts(NamedTuple):
     """Seconds of a teacher on one worker, and its views without logits."""
 
     training_s: float
-    """Whole training; 0 if the teacher is trained."""
+    """Whole training, or its rest after that of another teacher, with the logits that an assistant learns from; 0 if
+    the teacher is trained."""
     view_s: float
     """Logits of one view."""
     profile_s: float
     """Profile, with the logits of the validation split if views are missing."""
     views: frozenset[int]
     """Views whose logits are not in the cache."""
+    taught_s: float = 0.0
+    """Part of the training that the logits of an assistant's teacher take."""
 
     def logits_s(self, views: range) -> float:
         """Return the seconds to compute the views in `views` that the cache lacks."""
@@ -123,12 +129,7 @@ def estimate(spec: StudySpec, executor: Executor, on_event: OnEvent, *, start_up
 
 def cache_size(spec: StudySpec) -> int:
     """Return the bytes of a study's teacher logits."""
-    return estimated_bytes(
-        teachers=len(spec.teachers),
-        views=spec.views,
-        examples=len(spec.data.train.labels),
-        classes=spec.data.num_classes,
-    )
+    return logit_bytes(spec.data, views_in_all(spec.space, spec.teachers))
 
 
 def plan_for(spec: StudySpec, costs: Costs | None, *, kept: StudyRecord | None = None) -> PlanRecord:
@@ -149,11 +150,15 @@ def plan_for(spec: StudySpec, costs: Costs | None, *, kept: StudyRecord | None =
             f"--budget {spec.budget}: the duration of an epoch could not be measured",
             "see the warning above; --budget 20 is the cost of 20 full trainings",
         )
+    epochs_per_s = spec.options.workers / costs.epoch_s if costs and in_seconds else None
+    if spec.space.grid is not None:
+        count = len(spec.teachers)
+        return make_grid_plan(spec.space, teachers=count, requested=spec.budget, epochs_per_s=epochs_per_s)
     return make_plan(
         spec.space,
         teachers=len(spec.teachers),
         requested=spec.budget,
-        epochs_per_s=spec.options.workers / costs.epoch_s if costs and in_seconds else None,
+        epochs_per_s=epochs_per_s,
         max_trials=spec.options.max_trials,
         tried=None if left_out is None else len(spec.teachers) - len(left_out),
     )
@@ -163,23 +168,41 @@ def planned_time(
     plan: PlanRecord, costs: Costs, workers: int, spec: StudySpec, *, kept: StudyRecord | None = None
 ) -> TimePlanned:
     """Return the seconds left of a study, by phase; epochs of the kept record are not planned again."""
-    phases, logits_s = _student_phases(plan, costs, workers, spec)
+    phases_of = _student_phases if plan.settings is None else _grid_phases
+    phases, logits_s = phases_of(plan, costs, workers, spec)
     done = kept.spent_epochs if kept else 0
     left: dict[str, float] = {}
     for phase, (seconds, epochs) in phases.items():
         share = max(0.0, 1 - done / epochs) if epochs else 1.0
         left[phase], done = seconds * share, max(0, done - epochs)
     teacher_costs = list(costs.teachers.values())
-    trainings = [cost.training_s for cost in teacher_costs if cost.training_s][::-1]
     first_views = [cost.view_s for cost in teacher_costs if 0 in cost.views]
     profiles = sorted([cost.profile_s for cost in teacher_costs] + first_views, reverse=True)
-    training_s = makespan(trainings, workers)
+    training_s = _training_time(costs, workers, spec)
     # Workers that wait for teachers train runs without a teacher.
-    idle = training_s * workers - sum(trainings)
-    first = "baselines and priors"
+    idle = training_s * workers - sum(cost.training_s for cost in teacher_costs)
+    first = "tuning" if plan.settings else "baselines and priors"
     left[first] = max(left[first] - idle / workers, left[first] / 2)
     phases_s = {"teachers": training_s + makespan(profiles, workers), **left, "report": REPORT_S}
-    return TimePlanned(phases_s=phases_s, logits_s=logits_s + sum(first_views))
+    taught_s = sum(cost.taught_s for cost in teacher_costs)
+    return TimePlanned(phases_s=phases_s, logits_s=logits_s + sum(first_views) + taught_s)
+
+
+def _training_time(costs: Costs, workers: int, spec: StudySpec) -> float:
+    """Return the time until all teachers are trained, each after those that it learns from or continues."""
+    free, ends = [0.0] * workers, dict[str, float]()
+    names = list(costs.teachers)[::-1]
+
+    def end(name: str) -> float:
+        if name not in ends:
+            begin = max((end(other) for other in spec.waits_for(name, names)), default=0.0)
+            if seconds := costs.teachers[name].training_s:
+                worker = free.index(min(free))
+                free[worker] = begin = max(free[worker], begin) + seconds
+            ends[name] = begin
+        return ends[name]
+
+    return max([end(name) for name in names], default=0.0)
 
 
 def _student_phases(
@@ -223,6 +246,24 @@ def _student_phases(
         if runs:
             phases[phase] = makespan([costs.seconds(full, tested=tested)] * runs, workers), runs * full
     return phases, rung_logits + later_logits
+
+
+def _grid_phases(
+    plan: PlanRecord, costs: Costs, workers: int, spec: StudySpec
+) -> tuple[dict[str, tuple[float, int]], float]:
+    """Return seconds and epochs of each phase of a method grid, and the seconds of all logits but those of view 0."""
+    full, seeds, eta = plan.epochs_full, spec.space.confirm.seeds, math.ceil(spec.space.search.eta)
+    cells, settings = len(spec.space.search.methods) * len(costs.teachers), plan.settings or 1
+    logits_s = sum(cost.logits_s(range(1, full)) for cost in costs.teachers.values())
+    promoted = [costs.seconds(plan.epochs_rest)] * (cells * math.ceil(settings / eta))
+    rungs = [costs.seconds(plan.epochs_rung)] * (cells * settings)
+    baselines = [costs.seconds(full, tested=True)] * (2 * seeds)
+    epochs = round((plan.priors + plan.search) * full) + 2 * seeds * full
+    phases = {"tuning": (makespan([*baselines, *promoted, *rungs], workers) + logits_s / workers, epochs)}
+    for phase, runs in (("confirm", cells * seeds), ("controls", round(plan.controls))):
+        if runs:
+            phases[phase] = makespan([costs.seconds(full, tested=True)] * runs, workers), runs * full
+    return phases, logits_s
 
 
 def makespan(durations: Sequence[float], workers: int) -> float:
@@ -288,20 +329,41 @@ def _costs(spec: StudySpec, student: StudentTimes, teacher_times: Mapping[str, T
     teacher_costs = {}
     for name, times in teacher_times.items():
         new = name in unready
-        training_s = _training_s(spec, spec.teachers[name], times.training, steps) if new else 0.0
+        trained_here = spec.teachers[name].startswith(TRAINED_HERE)
+        training_s = _training_s(spec, name, times.training, steps) if new and trained_here else 0.0
         views = frozenset(range(spec.views) if new else _missing_views(spec, name))
         logits_s = times.view_s * held_out if views else 0.0
         teacher_costs[name] = TeacherCosts(training_s, times.view_s * train, profile_s + logits_s, views)
+    _add_assistants(spec, teacher_costs)
     epoch_s = max(student.training.seconds(steps), student.targets.seconds(steps))
     validation_s = student.evaluation_s * held_out / training.evaluate_every
     run_s = student.build_s + student.fit_s * train
     return Costs(epoch_s + validation_s, student.evaluation_s * tested, run_s, teacher_costs)
 
 
-def _training_s(spec: StudySpec, uri: str, epoch: Line, steps: int) -> float:
-    """Return the seconds of the training of a teacher."""
+def _add_assistants(spec: StudySpec, costs: dict[str, TeacherCosts]) -> None:
+    """Count the logits that an assistant learns from as part of its training: they are in the cache afterwards."""
+    for name, uri in spec.teachers.items():
+        if uri.startswith(assistants.SCHEME) and costs[name].training_s:
+            teacher = assistants.assistant_of(uri).teacher
+            views, taught = range(assistants.views_of(spec.space)), costs[teacher]
+            missing = taught.views.intersection(views) | set(views[spec.views :])
+            taught_s = taught.view_s * len(missing)
+            costs[name] = costs[name]._replace(training_s=costs[name].training_s + taught_s, taught_s=taught_s)
+            costs[teacher] = taught._replace(views=taught.views - missing)
+
+
+def _training_s(spec: StudySpec, name: str, epoch: Line, steps: int) -> float:
+    """Return the seconds of the training of a teacher. Of a ladder's, earlier epochs may be another's."""
+    uri = spec.teachers[name]
     if not uri.startswith(adaptation.SCHEME):
-        return epoch.seconds(steps) * spec.space.ladder.epochs
+        before = [0]
+        if uri.startswith(ladder.SCHEME):
+            last = ladder.epochs_of(uri, spec.space)
+            before += [it for it in ladder.checkpoints_of(spec.path_of(uri)) if it is not None and it < last]
+            others = [it for it in spec.teachers.values() if ladder.continues(uri, it)]
+            before += [ladder.epochs_of(it, spec.space) for it in others if it in spec.untrained]
+        return epoch.seconds(steps) * (ladder.epochs_of(uri, spec.space) - max(before))
     adapt = spec.space.adapt
     steps = max(1, len(spec.data.train.labels) // adapt.batch_size)
     # While only the head is trained, a step is a forward pass, about a third of a whole step.
@@ -448,6 +510,8 @@ def describe_plan(plan: PlanRecord, *, teachers: int | None = None) -> str:
         plan: the plan.
         teachers: number of teachers given; if the plan tries fewer, the text says so.
     """
+    if plan.settings is not None:
+        return _describe_grid_plan(plan)
     parts = {
         "no teacher": plan.no_teacher,
         **({"plain KD": plan.plain_kd} if plan.plain_kd else {}),
@@ -455,6 +519,7 @@ def describe_plan(plan: PlanRecord, *, teachers: int | None = None) -> str:
         "search": plan.search,
         **({"reruns": plan.reruns} if plan.reruns else {}),
         "confirm": plan.confirm,
+        **({"label smoothing": plan.label_smoothing} if plan.label_smoothing else {}),
         **({"controls": plan.controls} if plan.controls else {}),
     }
     text = f"{plan.equivalents:.4g} full trainings = " + " + ".join(
@@ -463,6 +528,20 @@ def describe_plan(plan: PlanRecord, *, teachers: int | None = None) -> str:
     if teachers is not None and plan.tried is not None and plan.tried < teachers:
         text += f"; {plan.tried} of {teachers} teachers are tried, the most accurate checkpoint of each training first"
     return text
+
+
+def _describe_grid_plan(plan: PlanRecord) -> str:
+    """Format the plan of a method grid."""
+    parts = {
+        "tuning": plan.priors + plan.search,
+        "confirm": plan.confirm + plan.no_teacher,
+        "label smoothing": plan.label_smoothing,
+        **({"shared settings": plan.controls} if plan.controls else {}),
+    }
+    costs = " + ".join(f"{part} {cost:.4g}" for part, cost in parts.items())
+    used = sum(parts.values())
+    settings = plural(plan.settings or 1, "setting")
+    return f"{used:.4g} of {plan.equivalents:.4g} full trainings = {costs}; {settings} per cell"
 
 
 def _kind(phase: str) -> str:

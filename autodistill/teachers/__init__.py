@@ -7,6 +7,7 @@
     onnx:runs/net.onnx?norm=imagenet
     logits:teacher.npy
     ensemble:NAME+NAME
+    assistant:NETWORK?teacher=NAME
 
 Loading never runs code of a checkpoint. `python:` runs the file that the URI names.
 """

@@ -495,6 +495,10 @@ def _shortened(names: str) -> str:
 def _at_chance_hint(teacher: Teacher) -> str:
     if teacher.uri.startswith("adapt:"):
         return "autodistill adapted it to these images: raise adapt.epochs, or lower adapt.lr"
+    if teacher.uri.startswith("assistant:"):
+        return "autodistill distilled it from its teacher: raise ladder.epochs, or change plain_kd.soft_weight"
+    if teacher.uri.startswith("ladder:") and "@" in teacher.uri:
+        return "autodistill stopped its training early: name a later epoch after @"
     if teacher.uri.startswith("ladder:"):
         return "autodistill trained it on these images: raise ladder.epochs, or name trained teachers with --teacher"
     if teacher.table is not None:

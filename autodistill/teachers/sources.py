@@ -18,10 +18,14 @@ from autodistill.models.foreign import FOREIGN, Foreign, cannot_take, channels_o
 from autodistill.models.matching import identify
 from autodistill.models.preprocessing import INTERPOLATIONS, class_columns, normalisation, stated_classes
 from autodistill.models.uri import FACTS, Uri, name_of, parse
+from autodistill.records import TRAINED_HERE
 from autodistill.teachers.tables import load_table
 from autodistill.teachers.teacher import Teacher, ensemble, ready
 from autodistill.tensors import log_probabilities, seeded
 from autodistill.usercode import errors_as
+
+TRAINED = tuple(scheme.removesuffix(":") for scheme in TRAINED_HERE)
+"""Schemes of teachers that autodistill trains."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +72,7 @@ def load(
     return replace(teacher, uri=shown_as) if shown_as else teacher
 
 
-def check_scheme(uri: str, trained_here: Sequence[str] = ("ladder", "adapt")) -> None:
+def check_scheme(uri: str, trained_here: Sequence[str] = TRAINED) -> None:
     """Raise `TeacherError` if the scheme of a teacher's URI is unknown.
 
     Args:
@@ -81,7 +85,7 @@ def check_scheme(uri: str, trained_here: Sequence[str] = ("ladder", "adapt")) ->
     own = "file:PATH, or python:FILE.py:FACTORY?weights=PATH"
     guess = f"file:{uri}" if Path(uri).expanduser().exists() else own
     raise TeacherError(
-        f"teacher {uri!r}: unknown scheme {scheme!r} ({near(scheme, [*SOURCES, 'ladder', 'adapt'])})",
+        f"teacher {uri!r}: unknown scheme {scheme!r} ({near(scheme, [*SOURCES, *TRAINED])})",
         f"name a checkpoint as {guess}",
     )
 

@@ -4,6 +4,7 @@ The training package imports no Optuna and prints nothing.
 """
 
 from autodistill.training.adapting import adapt_teacher
+from autodistill.training.assisting import train_assistant
 from autodistill.training.loop import evaluate, train, train_teacher
 from autodistill.training.step import EAGER, Execution, Recipe
 from autodistill.training.supervision import Supervision, TeacherView, supervise
@@ -18,5 +19,6 @@ __all__ = [
     "evaluate",
     "supervise",
     "train",
+    "train_assistant",
     "train_teacher",
 ]

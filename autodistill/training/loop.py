@@ -4,14 +4,15 @@ SGD with Nesterov momentum or AdamW, linear warm-up and cosine decay to zero. An
 scored. The host does not synchronise with the device inside an epoch.
 """
 
+import contextlib
 import copy
 import hashlib
 import io
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +25,7 @@ from autodistill.errors import DivergedError, StudyError, TrialError
 from autodistill.records import EpochRecord, EvaluateOn, TaskProgress
 from autodistill.stopwatch import Stopwatch
 from autodistill.store import digest, locked, seed_from, write_bytes
-from autodistill.teachers.ladder import SCHEME, network, path_of
+from autodistill.teachers.ladder import checkpoints_of, lock_of, name_of, network, path_of, rung_of
 from autodistill.tensors import seeded
 from autodistill.training.optimiser import optimiser_of
 from autodistill.training.step import EAGER, Execution, Precision, Recipe, State, Step, StepRunner, inputs_of, predict
@@ -44,7 +45,9 @@ def train(  # noqa: PLR0913
     supervision: Supervision | None = None,
     evaluate_on: EvaluateOn = "validation",
     checkpoint: Path | None = None,
+    others: Sequence[Path] = (),
     until: int | None = None,
+    averaged: bool = False,
     watch: Stopwatch | None = None,
     execution: Execution = EAGER,
     urgent: Callable[[], bool] = lambda: False,
@@ -59,7 +62,10 @@ def train(  # noqa: PLR0913
         evaluate_on: The splits on which the last epoch is scored.
         checkpoint: File to save to and resume from, bit-exactly on a CPU; None: do neither. The epochs in the file
             are yielded again. A damaged file, or one of another run, counts as missing.
-        until: Stop after this epoch with a checkpoint; the model then holds the weights of that epoch.
+        others: Further checkpoints of this training to resume from. The one with the most epochs counts.
+        until: Stop after this epoch with a checkpoint; the model then holds the weights of that epoch. Checkpoints
+            beyond it count as missing.
+        averaged: Whether the model then holds the averaged weights instead.
         watch: Measures the seconds spent on soft targets and on evaluation.
         execution: How the steps are executed. On a CPU only `compiled` changes results.
         urgent: Returns whether to save at the end of this epoch, however recent the last save is.
@@ -76,12 +82,12 @@ def train(  # noqa: PLR0913
     average = {key: value.clone() for key, value in model.state_dict().items() if value.is_floating_point()}
     state = State(model, optimiser_of(model, spec), average)
     key = _key_of(state, data, recipe, supervision)
-    if checkpoint is not None:
-        _resume(state, checkpoint, key)
+    end = until or recipe.epochs
+    _resume(state, list(dict.fromkeys([*others, *([checkpoint] if checkpoint else [])])), key, end=end)
     yield from state.curve
     step = Step(state, data, recipe, supervision)
     runner = StepRunner(step, execution)
-    saved, end = time.monotonic(), until or recipe.epochs
+    saved = time.monotonic()
     for epoch in range(len(state.curve) + 1, end + 1):
         total, hard, soft = _train_epoch(step, runner, epoch - 1, watch).tolist()
         _demand_finite(total, "loss", epoch)
@@ -96,6 +102,8 @@ def train(  # noqa: PLR0913
             _save(state, checkpoint, key)
             saved = time.monotonic()
         yield state.curve[-1]
+    if averaged:
+        model.load_state_dict(state.average, strict=False)
 
 
 class Scores(NamedTuple):
@@ -134,10 +142,13 @@ def train_teacher(
     execution: Execution = EAGER,
     urgent: Callable[[], bool] = lambda: False,
 ) -> Iterator[TaskProgress]:
-    """Train a teacher of the default ladder, `ladder:ARCHITECTURE`, unless its file exists in the cache folder `root`.
+    """Train a teacher of the default ladder unless its file exists in the cache folder `root`.
 
     A process that asks for a teacher while another process trains it waits, and finds the file. `execution` and
     `urgent` are those of `train`.
+
+    `ladder:ARCHITECTURE@EPOCH` is the training of `ladder:ARCHITECTURE` after that epoch. It holds the averaged
+    weights, those that are scored. Its checkpoint is kept, and the training of a later epoch continues from there.
 
     Yields:
         Progress after each epoch.
@@ -146,28 +157,79 @@ def train_teacher(
         StudyError: The loss became nan or infinite.
         StoreError: The cache folder cannot be written.
     """
-    architecture = uri.removeprefix(SCHEME)
-    path = path_of(uri, root=root, data=data.fingerprint, space=space)
-    with locked(path.with_suffix(".lock")):
+    rung, path = rung_of(uri), path_of(uri, root=root, data=data.fingerprint, space=space)
+    with locked(lock_of(path)):
         if path.exists():
             return
-        lr, epochs, seed = space.ladder.lr, space.ladder.epochs, space.ladder.seed
-        changes = {"lr": lr, "evaluate_every": epochs, "rung_epochs": None, "precision": "auto", "optimizer": "sgd"}
-        view = View(space.data.view_seed, space.data.crop, space.data.flip)
-        recipe = Recipe(space.training.model_copy(update=changes), view, epochs, epochs, seed)
-        model = network(architecture, data, seed=seed).to(data.train.images.device)
+        recipe, whole = ladder_recipe(space), space.ladder.epochs
+        end = whole if rung.epoch is None else min(rung.epoch, whole)
+        model = network(rung.architecture, data, seed=recipe.seed).to(data.train.images.device)
         checkpoint = path.with_suffix(".checkpoint")
-        try:
-            for record in train(model, data, recipe, checkpoint=checkpoint, execution=execution, urgent=urgent):
-                yield TaskProgress(task=f"teacher {architecture}", done=record.epoch, total=epochs)
-        except TrialError as error:
-            raise StudyError(
-                f"{uri}: training this teacher failed: {error.message}",
-                f"lower ladder.lr, which is {lr:g}: --set ladder.lr={min(0.05, lr / 10):g}; "
-                "or name trained teachers with --teacher",
-            ) from error
-        teachers.save(path, model, architecture=architecture, data=data)
-        checkpoint.unlink(missing_ok=True)
+        epochs = train(
+            model,
+            data,
+            recipe,
+            checkpoint=checkpoint,
+            others=[it for epoch, it in checkpoints_of(path).items() if epoch is None or epoch <= end],
+            until=end,
+            averaged=True,
+            execution=execution,
+            urgent=urgent,
+        )
+        with saved_teacher(path, model, data, uri=uri, architecture=rung.architecture, lr=space.ladder.lr):
+            for record in epochs:
+                yield TaskProgress(task=f"teacher {name_of(uri)}", done=record.epoch, total=end)
+        if end == whole:
+            checkpoint.unlink(missing_ok=True)
+
+
+def ladder_recipe(space: Space, *, view: View | None = None, views: int | None = None) -> Recipe:
+    """Return the recipe of the teachers that autodistill trains from the beginning.
+
+    Args:
+        space: The search space.
+        view: The augmentation; None: that of the space.
+        views: Number of views that the epochs cycle through; None: a view for each epoch.
+    """
+    epochs = space.ladder.epochs
+    changes = {
+        "lr": space.ladder.lr,
+        "evaluate_every": epochs,
+        "rung_epochs": None,
+        "precision": "auto",
+        "optimizer": "sgd",
+    }
+    own = View(space.data.view_seed, space.data.crop, space.data.flip)
+    return Recipe(space.training.model_copy(update=changes), view or own, views or epochs, epochs, space.ladder.seed)
+
+
+@contextlib.contextmanager
+def saved_teacher(
+    path: Path, model: nn.Module, data: Data, *, uri: str, architecture: str, lr: float
+) -> Iterator[None]:
+    """Save the network that is trained in the context as a teacher, at the end of the context.
+
+    Args:
+        path: File of the teacher.
+        model: The network. It holds the averaged weights at the end.
+        data: The data on which it is trained.
+        uri: URI of the teacher, for the error.
+        architecture: Name of the network, with its width.
+        lr: The learning rate, for the error.
+
+    Raises:
+        StudyError: The loss became nan or infinite.
+        StoreError: The cache folder cannot be written.
+    """
+    try:
+        yield
+    except TrialError as error:
+        raise StudyError(
+            f"{uri}: training this teacher failed: {error.message}",
+            f"lower ladder.lr, which is {lr:g}: --set ladder.lr={min(0.05, lr / 10):g}; "
+            "or name trained teachers with --teacher",
+        ) from error
+    teachers.save(path, model, architecture=architecture, data=data)
 
 
 def _train_epoch(step: Step, runner: StepRunner, number: int, watch: Stopwatch) -> Tensor:
@@ -236,14 +298,24 @@ def _save(state: State, path: Path, key: str) -> None:
     write_bytes(path, _with_checksum(key, buffer.getvalue()))
 
 
-def _resume(state: State, path: Path, key: str) -> None:
-    """Load a checkpoint into `state`. Leave `state` as it is where the file is missing, damaged or of another run."""
-    found = path.read_bytes() if path.exists() else b""
-    payload = found[CHECKSUM_BYTES:]
-    if found != _with_checksum(key, payload):
+def _resume(state: State, paths: Sequence[Path], key: str, *, end: int) -> None:
+    """Load the checkpoint with the most epochs, at most `end`, into `state`; leave `state` as it is without any."""
+    device = next(state.model.parameters()).device
+    usable = (it for path in paths if (it := _held(path, key, device)) is not None and len(it["curve"]) <= end)
+    held = max(usable, key=lambda it: len(it["curve"]), default=None)
+    if held is None:
         return
-    held = torch.load(io.BytesIO(payload), map_location=next(state.model.parameters()).device, weights_only=True)
     state.model.load_state_dict(held["model"])
     state.optimiser.load_state_dict(held["optimiser"])
     state.average.update(held["average"])
     state.curve = [EpochRecord.model_validate(record) for record in held["curve"]]
+
+
+def _held(path: Path, key: str, device: torch.device) -> dict[str, Any] | None:
+    """Return the content of a checkpoint; None if the file is missing, damaged or of another run."""
+    found = path.read_bytes() if path.exists() else b""
+    payload = found[CHECKSUM_BYTES:]
+    if found != _with_checksum(key, payload):
+        return None
+    held: dict[str, Any] = torch.load(io.BytesIO(payload), map_location=device, weights_only=True)
+    return held

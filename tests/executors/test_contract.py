@@ -31,7 +31,7 @@ from autodistill.executors import (
     TeacherTimes,
     TrainTeacherTask,
 )
-from autodistill.executors.base import longest_first
+from autodistill.executors.base import Done, Slot, TaskQueue, longest_first
 from autodistill.records import AgreementRecord, EpochEvent, Event, Note, RunEnded, TeacherRecord, TrialParams
 from autodistill.store import StudyFolder, read_result
 
@@ -156,6 +156,34 @@ def test_the_longest_task_is_begun_first():
     rest = run("rest", epochs=9, begun_epochs=6)
     assert longest_first([rest, run("c")]) == [1, 0], "epochs that are paid for already do not count"
     assert longest_first([run("a"), run("b")]) == [0, 1], "in their order where they are equal"
+
+
+FIRST = TrainTeacherTask(uri="ladder:resnet8:0.6", after=("ladder:kept",))
+SECOND = TrainTeacherTask(uri="ladder:resnet8:0.7", after=(FIRST.uri,))
+THIRD = TrainTeacherTask(uri="ladder:resnet8:0.8", after=(FIRST.uri, SECOND.uri))
+
+
+def test_a_teacher_is_trained_after_those_that_it_waits_for(bench):
+    before = len(bench.order())
+    assert bench.run(THIRD, SECOND, FIRST) == [None, None, None]
+    assert bench.order()[before:] == [f"train {it.uri}" for it in (FIRST, SECOND, THIRD)]
+
+
+def test_a_free_worker_does_other_work_while_a_teacher_waits():
+    one, other = Slot(), Slot()
+    queue = TaskQueue([THIRD, SECOND, FIRST], [LogitsTask(name="weak", view=0)], [one, other], [])
+    assert queue.assign(one) == FIRST
+    assert queue.assign(other) == LogitsTask(name="weak", view=0)
+    queue.end(other, Done())
+    assert queue.assign(other) is None
+    queue.lose(one, "lost", StudyError("lost"), lambda _: None)
+    assert queue.assign(other) == FIRST, "nothing else can begin"
+    queue.end(other, Done())
+    assert (queue.assign(one), queue.assign(other)) == (SECOND, None)
+    queue.end(one, Done())
+    assert queue.assign(other) == THIRD
+    queue.end(other, Done())
+    assert queue.is_complete
 
 
 def test_workers_take_the_longest_tasks_first(bench):

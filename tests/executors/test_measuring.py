@@ -35,6 +35,16 @@ def test_measuring_writes_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@slow
+def test_the_training_of_an_early_stopped_teacher_and_of_an_assistant_is_measured(tmp_path):
+    teachers = {"weak": LADDER, "early": f"{LADDER}@3", "taught": "assistant:resnet8:0.25?teacher=weak"}
+    worker = Here(tmp_path, teachers=teachers, sources={teachers["taught"]: "s"})
+    for name in ("early", "taught"):
+        found = worker.do(MeasureTeacherTask(name=name, untrained=True, seconds=0))
+        assert min(found.training.seconds(4), found.view_s) > 0
+    assert list(tmp_path.iterdir()) == []
+
+
 class Slow(nn.Module):
     """A network that says how many images it is shown."""
 

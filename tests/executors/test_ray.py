@@ -414,3 +414,34 @@ def test_the_network_that_is_adapted_travels_to_a_node(node_cache, tmp_path):
     assert (record.name, record.uri) == ("seven", uri)
     assert profiled.views_computed == 1
     assert [path.name for path in node_cache.glob("teachers/*/*/*")] == ["seven?.pt"]
+
+
+@slow
+def test_what_a_teacher_learns_from_or_continues_travels_to_a_node(node_cache, tmp_path):
+    """Checkpoint, teacher and logits come from the driver to a node that has nothing."""
+    early, taught, cache = f"{LADDER}@6", "assistant:resnet8:0.3?teacher=weak", tmp_path / "cache"
+    teachers = {"weak": LADDER, "early": early, "taught": taught}
+    known = {"teachers": teachers, "sources": {taught: "what decides the weights of weak"}}
+
+    def forget() -> None:
+        for name in ("ladder", "assistants", "logits"):
+            shutil.rmtree(node_cache / name, ignore_errors=True)
+
+    forget()
+    with apart(tmp_path, perform, **known) as first:
+        first.run([TrainTeacherTask(uri=early)], lambda _: None)
+    (state,) = cache.glob("ladder/*/*@6.checkpoint")
+    forget()
+    epochs: list[Any] = []
+    with apart(tmp_path, perform, **known) as second:
+        second.run([TrainTeacherTask(uri=LADDER)], epochs.append)
+    assert len(epochs) == 10
+    assert state.exists()
+    assert list(node_cache.glob("ladder/*/*@6.checkpoint")), "the training continued from there"
+    forget()
+    with apart(tmp_path, perform, **known) as third:
+        third.run([TrainTeacherTask(uri=taught)], lambda _: None)
+        (record,) = third.run([CheckTask(name="taught")], lambda _: None)
+    assert (record.name, record.uri) == ("taught", taught)
+    assert len(list(cache.glob("assistants/*/resnet8-0.3.safetensors"))) == 1
+    assert len(list(cache.glob("logits/*/*.safetensors"))) == 10 + 1 + 1, "views, and two validation splits"

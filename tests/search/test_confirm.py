@@ -76,7 +76,7 @@ def test_without_a_trial_that_ended_no_teacher_is_the_only_finalist():
 
 def test_a_race_spends_its_seeds_on_the_open_pair():
     trainer = Trainer(scores=close_race)
-    state, _ = search(search_spec(*FOUR, budget="33", space=RACED), trainer)
+    state, _ = search(search_spec(*FOUR, budget="36", space=RACED), trainer)
     found = confirm_runs(state)
     assert found[None] == found["mid"] == [0, 1, 2]
     # 24 runs in all, 12 in the first seeds: six more for each of the two that are equal.
@@ -86,7 +86,7 @@ def test_a_race_spends_its_seeds_on_the_open_pair():
 
 def test_a_race_ends_when_all_is_decided_and_the_rest_stays_unspent():
     """The planted gains are 2 points and more, the noise is 0.2: some runs after the first 12 are not needed."""
-    spec = search_spec(*FOUR, budget="33", space=RACED)
+    spec = search_spec(*FOUR, budget="36", space=RACED)
     state, events = search(spec)
     runs = sum(map(len, confirm_runs(state).values()))
     assert 12 <= runs < 24
@@ -94,11 +94,11 @@ def test_a_race_ends_when_all_is_decided_and_the_rest_stays_unspent():
     assert (24 - runs) * 30 <= unspent < (24 - runs) * 30 + spec.plan.epochs_rung
     verdict = recommend(record_of(state))
     assert (verdict.verdict, verdict.teacher, verdict.versus_no_teacher) == ("winner", "slow", "helps")
-    assert [event.runs for event in events if isinstance(event, PhaseStarted) and event.phase == "confirm"] == [21]
+    assert [event.runs for event in events if isinstance(event, PhaseStarted) and event.phase == "confirm"] == [21 + 3]
 
 
 def test_a_race_is_equal_whatever_the_order_and_after_a_kill():
-    spec = search_spec(*FOUR, budget="33", space=RACED)
+    spec = search_spec(*FOUR, budget="36", space=RACED)
     whole_trainer = Trainer(scores=close_race)
     whole, _ = search(spec, whole_trainer)
     back, _ = search(spec, Trainer(scores=close_race, backwards=True))
@@ -124,7 +124,7 @@ def test_a_race_without_rivals_left_goes_on_with_whether_a_teacher_helps():
         return run.run.startswith("confirm") and run.params.teacher != "mid"
 
     trainer = Trainer(scores=score, fails=fails)
-    state, _ = search(search_spec("mid", "slow", "strong", budget="33", space=RACED), trainer)
+    state, _ = search(search_spec("mid", "slow", "strong", budget="36", space=RACED), trainer)
     found = confirm_runs(state)
     assert found["slow"] == found["strong"] == [0, 1, 2]
     assert found["mid"] == found[None] == list(range(9))

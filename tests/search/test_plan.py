@@ -89,7 +89,9 @@ def test_max_trials_below_the_number_of_teachers_is_refused():
         make_plan(Space(), teachers=4, requested="20", max_trials=3)
 
 
-@pytest.mark.parametrize(("budget", "reruns", "searched"), [("16", 0, 3), ("17", 2, 2), ("30", 2, 15)])
+@pytest.mark.parametrize(
+    ("budget", "reruns", "searched"), [("16", 0, 3), ("17", 2, 2), ("22.9", 2, 7.9), ("23", 2, 5), ("30", 2, 12)]
+)
 def test_reruns_leave_the_search_two_trainings(budget, reruns, searched):
     plan = make_plan(Space(), teachers=4, requested=budget)
     assert (plan.reruns, plan.search) == (reruns, pytest.approx(searched))
@@ -109,6 +111,27 @@ def test_a_budget_of_40_has_room_for_controls_and_a_smaller_budget_has_not():
     assert make_plan(Space(), teachers=4, requested="39.9").controls == 0
     plan = make_plan(Space(), teachers=4, requested="40")
     assert plan.controls == (2 + 1) * 3, "the prior for two finalists, the best configuration for the other finalist"
-    assert plan.search + plan.reruns + plan.controls + plan.confirm + plan.priors + 1 == pytest.approx(40)
+    parts = plan.search + plan.reruns + plan.controls + plan.label_smoothing + plan.confirm + plan.priors
+    assert parts + 1 == pytest.approx(40)
     raced = Space.model_validate({"confirm": {"seeds": 6}})
     assert make_plan(raced, teachers=4, requested="50").controls == 9, "over the seeds before the first look"
+
+
+@pytest.mark.parametrize(
+    ("wanted", "budget", "cost"),
+    [(None, "22.9", 0), (None, "23", 3), (False, "60", 0), (True, "17", 3), (True, "40", 3)],
+)
+def test_label_smoothing_is_a_control_from_a_budget_of_23_on_or_as_the_space_says(wanted, budget, cost):
+    confirm = {} if wanted is None else {"label_smoothing": wanted}
+    plan = make_plan(Space.model_validate({"confirm": confirm}), teachers=4, requested=budget)
+    assert plan.label_smoothing == cost
+
+
+def test_label_smoothing_is_left_out_where_the_budget_has_no_room_for_it():
+    space = Space.model_validate({"confirm": {"seeds": 10}})
+    smallest = make_plan(space, teachers=4, requested="39")
+    assert smallest.label_smoothing == 0
+
+
+def test_label_smoothing_gets_the_seeds_of_the_first_look_of_a_race():
+    assert make_plan(RACED, teachers=4, requested="60").label_smoothing == 3

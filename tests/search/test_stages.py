@@ -207,7 +207,7 @@ def test_a_teacher_whose_students_start_slowly_is_not_cut():
 
 
 def test_trials_are_pruned_within_their_teacher_and_method_and_the_reason_says_so():
-    state, _ = search(search_spec(*FOUR, budget="30"))
+    state, _ = search(search_spec(*FOUR, budget="33"))
     pruned = [it for it in state.trials if it.kind == "search" and it.state == "pruned" and not it.out_of_budget]
     assert len(pruned) > 3
     for trial in pruned:

@@ -153,7 +153,7 @@ def test_inspecting_names_the_commands_that_make_the_teachers(source: str, more:
     same = f"--space smoke {' '.join(f'--set {it}' for it in FLAGS)}"
     adapt, *train = error.value.hint.split(" && ")
     assert adapt == f"autodistill teachers adapt '{source}' {same}"
-    assert train == [f"autodistill teachers train {same}" for _ in more]
+    assert train == [f"autodistill teachers train {same} --teacher '{source}' --teacher {it}" for it in more]
 
 
 def test_a_source_that_cannot_be_read_ends_the_command_before_any_work() -> None:

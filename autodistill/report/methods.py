@@ -1,0 +1,331 @@
+"""Sections of a method grid: which method, the cells, capacity mismatch, what was done and what it cannot tell."""
+
+import math
+from collections.abc import Iterator
+from functools import partial
+
+from autodistill.formatting import (
+    EMPTY,
+    count,
+    interval,
+    maybe,
+    method_label,
+    percent,
+    plural,
+    points,
+    recipe,
+    short,
+    sure,
+)
+from autodistill.records import (
+    CellRecord,
+    MethodContrast,
+    MethodGrid,
+    MethodVerdict,
+    ScoreRow,
+    StudyRecord,
+)
+from autodistill.report.charts import capacity_chart
+from autodistill.report.parts import Answer, Cell, Column, Figure, Row, Section, row, table
+from autodistill.stats import accuracy_error
+from autodistill.stats.methods import LABEL_SMOOTHING, NO_TEACHER, judge_grid
+from autodistill.stats.verdict import threshold_of
+
+HEADLINES = {
+    "best_method": "A best method",
+    "no_clear_difference": "No clear difference between the methods",
+    "only_one": "One method to judge",
+    "unconfirmed": "Unconfirmed",
+}
+
+
+def grid_of(record: StudyRecord) -> tuple[MethodGrid, MethodVerdict]:
+    """Return the grid of a record and its verdict."""
+    assert record.grid is not None
+    verdict = record.grid.verdict or judge_grid(record, threshold=threshold_of(record))
+    return record.grid, verdict
+
+
+def grid_answer(record: StudyRecord) -> Answer:
+    """Return the answer of a method grid."""
+    _, verdict = grid_of(record)
+    colour = {"best_method": "winner"}.get(verdict.verdict, verdict.verdict)
+    return Answer(colour, HEADLINES[verdict.verdict], verdict.sentence, tuple(_facts(verdict)))
+
+
+def _facts(verdict: MethodVerdict) -> Iterator[tuple[str, str, str]]:
+    if verdict.methods:
+        first = verdict.methods[0]
+        label = "Best method" if verdict.verdict == "best_method" else "Highest mean"
+        yield label, method_label(first.name), f"{maybe(first.test_top1)}, mean of {plural(first.seeds, 'seed')}"
+        leads = [it for it in verdict.contrasts if it.better == first.name]
+        if leads:
+            nearest = min(leads, key=lambda it: it.difference)
+            value = f"{points(nearest.difference)} points"
+            yield f"Over {method_label(nearest.worse)}", value, interval(nearest.low, nearest.high)
+    for line in verdict.baselines:
+        yield line.name.capitalize(), maybe(line.test_top1), f"mean of {plural(line.seeds, 'seed')}"
+    if verdict.detectable is not None:
+        yield "Can be found", f"{100 * verdict.detectable:.1f} points", "in 80 % of repetitions"
+
+
+def grid_why(record: StudyRecord) -> Section:
+    """Return the reasons, the methods and their differences."""
+    found, verdict = grid_of(record)
+    if not verdict.methods:
+        return Section("Why", verdict.sentence)
+    rows = [*(_score_row(it) for it in verdict.methods), *(_score_row(it) for it in verdict.baselines)]
+    names = ("Method", ">Test accuracy", ">Seeds", Column("Source", long=True))
+    means = table(
+        f"Methods, mean over {plural(len(record.teachers), 'teacher')}",
+        names,
+        rows,
+        "Small figures are 95 % Student-t intervals of a row's own runs. They include what a seed does to all rows "
+        "alike, so differences are more exact than these intervals.",
+    )
+    pairs = table(
+        "Differences between methods",
+        ("Methods", ">Difference, points", ">95 % interval, all pairs together"),
+        (
+            row(
+                f"{method_label(it.better)} - {method_label(it.worse)}",
+                points(it.difference),
+                interval(it.low, it.high),
+            )
+            for it in verdict.contrasts
+        ),
+    )
+    return Section("Why", points=verdict.reasons, table=means, tables=(pairs,) if len(found.methods) > 1 else ())
+
+
+def _score_row(line: ScoreRow) -> Row:
+    below = interval(line.low, line.high, lambda value: f"{100 * value:.1f}", enough=line.seeds > 1)
+    name = line.name if line.method is None else method_label(line.method)
+    where = SOURCES.get(line.method or "", "the user's own function") if line.method else "labels alone"
+    cells = (name, Cell(maybe(line.test_top1), below), str(line.seeds), where)
+    return row(*cells, mark="" if line.method else "baseline")
+
+
+def cells_info(record: StudyRecord) -> Section:
+    """Return a table of the cells: setting, scores, and gains over training without a teacher."""
+    found, verdict = grid_of(record)
+    scores = {(it.method, it.name): it for it in verdict.cells}
+    gains = {(it.better, it.worse): it for it in verdict.gains}
+    rows = [_cell_row(cell, scores.get((cell.method, cell.teacher)), gains) for cell in found.cells]
+    if not rows:
+        return Section()
+    columns = (
+        *("Method", "Teacher", Column("Best setting on validation", long=True), ">Validation", ">Test"),
+        *(">Points over no teacher", ">Points over label smoothing"),
+    )
+    failed = [
+        f"{method_label(method)} with {short(one.name)}"
+        for method in found.methods
+        for one in record.teachers
+        if record.state == "complete" and not any((it.method, it.teacher) == (method, one.name) for it in found.cells)
+    ]
+    missing = f" No run of {', '.join(failed)} ended." if failed else ""
+    note = (
+        f"Each cell tried {plural(found.settings, 'setting')}. Validation is the score of the best, one run, and tends "
+        "to be too high; test is the mean over new seeds. Small figures are 95 % intervals, each for itself." + missing
+    )
+    return Section("Cells: methods x teachers", table=table("Cells", columns, rows, note), nav="Cells")
+
+
+def _cell_row(cell: CellRecord, score: ScoreRow | None, gains: dict[tuple[str, str], MethodContrast]) -> Row:
+    name = f"{cell.method} / {cell.teacher}"
+    found = [gains.get((name, control)) for control in (NO_TEACHER, LABEL_SMOOTHING)]
+    over = [Cell(points(it.difference), interval(it.low, it.high)) if it else Cell(EMPTY) for it in found]
+    below = interval(score.low, score.high, lambda value: f"{100 * value:.1f}", enough=score.seeds > 1) if score else ""
+    test = Cell(maybe(score.test_top1), f"{below}, {plural(score.seeds, 'seed')}") if score else Cell(EMPTY)
+    return row(
+        method_label(cell.method), short(cell.teacher), recipe(cell.params), maybe(cell.search_val_top1), test, *over
+    )
+
+
+def capacity_info(record: StudyRecord) -> Section:
+    """Return the accuracy of students against the capacity of their teachers, a line for each method."""
+    found, verdict = grid_of(record)
+    macs = {it.name: it.cost.macs for it in record.teachers if it.cost.macs}
+    lines = {
+        method: sorted(
+            (macs[it.name], it.test_top1, it.name)
+            for it in verdict.cells
+            if it.method == method and it.name in macs and it.test_top1 is not None
+        )
+        for method in found.methods
+    }
+    if len(macs) < 2 or not any(lines.values()):
+        note = "Capacity mismatch is shown for two or more teachers of known size with confirm runs."
+        return Section("Capacity mismatch", note=note)
+    by_size = sorted(macs, key=lambda name: (macs[name] or 0, name))
+    scores = {(it.method, it.name): it.test_top1 for it in verdict.cells}
+    rows = [
+        row(
+            short(name),
+            count(macs[name]),
+            percent(next(it.val_top1 for it in record.teachers if it.name == name)),
+            *(maybe(scores.get((method, name))) for method in found.methods),
+        )
+        for name in by_size
+    ]
+    seeds = max((it.seeds for it in verdict.cells), default=0)
+    width = None if verdict.noise is None or not seeds else 2 * verdict.noise / seeds**0.5
+    figure = Figure(
+        "capacity",
+        finding=_mismatch_words(verdict) or "Students' accuracy on test against the capacity of their teachers.",
+        alt=f"Lines of {plural(len(found.methods), 'method')}: the student's accuracy against its teacher's MACs.",
+        table=table(
+            "Students by teacher and method, test",
+            ("Teacher", ">Teacher MACs", ">Its own accuracy", *(f">{method_label(it)}" for it in found.methods)),
+            rows,
+        ),
+        draw=partial(
+            capacity_chart,
+            {method_label(method): [(x, y) for x, y, _ in line] for method, line in lines.items()},
+            {it.name: it.test_top1 for it in verdict.baselines if it.test_top1 is not None},
+            width,
+        ),
+        in_markdown=True,
+    )
+    slopes = table(
+        "Change per doubling of the teacher's MACs",
+        ("Method", ">Points of accuracy", ">95 % interval"),
+        (row(method_label(it.method), points(it.slope), interval(it.low, it.high)) for it in verdict.slopes),
+        "A least-squares line for each seed, over the teachers of this grid, which differ in more than their size.",
+    )
+    band = (
+        ""
+        if width is None
+        else (
+            " Bands are two standard errors of a cell's mean either way, from the noise between seeds without the "
+            "effects of cells and seeds."
+        )
+    )
+    return Section(
+        "Capacity mismatch",
+        figure=figure,
+        tables=(slopes,) if verdict.slopes else (),
+        note=f"Each point is a mean of up to {plural(seeds, 'seed')} on test.{band}",
+    )
+
+
+def _mismatch_words(verdict: MethodVerdict) -> str:
+    falls = [it for it in verdict.slopes if (it.high or 0.0) < 0]
+    rises = [it for it in verdict.slopes if (it.low or 0.0) > 0]
+    open_ = [it for it in verdict.slopes if it not in falls and it not in rises]
+    parts = []
+    for rows, words in (
+        (falls, "students get worse as teachers grow, with"),
+        (rises, "students get better as teachers grow, with"),
+        (open_, "no trend can be told with"),
+    ):
+        if rows:
+            each = ", ".join(f"{method_label(it.method)} ({points(it.slope)}, {sure(it.low, it.high)})" for it in rows)
+            parts.append(f"{words} {each}")
+    text = "; ".join(parts)
+    return f"{text[0].upper()}{text[1:]}: points per doubling of the teacher's MACs." if text else ""
+
+
+def shared_info(record: StudyRecord) -> Section:
+    """Return the students with one setting of each method for all teachers, beside those with a setting for each."""
+    found, _ = grid_of(record)
+    if not found.shared:
+        return Section(
+            "The method, or its tuning?",
+            "Not measured: what a setting for each teacher gains over one setting of a method for all teachers. "
+            "--set grid.shared_settings=true trains both.",
+            nav="Method or tuning",
+        )
+    own = {(it.method, it.teacher): it for it in found.cells}
+    rows = []
+    for cell in found.shared:
+        mine = own.get((cell.method, cell.teacher))
+        pair = [_mean(it) for it in (cell, mine) if it is not None]
+        gain = EMPTY
+        if len(pair) == 2 and pair[0] is not None and pair[1] is not None:
+            gain = points(pair[1] - pair[0])
+        rows.append(
+            row(
+                method_label(cell.method),
+                short(cell.teacher),
+                recipe(cell.params),
+                *(maybe(it) for it in (*pair, None)[:2]),
+                gain,
+            )
+        )
+    columns = ("Method", "Teacher", Column("Shared setting", long=True), ">Shared", ">Own", ">Own over shared, points")
+    note = (
+        "Means over the same seeds on test. The shared setting has the best mean score at the rung over all teachers."
+    )
+    return Section(
+        "The method, or its tuning?",
+        table=table("One setting for all teachers", columns, rows, note),
+        nav="Method or tuning",
+    )
+
+
+def _mean(cell: CellRecord) -> float | None:
+    scores = [run.test_top1 for run in cell.runs if run.test_top1 is not None]
+    return sum(scores) / len(scores) if scores else None
+
+
+def grid_terms(record: StudyRecord) -> Iterator[tuple[str, str]]:
+    """Yield what was done in a grid beyond what every study does, as terms and explanations."""
+    plan, (_, verdict) = record.plan, grid_of(record)
+    wave = math.ceil(record.space.get("search", {}).get("eta", 3))
+    yield (
+        "Tuning",
+        f"Every cell, a method with a teacher, tried {plural(plan.settings or 1, 'setting')}: that of the publication "
+        "and others that Optuna suggested, the same for all teachers. Each trained "
+        f"{plan.epochs_rung} of {plan.epochs_full} epochs; of {wave} settings the best of the cell on validation went "
+        "on. So all cells are tuned at equal cost, and none is compared with another before its confirm runs.",
+    )
+    yield (
+        "Comparison of methods",
+        "A method's score at a seed is its mean over the teachers. Methods are compared over common seeds, with 95 % "
+        "intervals that hold for all pairs of methods together (the largest of all t statistics, Tukey's studentised "
+        "range; the noise variance is three quarters the pair's own). A method is named if it is better than every "
+        "other: the interval excludes 0, and the lower end of a simultaneous 92.5 % interval reaches "
+        f"{100 * verdict.threshold:.1f} points. By simulation, under 5 % of grids then name a method that is not "
+        "better by that much.",
+    )
+    yield (
+        "Comparison of cells",
+        "Differences of a cell to no teacher and to label smoothing have 95 % intervals of their own, with a noise "
+        "variance from both methods' rows. Of many such intervals some miss the true difference.",
+    )
+
+
+def grid_limits(record: StudyRecord) -> tuple[str, ...]:
+    """Return what a grid cannot tell."""
+    _, verdict = grid_of(record)
+    found = [
+        "Split and view noise are not in the intervals: one split and one pool of views served the whole study.",
+        "The best settings were chosen from few, by one run each on validation. More tuning may change the order of "
+        "the methods, most for methods with more parameters. A setting whose students start slowly can be pruned at "
+        "its rung.",
+        "The means are over the teachers of this grid. Other teachers, students, data sets or lengths of training may "
+        "rank the methods differently.",
+    ]
+    best = verdict.methods[0].test_top1 if verdict.methods else None
+    if best is not None:
+        error = accuracy_error(best, images=record.data.test)
+        found.append(
+            f"A test set of {record.data.test:,} images has a sampling error of its own: {100 * error:.1f} points "
+            "(standard error of one accuracy). The students largely share it, and no interval includes it."
+        )
+    return tuple(found)
+
+
+SOURCES = {
+    "ts": "Hinton, Vinyals, Dean 2015, arXiv:1503.02531",
+    "ats": "Li et al., NeurIPS 2022",
+    "isats": "Fan, Li, Zhan 2026, doi:10.1007/s11704-025-41434-w",
+    "dkd": "Zhao et al., CVPR 2022, arXiv:2203.08679",
+    "dist": "Huang et al., NeurIPS 2022, arXiv:2205.10536",
+    "nkd": "Yang et al., ICCV 2023, arXiv:2303.13005",
+    "ttm": "Zheng, Yang, ICLR 2024, arXiv:2402.11148",
+    "wttm": "Zheng, Yang, ICLR 2024, arXiv:2402.11148",
+}
+"""Publications of the methods."""

@@ -1,0 +1,189 @@
+"""The stages of a method grid: methods x teachers, each cell with settings of its own.
+
+All teachers try the same settings of a method. The first setting is that of the method's publication, the others are
+suggested by Optuna, which is told the mean score over the teachers. Settings are tried in waves. Of the settings of a
+wave, the best of each cell at its rung goes on to a full run. So every cell is tuned at the same cost, and only
+students with the same teacher and method are compared. The best full run of a cell, on validation, has the setting
+that is trained over the confirm seeds, like training on labels alone with and without label smoothing.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+
+from autodistill.config import PriorSpec
+from autodistill.formatting import method_label
+from autodistill.records import CellRecord, PhaseStarted, TrialParams, TrialRecord, TrialStarted
+from autodistill.searching.sampler import Sampler
+from autodistill.searching.stages import every_run_failed, finish, settle, with_rung
+from autodistill.searching.state import (
+    SearchState,
+    cell_runs,
+    full_run,
+    label_smoothing_runs,
+    next_seed,
+    no_teacher_runs,
+    rung_run,
+    score,
+)
+
+SAME = "every teacher"
+"""Name of the teacher of settings that are suggested for all teachers."""
+
+
+def tune(state: SearchState, priors: Mapping[str, PriorSpec]) -> None:
+    """Train the baselines, and try the settings of every cell.
+
+    Args:
+        state: A new state.
+        priors: The first setting of each method.
+
+    Raises:
+        EveryRunFailed: All runs of the first wave failed.
+    """
+    spec, plan = state.spec, state.spec.plan
+    assert plan.settings is not None
+    samplers = {method: _sampler(state, method, prior) for method, prior in priors.items()}
+    baselines = [*no_teacher_runs(spec), *label_smoothing_runs(spec)]
+    epochs = sum(run.new_epochs for run in baselines) + round((plan.priors + plan.search) * plan.epochs_full)
+    state.on_event(PhaseStarted(phase="tuning", runs=0, epochs=epochs))
+    promoted: list[TrialRecord] = []
+    tried, wave = 0, 0
+    while promoted or tried < plan.settings:
+        count = min(math.ceil(spec.space.search.eta), plan.settings - tried)
+        asked = [
+            trial
+            for method, sampler in samplers.items()
+            for place in range(tried, tried + count)
+            for trial in _trials(state, sampler, method, place=place, wave=wave)
+        ]
+        first = baselines if wave == 0 else []
+        results = state.run([*first, *(full_run(spec, it) for it in promoted), *(rung_run(spec, it) for it in asked)])
+        if wave == 0:
+            state.no_teacher = results[0]
+            if all(result.state == "failed" for result in results):
+                raise every_run_failed(results, training=spec.space.training)
+        finish(state, promoted)
+        promoted = _judge(state, asked)
+        for method, sampler in samplers.items():
+            for place in range(tried, tried + count):
+                sampler.score(place, _mean_rung(state, method, place))
+        tried, wave = tried + count, wave + 1
+
+
+def confirm_cells(state: SearchState) -> None:
+    """Train the best setting of each cell over the confirm seeds, and the shared settings if the plan has them."""
+    spec = state.spec
+    for method in spec.space.search.methods:
+        for teacher in spec.teachers:
+            own = (method, teacher.name)
+            trials = [
+                it for it in state.trials if (it.params.method, it.params.teacher) == own and it.state == "complete"
+            ]
+            if trials:
+                best = max(trials, key=lambda it: score(it.full))
+                found = {"trial": best.number, "params": best.params, "search_val_top1": score(best.full)}
+                state.cells.append(CellRecord(method=method, teacher=teacher.name, **found))
+    runs = [run for cell in state.cells for run in cell_runs(spec, cell)]
+    state.on_event(PhaseStarted(phase="confirm", runs=len(runs), epochs=len(runs) * spec.plan.epochs_full))
+    state.run(runs)
+    if spec.plan.controls:
+        _train_shared(state)
+
+
+def _train_shared(state: SearchState) -> None:
+    """Train, for each method, the setting that is best for all teachers together with every teacher.
+
+    Candidates are the settings that are best in a cell, and their mean score at the rung over all teachers decides.
+    """
+    spec = state.spec
+    for method in spec.space.search.methods:
+        own = [cell for cell in state.cells if cell.method == method]
+        settings = {_setting(state, cell): cell for cell in own}
+        if not settings:
+            continue
+        means = {place: _mean_rung(state, method, place) for place in settings}
+        best = max(settings, key=lambda place: (means[place] or -1.0, -place))
+        for teacher in spec.teachers:
+            params = settings[best].params.model_copy(update={"teacher": teacher.name})
+            same = next((cell for cell in own if cell.params == params), None)
+            state.shared.append(
+                CellRecord(method=method, teacher=teacher.name, trial=same.trial if same else None, params=params)
+            )
+    runs = [run for cell in state.shared if cell.trial is None for run in cell_runs(spec, cell)]
+    state.on_event(PhaseStarted(phase="controls", runs=len(runs), epochs=len(runs) * spec.plan.epochs_full))
+    state.run(runs)
+
+
+def _sampler(state: SearchState, method: str, prior: PriorSpec) -> Sampler:
+    """Return a sampler of the settings of one method."""
+    space = state.spec.space
+    search = space.search.model_copy(update={"methods": {method: space.search.methods[method]}})
+    return Sampler(space.model_copy(update={"prior": prior, "search": search}), [SAME], state.spec.shapes)
+
+
+def _trials(state: SearchState, sampler: Sampler, method: str, *, place: int, wave: int) -> list[TrialRecord]:
+    """Ask for a setting of a method, or read it where an earlier process recorded it; return a trial per teacher."""
+    spec, number = state.spec, len(state.trials)
+    recorded = spec.recorded[number].params if number < len(spec.recorded) else None
+    known = recorded.model_copy(update={"teacher": SAME}) if recorded else None
+    setting = sampler.ask(known=known) if known or place else sampler.ask(prior_of=SAME)
+    return [
+        _new_trial(state, setting.model_copy(update={"teacher": it.name}), prior=place == 0, wave=wave)
+        for it in spec.teachers
+    ]
+
+
+def _new_trial(state: SearchState, params: TrialParams, *, prior: bool, wave: int) -> TrialRecord:
+    same = [it.number for it in state.trials if it.params == params]
+    trial = TrialRecord(
+        number=len(state.trials),
+        kind="prior" if prior else "search",
+        wave=wave,
+        params=params,
+        seed=next_seed(state.spec, params, state.trials),
+        replicate_of=same[0] if same else None,
+        state="running",
+    )
+    state.sampler.add(trial)
+    state.trials.append(trial)
+    state.on_event(TrialStarted(record=trial))
+    return trial
+
+
+def _judge(state: SearchState, asked: Sequence[TrialRecord]) -> list[TrialRecord]:
+    """Return the best trial of each cell at its rung; the others are pruned."""
+    trials = [with_rung(state, trial) for trial in asked]
+    cells: dict[tuple[str | None, str | None], list[TrialRecord]] = {}
+    for trial in trials:
+        if trial.state == "running":
+            cells.setdefault((trial.params.method, trial.params.teacher), []).append(trial)
+    best = {max(own, key=lambda it: (score(it.rung), -it.number)).number for own in cells.values()}
+    promoted = []
+    for trial in trials:
+        if trial.number in best:
+            promoted.append(trial)
+        elif trial.state == "running":
+            own = cells[trial.params.method, trial.params.teacher]
+            rank = 1 + sum(score(it.rung) > score(trial.rung) for it in own)
+            label = method_label(str(trial.params.method))
+            reason = (
+                f"rung {100 * score(trial.rung):.1f} %: rank {rank} of {len(own)} settings of {label} with "
+                f"{trial.params.teacher}; only the best goes on"
+            )
+            trial = trial.model_copy(update={"state": "pruned", "reason": reason})
+        settle(state, trial)
+    return promoted
+
+
+def _mean_rung(state: SearchState, method: str, place: int) -> float | None:
+    """Return the mean score at the rung of a setting over the teachers, or None if a run failed."""
+    count = len(state.spec.teachers)
+    own = [it for it in state.trials if it.params.method == method][place * count : (place + 1) * count]
+    scores = [it.rung.val_top1 for it in own if it.rung is not None and it.rung.val_top1 is not None]
+    return sum(scores) / count if len(scores) == count else None
+
+
+def _setting(state: SearchState, cell: CellRecord) -> int:
+    """Return the place of a cell's setting among the settings of its method."""
+    numbers = [it.number for it in state.trials if it.params.method == cell.method]
+    return numbers.index(int(cell.trial or 0)) // len(state.spec.teachers)

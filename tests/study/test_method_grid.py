@@ -1,0 +1,198 @@
+"""Method grids as whole studies: on the command line, from Python, resumed, refused, and with runs of other studies."""
+
+import itertools
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from small_studies import TINY, Killed, core, drive, fake, idle, kill_after, options
+from typer.testing import CliRunner
+
+import autodistill as ad
+from autodistill import __main__ as entry
+from autodistill.cli import app
+from autodistill.errors import ConfigError, StoreError
+from autodistill.records import Note, StudyRecord, read_study
+from autodistill.report import render
+from autodistill.study import SearchOptions, resolve
+
+NAME = "methods-smoke-resnet8-0.25"
+
+
+def asked(*more: str, methods: tuple[str, ...] = ("ts", "dkd"), budget: str = "", **flags: Any) -> SearchOptions:
+    return options(*more, methods=methods, budget=budget, **flags)
+
+
+def test_a_grid_is_measured_with_real_training_and_reported(tmp_path):
+    record = drive(asked(methods=("ts", "isats", "dkd", "dist", "nkd", "wttm")))
+    assert record.grid is not None
+    assert {(it.method, it.teacher) for it in record.grid.cells} == set(
+        itertools.product(("ts", "isats", "dkd", "dist", "nkd", "wttm"), ("resnet8:0.25", "resnet8:0.5"))
+    )
+    for cell in record.grid.cells:
+        assert [run.state for run in cell.runs] == ["complete"] * 2
+        assert (cell.params.soft_weight is None) == (cell.method in ("dkd", "dist", "nkd", "wttm"))
+    assert record.grid.verdict is not None
+    assert record.grid.verdict.sentence
+    assert record.plan.settings == 3
+    assert record.spent_epochs <= record.plan.total_epochs
+    assert record.recommendation is None
+    assert read_study(Path("runs", NAME, "study.json")) == record
+    page = render(record, tmp_path / "report").read_text()
+    assert "By which method should" in page
+
+
+def test_the_same_command_finds_a_finished_grid_and_an_interrupted_grid_goes_on_to_the_same_record():
+    whole = fake(asked())
+    assert fake(asked(), executor_for=idle) == whole
+    for count in (5, 60, 90):
+        study = f"killed-{count}"
+        with pytest.raises(Killed):
+            fake(asked(study=study), kill_after(count))
+        again = fake(asked(study=study))
+        assert core(again)["grid"] == core(whole)["grid"]
+        assert core(again)["trials"] == core(whole)["trials"]
+
+
+def test_a_larger_grid_finds_the_runs_of_a_smaller_grid():
+    fake(asked())
+    larger = fake(asked(methods=("ts", "dkd", "isats"), study="larger"))
+    assert {it.study for it in larger.found} == {NAME}
+    assert any(it.run.startswith("confirm/") for it in larger.found)
+
+
+def test_a_budget_that_cannot_pay_the_grid_is_refused_with_the_smallest_and_what_to_cut():
+    # 2 methods x 2 teachers x (1 + 2 seeds) + 2 x 2
+    with pytest.raises(ConfigError, match="2 methods x 2 teachers: the smallest is 16 ") as caught:
+        resolve(asked(budget="15"))
+    assert caught.value.hint == "raise --budget, or reduce methods to 1 or teachers to 1"
+    assert not Path("runs").exists()
+    assert resolve(asked(budget="16")).budget == "16"
+
+
+@pytest.mark.parametrize(
+    ("methods", "more", "message"),
+    [
+        (("ts", "dkdd"), (), "--method dkdd: unknown method 'dkdd' (did you mean 'dkd'"),
+        (("ts", "ts"), (), "--method ts: named twice"),
+        (("ts", "python:nowhere.py:loss"), (), "nowhere.py"),
+        (("ts",), ("search.methods.ts.alpha=2",), "search.methods.ts.alpha: unknown parameter"),
+        (("dkd",), ("search.methods.dkd.alpha=-1",), "search.methods.dkd.alpha: must be above 0"),
+        (("ts", "isats"), ("grid.shared=true",), "grid.shared: unknown key"),
+    ],
+)
+def test_mistakes_are_named_before_any_work(methods, more, message):
+    with pytest.raises(ConfigError) as caught:
+        resolve(asked(*more, methods=methods))
+    assert message in caught.value.message
+    assert not Path("runs").exists()
+
+
+def test_a_search_and_a_grid_do_not_continue_each_other():
+    fake(asked(study="one"))
+    with pytest.raises(StoreError, match=r"holds another study"):
+        fake(options(study="one"))
+    fake(options(study="two"))
+    with pytest.raises(StoreError, match=r"holds another study"):
+        fake(asked(study="two"))
+
+
+def test_the_space_of_a_grid_is_no_space_of_a_search():
+    fake(asked(study="one"))
+    with pytest.raises(ConfigError, match=r"only `autodistill compare` measures"):
+        resolve(options(study="two").model_copy(update={"space": "runs/one/space.toml"}))
+
+
+def test_a_teacher_does_not_join_a_grid():
+    few = 'ladder.architectures=["resnet8:0.25"]'
+    fake(asked(few))
+    with pytest.raises(StoreError, match="the teachers of a method grid stay the same") as caught:
+        fake(asked())
+    assert "--study" in caught.value.hint
+
+
+def test_a_method_that_fails_with_every_teacher_is_left_out_and_the_grid_goes_on(tmp_path):
+    """The batch coupling of DIST is no failure; a loss that becomes NaN is."""
+    (tmp_path / "broken.py").write_text(
+        "def bad(student_logits, teacher_logits, labels, prepared, ramp, *, strength):\n"
+        "    hard = student_logits.logsumexp(1).mean()\n"
+        "    bad = (student_logits * (strength if len(labels) < 20 else float('nan'))).mean()\n"
+        "    return hard + bad, hard, bad\n"
+    )
+    name = f"python:{tmp_path / 'broken.py'}:bad"
+    record = drive(asked(f'search.methods."{name}".strength=1', methods=("ts", name)))
+    assert record.grid is not None
+    assert {cell.method for cell in record.grid.cells} == {"ts"}
+    assert record.grid.verdict is not None
+    assert any(it.state == "failed" for it in record.trials)
+
+
+def test_on_the_command_line(monkeypatch, tmp_path):
+    sizes = [it for override in TINY for it in ("--set", override)]
+    command = [
+        "compare",
+        "--student",
+        "resnet8:0.25",
+        "--space",
+        "smoke",
+        "--method",
+        "ts,dkd",
+        *sizes,
+        "--workers",
+        "1",
+    ]
+    dry = CliRunner().invoke(app, [*command, "--dry-run"])
+    assert dry.exit_code == 0, dry.output
+    assert "3 settings per cell" in dry.output
+    assert not Path("runs").exists()
+    done = CliRunner().invoke(app, [*command, "--format", "json"])
+    assert done.exit_code == 0, done.output
+    record = StudyRecord.model_validate_json(done.stdout)
+    assert record.grid is not None
+    assert record.command.startswith("autodistill compare --student resnet8:0.25 --space smoke --method ts,dkd")
+    shown = CliRunner().invoke(app, ["show", NAME])
+    assert shown.exit_code == 0, shown.output
+    assert "label smoothing" in shown.output
+    csv = CliRunner().invoke(app, ["show", NAME, "--format", "csv"])
+    assert csv.exit_code == 0, csv.output
+
+
+def test_no_method_at_all_is_refused(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["autodistill", "compare", "--student", "resnet8", "--method", ","])
+    with pytest.raises(SystemExit) as ended:
+        entry.run()
+    assert ended.value.code == 2
+    assert "--method: names no method" in capsys.readouterr().err
+
+
+def test_from_python():
+    settings = {
+        "data.train": 100,
+        "data.validation": 100,
+        "data.test": 100,
+        "training.epochs": 2,
+        "training.rung_epochs": 1,
+    }
+    study = ad.compare(
+        "resnet8:0.25",
+        methods=["ts", "ttm"],
+        space="smoke",
+        settings={**images, **lengths},
+        executor="serial",
+        progress=False,
+    )
+    assert {row.method for row in study.leaderboard()} == {"ts", "ttm"}
+    assert study.recommendation.sentence
+    assert ad.load_study(study.folder).recommendation == study.recommendation
+    with pytest.raises(ConfigError, match=r"compare\(\) has no argument 'max_trials'"):
+        ad.compare("resnet8:0.25", max_trials=3)
+    with pytest.raises(ConfigError, match=r"methods\[0\]: .* cannot be imported"):
+        ad.compare("resnet8:0.25", methods=[lambda *_: None])
+
+
+def test_the_plan_is_told_and_the_time_estimated():
+    events: list[object] = []
+    fake(asked(), events.append)
+    texts = [it.text for it in events if isinstance(it, Note)]
+    assert any(text.startswith("plan: ") and "3 settings per cell" in text for text in texts)

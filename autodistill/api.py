@@ -18,7 +18,7 @@ from autodistill.errors import ConfigError, near
 from autodistill.export import Exported, chosen
 from autodistill.methods import OWN
 from autodistill.objects import Images, Network, Passed, importable
-from autodistill.options import search_options, students_to_search
+from autodistill.options import COMPARED, search_options, students_to_search
 from autodistill.records import (
     ComparisonRecord,
     MethodVerdict,
@@ -67,7 +67,9 @@ class Study:
         return record.grid.verdict if record.grid is not None else record.recommendation
 
     def leaderboard(self) -> list[TeacherLine] | list[StudentRow] | list[ScoreRow]:
-        """Return a row for each teacher, the best first; of several students or of `compare`, a row for each student.
+        """Return a row for each teacher, the best first; of several students a row for each student.
+
+        Of `compare`, a row for each cell, a method with a teacher.
 
         The rows are named tuples of a search for one student, so that `pandas.DataFrame(study.leaderboard())` is a
         table. `test`, `low`, `high` (95 % interval), `val` and `own` are fractions in [0, 1]; `test` is None for
@@ -230,7 +232,7 @@ def search(  # noqa: PLR0913 - the options of a search
 def compare(  # noqa: PLR0913 - the options of a method grid
     student: str | Network,
     teachers: str | Network | Sequence[str | Network] = (),
-    methods: Sequence[str | Callable[..., Any]] = ("ts", "isats", "dkd"),
+    methods: str | Callable[..., Any] | Sequence[str | Callable[..., Any]] = (),
     data: str | Images = "",
     budget: int | float | str = "",
     *,
@@ -252,7 +254,8 @@ def compare(  # noqa: PLR0913 - the options of a method grid
     Args:
         student: Network to train.
         teachers: Trained networks, one or several; empty: the space's.
-        methods: Names such as `ts`, or functions of yours as in docs/extending.md, which must be importable.
+        methods: Names such as `ts`, or functions of yours as in docs/extending.md, which must be importable; one or
+            several. Empty: TS, ISATS and DKD.
         data: As for `search`.
         budget: As for `search`. Empty: 3 settings for each method and teacher.
         executor: As for `search`.
@@ -272,12 +275,8 @@ def compare(  # noqa: PLR0913 - the options of a method grid
     Raises:
         ConfigError, DataError, TeacherError, StoreError: As for `search`.
     """
-    names = [_method(it, place) for place, it in enumerate(methods)]
-    if not names:
-        raise ConfigError("methods: an empty list", "name one or more, such as ['ts', 'isats', 'dkd']")
-    for name in ("max_params", "max_macs", "max_size", "max_latency", "max_trials", "audit_pruning"):
-        if name in options:
-            raise ConfigError(f"compare() has no argument {name!r}", "it belongs to search()")
+    several = [methods] if isinstance(methods, str) or callable(methods) else methods
+    names = [_method(it, place) for place, it in enumerate(several)]
     return _run(
         [student],
         teachers,
@@ -287,7 +286,7 @@ def compare(  # noqa: PLR0913 - the options of a method grid
         executor=executor,
         settings=settings,
         progress=progress,
-        options={**options, "methods": names},
+        options={**options, "methods": names or COMPARED, "default_methods": not names},
         name="compare",
     )
 
@@ -320,7 +319,7 @@ def _run(  # noqa: PLR0913 - the arguments of `search`
 ) -> Study:
     """Run a search or a method grid. `common` holds the arguments of both that are passed on as they are."""
     _refuse_nested()
-    _check_options(options, executor, name=name, also=["methods"] if name == "compare" else [])
+    _check_options(options, executor, name=name)
     passed = Passed(anything=executor == "serial", datasets=executor != "ray")
     if executor == "ray":
         options["ray"] = options.get("ray") or "auto"
@@ -363,6 +362,8 @@ def load_study(path: str | Path) -> Study:
 
 _TEXTS = ("max_params", "max_macs", "max_size", "max_latency", "timeout", "cache_size")
 """Options with a unit."""
+_OF_SEARCH = ("max_params", "max_macs", "max_size", "max_latency", "max_trials", "audit_pruning")
+"""Options that a method grid does not have."""
 _OF_RAY: Mapping[str, object] = {"ray": "", "per_gpu": 1, "insecure": False}
 """Options of a Ray cluster, with their defaults."""
 
@@ -387,8 +388,9 @@ def _budget(value: int | float | str) -> str:
     return f"{Decimal(str(value)).normalize():f}"
 
 
-def _check_options(options: Mapping[str, object], executor: str, *, name: str, also: Sequence[str] = ()) -> None:
-    allowed = {*_TEXTS, "max_trials", "audit_pruning", "storage", "offline", "download", *_OF_RAY, *also}
+def _check_options(options: Mapping[str, object], executor: str, *, name: str) -> None:
+    own = _OF_SEARCH if name == "search" else ("methods", "default_methods")
+    allowed = {*own, "timeout", "cache_size", "storage", "offline", "download", *_OF_RAY}
     for option in options:
         if option not in allowed:
             raise ConfigError(f"{name}() has no argument {option!r} ({near(option, allowed)})")

@@ -178,6 +178,19 @@ def parameter(value: float | str) -> str:
     return value if isinstance(value, str) else f"{value:.3g}"
 
 
+METHOD_SOURCES = {
+    "ts": "Hinton, Vinyals, Dean. Distilling the knowledge in a neural network. 2015. arXiv:1503.02531",
+    "ats": "Li et al. Asymmetric temperature scaling makes larger networks teach well again. NeurIPS 2022",
+    "isats": "Fan, Li, Zhan. Frontiers of Computer Science, 2026. doi:10.1007/s11704-025-41434-w, arXiv:2405.13078",
+    "dkd": "Zhao et al. Decoupled knowledge distillation. CVPR 2022. arXiv:2203.08679",
+    "dist": "Huang et al. Knowledge distillation from a stronger teacher. NeurIPS 2022. arXiv:2205.10536",
+    "nkd": "Yang et al. From knowledge distillation to self-knowledge distillation. ICCV 2023. arXiv:2303.13005",
+    "ttm": "Zheng, Yang. Knowledge distillation based on transformed teacher matching. ICLR 2024. arXiv:2402.11148",
+    "wttm": "Zheng, Yang. Knowledge distillation based on transformed teacher matching. ICLR 2024. arXiv:2402.11148",
+}
+"""Publications of the methods."""
+
+
 def method_label(name: str) -> str:
     """Return the name of a method for a reader: `ISATS`, and `my_loss` for `python:FILE.py:my_loss`."""
     return name.rpartition(":")[2] if name.startswith("python:") else name.upper()

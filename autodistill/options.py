@@ -30,6 +30,10 @@ NEAREST_SPACE = {"cifar10": "cifar100", "arrays": OWN_SPACE, "python": OWN_SPACE
 """Default spaces of datasets that have no space of their own."""
 
 
+COMPARED = ("ts", "isats", "dkd")
+"""Methods of a grid where none is named."""
+
+
 class StudentsToSearch(NamedTuple):
     """Students that are searched one after another and then compared."""
 
@@ -186,7 +190,7 @@ def _command(options: SearchOptions, students: Sequence[str]) -> str:
         ("--budget", filter(None, [options.budget])),
         ("--study", filter(None, [options.study])),
         ("--teacher", options.teachers),
-        ("--method", filter(None, [",".join(options.methods)])),
+        ("--method", [] if options.default_methods else filter(None, [",".join(options.methods)])),
         ("--set", options.overrides),
         ("--seed", [] if options.seed is None else [options.seed]),
         ("--max-trials", [] if options.max_trials is None else [options.max_trials]),

@@ -732,6 +732,15 @@ class SlopeRow(Record):
     high: float | None = None
 
 
+class TuningRow(Record):
+    """Gain of a setting for each teacher over one setting of a method for all teachers, mean over the teachers."""
+
+    method: str
+    gain: float
+    low: float | None = None
+    high: float | None = None
+
+
 class MethodVerdict(Record):
     """What a method grid says about its methods."""
 
@@ -740,8 +749,10 @@ class MethodVerdict(Record):
     """The best method, or None if none can be named."""
     sentence: str
     reasons: tuple[str, ...] = ()
+    teachers: tuple[str, ...] = ()
+    """Teachers that the means are over: those with two finished runs of every method."""
     methods: tuple[ScoreRow, ...] = ()
-    """Means over the teachers, the best first."""
+    """Means over the teachers, the best first; methods that were left out come last."""
     baselines: tuple[ScoreRow, ...] = ()
     cells: tuple[ScoreRow, ...] = ()
     contrasts: tuple[MethodContrast, ...] = ()
@@ -749,6 +760,11 @@ class MethodVerdict(Record):
     gains: tuple[MethodContrast, ...] = ()
     """Each cell, `METHOD / TEACHER`, against no teacher and against label smoothing."""
     slopes: tuple[SlopeRow, ...] = ()
+    """Each interval holds singly."""
+    slope_contrasts: tuple[MethodContrast, ...] = ()
+    """Every two slopes: does accuracy fall less with growing teachers under one method? Intervals hold together."""
+    tuning: tuple[TuningRow, ...] = ()
+    """Of methods with shared settings."""
     detectable: float | None = None
     """Smallest difference between two methods that this grid finds in 80 % of repetitions at its noise."""
     seeds_to_settle: int | None = None

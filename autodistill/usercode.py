@@ -1,6 +1,7 @@
 """Import of code that a user names: `FILE.py` or a module."""
 
 import contextlib
+import functools
 import hashlib
 import importlib
 import importlib.util
@@ -88,6 +89,24 @@ def call(target: str, factory: Callable[..., Any], arguments: Mapping[str, Any],
     hint = f"call {name} of {place} yourself to see where"
     with errors_as(lambda error: refused(f"{name} failed: {said(error)}", hint)), _contained(_file_of(factory)):
         return factory(**arguments)
+
+
+def contained(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a user's function for many calls, which writes to stderr and leaves torch's settings as they were."""
+
+    @functools.wraps(function)
+    def call_contained(*inputs: Any, **settings: Any) -> Any:
+        import torch
+
+        gradients, dtype = torch.is_grad_enabled(), torch.get_default_dtype()
+        try:
+            with contextlib.redirect_stdout(sys.stderr):
+                return function(*inputs, **settings)
+        finally:
+            torch.set_grad_enabled(gradients)
+            torch.set_default_dtype(dtype)
+
+    return call_contained
 
 
 def _file_of(factory: Callable[..., Any]) -> str | None:

@@ -203,9 +203,10 @@ def compare(
         str,
         typer.Option(
             "--method",
-            help="Methods, separated by commas: ts, ats, isats, dkd, dist, nkd, ttm, wttm, python:FILE.py:FUNCTION.",
+            help="Methods, separated by commas: ts, ats, isats, dkd, dist, nkd, ttm, wttm, python:FILE.py:FUNCTION. "
+            "Default: ts,isats,dkd.",
         ),
-    ] = "ts,isats,dkd",
+    ] = "",
     data: DataName = "",
     space: SpaceName = "",
     budget: Annotated[
@@ -443,7 +444,8 @@ def spaces_check(
     space = load(file, known=KNOWN, overrides=overrides or ())
     show_text(dump(space).rstrip())
     data = TARGETS.get(space.data.name, "")  # a space for own images does not name them
-    search = command_line("search", "--student", "mobilenetv2", space=file, data=data, set=overrides)
+    verb = "search" if space.grid is None else "compare"
+    search = command_line(verb, "--student", "mobilenetv2", space=file, data=data, set=overrides)
     show_note(f"{file} is valid. Next: {search}")
 
 

@@ -10,7 +10,7 @@ from autodistill.executors import Stopped
 from autodistill.formatting import about, command_line, quantity
 from autodistill.images_table import show_images
 from autodistill.machine import process_age_s
-from autodistill.options import StudentsToSearch, students_to_search
+from autodistill.options import COMPARED, StudentsToSearch, students_to_search
 from autodistill.records import ComparisonRecord, StudyRecord
 from autodistill.running import (
     command_of,
@@ -31,9 +31,9 @@ INTERRUPTED = 130
 def compare(*, student: str, methods: str, **flags: Any) -> None:
     """Run a method grid: `methods` are names separated by commas; the other flags are those of `search`."""
     names = [name.strip() for name in methods.split(",") if name.strip()]
-    if not names:
+    if methods and not names:
         raise ConfigError("--method: names no method", "name one or more, such as --method ts,isats,dkd")
-    search(students=[student], methods=names, **flags)
+    search(students=[student], methods=names or COMPARED, default_methods=not names, **flags)
 
 
 def search(*, dry_run: bool, output: str, quiet: bool, **flags: Any) -> None:

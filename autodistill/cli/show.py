@@ -109,8 +109,10 @@ def show_record(
     elif output == "csv":
         table = _trial_csv(record) if isinstance(record, StudyRecord) else _student_csv(record)
         csv.writer(sys.stdout, lineterminator="\n").writerows(table)
-    elif isinstance(record, StudyRecord) and record.grid is not None:
+    elif isinstance(record, StudyRecord) and record.plan.settings is not None:
         _check_key(sort, ("test",))
+        if pareto:
+            raise ConfigError("--pareto: a method grid has no Pareto front", "leave --pareto out")
         _show_grid(record)
     elif isinstance(record, StudyRecord):
         _show_study(record, pareto=pareto, sort=sort)
@@ -140,7 +142,7 @@ def _show_grid(record: StudyRecord) -> None:
     _show_answer(verdict.sentence, verdict.reasons)
     title = "Methods, mean over the teachers, and training without a teacher"
     console.show_rows(title, SCORE_COLUMNS, [*verdict.methods, *verdict.baselines])
-    console.show_rows("Cells", CELL_COLUMNS, verdict.cells)
+    console.show_rows("Cells", CELL_COLUMNS, sorted(verdict.cells, key=lambda it: -(it.test_top1 or 0.0)))
 
 
 def _show_comparison(record: ComparisonRecord, *, pareto: bool, sort: str) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 from autodistill import __version__
 from autodistill.formatting import (
     EMPTY,
+    METHOD_SOURCES,
     contrast_words,
     count,
     duration,
@@ -20,7 +21,6 @@ from autodistill.formatting import (
     short,
     sure,
 )
-from autodistill.methods import METHODS
 from autodistill.records import (
     Contrast,
     RankRow,
@@ -32,7 +32,7 @@ from autodistill.records import (
     TrialParams,
 )
 from autodistill.report import as_markdown
-from autodistill.report.method import CITATIONS, limits_info
+from autodistill.report.method import citations, limits_info
 from autodistill.report.places import without_folders
 
 CARD = "README.md"
@@ -107,7 +107,7 @@ def card(record: StudyRecord, found: Exported) -> str:
         taught_by=short(teacher.name) if teacher else "",
         limits=limits_info(record).points,
         classes=record.data.classes[:MOST_CLASSES],
-        citations=CITATIONS,
+        citations=citations(record),
     )
 
 
@@ -202,7 +202,7 @@ def _loss(params: TrialParams) -> str:
     if params.teacher is None:
         return "CE(label, f), averaged over the batch"
     if params.soft_weight is None:
-        source = METHODS[params.method].source if params.method in METHODS else "the user's own function"
+        source = METHOD_SOURCES.get(str(params.method), "the user's own function")
         return f"{method_label(str(params.method))}: {source}"
     weight, tau = f"{params.soft_weight:.3g}", f"{params.tau_student:.3g}"
     return (

@@ -14,7 +14,7 @@ are recorded in CUDA graphs.
 import hashlib
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -42,7 +42,7 @@ from autodistill.methods.temperature_scaling import (
 from autodistill.methods.transformed import prepare_ttm, prepare_wttm, ttm, wttm
 from autodistill.metrics import on_top
 from autodistill.records import ParamValue, TargetSummary
-from autodistill.usercode import function
+from autodistill.usercode import contained, function
 
 __all__ = [
     "ANCHORS",
@@ -100,10 +100,10 @@ class Method:
     """Parameter whose value `tau_student` takes unless the space sets it; None: `tau_student` is 1."""
     settings: Mapping[str, ParamValue] = field(default_factory=dict)
     """Settings of the source; of parameters that are left out, the defaults of the functions."""
+    replaced: Mapping[str, str] = field(default_factory=dict)
+    """Parameters with a range that another parameter replaces, by name: `{"target_ratio": "tau_target"}`."""
     ranges: Mapping[str, Dimension] = field(default_factory=dict)
     """Ranges of the search where the space has none. The range of `soft_weight` is that of the space."""
-    source: str = ""
-    """Publication."""
 
     def __call__(self, *inputs: Any, **settings: Any) -> Loss:
         """Compute the loss of a batch."""
@@ -172,23 +172,21 @@ METHODS: dict[str, Method] = {
         tau_student_from="tau",
         settings={"tau": 4.0, "soft_weight": 0.9},
         ranges={"tau": TEMPERATURE},
-        source="Hinton et al. 2015, arXiv 1503.02531; logits = standardised: Sun et al. 2024, arXiv 2403.01427",
     ),
     "ats": Method(
         partial(asymmetric_loss, anchor="raw"),
         temperatures=ats,
         settings={"tau_target": 4.0, "tau_other": 2.0, "tau_student": 1.0, "soft_weight": 0.5},
         ranges={"tau_target": TEMPERATURE, "tau_other": TEMPERATURE, "tau_student": TAU_STUDENT},
-        source="Li et al. 2022, NeurIPS",
     ),
     "isats": Method(
         asymmetric_loss,
         temperatures=isats,
         fit=isats_fit,
         min_classes=3,
+        replaced={"target_ratio": "tau_target"},
         settings={"target_ratio": 5 / 3, "tau_student": 4.0, "soft_weight": 0.5},
         ranges={"target_ratio": Range(low=0.8, high=4.0, log=True), "tau_student": TAU_STUDENT},
-        source="Fan, Li and Zhan 2026, 10.1007/s11704-025-41434-w",
     ),
     "dkd": Method(
         dkd,
@@ -201,7 +199,6 @@ METHODS: dict[str, Method] = {
             "alpha": Range(low=0.5, high=2.0, log=True),
             "beta": Range(low=0.5, high=16.0, log=True),
         },
-        source="Zhao et al. 2022, arXiv 2203.08679; logits = standardised: Sun et al. 2024, arXiv 2403.01427",
     ),
     "dist": Method(
         dist,
@@ -213,28 +210,24 @@ METHODS: dict[str, Method] = {
             "beta": Range(low=0.5, high=4.0, log=True),
             "gamma": Range(low=0.5, high=4.0, log=True),
         },
-        source="Huang et al. 2022, arXiv 2205.10536",
     ),
     "nkd": Method(
         nkd,
         prepare_nkd,
         settings={"tau": 3.0, "gamma": 3.5},
         ranges={"tau": Range(low=1.0, high=4.0, log=True), "gamma": Range(low=0.5, high=4.0, log=True)},
-        source="Yang et al. 2023, arXiv 2303.13005",
     ),
     "ttm": Method(
         ttm,
         prepare_ttm,
         settings={"tau": 10.0, "beta": 45.0},
         ranges={"tau": POWER, "beta": Range(low=7.0, high=100.0, log=True)},
-        source="Zheng and Yang 2024, arXiv 2402.11148",
     ),
     "wttm": Method(
         wttm,
         prepare_wttm,
         settings={"tau": 5.0, "beta": 4.0},
         ranges={"tau": POWER, "beta": Range(low=1.4, high=16.0, log=True)},
-        source="Zheng and Yang 2024, arXiv 2402.11148",
     ),
 }
 
@@ -317,7 +310,9 @@ def _own(name: str) -> tuple[Method, bytes]:
             f"method {name}: its loss has the arguments {signature}; it must have ({', '.join(INPUTS)}, *, ...)",
             "parameters of the method are keyword-only arguments: write * before them",
         )
-    return method, code
+    prepare = contained(method.prepare) if method.prepare else None
+    fit = contained(method.fit) if method.fit else None
+    return replace(method, loss=contained(method.loss), prepare=prepare, fit=fit), code
 
 
 def summarise(

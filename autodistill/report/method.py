@@ -7,10 +7,10 @@ from typing import Any, get_args
 
 import tomli_w
 
-from autodistill.formatting import count, duration, method_label, origin, plural, short
+from autodistill.formatting import METHOD_SOURCES, count, duration, method_label, origin, plural, short
 from autodistill.records import DataRecord, Phase, ReadingRecord, RunResult, StudyRecord
 from autodistill.report.charts import budget_chart
-from autodistill.report.methods import SOURCES, grid_limits, grid_terms
+from autodistill.report.methods import grid_limits, grid_terms
 from autodistill.report.parts import (
     MAX_ROWS,
     Figure,
@@ -45,12 +45,9 @@ MAX_SPACE, MAX_VALUE = 12_000, 300
 MAX_NAMES = 8
 """Largest number of names in a sentence."""
 
-CITATIONS = (
-    "ISATS: Fan, Li, Zhan. Frontiers of Computer Science, 2026. doi:10.1007/s11704-025-41434-w, arXiv:2405.13078.",
-    "ATS: Li et al. Asymmetric temperature scaling makes larger networks teach well again. NeurIPS 2022.",
-    "KD: Hinton, Vinyals, Dean. Distilling the knowledge in a neural network. 2015. arXiv:1503.02531.",
+OPTUNA = (
     "Optuna: Akiba, Sano, Yanase, Ohta, Koyama. Optuna: a next-generation hyperparameter optimization framework. "
-    "KDD 2019.",
+    "KDD 2019."
 )
 
 
@@ -161,10 +158,11 @@ def _setup(record: StudyRecord) -> Iterator[tuple[str, str]]:
     )
     if data.reading is not None:
         yield "Images", _images(data, data.reading)
+    chosen = "Settings" if record.grid else "Teachers, methods, temperatures and weights"
     yield (
         "Selection",
-        "Teachers, methods, temperatures and weights were chosen on validation. Only confirm runs were evaluated on "
-        "the test set, and the verdict comes from those runs alone.",
+        f"{chosen} were chosen on validation. Only confirm runs were evaluated on the test set, and the verdict comes "
+        "from those runs alone.",
     )
     methods = record.space.get("search", {}).get("methods", {})
     own = [f"{method_label(name)}: {LOSSES[name]}" for name in methods if name in LOSSES]
@@ -326,16 +324,16 @@ def environment_info(record: StudyRecord) -> Section:
         Section("Environment and versions", table=environment, folded=True) if found else Section(),
         Section("Search space, resolved", code=code, folded=True) if code else Section(),
         Section("How to reproduce", _reproduction(record)),
-        Section("Citation", points=(*CITATIONS, *_method_sources(record))),
+        Section("Citation", points=citations(record)),
     )
     return Section("Environment, timing and citation", parts=parts, nav="Environment")
 
 
-def _method_sources(record: StudyRecord) -> Iterator[str]:
-    """Yield the publications of the methods that the other citations do not name."""
-    for name in record.space.get("search", {}).get("methods", {}):
-        if name in LOSSES:
-            yield f"{method_label(name)}: {SOURCES[name]}."
+def citations(record: StudyRecord) -> tuple[str, ...]:
+    """Return the publications of the methods of a study, of plain KD and of Optuna."""
+    methods = {**dict.fromkeys(record.space.get("search", {}).get("methods", ())), "ts": None}
+    known = [name for name in METHOD_SOURCES if name in methods]
+    return (*(f"{method_label(name)}: {METHOD_SOURCES[name]}." for name in known), OPTUNA)
 
 
 def _reproduction(record: StudyRecord) -> str:

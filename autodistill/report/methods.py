@@ -6,6 +6,7 @@ from functools import partial
 
 from autodistill.formatting import (
     EMPTY,
+    METHOD_SOURCES,
     count,
     interval,
     maybe,
@@ -62,7 +63,7 @@ def _facts(verdict: MethodVerdict) -> Iterator[tuple[str, str, str]]:
         if leads:
             nearest = min(leads, key=lambda it: it.difference)
             value = f"{points(nearest.difference)} points"
-            yield f"Over {method_label(nearest.worse)}", value, interval(nearest.low, nearest.high)
+            yield f"Over {method_label(nearest.worse)}", value, interval(nearest.low, nearest.high, enough=True)
     for line in verdict.baselines:
         yield line.name.capitalize(), maybe(line.test_top1), f"mean of {plural(line.seeds, 'seed')}"
     if verdict.detectable is not None:
@@ -72,13 +73,13 @@ def _facts(verdict: MethodVerdict) -> Iterator[tuple[str, str, str]]:
 
 def grid_why(record: StudyRecord) -> Section:
     """Return the reasons, the methods and their differences."""
-    found, verdict = grid_of(record)
-    if not verdict.methods:
+    _, verdict = grid_of(record)
+    if not any(it.seeds for it in (*verdict.methods, *verdict.baselines)):
         return Section("Why", verdict.sentence)
     rows = [*(_score_row(it) for it in verdict.methods), *(_score_row(it) for it in verdict.baselines)]
     names = ("Method", ">Test accuracy", ">Seeds", Column("Source", long=True))
     means = table(
-        f"Methods, mean over {plural(len(record.teachers), 'teacher')}",
+        f"Methods, mean over {plural(len(verdict.teachers), 'teacher')}",
         names,
         rows,
         "Small figures are 95 % Student-t intervals of a row's own runs. They include what a seed does to all rows "
@@ -96,13 +97,13 @@ def grid_why(record: StudyRecord) -> Section:
             for it in verdict.contrasts
         ),
     )
-    return Section("Why", points=verdict.reasons, table=means, tables=(pairs,) if len(found.methods) > 1 else ())
+    return Section("Why", points=verdict.reasons, table=means, tables=(pairs,) if verdict.contrasts else ())
 
 
 def _score_row(line: ScoreRow) -> Row:
     below = interval(line.low, line.high, lambda value: f"{100 * value:.1f}", enough=line.seeds > 1)
     name = line.name if line.method is None else method_label(line.method)
-    where = SOURCES.get(line.method or "", "the user's own function") if line.method else "labels alone"
+    where = METHOD_SOURCES.get(line.method or "", "the user's own function") if line.method else "labels alone"
     cells = (name, Cell(maybe(line.test_top1), below), str(line.seeds), where)
     return row(*cells, mark="" if line.method else "baseline")
 
@@ -136,7 +137,7 @@ def cells_info(record: StudyRecord) -> Section:
 def _cell_row(cell: CellRecord, score: ScoreRow | None, gains: dict[tuple[str, str], MethodContrast]) -> Row:
     name = f"{cell.method} / {cell.teacher}"
     found = [gains.get((name, control)) for control in (NO_TEACHER, LABEL_SMOOTHING)]
-    over = [Cell(points(it.difference), interval(it.low, it.high)) if it else Cell(EMPTY) for it in found]
+    over = [Cell(points(it.difference), interval(it.low, it.high, enough=True)) if it else Cell(EMPTY) for it in found]
     below = interval(score.low, score.high, lambda value: f"{100 * value:.1f}", enough=score.seeds > 1) if score else ""
     test = Cell(maybe(score.test_top1), f"{below}, {plural(score.seeds, 'seed')}") if score else Cell(EMPTY)
     return row(
@@ -170,8 +171,9 @@ def capacity_info(record: StudyRecord) -> Section:
         )
         for name in by_size
     ]
-    seeds = max((it.seeds for it in verdict.cells), default=0)
-    width = None if verdict.noise is None or not seeds else 2 * verdict.noise / seeds**0.5
+    seeds = [it.seeds for it in verdict.cells if it.seeds]
+    # The widest band serves for all: cells differ in seeds only where runs failed.
+    width = None if verdict.noise is None or not seeds else 2 * verdict.noise / min(seeds) ** 0.5
     figure = Figure(
         "capacity",
         finding=_mismatch_words(verdict) or "Students' accuracy on test against the capacity of their teachers.",
@@ -189,10 +191,25 @@ def capacity_info(record: StudyRecord) -> Section:
         ),
         in_markdown=True,
     )
+    between = table(
+        "Differences of these changes between methods",
+        ("Methods", ">Points per doubling", ">95 % interval, all pairs together"),
+        (
+            row(
+                f"{method_label(it.better)} - {method_label(it.worse)}",
+                points(it.difference),
+                interval(it.low, it.high),
+            )
+            for it in verdict.slope_contrasts
+        ),
+    )
     slopes = table(
         "Change per doubling of the teacher's MACs",
-        ("Method", ">Points of accuracy", ">95 % interval"),
-        (row(method_label(it.method), points(it.slope), interval(it.low, it.high)) for it in verdict.slopes),
+        ("Method", ">Points of accuracy", ">95 % interval, each for itself"),
+        (
+            row(method_label(it.method), points(it.slope), interval(it.low, it.high, enough=True))
+            for it in verdict.slopes
+        ),
         "A least-squares line for each seed, over the teachers of this grid, which differ in more than their size.",
     )
     band = (
@@ -206,8 +223,8 @@ def capacity_info(record: StudyRecord) -> Section:
     return Section(
         "Capacity mismatch",
         figure=figure,
-        tables=(slopes,) if verdict.slopes else (),
-        note=f"Each point is a mean of up to {plural(seeds, 'seed')} on test.{band}",
+        tables=(slopes, between) if verdict.slope_contrasts else (slopes,) if verdict.slopes else (),
+        note=f"Each point is a mean of up to {plural(max(seeds, default=0), 'seed')} on test.{band}",
     )
 
 
@@ -222,7 +239,9 @@ def _mismatch_words(verdict: MethodVerdict) -> str:
         (open_, "no trend can be told with"),
     ):
         if rows:
-            each = ", ".join(f"{method_label(it.method)} ({points(it.slope)}, {sure(it.low, it.high)})" for it in rows)
+            each = ", ".join(
+                f"{method_label(it.method)} ({points(it.slope)}, {sure(it.low, it.high, enough=True)})" for it in rows
+            )
             parts.append(f"{words} {each}")
     text = "; ".join(parts)
     return f"{text[0].upper()}{text[1:]}: points per doubling of the teacher's MACs." if text else ""
@@ -230,7 +249,7 @@ def _mismatch_words(verdict: MethodVerdict) -> str:
 
 def shared_info(record: StudyRecord) -> Section:
     """Return the students with one setting of each method for all teachers, beside those with a setting for each."""
-    found, _ = grid_of(record)
+    found, verdict = grid_of(record)
     if not found.shared:
         return Section(
             "The method, or its tuning?",
@@ -259,8 +278,13 @@ def shared_info(record: StudyRecord) -> Section:
     note = (
         "Means over the same seeds on test. The shared setting has the best mean score at the rung over all teachers."
     )
+    gains = [
+        f"{method_label(it.method)}: {points(it.gain)} points ({sure(it.low, it.high, enough=True)})."
+        for it in verdict.tuning
+    ]
     return Section(
         "The method, or its tuning?",
+        points=tuple(f"Gain of a setting for each teacher over one for all, {gain}" for gain in gains),
         table=table("One setting for all teachers", columns, rows, note),
         nav="Method or tuning",
     )
@@ -274,11 +298,13 @@ def _mean(cell: CellRecord) -> float | None:
 def grid_terms(record: StudyRecord) -> Iterator[tuple[str, str]]:
     """Yield what was done in a grid beyond what every study does, as terms and explanations."""
     plan, (_, verdict) = record.plan, grid_of(record)
-    wave = math.ceil(record.space.get("search", {}).get("eta", 3))
+    search = record.space.get("search", {})
+    wave, startup = math.ceil(search.get("eta", 3)), search.get("startup", 10)
     yield (
         "Tuning",
-        f"Every cell, a method with a teacher, tried {plural(plan.settings or 1, 'setting')}: that of the publication "
-        "and others that Optuna suggested, the same for all teachers. Each trained "
+        f"Every cell, a method with a teacher, tried {plural(plan.settings or 1, 'setting')}, the same for all "
+        "teachers: the method's first setting (docs/methods.md names the source of each value) and others that Optuna "
+        f"suggested, at random for the first {startup} of a method. Each trained "
         f"{plan.epochs_rung} of {plan.epochs_full} epochs; of {wave} settings the best of the cell on validation went "
         "on. So all cells are tuned at equal cost, and none is compared with another before its confirm runs.",
     )
@@ -317,16 +343,3 @@ def grid_limits(record: StudyRecord) -> tuple[str, ...]:
             "(standard error of one accuracy). The students largely share it, and no interval includes it."
         )
     return tuple(found)
-
-
-SOURCES = {
-    "ts": "Hinton, Vinyals, Dean 2015, arXiv:1503.02531",
-    "ats": "Li et al., NeurIPS 2022",
-    "isats": "Fan, Li, Zhan 2026, doi:10.1007/s11704-025-41434-w",
-    "dkd": "Zhao et al., CVPR 2022, arXiv:2203.08679",
-    "dist": "Huang et al., NeurIPS 2022, arXiv:2205.10536",
-    "nkd": "Yang et al., ICCV 2023, arXiv:2303.13005",
-    "ttm": "Zheng, Yang, ICLR 2024, arXiv:2402.11148",
-    "wttm": "Zheng, Yang, ICLR 2024, arXiv:2402.11148",
-}
-"""Publications of the methods."""

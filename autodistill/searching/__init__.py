@@ -6,7 +6,7 @@ Every decision follows from the specification, the recorded trials and the resul
 from autodistill.searching.database import Mirror, refuse_foreign
 from autodistill.searching.grid import confirm_cells, tune
 from autodistill.searching.importance import importance
-from autodistill.searching.plan import make_grid_plan, make_plan, parse_budget
+from autodistill.searching.plan import make_grid_plan, make_plan, parse_budget, wave_settings
 from autodistill.searching.sampler import Sampler, prior_params
 from autodistill.searching.screening import Screened, screen
 from autodistill.searching.stages import (
@@ -48,5 +48,6 @@ __all__ = [
     "rerun_leaders",
     "screen",
     "tune",
+    "wave_settings",
     "waves",
 ]

@@ -1,18 +1,18 @@
 """The stages of a method grid: methods x teachers, each cell with settings of its own.
 
-All teachers try the same settings of a method. The first setting is that of the method's publication, the others are
-suggested by Optuna, which is told the mean score over the teachers. Settings are tried in waves. Of the settings of a
+All teachers try the same settings of a method. The first setting is that of the method's registry entry, the others are
+suggested by Optuna, which receives the mean score over the teachers. Settings are tried in waves. Of the settings of a
 wave, the best of each cell at its rung goes on to a full run. So every cell is tuned at the same cost, and only
 students with the same teacher and method are compared. The best full run of a cell, on validation, has the setting
 that is trained over the confirm seeds, like training on labels alone with and without label smoothing.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 
 from autodistill.config import PriorSpec
 from autodistill.formatting import method_label
 from autodistill.records import CellRecord, PhaseStarted, TrialParams, TrialRecord, TrialStarted
+from autodistill.searching.plan import wave_settings
 from autodistill.searching.sampler import Sampler
 from autodistill.searching.stages import every_run_failed, finish, settle, with_rung
 from autodistill.searching.state import (
@@ -26,7 +26,7 @@ from autodistill.searching.state import (
     score,
 )
 
-SAME = "every teacher"
+ALL_TEACHERS = "all teachers"
 """Name of the teacher of settings that are suggested for all teachers."""
 
 
@@ -49,12 +49,13 @@ def tune(state: SearchState, priors: Mapping[str, PriorSpec]) -> None:
     promoted: list[TrialRecord] = []
     tried, wave = 0, 0
     while promoted or tried < plan.settings:
-        count = min(math.ceil(spec.space.search.eta), plan.settings - tried)
+        count = min(wave_settings(spec.space), plan.settings - tried)
+        # The number of a trial follows from setting, method and teacher. A larger budget adds trials at the end.
         asked = [
             trial
+            for setting in range(tried, tried + count)
             for method, sampler in samplers.items()
-            for place in range(tried, tried + count)
-            for trial in _trials(state, sampler, method, place=place, wave=wave)
+            for trial in _trials(state, sampler, method, setting=setting, wave=wave)
         ]
         first = baselines if wave == 0 else []
         results = state.run([*first, *(full_run(spec, it) for it in promoted), *(rung_run(spec, it) for it in asked)])
@@ -65,8 +66,8 @@ def tune(state: SearchState, priors: Mapping[str, PriorSpec]) -> None:
         finish(state, promoted)
         promoted = _judge(state, asked)
         for method, sampler in samplers.items():
-            for place in range(tried, tried + count):
-                sampler.score(place, _mean_rung(state, method, place))
+            for setting in range(tried, tried + count):
+                sampler.score(setting, _mean_rung(state, method, setting))
         tried, wave = tried + count, wave + 1
 
 
@@ -101,8 +102,8 @@ def _train_shared(state: SearchState) -> None:
         settings = {_setting(state, cell): cell for cell in own}
         if not settings:
             continue
-        means = {place: _mean_rung(state, method, place) for place in settings}
-        best = max(settings, key=lambda place: (means[place] or -1.0, -place))
+        means = {setting: _mean_rung(state, method, setting) for setting in settings}
+        best = max(settings, key=lambda setting: (means[setting] or -1.0, -setting))
         for teacher in spec.teachers:
             params = settings[best].params.model_copy(update={"teacher": teacher.name})
             same = next((cell for cell in own if cell.params == params), None)
@@ -118,17 +119,18 @@ def _sampler(state: SearchState, method: str, prior: PriorSpec) -> Sampler:
     """Return a sampler of the settings of one method."""
     space = state.spec.space
     search = space.search.model_copy(update={"methods": {method: space.search.methods[method]}})
-    return Sampler(space.model_copy(update={"prior": prior, "search": search}), [SAME], state.spec.shapes)
+    return Sampler(space.model_copy(update={"prior": prior, "search": search}), [ALL_TEACHERS], state.spec.shapes)
 
 
-def _trials(state: SearchState, sampler: Sampler, method: str, *, place: int, wave: int) -> list[TrialRecord]:
+def _trials(state: SearchState, sampler: Sampler, method: str, *, setting: int, wave: int) -> list[TrialRecord]:
     """Ask for a setting of a method, or read it where an earlier process recorded it; return a trial per teacher."""
     spec, number = state.spec, len(state.trials)
     recorded = spec.recorded[number].params if number < len(spec.recorded) else None
-    known = recorded.model_copy(update={"teacher": SAME}) if recorded else None
-    setting = sampler.ask(known=known) if known or place else sampler.ask(prior_of=SAME)
+    assert recorded is None or recorded.method == method
+    known = recorded.model_copy(update={"teacher": ALL_TEACHERS}) if recorded else None
+    params = sampler.ask(known=known) if known or setting else sampler.ask(prior_of=ALL_TEACHERS)
     return [
-        _new_trial(state, setting.model_copy(update={"teacher": it.name}), prior=place == 0, wave=wave)
+        _new_trial(state, params.model_copy(update={"teacher": it.name}), prior=setting == 0, wave=wave)
         for it in spec.teachers
     ]
 
@@ -164,7 +166,7 @@ def _judge(state: SearchState, asked: Sequence[TrialRecord]) -> list[TrialRecord
             promoted.append(trial)
         elif trial.state == "running":
             own = cells[trial.params.method, trial.params.teacher]
-            rank = 1 + sum(score(it.rung) > score(trial.rung) for it in own)
+            rank = 1 + sum((score(it.rung), -it.number) > (score(trial.rung), -trial.number) for it in own)
             label = method_label(str(trial.params.method))
             reason = (
                 f"rung {100 * score(trial.rung):.1f} %: rank {rank} of {len(own)} settings of {label} with "
@@ -175,15 +177,19 @@ def _judge(state: SearchState, asked: Sequence[TrialRecord]) -> list[TrialRecord
     return promoted
 
 
-def _mean_rung(state: SearchState, method: str, place: int) -> float | None:
+def _mean_rung(state: SearchState, method: str, setting: int) -> float | None:
     """Return the mean score at the rung of a setting over the teachers, or None if a run failed."""
-    count = len(state.spec.teachers)
-    own = [it for it in state.trials if it.params.method == method][place * count : (place + 1) * count]
-    scores = [it.rung.val_top1 for it in own if it.rung is not None and it.rung.val_top1 is not None]
-    return sum(scores) / count if len(scores) == count else None
+    trials = [it for it in state.trials if it.params.method == method and _setting_of(state, it.number) == setting]
+    scores = [it.rung.val_top1 for it in trials if it.rung is not None and it.rung.val_top1 is not None]
+    return sum(scores) / len(scores) if len(scores) == len(state.spec.teachers) else None
 
 
 def _setting(state: SearchState, cell: CellRecord) -> int:
-    """Return the place of a cell's setting among the settings of its method."""
-    numbers = [it.number for it in state.trials if it.params.method == cell.method]
-    return numbers.index(int(cell.trial or 0)) // len(state.spec.teachers)
+    """Return the number of a cell's setting among the settings of its method."""
+    assert cell.trial is not None
+    return _setting_of(state, cell.trial)
+
+
+def _setting_of(state: SearchState, trial: int) -> int:
+    """Return the number of the setting of a trial, among the settings of its method."""
+    return trial // (len(state.spec.space.search.methods) * len(state.spec.teachers))

@@ -109,6 +109,11 @@ def make_plan(
     )
 
 
+def wave_settings(space: Space) -> int:
+    """Return the number of settings that each cell of a method grid tries at once; the best of them goes on."""
+    return math.ceil(space.search.eta)
+
+
 def make_grid_plan(
     space: Space, *, teachers: int, requested: str = "", epochs_per_s: float | None = None
 ) -> PlanRecord:
@@ -131,11 +136,11 @@ def make_grid_plan(
         len(space.search.methods),
         space.confirm.seeds,
     )
-    rest, eta = (full - rung if space.search.rungs == "part-way" else full), math.ceil(space.search.eta)
+    rest, wave = (full - rung if space.search.rungs == "part-way" else full), wave_settings(space)
     cells, shared = methods * teachers, bool(space.grid and space.grid.shared_settings)
 
     def tuning(settings: int) -> int:
-        return settings * rung + math.ceil(settings / eta) * rest
+        return settings * rung + math.ceil(settings / wave) * rest
 
     def needed(settings: int, *, methods: int = methods, teachers: int = teachers, seeds: int = seeds) -> int:
         confirm = (methods * teachers * (1 + shared) + 2) * seeds * full
@@ -158,8 +163,8 @@ def make_grid_plan(
             f"--budget {requested}: {total / full:.4g} full trainings are too few for a grid of "
             f"{plural(methods, 'method')} x {plural(teachers, 'teacher')}: the smallest is "
             f"{math.ceil(100 * needed(1) / full) / 100:g} ({tuning(1) / full:.3g} for a setting and "
-            f"{plural(seeds * (1 + shared), 'confirm run')} in each of {cells} cells, {2 * seeds} for no teacher and "
-            "label smoothing)",
+            f"{plural(seeds * (1 + shared), 'confirm run')} in each of {plural(cells, 'cell')}, {2 * seeds} for "
+            "no teacher and label smoothing)",
             f"raise --budget, or {cut}",
         )
     settings = 1

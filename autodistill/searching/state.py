@@ -248,11 +248,9 @@ def cell_runs(spec: SearchSpec, cell: CellRecord) -> list[RunSpec]:
     if cell.trial is not None:
         folder = f"confirm/{cell.trial:04d}"
     else:
-        places = (
-            list(spec.space.search.methods).index(cell.method),
-            [it.name for it in spec.teachers].index(cell.teacher),
-        )
-        folder = "controls/shared-{}-{}".format(*places)
+        method = list(spec.space.search.methods).index(cell.method) + 1
+        teacher = [it.name for it in spec.teachers].index(cell.teacher) + 1
+        folder = f"controls/shared-{method}-{teacher}"
     return [confirm_run(spec, folder, cell.params, index) for index in range(first_seeds(spec))]
 
 
@@ -260,7 +258,8 @@ def next_seed(spec: SearchSpec, params: TrialParams, trials: Sequence[TrialRecor
     """Return the first seed above those of earlier runs of this configuration, pruned trials and plain KD included."""
     plain = plain_kd_run(spec)
     used = [it.seed for it in trials if it.params == params]
-    if plain.params == params and not plain_kd_is_prior(spec.space):
+    has_plain_kd = spec.plan.settings is None and not plain_kd_is_prior(spec.space)
+    if plain.params == params and has_plain_kd:
         used.append(plain.seed)
     return max(used, default=spec.space.search.seed - 1) + 1
 

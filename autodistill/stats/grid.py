@@ -75,7 +75,7 @@ class MethodPairs(NamedTuple):
         return stats.Bounds(difference - width, difference + width, difference - self.half_width(stats.NAMING))
 
 
-class MethodVerdict(NamedTuple):
+class Judgement(NamedTuple):
     """Which method is best, or that the methods cannot be told apart."""
 
     leader: int | None
@@ -106,10 +106,6 @@ class Slopes(NamedTuple):
     """Half the width of the 95 % Student-t interval over the seeds' slopes; individual, not simultaneous."""
     between: MethodPairs
     """Differences of slopes between methods, paired by seed, with simultaneous intervals."""
-
-    def differs(self) -> Bool[np.ndarray, "*draws methods"]:
-        """Return whether a method's slope differs from 0."""
-        return np.asarray(np.abs(self.slope) > self.half_width)
 
 
 def counted_teachers(scores: Grid) -> Counted:
@@ -206,7 +202,7 @@ def named(comparison: MethodPairs, *, threshold: float) -> Int[np.ndarray, "*dra
     return np.where(best.any(axis=-1), best.argmax(axis=-1), -1)
 
 
-def judge(table: Float[np.ndarray, "methods seeds"], *, threshold: float) -> MethodVerdict:
+def judge(table: Float[np.ndarray, "methods seeds"], *, threshold: float) -> Judgement:
     """Name the best method, or say what it cannot be told apart from and how many seeds would tell.
 
     A method is named if the simultaneous 95 % intervals of its differences to all others exclude 0 and the lower ends
@@ -221,7 +217,7 @@ def judge(table: Float[np.ndarray, "methods seeds"], *, threshold: float) -> Met
     out = np.isnan(pairs.dof).all(axis=-1)
     left_out = tuple(int(number) for number in np.flatnonzero(out))
     if out.all():
-        return MethodVerdict(None, False, (), left_out, None, None)
+        return Judgement(None, False, (), left_out, None, None)
     leader = int(np.where(out, -np.inf, method_means(table)).argmax())
     better = comparison.bounds().better(threshold)[leader]
     rivals = tuple(int(number) for number in np.flatnonzero(~out & ~better) if number != leader)
@@ -237,7 +233,7 @@ def judge(table: Float[np.ndarray, "methods seeds"], *, threshold: float) -> Met
         for rival in rivals
     ]
     known = ~np.isnan(pairs.dof)
-    return MethodVerdict(
+    return Judgement(
         leader,
         named=not rivals,
         rivals=rivals,

@@ -1,7 +1,7 @@
 """The verdict about the methods of a grid, with its sentences: a pure function of the record."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
 
 import numpy as np
@@ -9,7 +9,7 @@ from jaxtyping import Float
 from scipy.special import stdtrit
 
 from autodistill import stats
-from autodistill.formatting import listed, method_label, percent, plural, points, short, sure
+from autodistill.formatting import listed, maybe, method_label, percent, plural, points, short, sure
 from autodistill.records import (
     CellRecord,
     MethodContrast,
@@ -19,12 +19,16 @@ from autodistill.records import (
     ScoreRow,
     SlopeRow,
     StudyRecord,
+    TuningRow,
 )
 from autodistill.stats import grid as grids
 from autodistill.stats.evidence import WIDEST
 
 NO_TEACHER, LABEL_SMOOTHING = "no teacher", "label smoothing"
 """Names of the rows without a teacher."""
+MAX_REASON = 120
+RUNNING = "The study is still running, so nothing is decided."
+FAILED = "Too many runs failed: fewer than two methods have two finished seeds with the same teachers."
 TOGETHER = "which holds for all pairs of methods together"
 
 
@@ -38,35 +42,70 @@ def judge_grid(record: StudyRecord, *, threshold: float) -> MethodVerdict:
     found = record.grid
     assert found is not None
     names = [it.name for it in record.teachers]
+    if not found.cells:
+        sentence = RUNNING if record.state == "running" else FAILED
+        reasons = tuple(_failures(record))
+        return MethodVerdict(
+            verdict="unconfirmed", method=None, sentence=sentence, reasons=reasons, threshold=threshold
+        )
     scores, controls = _tables(found, names)
+    counted = [name for name, kept in zip(names, grids.counted_teachers(scores), strict=True) if kept]
     table = grids.method_scores(scores)
     judged = grids.judge(table, threshold=threshold)
-    if record.state == "running" or (judged.leader is None and len(found.methods) > 1) or not found.cells:
-        missing = "No method has two finished runs over new seeds with every teacher, so nothing is decided."
-        return MethodVerdict(verdict="unconfirmed", method=None, sentence=missing, threshold=threshold)
-    means = np.nan_to_num(grids.method_means(table), nan=-1.0)
-    order = sorted(range(len(found.methods)), key=lambda place: -means[place])
-    contrasts = _contrasts(table, found.methods, order)
-    gains = _gains(scores, controls, found.methods, names)
-    slopes = _slopes(record, scores)
+    if not counted:  # of a single seed the means are shown, though nothing can be compared
+        counted, table = names, scores.mean(axis=1)
+    order = _order(found.methods, table, judged)
+    baselines = (_row(name, row) for name, row in zip((NO_TEACHER, LABEL_SMOOTHING), controls, strict=True))
+    rows = {
+        "teachers": tuple(counted),
+        "methods": tuple(_row(found.methods[place], table[place], method=found.methods[place]) for place in order),
+        "baselines": tuple(it for it in baselines if it.seeds),
+        "cells": tuple(_cell_rows(found)),
+        "threshold": threshold,
+    }
     only = len(found.methods) == 1
-    best = found.methods[order[0]] if only or judged.named else None
-    return MethodVerdict(
+    open_ = _undecided(record, judged, table)
+    if open_:
+        reasons = tuple(_failures(record))
+        return MethodVerdict(verdict="unconfirmed", method=None, sentence=open_, reasons=reasons, **rows)
+    contrasts = _contrasts(grids.compare_methods(table), found.methods, order)
+    gains = _gains(scores, controls, found.methods, names)
+    slopes, slope_contrasts = _slopes(record, scores)
+    verdict = MethodVerdict(
         verdict="only_one" if only else "best_method" if judged.named else "no_clear_difference",
-        method=best,
-        sentence=_sentence(record, judged, table, order, contrasts),
-        reasons=tuple(_reasons(record, judged, gains, slopes, _cell_rows(found), threshold)),
-        methods=tuple(_row(found.methods[place], table[place], method=found.methods[place]) for place in order),
-        baselines=tuple(_row(name, row) for name, row in zip((NO_TEACHER, LABEL_SMOOTHING), controls, strict=True)),
-        cells=tuple(_cell_rows(found)),
+        method=found.methods[order[0]] if only or judged.named else None,
+        sentence="",
         contrasts=contrasts,
         gains=gains,
         slopes=slopes,
-        detectable=None if only else judged.smallest_difference,
+        slope_contrasts=slope_contrasts,
+        tuning=_tuning(found),
+        detectable=None if only or (judged.smallest_difference or 0) > WIDEST else judged.smallest_difference,
         seeds_to_settle=judged.seeds_to_settle,
         noise=_noise(scores, controls),
-        threshold=threshold,
+        **rows,
     )
+    reasons = tuple(_reasons(record, judged, verdict))
+    return verdict.model_copy(update={"sentence": _sentence(record, judged, verdict), "reasons": reasons})
+
+
+def _order(methods: Sequence[str], table: grids.Table, judged: grids.Judgement) -> list[int]:
+    """Return the places of the methods, the best mean first and those that were left out last."""
+    means = np.nan_to_num(grids.method_means(table), nan=-1.0)
+    alone = len(methods) == 1
+    return sorted(range(len(methods)), key=lambda place: (not alone and place in judged.left_out, -means[place]))
+
+
+def _undecided(record: StudyRecord, judged: grids.Judgement, table: grids.Table) -> str:
+    """Return why nothing is decided; empty if something is."""
+    assert record.grid is not None
+    if record.state == "running":
+        return RUNNING
+    if table.shape[-1] == 1:
+        return "One seed gives no interval, so the methods are not compared: set confirm.seeds to 2 or more."
+    if not np.isfinite(table).any() or (judged.leader is None and len(record.grid.methods) > 1):
+        return FAILED
+    return ""
 
 
 def _tables(
@@ -86,6 +125,18 @@ def _tables(
     controls = [line(found.no_teacher), line(found.label_smoothing)]
     shape = (len(found.methods), len(teachers), len(seeds))
     return np.array(scores, dtype=float).reshape(shape), np.array(controls, dtype=float).reshape(2, len(seeds))
+
+
+def _limits(difference: float, half: float) -> dict[str, float]:
+    """Return the ends of an interval; none if it is too wide to be shown. Rounding errors become 0."""
+    if not 2 * half <= WIDEST:
+        return {}
+    return {"low": _rounded(difference - half), "high": _rounded(difference + half)}
+
+
+def _rounded(value: float) -> float:
+    """Return a fraction without its rounding error, which would otherwise decide where all scores are equal."""
+    return round(float(value), 12) + 0.0
 
 
 def _row(name: str, scores: Float[np.ndarray, " seeds"], *, method: str | None = None) -> ScoreRow:
@@ -109,9 +160,8 @@ def _cell_rows(found: MethodGrid) -> list[ScoreRow]:
     return [_row(cell.teacher, scores(cell), method=cell.method) for cell in found.cells]
 
 
-def _contrasts(table: grids.Table, methods: Sequence[str], order: Sequence[int]) -> tuple[MethodContrast, ...]:
-    """Return the better method minus the worse, for every two methods with shared seeds, the best methods first."""
-    compared = grids.compare_methods(table)
+def _contrasts(compared: grids.MethodPairs, methods: Sequence[str], order: Sequence[int]) -> tuple[MethodContrast, ...]:
+    """Return the larger value minus the smaller, for every two methods with shared seeds, in the given order."""
     bounds = compared.bounds()
     found = []
     for one, other in combinations(order, 2):
@@ -119,9 +169,10 @@ def _contrasts(table: grids.Table, methods: Sequence[str], order: Sequence[int])
             one, other = other, one
         if not np.isnan(compared.pairs.difference[one, other]):
             at = (one, other)
-            difference = float(compared.pairs.difference[at])
-            limits = {name: float(getattr(bounds, name)[at]) for name in ("low", "high", "at_least")}
-            found.append(MethodContrast(better=methods[one], worse=methods[other], difference=difference, **limits))
+            difference, at_least = float(compared.pairs.difference[at]), _rounded(bounds.at_least[at])
+            limits = _limits(difference, float(bounds.high[at]) - difference)
+            pair = {"better": methods[one], "worse": methods[other], "difference": _rounded(difference)}
+            found.append(MethodContrast(**pair, **limits, at_least=at_least))
     return tuple(found)
 
 
@@ -137,23 +188,26 @@ def _gains(
             at = (len(controls) + place, column)
             difference, half = float(pairs.difference[at]), float(width[at])
             if not math.isnan(difference):
-                limits = {"low": difference - half, "high": difference + half}
-                cell = f"{method} / {teacher}"
-                found.append(MethodContrast(better=cell, worse=control, difference=difference, **limits))
+                pair = {"better": f"{method} / {teacher}", "worse": control, "difference": _rounded(difference)}
+                found.append(MethodContrast(**pair, **_limits(difference, half)))
     return tuple(found)
 
 
-def _slopes(record: StudyRecord, scores: grids.Grid) -> tuple[SlopeRow, ...]:
-    """Return the change of accuracy per doubling of the teacher's MACs; empty for too few teachers of known size."""
+def _slopes(record: StudyRecord, scores: grids.Grid) -> tuple[tuple[SlopeRow, ...], tuple[MethodContrast, ...]]:
+    """Return the change of accuracy per doubling of the teacher's MACs, and its differences between methods.
+
+    Both are empty for too few teachers of known size.
+    """
     assert record.grid is not None
     macs = np.array([it.cost.macs or math.nan for it in record.teachers], dtype=float)
-    found = grids.capacity_slopes(scores, macs)
-    rows = []
-    for method, slope, width in zip(record.grid.methods, found.slope, found.half_width, strict=True):
-        if not math.isnan(slope):
-            value, half = float(slope), float(width)
-            rows.append(SlopeRow(method=method, slope=value, low=value - half, high=value + half))
-    return tuple(rows)
+    methods, found = record.grid.methods, grids.capacity_slopes(scores, macs)
+    rows = [
+        SlopeRow(method=method, slope=_rounded(slope), **_limits(float(slope), float(half)))
+        for method, slope, half in zip(methods, found.slope, found.half_width, strict=True)
+        if not math.isnan(slope)
+    ]
+    order = np.argsort(-np.nan_to_num(found.slope), kind="stable").tolist()
+    return tuple(rows), _contrasts(found.between, methods, order) if rows else ()
 
 
 def _noise(scores: grids.Grid, controls: Float[np.ndarray, "controls seeds"]) -> float | None:
@@ -163,118 +217,145 @@ def _noise(scores: grids.Grid, controls: Float[np.ndarray, "controls seeds"]) ->
     return math.sqrt(float(fitted.residual_ss) / dof) if dof > 0 else None
 
 
-def _sentence(
-    record: StudyRecord,
-    judged: grids.MethodVerdict,
-    table: grids.Table,
-    order: Sequence[int],
-    contrasts: Sequence[MethodContrast],
-) -> str:
-    assert record.grid is not None
-    methods, teachers = record.grid.methods, plural(len(record.teachers), "teacher")
-    leader = methods[order[0]]
-    mean = float(grids.method_means(table)[order[0]])
-    task = f"{short(record.student.name)} on {short(record.data.name)}"
-    reached = f"on average over {teachers}, its students reach {percent(mean)} on test"
-    if len(methods) == 1:
-        return f"{method_label(leader)} was measured alone for {task}: {reached}."
-    leads = {it.worse: it for it in contrasts if it.better == leader}
+def _sentence(record: StudyRecord, judged: grids.Judgement, verdict: MethodVerdict) -> str:
+    first, *others = verdict.methods
+    leader, task = method_label(first.name), f"{short(record.student.name)} on {short(record.data.name)}"
+    teachers = plural(len(verdict.teachers), "teacher")
+    reached = f"its students reach {maybe(first.test_top1)} on test, on average over {teachers}"
+    if not others:
+        return f"{leader} was measured alone for {task}: {reached}."
+    leads = {it.worse: it for it in verdict.contrasts if it.better == first.name}
     if judged.named:
-        second = leads[next(methods[place] for place in order[1:] if methods[place] in leads)]
+        second = leads[next(it.name for it in others if it.name in leads)]
         ahead = f"{points(second.difference)} points over {method_label(second.worse)}, the second"
-        how = sure(second.low, second.high)
-        best = f"{method_label(leader)} is the best of {len(methods)} methods for {task}"
-        return f"{best}: {reached}, {ahead} ({how}, {TOGETHER})."
-    rivals = [methods[place] for place in judged.rivals]
-    near = [leads[name] for name in rivals if name in leads]
-    nearest = min(near, key=lambda it: it.difference) if near else None
-    names = listed([method_label(name) for name in rivals])
-    how = (
-        f" ({points(nearest.difference)} points over {method_label(nearest.worse)}, {sure(nearest.low, nearest.high)})"
-        if nearest
-        else ""
-    )
-    return f"For {task}, {method_label(leader)} cannot be told apart from {names}: {reached}{how}."
-
-
-def _reasons(
-    record: StudyRecord,
-    judged: grids.MethodVerdict,
-    gains: Sequence[MethodContrast],
-    slopes: Sequence[SlopeRow],
-    cells: Sequence[ScoreRow],
-    threshold: float,
-) -> list[str]:
+        how = f"{_range(second)}, {TOGETHER}"
+        return f"{leader} is the best of {len(verdict.methods)} methods for {task}: {reached}, {ahead} ({how})."
     assert record.grid is not None
-    reasons = []
-    if judged.left_out:
-        names = listed([method_label(record.grid.methods[place]) for place in judged.left_out])
-        reasons.append(f"Not compared, because too many of its runs failed: {names}.")
-    if judged.rivals:
-        number = judged.seeds_to_settle
-        told = (
-            f"{number} seeds would tell"
-            if number
-            else "50 seeds would not tell, or the difference is below what matters"
-        )
-        reasons.append(f"If difference and noise stay as measured, {told} ({points(threshold)[1:]} points matter).")
-    if judged.smallest_difference is not None and len(record.grid.methods) > 1:
-        reasons.append(
-            f"At its noise, this grid tells two methods apart in 80 % of repetitions if they differ by "
-            f"{100 * judged.smallest_difference:.1f} points or more."
-        )
-    reasons += _against_controls(gains, cells)
-    if slopes:
-        each = listed([f"{method_label(it.method)} {points(it.slope)} ({sure(it.low, it.high)})" for it in slopes])
-        reasons.append(
-            f"Per doubling of the teacher's MACs, the students' accuracy changes by, in points: {each}. This holds for "
-            "these teachers, which differ in more than their size."
-        )
-    return [*reasons, *_tuning(record.grid)]
+    rivals = [record.grid.methods[place] for place in judged.rivals]
+    nearest = min((leads[name] for name in rivals if name in leads), key=lambda it: it.difference, default=None)
+    lead = ""
+    if nearest is not None:
+        how = _range(nearest)
+        lead = f", {points(nearest.difference)} points over {method_label(nearest.worse)} ({how})"
+    names = listed([method_label(name) for name in rivals])
+    return f"For {task}, {leader} cannot be told apart from {names}: {reached}{lead}{_settled(verdict, leads, rivals)}."
 
 
-def _against_controls(gains: Sequence[MethodContrast], cells: Sequence[ScoreRow]) -> list[str]:
-    """Say how many cells are better than training without a teacher, and how the best cell compares."""
-    reasons = []
-    for control in (LABEL_SMOOTHING, NO_TEACHER):
-        own = [it for it in gains if it.worse == control]
-        ahead = [it for it in own if (it.low or 0.0) > 0]
-        behind = [it for it in own if (it.high or 0.0) < 0]
+def _settled(verdict: MethodVerdict, leads: Mapping[str, MethodContrast], rivals: Sequence[str]) -> str:
+    """Say how many seeds would tell the methods apart."""
+    if verdict.seeds_to_settle is not None:
+        return f"; about {verdict.seeds_to_settle} seeds would tell, at the measured differences and noise"
+    within = [method_label(name) for name in rivals if name in leads and leads[name].difference <= verdict.threshold]
+    if within:
+        least = f"{100 * verdict.threshold:.1f} points that matter"
+        return f"; the difference to {listed(within)} is within the {least}, so no number of seeds would tell"
+    return "; more than 50 seeds would be needed to tell"
+
+
+def _reasons(record: StudyRecord, judged: grids.Judgement, verdict: MethodVerdict) -> Iterator[str]:
+    assert record.grid is not None
+    methods = record.grid.methods
+    if judged.left_out and len(methods) > 1:
+        names = listed([method_label(methods[place]) for place in judged.left_out])
+        yield f"Not compared, because too many of its runs failed: {names}."
+    yield from _failures(record)
+    dropped = [short(it.name) for it in record.teachers if it.name not in verdict.teachers]
+    if dropped:
+        yield f"Left out of the means of all methods, because runs failed: {listed(dropped)}."
+    behind = [it for it in verdict.contrasts if it.better == verdict.methods[0].name and (it.low or 0.0) > 0]
+    if not judged.named and behind:
+        each = [f"{method_label(it.worse)} ({points(it.difference)} points, {_range(it)})" for it in behind]
+        yield f"{method_label(verdict.methods[0].name)} is ahead of {listed(each)}."
+    if verdict.detectable is not None:
+        yield (
+            "At its noise, this grid tells two methods apart in 80 % of repetitions if they differ by "
+            f"{100 * verdict.detectable:.1f} points or more."
+        )
+    yield from _against_controls(record, verdict)
+    if verdict.slopes:
+        each = [f"{method_label(it.method)} {points(it.slope)} ({_range(it)})" for it in verdict.slopes]
+        yield (
+            f"Per doubling of the teacher's MACs, the students' accuracy changes by, in points: {listed(each)}. This "
+            "holds for these teachers, which differ in more than their size."
+        )
+        told = [it for it in verdict.slope_contrasts if (it.low or 0.0) > 0]
+        pairs = [f"{method_label(it.better)} over {method_label(it.worse)} by {points(it.difference)}" for it in told]
+        if pairs:
+            yield f"Methods whose slopes differ, in points per doubling: {listed(pairs)}."
+        elif len(verdict.slopes) > 1:
+            yield "No two methods can be told apart by how their students change with the size of the teacher."
+    if verdict.tuning:
+        each = [f"{method_label(it.method)} {points(it.gain)} ({_range(it)})" for it in verdict.tuning]
+        yield f"A setting for each teacher in place of one for all teachers gains, in points: {listed(each)}."
+
+
+def _failures(record: StudyRecord) -> Iterator[str]:
+    """Say why methods failed with every teacher."""
+    assert record.grid is not None
+    for method in record.grid.methods:
+        trials = [trial for trial in record.trials if trial.params.method == method]
+        if trials and all(trial.state == "failed" for trial in trials):
+            reason = short(trials[0].reason or "no reason recorded", MAX_REASON)
+            yield f"Every trial of {method_label(method)} failed ({len(trials)}), the first with: {reason}."
+
+
+def _range(row: MethodContrast | SlopeRow | TuningRow) -> str:
+    return sure(row.low, row.high, enough=True)
+
+
+def _against_controls(record: StudyRecord, verdict: MethodVerdict) -> Iterator[str]:
+    """Say which cells are shown to be better than training without a teacher, and how the best cell compares."""
+    for control, name in ((LABEL_SMOOTHING, "label smoothing"), (NO_TEACHER, "training on labels alone")):
+        own = [it for it in verdict.gains if it.worse == control]
+        ahead = {it.better for it in own if (it.low or 0.0) > 0}
+        behind = sum((it.high or 0.0) < 0 for it in own)
         if own and not ahead:
-            reasons.append(f"No cell is better than {control}, which needs no teacher ({len(own)} cells).")
+            yield f"No cell is shown to be better than {name} ({plural(len(own), 'cell')})."
         elif own:
-            number = f"{len(ahead)} of {len(own)} cells {'is' if len(ahead) == 1 else 'are'} better than {control}"
-            worse = f", {len(behind)} worse" if behind else ""
-            reasons.append(f"{number}{worse}, by intervals of each cell.")
-    known = [(it.test_top1, it) for it in cells if it.test_top1 is not None]
+            count = f"{len(ahead)} of {plural(len(own), 'cell')} {'is' if len(ahead) == 1 else 'are'}"
+            worse = f", {behind} worse" if behind else ""
+            yield f"{count} better than {name}{worse}, by intervals of each cell."
+        if ahead and control == LABEL_SMOOTHING:
+            cells = {
+                it.name: [f"{cell.method} / {cell.name}" for cell in verdict.cells if cell.name == it.name]
+                for it in record.teachers
+            }
+            none = [short(teacher) for teacher, names in cells.items() if names and not ahead.intersection(names)]
+            if none:
+                yield f"With {listed(none)}, no method is shown to be better than label smoothing."
+    known = [(it.test_top1, it) for it in verdict.cells if it.test_top1 is not None]
     if known:
         accuracy, best = max(known, key=lambda pair: pair[0])
-        name = f"{best.method} / {best.name}"
-        gain = next((it for it in gains if (it.better, it.worse) == (name, LABEL_SMOOTHING)), None)
-        over = ""
-        if gain is not None:
-            over = f", {points(gain.difference)} points against label smoothing ({sure(gain.low, gain.high)})"
-        reasons.append(
+        gain = next(
+            (it for it in verdict.gains if (it.better, it.worse) == (f"{best.method} / {best.name}", LABEL_SMOOTHING)),
+            None,
+        )
+        over = f", {points(gain.difference)} points over label smoothing ({_range(gain)})" if gain else ""
+        yield (
             f"The best cell is {method_label(str(best.method))} from {short(best.name)}: {percent(accuracy)}{over}. As "
             "the best of several it is partly luck."
         )
-    return reasons
 
 
-def _tuning(found: MethodGrid) -> list[str]:
-    """Say what a setting for each teacher gains over a setting for all teachers, where both were trained."""
-    parts = []
+def _tuning(found: MethodGrid) -> tuple[TuningRow, ...]:
+    """Compare a setting for each teacher with one for all teachers, paired by seed, where both were trained."""
+    rows = []
     for method in found.methods:
         shared = {it.teacher: it for it in found.shared if it.method == method}
         own = {it.teacher: it for it in found.cells if it.method == method and it.teacher in shared}
-        pairs = [
-            (mine.test_top1, common.test_top1)
-            for teacher, cell in own.items()
-            for mine, common in zip(cell.runs, shared[teacher].runs, strict=False)
-            if mine.test_top1 is not None and common.test_top1 is not None
-        ]
-        if pairs:
-            parts.append(f"{method_label(method)} {points(float(np.mean([mine - common for mine, common in pairs])))}")
-    if not parts:
-        return []
-    return [f"A setting for each teacher in place of one for all teachers gains, in points: {listed(parts)}."]
+        gains: dict[int, list[float]] = {}
+        for teacher, cell in own.items():
+            common = {run.seed: run.test_top1 for run in shared[teacher].runs}
+            for run in cell.runs:
+                other = common.get(run.seed)
+                if run.test_top1 is not None and other is not None:
+                    gains.setdefault(run.seed, []).append(run.test_top1 - other)
+        # A seed counts if all teachers have both runs.
+        by_seed = np.array([np.mean(one) for one in gains.values() if len(one) == len(own)])
+        if len(by_seed):
+            gain, width = float(by_seed.mean()), math.inf
+            if len(by_seed) > 1:
+                error = float(by_seed.std(ddof=1)) / math.sqrt(len(by_seed))
+                width = float(stdtrit(len(by_seed) - 1, (1 + stats.STATED) / 2)) * error
+            rows.append(TuningRow(method=method, gain=_rounded(gain), **_limits(gain, width)))
+    return tuple(rows)

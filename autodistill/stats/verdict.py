@@ -313,9 +313,14 @@ class _Decision:
         """Compare the teacher with label smoothing, which costs nothing, or say how to have it tried."""
         contrast = self.evidence.versus_label_smoothing(self.teacher)
         if contrast is None:
+            untried = "Label smoothing, a control that needs no teacher, was not tried"
+            if self.record.space.get("confirm", {}).get("label_smoothing") is False:
+                return f"{untried}, because the space excludes it."
+            if self.record.plan.label_smoothing:
+                return f"{untried} to its end: all its runs failed."
             return (
-                "Label smoothing, a control that needs no teacher, was not tried: a budget of 23 or more includes it, "
-                "and so does --set confirm.label_smoothing=true."
+                f"{untried}: a budget that has room for it, 23 in most studies, includes it, and so does "
+                "--set confirm.label_smoothing=true."
             )
         size = f"{points(contrast.difference)} points ({sure(contrast.low, contrast.high)})"
         better = (contrast.low or 0) > 0

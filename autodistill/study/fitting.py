@@ -80,7 +80,10 @@ def fit_to_classes(space: Space, data: Data) -> tuple[Space, tuple[str, ...]]:
             lines.append(f"{key}: {name} {needed[name]}; {data.name} has {data.num_classes}")
     if lines:
         lines += _refusals(fitted, data.num_classes)
-        raise ConfigError("\n".join(lines), "name other methods, for example --set search.methods.ts.tau=4")
+        hint = "name other methods, for example --set search.methods.ts.tau=4"
+        raise ConfigError(
+            "\n".join(lines), "compare other methods: --method ts,ats,nkd,ttm,wttm" if space.grid else hint
+        )
     return fitted, (f"{', '.join(too_few)} left out ({needs}); searched: {', '.join(methods)}",)
 
 
@@ -151,7 +154,13 @@ def check_methods(space: Space, num_classes: int) -> None:
     """
     lines = list(_refusals(space, num_classes))
     if lines:
-        raise ConfigError("\n".join(lines), "`autodistill spaces show digits` prints a space that works")
+        own = any(name.startswith(OWN) for name in space.search.methods)
+        hint = (
+            "docs/extending.md has a complete loss"
+            if own
+            else "`autodistill spaces show digits` prints a space that works"
+        )
+        raise ConfigError("\n".join(lines), hint)
 
 
 def _refusals(space: Space, num_classes: int) -> Iterator[str]:
@@ -209,6 +218,7 @@ def _refusal(name: str, params: Mapping[str, ParamValue], num_classes: int) -> s
             if wrong := [key for key, rows in prepared.items() if len(rows) != EXAMPLES]:
                 return f"prepare must return tensors with a row per example; {wrong[0]!r} has another number of rows"
             inputs = (student, teacher, labels, prepared, torch.tensor(0.5))
+            before = [it.detach().clone() for it in (student, teacher, labels, *prepared.values())]
             found: Any = method.loss(*inputs, **keyword_settings(method.loss, settings))
             terms = list(found) if isinstance(found, tuple | list) else []
             if len(terms) != 3 or any(not isinstance(it, torch.Tensor) or it.shape != () for it in terms):
@@ -216,6 +226,9 @@ def _refusal(name: str, params: Mapping[str, ParamValue], num_classes: int) -> s
             if not terms[0].requires_grad:
                 return "the total loss has no gradient: compute it from student_logits with operations of torch"
             (gradient,) = torch.autograd.grad(terms[0], student)
+            after = (student, teacher, labels, *prepared.values())
+            if not all(torch.equal(one.detach(), other) for one, other in zip(after, before, strict=True)):
+                return "the loss changes its inputs in place: compute new tensors instead"
     except ConfigError as error:
         return error.message
     values = torch.stack([terms[0].detach(), gradient.abs().sum()])

@@ -12,6 +12,7 @@ from autodistill.records import (
     Event,
     FoundRun,
     LogitsComputed,
+    MethodGrid,
     Note,
     PhaseStarted,
     PlanRecord,
@@ -170,9 +171,12 @@ class Recorder:
         return self._write("running")
 
     def undo(self) -> None:
-        """Write the files of the study as they were before this process began."""
-        for path, content in self._files.items():
-            write_bytes(path, content)
+        """Write the files of the study as they were before this process began, and remove new files."""
+        for path in (self._spec.folder.record, self._spec.folder.space):
+            if path in self._files:
+                write_bytes(path, self._files[path])
+            else:
+                path.unlink(missing_ok=True)
         self._due = False
 
     def complete(self) -> StudyRecord:
@@ -234,7 +238,8 @@ class Recorder:
     def _results(self, state: str) -> dict[str, Any]:
         found = self.state
         if found is None:
-            return {}
+            settings, methods = self._plan.settings if self._plan else None, tuple(self._spec.space.search.methods)
+            return {} if settings is None else {"grid": MethodGrid(methods=methods, settings=settings)}
         names = [teacher.name for teacher in self.teachers if teacher.name not in self.screened_out]
         results = ("spent_epochs", "no_teacher", "plain_kd", "trials", "reruns", "finalists", "controls", "audit")
         more = ("label_smoothing", "grid")

@@ -10,11 +10,11 @@ from pydantic import Field, ValidationError
 
 from autodistill import __version__, teachers
 from autodistill import data as datasets
-from autodistill.config import Dimension, GridSpec, Known, Space, load, nearest_prior
+from autodistill.config import Dimension, GridSpec, Known, Range, Space, default_prior, load
 from autodistill.data import DATASETS, Data, LoadData
 from autodistill.errors import ConfigError, StoreError, TeacherError
 from autodistill.executors import Setup, TrainTeacherTask
-from autodistill.formatting import COSTS, excess_words, plural
+from autodistill.formatting import COSTS, excess_words, method_label, plural
 from autodistill.methods import METHODS, OWN, code_of, method_named, parameters_of
 from autodistill.models import MODELS
 from autodistill.models.cost import latency_ms
@@ -65,6 +65,11 @@ RESULT_VERSION = 1
 """Raised when the same specification gives another result."""
 LARGEST_ADAMW_RATE = 0.01
 """Learning rate from which a command with AdamW gets a warning."""
+WITHOUT_EFFECT = (
+    *("prior.", "prior=", "search.budget=", "search.wave=", "search.reruns=", "confirm.teachers="),
+    "confirm.label_smoothing=",
+)
+"""Beginnings of overrides that a method grid does not use."""
 OWN_SPACE = "folder"
 """The default space of a user's images."""
 DEFAULT_CACHE_BYTES = 8 * 2**30
@@ -78,6 +83,8 @@ class SearchOptions(Record):
     teachers: tuple[str, ...] = ()
     methods: tuple[str, ...] = ()
     """Methods of a method grid; empty: the study is a search."""
+    default_methods: bool = False
+    """Whether the methods are those that are compared where none is named."""
     data: str = ""
     budget: str = ""
     study: str = ""
@@ -433,7 +440,8 @@ def _asked(
         flags["search.seed"] = ("--seed", options.seed)
     if options.teachers:
         flags["teachers"] = ("--teacher", list(options.teachers))
-    space = _as_grid(load(options.space, known=KNOWN, overrides=options.overrides, flags=flags), options)
+    space = load(options.space, known=KNOWN, overrides=options.overrides, flags=flags)
+    space = _as_grid(space, options, planned=planned)
     if options.download and options.offline:
         raise ConfigError("--download beside --offline", "leave one of them out")
     _raise_together(check_student_name, students)
@@ -469,38 +477,92 @@ def _budget(space: Space, options: SearchOptions) -> str:
     return options.budget or ("" if space.grid is not None else space.search.budget)
 
 
-def _as_grid(space: Space, options: SearchOptions) -> Space:
-    """Return the space of a method grid: the methods of the command with the ranges of the space, or their own.
+def _as_grid(space: Space, options: SearchOptions, *, planned: bool) -> Space:
+    """Return the space of a method grid: the methods of the command with their ranges, changed as the space says.
 
     Raises:
-        ConfigError: A search was given the space of a method grid, or a method was named twice.
+        ConfigError: A search was given the space of a method grid, a method was named twice, or a setting has no effect
+            in a method grid.
     """
     if not options.methods:
-        if space.grid is not None:
+        if space.grid is not None and planned:
             raise ConfigError(
                 f"{options.space}: has a table [grid], which only `autodistill compare` measures",
                 "remove [grid], or run compare",
             )
         return space
+    _check_grid(options)
+    own, methods = space.search.methods, dict[str, dict[str, Dimension]]()
+    # The order of the command does not matter: equal grids have equal trials.
+    known = list(METHODS)
+    for name in sorted(options.methods, key=lambda it: (known.index(it) if it in METHODS else len(known), it)):
+        try:
+            method = method_named(name)
+        except ConfigError as error:
+            message = error.message.removeprefix(f"method {name}: ")
+            raise ConfigError(f"--method {name}: {message}", error.hint) from error
+        given = own.get(name, {})
+        ranges = {key: it for key, it in method.ranges.items() if method.replaced.get(key) not in given}
+        methods[name] = {**ranges, **given}
+    search = space.search.model_copy(update={"methods": methods})
+    prior = default_prior(search, space.plain_kd)
+    return space.model_copy(update={"search": search, "prior": prior, "grid": space.grid or GridSpec()})
+
+
+def _check_grid(options: SearchOptions) -> None:
+    """Refuse methods that cannot be told apart, and settings without an effect in a method grid."""
     if twice := [name for name, times in Counter(options.methods).items() if times > 1]:
         raise ConfigError(f"--method {twice[0]}: named twice", "name each method once")
-    own, methods = space.search.methods, dict[str, dict[str, Dimension]]()
-    for name in options.methods:
-        try:
-            methods[name] = own.get(name) or dict(method_named(name).ranges)
-        except ConfigError as error:
-            raise ConfigError(f"--method {name}: {error.message}", error.hint) from error
-    search = space.search.model_copy(update={"methods": methods})
-    prior = nearest_prior(search, options.methods[0], method_named(options.methods[0]).settings)
-    return space.model_copy(update={"search": search, "prior": prior, "grid": space.grid or GridSpec()})
+    for override in options.overrides:
+        if override.startswith(WITHOUT_EFFECT):
+            raise ConfigError(
+                f"--set {override}: has no effect in a method grid",
+                "each method starts from its own settings; docs/compare.md lists what a grid does",
+            )
+    prefixes = tuple(f"search.methods.{part}" for name in options.methods for part in (name, f'"{name}"'))
+    for override in options.overrides:
+        if override.startswith("search.methods.") and not override.startswith(prefixes):
+            raise ConfigError(f"--set {override}: this method is not compared", "name it in --method too")
+    labels = Counter(method_label(name) for name in options.methods)
+    if alike := [name for name in options.methods if labels[method_label(name)] > 1]:
+        raise ConfigError(
+            f"--method {', '.join(alike)}: a report would call all of them {method_label(alike[0])}",
+            "give the functions different names",
+        )
+
+
+def _grid_notes(space: Space) -> tuple[str, ...]:
+    """Return a note for each method of a grid that has nothing to search."""
+    fixed = [
+        name
+        for name, params in space.search.methods.items()
+        if not any(isinstance(it, Range | tuple) for it in params.values())
+        and not (method_named(name).shape.is_weighted and isinstance(space.search.soft_weight, Range | tuple))
+    ]
+    return tuple(f"{name} has nothing to search: all settings of its cells are equal" for name in fixed)
+
+
+def _without_default_methods(space: Space, classes: int) -> tuple[Space, tuple[str, ...]]:
+    """Remove the default methods of a grid that need more classes than there are; return the space and notes."""
+    methods = space.search.methods
+    kept = {name: params for name, params in methods.items() if method_named(name).min_classes <= classes}
+    if len(kept) == len(methods):
+        return space, ()
+    left_out = ", ".join(name for name in methods if name not in kept)
+    search = space.search.model_copy(update={"methods": kept})
+    fitted = space.model_copy(update={"search": search, "prior": default_prior(search, space.plain_kd)})
+    return fitted, (f"{left_out} left out, which need 3 classes; compared: {', '.join(kept)}",)
 
 
 def _common(asked: _Asked, options: SearchOptions, load_data: LoadData) -> _Common:
     if options.download:
         datasets.download(asked.space.data)
     data = load_data(asked.space.data)
-    requested = fit_to_images(asked.space, data)
+    requested, left_out = fit_to_images(asked.space, data), tuple[str, ...]()
+    if options.default_methods:
+        requested, left_out = _without_default_methods(requested, data.num_classes)
     space, notes = fit_to_classes(requested, data)
+    notes = (*left_out, *notes, *(_grid_notes(space) if space.grid else ()))
     check_methods(space, data.num_classes)
     check_sizes(space, data)
     ladder.check_epochs(list(asked.teachers.values()), space.ladder.epochs)
@@ -641,7 +703,7 @@ def _resolved(options: SearchOptions, common: _Common, student: StudentRecord, *
     if space.data.views != common.requested.data.views:
         pins["data.views"] = space.data.views
     notes = common.notes + _training_notes(space, student)
-    if planned and space.search.wave < options.workers // 2:
+    if planned and space.grid is None and space.search.wave < options.workers // 2:
         wave = space.search.wave
         notes += (
             f"search.wave is {wave}: about {2 * wave} runs train at once, on {options.workers} workers; "

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from autodistill.config import PriorSpec, Space, nearest_prior
-from autodistill.errors import ConfigError, StoreError
+from autodistill.errors import ConfigError, StoreError, TeacherError
 from autodistill.executors import (
     AgreementTask,
     CheckTask,
@@ -162,7 +162,7 @@ def run_study(spec: StudySpec, on_event: OnEvent, *, executor_for: ExecutorFor =
                 run_search(state, audited=spec.options.audit_pruning)
         except TimeIsUp:
             return recorder.stopped()
-        except ConfigError:  # the budget has no room for a teacher that joins
+        except (ConfigError, TeacherError):  # no room for a teacher that joins, or a teacher that cannot be used
             recorder.undo()
             raise
         return recorder.complete()

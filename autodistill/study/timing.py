@@ -36,7 +36,7 @@ from autodistill.records import (
     TimePlanned,
     TrialParams,
 )
-from autodistill.searching import make_grid_plan, make_plan, parse_budget, prior_params
+from autodistill.searching import make_grid_plan, make_plan, parse_budget, prior_params, wave_settings
 from autodistill.searching.plan import PROTECTED_PRIORS, wave_size
 from autodistill.store import cache_root
 from autodistill.study.fitting import logit_bytes, views_in_all
@@ -252,10 +252,10 @@ def _grid_phases(
     plan: PlanRecord, costs: Costs, workers: int, spec: StudySpec
 ) -> tuple[dict[str, tuple[float, int]], float]:
     """Return seconds and epochs of each phase of a method grid, and the seconds of all logits but those of view 0."""
-    full, seeds, eta = plan.epochs_full, spec.space.confirm.seeds, math.ceil(spec.space.search.eta)
+    full, seeds, wave = plan.epochs_full, spec.space.confirm.seeds, wave_settings(spec.space)
     cells, settings = len(spec.space.search.methods) * len(costs.teachers), plan.settings or 1
     logits_s = sum(cost.logits_s(range(1, full)) for cost in costs.teachers.values())
-    promoted = [costs.seconds(plan.epochs_rest)] * (cells * math.ceil(settings / eta))
+    promoted = [costs.seconds(plan.epochs_rest)] * (cells * math.ceil(settings / wave))
     rungs = [costs.seconds(plan.epochs_rung)] * (cells * settings)
     baselines = [costs.seconds(full, tested=True)] * (2 * seeds)
     epochs = round((plan.priors + plan.search) * full) + 2 * seeds * full
@@ -541,7 +541,11 @@ def _describe_grid_plan(plan: PlanRecord) -> str:
     costs = " + ".join(f"{part} {cost:.4g}" for part, cost in parts.items())
     used = sum(parts.values())
     settings = plural(plan.settings or 1, "setting")
-    return f"{used:.4g} of {plan.equivalents:.4g} full trainings = {costs}; {settings} per cell"
+    smallest = used - plan.search
+    return (
+        f"{used:.4g} of {plan.equivalents:.4g} full trainings = {costs}; {settings} per cell "
+        f"(the smallest budget is {smallest:.4g})"
+    )
 
 
 def _kind(phase: str) -> str:

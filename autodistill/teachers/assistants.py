@@ -73,7 +73,7 @@ def needs(uri: str, study: Mapping[str, str]) -> tuple[str, ...]:
     teacher = assistant_of(uri).teacher
     if teacher not in study:
         others = [name for name, other in study.items() if other != uri]
-        allowed = near(teacher, others) if others else "it has no other teacher"
+        allowed = near(teacher, others) if others else "the study has no other teacher"
         raise parse(uri).refused(
             f"no teacher of this study is named {teacher!r} ({allowed})",
             "name the teacher that it learns from as a teacher of the study too: --teacher URI",
@@ -98,7 +98,7 @@ def check_needs(study: Mapping[str, str]) -> None:
             circle = [*path[path.index(name) :], name]
             uri = parse(study[name])
             if len(circle) == 2:
-                raise uri.refused("an assistant of itself", "name another teacher of the study")
+                raise uri.refused("learns from itself", "name another teacher of the study")
             raise uri.refused(
                 f"needs itself: {' needs '.join(circle)}", "let one of them learn from a teacher outside the circle"
             )

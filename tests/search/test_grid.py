@@ -167,6 +167,32 @@ def test_a_grid_that_was_interrupted_goes_on_to_the_same_end():
         assert len({run.run for run in trainer.trained}) == len(trainer.trained)
 
 
+@pytest.mark.parametrize(("first", "then"), [(2, 3), (4, 7), (7, 4), (1, 10), (3, 6)])
+def test_with_another_budget_a_grid_is_the_grid_of_that_budget(first, then):
+    def budget(settings: int) -> str:
+        return f"{6 * (settings * 10 + math.ceil(settings / 3) * 20) + (6 + 2) * 3 * 30}ep"
+
+    trainer = Trainer()
+    begun = measured(grid_spec(*THREE, budget=budget(first)), trainer)
+    spec = grid_spec(*THREE, budget=budget(then), recorded=begun.trials)
+    found = measured(spec, trainer)
+    whole = measured(grid_spec(*THREE, budget=budget(then)))
+    assert (found.grid, found.trials) == (whole.grid, whole.trials)
+
+
+def test_all_first_trials_of_a_grid_have_the_seed_of_the_study():
+    state = measured(grid_spec(*THREE))
+    assert {it.seed for it in state.trials if it.kind == "prior"} == {0}
+
+
+def test_equal_scores_at_the_rung_are_ranked_by_number():
+    state = measured(grid_spec(*THREE), Trainer(scores=lambda run: 0.5))
+    for trials in by_cell(state).values():
+        assert [it.state for it in trials] == ["complete", "pruned", "pruned"]
+        assert "rank 2 of 3" in trials[1].reason
+        assert "rank 3 of 3" in trials[2].reason
+
+
 def test_the_order_in_which_runs_end_changes_nothing():
     spec = grid_spec(*THREE, budget="40")
     assert measured(spec, Trainer(backwards=True)).grid == measured(spec).grid

@@ -43,8 +43,13 @@ def test_without_label_smoothing_the_report_says_what_includes_it():
     found = recommend(confirmed(TABLE))
     assert (found.label_smoothing, found.versus_label_smoothing) == (None, None)
     (reason,) = [it for it in found.reasons if "abel smoothing" in it]
-    assert "a budget of 23 or more includes it" in reason
+    assert "a budget that has room for it, 23 in most studies, includes it" in reason
     assert "--set confirm.label_smoothing=true" in reason
+
+
+def test_a_space_that_excludes_label_smoothing_is_said_to():
+    record = confirmed(TABLE).model_copy(update={"space": {"confirm": {"label_smoothing": False}}})
+    assert any("was not tried, because the space excludes it." in it for it in recommend(record).reasons)
 
 
 def test_label_smoothing_changes_no_other_figure():

@@ -42,7 +42,7 @@ def test_methods_within_the_noise_are_not_told_apart():
     found = verdict(table_of(close, noise=0.01))
     assert (found.verdict, found.method) == ("no_clear_difference", None)
     assert "cannot be told apart from" in found.sentence
-    assert any(reason.startswith("If difference and noise stay as measured") for reason in found.reasons)
+    assert f"; about {found.seeds_to_settle} seeds would tell" in found.sentence
     assert found.detectable > 0.005
 
 
@@ -67,7 +67,8 @@ def test_cells_are_compared_with_no_teacher_and_label_smoothing_and_the_reasons_
 
 def test_a_grid_that_does_not_beat_label_smoothing_says_so():
     found = verdict(table_of({"ts": {"a": 0.70, "b": 0.70, "c": 0.70}}))
-    assert "No cell is better than label smoothing, which needs no teacher (3 cells)." in found.reasons
+    assert "No cell is shown to be better than label smoothing (3 cells)." in found.reasons
+    assert not any("Not compared" in reason or "Left out" in reason for reason in found.reasons)
     assert (found.verdict, found.method, found.detectable) == ("only_one", "ts", None)
     assert "TS was measured alone" in found.sentence
 
@@ -87,13 +88,32 @@ def test_two_teachers_have_no_slope():
     assert verdict(table_of({"ts": {"a": 0.7, "b": 0.7}, "dkd": {"a": 0.7, "b": 0.7}})).slopes == ()
 
 
-@pytest.mark.parametrize("broken", [[None, None, None], [0.7, None, None]])
+@pytest.mark.parametrize("broken", [[None, None, None], [0.7, None, None], [0.99, None, None]])
 def test_a_method_whose_runs_failed_is_left_out_and_named(broken):
     table = {**table_of({"ts": {"a": 0.70, "b": 0.71}, "dkd": {"a": 0.75, "b": 0.76}})}
     table |= {("isats", "a"): broken, ("isats", "b"): broken}
     found = verdict(table)
-    assert found.method == "dkd"
+    assert (found.method, found.methods[-1].name) == ("dkd", "isats")
     assert "Not compared, because too many of its runs failed: ISATS." in found.reasons
+    assert "ISATS" not in found.sentence
+
+
+def test_a_teacher_without_enough_runs_is_left_out_of_all_means_and_named():
+    table = table_of(APART)
+    table["ts", "large"] = [0.7, None, None]
+    found = verdict(table)
+    assert found.teachers == ("small", "middle")
+    assert "on average over 2 teachers" in found.sentence
+    assert "Left out of the means of all methods, because runs failed: large." in found.reasons
+    dkd = next(row for row in found.methods if row.name == "dkd")
+    assert dkd.test_top1 == pytest.approx(np.mean([table["dkd", "small"], table["dkd", "middle"]]))
+
+
+def test_a_grid_in_which_too_much_failed_says_so():
+    table = {("ts", "a"): [0.7, 0.71, 0.7], ("dkd", "a"): [0.7, None, None]}
+    found = verdict(table)
+    assert found.verdict == "unconfirmed"
+    assert found.sentence.startswith("Too many runs failed: fewer than two methods")
 
 
 def test_a_failed_run_takes_its_seed_from_its_method():
@@ -104,20 +124,48 @@ def test_a_failed_run_takes_its_seed_from_its_method():
 
 
 @pytest.mark.parametrize(
-    "more", [{"state": "running"}, {"no_teacher": [0.7], "label_smoothing": [0.7]}], ids=["running", "one seed"]
+    ("more", "sentence"),
+    [
+        ({"state": "running"}, "The study is still running, so nothing is decided."),
+        (
+            {"no_teacher": [0.7], "label_smoothing": [0.7]},
+            "One seed gives no interval, so the methods are not compared: set confirm.seeds to 2 or more.",
+        ),
+    ],
+    ids=["running", "one seed"],
 )
-def test_nothing_is_decided_while_it_runs_or_with_one_seed(more):
+def test_nothing_is_decided_while_it_runs_or_with_one_seed(more, sentence):
     table = {cell: scores[: 1 if "no_teacher" in more else 3] for cell, scores in table_of(APART).items()}
     found = verdict(table, **more)
-    assert (found.verdict, found.method, found.methods) == ("unconfirmed", None, ())
+    assert (found.verdict, found.method, found.contrasts) == ("unconfirmed", None, ())
+    assert [row.name for row in found.methods] == ["dkd", "isats", "ts"]
+    assert all(row.test_top1 is not None for row in (*found.methods, *found.baselines, *found.cells))
+    assert found.sentence == sentence
 
 
 def test_what_tuning_for_each_teacher_gains_is_said():
     table = table_of(APART)
     shared = {cell: [score - 0.01 for score in scores] for cell, scores in table.items() if cell[0] != "isats"}
     found = verdict(table, shared=shared)
-    text = "A setting for each teacher in place of one for all teachers gains, in points: TS +1.0 and DKD +1.0."
-    assert text in found.reasons
+    gains = {it.method: it for it in found.tuning}
+    assert {name: it.gain for name, it in gains.items()} == pytest.approx({"ts": 0.01, "dkd": 0.01})
+    assert gains["ts"].low == pytest.approx(0.01)
+    assert any("gains, in points: TS +1.0 (95 % interval +1.0 to +1.0) and DKD" in it for it in found.reasons)
+
+
+def test_slopes_are_compared_between_methods():
+    found = verdict(table_of({"ts": {"a": 0.74, "b": 0.70, "c": 0.66}, "dkd": {"a": 0.7, "b": 0.7, "c": 0.7}}))
+    (contrast,) = found.slope_contrasts
+    assert (contrast.better, contrast.worse) == ("dkd", "ts")
+    assert contrast.difference == pytest.approx(0.02, abs=2e-3)
+    assert contrast.low > 0
+    assert any(reason.startswith("Methods whose slopes differ") for reason in found.reasons)
+
+
+def test_a_teacher_with_which_no_method_beats_label_smoothing_is_named():
+    means = {"ts": {"a": 0.705, "b": 0.80, "c": 0.80}, "dkd": {"a": 0.706, "b": 0.80, "c": 0.80}}
+    reasons = verdict(table_of(means)).reasons
+    assert "With a, no method is shown to be better than label smoothing." in reasons
 
 
 def test_a_method_of_the_user_is_named_by_its_function():

@@ -6,13 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from dataset_files import write_images
 from small_studies import TINY, Killed, core, drive, fake, idle, kill_after, options
 from typer.testing import CliRunner
 
 import autodistill as ad
 from autodistill import __main__ as entry
 from autodistill.cli import app
-from autodistill.errors import ConfigError, StoreError
+from autodistill.errors import ConfigError, StoreError, TeacherError
+from autodistill.methods import METHODS
 from autodistill.records import Note, StudyRecord, read_study
 from autodistill.report import render
 from autodistill.study import SearchOptions, resolve
@@ -89,6 +91,74 @@ def test_mistakes_are_named_before_any_work(methods, more, message):
     assert not Path("runs").exists()
 
 
+def test_a_setting_that_is_fixed_leaves_the_others_searched():
+    space = resolve(asked("search.methods.dkd.alpha=1")).space
+    assert space.search.methods["dkd"] == {**METHODS["dkd"].ranges, "alpha": 1.0}
+    fixed = resolve(asked("search.methods.isats.tau_target=4", methods=("isats", "ts"))).space.search.methods["isats"]
+    assert set(fixed) == {"tau_target", "tau_student"}
+    forms = resolve(asked('search.methods.ts.logits=["raw", "standardised"]')).space.search.methods["ts"]
+    assert set(forms) == {"tau", "logits"}
+
+
+def test_a_method_with_nothing_to_search_is_named():
+    fixed = [f"search.methods.dkd.{name}=1" for name in METHODS["dkd"].ranges]
+    assert "dkd has nothing to search: all settings of its cells are equal" in resolve(asked(*fixed)).notes
+
+
+def test_the_order_of_the_methods_changes_nothing():
+    whole = fake(asked(methods=("ts", "dkd", "isats")))
+    again = fake(asked(methods=("isats", "ts", "dkd")), executor_for=idle)
+    assert again == whole
+
+
+@pytest.mark.parametrize("key", ["prior.method=ts", "search.wave=8", "confirm.label_smoothing=false"])
+def test_a_setting_without_effect_is_refused(key):
+    with pytest.raises(ConfigError, match="has no effect in a method grid"):
+        resolve(asked(key))
+
+
+def test_with_two_classes_the_default_methods_are_those_that_fit_and_named_methods_are_refused(tmp_path):
+    write_images(tmp_path / "two", ["cat", "dog"], count=40)
+    sizes = ("data.train=40", "data.validation=20", "data.test=20", "data.crop=0", "training.batch_size=20")
+    given = {"data": f"folder:{tmp_path / 'two'}", "methods": ("ts", "isats", "dkd")}
+    spec = resolve(asked(*sizes, **given, default_methods=True))
+    assert list(spec.space.search.methods) == ["ts"]
+    assert "isats, dkd left out, which need 3 classes; compared: ts" in spec.notes
+    assert "--method" not in spec.options.command
+    with pytest.raises(ConfigError, match=r"isats needs at least 3 classes") as caught:
+        resolve(asked(*sizes, **given))
+    assert caught.value.hint == "compare other methods: --method ts,ats,nkd,ttm,wttm"
+
+
+def test_a_grid_of_one_seed_shows_its_scores():
+    record = fake(asked("confirm.seeds=1"))
+    assert record.grid is not None
+    verdict = record.grid.verdict
+    assert (verdict.verdict, len(verdict.cells), len(verdict.methods)) == ("unconfirmed", 4, 2)
+    assert verdict.sentence.startswith("One seed gives no interval")
+
+
+def test_the_timeout_ends_a_grid_that_the_same_command_continues():
+    stopped = fake(asked().model_copy(update={"timeout_s": 1e-9}))
+    assert stopped.state == "running"
+    shown = CliRunner().invoke(app, ["show", NAME])
+    assert shown.exit_code == 0, shown.output
+    assert core(fake(asked()))["grid"] == core(fake(asked(study="whole")))["grid"]
+
+
+def test_the_space_of_a_grid_is_checked_and_names_compare():
+    fake(asked(study="one"))
+    checked = CliRunner().invoke(app, ["spaces", "check", "runs/one/space.toml"])
+    assert "Next: autodistill compare" in checked.output
+    assert "runs/one/space.toml" in checked.output
+
+
+def test_a_grid_has_no_pareto_front():
+    fake(asked())
+    done = CliRunner().invoke(app, ["show", NAME, "--pareto"])
+    assert "a method grid has no Pareto front" in str(done.exception)
+
+
 def test_a_search_and_a_grid_do_not_continue_each_other():
     fake(asked(study="one"))
     with pytest.raises(StoreError, match=r"holds another study"):
@@ -126,6 +196,9 @@ def test_a_method_that_fails_with_every_teacher_is_left_out_and_the_grid_goes_on
     assert {cell.method for cell in record.grid.cells} == {"ts"}
     assert record.grid.verdict is not None
     assert any(it.state == "failed" for it in record.trials)
+    assert "Not compared, because too many of its runs failed: bad." in record.grid.verdict.reasons or (
+        record.grid.verdict.verdict == "unconfirmed"
+    )
 
 
 def test_on_the_command_line(monkeypatch, tmp_path):
@@ -182,8 +255,10 @@ def test_from_python():
     assert ad.load_study(study.folder).recommendation == study.recommendation
     with pytest.raises(ConfigError, match=r"compare\(\) has no argument 'max_trials'"):
         ad.compare("resnet8:0.25", max_trials=3)
+    with pytest.raises(ConfigError, match=r"compare\(\) has no argument 'max_parms' \("):
+        ad.compare("resnet8:0.25", max_parms=3)
     with pytest.raises(ConfigError, match=r"methods\[0\]: .* cannot be imported"):
-        ad.compare("resnet8:0.25", methods=[lambda *_: None])
+        ad.compare("resnet8:0.25", methods=lambda *_: None)
 
 
 def test_the_plan_is_told_and_the_time_estimated():
@@ -199,3 +274,23 @@ def test_a_grid_ships_no_student_and_says_what_does():
         done = CliRunner().invoke(app, command)
         assert "compares methods and recommends no student" in str(done.exception)
         assert "autodistill search" in done.exception.hint
+
+
+def test_own_functions_with_one_name_cannot_be_told_apart_in_a_report():
+    with pytest.raises(ConfigError, match="a report would call all of them loss") as caught:
+        resolve(asked(methods=("ts", "python:a.py:loss", "python:b.py:loss")))
+    assert caught.value.hint == "give the functions different names"
+
+
+def test_a_setting_of_a_method_that_is_not_compared_is_refused():
+    with pytest.raises(ConfigError, match="this method is not compared"):
+        resolve(asked("search.methods.nkd.gamma=1"))
+
+
+@pytest.mark.parametrize("methods", [(), ("ts", "dkd")], ids=["search", "grid"])
+def test_a_teacher_that_is_refused_leaves_no_study_in_the_way_of_the_right_command(methods):
+    """At chance, as with a wrong option: the command is repeated with the option that the hint names."""
+    with pytest.raises(TeacherError, match="not above chance"):
+        drive(options("ladder.epochs=1", "ladder.lr=1e-6", methods=methods, budget="" if methods else "11"))
+    assert not list(Path("runs").glob("*/study.json"))
+    assert fake(options(methods=methods, budget="" if methods else "11")).state == "complete"

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from executor_parts import Here, run
 from small_studies import core, drive, fake, options, recommending, resolve
 
@@ -226,3 +227,34 @@ def test_python_takes_the_settings_of_a_method_as_a_mapping(file, monkeypatch):
     assert one.overrides == (f'search.methods."{NAME}".gamma=2.0', "search.methods.dkd={}")
     methods = load(one.space, known=KNOWN, overrides=one.overrides).search.methods
     assert methods == {NAME: {"gamma": 2.0}, "dkd": dict(METHODS["dkd"].ranges)}
+
+
+def test_a_loss_that_prints_or_changes_the_settings_of_torch_disturbs_nothing(tmp_path, capsys):
+    (tmp_path / "noisy.py").write_text(
+        "import torch\n\n\n"
+        "def noisy(student_logits, teacher_logits, labels, prepared, ramp):\n"
+        "    print('noise')\n"
+        "    hard = torch.nn.functional.cross_entropy(student_logits, labels)\n"
+        "    torch.set_grad_enabled(False)\n"
+        "    torch.set_default_dtype(torch.float64)\n"
+        "    return hard, hard, hard * 0\n"
+    )
+    method = method_named(f"python:{tmp_path / 'noisy.py'}:noisy")
+    student = torch.randn(4, 3, requires_grad=True)
+    total, *_ = method.loss(student, torch.randn(4, 3), torch.tensor([0, 1, 2, 0]), {}, None)
+    total.backward()
+    assert (torch.is_grad_enabled(), torch.get_default_dtype()) == (True, torch.float32)
+    found = capsys.readouterr()
+    assert (found.out, found.err) == ("", "noise\n")
+
+
+def test_a_loss_that_changes_its_inputs_is_refused(tmp_path):
+    (tmp_path / "mutating.py").write_text(
+        "import torch\n\n\n"
+        "def loss(student_logits, teacher_logits, labels, prepared, ramp):\n"
+        "    teacher_logits.mul_(2)\n"
+        "    hard = torch.nn.functional.cross_entropy(student_logits, labels)\n"
+        "    return hard, hard, hard * 0\n"
+    )
+    with pytest.raises(ConfigError, match="changes its inputs in place"):
+        resolve(options(f'search.methods={{"python:{tmp_path / "mutating.py"}:loss" = {{}}}}'))

@@ -25,7 +25,12 @@ from autodistill.studies import rendered
 pytestmark = pytest.mark.slow
 
 REPORTS = Path(__file__).parents[1] / "reports"
-EXAMPLES = ("fashion-mnist-mobilenetv2", "digits-mobilenetv2-resnet8-0.5", "cifar10-mobilenetv2-0.5")
+EXAMPLES = (
+    "fashion-mnist-mobilenetv2",
+    "digits-mobilenetv2-resnet8-0.5",
+    "cifar10-mobilenetv2-0.5",
+    "cifar10-methods",
+)
 EXAMPLE = "fashion-mnist-mobilenetv2"
 RENDER = """
 import sys

@@ -76,7 +76,7 @@ def test_default_names_are_unique_and_say_what_the_teachers_are() -> None:
         ("assistant:resnet8?teacher=", "names no teacher to learn from"),
         ("assistant:resnet8?teacher=strung", "is named 'strung' (did you mean 'strong'? allowed: strong)"),
         ("assistant:resnet8?teacher=strong&norm=none", "unknown option 'norm' (did you mean"),
-        ("assistant:resnet8?teacher=a", "an assistant of itself"),
+        ("assistant:resnet8?teacher=a", "learns from itself"),
     ],
 )
 def test_assistants_that_are_refused(uri: str, found: str) -> None:
@@ -88,7 +88,7 @@ def test_assistants_that_are_refused(uri: str, found: str) -> None:
 
 
 def test_an_assistant_alone_has_no_teacher() -> None:
-    with pytest.raises(TeacherError, match=r"named 'x' \(it has no other teacher\)") as caught:
+    with pytest.raises(TeacherError, match=r"named 'x' \(the study has no other teacher\)") as caught:
         check_needs({"a": "assistant:resnet8?teacher=x"})
     assert "--teacher URI" in caught.value.hint
 

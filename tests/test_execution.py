@@ -7,11 +7,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 from torch import Tensor, nn
-from toy_runs import dropping, linear, recipe, same, supervision, toy
+from toy_runs import dropping, linear, recipe, same, supervision, teacher, toy
 
 from autodistill.data.views import View
-from autodistill.records import Mode
-from autodistill.training import Execution, train
+from autodistill.methods import METHODS
+from autodistill.records import Mode, TrialParams
+from autodistill.training import Execution, supervise, train
 from autodistill.training import step as step_module
 from autodistill.training.probing import Timing, faster_step, measured
 from autodistill.training.step import WARM_UP, Step, StepRunner, batches
@@ -194,6 +195,23 @@ def test_micro_batches_add_up_to_the_batch(parts):
     """Without batch statistics, halves and thirds (3, 3 and 2 of 8 images) give the gradient of the whole."""
     for one, two in zip(accumulated(parts).parameters(), accumulated(1).parameters(), strict=True):
         torch.testing.assert_close(one, two, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.gpu
+@GPU
+@pytest.mark.parametrize("method", METHODS)
+def test_a_gpu_records_the_loss_of_every_method_with_its_ramp(method):
+    plan, said = recipe(epochs=6, precision="float32"), []
+    data, first = toy().to("cuda"), linear().to("cuda")
+    second, settings = copy.deepcopy(first), METHODS[method].settings
+    own = {name: value for name, value in settings.items() if name in METHODS[method].params}
+    weight = 0.5 if METHODS[method].shape.is_weighted else None
+    params = TrialParams(teacher="t", method=method, method_params={**own, "ramp_epochs": 3.0}, soft_weight=weight)
+    taught = supervise(params, logits=teacher, labels=toy().train.labels)
+    plain = list(train(first, data, plan, supervision=taught))
+    other = list(train(second, data, plan, supervision=taught, execution=Execution("graph", said.append)))
+    assert said == []
+    assert [it.train_loss for it in other] == pytest.approx([it.train_loss for it in plain], rel=1e-3)
 
 
 @pytest.mark.gpu

@@ -9,7 +9,7 @@ from scipy.stats import spearmanr
 
 from autodistill.formatting import EMPTY
 from autodistill.records import RaceRecord, TrialParams
-from autodistill.report.method import CITATIONS, budget_info, environment_info, limits_info, method_info, timing_info
+from autodistill.report.method import budget_info, citations, environment_info, limits_info, method_info, timing_info
 from autodistill.report.parts import Section, rank_correlation
 from autodistill.report.trials import MAX_CURVES, MAX_POINTS, curves_info, failures_info, trials_info
 from autodistill.report.verdict import leaderboard_info, mismatch_info
@@ -264,8 +264,17 @@ def test_environment_renders_what_is_there() -> None:
     odd = bare({}).model_copy(update={"space": {"a": None, "b": [1, None]}, "environment": {"x": None, "ok": True}})
     assert [part.code for part in environment_info(odd).parts if part.code] == ["b = [\n    1,\n]"]
     assert timing_info(odd).table is None
+
+
+def test_the_publications_of_the_searched_methods_of_plain_kd_and_of_optuna_are_cited():
+    def cited(*methods: str) -> str:
+        space = {"search": {"methods": {name: {} for name in methods}}}
+        return " ".join(citations(study(20).model_copy(update={"space": space})))
+
     for paper in ("10.1007/s11704-025-41434-w", "arXiv:2405.13078", "NeurIPS 2022", "1503.02531", "Akiba"):
-        assert paper in " ".join(CITATIONS)
+        assert paper in cited("isats", "ats")
+    assert "2203.08679" in cited("dkd")
+    assert "ISATS" not in cited("dkd", "python:my.py:focal")
 
 
 def test_plain_kd_as_a_trial_is_confirmed_where_it_is_a_finalist_and_counts_once():

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from autodistill.config import TrainingSpec
 from autodistill.data import Data, Split
 from autodistill.data.views import View
+from autodistill.methods import METHODS
 from autodistill.models import build
 from autodistill.records import EpochRecord, Mode, TrialParams
 from autodistill.training import Execution, Recipe, Supervision, supervise, train
@@ -101,16 +102,21 @@ def recipe(bench: Bench, seed: int) -> Recipe:
     return Recipe(spec, View(0, 4, True), 1, 10**6, seed)
 
 
-def supervision(data: Data) -> Supervision:
+def supervision(data: Data, method: str = "isats") -> Supervision:
     logits = teacher_logits(len(data.train.labels)).to(data.train.labels.device)
-    params = TrialParams(teacher="t", method="isats", method_params={"target_ratio": 5 / 3}, soft_weight=0.5)
+    entry = METHODS[method]
+    own = {name: value for name, value in entry.settings.items() if name in entry.params}
+    weight = 0.5 if entry.shape.is_weighted else None
+    params = TrialParams(teacher="t", method=method, method_params=own, soft_weight=weight)
     return supervise(params, logits=lambda _: logits, labels=data.train.labels.cpu())
 
 
-def epochs(bench: Bench, data: Data, name: str, mode: Mode, *, seed: int = 0) -> Iterator[EpochRecord]:
+def epochs(
+    bench: Bench, data: Data, name: str, mode: Mode, *, seed: int = 0, method: str = "isats"
+) -> Iterator[EpochRecord]:
     """A run's epochs, each a wait for the device; its soft targets and their search are part of them."""
     plan, execution = recipe(bench, seed), Execution(mode, lambda text: print(f"  {name}: {text}"))
-    taught = supervision(data)
+    taught = supervision(data, method)
     return train(student(bench, name, seed), data, plan, supervision=taught, execution=execution)
 
 

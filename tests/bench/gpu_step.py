@@ -22,6 +22,7 @@ import torch
 from gpu_common import Bench, asked, epochs, finish, header, images, spelt, timed
 
 from autodistill.data import Data
+from autodistill.methods import METHODS
 from autodistill.records import Mode
 
 MOST_S = {"mobilenetv2:0.5": 0.5, "vgg8": 0.2, "resnet8x4": 0.3}
@@ -41,7 +42,27 @@ def main(arguments: Sequence[str] | None = None) -> None:
             best = min(best, float(np.median(found)))
         if best > MOST_S.get(name, float("inf")):
             short.append(f"{name} {best:.3f} s, at most {MOST_S[name]}")
+    methods(bench, data)
     finish(bench, short)
+
+
+def methods(bench: Bench, data: Data) -> None:
+    """Print the recorded epoch of a student with each method, as a multiple of the epoch with TS.
+
+    The student is MobileNetV2, or the first of `--students`. With `--tiny` steps are not recorded.
+    """
+    mode: Mode = "eager" if bench.tiny else "graph"
+    name = next((it for it in bench.students if it.startswith("mobilenetv2")), bench.students[0])
+    runs = {method: epochs(bench, data, name, mode, method=method) for method in METHODS}
+    for run in runs.values():
+        next(run)
+    found: dict[str, list[float]] = {method: [] for method in runs}
+    for _ in range(bench.rounds):  # in turn, so that a slow moment of the machine strikes all
+        for method, run in runs.items():
+            found[method] += timed(lambda run=run: next(run), 1)
+    plain = float(np.median(found["ts"]))
+    for method, seconds in found.items():
+        print(f"{name} {method:6} {spelt(seconds):>16} {float(np.median(seconds)) / plain:6.3f} times TS", flush=True)
 
 
 def measured(bench: Bench, data: Data, name: str, mode: Mode) -> tuple[list[float], float, int]:

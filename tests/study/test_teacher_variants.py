@@ -113,7 +113,7 @@ def test_an_assistant_of_a_teacher_at_chance_is_refused_before_it_is_trained() -
         ((f"{WHOLE}@0",), "'0' after @ is no epoch"),
         ((WHOLE, "assistant:resnet8?teacher=resnet9"), "is named 'resnet9' (did you mean 'resnet8:0.25'?"),
         ((WHOLE, "assistent:resnet8?teacher=x"), "unknown scheme 'assistent' (did you mean 'assistant'?"),
-        (("assistant:resnet8?teacher=a&name=a",), "an assistant of itself"),
+        (("assistant:resnet8?teacher=a&name=a",), "learns from itself"),
     ],
 )
 def test_variants_that_do_not_exist_are_refused_before_any_work(uris: tuple[str, ...], found: str) -> None:

@@ -217,7 +217,7 @@ def compare(
         ),
     ] = "",
     study: Annotated[
-        str, typer.Option(help="Name of the study, new or to resume. Default: methods-SPACE-STUDENT.")
+        str, typer.Option(help="Name of the study, new or to resume. Default: methods-DATA-STUDENT.")
     ] = "",
     seed: Seed = None,
     device: Device = "auto",

@@ -310,9 +310,14 @@ def _own(name: str) -> tuple[Method, bytes]:
             f"method {name}: its loss has the arguments {signature}; it must have ({', '.join(INPUTS)}, *, ...)",
             "parameters of the method are keyword-only arguments: write * before them",
         )
+    # The first setting of a method that states none is made of the defaults of its loss.
+    defaults = {
+        it.name: it.default for it in signature.parameters.values() if isinstance(it.default, int | float | str)
+    }
     prepare = contained(method.prepare) if method.prepare else None
     fit = contained(method.fit) if method.fit else None
-    return replace(method, loss=contained(method.loss), prepare=prepare, fit=fit), code
+    settings = method.settings or defaults
+    return replace(method, loss=contained(method.loss), prepare=prepare, fit=fit, settings=settings), code
 
 
 def summarise(

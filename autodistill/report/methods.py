@@ -34,7 +34,7 @@ from autodistill.stats.verdict import threshold_of
 
 HEADLINES = {
     "best_method": "A best method",
-    "no_clear_difference": "No clear difference between the methods",
+    "no_clear_difference": "No single best method",
     "only_one": "One method to judge",
     "unconfirmed": "Unconfirmed",
 }
@@ -180,7 +180,12 @@ def capacity_info(record: StudyRecord) -> Section:
         alt=f"Lines of {plural(len(found.methods), 'method')}: the student's accuracy against its teacher's MACs.",
         table=table(
             "Students by teacher and method, test",
-            ("Teacher", ">Teacher MACs", ">Its own accuracy", *(f">{method_label(it)}" for it in found.methods)),
+            (
+                "Teacher",
+                ">Teacher MACs",
+                ">Its own accuracy, validation",
+                *(f">{method_label(it)}" for it in found.methods),
+            ),
             rows,
         ),
         draw=partial(
@@ -300,13 +305,18 @@ def grid_terms(record: StudyRecord) -> Iterator[tuple[str, str]]:
     plan, (_, verdict) = record.plan, grid_of(record)
     search = record.space.get("search", {})
     wave, startup = math.ceil(search.get("eta", 3)), search.get("startup", 10)
+    tried = "Every cell, a method with a teacher, was trained with the method's first setting"
+    if (plan.settings or 1) > 1:
+        tried = (
+            f"Every cell, a method with a teacher, tried {plan.settings} settings, the same for all teachers: the "
+            f"method's first setting and others that Optuna suggested, at random for the first {startup} of a method. "
+            f"Each trained {plan.epochs_rung} of {plan.epochs_full} epochs; of up to {wave} settings the best of the "
+            "cell on validation went on"
+        )
     yield (
         "Tuning",
-        f"Every cell, a method with a teacher, tried {plural(plan.settings or 1, 'setting')}, the same for all "
-        "teachers: the method's first setting (docs/methods.md names the source of each value) and others that Optuna "
-        f"suggested, at random for the first {startup} of a method. Each trained "
-        f"{plan.epochs_rung} of {plan.epochs_full} epochs; of {wave} settings the best of the cell on validation went "
-        "on. So all cells are tuned at equal cost, and none is compared with another before its confirm runs.",
+        f"{tried}. All cells are tuned at equal cost, and none is compared with another before its confirm runs. "
+        "docs/methods.md names the source of each first setting.",
     )
     yield (
         "Comparison of methods",

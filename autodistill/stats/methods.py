@@ -271,6 +271,7 @@ def _reasons(record: StudyRecord, judged: grids.Judgement, verdict: MethodVerdic
             "At its noise, this grid tells two methods apart in 80 % of repetitions if they differ by "
             f"{100 * verdict.detectable:.1f} points or more."
         )
+    yield from _at_chance(record, verdict)
     yield from _against_controls(record, verdict)
     if verdict.slopes:
         each = [f"{method_label(it.method)} {points(it.slope)} ({_range(it)})" for it in verdict.slopes]
@@ -287,6 +288,20 @@ def _reasons(record: StudyRecord, judged: grids.Judgement, verdict: MethodVerdic
     if verdict.tuning:
         each = [f"{method_label(it.method)} {points(it.gain)} ({_range(it)})" for it in verdict.tuning]
         yield f"A setting for each teacher in place of one for all teachers gains, in points: {listed(each)}."
+
+
+def _at_chance(record: StudyRecord, verdict: MethodVerdict) -> Iterator[str]:
+    """Say that students did not learn, where none is above the share of the largest class by its sampling error."""
+    counts = [test for *_, test in record.data.counts] or [1] * len(record.data.classes)
+    chance = max(counts) / sum(counts)
+    error = stats.accuracy_error(chance, images=record.data.test)
+    known = [it.test_top1 for it in (*verdict.cells, *verdict.baselines) if it.test_top1 is not None]
+    metric = record.space.get("search", {}).get("metric", "top1")
+    if known and metric == "top1" and max(known) <= chance + 3 * error:
+        yield (
+            f"No student is above chance ({percent(chance)}): nothing was learned, and nothing can be compared. Raise "
+            "training.epochs, or change training.lr."
+        )
 
 
 def _failures(record: StudyRecord) -> Iterator[str]:
@@ -310,7 +325,8 @@ def _against_controls(record: StudyRecord, verdict: MethodVerdict) -> Iterator[s
         ahead = {it.better for it in own if (it.low or 0.0) > 0}
         behind = sum((it.high or 0.0) < 0 for it in own)
         if own and not ahead:
-            yield f"No cell is shown to be better than {name} ({plural(len(own), 'cell')})."
+            worse = f", {behind} {'is' if behind == 1 else 'are'} worse" if behind else ""
+            yield f"No cell is shown to be better than {name} ({plural(len(own), 'cell')}){worse}."
         elif own:
             count = f"{len(ahead)} of {plural(len(own), 'cell')} {'is' if len(ahead) == 1 else 'are'}"
             worse = f", {behind} worse" if behind else ""
@@ -343,6 +359,8 @@ def _tuning(found: MethodGrid) -> tuple[TuningRow, ...]:
     for method in found.methods:
         shared = {it.teacher: it for it in found.shared if it.method == method}
         own = {it.teacher: it for it in found.cells if it.method == method and it.teacher in shared}
+        if all(cell.params == shared[teacher].params for teacher, cell in own.items()):
+            continue  # one setting is the best of every cell: there is nothing to compare
         gains: dict[int, list[float]] = {}
         for teacher, cell in own.items():
             common = {run.seed: run.test_top1 for run in shared[teacher].runs}

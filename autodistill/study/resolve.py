@@ -1,5 +1,6 @@
 """Resolve the options of a command into a checked study. Nothing is written but decoded images."""
 
+import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -539,7 +540,11 @@ def _grid_notes(space: Space) -> tuple[str, ...]:
         if not any(isinstance(it, Range | tuple) for it in params.values())
         and not (method_named(name).shape.is_weighted and isinstance(space.search.soft_weight, Range | tuple))
     ]
-    return tuple(f"{name} has nothing to search: all settings of its cells are equal" for name in fixed)
+    return tuple(
+        f"{name} has nothing to search: all settings of its cells are equal. A range: --set "
+        f"'search.methods.{json.dumps(name) if name.startswith(OWN) else name}.PARAMETER={{low=1, high=4}}'"
+        for name in fixed
+    )
 
 
 def _without_default_methods(space: Space, classes: int) -> tuple[Space, tuple[str, ...]]:

@@ -60,10 +60,10 @@ def continued(spec: StudySpec, kept: StudyRecord | None) -> StudyRecord | None:
     if lines:
         more = [f"and {len(lines) - MOST_DIFFERENCES} more"] if len(lines) > MOST_DIFFERENCES else []
         shown = "\n  ".join(lines[:MOST_DIFFERENCES] + more)
-        raise StoreError(
-            f"{spec.folder.path}: holds another study:\n  {shown}",
-            "repeat the command that started it, or give this study another name with --study",
-        )
+        hint = "repeat the command that started it, or give this study another name with --study"
+        if kept.plan.settings is not None:
+            hint += ": equal runs of this study are found there and not trained again"
+        raise StoreError(f"{spec.folder.path}: holds another study:\n  {shown}", hint)
     if not joining:
         return kept
     if kept.plan.settings is not None:

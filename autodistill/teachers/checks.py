@@ -144,7 +144,8 @@ def check(
     p = chance_p(logits.argmax(dim=1), labels)
     if p >= SIGNIFICANCE:
         chance = f"{percent(1 / data.num_classes)}, p = {p:.2g}"
-        found = f"balanced validation accuracy {percent(balanced)} is not above chance ({chance})"
+        found = f"balanced validation accuracy {percent(balanced)} is not above chance ({chance}"
+        found += f" of {len(labels)} images; {SIGNIFICANCE:g} is needed)"
 
         if not teacher.accepted:
             raise TeacherError(f"teacher {teacher.name} ({teacher.uri}): {found}", _at_chance_hint(teacher))

@@ -67,7 +67,7 @@ def test_cells_are_compared_with_no_teacher_and_label_smoothing_and_the_reasons_
 
 def test_a_grid_that_does_not_beat_label_smoothing_says_so():
     found = verdict(table_of({"ts": {"a": 0.70, "b": 0.70, "c": 0.70}}))
-    assert "No cell is shown to be better than label smoothing (3 cells)." in found.reasons
+    assert "No cell is shown to be better than label smoothing (3 cells), 3 are worse." in found.reasons
     assert not any("Not compared" in reason or "Left out" in reason for reason in found.reasons)
     assert (found.verdict, found.method, found.detectable) == ("only_one", "ts", None)
     assert "TS was measured alone" in found.sentence
@@ -173,3 +173,22 @@ def test_a_method_of_the_user_is_named_by_its_function():
     found = verdict(table)
     assert found.method == "python:my.py:focal"
     assert found.sentence.startswith("focal is the best of 2 methods")
+
+
+def test_students_at_chance_are_said_to_have_learned_nothing():
+    """Ten classes of the same size: chance is 10 %, with an error of 0.3 points on 10,000 images."""
+    low = {name: {"a": 0.1, "b": 0.103, "c": 0.1} for name in ("ts", "dkd")}
+    found = verdict(table_of(low, noise=1e-4), no_teacher=[0.1] * 3, label_smoothing=[0.1] * 3)
+    assert any(reason.startswith("No student is above chance (10.0 %)") for reason in found.reasons)
+    assert not any("above chance" in reason for reason in verdict(table_of(APART)).reasons)
+
+
+def test_cells_that_are_shown_to_be_worse_than_a_control_are_counted():
+    reasons = verdict(table_of({"ts": {"a": 0.60, "b": 0.60, "c": 0.7114}})).reasons
+    assert any("No cell is shown to be better than label smoothing (3 cells), 2 are worse." in it for it in reasons)
+
+
+def test_equal_settings_are_no_gain_of_tuning():
+    record = grid(table_of({"ts": {"a": 0.7, "b": 0.7}}), no_teacher=ALONE, label_smoothing=SMOOTH)
+    same = record.grid.model_copy(update={"shared": record.grid.cells})
+    assert judge_grid(record.model_copy(update={"grid": same}), threshold=0.002).tuning == ()

@@ -102,7 +102,9 @@ def test_a_setting_that_is_fixed_leaves_the_others_searched():
 
 def test_a_method_with_nothing_to_search_is_named():
     fixed = [f"search.methods.dkd.{name}=1" for name in METHODS["dkd"].ranges]
-    assert "dkd has nothing to search: all settings of its cells are equal" in resolve(asked(*fixed)).notes
+    (note,) = resolve(asked(*fixed)).notes
+    assert note.startswith("dkd has nothing to search: all settings of its cells are equal.")
+    assert "--set 'search.methods.dkd.PARAMETER={low=1, high=4}'" in note
 
 
 def test_the_order_of_the_methods_changes_nothing():

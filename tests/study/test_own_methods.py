@@ -258,3 +258,7 @@ def test_a_loss_that_changes_its_inputs_is_refused(tmp_path):
     )
     with pytest.raises(ConfigError, match="changes its inputs in place"):
         resolve(options(f'search.methods={{"python:{tmp_path / "mutating.py"}:loss" = {{}}}}'))
+
+
+def test_the_first_setting_of_an_own_loss_is_made_of_its_defaults(file):
+    assert method_named(NAME).settings == {"gamma": 2.0, "tau": 4.0}

@@ -292,7 +292,7 @@ def _reasons(record: StudyRecord, judged: grids.Judgement, verdict: MethodVerdic
 
 def _at_chance(record: StudyRecord, verdict: MethodVerdict) -> Iterator[str]:
     """Say that students did not learn, where none is above the share of the largest class by its sampling error."""
-    counts = [test for *_, test in record.data.counts] or [1] * len(record.data.classes)
+    counts = record.data.counts[2] if record.data.counts else [1] * len(record.data.classes)
     chance = max(counts) / sum(counts)
     error = stats.accuracy_error(chance, images=record.data.test)
     known = [it.test_top1 for it in (*verdict.cells, *verdict.baselines) if it.test_top1 is not None]

@@ -183,6 +183,20 @@ def test_students_at_chance_are_said_to_have_learned_nothing():
     assert not any("above chance" in reason for reason in verdict(table_of(APART)).reasons)
 
 
+def test_chance_is_the_share_of_the_largest_class_of_the_test_set():
+    """600 of 1,000 test images are of a class: an accuracy of 0.7 is above chance, 0.6 is not."""
+    sizes = {"classes": ("a", "b", "c"), "counts": ((10, 5, 5), (1, 1, 1), (600, 200, 200)), "test": 1000}
+
+    def reasons(score: float) -> str:
+        table = {("ts", "a"): [score] * 3, ("dkd", "a"): [score] * 3}
+        record = grid(table, no_teacher=[0.6] * 3, label_smoothing=[0.6] * 3)
+        record = record.model_copy(update={"data": record.data.model_copy(update=sizes)})
+        return " ".join(judge_grid(record, threshold=0.002).reasons)
+
+    assert "No student is above chance (60.0 %)" in reasons(0.6)
+    assert "above chance" not in reasons(0.7)
+
+
 def test_cells_that_are_shown_to_be_worse_than_a_control_are_counted():
     reasons = verdict(table_of({"ts": {"a": 0.60, "b": 0.60, "c": 0.7114}})).reasons
     assert any("No cell is shown to be better than label smoothing (3 cells), 2 are worse." in it for it in reasons)

@@ -209,7 +209,7 @@ def test_a_study_of_a_method_of_the_user_from_workers_to_export(file, warm):
     assert "focal: the user's own function" in Path("out", "README.md").read_text()
     asked = options(ONLY, one, teachers=("ladder:resnet8:0.25",))
     _, trained = train_student(asked, seed=1, to=Path("mine.safetensors"), with_validation=False, quiet=True)
-    assert (trained.params.method, trained.params.method_params) == (NAME, {"gamma": 2.25})
+    assert (trained.params.method, trained.params.method_params) == (NAME, {"gamma": 2.0})
 
 
 def taught(record: StudyRecord) -> list[Any]:

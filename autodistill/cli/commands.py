@@ -23,6 +23,12 @@ TARGETS = {
 """Values of `--data` for datasets that need a target."""
 
 
+STUDENT = (
+    "Network to train: mobilenetv2, mobilenetv2:0.5 (width; default: the space's), torchvision:NAME@WEIGHTS, "
+    "timm:NAME, python:FILE.py:FACTORY."
+)
+
+
 class Format(StrEnum):
     TABLE = "table"
     JSON = "json"
@@ -145,8 +151,7 @@ def search(
         list[str],
         typer.Option(
             "--student",
-            help="Network to train: mobilenetv2, mobilenetv2:0.5 (width; default: the space's), "
-            "torchvision:NAME@WEIGHTS, timm:NAME, python:FILE.py:FACTORY. Repeatable.",
+            help=f"{STUDENT} Repeatable.",
         ),
     ],
     teachers: Teachers = None,
@@ -190,14 +195,7 @@ def search(
 @app.command()
 @runs("search.compare")
 def compare(
-    student: Annotated[
-        str,
-        typer.Option(
-            "--student",
-            help="Network to train: mobilenetv2, mobilenetv2:0.5 (width; default: the space's), "
-            "torchvision:NAME@WEIGHTS, timm:NAME, python:FILE.py:FACTORY.",
-        ),
-    ],
+    student: Annotated[str, typer.Option("--student", help=STUDENT)],
     teachers: Teachers = None,
     methods: Annotated[
         str,
@@ -235,7 +233,7 @@ def compare(
     output: OutputFormat = Format.TABLE,
     quiet: Quiet = False,
 ) -> None:
-    """Compare distillation methods over several teachers, each tuned at equal cost. The same command resumes it."""
+    """Compare methods over several teachers, tuned at equal cost, on new seeds. The same command resumes a study."""
 
 
 @app.command()

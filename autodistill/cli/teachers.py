@@ -53,7 +53,7 @@ def list_teachers(*, output: str, **flags: Any) -> None:
 
 
 def train_teachers(**flags: Any) -> None:
-    """Train the missing teachers of a space, or of those that are named."""
+    """Train missing teachers: all teachers of a space, or the named teachers only."""
     _train_missing(_resolved(**flags))
 
 

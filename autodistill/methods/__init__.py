@@ -21,7 +21,7 @@ from typing import Any
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from autodistill.config import Dimension, MethodShape, Range
+from autodistill.config import Dimension, MethodShape, PlainKDSpec, Range, SearchSpec
 from autodistill.errors import ConfigError, near
 from autodistill.methods.decoupled import dkd, prepare_dkd
 from autodistill.methods.instance_specific import isats, isats_fit, literal_as_none
@@ -103,7 +103,7 @@ class Method:
     replaced: Mapping[str, str] = field(default_factory=dict)
     """Parameters with a range that another parameter replaces, by name: `{"target_ratio": "tau_target"}`."""
     ranges: Mapping[str, Dimension] = field(default_factory=dict)
-    """Ranges of the search where the space has none. The range of `soft_weight` is that of the space."""
+    """Default ranges of the search. The range of `soft_weight` comes from the space."""
 
     def __call__(self, *inputs: Any, **settings: Any) -> Loss:
         """Compute the loss of a batch."""
@@ -161,8 +161,9 @@ def keyword_settings(of: Callable[..., Any], settings: Mapping[str, Any]) -> dic
     return {name: settings[name] for name in _keywords(of) if name in settings}
 
 
-TAU_STUDENT = Range(low=1.0, high=8.0, log=True)
-TEMPERATURE = Range(low=1.0, high=16.0, log=True)
+SEARCHED = SearchSpec().methods
+"""Ranges of the methods that a space searches if it names none."""
+PLAIN_KD = PlainKDSpec()
 POWER = Range(low=1.25, high=10.0, log=True)
 
 METHODS: dict[str, Method] = {
@@ -170,14 +171,14 @@ METHODS: dict[str, Method] = {
         ts_loss,
         temperatures=ts,
         tau_student_from="tau",
-        settings={"tau": 4.0, "soft_weight": 0.9},
-        ranges={"tau": TEMPERATURE},
+        settings={"tau": PLAIN_KD.tau, "soft_weight": PLAIN_KD.soft_weight},
+        ranges=SEARCHED["ts"],
     ),
     "ats": Method(
         partial(asymmetric_loss, anchor="raw"),
         temperatures=ats,
         settings={"tau_target": 4.0, "tau_other": 2.0, "tau_student": 1.0, "soft_weight": 0.5},
-        ranges={"tau_target": TEMPERATURE, "tau_other": TEMPERATURE, "tau_student": TAU_STUDENT},
+        ranges=SEARCHED["ats"],
     ),
     "isats": Method(
         asymmetric_loss,
@@ -186,7 +187,7 @@ METHODS: dict[str, Method] = {
         min_classes=3,
         replaced={"target_ratio": "tau_target"},
         settings={"target_ratio": 5 / 3, "tau_student": 4.0, "soft_weight": 0.5},
-        ranges={"target_ratio": Range(low=0.8, high=4.0, log=True), "tau_student": TAU_STUDENT},
+        ranges=SEARCHED["isats"],
     ),
     "dkd": Method(
         dkd,
@@ -195,7 +196,7 @@ METHODS: dict[str, Method] = {
         ramp=20 / 240,
         settings={"tau": 4.0, "alpha": 1.0, "beta": 8.0},
         ranges={
-            "tau": TAU_STUDENT,
+            "tau": Range(low=1.0, high=8.0, log=True),
             "alpha": Range(low=0.5, high=2.0, log=True),
             "beta": Range(low=0.5, high=16.0, log=True),
         },

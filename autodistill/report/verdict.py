@@ -255,8 +255,9 @@ def controls_info(record: StudyRecord) -> Section:
     if not record.controls and verdict_of(record).basis == "teachers":
         return replace(
             CONTROLS,
-            text="The finalists were compared at equal tuning: in the search, each was also trained with the settings "
-            "of those ahead of it. With a budget of 40 or more, fair controls repeat this over the confirm seeds.",
+            text="The finalists were compared at equal tuning: in the search, each finalist was also trained with the "
+            "settings of the finalists ahead of it. With a budget of 40 or more, fair controls repeat this over the "
+            "confirm seeds.",
         )
     if not record.controls:
         return replace(

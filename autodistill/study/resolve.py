@@ -190,7 +190,7 @@ class StudySpec(NamedTuple):
         tasks: dict[str, TrainTeacherTask] = {}
 
         def visit(name: str) -> list[str]:
-            """Add the tasks of a teacher; return the URIs of those that it is usable after."""
+            """Add the tasks of a teacher; return the URIs whose training must end before the teacher is usable."""
             uri = self.teachers[name]
             own = uri.startswith(TRAINED_HERE)
             if uri in tasks:

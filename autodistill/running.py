@@ -17,7 +17,7 @@ from autodistill.options import StudentsToSearch
 from autodistill.records import ComparisonRecord, LeftOutRecord, StudyRecord
 from autodistill.searching.database import SQLITE, redacted
 from autodistill.store import cache_root
-from autodistill.study import SearchOptions, StudySpec, cache_size, pinned, resolve_all, run_students, run_study, within
+from autodistill.study import SearchOptions, StudySpec, pinned, resolve_all, run_students, run_study, within
 from autodistill.study.run import ExecutorFor, local_executor
 
 
@@ -127,7 +127,7 @@ def _introduce(students: Sequence[StudySpec], left_out: Sequence[LeftOutRecord],
     databases = [redacted(spec.options.storage or f"{SQLITE}{spec.folder.database}") for spec in students]
     dashboards = " or ".join(f"optuna-dashboard {database}" for database in dict.fromkeys(databases))
     console.show_note(f"watch: {dashboards}")
-    console.show_note(f"teacher logits: up to {quantity('size_bytes', cache_size(students[0]))} in {cache_root()}")
+    console.show_note(f"teacher logits: up to {quantity('size_bytes', students[0].cache_size)} in {cache_root()}")
 
 
 def name_left_out(left_out: Sequence[LeftOutRecord], asked: StudentsToSearch) -> None:

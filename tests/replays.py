@@ -100,6 +100,31 @@ def load(path: Path = RECORDED) -> Recording:
     )
 
 
+def with_teachers(recording: Recording, scores: Mapping[str, float]) -> Recording:
+    """Return a recording without runs over other teachers, with the configurations of its first teacher for each.
+
+    Args:
+        recording: gives the configurations and the other fields of the teachers.
+        scores: validation accuracies of the teachers, by name.
+    """
+    first = recording.teachers[0]
+    teachers = tuple(
+        first.model_copy(
+            update={
+                "name": name,
+                "uri": f"file:{name}.pt",
+                "fingerprint": name,
+                "architecture": name,
+                "val_top1": score,
+            }
+        )
+        for name, score in scores.items()
+    )
+    own = [it for it in recording.configurations if it.teacher == first.name]
+    configurations = tuple(it.model_copy(update={"teacher": teacher.name}) for teacher in teachers for it in own)
+    return Recording(teachers, recording.full, recording.rung, {}, configurations)
+
+
 class Rung(NamedTuple):
     """A kind of rung."""
 

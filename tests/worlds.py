@@ -91,20 +91,33 @@ def exchanged(world: World, draw: np.random.Generator) -> World:
     return replace(world, truth=truth)
 
 
-def planted(world: World, draw: np.random.Generator, *, plain_kd: float = 0.0) -> World:
+def unknown(recording: Recording) -> World:
+    """Return a world of a recording without runs, whose truth and noise are still to be planted."""
+    return World(recording, {}, np.zeros((3, 3)), np.zeros((3, 3)))
+
+
+def planted(
+    world: World,
+    draw: np.random.Generator,
+    *,
+    plain_kd: float = 0.0,
+    teachers: Mapping[str, float] | None = None,
+) -> World:
     """Return a world over the same configurations with planted effects.
 
     Args:
         world: gives the configurations.
         draw: draws the effects.
         plain_kd: points by which the settings of plain KD are better than drawn.
+        teachers: effects of the teachers in points; None: drawn.
     """
     effects: dict[object, float] = defaultdict(lambda: float(draw.normal()))
     truth = {name(TrialParams()): np.full(3, 0.4)}
     of_method, of_weight, of_both = (SETTINGS * share**0.5 for share in SHARES)
     for params in world.recording.configurations:
         method, weight = (params.method, str(params.method_params)), params.soft_weight
-        points = TEACHERS * effects[params.teacher] + of_method * effects[method] + of_weight * effects[weight]
+        teacher = TEACHERS * effects[params.teacher] if teachers is None else teachers[str(params.teacher)]
+        points = teacher + of_method * effects[method] + of_weight * effects[weight]
         points += of_both * effects[method, weight] + INTERACTION * float(draw.normal())
         points += plain_kd * (params.method == "ts" and weight == 0.9)
         start = STARTS * effects["start", params.method] - 12

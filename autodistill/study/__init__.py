@@ -14,7 +14,7 @@ from autodistill.study.resolve import (
     within,
 )
 from autodistill.study.run import prepare_teachers, run_students, run_study
-from autodistill.study.timing import Estimate, cache_size, describe_plan, describe_time, estimate
+from autodistill.study.timing import Estimate, describe_plan, describe_time, estimate
 from autodistill.study.unchanged import check_unchanged, fingerprints_now
 
 __all__ = [
@@ -23,7 +23,6 @@ __all__ = [
     "Estimate",
     "SearchOptions",
     "StudySpec",
-    "cache_size",
     "check_unchanged",
     "describe_plan",
     "describe_time",

@@ -240,32 +240,41 @@ def view_count(space: Space) -> int:
     return min(space.data.views or space.training.epochs, space.training.epochs)
 
 
-def fit_to_cache(space: Space, kept: Space | None, data: Data, study: Mapping[str, str], cache_bytes: int) -> Space:
+def fit_to_cache(
+    space: Space, kept: Space | None, data: Data, study: Mapping[str, str], cache_bytes: int, *, tried: int
+) -> Space:
     """Reduce the pool of views to the size of the cache; an existing study keeps its number of views.
 
-    `study` holds the URIs of the teachers by name.
+    `study` holds the URIs of the teachers by name, `tried` is the number of those that students learn from.
 
     Raises:
         ConfigError: The cache cannot hold a single view.
     """
     if kept is not None and space.data.views is None:
         return _with_views(space, kept.data.views)
-    views, teacher_count = view_count(space), len(study)
-    view_bytes = logit_bytes(data, teacher_count)
+    largest, view_bytes = view_count(space), logit_bytes(data, len(study))
     if cache_bytes < view_bytes:
         raise ConfigError(
-            f"--cache-size {cache_bytes}: one view of {teacher_count} teachers takes {view_bytes} bytes",
-            f"--cache-size {view_bytes} holds one, {view_bytes * views} all {views}",
+            f"--cache-size {cache_bytes}: one view of {len(study)} teachers takes {view_bytes} bytes",
+            f"--cache-size {view_bytes} holds one, {cache_size(space, data, study, tried=tried)} all {largest}",
         )
-    needed = logit_bytes(data, views_in_all(space, study))
-    return space if cache_bytes >= needed else _with_views(space, min(views, cache_bytes // view_bytes))
+    pools = (space, *(_with_views(space, views) for views in range(largest, 0, -1)))
+    return next(pool for pool in pools if cache_size(pool, data, study, tried=tried) <= cache_bytes)
 
 
-def views_in_all(space: Space, study: Mapping[str, str]) -> int:
-    """Return the number of views of all teachers of a study, with those that only assistants learn from."""
+def cache_size(space: Space, data: Data, study: Mapping[str, str], *, tried: int) -> int:
+    """Return the bytes of a study's teacher logits; the other arguments are those of `fit_to_cache`."""
+    return logit_bytes(data, views_in_all(space, study, tried=tried))
+
+
+def views_in_all(space: Space, study: Mapping[str, str], *, tried: int) -> int:
+    """Return the number of views of all teachers of a study, with those that only assistants learn from.
+
+    Of a teacher that is not tried, only view 0 is computed, for its profile.
+    """
     views = view_count(space)
     more = max(0, assistants.views_of(space) - views) * len(assistants.teachers_of_assistants(study))
-    return len(study) * views + more
+    return tried * views + (len(study) - tried) + more
 
 
 def logit_bytes(data: Data, views: int) -> int:

@@ -25,6 +25,7 @@ from autodistill.records import (
     TRAINED_HERE,
     LatencyRecord,
     LeftOutRecord,
+    PlanRecord,
     Record,
     SpecRecord,
     StudentBudget,
@@ -38,6 +39,7 @@ from autodistill.searching import make_grid_plan, make_plan, parse_budget, refus
 from autodistill.store import StudyFolder, cache_root, check_folder, check_study_folder
 from autodistill.study.environment import device_name, processor
 from autodistill.study.fitting import (
+    cache_size,
     check_methods,
     check_sizes,
     fit_to_cache,
@@ -132,6 +134,8 @@ class StudySpec(NamedTuple):
     """Names of the files of a folder of teachers that cannot be loaded, with the reason."""
     folder: StudyFolder
     budget: str
+    tried: int
+    """Number of teachers that students learn from; all of them until a budget of time is measured."""
     notes: tuple[str, ...]
     """Automatic choices that the user should know about."""
     pins: dict[str, object]
@@ -144,6 +148,11 @@ class StudySpec(NamedTuple):
     def views(self) -> int:
         """Size of the pool of views that epochs cycle through."""
         return view_count(self.space)
+
+    @property
+    def cache_size(self) -> int:
+        """Bytes of the teacher logits."""
+        return cache_size(self.space, self.data, self.teachers, tried=self.tried)
 
     @property
     def own_methods(self) -> dict[str, str]:
@@ -458,19 +467,22 @@ def _asked(
         if budget := _budget(space, options):
             parse_budget(budget)
         if not space.fit_to_data:  # else the number of epochs follows from the images
-            _check_budget(space, options, teacher_count=len(asked.fewest))
+            _plan(space, options, teacher_count=len(asked.fewest))
     return asked
 
 
-def _check_budget(space: Space, options: SearchOptions, *, teacher_count: int) -> None:
-    """Raise `ConfigError` if the budget is too small; a budget of time can only be checked when steps were timed."""
+def _plan(space: Space, options: SearchOptions, *, teacher_count: int) -> PlanRecord | None:
+    """Return the plan of the budget, which is checked; None: a budget of time, which has none until steps are timed.
+
+    Raises:
+        ConfigError: The budget is too small.
+    """
     budget = _budget(space, options)
     if budget and parse_budget(budget).unit == "seconds":
-        return
+        return None
     if space.grid is not None:
-        make_grid_plan(space, teachers=teacher_count, requested=budget)
-    else:
-        make_plan(space, teachers=teacher_count, requested=budget, max_trials=options.max_trials)
+        return make_grid_plan(space, teachers=teacher_count, requested=budget)
+    return make_plan(space, teachers=teacher_count, requested=budget, max_trials=options.max_trials)
 
 
 def _budget(space: Space, options: SearchOptions) -> str:
@@ -696,11 +708,14 @@ def _resolved(options: SearchOptions, common: _Common, student: StudentRecord, *
         sharing = fit_to_device(space, common.data, **of, workers=workers)
         if options.fill_gpu:
             options = options.model_copy(update={"workers": options.workers * sharing.workers})
-    space = fit_to_cache(space, kept_space, common.data, common.names, options.cache_bytes)
-    budget = _budget(space, options)
+    budget, tried = _budget(space, options), len(common.names)
     if planned:
-        _check_budget(space, options, teacher_count=len(common.names))
-        budget = budget or make_grid_plan(space, teachers=len(common.names)).requested
+        plan = _plan(space, options, teacher_count=len(common.names))
+        if plan is not None:
+            budget, tried = plan.requested, plan.tried or tried
+        if kept is not None and kept.trials:  # the screening of a study stays
+            tried = sum(name not in kept.screened_out for name in common.names)
+    space = fit_to_cache(space, kept_space, common.data, common.names, options.cache_bytes, tried=tried)
     # Without the values that cache and processor decided, a command gives another study elsewhere.
     pins: dict[str, object] = {}
     if space.training.precision != common.requested.training.precision:
@@ -725,6 +740,7 @@ def _resolved(options: SearchOptions, common: _Common, student: StudentRecord, *
         left_out={},
         folder=folder,
         budget=budget,
+        tried=tried,
         notes=notes,
         pins=pins,
         sharing=sharing,

@@ -39,7 +39,6 @@ from autodistill.records import (
 from autodistill.searching import make_grid_plan, make_plan, parse_budget, prior_params, wave_settings
 from autodistill.searching.plan import PROTECTED_PRIORS, wave_size
 from autodistill.store import cache_root
-from autodistill.study.fitting import logit_bytes, views_in_all
 from autodistill.study.measurements import Facts, facts, forget, keep, recall
 from autodistill.study.resolve import StudySpec
 from autodistill.study.resuming import kept_screening
@@ -124,12 +123,7 @@ def estimate(spec: StudySpec, executor: Executor, on_event: OnEvent, *, start_up
     planned = planned_time(plan, costs, executor.workers, spec) if costs else None
     if planned is not None and start_up_s:
         planned = planned.model_copy(update={"phases_s": {"start-up": start_up_s, **planned.phases_s}})
-    return Estimate(plan, planned, cache_size(spec))
-
-
-def cache_size(spec: StudySpec) -> int:
-    """Return the bytes of a study's teacher logits."""
-    return logit_bytes(spec.data, views_in_all(spec.space, spec.teachers))
+    return Estimate(plan, planned, spec.cache_size)
 
 
 def plan_for(spec: StudySpec, costs: Costs | None, *, kept: StudyRecord | None = None) -> PlanRecord:

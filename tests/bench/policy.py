@@ -122,6 +122,11 @@ def _recorded(name: str) -> World:
     return worlds.recorded(replays.load(RECORDED / f"{name}.jsonl"))
 
 
+def planted_recording() -> replays.Recording:
+    """Return the recording whose configurations the planted worlds have."""
+    return _recorded("cifar10").recording
+
+
 def run(study: Study) -> Found:
     """Run one simulated study."""
     draw = np.random.default_rng([WORLDS.index(study.world), study.teachers, study.number])

@@ -14,8 +14,8 @@ quarter, which is a decay branch off a constant-rate trunk.
 `resnet32.th`, `resnet44.th`, `resnet56.th`), nine configurations of three methods and three soft weights for each, bad
 configurations included, and no teacher, over three seeds. `cifar10/` holds `train` and `test` with class folders.
 
-`cifar10-isats`: ISATS with other student temperatures, its literal form, and a schedule of twice the length, beside ATS
-and TS, with one or two of these teachers over three seeds.
+`cifar10-isats`: ISATS with other student temperatures, its literal form, a soft weight that rises over the first
+third, and a schedule of twice the length, beside ATS and TS, with one or two of these teachers over three seeds.
 
 One line is appended as each run ends. Started again, the script goes on after the last whole line. A file that was
 recorded with another space or another torch is refused. The file's first line says what it was recorded with.
@@ -144,6 +144,10 @@ PLANS = {
             (_isats("resnet56", tau_student=8.0, soft_weight=0.9), 1),
             (_isats("resnet56", tau_student=4.0, soft_weight=0.9, tau_wrong="literal"), 1),
             (ATS, 1),
+            *(
+                (_isats(teacher, tau_student=4.0, soft_weight=weight, ramp_epochs=4), 1)
+                for teacher, weight in product(("resnet56", "resnet20"), (0.5, 0.9))
+            ),
         ),
     ),
 }

@@ -16,7 +16,7 @@ from autodistill.records import Event, Note, PhaseStarted, TaskProgress, to_json
 from autodistill.shipping import train_student
 from autodistill.store import cache_root
 from autodistill.study import estimate, resolve
-from autodistill.study.timing import Costs, TeacherCosts, cache_size, plan_for, planned_time
+from autodistill.study.timing import Costs, TeacherCosts, plan_for, planned_time
 from autodistill.teachers import ensemble_fingerprint
 from autodistill.training import loop
 
@@ -139,11 +139,11 @@ def test_the_logits_that_only_an_assistant_needs_count_for_the_cache() -> None:
     """Runs of 3 epochs, a ladder of 10: the assistant learns from 7 more views."""
     row = 100 * 10 * 2
     uris = (WHOLE, ASSISTANT)
-    assert cache_size(resolve(options(teachers=uris))) == (2 * 3 + 7) * row
+    assert resolve(options(teachers=uris)).cache_size == (2 * 3 + 7) * row
     for limit, views in ((13, None), (12, 3), (5, 2)):
         spec = resolve(options(teachers=uris).model_copy(update={"cache_bytes": limit * row}))
         assert spec.space.data.views == views
-        assert cache_size(spec) <= limit * row
+        assert spec.cache_size <= limit * row
 
 
 def test_each_teacher_waits_for_those_that_it_learns_from_or_continues() -> None:

@@ -70,7 +70,7 @@ pytestmark = [
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with images in `cifar` and the networks in `nets.py`."""
     folder = tmp_path_factory.mktemp("published")
-    unpack = [sys.executable, str(SHARED / "unpack_cifar10.py"), "cifar", "--train", "300", "--test", "50"]
+    unpack = [sys.executable, str(SHARED / "unpack_cifar10.py"), "cifar", "--train", "100", "--test", "20"]
     subprocess.run(unpack, cwd=folder, check=True, capture_output=True)
     (folder / "nets.py").write_text(NETS)
     return folder
@@ -84,8 +84,8 @@ def autodistill(place: Path, *arguments: str) -> "subprocess.CompletedProcess[st
 
 SEARCH = (
     *("search", "--student", "mobilenetv2:0.5", "--data", "folder:cifar", "--study", "cifar", "--budget", "11"),
-    *("--set", "data.train=2000", "--set", "data.validation=1000", "--set", "data.test=500"),
-    *("--set", "training.epochs=4", "--set", "training.rung_epochs=1"),
+    *("--set", "data.train=500", "--set", "data.validation=300", "--set", "data.test=200"),
+    *("--set", "training.epochs=2", "--set", "training.rung_epochs=1"),
     *("--set", "confirm.seeds=2", "--set", "confirm.teachers=1"),
 )
 
@@ -173,7 +173,7 @@ def wrapped(place: Path, mistake: Mistake | None) -> list[str]:
 def data(place: Path) -> Data:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("AUTODISTILL_CACHE", str(place / "cache"))
-        found = load_data(DataSpec(name="folder:cifar", root=str(place), train=2000, validation=200, test=500))
+        found = load_data(DataSpec(name="folder:cifar", root=str(place), train=500, validation=300, test=200))
     return found
 
 

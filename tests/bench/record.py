@@ -2,7 +2,7 @@
 
     python tests/bench/record.py fashion-mnist [--workers 2] [--to tests/bench/recorded/fashion-mnist.jsonl]
     python tests/bench/record.py cifar10       # in a folder that holds `cifar10/` and the four checkpoints
-    python tests/bench/record.py cifar10-isats # the same
+    python tests/bench/record.py cifar10-isats # the same, as `cifar10-ramp`
 
 `fashion-mnist`: six ladder teachers with eight configurations each, and no teacher, over four seeds. The configurations
 are a grid inside the shipped space that contains the prior and plain KD. Every cell is trained on the full schedule.
@@ -14,8 +14,11 @@ quarter, which is a decay branch off a constant-rate trunk.
 `resnet32.th`, `resnet44.th`, `resnet56.th`), nine configurations of three methods and three soft weights for each, bad
 configurations included, and no teacher, over three seeds. `cifar10/` holds `train` and `test` with class folders.
 
-`cifar10-isats`: ISATS with other student temperatures, its literal form, a soft weight that rises over the first
-third, and a schedule of twice the length, beside ATS and TS, with one or two of these teachers over three seeds.
+`cifar10-isats`: ISATS with other student temperatures, its literal form, and a schedule of twice the length, beside ATS
+and TS, with one or two of these teachers over three seeds.
+
+`cifar10-ramp`: ISATS with a soft weight that rises over the first third of the epochs, and without, with two of these
+teachers over three seeds.
 
 One line is appended as each run ends. Started again, the script goes on after the last whole line. A file that was
 recorded with another space or another torch is refused. The file's first line says what it was recorded with.
@@ -144,10 +147,16 @@ PLANS = {
             (_isats("resnet56", tau_student=8.0, soft_weight=0.9), 1),
             (_isats("resnet56", tau_student=4.0, soft_weight=0.9, tau_wrong="literal"), 1),
             (ATS, 1),
-            *(
-                (_isats(teacher, tau_student=4.0, soft_weight=weight, ramp_epochs=4), 1)
-                for teacher, weight in product(("resnet56", "resnet20"), (0.5, 0.9))
-            ),
+        ),
+    ),
+    "cifar10-ramp": Plan(
+        options=CIFAR10,
+        grid={},
+        soft_weights=(),
+        seeds=3,
+        further=tuple(
+            (_isats(teacher, tau_student=4.0, soft_weight=weight, **ramp), 1)
+            for teacher, weight, ramp in product(("resnet56", "resnet20"), (0.9, 0.5), ({}, {"ramp_epochs": 4.0}))
         ),
     ),
 }

@@ -92,6 +92,9 @@ def search_options(  # noqa: PLR0913 - the options of a search
     if not space:
         dataset = data.split(":")[0]
         space = dataset if dataset in shipped() else NEAREST_SPACE.get(dataset, "digits")
+    if not ray and (insecure or per_gpu != 1):
+        flag = "--insecure" if insecure else f"--per-gpu {per_gpu}"
+        raise ConfigError(f"{flag}: has an effect with --ray only", "leave it out, or name a cluster with --ray")
     if ray:
         device, slots = cluster(ray, device, per_gpu=per_gpu, insecure=insecure)
         workers = slots if workers == "auto" else workers

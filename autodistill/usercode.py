@@ -61,16 +61,16 @@ def function(target: str, refused: Refused) -> tuple[Callable[..., Any], bytes]:
     """
     place, _, name = target.rpartition(":")
     if not place or not name.isidentifier():
-        raise refused("names no factory", "write python:FILE.py:FACTORY or python:MODULE:FACTORY")
+        raise refused("names no function", "write python:FILE.py:FUNCTION or python:MODULE:FUNCTION")
     module, code = _imported(place, refused)
     found = getattr(module, name, None)
     if not callable(found):
         names = [key for key, it in vars(module).items() if callable(it) and not key.startswith("_")]
-        raise refused(f"{place} has no function {name!r} ({near(name, names)})", "check the name of the factory")
+        raise refused(f"{place} has no function {name!r} ({near(name, names)})", "check the name of the function")
     return found, code
 
 
-def call(target: str, factory: Callable[..., Any], arguments: Mapping[str, Any], refused: Refused) -> Any:
+def call(target: str, function: Callable[..., Any], arguments: Mapping[str, Any], refused: Refused) -> Any:
     """Call a user's function.
 
     Raises:
@@ -78,17 +78,17 @@ def call(target: str, factory: Callable[..., Any], arguments: Mapping[str, Any],
     """
     place, _, name = target.rpartition(":")
     try:
-        inspect.signature(factory).bind(**arguments)
+        inspect.signature(function).bind(**arguments)
     except TypeError as error:
         raise refused(
-            f"{name}{inspect.signature(factory)}: {error}",
-            "options other than the documented ones are arguments of the factory",
+            f"{name}{inspect.signature(function)}: {error}",
+            "options other than the documented ones are arguments of the function",
         ) from error
     except ValueError:  # a callable without a signature
         pass
     hint = f"call {name} of {place} yourself to see where"
-    with errors_as(lambda error: refused(f"{name} failed: {said(error)}", hint)), _contained(_file_of(factory)):
-        return factory(**arguments)
+    with errors_as(lambda error: refused(f"{name} failed: {said(error)}", hint)), _contained(_file_of(function)):
+        return function(**arguments)
 
 
 def contained(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -289,7 +289,7 @@ def test_a_network_that_looks_at_numbers_is_counted_by_running_it(nets: str) -> 
 @pytest.mark.parametrize(
     ("rest", "found", "hint"),
     [
-        (":nett", "has no function 'nett' (did you mean 'net'", "name of the factory"),
+        (":nett", "has no function 'nett' (did you mean 'net'", "name of the function"),
         (":fails", "fails failed: RuntimeError: no network today", "call fails"),
         (":a_dict", "a_dict returns a dict", "torch.nn.Module"),
         (":large", "cannot take a batch of shape (1, 1, 8, 8) in evaluation mode: RuntimeError", "size=PIXELS"),
@@ -308,7 +308,7 @@ def test_a_network_that_looks_at_numbers_is_counted_by_running_it(nets: str) -> 
         (":lazy", "1.weight has no shape yet", "lazy layers"),
         (":uncopied", "cannot be copied: RuntimeError", "parametrizations"),
         (":extra", "its state_dict holds more than tensors", "get_extra_state"),
-        (":net?depth=3", "unexpected keyword argument 'depth'", "arguments of the factory"),
+        (":net?depth=3", "unexpected keyword argument 'depth'", "arguments of the function"),
         (":net?arch=x", "arch= is no option of a student", "arg.arch=VALUE"),
         (":net?classes=x", "classes= is no option of a student", "arg.classes=VALUE"),
         (":net?size=0", "size=0: allowed is", "size=224"),
@@ -316,7 +316,7 @@ def test_a_network_that_looks_at_numbers_is_counted_by_running_it(nets: str) -> 
         (":net?norm=none&mean=0.5&std=1", "norm beside mean and std", "either norm"),
         (":net?norm=imagenet", "unknown norm 'imagenet'", "leave it out"),
         (":net?weights=none.pt", "none.pt", "check the path"),
-        ("", "names no factory", "python:FILE.py:FACTORY"),
+        ("", "names no function", "python:FILE.py:FUNCTION"),
     ],
 )
 def test_what_is_no_student_is_refused(rest: str, found: str, hint: str, nets: str) -> None:

@@ -479,7 +479,7 @@ def test_a_factory_gets_its_arguments(nets: str) -> None:
         (":picky", "cannot take a batch of shape (2, 1, 8, 8): RuntimeError"),
         (":net?depth=3", "net(num_classes, width=4, bias=True): got an unexpected keyword argument 'depth'"),
         (":net?num_classes=7", "7 classes, but digits has 10"),
-        ("", "names no factory"),
+        ("", "names no function"),
     ],
 )
 def test_a_factory_that_gives_no_teacher(rest: str, found: str, nets: str) -> None:

@@ -361,7 +361,7 @@ def test_the_description_counts_every_row(tmp_path: Path) -> None:
 def test_unknown_arguments_and_missing_names_are_refused(tmp_path: Path) -> None:
     path = write_dataset(tmp_path / "data.py")
     assert "unexpected keyword argument 'cuont'" in refusal(f"python:{path}:make?cuont=3").message
-    assert "names no factory" in refusal("python:data").message
+    assert "names no function" in refusal("python:data").message
     assert "no such file" in refusal(f"python:{tmp_path / 'other.py'}:make").message
 
 

@@ -195,7 +195,7 @@ def search(
 @app.command()
 @runs("search.compare")
 def compare(
-    student: Annotated[str, typer.Option("--student", help=STUDENT)],
+    students: Annotated[list[str], typer.Option("--student", help=STUDENT)],
     teachers: Teachers = None,
     methods: Annotated[
         str,

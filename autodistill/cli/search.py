@@ -28,12 +28,14 @@ INTERRUPTED = 130
 """Exit code after Ctrl-C or a signal that ends the command."""
 
 
-def compare(*, student: str, methods: str, **flags: Any) -> None:
+def compare(*, students: list[str], methods: str, **flags: Any) -> None:
     """Run a method grid: `methods` are names separated by commas; the other flags are those of `search`."""
     names = [name.strip() for name in methods.split(",") if name.strip()]
     if methods and not names:
         raise ConfigError("--method: names no method", "name one or more, such as --method ts,isats,dkd")
-    search(students=[student], methods=names or COMPARED, default_methods=not names, **flags)
+    if len(students) > 1:
+        raise ConfigError(f"--student {students[1]}: a grid has one student", "run compare once for each student")
+    search(students=students, methods=names or COMPARED, default_methods=not names, **flags)
 
 
 def search(*, dry_run: bool, output: str, quiet: bool, **flags: Any) -> None:

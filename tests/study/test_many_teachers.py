@@ -4,6 +4,7 @@ import pytest
 from small_studies import fake, options
 
 from autodistill.records import StudyRecord
+from autodistill.study import resolve
 
 pytestmark = pytest.mark.slow
 
@@ -27,6 +28,19 @@ def test_the_most_accurate_teachers_are_tried_and_the_others_have_a_reason():
     assert min(accuracy[str(name)] for name in tried(record)) >= max(accuracy[name] for name in record.screened_out)
     assert all("rank" in reason for reason in record.screened_out.values())
     assert record.spent_epochs <= record.plan.total_epochs
+
+
+def test_the_cache_holds_a_profile_of_each_teacher_and_all_views_of_those_that_are_tried():
+    """Six teachers, of which four are tried, and runs of 3 epochs."""
+    row = 100 * 10 * 2
+    asked = options(teachers=SIX, budget="11")
+    assert resolve(asked).cache_size == (4 * 3 + 2) * row
+    for limit, views in ((14, None), (13, 2), (9, 1)):
+        spec = resolve(asked.model_copy(update={"cache_bytes": limit * row}))
+        assert spec.space.data.views == views
+        assert spec.cache_size <= limit * row
+    fake(asked)
+    assert resolve(asked.model_copy(update={"budget": "20"})).tried == 4, "the choice of the study stays"
 
 
 def test_a_larger_budget_and_a_teacher_that_joins_keep_the_choice():

@@ -58,6 +58,8 @@ REFUSED = {
     "teacher": ({"teachers": ("file:gone.safetensors?arch=resnet8",)}, r"no such file: gone\.safetensors"),
     "nobody": ({"workers": 0}, r"--workers 0: must be a number above 0, or auto"),
     "count": ({"workers": "many"}, r"--workers many: must be a number above 0, or auto"),
+    "open": ({"insecure": True}, r"--insecure: has an effect with --ray only"),
+    "gpus": ({"per_gpu": 2}, r"--per-gpu 2: has an effect with --ray only"),
     "storage": ({"storage": "mysql://me:pass@host/kd"}, r"--storage \*\*\*: is no address of a database"),
     "away": ({"storage": "postgresql://me:pass@/kd?host=/nowhere"}, r"--storage postgresql://me:\*\*\*@/kd\?\*\*\*"),
     "sizes": ({"more": ["data.train=5000"]}, r"data\.train"),
@@ -67,6 +69,14 @@ REFUSED = {
 def kept_files() -> set[Path]:
     """Return all files but measurements and descriptions of networks, which any command may keep."""
     return {path for path in everything(Path(), cache_root()) if not {"measured", "described"} & {*path.parts}}
+
+
+def test_a_grid_has_one_student(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["autodistill", "compare", "--student", "resnet8", "--student", "vgg8"])
+    with pytest.raises(SystemExit) as ended:
+        entry.run()
+    assert ended.value.code == 2
+    assert "--student vgg8: a grid has one student" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("case", REFUSED)

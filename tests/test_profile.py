@@ -314,8 +314,9 @@ def test_a_study_profiles_its_teachers_and_compares_those_that_have_one(worker):
     events: list[Event] = []
     with SerialExecutor(worker.context.setup, work=work) as executor:
         names, missing = ("two", "broken", "one"), TrainTeacherTask(uri="ladder:resnet8")
-        teachers, both, computed = prepare_teachers(names, executor, events.append, untrained=[missing], epochs=3)
-    assert computed == 2
+        prepared = prepare_teachers(names, executor, events.append, untrained=[missing], epochs=3)
+    assert prepared.views_computed == 2
+    teachers, both = prepared.teachers, prepared.agreement
     assert [(one.name, one.profile is None) for one in teachers] == [("two", False), ("broken", True), ("one", False)]
     assert teachers[0].model_copy(update={"profile": None, "notes": ()}) == teacher("two", val_top1=0.9, size=1)
     kinds = [type(task).__name__ for task in asked]

@@ -8,7 +8,7 @@ from autodistill import console
 from autodistill import data as datasets
 from autodistill.console import Display, percent
 from autodistill.errors import ConfigError
-from autodistill.executors import CheckTask, LocalExecutor, SerialExecutor
+from autodistill.executors import CheckTask, LocalExecutor, Refusal, SerialExecutor
 from autodistill.formatting import command_line, count
 from autodistill.images_table import show_images
 from autodistill.options import search_options
@@ -16,7 +16,7 @@ from autodistill.records import TRAINED_HERE, InspectionRecord, TeacherRecord
 from autodistill.report import render_inspection
 from autodistill.report.teachers import knowledge_info
 from autodistill.running import shown_loading
-from autodistill.study import StudySpec, prepare_teachers, resolve
+from autodistill.study import StudySpec, leave_out, prepare_teachers, resolve
 from autodistill.teachers import adaptation, with_equals
 from autodistill.teachers.ladder import IMAGENET
 
@@ -77,11 +77,11 @@ def _train_missing(spec: StudySpec) -> None:
     with Display() as display, LocalExecutor(spec.options.workers, spec.setup, data=spec.data) as executor:
         executor.run(missing, display.show)
     records = _checked(spec, list(spec.teachers))
-    _show((name, records[name], uri) for name, uri in spec.teachers.items())
+    _show((name, records.get(name), uri) for name, uri in spec.teachers.items())
 
 
 def check_teachers(*, teacher: Sequence[str], output: str, **flags: Any) -> None:
-    """Check teachers; the first error ends the command."""
+    """Check teachers; the first error ends the command, unless the teacher is a file of a folder with others."""
     spec = _resolved(teachers=teacher, **flags)
     records = _checked(spec, list(spec.teachers)).values()
     if output == "json":
@@ -103,7 +103,9 @@ def _resolved(**flags: Any) -> StudySpec:
 def _checked(spec: StudySpec, names: Sequence[str]) -> dict[str, TeacherRecord]:
     """Check teachers in this process; return their records by name."""
     with Display() as display, SerialExecutor(spec.setup, data=spec.data) as executor:
-        records = executor.run([CheckTask(name=name) for name in names], display.show)
+        records = executor.run([CheckTask(name=name, optional=name in spec.folders) for name in names], display.show)
+        refused = {name: it for name, it in zip(names, records, strict=True) if isinstance(it, Refusal)}
+        leave_out(spec, refused, display.show)
     checked = with_equals([record for record in records if isinstance(record, TeacherRecord)])
     return {record.name: record for record in checked}
 
@@ -148,9 +150,10 @@ def inspect_teachers(*, output: str, to: Path | None, teacher: Sequence[str] | N
         console.show_note(f"left out, not trained yet: {', '.join(missing)}. To train them: {train}")
     size = min(spec.options.workers, len(names))
     with Display() as display, LocalExecutor(size, spec.setup, data=spec.data) as executor:
-        teachers, agreement, _ = prepare_teachers(names, executor, display.show)
+        prepared = prepare_teachers(names, executor, display.show, optional=spec.folders)
+        leave_out(spec, prepared.refused, display.show)
     data = datasets.record(spec.data, spec=spec.space.data, views=spec.views)
-    record = InspectionRecord(data=data, teachers=teachers, agreement=agreement)
+    record = InspectionRecord(data=data, teachers=prepared.teachers, agreement=prepared.agreement)
     if output == "json":
         console.show_json(record.model_dump(mode="json"))
     else:

@@ -85,9 +85,11 @@ class TrainTeacherTask(Record):
 
 
 class CheckTask(Record):
-    """Load and check a teacher; returns its `TeacherRecord`."""
+    """Load and check a teacher; returns its `TeacherRecord`, or a `Refusal`."""
 
     name: str
+    optional: bool = False
+    """Whether a teacher that does not pass is left out, so that the task returns a `Refusal` instead of an error."""
 
 
 class ProfileTask(Record):
@@ -126,6 +128,13 @@ class MeasureTeacherTask(Record):
     """Whether the teacher is still to be trained or adapted by autodistill."""
     seconds: float
     """About how long each part is measured."""
+
+
+class Refusal(Record):
+    """Why a teacher does not pass its check, and what the user can do."""
+
+    message: str
+    hint: str
 
 
 class Profiled(Record):
@@ -183,7 +192,7 @@ Task = (
     | MeasureStudentTask
     | MeasureTeacherTask
 )
-Result = KeptResult | TeacherRecord | Profiled | AgreementRecord | StudentTimes | TeacherTimes | int | None
+Result = KeptResult | TeacherRecord | Refusal | Profiled | AgreementRecord | StudentTimes | TeacherTimes | int | None
 OnEvent = Callable[[Event], None]
 
 STARTED = "started"

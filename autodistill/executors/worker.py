@@ -26,6 +26,7 @@ from autodistill.executors.base import (
     OnEvent,
     Profiled,
     ProfileTask,
+    Refusal,
     Result,
     Setup,
     Stopped,
@@ -535,17 +536,22 @@ def _train_teacher(task: TrainTeacherTask, context: WorkerContext) -> None:
         stop.check()
 
 
-def _check(task: CheckTask, context: WorkerContext) -> TeacherRecord:
-    teacher = context.teacher(task.name)
-    logits = context.cache.validation(teacher).float().to(context.device)
-    return check(
-        teacher,
-        context.data,
-        logits,
-        reload=lambda option: context.load_teacher(task.name, option),
-        hottest=hottest_of(context.setup.space),
-        originals=context.validation_images,
-    )
+def _check(task: CheckTask, context: WorkerContext) -> TeacherRecord | Refusal:
+    try:
+        teacher = context.teacher(task.name)
+        logits = context.cache.validation(teacher).float().to(context.device)
+        return check(
+            teacher,
+            context.data,
+            logits,
+            reload=lambda option: context.load_teacher(task.name, option),
+            hottest=hottest_of(context.setup.space),
+            originals=context.validation_images,
+        )
+    except TeacherError as error:
+        if not task.optional:
+            raise
+        return Refusal(message=error.message, hint=error.hint)
 
 
 def _profile(task: ProfileTask, context: WorkerContext) -> Profiled | None:

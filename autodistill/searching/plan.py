@@ -257,7 +257,7 @@ def _total_epochs(budget: Budget, full: int, epochs_per_s: float | None) -> int:
     if budget.unit == "seconds":
         if epochs_per_s is None:
             raise ValueError("a time budget needs epochs_per_s")
-        return int(budget.amount * epochs_per_s)
+        return int(round(budget.amount * epochs_per_s, 6))
     return int(budget.amount if budget.unit == "epochs" else round(budget.amount * full, 6))
 
 

@@ -13,7 +13,7 @@ from autodistill.study.resolve import (
     study_name,
     within,
 )
-from autodistill.study.run import prepare_teachers, run_students, run_study
+from autodistill.study.run import leave_out, prepare_teachers, run_students, run_study
 from autodistill.study.timing import Estimate, describe_plan, describe_time, estimate
 from autodistill.study.unchanged import check_unchanged, fingerprints_now
 
@@ -30,6 +30,7 @@ __all__ = [
     "estimate",
     "fingerprints_now",
     "label",
+    "leave_out",
     "pinned",
     "prepare_teachers",
     "resolve",

@@ -76,6 +76,10 @@ class Recorder:
         self.teachers: tuple[TeacherRecord, ...] = kept.teachers if kept else ()
         self.agreement: AgreementRecord | None = kept.agreement if kept else None
         self.screened_out: dict[str, str] = dict(kept.screened_out) if kept else {}
+        self.refused = {
+            name: reason for name, reason in (kept.left_out if kept else {}).items() if name in spec.teachers
+        }
+        """Reasons why teachers of a folder did not pass their check, by name."""
         self.profile_views = int(timing.get("profile_views", 0))
         """How often a teacher was run for a profile."""
         self._views_ahead = int(timing.get("views_ahead", 0))
@@ -90,6 +94,13 @@ class Recorder:
         for note in self._spec.notes:
             self._forward(Note(text=note, warning=True))
         self._forward(Note(text=f"plan: {describe_plan(plan, teachers=len(self._spec.teachers))}"))
+
+    def replan(self, plan: PlanRecord) -> None:
+        """Take the plan without the refused teachers, and announce it."""
+        self._plan = plan
+        self._write("running")
+        teachers = len(self._spec.teachers) - len(self.refused)
+        self._forward(Note(text=f"plan: {describe_plan(plan, teachers=teachers)}"))
 
     def plan_time(self, costs: Costs, workers: int) -> None:
         """Announce the plan of time, and keep it unless an earlier process has kept one for this plan."""
@@ -203,7 +214,7 @@ class Recorder:
             "found": tuple(self._found.values()),
             "student": spec.student,
             "limits": spec.options.limits,
-            "left_out": spec.left_out,
+            "left_out": {**spec.left_out, **self.refused},
             "data": datasets.record(spec.data, spec=space.data, views=spec.views),
             "space": space.model_dump(mode="json", exclude_none=True),
             "plan": plan,

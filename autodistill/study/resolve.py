@@ -132,6 +132,8 @@ class StudySpec(NamedTuple):
     assistants learn from, by URI."""
     left_out: dict[str, str]
     """Names of the files of a folder of teachers that cannot be loaded, with the reason."""
+    folders: dict[str, str]
+    """Folder of teachers of each teacher that comes from one and is left out if it does not pass its check, by name."""
     folder: StudyFolder
     budget: str
     tried: int
@@ -323,6 +325,7 @@ def resolve_all(
                 fingerprints=loaded.fingerprints,
                 sources=loaded.sources,
                 left_out=loaded.left_out,
+                folders=loaded.folders,
                 notes=(*loaded.notes, *spec.notes),
             )
         )
@@ -425,6 +428,7 @@ class _Loaded(NamedTuple):
     fingerprints: dict[str, str]
     sources: dict[str, str]
     left_out: dict[str, str]
+    folders: dict[str, str]
     notes: tuple[str, ...]
 
 
@@ -642,16 +646,17 @@ def _load_teachers(asked: _Asked, data: Data, *, offline: bool) -> _Loaded:
         names=kept,
         fingerprints={name: found[name] for name in kept if name in found},
         sources=sources,
-        left_out={name: _reason(left_out[uri], uri) for name, uri in names.items() if uri in left_out},
+        left_out={name: reason_of(left_out[uri], uri) for name, uri in names.items() if uri in left_out},
+        folders={name: asked.folders[uri] for name, uri in kept.items() if uri in asked.folders and name not in needed},
         notes=tuple(notes),
     )
 
 
-def _reason(error: TeacherError, uri: str) -> str:
-    """Return why a file cannot be loaded, without the folders of its path."""
+def reason_of(error: TeacherError, uri: str) -> str:
+    """Return why a file cannot be used, without its name and the folders of its path."""
     uri = uri.removeprefix(adaptation.SCHEME)
-    path = Path(parse(uri).target)
-    return error.message.removeprefix(f"teacher {uri}: ").replace(str(path.expanduser()), path.name)
+    path, message = Path(parse(uri).target), error.message.removeprefix(f"teacher {uri}: ")
+    return (message.partition(f"({uri}): ")[2] or message).replace(str(path.expanduser()), path.name)
 
 
 def _students(names: Sequence[str], common: _Common, *, offline: bool) -> list[StudentRecord]:
@@ -738,6 +743,7 @@ def _resolved(options: SearchOptions, common: _Common, student: StudentRecord, *
         fingerprints={},
         sources={},
         left_out={},
+        folders={},
         folder=folder,
         budget=budget,
         tried=tried,

@@ -3,9 +3,10 @@
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 from autodistill.config import PriorSpec, Space, nearest_prior
 from autodistill.errors import ConfigError, StoreError, TeacherError
@@ -18,6 +19,7 @@ from autodistill.executors import (
     ProcessPool,
     Profiled,
     ProfileTask,
+    Refusal,
     Task,
     TrainTeacherTask,
 )
@@ -57,7 +59,7 @@ from autodistill.stats.students import recommend_student
 from autodistill.stats.verdict import threshold_of
 from autodistill.store import StudyFolder, locked_study, write_text
 from autodistill.study.recorder import Recorder, TimeIsUp
-from autodistill.study.resolve import StudySpec, kept_record
+from autodistill.study.resolve import StudySpec, kept_record, reason_of
 from autodistill.study.resuming import (
     RunStore,
     continued,
@@ -68,7 +70,7 @@ from autodistill.study.resuming import (
     kept_screening,
     run_key,
 )
-from autodistill.study.timing import measure, plan_for
+from autodistill.study.timing import measure, plan_for, plan_without
 from autodistill.teachers import with_equals
 from autodistill.teachers.checks import may_have_seen_validation
 from autodistill.teachers.ladder import epochs_of
@@ -138,17 +140,11 @@ def run_study(spec: StudySpec, on_event: OnEvent, *, executor_for: ExecutorFor =
                 carried=recorded[: kept.joins[-1].trials] if kept and kept.joins else (),
                 recorded=recorded,
             )
-            recorder.teachers, recorder.agreement, computed = prepare_teachers(
-                list(spec.teachers),
-                executor,
-                recorder.on_event,
-                untrained=spec.training_of(list(reversed(spec.teachers))),
-                epochs=sum(epochs_of(uri, spec.space) for uri in spec.untrained),
-                meanwhile=store.tasks(no_teacher_runs(search)),
+            plan = with_teachers(
+                spec, recorder, executor, plan, kept=kept, meanwhile=store.tasks(no_teacher_runs(search))
             )
-            recorder.profile_views = max(recorder.profile_views, computed)
             fingerprints.update({teacher.name: teacher.fingerprint for teacher in recorder.teachers})
-            search = search._replace(teachers=tried_teachers(spec, recorder, plan, kept))
+            search = search._replace(plan=plan, teachers=tried_teachers(spec, recorder, plan, kept))
             recorder.state = state = SearchState(
                 spec=search,
                 train=partial(store.train, executor=executor, on_event=recorder.on_event),
@@ -214,35 +210,111 @@ def tried_teachers(
     return chosen.tried
 
 
+def with_teachers(
+    spec: StudySpec,
+    recorder: Recorder,
+    executor: Executor,
+    plan: PlanRecord,
+    *,
+    kept: StudyRecord | None,
+    meanwhile: Sequence[Task],
+) -> PlanRecord:
+    """Prepare the teachers of a study; return its plan, which changes where teachers are left out.
+
+    Args:
+        spec: The study.
+        recorder: Receives the teachers.
+        executor: Runs the tasks.
+        plan: The plan with all teachers.
+        kept: Record of an earlier process.
+        meanwhile: Runs for workers that would otherwise be idle.
+    """
+    prepared = prepare_teachers(
+        list(spec.teachers),
+        executor,
+        recorder.on_event,
+        optional=spec.folders,
+        untrained=spec.training_of(list(reversed(spec.teachers))),
+        epochs=sum(epochs_of(uri, spec.space) for uri in spec.untrained),
+        meanwhile=meanwhile,
+    )
+    recorder.teachers, recorder.agreement = prepared.teachers, prepared.agreement
+    recorder.profile_views = max(recorder.profile_views, prepared.views_computed)
+    recorder.refused = leave_out(spec, prepared.refused, recorder.on_event)
+    if recorder.refused:
+        plan = plan_without(spec, plan, recorder.refused, kept=kept)
+        recorder.replan(plan)
+    return plan
+
+
+def leave_out(spec: StudySpec, refused: Mapping[str, Refusal], on_event: OnEvent) -> dict[str, str]:
+    """Return the reasons for leaving out files of folders, by name, and warn about them.
+
+    Raises:
+        TeacherError: No file of a folder passes its check.
+    """
+    for folder in dict.fromkeys(spec.folders.values()):
+        own = [refused.get(name) for name, of in spec.folders.items() if of == folder]
+        failed = [it for it in own if it is not None]
+        if len(failed) == len(own):
+            lines = "".join(f"\n  {it.message.removeprefix('teacher ')}" for it in failed)
+            raise TeacherError(
+                f"teacher {folder}: none of its {plural(len(own), 'checkpoint')} passes the check:{lines}",
+                failed[0].hint,
+            )
+    reasons = {name: reason_of(TeacherError(it.message, it.hint), spec.teachers[name]) for name, it in refused.items()}
+    for name, reason in reasons.items():
+        hint = f"\n  {refused[name].hint}" if refused[name].hint else ""
+        on_event(Note(text=f"teacher {name} is left out: {reason}{hint}", warning=True))
+    return reasons
+
+
+class Prepared(NamedTuple):
+    """Checked teachers with their profiles."""
+
+    teachers: tuple[TeacherRecord, ...]
+    agreement: AgreementRecord | None
+    views_computed: int
+    """How often a teacher was run over view 0."""
+    refused: dict[str, Refusal]
+    """Optional teachers that did not pass their check, by name."""
+
+
 def prepare_teachers(
     names: Sequence[str],
     executor: Executor,
     on_event: OnEvent,
     *,
+    optional: Collection[str] = (),
     untrained: Sequence[TrainTeacherTask] = (),
     epochs: int = 0,
     meanwhile: Sequence[Task] = (),
-) -> tuple[tuple[TeacherRecord, ...], AgreementRecord | None, int]:
+) -> Prepared:
     """Train or adapt the missing teachers, then check, profile and compare all teachers.
 
     Args:
         names: Names of the teachers.
         executor: Runs the tasks.
         on_event: Is called with each event.
+        optional: Names of those that may fail their check.
         untrained: Tasks that train the missing teachers, in their order.
         epochs: Epochs of the training of all missing teachers.
         meanwhile: Runs for workers that would otherwise be idle.
 
-    Returns:
-        The teachers with their profiles, their agreement, and how often a teacher was run over view 0.
+    Raises:
+        TeacherError: Another teacher does not pass its check.
     """
     on_event(PhaseStarted(phase="teachers", runs=len(untrained), epochs=epochs))
     executor.run(untrained, on_event, meanwhile=meanwhile)
-    tasks: list[Task] = [kind(name=name) for name in names for kind in (CheckTask, ProfileTask)]
+    checks = [CheckTask(name=name, optional=name in optional) for name in names]
+    tasks: list[Task] = [task for check in checks for task in (check, ProfileTask(name=check.name))]
     found = executor.run(tasks, on_event, meanwhile=meanwhile)
     on_event(PhaseStarted(phase="profiles", runs=0, epochs=0))
-    teachers, computed = list[TeacherRecord](), 0
-    for record, profiled in zip(found[::2], found[1::2], strict=True):
+    teachers, refused, computed = list[TeacherRecord](), dict[str, Refusal](), 0
+    for name, record, profiled in zip(names, found[::2], found[1::2], strict=True):
+        if isinstance(record, Refusal):
+            refused[name] = record
+            continue
         assert isinstance(record, TeacherRecord)
         if isinstance(profiled, Profiled):
             seen = may_have_seen_validation(profiled.profile) if record.is_foreign else ""
@@ -259,7 +331,7 @@ def prepare_teachers(
     if len(profiled_names) > 1:
         (compared,) = executor.run([AgreementTask(names=profiled_names)], on_event)
         agreement = compared if isinstance(compared, AgreementRecord) else None
-    return tuple(teachers), agreement, computed
+    return Prepared(tuple(teachers), agreement, computed, refused)
 
 
 def run_students(

@@ -2,7 +2,7 @@
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -126,6 +126,22 @@ def estimate(spec: StudySpec, executor: Executor, on_event: OnEvent, *, start_up
     return Estimate(plan, planned, spec.cache_size)
 
 
+def plan_without(
+    spec: StudySpec, plan: PlanRecord, refused: Collection[str], *, kept: StudyRecord | None
+) -> PlanRecord:
+    """Return the plan of as many epochs without the teachers that did not pass their check.
+
+    Args:
+        spec: The study.
+        plan: Its plan with all teachers.
+        refused: Names of these teachers.
+        kept: Record of an earlier process, whose choice of teachers stays.
+    """
+    budget = parse_budget(spec.budget)
+    epochs_per_s = plan.total_epochs / budget.amount if budget.unit == "seconds" else None
+    return _plan(spec, [name for name in spec.teachers if name not in refused], epochs_per_s, kept=kept)
+
+
 def plan_for(spec: StudySpec, costs: Costs | None, *, kept: StudyRecord | None = None) -> PlanRecord:
     """Return the plan; a time budget becomes the number of epochs that the workers train in this time.
 
@@ -138,23 +154,28 @@ def plan_for(spec: StudySpec, costs: Costs | None, *, kept: StudyRecord | None =
         ConfigError: The budget is too small.
         StudyError: The budget is a time, and the duration of an epoch could not be measured.
     """
-    in_seconds, left_out = parse_budget(spec.budget).unit == "seconds", kept_screening(spec, kept)
+    in_seconds = parse_budget(spec.budget).unit == "seconds"
     if costs is None and in_seconds:
         raise StudyError(
             f"--budget {spec.budget}: the duration of an epoch could not be measured",
             "see the warning above; --budget 20 is the cost of 20 full trainings",
         )
     epochs_per_s = spec.options.workers / costs.epoch_s if costs and in_seconds else None
+    return _plan(spec, list(spec.teachers), epochs_per_s, kept=kept)
+
+
+def _plan(spec: StudySpec, names: Sequence[str], epochs_per_s: float | None, *, kept: StudyRecord | None) -> PlanRecord:
+    """Return the plan of a study over the named teachers."""
     if spec.space.grid is not None:
-        count = len(spec.teachers)
-        return make_grid_plan(spec.space, teachers=count, requested=spec.budget, epochs_per_s=epochs_per_s)
+        return make_grid_plan(spec.space, teachers=len(names), requested=spec.budget, epochs_per_s=epochs_per_s)
+    screened_out = kept_screening(spec, kept)
     return make_plan(
         spec.space,
-        teachers=len(spec.teachers),
+        teachers=len(names),
         requested=spec.budget,
         epochs_per_s=epochs_per_s,
         max_trials=spec.options.max_trials,
-        tried=None if left_out is None else len(spec.teachers) - len(left_out),
+        tried=None if screened_out is None else len([name for name in names if name not in screened_out]),
     )
 
 

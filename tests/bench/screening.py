@@ -32,7 +32,7 @@ from policy import Found, judged, planted_recording
 from autodistill.searching import make_plan, screen
 from autodistill.searching.plan import PROTECTED_PRIORS
 
-SHARES = (0.0, 0.25, 0.5, 0.75)
+SHARES = (0.0, 0.25, 0.5, 0.75, 0.9)
 CORRELATIONS = (0.9, 0.5, 0.0, -0.5)
 SPREADS = {"settings matter more": worlds.TEACHERS, "teachers matter as much": worlds.SETTINGS}
 

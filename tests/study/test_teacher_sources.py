@@ -1,5 +1,8 @@
 """Studies over teachers of every source: a folder of checkpoints, a table, an ensemble with a teacher of the ladder."""
 
+import json
+import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -7,16 +10,16 @@ import pytest
 import torch
 from small_studies import drive, options
 
-from autodistill.cli.teachers import list_teachers
+from autodistill.cli.teachers import check_teachers, inspect_teachers, list_teachers
 from autodistill.config import DataSpec
 from autodistill.data import load as load_data
 from autodistill.errors import TeacherError
-from autodistill.executors import SerialExecutor
+from autodistill.executors import SerialExecutor, TrainTeacherTask
 from autodistill.models import build
 from autodistill.records import Event, Note
 from autodistill.report import render
 from autodistill.study import prepare_teachers, resolve
-from autodistill.teachers import ensemble_fingerprint
+from autodistill.teachers import ensemble_fingerprint, save
 
 DATA = DataSpec(train=100, validation=100, test=100, name="digits")
 
@@ -92,12 +95,68 @@ def test_the_notes_of_teachers_are_shown_when_they_are_prepared(tmp_path: Path) 
     events = list[Event]()
     spec = resolve(options(teachers=write_teachers(tmp_path)))
     with SerialExecutor(spec.setup, data=spec.data) as executor:
-        records, _, _ = prepare_teachers(list(spec.teachers), executor, events.append)
+        records = prepare_teachers(list(spec.teachers), executor, events.append).teachers
     said = [event.text for event in events if isinstance(event, Note)]
     assert "teacher a: the same network with the same weights as b: their logits are equal" in said
     assert any(text.startswith("teacher z: it knows the images without augmentation only") for text in said)
     assert [len(it.notes) > 0 for it in records] == [True] * 3
     assert records[0].notes[0].startswith("identified as resnet8:0.25")
+
+
+def write_folder(folder: Path, *, trained: int) -> str:
+    """Write a folder of networks, the first of which are trained; return its URI."""
+    folder.mkdir()
+    uris, spec = ("ladder:resnet8:0.25", "ladder:resnet8:0.5"), resolve(options())
+    with SerialExecutor(spec.setup, data=spec.data) as executor:
+        executor.run([TrainTeacherTask(uri=uri) for uri in uris[:trained]], lambda _: None)
+    for number, uri in enumerate(uris[:trained]):
+        shutil.copy(spec.path_of(uri), folder / f"good{number}.safetensors")
+    for number in range(2):
+        module = build("resnet8:0.25", num_classes=10, in_channels=1, image_size=8, seed=number)
+        save(folder / f"untrained{number}.safetensors", module, architecture="resnet8:0.25", data=spec.data)
+    return f"file:{folder}"
+
+
+@pytest.mark.slow
+def test_files_of_a_folder_that_do_not_pass_their_check_are_left_out(tmp_path: Path) -> None:
+    folder, events = write_folder(tmp_path / "runs", trained=2), list[Event]()
+    record = drive(options(teachers=[folder], budget="11"), events.append)
+    assert record.state == "complete"
+    assert [it.name for it in record.teachers] == ["good0", "good1"]
+    assert list(record.left_out) == ["untrained0", "untrained1"]
+    assert all(
+        re.match("(balanced )?validation accuracy .* is not above chance", it) for it in record.left_out.values()
+    )
+    warnings = [it.text for it in events if isinstance(it, Note) and it.warning]
+    assert any(text.startswith("teacher untrained1 is left out: ") for text in warnings)
+    assert record.plan == drive(options(teachers=[folder + "/good*"], budget="11", study="two")).plan
+    assert "left out: " in (render(record, tmp_path / "report").parent / "report.md").read_text()
+    longer = drive(options(teachers=[folder], budget="14"))
+    assert longer.left_out == record.left_out
+    assert longer.trials[: len(record.trials)] == record.trials
+
+
+@pytest.mark.slow
+def test_a_folder_whose_every_file_fails_its_check_is_refused_and_leaves_no_study(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "runs", trained=0)
+    with pytest.raises(TeacherError, match="none of its 2 checkpoints passes the check") as caught:
+        drive(options(teachers=[folder], budget="11"))
+    assert all(f"untrained{number} ({folder}/untrained{number}.safetensors): " in caught.value.message for number in range(2))
+    assert not list(Path("runs").rglob("study.json"))
+
+
+@pytest.mark.slow
+def test_commands_about_teachers_leave_them_out_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = write_folder(tmp_path / "runs", trained=1)
+    sizes = {"space": "smoke", "overrides": list(options().overrides)}
+    check_teachers(teacher=[folder], output="json", **sizes)
+    out, err = capsys.readouterr()
+    assert [it["name"] for it in json.loads(out)["teachers"]] == ["good0"]
+    assert "teacher untrained0 is left out: " in err
+    inspect_teachers(output="json", to=None, teacher=[folder], **sizes)
+    out, err = capsys.readouterr()
+    assert [it["name"] for it in json.loads(out)["teachers"]] == ["good0"]
+    assert "teacher untrained1 is left out: " in err
 
 
 @pytest.mark.slow

@@ -141,7 +141,8 @@ def test_a_folder_whose_every_file_fails_its_check_is_refused_and_leaves_no_stud
     folder = write_folder(tmp_path / "runs", trained=0)
     with pytest.raises(TeacherError, match="none of its 2 checkpoints passes the check") as caught:
         drive(options(teachers=[folder], budget="11"))
-    assert all(f"untrained{number} ({folder}/untrained{number}.safetensors): " in caught.value.message for number in range(2))
+    named = [f"untrained{number} ({folder}/untrained{number}.safetensors): " for number in range(2)]
+    assert all(text in caught.value.message for text in named)
     assert not list(Path("runs").rglob("study.json"))
 
 

@@ -84,7 +84,7 @@ def keep(trials: int) -> StudyRecord:
 
 
 def test_a_search_ends_with_a_result_a_report_and_the_next_command(here, alone):
-    found = run("search", *TINY)
+    found = here("search", *TINY)
     assert found.returncode == 0, found.stderr
     assert "Teachers" in found.stdout
     assert "plan: 12 full trainings" in found.stderr

@@ -261,7 +261,9 @@ def test_a_kept_result_serves_both_metrics_if_it_has_both_scores() -> None:
 def test_a_study_decides_by_balanced_accuracy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     found = drive(
-        options('search.metric="balanced_top1"', 'ladder.architectures=["resnet8:0.25"]', "training.epochs=2", budget="7")
+        options(
+            'search.metric="balanced_top1"', 'ladder.architectures=["resnet8:0.25"]', "training.epochs=2", budget="7"
+        )
     )
     assert {run.metric for run in found.runs()} == {"balanced_top1"}
     assert found.recommendation is not None
@@ -294,11 +296,13 @@ class Colours(nn.Module):
 
 @pytest.mark.slow
 def test_one_command_leads_from_a_folder_of_jpegs_to_a_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    photographs(tmp_path / "photos", count=9)
+    photographs(tmp_path / "photos", count=15)
     (tmp_path / "nets.py").write_text(NETWORK)
     monkeypatch.chdir(tmp_path)
     teacher = "python:nets.py:Colours?norm=none"
-    command = f"search --student mobilenetv2:0.1 --data folder:photos --teacher {teacher} --budget 7 --set confirm.seeds=2"
+    command = (
+        f"search --student mobilenetv2:0.1 --data folder:photos --teacher {teacher} --budget 7 --set confirm.seeds=2"
+    )
     program = [sys.executable, "-m", "autodistill", *command.split()]
     ended = subprocess.run(program, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr

@@ -1,8 +1,6 @@
 """A user's own images: default space, name of the study, the table before training, balanced accuracy, one command."""
 
 import json
-import subprocess
-import sys
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -13,9 +11,11 @@ import torch
 from dataset_files import write_arrays, write_dataset, write_images
 from PIL import Image
 from record_parts import teacher
-from small_studies import drive, fake, idle, options
+from small_studies import drive, fake, idle, options, without_workers
 from toy_runs import toy
+from typer.testing import CliRunner
 
+from autodistill.cli import app
 from autodistill.config import DataSpec, Space, dump
 from autodistill.data import Data, Split, load, record
 from autodistill.errors import StoreError
@@ -303,9 +303,9 @@ def test_one_command_leads_from_a_folder_of_jpegs_to_a_report(tmp_path: Path, mo
     command = (
         f"search --student mobilenetv2:0.1 --data folder:photos --teacher {teacher} --budget 7 --set confirm.seeds=2"
     )
-    program = [sys.executable, "-m", "autodistill", *command.split()]
-    ended = subprocess.run(program, capture_output=True, text=True, check=False)
-    assert ended.returncode == 0, ended.stderr
+    without_workers(monkeypatch)
+    ended = CliRunner().invoke(app, command.split(), catch_exceptions=False)
+    assert ended.exit_code == 0, ended.stderr
     assert "cut from the centre square" in ended.stderr
     study = read_study(tmp_path / "runs" / "photos-mobilenetv2-0.1" / "study.json")
     assert study.state == "complete"

@@ -300,11 +300,9 @@ def test_one_command_leads_from_a_folder_of_jpegs_to_a_report(tmp_path: Path, mo
     (tmp_path / "nets.py").write_text(NETWORK)
     monkeypatch.chdir(tmp_path)
     teacher = "python:nets.py:Colours?norm=none"
-    command = (
-        f"search --student mobilenetv2:0.1 --data folder:photos --teacher {teacher} --budget 7 --set confirm.seeds=2"
-    )
+    command = f"search --student mobilenetv2:0.1 --data folder:photos --teacher {teacher} --budget 9"
     without_workers(monkeypatch)
-    ended = CliRunner().invoke(app, command.split(), catch_exceptions=False)
+    ended = CliRunner().invoke(app, [*command.split(), "--set", "training.epochs=8"], catch_exceptions=False)
     assert ended.exit_code == 0, ended.stderr
     assert "cut from the centre square" in ended.stderr
     study = read_study(tmp_path / "runs" / "photos-mobilenetv2-0.1" / "study.json")

@@ -30,20 +30,29 @@ def source() -> str:
 
 
 def test_a_study_adapts_its_teacher_and_keeps_it(source: str) -> None:
-    asked = options(SHORT, *ADAPT, teachers=("ladder:resnet8:0.25", source))
+    """It is a teacher by itself, and a member of an ensemble."""
+    asked = options(SHORT, *ADAPT, teachers=("ladder:resnet8:0.25", source, "ensemble:seven+resnet8:0.25"), budget="16")
     spec = resolve(asked)
-    assert spec.teachers == {"resnet8:0.25": "ladder:resnet8:0.25", "seven": source}
+    assert list(spec.teachers) == ["resnet8:0.25", "seven", "seven-resnet8-0.25"]
+    assert spec.teachers["seven"] == source
     assert spec.untrained == [source, "ladder:resnet8:0.25"]
+    assert spec.unready == {"resnet8:0.25", "seven", "seven-resnet8-0.25"}
     progress: list[TaskProgress] = []
     record = drive(asked, lambda event: progress.append(event) if isinstance(event, TaskProgress) else None)
     assert record.state == "complete"
     assert [it.done for it in progress if it.task == "teacher seven"] == list(range(1, 9))
-    found = {it.name: it for it in record.teachers}["seven"]
-    assert (found.uri, found.is_foreign) == (source, False)
-    assert found.val_top1 > 0.3
-    assert found.profile is not None
+    found = {it.name: it for it in record.teachers}
+    both, *members = (found[name] for name in ("seven-resnet8-0.25", "seven", "resnet8:0.25"))
+    seven = members[0]
+    assert (seven.uri, seven.is_foreign) == (source, False)
+    assert seven.val_top1 > 0.3
+    assert seven.profile is not None
     assert any(trial.params.teacher == "seven" for trial in record.trials)
+    assert both.fingerprint == ensemble_fingerprint([it.fingerprint for it in members])
+    assert not both.is_foreign
+    assert both.cost.params == sum(it.cost.params or 0 for it in members)
     assert resolve(asked).untrained == []
+    assert resolve(asked).unready == set()
     assert drive(asked, executor_for=idle) == record
 
 
@@ -108,21 +117,6 @@ def test_notes_about_a_teacher_are_said(source: str) -> None:
     with pytest.raises(Killed):
         drive(options(SHORT, *ADAPT, teachers=(source,), budget="7"), until_checked)
     assert any(text.startswith("teacher seven: averaged weights are used") for text in notes)
-
-
-def test_an_adapted_teacher_is_a_member_of_an_ensemble(source: str) -> None:
-    asked = options(SHORT, *ADAPT, teachers=("ladder:resnet8:0.25", source, "ensemble:seven+resnet8:0.25"), budget="16")
-    spec = resolve(asked)
-    assert spec.unready == {"resnet8:0.25", "seven", "seven-resnet8-0.25"}
-    record = drive(asked)
-    assert record.state == "complete"
-    found = {it.name: it for it in record.teachers}
-    both, *members = (found[name] for name in ("seven-resnet8-0.25", "seven", "resnet8:0.25"))
-    assert both.fingerprint == ensemble_fingerprint([it.fingerprint for it in members])
-    assert not both.is_foreign
-    assert both.cost.params == sum(it.cost.params or 0 for it in members)
-    assert resolve(asked).unready == set()
-    assert drive(asked, executor_for=idle) == record
 
 
 FLAGS = ("data.train=100", "data.validation=100", "data.test=100", *ADAPT)

@@ -5,8 +5,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import fake_trainer
+import pytest
 
-from autodistill.executors import Result, SerialExecutor, Task, TrainTeacherTask, WorkerContext
+from autodistill import running
+from autodistill.cli import teachers as commands
+from autodistill.executors import ProcessPool, Result, SerialExecutor, Setup, Task, TrainTeacherTask, WorkerContext
 from autodistill.options import search_options
 from autodistill.records import Event, LatencyRecord, StudyRecord, TaskProgress, read_study
 from autodistill.stats.verdict import judged
@@ -40,6 +43,17 @@ def options(
 def serial(spec: StudySpec) -> SerialExecutor:
     """Start an executor that trains in this process."""
     return SerialExecutor(spec.setup, data=spec.data)
+
+
+def without_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let commands train in this process instead of in worker processes, which import torch for seconds."""
+
+    def executor(_: int, setup: Setup, **given: Any) -> SerialExecutor:
+        return SerialExecutor(setup, data=given["data"])
+
+    monkeypatch.setattr(running, "ProcessPool", lambda _: ProcessPool())
+    monkeypatch.setattr(running, "local_executor", lambda spec, **_: serial(spec))
+    monkeypatch.setattr(commands, "LocalExecutor", executor)
 
 
 def fake_work(task: Task, context: WorkerContext) -> Result:

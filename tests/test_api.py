@@ -1,6 +1,7 @@
 """`import autodistill as ad`: searches from Python, with names, URIs and objects as arguments."""
 
 import functools
+import runpy
 import shlex
 import shutil
 import subprocess
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 import user_networks
-from small_studies import core, recommending
+from small_studies import core, recommending, without_workers
 from torch import nn
 from typer.testing import CliRunner
 from user_networks import Small, checkpoint, small, trained
@@ -291,20 +292,57 @@ def test_the_same_call_finds_the_finished_study(study, capfd):
 
 
 @pytest.mark.slow
-def test_local_workers_the_serial_executor_and_the_command_line_make_the_same_study(monkeypatch, tmp_path):
-    """Each has its own folder and cache: in one folder, the later ones would find the results of the first."""
-    monkeypatch.setenv("PYTHONPATH", str(Path(user_networks.__file__).parent))
+def test_a_function_of_the_user_is_a_student(study):
+    made = search(functools.partial(Small, 4), teachers=[(trained(), OPTIONS)], study="own")
+    assert made.record.student.cost.params == 4 * 9 + 4 + 64 * 10 + 10
+    by_hand = sum(part.numel() for part in user_networks.student(10).parameters())
+    assert made.record.student.cost.params == by_hand
+
+
+def script(guard: str) -> str:
+    """Return a script that searches with a function of its own as the teacher, by workers, below `guard`."""
+    body = f"""
+        import sys
+        from pathlib import Path
+        sys.path.insert(0, {str(Path(user_networks.__file__).parent)!r})
+        import autodistill as ad
+        from user_networks import Small
+
+        print("read")
+
+        def mine():
+            return Small()
+
+        {guard}
+            study = ad.search({STUDENT!r}, teachers=[(mine, {{"weights": Path("small.pth.tar"), **{OPTIONS!r}}})],
+                              workers=1, space="smoke", budget=11, settings={SETTINGS!r}, progress=False)
+            print("done", study.record.teachers[0].uri)
+    """
+    return textwrap.dedent(body)
+
+
+@pytest.mark.slow
+def test_a_script_with_workers_the_serial_executor_and_the_command_line_make_the_same_study(monkeypatch, tmp_path):
+    """The functions of a script are imported from its file, in its process and in workers, which do not search again.
+
+    Each search has its own folder and cache: in one folder, the later ones would find the results of the first.
+    """
+    without_workers(monkeypatch)
 
     def start(name: str) -> None:
         (tmp_path / name).mkdir()
         monkeypatch.chdir(tmp_path / name)
         monkeypatch.setenv("AUTODISTILL_CACHE", str(tmp_path / name / "cache"))
         checkpoint(Path())
+        Path("script.py").write_text(script('if __name__ == "__main__":'))
 
-    start("local")
-    options = {"weights": Path("small.pth.tar"), **OPTIONS}
-    local = search(teachers=[(small, options)], executor="local", workers=1).record
-    uri = "python:user_networks:small?weights=small.pth.tar&norm=half&name=net"
+    start("script")
+    found = subprocess.run([sys.executable, "script.py"], capture_output=True, text=True)
+    assert found.returncode == 0, found.stderr
+    uri = "python:script.py:mine?weights=small.pth.tar&norm=half&name=net"
+    assert found.stdout.splitlines()[-1] == f"done {uri}"
+    (folder,) = Path("runs").iterdir()
+    local = ad.load_study(folder).record
     assert [teacher.uri for teacher in local.teachers] == [uri]
     start("serial")
     serial = search(teachers=[uri]).record
@@ -316,44 +354,14 @@ def test_local_workers_the_serial_executor_and_the_command_line_make_the_same_st
     assert serial.found == typed.found == ()
 
 
-@pytest.mark.slow
-def test_a_function_of_the_user_is_a_student(study):
-    made = search(functools.partial(Small, 4), teachers=[(trained(), OPTIONS)], study="own")
-    assert made.record.student.cost.params == 4 * 9 + 4 + 64 * 10 + 10
-    by_hand = sum(part.numel() for part in user_networks.student(10).parameters())
-    assert made.record.student.cost.params == by_hand
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("guarded", [True, False])
-def test_a_script_searches_once(guarded):
-    """Its functions are imported from its file, in this process and in workers, which must not search again."""
+def test_a_script_that_searches_whenever_it_is_imported_is_refused(monkeypatch, capsys):
+    without_workers(monkeypatch)
     checkpoint(Path())
-    body = f"""
-        import sys
-        sys.path.insert(0, {str(Path(user_networks.__file__).parent)!r})
-        import autodistill as ad
-        from user_networks import Small
-
-        print("read")
-
-        def mine():
-            return Small()
-
-        {'if __name__ == "__main__":' if guarded else "if True:"}
-            study = ad.search({STUDENT!r}, teachers=[(mine, {{"weights": "small.pth.tar", **{OPTIONS!r}}})], workers=1,
-                              space="smoke", budget=11, settings={SETTINGS!r}, progress=False)
-            print("done", study.record.teachers[0].uri)
-    """
-    Path("script.py").write_text(textwrap.dedent(body))
-    found = subprocess.run([sys.executable, "script.py"], capture_output=True, text=True)
-    if guarded:
-        assert found.returncode == 0, found.stderr
-        assert found.stdout.splitlines()[-1] == "done python:script.py:mine?weights=small.pth.tar&norm=half&name=net"
-    else:
-        assert found.returncode == 1
-        assert 'put the call below `if __name__ == "__main__":`' in found.stderr
-        assert "done" not in found.stdout
+    Path("script.py").write_text(script("if True:"))
+    with pytest.raises(ConfigError) as caught:
+        runpy.run_path("script.py", run_name="__main__")
+    assert any('put the call below `if __name__ == "__main__":`' in note for note in caught.value.__notes__)
+    assert "done" not in capsys.readouterr().out
 
 
 def test_a_search_is_refused_while_its_file_is_imported():

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from factories import study
+from small_studies import without_workers
 from typer.testing import CliRunner
 
 from autodistill import __main__ as entry
@@ -55,6 +56,12 @@ def here(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) ->
     return run_here
 
 
+@pytest.fixture
+def alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let commands in this process start no worker process."""
+    without_workers(monkeypatch)
+
+
 def invoke(*arguments: str) -> str:
     found = CliRunner().invoke(app, arguments, catch_exceptions=False)
     assert found.exit_code == 0, found.output
@@ -76,17 +83,18 @@ def keep(trials: int) -> StudyRecord:
     return record
 
 
-def test_a_search_ends_with_a_result_a_report_and_the_next_command(here):
-    found = run("search", *TINY)
+def test_a_search_ends_with_a_result_a_report_and_the_next_command(here, alone):
+    asked = ["search", *TINY, "--set", 'ladder.architectures=["resnet8:0.25"]', "--budget", "7"]
+    found = run(*asked)
     assert found.returncode == 0, found.stderr
     assert "Teachers" in found.stdout
-    assert "plan: 12 full trainings" in found.stderr
+    assert "plan: 7 full trainings" in found.stderr
     assert found.stderr.strip().splitlines()[-1] == (
         "Report: reports/smoke-resnet8-0.25/report.html   Next: autodistill train --from smoke-resnet8-0.25"
     )
     written = {path.name for path in Path("reports/smoke-resnet8-0.25").iterdir()}
     assert written >= {"report.html", "report.md", "study.json"}
-    again = here("search", *TINY, "--format", "json")
+    again = here(*asked, "--format", "json")
     assert again.returncode == 0
     assert again.stderr == ""
     document = json.loads(again.stdout)
@@ -121,7 +129,7 @@ def test_a_trained_network_passes_the_check_of_teachers(here):
     assert teacher["val_top1"] > 0.3
 
 
-def test_a_dry_run_writes_nothing(here):
+def test_a_dry_run_writes_nothing(here, alone):
     found = here("search", *TINY, "--student", "resnet8:0.5", "--dry-run")
     assert found.returncode == 0, found.stderr
     assert "all 2 studies: at most" in found.stderr
@@ -303,7 +311,7 @@ def test_ctrl_c_ends_a_search_with_130_and_the_command_that_continues(here, monk
     assert json.loads(Path("runs/smoke-resnet8-0.25/study.json").read_text())["state"] == "running"
 
 
-def test_a_timeout_ends_with_0_and_the_same_command_continues(here):
+def test_a_timeout_ends_with_0_and_the_same_command_continues(here, alone):
     found = here("search", *TINY, "--timeout", "0.001s")
     assert found.returncode == 0, found.stderr
     assert "--timeout: stopped after 0.001 s; the same command continues" in found.stderr

@@ -1,22 +1,29 @@
 """The documentation: each example is complete and runs, files and options that are named exist."""
 
+import contextlib
+import io
 import json
 import os
 import re
+import runpy
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from small_studies import without_workers
 from torch import nn
 
+from autodistill import __main__ as entry
 from autodistill import teachers
 from autodistill.methods import METHODS
-from autodistill.models import build
+from autodistill.models import MODELS, build
 from autodistill.models.uri import FACTS, RESERVED
 from autodistill.records import read_record
 
@@ -38,13 +45,37 @@ def sections(page: str) -> dict[str, list[tuple[str, str]]]:
 EXAMPLES = [(page, title) for page in PAGES for title in sections(page)]
 
 
+@pytest.fixture
+def here(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Let commands run in this process, which has imported torch already, and leave it as it was."""
+    without_workers(monkeypatch)
+    monkeypatch.setattr(sys, "argv", sys.argv)
+    with mock.patch.dict(MODELS), mock.patch.dict(teachers.SOURCES):
+        yield
+
+
 def run(line: str) -> str:
+    """Run a command in this process; return what it printed."""
     program, *arguments = shlex.split(line)
-    module = ["-m", "autodistill"] if program == "autodistill" else []
-    assert module or program == "python", line
+    shown, said = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(shown), contextlib.redirect_stderr(said):
+        if program == "python":
+            runpy.run_path(*arguments, run_name="__main__")
+        else:
+            assert program == "autodistill", line
+            sys.argv = [program, *arguments]
+            with pytest.raises(SystemExit) as end:
+                entry.run()
+            assert not end.value.code, f"{line}\n{said.getvalue()}"
+    return shown.getvalue()
+
+
+def run_alone(line: str) -> str:
+    """Run a script in a new process, in which nothing has read the names of datasets yet."""
+    program, *arguments = shlex.split(line)
+    assert program == "python", line
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, *module, *arguments]
-    found = subprocess.run(command, capture_output=True, text=True, env=environment)
+    found = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, env=environment)
     assert found.returncode == 0, f"{line}\n{found.stderr}"
     return found.stdout
 
@@ -58,13 +89,13 @@ def run_example(page: str, title: str) -> str:
             Path(name[1]).write_text(code)
         elif kind == "sh":
             for line in code.replace("\\\n", " ").splitlines():
-                shown = run(line)
+                shown = run_alone(line) if line == "python stripes.py" else run(line)
     return shown
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("page", "title"), EXAMPLES, ids=[f"{page}: {title}" for page, title in EXAMPLES])
-def test_an_example_runs(page, title):
+def test_an_example_runs(here, page, title):
     shown = run_example(page, title)
     records = [read_record(path) for path in Path("runs").glob("*/study.json")]
     assert [record.state for record in records] == ["complete"] * (title != "Options")
@@ -96,7 +127,7 @@ def test_an_example_runs(page, title):
 @pytest.mark.parametrize(
     ("page", "key", "part"), [("docs/images.md", "data", "2 classes"), ("docs/students.md", "student", "small")]
 )
-def test_the_file_of_a_page_works_in_the_command_of_the_page(page, key, part):
+def test_the_file_of_a_page_works_in_the_command_of_the_page(here, page, key, part):
     """Up to the first training."""
     text = (REPOSITORY / page).read_text(encoding="utf-8")
     ((name, code),) = re.findall(r"^```python\n# file: (\S+)\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
@@ -107,7 +138,7 @@ def test_the_file_of_a_page_works_in_the_command_of_the_page(page, key, part):
 
 
 @pytest.mark.slow
-def test_the_first_command_of_the_readme_runs_on_files_as_people_have_them():
+def test_the_first_command_of_the_readme_runs_on_files_as_people_have_them(here):
     """Up to the first training; photographs of mixed sizes, three checkpoints in three wrappings."""
     draw = np.random.default_rng(0)
     for name in ("cat", "dog", "owl"):

@@ -73,9 +73,9 @@ def test_a_record_without_absolute_paths_is_the_same_object():
 
 NETS = "from user_networks import small\n"
 SETTINGS = {
-    "data.train": 150,
-    "data.validation": 100,
-    "data.test": 100,
+    "data.train": 100,
+    "data.validation": 60,
+    "data.test": 60,
     "training.epochs": 2,
     "training.rung_epochs": 1,
     "confirm.seeds": 2,

@@ -5,19 +5,20 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_studies import Killed, core, drive, idle, kept, kill_after, options, stamps
+from small_studies import Killed, core, drive, fake, idle, kept, kill_after, options, stamps, without_workers
 from teacher_files import network
 
 from autodistill.cli import teachers as commands
 from autodistill.errors import ConfigError, StoreError, TeacherError
 from autodistill.formatting import count
-from autodistill.records import Note, TaskProgress
+from autodistill.records import Event, Note, RunEnded, TaskProgress
 from autodistill.study import resolve
 from autodistill.study.run import local_executor
 from autodistill.teachers import ensemble_fingerprint
 
 pytestmark = pytest.mark.slow
 
+SHORT = "training.epochs=2"
 ADAPT = ("adapt.epochs=6", "adapt.head_epochs=2", "adapt.lr=0.02", "adapt.batch_size=10")
 
 
@@ -29,20 +30,29 @@ def source() -> str:
 
 
 def test_a_study_adapts_its_teacher_and_keeps_it(source: str) -> None:
-    asked = options(*ADAPT, teachers=("ladder:resnet8:0.25", source))
+    """It is a teacher by itself, and a member of an ensemble."""
+    asked = options(SHORT, *ADAPT, teachers=("ladder:resnet8:0.25", source, "ensemble:seven+resnet8:0.25"), budget="16")
     spec = resolve(asked)
-    assert spec.teachers == {"resnet8:0.25": "ladder:resnet8:0.25", "seven": source}
+    assert list(spec.teachers) == ["resnet8:0.25", "seven", "seven-resnet8-0.25"]
+    assert spec.teachers["seven"] == source
     assert spec.untrained == [source, "ladder:resnet8:0.25"]
+    assert spec.unready == {"resnet8:0.25", "seven", "seven-resnet8-0.25"}
     progress: list[TaskProgress] = []
     record = drive(asked, lambda event: progress.append(event) if isinstance(event, TaskProgress) else None)
     assert record.state == "complete"
     assert [it.done for it in progress if it.task == "teacher seven"] == list(range(1, 9))
-    found = {it.name: it for it in record.teachers}["seven"]
-    assert (found.uri, found.is_foreign) == (source, False)
-    assert found.val_top1 > 0.3
-    assert found.profile is not None
+    found = {it.name: it for it in record.teachers}
+    both, *members = (found[name] for name in ("seven-resnet8-0.25", "seven", "resnet8:0.25"))
+    seven = members[0]
+    assert (seven.uri, seven.is_foreign) == (source, False)
+    assert seven.val_top1 > 0.3
+    assert seven.profile is not None
     assert any(trial.params.teacher == "seven" for trial in record.trials)
+    assert both.fingerprint == ensemble_fingerprint([it.fingerprint for it in members])
+    assert not both.is_foreign
+    assert both.cost.params == sum(it.cost.params or 0 for it in members)
     assert resolve(asked).untrained == []
+    assert resolve(asked).unready == set()
     assert drive(asked, executor_for=idle) == record
 
 
@@ -51,7 +61,7 @@ def test_a_folder_or_pattern_of_networks_to_adapt_is_each_of_them(source: str, t
         torch.save(network(classes=7).state_dict(), tmp_path / f"{name}.pt")
     torch.save({"exp_avg": torch.zeros(3)}, tmp_path / "c.pt")
     for target in (f"{tmp_path}", f"{tmp_path}/*.pt"):
-        spec = resolve(options(*ADAPT, teachers=(f"adapt:file:{target}?arch=resnet8:0.25", source), budget="16"))
+        spec = resolve(options(SHORT, *ADAPT, teachers=(f"adapt:file:{target}?arch=resnet8:0.25", source), budget="16"))
         uris = [f"adapt:file:{tmp_path}/{name}.pt?arch=resnet8:0.25" for name in ("a", "b")]
         assert spec.teachers == {"a": uris[0], "b": uris[1], "seven": source}
         assert spec.untrained == [source, *reversed(uris)]
@@ -62,7 +72,7 @@ def test_a_folder_or_pattern_of_networks_to_adapt_is_each_of_them(source: str, t
 def test_an_interrupted_study_continues_with_its_adapted_teacher(
     source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = options(*ADAPT, teachers=(source,), budget="8")
+    asked = options(SHORT, *ADAPT, teachers=(source,), budget="7")
     with pytest.raises(Killed):
         drive(asked, kill_after(5))
     broken = drive(asked)
@@ -72,57 +82,51 @@ def test_an_interrupted_study_continues_with_its_adapted_teacher(
 
 
 def test_another_recipe_or_another_source_is_another_study(source: str) -> None:
-    asked = options(*ADAPT, teachers=("ladder:resnet8:0.25", source))
+    asked = options(SHORT, *ADAPT, teachers=("ladder:resnet8:0.25", source))
     with pytest.raises(Killed):
-        drive(asked, kill_after(3))
+        fake(asked, kill_after(3))
     with pytest.raises(StoreError, match=r"holds another study:\n  .*seven"):
-        drive(options(*ADAPT, "adapt.seed=3", teachers=("ladder:resnet8:0.25", source)))
+        fake(options(SHORT, *ADAPT, "adapt.seed=3", teachers=("ladder:resnet8:0.25", source)))
     torch.save({"state_dict": network(classes=7, seed=5).state_dict()}, "seven.ckpt")
     with pytest.raises(StoreError, match=r"holds another study:\n  .*seven"):
-        drive(asked)
+        fake(asked)
 
 
 def test_the_record_of_a_study_from_before_adaptation_is_continued() -> None:
-    asked = options(teachers=("ladder:resnet8:0.25",), budget="8")
+    asked = options(SHORT, teachers=("ladder:resnet8:0.25",), budget="7")
     with pytest.raises(Killed):
-        drive(asked, kill_after(8))
+        fake(asked, kill_after(8))
     file = Path("runs", kept().name, "study.json")
     document = json.loads(file.read_text())
     assert document["space"].pop("adapt")
     file.write_text(json.dumps(document))
-    assert drive(asked).state == "complete"
+    assert fake(asked).state == "complete"
 
 
 def test_notes_about_a_teacher_are_said(source: str) -> None:
     state = network(classes=7).state_dict()
     torch.save({"state_dict": state, "state_dict_ema": state}, "seven.ckpt")
     notes: list[str] = []
-    drive(
-        options(*ADAPT, teachers=(source,), budget="8"),
-        lambda event: notes.append(event.text) if isinstance(event, Note) else None,
-    )
+
+    def until_checked(event: Event) -> None:
+        if isinstance(event, Note):
+            notes.append(event.text)
+        if isinstance(event, RunEnded):
+            raise Killed
+
+    with pytest.raises(Killed):
+        drive(options(SHORT, *ADAPT, teachers=(source,), budget="7"), until_checked)
     assert any(text.startswith("teacher seven: averaged weights are used") for text in notes)
-
-
-def test_an_adapted_teacher_is_a_member_of_an_ensemble(source: str) -> None:
-    asked = options(*ADAPT, teachers=("ladder:resnet8:0.25", source, "ensemble:seven+resnet8:0.25"), budget="16")
-    spec = resolve(asked)
-    assert spec.unready == {"resnet8:0.25", "seven", "seven-resnet8-0.25"}
-    record = drive(asked)
-    assert record.state == "complete"
-    found = {it.name: it for it in record.teachers}
-    both, *members = (found[name] for name in ("seven-resnet8-0.25", "seven", "resnet8:0.25"))
-    assert both.fingerprint == ensemble_fingerprint([it.fingerprint for it in members])
-    assert not both.is_foreign
-    assert both.cost.params == sum(it.cost.params or 0 for it in members)
-    assert resolve(asked).unready == set()
-    assert drive(asked, executor_for=idle) == record
 
 
 FLAGS = ("data.train=100", "data.validation=100", "data.test=100", *ADAPT)
 
 
-def test_the_command_adapts_and_shows_cost_and_accuracy(source: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_adapts_and_shows_cost_and_accuracy(
+    source: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without_workers(monkeypatch)
+
     def adapt() -> str:
         commands.adapt_teachers(source=[source.removeprefix("adapt:")], space="smoke", workers=1, overrides=FLAGS)
         shown = capsys.readouterr()

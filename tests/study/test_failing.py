@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from fake_trainer import Behaviour, behave
-from small_studies import NAME, TINY, drive, fake, kept, options
+from small_studies import NAME, TINY, drive, fake, kept, options, without_workers
 
 from autodistill import __main__ as entry
 from autodistill.errors import StudyError
@@ -15,7 +15,7 @@ from autodistill.study import recorder
 pytestmark = pytest.mark.slow
 
 
-def test_a_study_whose_every_run_fails_names_them_and_says_so_again(warm):
+def test_a_study_whose_every_run_fails_names_them_and_says_so_again():
     for attempt in ("first", "resumed"):
         with pytest.raises(StudyError) as found:
             drive(options("training.lr=1e30"))
@@ -34,7 +34,8 @@ def test_a_study_whose_every_run_fails_names_them_and_says_so_again(warm):
         )
 
 
-def test_the_exit_code_is_that_of_a_failed_run(warm, monkeypatch, capsys):
+def test_the_exit_code_is_that_of_a_failed_run(monkeypatch, capsys):
+    without_workers(monkeypatch)
     sizes = [it for override in TINY for it in ("--set", override)]
     command = ["autodistill", "search", "--student", "resnet8:0.25", "--space", "smoke", *sizes, "--workers", "1"]
     monkeypatch.setattr(sys, "argv", [*command, "--set", "training.lr=1e30"])
@@ -50,7 +51,7 @@ def test_a_teacher_whose_training_diverges_is_named_with_its_setting():
     assert "--set ladder.lr=0.05" in found.value.hint
 
 
-def test_a_study_whose_every_run_with_a_searched_teacher_fails_says_so_in_its_reasons(warm):
+def test_a_study_whose_every_run_with_a_searched_teacher_fails_says_so_in_its_reasons():
     """The loss overflows at such a temperature; runs without a teacher and plain KD are unharmed."""
     record = drive(options("search.methods={ts={tau=1e22}}", 'prior={method="ts",params={tau=1e22}}'))
     assert record.recommendation is not None

@@ -1,13 +1,14 @@
 """Method grids as whole studies: on the command line, from Python, resumed, refused, and with runs of other studies."""
 
 import itertools
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from dataset_files import write_images
-from small_studies import TINY, Killed, core, drive, fake, idle, kill_after, options
+from small_studies import TINY, Killed, core, drive, fake, idle, kill_after, options, without_workers
 from typer.testing import CliRunner
 
 import autodistill as ad
@@ -20,18 +21,36 @@ from autodistill.report import render
 from autodistill.study import SearchOptions, resolve
 
 NAME = "methods-smoke-resnet8-0.25"
+ONE_TEACHER = 'ladder.architectures=["resnet8:0.25"]'
 
 
 def asked(*more: str, methods: tuple[str, ...] = ("ts", "dkd"), budget: str = "", **flags: Any) -> SearchOptions:
     return options(*more, methods=methods, budget=budget, **flags)
 
 
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished grid without training."""
+    folder = tmp_path_factory.mktemp("grid")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AUTODISTILL_CACHE", str(folder / "cache"))
+        patch.chdir(folder)
+        fake(asked())
+    return folder
+
+
+@pytest.fixture
+def whole(place: Path) -> StudyRecord:
+    """The finished grid in this folder, with a cold cache."""
+    shutil.copytree(place / "runs", "runs")
+    return read_study(Path("runs", NAME, "study.json"))
+
+
 def test_a_grid_is_measured_with_real_training_and_reported(tmp_path):
-    record = drive(asked(methods=("ts", "isats", "dkd", "dist", "nkd", "wttm")))
+    methods = ("ts", "isats", "dkd", "dist", "nkd", "wttm")
+    record = drive(asked("training.epochs=2", ONE_TEACHER, methods=methods))
     assert record.grid is not None
-    assert {(it.method, it.teacher) for it in record.grid.cells} == set(
-        itertools.product(("ts", "isats", "dkd", "dist", "nkd", "wttm"), ("resnet8:0.25", "resnet8:0.5"))
-    )
+    assert {(it.method, it.teacher) for it in record.grid.cells} == {(it, "resnet8:0.25") for it in methods}
     for cell in record.grid.cells:
         assert [run.state for run in cell.runs] == ["complete"] * 2
         assert (cell.params.soft_weight is None) == (cell.method in ("dkd", "dist", "nkd", "wttm"))
@@ -45,8 +64,7 @@ def test_a_grid_is_measured_with_real_training_and_reported(tmp_path):
     assert "By which method should" in page
 
 
-def test_the_same_command_finds_a_finished_grid_and_an_interrupted_grid_goes_on_to_the_same_record():
-    whole = fake(asked())
+def test_the_same_command_finds_a_finished_grid_and_an_interrupted_grid_goes_on_to_the_same_record(whole):
     assert fake(asked(), executor_for=idle) == whole
     for count in (5, 30, 60):
         study = f"killed-{count}"
@@ -57,8 +75,7 @@ def test_the_same_command_finds_a_finished_grid_and_an_interrupted_grid_goes_on_
         assert core(again)["trials"] == core(whole)["trials"]
 
 
-def test_a_larger_grid_finds_the_runs_of_a_smaller_grid():
-    fake(asked())
+def test_a_larger_grid_finds_the_runs_of_a_smaller_grid(whole):
     larger = fake(asked(methods=("ts", "dkd", "isats"), study="larger"))
     assert {it.study for it in larger.found} == {NAME}
     assert any(it.run.startswith("confirm/") for it in larger.found)
@@ -140,40 +157,37 @@ def test_a_grid_of_one_seed_shows_its_scores():
     assert verdict.sentence.startswith("One seed gives no interval")
 
 
-def test_the_timeout_ends_a_grid_that_the_same_command_continues():
+def test_the_timeout_ends_a_grid_that_the_same_command_continues(place):
     stopped = fake(asked().model_copy(update={"timeout_s": 1e-9}))
     assert stopped.state == "running"
     shown = CliRunner().invoke(app, ["show", NAME])
     assert shown.exit_code == 0, shown.output
-    assert core(fake(asked()))["grid"] == core(fake(asked(study="whole")))["grid"]
+    whole = read_study(place / "runs" / NAME / "study.json")
+    assert core(fake(asked()))["grid"] == core(whole)["grid"]
 
 
-def test_the_space_of_a_grid_is_checked_and_names_compare():
-    fake(asked(study="one"))
-    checked = CliRunner().invoke(app, ["spaces", "check", "runs/one/space.toml"])
+def test_the_space_of_a_grid_is_checked_and_names_compare(whole):
+    checked = CliRunner().invoke(app, ["spaces", "check", f"runs/{NAME}/space.toml"])
     assert "Next: autodistill compare" in checked.output
-    assert "runs/one/space.toml" in checked.output
+    assert f"runs/{NAME}/space.toml" in checked.output
 
 
-def test_a_grid_has_no_pareto_front():
-    fake(asked())
+def test_a_grid_has_no_pareto_front(whole):
     done = CliRunner().invoke(app, ["show", NAME, "--pareto"])
     assert "a method grid has no Pareto front" in str(done.exception)
 
 
-def test_a_search_and_a_grid_do_not_continue_each_other():
-    fake(asked(study="one"))
+def test_a_search_and_a_grid_do_not_continue_each_other(whole):
     with pytest.raises(StoreError, match=r"holds another study"):
-        fake(options(study="one"))
+        fake(options(study=NAME))
     fake(options(study="two"))
     with pytest.raises(StoreError, match=r"holds another study"):
         fake(asked(study="two"))
 
 
-def test_the_space_of_a_grid_is_no_space_of_a_search():
-    fake(asked(study="one"))
+def test_the_space_of_a_grid_is_no_space_of_a_search(whole):
     with pytest.raises(ConfigError, match=r"only `autodistill compare` measures"):
-        resolve(options(study="two").model_copy(update={"space": "runs/one/space.toml"}))
+        resolve(options(study="two").model_copy(update={"space": f"runs/{NAME}/space.toml"}))
 
 
 def test_a_teacher_does_not_join_a_grid():
@@ -193,7 +207,7 @@ def test_a_method_that_fails_with_every_teacher_is_left_out_and_the_grid_goes_on
         "    return hard + bad, hard, bad\n"
     )
     name = f"python:{tmp_path / 'broken.py'}:bad"
-    record = drive(asked(f'search.methods."{name}".strength=1.0', methods=("ts", name)))
+    record = drive(asked("training.epochs=2", f'search.methods."{name}".strength=1.0', methods=("ts", name)))
     assert record.grid is not None
     assert {cell.method for cell in record.grid.cells} == {"ts"}
     assert record.grid.verdict is not None
@@ -203,7 +217,8 @@ def test_a_method_that_fails_with_every_teacher_is_left_out_and_the_grid_goes_on
     assert any(reason.startswith("Every trial of bad failed (") for reason in verdict.reasons)
 
 
-def test_on_the_command_line(monkeypatch, tmp_path):
+def test_on_the_command_line(monkeypatch):
+    without_workers(monkeypatch)
     sizes = [it for override in TINY for it in ("--set", override)]
     command = [
         "compare",
@@ -225,6 +240,8 @@ def test_on_the_command_line(monkeypatch, tmp_path):
     assert done.exit_code == 0, done.output
     record = StudyRecord.model_validate_json(done.stdout)
     assert record.grid is not None
+    cells = itertools.product(("ts", "dkd"), ("resnet8:0.25", "resnet8:0.5"))
+    assert {(it.method, it.teacher) for it in record.grid.cells} == set(cells)
     assert record.command.startswith("autodistill compare --student resnet8:0.25 --space smoke --method ts,dkd")
     shown = CliRunner().invoke(app, ["show", NAME])
     assert shown.exit_code == 0, shown.output
@@ -248,7 +265,7 @@ def test_from_python():
         "resnet8:0.25",
         methods=["ts", "ttm"],
         space="smoke",
-        settings={**images, **lengths},
+        settings={**images, **lengths, "ladder.architectures": ["resnet8:0.25"]},
         executor="serial",
         progress=False,
     )
@@ -270,8 +287,7 @@ def test_the_plan_is_told_and_the_time_estimated():
     assert any(text.startswith("plan: ") and "3 settings per cell" in text for text in texts)
 
 
-def test_a_grid_ships_no_student_and_says_what_does():
-    fake(asked())
+def test_a_grid_ships_no_student_and_says_what_does(whole):
     for command in (["train", "--from", NAME], ["export", NAME]):
         done = CliRunner().invoke(app, command)
         assert "compares methods and recommends no student" in str(done.exception)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_studies import TINY, Killed, drive, kill_after, options, results
+from small_studies import TINY, Killed, drive, kill_after, options, results, without_workers
 from student_files import NETS
 
 from autodistill.cli import app
@@ -15,8 +15,8 @@ from autodistill.errors import ConfigError, StoreError
 from autodistill.executors import WorkerContext
 from autodistill.models.students import bare
 from autodistill.options import search_options
-from autodistill.records import EpochRecord, RunSpec, StudentBudget, TrialParams, read_study
-from autodistill.study import resolve, run_study, within
+from autodistill.records import EpochRecord, RunSpec, StudentBudget, StudyRecord, TrialParams, read_study
+from autodistill.study import SearchOptions, StudySpec, resolve, run_study, within
 from autodistill.study.resuming import run_key
 
 RUN = RunSpec(run="a", params=TrialParams(), seed=0, epochs=3)
@@ -107,14 +107,30 @@ def test_a_worker_refuses_code_that_changed(nets: str) -> None:
         context.student(0)
 
 
+def small(nets: str) -> SearchOptions:
+    one = 'ladder.architectures=["resnet8:0.25"]'
+    return options(one, "training.epochs=2", student=f"{nets}:net?dropout=0.2&norm=none&size=6", budget="7")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> StudyRecord:
+    """A study that this process has trained without an interruption."""
+    place = tmp_path_factory.mktemp("whole")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AUTODISTILL_CACHE", str(place / "cache"))
+        patch.chdir(place)
+        Path("nets.py").write_text(NETS)
+        return drive(small("python:nets.py"))
+
+
 @pytest.mark.slow
-def test_a_study_continues_with_the_same_code_only(nets: str) -> None:
-    asked = options(student=f"{nets}:net?dropout=0.2&norm=none")
-    whole = drive(asked.model_copy(update={"runs": "whole"}))
+def test_a_study_continues_with_the_same_code_only(nets: str, whole: StudyRecord) -> None:
+    asked = small(nets)
     with pytest.raises(Killed):
         drive(asked, kill_after(30))
     change()
     before = results(Path())
+    assert 0 < len(before) < len(list(whole.runs()))
     with pytest.raises(StoreError, match="student's code, weights, library or preprocessing changed since the study"):
         drive(asked)
     assert results(Path()) == before
@@ -126,18 +142,16 @@ def test_a_study_continues_with_the_same_code_only(nets: str) -> None:
 
 
 @pytest.mark.slow
-def test_workers_get_the_student_by_its_uri(nets: str) -> None:
-    """Two processes give the study that this process gives."""
-    asked = options(student=f"{nets}:net?dropout=0.2&size=6")
-    here = drive(asked)
-    spec = resolve(asked.model_copy(update={"runs": "elsewhere", "workers": 2}))
-    assert run_study(spec, lambda _: None).trials == here.trials
+def test_a_worker_gets_the_student_by_its_uri(nets: str, whole: StudyRecord) -> None:
+    """A worker process gives the study that this process gives."""
+    assert run_study(resolve(small(nets)), lambda _: None).trials == whole.trials
 
 
 @pytest.mark.slow
-def test_a_pretrained_study_from_search_to_report(nets: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_pretrained_study_from_search_to_report(nets: str, monkeypatch: pytest.MonkeyPatch) -> None:
     from typer.testing import CliRunner
 
+    without_workers(monkeypatch)
     spec = resolve(options(student=f"{nets}:net"))
     state = bare(WorkerContext(spec.setup, data=spec.data).student(3)).state_dict()
     torch.save(state | {"head.weight": torch.zeros(3, 4), "head.bias": torch.zeros(3)}, "w.pt")
@@ -232,16 +246,20 @@ def test_a_pretrained_start_on_photographs(lite: Path, tmp_path: Path) -> None:
     )
     net = bare(WorkerContext(spec.setup, data=spec.data).student(1))
     assert all(torch.equal(net.state_dict()[key], it) for key, it in torch.load(zero).items() if "_fc" not in key)
-    record = drive(asked)
-    assert record.state == "complete"
     larger = resolve(asked.model_copy(update={"student": f"{uri}?number=1&weights={one}&norm=half", "study": "b"}))
     assert larger.student.cost.macs > spec.student.cost.macs
     scratch = resolve(asked.model_copy(update={"student": f"{uri}?number=0&norm=half", "study": "c"}))
+    pretrained_top1, scratch_top1 = learned(spec), learned(scratch)
+    assert pretrained_top1 > 0.6, (pretrained_top1, scratch_top1)
+    assert pretrained_top1 > scratch_top1 + 0.2
+
+
+def learned(spec: StudySpec) -> float:
+    """Return the accuracy of the student after a training without a teacher."""
     curve: list[EpochRecord] = []
-    WorkerContext(scratch.setup, data=scratch.data).fit(RUN, None, curve=curve)
-    reached = record.no_teacher.val_top1
-    assert reached > 0.6, (reached, curve[-1].val_top1)
-    assert reached > curve[-1].val_top1 + 0.2
+    WorkerContext(spec.setup, data=spec.data).fit(RUN, None, curve=curve)
+    assert curve[-1].val_top1 is not None
+    return curve[-1].val_top1
 
 
 def is_body(key: str) -> bool:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from executor_parts import of
-from small_studies import Killed, drive, faking, idle, options, recommending, stamps
+from small_studies import Killed, drive, faking, idle, options, recommending, stamps, without_workers
 from teacher_files import count_epochs, network, trained
 
 from autodistill.cli import teachers as commands
@@ -30,7 +30,7 @@ slow = pytest.mark.slow
 @slow
 def test_early_stopped_teachers_and_assistants_are_teachers_like_any_other() -> None:
     uris = (SECOND, ASSISTANT, f"{WHOLE}@12", WHOLE, f"ensemble:{NETWORK}@12+second")
-    asked = options("ladder.epochs=20", teachers=uris, budget="16")
+    asked = options("ladder.epochs=20", "training.epochs=2", teachers=uris, budget="16")
     spec = resolve(asked)
     names = ("second", f"resnet8:0.3-from-{NETWORK}", f"{NETWORK}@12", NETWORK, "resnet8-0.25-12-second")
     assert spec.teachers == dict(zip(names, uris, strict=True))
@@ -65,7 +65,7 @@ def test_early_stopped_teachers_and_assistants_are_teachers_like_any_other() -> 
 @slow
 def test_an_interrupted_training_of_an_assistant_continues(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loop, "CHECKPOINT_EVERY_S", 0.0)
-    asked = options(teachers=(ASSISTANT, WHOLE), budget="11")
+    asked = options("training.epochs=2", teachers=(ASSISTANT, WHOLE), budget="11")
 
     def kill(event: Event) -> None:
         if isinstance(event, TaskProgress) and "from" in event.task and event.done == 3:
@@ -189,7 +189,10 @@ FLAGS = ("data.train=100", "data.validation=100", "data.test=100", "ladder.epoch
 
 
 @slow
-def test_the_commands_train_list_check_and_inspect_them(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_commands_train_list_check_and_inspect_them(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without_workers(monkeypatch)
     uris = [WHOLE, f"{WHOLE}@8", ASSISTANT]
     same = {"space": "smoke", "overrides": FLAGS}
     flags = " ".join(f"--set {it}" for it in FLAGS)
@@ -199,7 +202,7 @@ def test_the_commands_train_list_check_and_inspect_them(capsys: pytest.CaptureFi
     assert error.value.hint == f"autodistill teachers train --space smoke {flags} {named}"
     commands.list_teachers(output="table", teachers=uris, **same)
     assert capsys.readouterr().out.count("not trained yet") == 3
-    commands.train_teachers(teachers=uris, workers=2, **same)
+    commands.train_teachers(teachers=uris, workers=1, **same)
     trained_now = capsys.readouterr()
     assert f"trained by plain distillation from {NETWORK}" in trained_now.err
     files = stamps(cache_root().glob("*/*/*.safetensors"))
@@ -221,7 +224,7 @@ def test_the_commands_train_list_check_and_inspect_them(capsys: pytest.CaptureFi
 @slow
 def test_a_student_of_an_assistant_is_trained_again_without_the_cache() -> None:
     """`train --from` trains the assistant's teacher, then the assistant."""
-    asked = options(teachers=(WHOLE, ASSISTANT), budget="12")
+    asked = options("training.epochs=2", teachers=(WHOLE, ASSISTANT), budget="11")
     name = f"resnet8:0.3-from-{NETWORK}"
     record = recommending(drive(asked), name)
     Path("runs", record.name, "study.json").write_text(to_json(record))
@@ -238,6 +241,6 @@ def test_a_student_of_an_assistant_is_trained_again_without_the_cache() -> None:
     assert done.trained_on == "train+validation"
     trained_now = [path.name for path in cache_root().glob("*/*/*.safetensors") if path.parts[-3] != "logits"]
     assert sorted(trained_now) == ["resnet8-0.25.safetensors", "resnet8-0.3.safetensors"]
-    named = options(teachers=(WHOLE, ASSISTANT))
+    named = options("training.epochs=2", teachers=(WHOLE, ASSISTANT))
     _, again = train_student(named, seed=7, to=Path("named.safetensors"), with_validation=False, quiet=True)
     assert again.params.teacher == name, "the other teacher is named for it only"

@@ -7,7 +7,7 @@ mistakes are reported together.
 import json
 import math
 import tomllib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from copy import deepcopy
 from importlib import resources
 from pathlib import Path
@@ -410,9 +410,9 @@ class Mistake(NamedTuple):
 class Known(NamedTuple):
     """What a space may name. The caller passes it in, because the registries belong to higher layers."""
 
-    datasets: Sequence[str]
-    architectures: Sequence[str]
-    methods: Sequence[str]
+    datasets: Collection[str]
+    architectures: Collection[str]
+    methods: Collection[str]
     parameters_of: Callable[[str], Sequence[str]]
     """Return the parameters of a method. Raise `ConfigError` if there is no such method."""
     complete: Callable[["Space"], "Space"] = lambda space: space

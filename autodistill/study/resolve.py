@@ -56,13 +56,13 @@ from autodistill.teachers import adaptation, assistants, ladder
 
 T = TypeVar("T")
 KNOWN = Known(
-    datasets=tuple(DATASETS),
-    architectures=tuple(MODELS),
-    methods=tuple(METHODS),
+    datasets=DATASETS,
+    architectures=MODELS,
+    methods=METHODS,
     parameters_of=parameters_of,
     complete=with_ranges,
 )
-"""Names that a search space may use."""
+"""Names that a search space may use: those of the registries, also of lines that are added later."""
 _OTHER_NAME = "give this study another name with --study, or remove the folder"
 RESULT_VERSION = 1
 """Raised when the same specification gives another result."""

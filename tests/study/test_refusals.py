@@ -14,6 +14,7 @@ from small_studies import ISATS_FIRST, NAME, TINY, Killed, core, everything, fak
 
 from autodistill import __main__ as entry
 from autodistill.config import load, shipped
+from autodistill.data import DATASETS
 from autodistill.errors import AutodistillError, ConfigError, InUseError, StoreError
 from autodistill.records import StudentBudget
 from autodistill.store import cache_root, locked
@@ -410,3 +411,10 @@ def test_what_needs_no_teacher_is_checked_before_the_teachers_are_loaded(case):
     flags = dict(flags)
     with pytest.raises(ConfigError, match=message):
         resolve(options(*flags.pop("more", ()), teachers=("file:gone.pt",), **flags))
+
+
+def test_a_dataset_that_is_registered_after_the_import_is_known(monkeypatch):
+    with pytest.raises(ConfigError, match=r"data\.name: unknown dataset 'mine'"):
+        resolve(options("data.name=mine"), planned=False)
+    monkeypatch.setitem(DATASETS, "mine", DATASETS["digits"])
+    assert resolve(options("data.name=mine"), planned=False).data.num_classes == 10

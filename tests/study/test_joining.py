@@ -14,8 +14,25 @@ pytestmark = pytest.mark.slow
 ONE, BOTH = ("ladder:resnet8:0.25",), ("ladder:resnet8:0.25", "ladder:resnet8:0.5")
 
 
+@pytest.fixture(scope="module")
+def joined_study(tmp_path_factory):
+    place = tmp_path_factory.mktemp("joined")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AUTODISTILL_CACHE", str(place / "cache"))
+        patch.chdir(place)
+        return place, join()
+
+
 @pytest.fixture
-def joined():
+def joined(joined_study, monkeypatch):
+    """The folder of a finished study that a teacher has joined is the working folder; tests leave it as it is."""
+    place, found = joined_study
+    monkeypatch.setenv("AUTODISTILL_CACHE", str(place / "cache"))
+    monkeypatch.chdir(place)
+    return found
+
+
+def join():
     before = fake(options(teachers=ONE, budget="8"))
     old = {run.run for run in before.runs()}
     fresh, notes = [], []

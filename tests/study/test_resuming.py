@@ -47,7 +47,7 @@ from autodistill.executors import (
 from autodistill.records import EpochEvent, EpochRecord, Event, Note, RunEnded, StudyRecord, read_study, to_json
 from autodistill.running import executors
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("uncopied")]
 
 KILLS: dict[str, Callable[[Path], bool]] = {
     "the ladder is trained": lambda place: any(place.glob("cache/ladder/*/*.lock")),
@@ -169,7 +169,7 @@ def events_of(place: Path) -> int:
     return len(seen)
 
 
-def test_a_study_killed_at_any_event_gives_an_equal_record(faked, uncopied):
+def test_a_study_killed_at_any_event_gives_an_equal_record(faked):
     events = events_of(Path("runs"))
     for count in (1, 2, 3, *range(4, events, 11), events):
         with pytest.raises(Killed):

@@ -88,6 +88,12 @@ def contents(url: str) -> dict[str, list[tuple[Any, ...]]]:
         }
 
 
+def count_of_trials(url: str) -> int:
+    """Return the number of trials in a database, of all its studies."""
+    with engine_of(url).connect() as connection:
+        return int(connection.execute(sqlalchemy.text("SELECT count(*) FROM trials")).scalar_one())
+
+
 def trials_in(url: str, name: str = NAME) -> list[optuna.trial.FrozenTrial]:
     """Return the trials of a study as Optuna's own function loads them."""
     storage = open_storage(url)

@@ -19,6 +19,7 @@ import pytest
 import torch
 from executor_parts import LADDER, SPACE, fingerprint, run, setup
 from fake_trainer import Behaviour, behave, trained
+from ray_here import RayHere
 
 from autodistill import __version__
 from autodistill.data import load as load_data
@@ -245,6 +246,14 @@ def node_cache(ray_cluster: None) -> Path:
     return Path(ray.get(ray.remote(os.getenv).remote("AUTODISTILL_CACHE")))
 
 
+@pytest.fixture
+def node_here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """Put a cluster without processes in the place of Ray; return the cache folder of its node."""
+    monkeypatch.setitem(sys.modules, "ray", RayHere())
+    monkeypatch.setenv("AUTODISTILL_CACHE", str(tmp_path / "node"))
+    return tmp_path / "node"
+
+
 def apart(home: Path, work: Any = fake_trainer.work, **fields: object) -> RayExecutor:
     """Start an actor that shares no folder with the driver."""
     return RayExecutor(setup(home, **fields), address="local", workers=1, shared=False, work=work)
@@ -289,7 +298,7 @@ def test_a_checkpoint_that_is_written_at_once_is_sent(tmp_path, monkeypatch):
 
 
 @slow
-def test_teachers_and_logits_are_kept_by_the_driver_and_a_damaged_file_is_computed_again(node_cache, tmp_path):
+def test_teachers_and_logits_are_kept_by_the_driver_and_a_damaged_file_is_computed_again(node_here, tmp_path):
     cache, tasks = tmp_path / "cache", [CHECK, LogitsTask(name="weak", view=0)]
     with apart(tmp_path, perform) as first:
         first.run([TrainTeacherTask(uri=LADDER)], lambda _: None)
@@ -302,7 +311,7 @@ def test_teachers_and_logits_are_kept_by_the_driver_and_a_damaged_file_is_comput
     assert len(list(cache.glob("ladder/*/*.safetensors"))) == 1
     content = [path.read_bytes() for path in logits]
 
-    for path in node_cache.glob("logits/*/*.safetensors"):
+    for path in node_here.glob("logits/*/*.safetensors"):
         path.unlink()
     for path in logits:
         path.write_bytes(b"damaged")
@@ -314,7 +323,7 @@ def test_teachers_and_logits_are_kept_by_the_driver_and_a_damaged_file_is_comput
 
 
 @slow
-def test_a_node_without_the_data_or_with_other_data_ends_the_study(ray_cluster, tmp_path):
+def test_a_node_without_the_data_or_with_other_data_ends_the_study(node_here, tmp_path):
     nowhere = SPACE.data.model_copy(update={"name": f"folder:{tmp_path / 'images'}"})
     space = SPACE.model_copy(update={"data": nowhere})
     with apart(tmp_path, space=space) as lacking, pytest.raises(DataError, match=r"^node .*images") as found:
@@ -392,7 +401,7 @@ def test_the_files_of_any_teacher_travel_to_a_node(node_cache, tmp_path):
 
 
 @slow
-def test_the_network_that_is_adapted_travels_to_a_node(node_cache, tmp_path):
+def test_the_network_that_is_adapted_travels_to_a_node(node_here, tmp_path):
     """It is adapted there, kept by the driver, and is a member of an ensemble on a node that has nothing."""
     module = build("resnet8:0.25", num_classes=7, in_channels=1, image_size=8, seed=1)
     torch.save({"state_dict": module.state_dict()}, tmp_path / "seven?.pt")
@@ -407,17 +416,17 @@ def test_the_network_that_is_adapted_travels_to_a_node(node_cache, tmp_path):
         first.run([TrainTeacherTask(uri=uri), TrainTeacherTask(uri=LADDER)], lambda _: None)
     assert len(list((tmp_path / "cache").glob("adapted/*/teacher.safetensors"))) == 1
     for name in ("adapted", "ladder", "teachers"):
-        shutil.rmtree(node_cache / name, ignore_errors=True)
+        shutil.rmtree(node_here / name, ignore_errors=True)
     with apart(tmp_path, perform, **known) as second:
         (record,) = second.run([CheckTask(name="seven")], lambda _: None)
         (profiled,) = second.run([ProfileTask(name="both")], lambda _: None)
     assert (record.name, record.uri) == ("seven", uri)
     assert profiled.views_computed == 1
-    assert [path.name for path in node_cache.glob("teachers/*/*/*")] == ["seven?.pt"]
+    assert [path.name for path in node_here.glob("teachers/*/*/*")] == ["seven?.pt"]
 
 
 @slow
-def test_what_a_teacher_learns_from_or_continues_travels_to_a_node(node_cache, tmp_path):
+def test_what_a_teacher_learns_from_or_continues_travels_to_a_node(node_here, tmp_path):
     """Checkpoint, teacher and logits come from the driver to a node that has nothing."""
     early, taught, cache = f"{LADDER}@6", "assistant:resnet8:0.3?teacher=weak", tmp_path / "cache"
     teachers = {"weak": LADDER, "early": early, "taught": taught}
@@ -425,7 +434,7 @@ def test_what_a_teacher_learns_from_or_continues_travels_to_a_node(node_cache, t
 
     def forget() -> None:
         for name in ("ladder", "assistants", "logits"):
-            shutil.rmtree(node_cache / name, ignore_errors=True)
+            shutil.rmtree(node_here / name, ignore_errors=True)
 
     forget()
     with apart(tmp_path, perform, **known) as first:
@@ -437,7 +446,7 @@ def test_what_a_teacher_learns_from_or_continues_travels_to_a_node(node_cache, t
         second.run([TrainTeacherTask(uri=LADDER)], epochs.append)
     assert len(epochs) == 10
     assert state.exists()
-    assert list(node_cache.glob("ladder/*/*@6.checkpoint")), "the training continued from there"
+    assert list(node_here.glob("ladder/*/*@6.checkpoint")), "the training continued from there"
     forget()
     with apart(tmp_path, perform, **known) as third:
         third.run([TrainTeacherTask(uri=taught)], lambda _: None)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import optuna
 import pytest
-from databases import NAME, contents, execute, of_version, trials_in, users_study
+from databases import NAME, contents, count_of_trials, execute, of_version, trials_in, users_study
 from search_runs import Trainer, kill_after, search, search_spec
 
 from autodistill.errors import StoreError, StudyError
@@ -27,6 +27,12 @@ def _eager(monkeypatch):
     monkeypatch.setattr(database, "AGAIN_S", 0.2)
     monkeypatch.setattr(database, "SHARE", 0)
     monkeypatch.setattr(database, "BUSY_S", 0.1)
+
+
+@pytest.fixture
+def rarely(monkeypatch, _eager):
+    """Write at the first event and at the end."""
+    monkeypatch.setattr(database, "EVERY_S", 100.0)
 
 
 @pytest.fixture(scope="module")
@@ -78,6 +84,9 @@ def place(request, tmp_path) -> Path | str:
         return f"sqlite:///{tmp_path}/kd.db"
     name = "".join(it if it.isalnum() else "_" for it in request.node.name.lower())
     return request.getfixturevalue("postgres").fresh(f"m{name[-50:]}")
+
+
+on_file_and_server = pytest.mark.parametrize("place", ["own file", "server"], indirect=True)
 
 
 def study_id(place: Path | str) -> int:
@@ -132,7 +141,7 @@ def test_a_resumed_search_goes_on_with_its_copy_and_never_shortens_it(place, cal
     assert before > 4
     resumed = Mirrored(place, recorded=record, trainer=first.trainer)
     counts = []
-    state = resumed.search(lambda *_: counts.append(len(trials_in(address(place)))))
+    state = resumed.search(lambda *_: counts.append(count_of_trials(address(place))))
     assert min(counts) == before
     assert state.trials == calm.trials
     assert seen(trials_in(address(place))) == seen(calm.sampler.trials)
@@ -140,7 +149,7 @@ def test_a_resumed_search_goes_on_with_its_copy_and_never_shortens_it(place, cal
     assert resumed.said == []
 
 
-def test_a_search_that_ends_before_its_first_trial_leaves_the_copy(place):
+def test_a_search_that_ends_before_its_first_trial_leaves_the_copy(place, rarely):
     Mirrored(place).search()
     before = contents(address(place))
     Mirrored(place).copy.close(())
@@ -148,32 +157,60 @@ def test_a_search_that_ends_before_its_first_trial_leaves_the_copy(place):
 
 
 CHANGES: dict[str, tuple[str, ...]] = {
-    "a state": ("UPDATE trials SET state = 'FAIL' WHERE number = 0",),
-    "a running trial": ("UPDATE trials SET state = 'FAIL' WHERE state = 'RUNNING'",),
-    "a value": ("UPDATE trial_values SET value = 0.123",),
-    "a score": ("UPDATE trial_intermediate_values SET intermediate_value = 0.123",),
-    "scores removed": ("DELETE FROM trial_intermediate_values",),
-    "a parameter": ("UPDATE trial_params SET param_value = 0.25 WHERE param_name = 'soft_weight'",),
-    "a reason": ("UPDATE trial_user_attributes SET value_json = '\"because\"' WHERE key = 'reason'",),
-    "a trial more": ("INSERT INTO trials (number, study_id, state) SELECT 99, study_id, 'WAITING' FROM studies",),
-    "a trial less": (
+    "a trial less": (  # first, while numbers of trials are known
         *(f"DELETE FROM {table} WHERE trial_id = 3" for table in ("trial_values", "trial_intermediate_values")),
         *(f"DELETE FROM {table} WHERE trial_id = 3" for table in ("trial_user_attributes", "trial_system_attributes")),
         "DELETE FROM trial_params WHERE trial_id = 3",
         "DELETE FROM trials WHERE trial_id = 3",
     ),
+    "a state": ("UPDATE trials SET state = 'FAIL' WHERE number = 0",),
+    "a value": ("UPDATE trial_values SET value = 0.123",),
+    "a score": ("UPDATE trial_intermediate_values SET intermediate_value = 0.123",),
+    "scores removed": ("DELETE FROM trial_intermediate_values",),
+    "a parameter": ("UPDATE trial_params SET param_value = 0.25 WHERE param_name = 'soft_weight'",),
+    "a reason": ("UPDATE trial_user_attributes SET value_json = '\"because\"' WHERE key = 'reason'",),
 }
+"""Changes that the next write finds."""
+LATER_FOUND: dict[str, tuple[str, ...]] = {
+    "a running trial": ("UPDATE trials SET state = 'FAIL' WHERE state = 'RUNNING'",),
+    "a trial more": ("INSERT INTO trials (number, study_id, state) SELECT 99, study_id, 'WAITING' FROM studies",),
+}
+"""Changes by which a copy may be ahead of the search; a later write finds them."""
 
 
-@pytest.mark.parametrize("change", CHANGES)
-def test_a_copy_that_somebody_changed_is_made_anew(change, place, calm):
+@on_file_and_server
+def test_a_copy_that_somebody_changed_is_made_anew(place, calm):
+    """One change after another, from the first pruned trial on, each of which the next write finds."""
+    left, changed = list(CHANGES), ""
+
+    def watch(_, state):
+        nonlocal changed
+        trials = state.sampler.trials
+        if changed:
+            assert seen(trials_in(address(place))) == seen(trials), changed
+            changed = ""
+        elif left and any(it.state.name == "PRUNED" for it in trials):
+            changed = left.pop(0)
+            execute(address(place), *CHANGES[changed])
+            assert seen(trials_in(address(place))) != seen(trials), changed
+
+    mirrored = Mirrored(place)
+    assert mirrored.search(watch).trials == calm.trials
+    assert (left, changed) == ([], "")
+    assert seen(trials_in(address(place))) == seen(calm.sampler.trials)
+    assert mirrored.said == []
+
+
+@on_file_and_server
+@pytest.mark.parametrize("change", LATER_FOUND)
+def test_a_copy_that_is_not_ahead_but_changed_is_made_anew_in_the_end(change, place, calm):
     count = 0
 
     def watch(event, _):
         nonlocal count
         count += 1
         if count == 24:
-            execute(address(place), *CHANGES[change])
+            execute(address(place), *LATER_FOUND[change])
 
     mirrored = Mirrored(place)
     assert mirrored.search(watch).trials == calm.trials
@@ -181,7 +218,7 @@ def test_a_copy_that_somebody_changed_is_made_anew(change, place, calm):
     assert mirrored.said == []
 
 
-def test_a_finished_copy_that_somebody_changed_is_made_anew_by_the_next_process(place, calm):
+def test_a_finished_copy_that_somebody_changed_is_made_anew_by_the_next_process(place, calm, rarely):
     first = Mirrored(place)
     first.search()
     execute(address(place), *CHANGES["a value"])
@@ -189,6 +226,7 @@ def test_a_finished_copy_that_somebody_changed_is_made_anew_by_the_next_process(
     assert seen(trials_in(address(place))) == seen(calm.sampler.trials)
 
 
+@on_file_and_server
 @pytest.mark.parametrize("moment", [24, -1])
 def test_a_study_that_somebody_deleted_is_written_again(moment, place, calm):
     count = 0
@@ -281,7 +319,7 @@ def test_a_server_that_restarts_loses_nothing(postgres, calm):
     def watch(*_):
         nonlocal count
         count += 1
-        if count % 12 == 0:
+        if count % 20 == 0:
             postgres.stop()
             postgres.start()
 
@@ -306,7 +344,7 @@ def test_no_password_is_shown_when_a_server_refuses_it(postgres):
 
 
 @pytest.mark.parametrize("whose", ["user", "autodistill"])
-def test_another_study_of_the_same_name_is_refused_and_nothing_is_written(whose, url):
+def test_another_study_of_the_same_name_is_refused_and_nothing_is_written(whose, url, rarely):
     if whose == "user":
         users_study(url, "maximize")
     else:
@@ -319,7 +357,7 @@ def test_another_study_of_the_same_name_is_refused_and_nothing_is_written(whose,
     assert contents(url) == before
 
 
-def test_another_study_beside_it_is_left_alone(url, calm):
+def test_another_study_beside_it_is_left_alone(url, calm, rarely):
     users_study(url, "minimize", name="mine")
     before = seen(trials_in(url, "mine"))
     Mirrored(url).search()
@@ -376,7 +414,7 @@ def test_the_older_coordinator_stops_after_its_server_was_away_too(postgres):
     assert {it.state.name for it in trials_in(url)} == {"COMPLETE", "PRUNED"}
 
 
-def test_a_later_process_takes_the_study_over(place):
+def test_a_later_process_takes_the_study_over(place, rarely):
     first = Mirrored(place)
     first.search()
     attrs = _attrs(place)
@@ -489,7 +527,7 @@ def whole(tmp_path_factory) -> tuple[Trainer, bytes]:
 
 
 @pytest.mark.parametrize("case", DAMAGE)
-def test_an_own_file_that_cannot_be_used_is_set_aside_unchanged_and_written_again(case, tmp_path, whole, calm):
+def test_an_own_file_that_cannot_be_used_is_set_aside_unchanged_and_written_again(case, tmp_path, whole, calm, rarely):
     trainer, content = whole
     damage, suffix, reason = DAMAGE[case]
     path, count = tmp_path / "study.db", len(trainer.trained)
@@ -513,7 +551,7 @@ def test_an_own_file_that_cannot_be_used_is_set_aside_unchanged_and_written_agai
     assert again.said == []
 
 
-def test_an_empty_own_file_is_used(tmp_path, calm):
+def test_an_empty_own_file_is_used(tmp_path, calm, rarely):
     (tmp_path / "study.db").touch()
     mirrored = Mirrored(tmp_path / "study.db")
     mirrored.search()
@@ -569,7 +607,7 @@ def test_an_own_file_in_no_folder_costs_a_warning(tmp_path, calm):
 
 
 @pytest.mark.parametrize("name", ["50 % {done}", "why?", "a#b", "ü\u6559"])
-def test_the_path_of_an_own_file_may_have_any_characters(name, tmp_path, calm):
+def test_the_path_of_an_own_file_may_have_any_characters(name, tmp_path, calm, rarely):
     (tmp_path / name).mkdir()
     path = tmp_path / name / "study.db"
     mirrored = Mirrored(path)

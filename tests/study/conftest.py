@@ -1,11 +1,14 @@
-"""Two finished studies, made once: one with real training, one without."""
+"""Two finished studies, made once: one with real training, one without; a clock; studies without a database."""
 
 import shutil
 
+import fake_trainer
 import pytest
 from small_studies import Reference, drive, fake, options
 
 from autodistill.records import StudyRecord
+from autodistill.searching import Mirror
+from autodistill.study import recorder
 from autodistill.study.run import local_executor
 
 
@@ -49,3 +52,40 @@ def done(faked: Reference) -> StudyRecord:
     """The finished study without training in this folder, with a cold cache."""
     shutil.copytree(faked.place / "runs", "runs")
     return faked.record
+
+
+class Clock:
+    """Stands for the module `time`: sleeping takes no time, and nothing else takes any."""
+
+    now = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """The clock of a study without training in this process, which only the fake trainer moves."""
+    clock = Clock()
+    for module in (recorder, fake_trainer):
+        monkeypatch.setattr(module, "time", clock)
+    return clock
+
+
+class NoCopy(Mirror):
+    """Writes nothing: writing to the database takes most of the time of a study without training."""
+
+    def write(self, _: object) -> None:
+        return None
+
+    def close(self, _: object) -> None:
+        return None
+
+
+@pytest.fixture
+def uncopied(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Studies write no copy of their trials to a database."""
+    monkeypatch.setattr("autodistill.study.run.Mirror", NoCopy)

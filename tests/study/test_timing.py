@@ -290,8 +290,8 @@ def test_what_is_spent_is_not_planned_again(done):
 
 
 @pytest.mark.slow
-def test_the_plan_of_a_fake_study_is_what_it_takes():
-    """Epochs of 0.1 s: the phases of students are planned within 0.7 to 1.4 of what they take."""
+def test_the_plan_of_a_fake_study_is_what_it_takes(clock):
+    """Epochs of 0.1 s, and nothing else takes time: the phases of students are planned within 0.7 to 1.4 of that."""
     behave({"*": Behaviour(epoch_s=0.1)})
 
     def slow(spec):
@@ -312,7 +312,7 @@ def test_the_plan_of_a_fake_study_is_what_it_takes():
     planned, took = (sum(timing[kind][phase] for phase in phases) for kind in ("planned_s", "phases_s"))
     assert planned == pytest.approx(33 * 0.1, abs=0.1)
     assert planned <= 1.4 * took
-    assert took <= planned / 0.7 + 1.0, "a second for a machine that is busy with other work"
+    assert took <= planned / 0.7
 
 
 # What is left
@@ -387,15 +387,12 @@ def test_a_phase_that_was_not_planned_counts_for_nothing():
     assert pace.left_s(35.0) == 0
 
 
-@pytest.fixture(scope="module")
-def told(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Event], StudyRecord]:
+@pytest.fixture
+def told(clock: object) -> tuple[list[Event], StudyRecord]:
     """The events of a study whose every task takes a while."""
     events: list[Event] = []
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(tmp_path_factory.mktemp("told"))
-        patch.setenv("AUTODISTILL_CACHE", str(tmp_path_factory.mktemp("cache")))
-        behave({"*": Behaviour(epoch_s=0.2), "agreement": Behaviour(epoch_s=0.4)})
-        return events, fake(options(), events.append)
+    behave({"*": Behaviour(epoch_s=0.2), "agreement": Behaviour(epoch_s=0.4)})
+    return events, fake(options(), events.append)
 
 
 @pytest.mark.slow
@@ -413,7 +410,7 @@ def test_a_phase_lasts_until_the_next_one_begins_though_it_has_nothing_to_tell(t
     _, record = told
     assert record.timing["phases_s"]["profiles"] >= 0.4, "the agreement is computed in it, without an event"
     assert record.timing["phases_s"]["teachers"] >= 4 * 0.2, "checks and profiles"
-    assert record.timing["phases_s"]["confirm"] >= 12 * 0.2
+    assert record.timing["phases_s"]["confirm"] == pytest.approx(12 * 0.2)
 
 
 @pytest.mark.slow

@@ -39,7 +39,7 @@ check: install
 	$(BIN)/lint-imports
 
 bench: install
-	for file in verdict replay policy rules step memory images report study eta; do $(BIN)/python tests/bench/$$file.py || exit 1; done
+	for file in verdict replay policy screening rules step memory images report study eta start; do $(BIN)/python tests/bench/$$file.py || exit 1; done
 
 bench-gpu: install
 	for file in gpu_step gpu_many gpu_targets; do $(BIN)/python tests/bench/$$file.py || exit; done

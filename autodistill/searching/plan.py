@@ -13,6 +13,9 @@ from autodistill.records import PlanRecord, RaceRecord
 PROTECTED_PRIORS = 4
 """Number of priors that continue to a full run, the best ones if there are more teachers."""
 
+SCREENED_SHARE = 0.25
+"""Share of the search that the rungs of teachers beyond these may take (docs/search.md: simulated with 12 to 40)."""
+
 CONTROLLED_FROM = 40
 """Smallest budget (full trainings) with controls; with less, the report says that they are missing."""
 
@@ -191,7 +194,7 @@ def make_grid_plan(
 def _tried(space: Space, teachers: int, *, total: int) -> int:
     """Return the number of teachers that get a first trial.
 
-    Up to `PROTECTED_PRIORS` teachers, all do. The rungs of further teachers may take half of what reruns and the other
+    Up to `PROTECTED_PRIORS` teachers, all do. The rungs of further teachers may take `SCREENED_SHARE` of what the other
     parts leave; the screening (`autodistill.searching.screening`) leaves out the rest.
     """
     if teachers <= PROTECTED_PRIORS:
@@ -199,7 +202,7 @@ def _tried(space: Space, teachers: int, *, total: int) -> int:
     full, finalists = space.training.epochs, min(space.confirm.teachers, teachers)
     reruns = finalists * full if space.search.reruns else 0
     left = total - reruns - sum(_fixed_epochs(space, PROTECTED_PRIORS, total=total).values())
-    return min(teachers, PROTECTED_PRIORS + max(0, left // 2) // space.training.rung)
+    return min(teachers, PROTECTED_PRIORS + int(max(0, left) * SCREENED_SHARE) // space.training.rung)
 
 
 def _way_out(space: Space, *, teachers: int, total: int) -> str:

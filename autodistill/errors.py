@@ -42,6 +42,10 @@ class TeacherError(InputError):
     """A checkpoint is missing, unsuitable, damaged or at chance."""
 
 
+class MisreadError(TeacherError):
+    """A teacher is right more often with another normalisation, order of its classes or size of its input."""
+
+
 class StoreError(InputError):
     """A folder is read-only, full, or holds another study."""
 
@@ -55,7 +59,7 @@ class VersionError(StoreError):
 
 
 class CacheError(AutodistillError):
-    """Teacher logits cannot be stored exactly."""
+    """A teacher's logits are too large to be stored."""
 
 
 class ExportError(AutodistillError):

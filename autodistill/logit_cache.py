@@ -18,7 +18,7 @@ from torch import Tensor
 
 from autodistill.data import Data
 from autodistill.data.views import PLAIN_VIEW, View, take_view
-from autodistill.errors import CacheError, InUseError
+from autodistill.errors import CacheError, InUseError, StoreError
 from autodistill.stopwatch import Stopwatch
 from autodistill.store import digest, locked, write_bytes
 from autodistill.teachers import Teacher, check_logits, computed_as, logits_of
@@ -149,7 +149,7 @@ class LogitCache:
                     self._fill(teacher, part, wait=True)
                 found = _read(path)
         if found is None:
-            raise CacheError(f"{path}: was written and cannot be read back", "check the disk; set AUTODISTILL_CACHE")
+            raise StoreError(f"{path}: was written and cannot be read back", "check the disk; set AUTODISTILL_CACHE")
         return found
 
     def _fill(self, teacher: Teacher, part: Part, *, wait: bool) -> bool:

@@ -861,7 +861,8 @@ class StudyRecord(Record):
     spent_epochs: int = 0
     teachers: tuple[TeacherRecord, ...] = ()
     left_out: dict[str, str] = {}
-    """Names of the files of a folder of teachers that could not be loaded, with the reason."""
+    """Names of the files of a folder of teachers that could not be loaded or did not pass their check, with the
+    reason."""
     screened_out: dict[str, str] = {}
     """Names of the teachers that were not tried, with the reason: more teachers were given than the budget pays for."""
     agreement: AgreementRecord | None = None
@@ -918,6 +919,8 @@ class InspectionRecord(Record):
     schema_version: int = SCHEMA_VERSION
     data: DataRecord
     teachers: tuple[TeacherRecord, ...]
+    left_out: dict[str, str] = {}
+    """Names of the files of a folder that could not be loaded or did not pass their check, with the reason."""
     agreement: AgreementRecord | None = None
 
 

@@ -37,6 +37,7 @@ from autodistill.executors import (
     MeasureTeacherTask,
     Profiled,
     ProfileTask,
+    Refusal,
     Result,
     Stopped,
     StudentTimes,
@@ -206,6 +207,9 @@ def _other(task: Task, context: WorkerContext, folder: Path) -> Result:
             context.on_event(TaskProgress(task=f"teacher {task.uri}", done=1, total=1))
             write_text(path, "a teacher of the fake trainer")
         return None
+    if isinstance(task, CheckTask) and task.optional and task.name.startswith("bad"):
+        uri = setup.teachers[task.name]
+        return Refusal(message=f"teacher {task.name} ({uri}): it is not above chance", hint="leave it out")
     if isinstance(task, CheckTask):
         return TeacherRecord(
             name=task.name,

@@ -28,7 +28,7 @@ def list_teachers(*, output: str, **flags: Any) -> None:
     """Print the teachers of a space; mark those that autodistill has still to train."""
     spec = _resolved(**flags)
     missing = spec.unready
-    records = _checked(spec, [name for name in spec.teachers if name not in missing])
+    records, left_out = _checked(spec, [name for name in spec.teachers if name not in missing])
     rows: list[Row] = []
     for name, uri in spec.teachers.items():
         where = uri
@@ -36,6 +36,8 @@ def list_teachers(*, output: str, **flags: Any) -> None:
             where = "not trained yet"
         elif uri.startswith(TRAINED_HERE):
             where = str(spec.path_of(uri))
+        elif name in left_out:
+            where = f"{uri}: left out"
         rows.append((name, records.get(name), where))
     if output == "json":
         teachers = [
@@ -76,18 +78,19 @@ def _train_missing(spec: StudySpec) -> None:
     missing = spec.training_of(list(reversed(spec.teachers)))
     with Display() as display, LocalExecutor(spec.options.workers, spec.setup, data=spec.data) as executor:
         executor.run(missing, display.show)
-    records = _checked(spec, list(spec.teachers))
+    records, _ = _checked(spec, list(spec.teachers))
     _show((name, records.get(name), uri) for name, uri in spec.teachers.items())
 
 
 def check_teachers(*, teacher: Sequence[str], output: str, **flags: Any) -> None:
     """Check teachers; the first error ends the command, unless the teacher is a file of a folder with others."""
     spec = _resolved(teachers=teacher, **flags)
-    records = _checked(spec, list(spec.teachers)).values()
+    checked, left_out = _checked(spec, list(spec.teachers))
     if output == "json":
-        console.show_json({"schema_version": 1, "teachers": [record.model_dump(mode="json") for record in records]})
+        records = [record.model_dump(mode="json") for record in checked.values()]
+        console.show_json({"schema_version": 1, "teachers": records, "left_out": left_out})
     else:
-        _show((record.name, record, record.uri) for record in records)
+        _show((record.name, record, record.uri) for record in checked.values())
 
 
 def _resolved(**flags: Any) -> StudySpec:
@@ -100,14 +103,14 @@ def _resolved(**flags: Any) -> StudySpec:
     return spec
 
 
-def _checked(spec: StudySpec, names: Sequence[str]) -> dict[str, TeacherRecord]:
-    """Check teachers in this process; return their records by name."""
+def _checked(spec: StudySpec, names: Sequence[str]) -> tuple[dict[str, TeacherRecord], dict[str, str]]:
+    """Check teachers in this process; return their records, and the reasons for files left out, by name."""
     with Display() as display, SerialExecutor(spec.setup, data=spec.data) as executor:
-        records = executor.run([CheckTask(name=name, optional=name in spec.folders) for name in names], display.show)
+        records = executor.run([CheckTask(name=name, optional=name in spec.optional) for name in names], display.show)
         refused = {name: it for name, it in zip(names, records, strict=True) if isinstance(it, Refusal)}
-        leave_out(spec, refused, display.show)
+        reasons = leave_out(spec, refused, display.show)
     checked = with_equals([record for record in records if isinstance(record, TeacherRecord)])
-    return {record.name: record for record in checked}
+    return {record.name: record for record in checked}, {**spec.left_out, **reasons}
 
 
 def _show(rows: Iterable[Row]) -> None:
@@ -150,10 +153,10 @@ def inspect_teachers(*, output: str, to: Path | None, teacher: Sequence[str] | N
         console.show_note(f"left out, not trained yet: {', '.join(missing)}. To train them: {train}")
     size = min(spec.options.workers, len(names))
     with Display() as display, LocalExecutor(size, spec.setup, data=spec.data) as executor:
-        prepared = prepare_teachers(names, executor, display.show, optional=spec.folders)
-        leave_out(spec, prepared.refused, display.show)
+        prepared = prepare_teachers(names, executor, display.show, optional=spec.optional)
+        left_out = {**spec.left_out, **leave_out(spec, prepared.refused, display.show)}
     data = datasets.record(spec.data, spec=spec.space.data, views=spec.views)
-    record = InspectionRecord(data=data, teachers=prepared.teachers, agreement=prepared.agreement)
+    record = InspectionRecord(data=data, teachers=prepared.teachers, left_out=left_out, agreement=prepared.agreement)
     if output == "json":
         console.show_json(record.model_dump(mode="json"))
     else:

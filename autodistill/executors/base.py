@@ -89,7 +89,8 @@ class CheckTask(Record):
 
     name: str
     optional: bool = False
-    """Whether a teacher that does not pass is left out, so that the task returns a `Refusal` instead of an error."""
+    """Whether a teacher that does not pass is left out, so that the task returns a `Refusal` instead of an error. A
+    teacher that is read wrongly is an error in any case."""
 
 
 class ProfileTask(Record):

@@ -15,7 +15,15 @@ from torch import Tensor, nn
 from autodistill import data as datasets
 from autodistill.data import Data, SharedFile
 from autodistill.data.views import PLAIN_VIEW, View
-from autodistill.errors import AutodistillError, CacheError, DivergedError, StudyError, TeacherError, TrialError
+from autodistill.errors import (
+    AutodistillError,
+    CacheError,
+    DivergedError,
+    MisreadError,
+    StudyError,
+    TeacherError,
+    TrialError,
+)
 from autodistill.executors.base import (
     AgreementTask,
     CheckTask,
@@ -548,8 +556,9 @@ def _check(task: CheckTask, context: WorkerContext) -> TeacherRecord | Refusal:
             hottest=hottest_of(context.setup.space),
             originals=context.validation_images,
         )
-    except TeacherError as error:
-        if not task.optional:
+    except (CacheError, TeacherError) as error:
+        # A file that is read wrongly is no useless file: the user states how to read it.
+        if not task.optional or isinstance(error, MisreadError):
             raise
         return Refusal(message=error.message, hint=error.hint)
 

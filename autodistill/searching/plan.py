@@ -14,7 +14,7 @@ PROTECTED_PRIORS = 4
 """Number of priors that continue to a full run, the best ones if there are more teachers."""
 
 SCREENED_SHARE = 0.25
-"""Share of the search that the rungs of teachers beyond these may take (docs/search.md: simulated with 12 to 40)."""
+"""Share of the search that the rungs of further teachers may take, by simulations (docs/search.md)."""
 
 CONTROLLED_FROM = 40
 """Smallest budget (full trainings) with controls; with less, the report says that they are missing."""

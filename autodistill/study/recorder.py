@@ -93,12 +93,16 @@ class Recorder:
         self._write("running")
         for note in self._spec.notes:
             self._forward(Note(text=note, warning=True))
-        self._forward(Note(text=f"plan: {describe_plan(plan, teachers=len(self._spec.teachers))}"))
+        self._tell_plan(plan)
 
     def replan(self, plan: PlanRecord) -> None:
-        """Take the plan without the refused teachers, and announce it."""
-        self._plan = plan
+        """Take the plan without the refused teachers; announce it if it differs."""
+        if plan != self._plan:
+            self._plan = plan
+            self._tell_plan(plan)
         self._write("running")
+
+    def _tell_plan(self, plan: PlanRecord) -> None:
         teachers = len(self._spec.teachers) - len(self.refused)
         self._forward(Note(text=f"plan: {describe_plan(plan, teachers=teachers)}"))
 

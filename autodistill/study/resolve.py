@@ -133,7 +133,9 @@ class StudySpec(NamedTuple):
     left_out: dict[str, str]
     """Names of the files of a folder of teachers that cannot be loaded, with the reason."""
     folders: dict[str, str]
-    """Folder of teachers of each teacher that comes from one and is left out if it does not pass its check, by name."""
+    """Folder or pattern of each teacher that comes from one, by name."""
+    optional: frozenset[str]
+    """Names of those that are left out if they do not pass their check: no ensemble or assistant needs them."""
     folder: StudyFolder
     budget: str
     tried: int
@@ -326,6 +328,7 @@ def resolve_all(
                 sources=loaded.sources,
                 left_out=loaded.left_out,
                 folders=loaded.folders,
+                optional=loaded.optional,
                 notes=(*loaded.notes, *spec.notes),
             )
         )
@@ -429,6 +432,7 @@ class _Loaded(NamedTuple):
     sources: dict[str, str]
     left_out: dict[str, str]
     folders: dict[str, str]
+    optional: frozenset[str]
     notes: tuple[str, ...]
 
 
@@ -646,17 +650,19 @@ def _load_teachers(asked: _Asked, data: Data, *, offline: bool) -> _Loaded:
         names=kept,
         fingerprints={name: found[name] for name in kept if name in found},
         sources=sources,
-        left_out={name: reason_of(left_out[uri], uri) for name, uri in names.items() if uri in left_out},
-        folders={name: asked.folders[uri] for name, uri in kept.items() if uri in asked.folders and name not in needed},
+        left_out={name: reason_of(left_out[uri].message, uri) for name, uri in names.items() if uri in left_out},
+        folders={name: asked.folders[uri] for name, uri in kept.items() if uri in asked.folders},
+        optional=frozenset(name for name, uri in kept.items() if uri in asked.folders and name not in needed),
         notes=tuple(notes),
     )
 
 
-def reason_of(error: TeacherError, uri: str) -> str:
-    """Return why a file cannot be used, without its name and the folders of its path."""
+def reason_of(message: str, uri: str) -> str:
+    """Return why a file cannot be used, from the message of an error, without its name and the folders of its path."""
+    message = message.partition(f"({uri}): ")[2] or message
     uri = uri.removeprefix(adaptation.SCHEME)
-    path, message = Path(parse(uri).target), error.message.removeprefix(f"teacher {uri}: ")
-    return (message.partition(f"({uri}): ")[2] or message).replace(str(path.expanduser()), path.name)
+    path = Path(parse(uri).target)
+    return message.removeprefix(f"teacher {uri}: ").replace(str(path.expanduser()), path.name)
 
 
 def _students(names: Sequence[str], common: _Common, *, offline: bool) -> list[StudentRecord]:
@@ -718,8 +724,8 @@ def _resolved(options: SearchOptions, common: _Common, student: StudentRecord, *
         plan = _plan(space, options, teacher_count=len(common.names))
         if plan is not None:
             budget, tried = plan.requested, plan.tried or tried
-        if kept is not None and kept.trials:  # the screening of a study stays
-            tried = sum(name not in kept.screened_out for name in common.names)
+        if kept is not None and kept.trials:  # the choice of a study stays
+            tried = sum(name not in {**kept.screened_out, **kept.left_out} for name in common.names)
     space = fit_to_cache(space, kept_space, common.data, common.names, options.cache_bytes, tried=tried)
     # Without the values that cache and processor decided, a command gives another study elsewhere.
     pins: dict[str, object] = {}
@@ -744,6 +750,7 @@ def _resolved(options: SearchOptions, common: _Common, student: StudentRecord, *
         sources={},
         left_out={},
         folders={},
+        optional=frozenset(),
         folder=folder,
         budget=budget,
         tried=tried,

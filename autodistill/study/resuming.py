@@ -17,6 +17,7 @@ from autodistill.records import (
     PlanRecord,
     RunResult,
     RunSpec,
+    SpecRecord,
     StudyRecord,
     TrialRecord,
     run_ended,
@@ -44,16 +45,7 @@ def continued(spec: StudySpec, kept: StudyRecord | None) -> StudyRecord | None:
         return None
     assert kept.spec is not None
     joining = [name for name in spec.teachers if name not in kept.spec.teachers]
-    asked = {**spec.record.model_dump(mode="json"), "space": _compared(_space_of(spec))}
-    # Validated: the space of an older study lacks settings that exist today.
-    kept_space = Space.model_validate(kept.space).model_dump(mode="json", exclude_none=True)
-    there = {**kept.spec.model_dump(mode="json"), "space": _compared(kept_space)}
-    for name in joining:
-        asked["teachers"].pop(name)
-        asked["fingerprints"].pop(name, None)
-    if kept.spec.data == spec.data.fingerprint:  # the same images and labels, moved
-        for document in (asked, there):
-            document["space"]["data"] = _without(document["space"]["data"], "name", "root")
+    there, asked = _specifications(spec, kept, kept.spec)
     lines = list(differences(there, asked))
     if kept.spec.student_fingerprint != spec.record.student_fingerprint:
         lines.insert(0, "the student's code, weights, library or preprocessing changed since the study began")
@@ -74,6 +66,25 @@ def continued(spec: StudySpec, kept: StudyRecord | None) -> StudyRecord | None:
     trials = tuple(_ended_trials(kept))
     join = JoinRecord(teachers=tuple(spec.teachers), trials=len(trials))
     return kept.model_copy(update={"joins": (*kept.joins, join), "trials": trials, "state": "running"})
+
+
+def _specifications(spec: StudySpec, kept: StudyRecord, known: SpecRecord) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the kept specification and that of the command, as far as they must agree.
+
+    Teachers may join. A file of a folder that was left out may have been removed.
+    """
+    asked = {**spec.record.model_dump(mode="json"), "space": _compared(_space_of(spec))}
+    # Validated: the space of an older study lacks settings that exist today.
+    kept_space = Space.model_validate(kept.space).model_dump(mode="json", exclude_none=True)
+    there = {**known.model_dump(mode="json"), "space": _compared(kept_space)}
+    joining = [name for name in spec.teachers if name not in known.teachers]
+    removed = [name for name in kept.left_out if name not in spec.teachers]
+    for key in ("teachers", "fingerprints"):
+        asked[key], there[key] = _without(asked[key], *joining), _without(there[key], *removed)
+    if known.data == spec.data.fingerprint:  # the same images and labels, moved
+        for document in (asked, there):
+            document["space"]["data"] = _without(document["space"]["data"], "name", "root")
+    return there, asked
 
 
 def _space_of(spec: StudySpec) -> dict[str, Any]:

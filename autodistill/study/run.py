@@ -20,6 +20,7 @@ from autodistill.executors import (
     Profiled,
     ProfileTask,
     Refusal,
+    Result,
     Task,
     TrainTeacherTask,
 )
@@ -233,7 +234,7 @@ def with_teachers(
         list(spec.teachers),
         executor,
         recorder.on_event,
-        optional=spec.folders,
+        optional=spec.optional,
         untrained=spec.training_of(list(reversed(spec.teachers))),
         epochs=sum(epochs_of(uri, spec.space) for uri in spec.untrained),
         meanwhile=meanwhile,
@@ -241,7 +242,7 @@ def with_teachers(
     recorder.teachers, recorder.agreement = prepared.teachers, prepared.agreement
     recorder.profile_views = max(recorder.profile_views, prepared.views_computed)
     recorder.refused = leave_out(spec, prepared.refused, recorder.on_event)
-    if recorder.refused:
+    if recorder.refused or (kept is not None and kept.left_out):
         plan = plan_without(spec, plan, recorder.refused, kept=kept)
         recorder.replan(plan)
     return plan
@@ -254,18 +255,13 @@ def leave_out(spec: StudySpec, refused: Mapping[str, Refusal], on_event: OnEvent
         TeacherError: No file of a folder passes its check.
     """
     for folder in dict.fromkeys(spec.folders.values()):
-        own = [refused.get(name) for name, of in spec.folders.items() if of == folder]
-        failed = [it for it in own if it is not None]
-        if len(failed) == len(own):
-            lines = "".join(f"\n  {it.message.removeprefix('teacher ')}" for it in failed)
-            raise TeacherError(
-                f"teacher {folder}: none of its {plural(len(own), 'checkpoint')} passes the check:{lines}",
-                failed[0].hint,
-            )
-    reasons = {name: reason_of(TeacherError(it.message, it.hint), spec.teachers[name]) for name, it in refused.items()}
+        own = [name for name, of in spec.folders.items() if of == folder]
+        if all(name in refused for name in own):
+            lines = "".join(f"\n  {refused[name].message.removeprefix('teacher ')}" for name in own)
+            raise TeacherError(f"teacher {folder}: no checkpoint passes its check:{lines}", refused[own[0]].hint)
+    reasons = {name: reason_of(it.message, spec.teachers[name]) for name, it in refused.items()}
     for name, reason in reasons.items():
-        hint = f"\n  {refused[name].hint}" if refused[name].hint else ""
-        on_event(Note(text=f"teacher {name} is left out: {reason}{hint}", warning=True))
+        on_event(Note(text=f"teacher {name} is left out: {reason}", warning=True))
     return reasons
 
 
@@ -306,15 +302,18 @@ def prepare_teachers(
     """
     on_event(PhaseStarted(phase="teachers", runs=len(untrained), epochs=epochs))
     executor.run(untrained, on_event, meanwhile=meanwhile)
-    checks = [CheckTask(name=name, optional=name in optional) for name in names]
-    tasks: list[Task] = [task for check in checks for task in (check, ProfileTask(name=check.name))]
+    first: list[Task] = [CheckTask(name=name, optional=True) for name in names if name in optional]
+    checked = _by_name(first, executor.run(first, on_event, meanwhile=meanwhile) if first else [], CheckTask)
+    refused = {name: answer for name, answer in checked.items() if isinstance(answer, Refusal)}
+    names = [name for name in names if name not in refused]
+    pairs = [(CheckTask(name=name), ProfileTask(name=name)) for name in names]
+    tasks: list[Task] = [task for pair in pairs for task in (pair[1:] if pair[0].name in checked else pair)]
     found = executor.run(tasks, on_event, meanwhile=meanwhile)
+    checked, profiles = checked | _by_name(tasks, found, CheckTask), _by_name(tasks, found, ProfileTask)
     on_event(PhaseStarted(phase="profiles", runs=0, epochs=0))
-    teachers, refused, computed = list[TeacherRecord](), dict[str, Refusal](), 0
-    for name, record, profiled in zip(names, found[::2], found[1::2], strict=True):
-        if isinstance(record, Refusal):
-            refused[name] = record
-            continue
+    teachers, computed = list[TeacherRecord](), 0
+    for name in names:
+        record, profiled = checked[name], profiles[name]
         assert isinstance(record, TeacherRecord)
         if isinstance(profiled, Profiled):
             seen = may_have_seen_validation(profiled.profile) if record.is_foreign else ""
@@ -332,6 +331,13 @@ def prepare_teachers(
         (compared,) = executor.run([AgreementTask(names=profiled_names)], on_event)
         agreement = compared if isinstance(compared, AgreementRecord) else None
     return Prepared(tuple(teachers), agreement, computed, refused)
+
+
+def _by_name(
+    tasks: Sequence[Task], results: Sequence[Result], kind: type[CheckTask] | type[ProfileTask]
+) -> dict[str, Result]:
+    """Return the results of the tasks of a kind by the names of their teachers."""
+    return {task.name: result for task, result in zip(tasks, results, strict=True) if isinstance(task, kind)}
 
 
 def run_students(

@@ -139,7 +139,7 @@ def plan_without(
     """
     budget = parse_budget(spec.budget)
     epochs_per_s = plan.total_epochs / budget.amount if budget.unit == "seconds" else None
-    return _plan(spec, [name for name in spec.teachers if name not in refused], epochs_per_s, kept=kept)
+    return _plan(spec, refused, epochs_per_s, kept=kept)
 
 
 def plan_for(spec: StudySpec, costs: Costs | None, *, kept: StudyRecord | None = None) -> PlanRecord:
@@ -161,13 +161,19 @@ def plan_for(spec: StudySpec, costs: Costs | None, *, kept: StudyRecord | None =
             "see the warning above; --budget 20 is the cost of 20 full trainings",
         )
     epochs_per_s = spec.options.workers / costs.epoch_s if costs and in_seconds else None
-    return _plan(spec, list(spec.teachers), epochs_per_s, kept=kept)
+    return _plan(spec, kept.left_out if kept else (), epochs_per_s, kept=kept)
 
 
-def _plan(spec: StudySpec, names: Sequence[str], epochs_per_s: float | None, *, kept: StudyRecord | None) -> PlanRecord:
-    """Return the plan of a study over the named teachers."""
+def _plan(
+    spec: StudySpec, refused: Collection[str], epochs_per_s: float | None, *, kept: StudyRecord | None
+) -> PlanRecord:
+    """Return the plan of a study without the refused teachers."""
+    names = [name for name in spec.teachers if name not in refused]
     if spec.space.grid is not None:
-        return make_grid_plan(spec.space, teachers=len(names), requested=spec.budget, epochs_per_s=epochs_per_s)
+        # Without a budget of the user, its size follows from the teachers.
+        requested = spec.budget if spec.options.budget else ""
+        plan = make_grid_plan(spec.space, teachers=len(names), requested=requested, epochs_per_s=epochs_per_s)
+        return plan.model_copy(update={"requested": spec.budget})
     screened_out = kept_screening(spec, kept)
     return make_plan(
         spec.space,

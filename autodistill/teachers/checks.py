@@ -18,7 +18,7 @@ from torch import Tensor
 from autodistill import metrics
 from autodistill.config import Space, bounds
 from autodistill.data import Data
-from autodistill.errors import AutodistillError, TeacherError
+from autodistill.errors import AutodistillError, MisreadError, TeacherError
 from autodistill.formatting import listed, percent
 from autodistill.models.cost import measure
 from autodistill.models.preprocessing import named_normalisations
@@ -135,7 +135,7 @@ def check(
         found = f"{before} of validation images right as it is read, {after} with {mend.what}"
         if not teacher.accepted:
             others = f" ({', '.join(mend.others)}: about as well)" if mend.others else ""
-            raise TeacherError(
+            raise MisreadError(
                 f"teacher {teacher.name} ({teacher.uri}): {found}",
                 f"state it: {with_option(teacher.uri, mend.option)}{others}; or keep it as it is: "
                 f"{with_option(teacher.uri, 'accept=yes')}",

@@ -28,7 +28,7 @@ from small_studies import (
 
 from autodistill.cli import show
 from autodistill.errors import StoreError
-from autodistill.executors import SerialExecutor
+from autodistill.executors import LocalExecutor
 from autodistill.options import search_options
 from autodistill.records import (
     Event,
@@ -175,15 +175,9 @@ def test_plain_kd_has_a_run_of_its_own_where_the_prior_is_another():
     assert record.spent_epochs == sum(run.spent_epochs for run in record.runs()) <= record.plan.total_epochs
 
 
-class Three(SerialExecutor):
-    workers = 3
-
-
-def test_the_number_of_workers_changes_nothing(faked):
-    """Two real workers are in `reference`, and a command with one worker is in `test_resuming.py`."""
-
+def test_three_workers_give_the_study_of_the_serial_executor(faked):
     def three(spec):
-        return Three(spec.setup, data=spec.data, work=fake_work)
+        return LocalExecutor(3, spec.setup, data=spec.data, work=fake_work)
 
     assert core(fake(options(workers=3), executor_for=three)) == core(faked.record)
 

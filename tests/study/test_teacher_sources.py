@@ -8,12 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from small_studies import drive, options
 
 from autodistill.cli.teachers import check_teachers, inspect_teachers, list_teachers
 from autodistill.config import DataSpec
 from autodistill.data import load as load_data
-from autodistill.errors import TeacherError
+from autodistill.errors import MisreadError, TeacherError
 from autodistill.executors import SerialExecutor, TrainTeacherTask
 from autodistill.models import build
 from autodistill.records import Event, Note
@@ -139,11 +140,30 @@ def test_files_of_a_folder_that_do_not_pass_their_check_are_left_out(tmp_path: P
 @pytest.mark.slow
 def test_a_folder_whose_every_file_fails_its_check_is_refused_and_leaves_no_study(tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "runs", trained=0)
-    with pytest.raises(TeacherError, match="none of its 2 checkpoints passes the check") as caught:
+    with pytest.raises(TeacherError, match="no checkpoint passes its check") as caught:
         drive(options(teachers=[folder], budget="11"))
     named = [f"untrained{number} ({folder}/untrained{number}.safetensors): " for number in range(2)]
     assert all(text in caught.value.message for text in named)
     assert not list(Path("runs").rglob("study.json"))
+
+
+@pytest.mark.slow
+def test_a_file_with_too_large_logits_is_left_out_and_a_file_that_is_read_wrongly_is_an_error(tmp_path: Path) -> None:
+    write_folder(tmp_path / "runs", trained=1)
+    state = load_file(tmp_path / "runs" / "good0.safetensors")
+    nets = tmp_path / "nets"
+    nets.mkdir()
+    torch.save(state, nets / "good.pt")
+    torch.save({key: 1e7 * it if key.startswith("fc.") else it for key, it in state.items()}, nets / "large.pt")
+    spec = resolve(options(teachers=[f"file:{nets}?norm=data"], budget="11"))
+    with SerialExecutor(spec.setup, data=spec.data) as executor:
+        prepared = prepare_teachers(list(spec.teachers), executor, lambda _: None, optional=spec.optional)
+    assert [it.name for it in prepared.teachers] == ["good"]
+    assert "does not fit into float16" in prepared.refused["large"].message
+    torch.save(state, nets / "large.pt")
+    with pytest.raises(MisreadError, match="right as it is read") as caught:
+        drive(options(teachers=[f"file:{nets}?mean=3&std=0.05"], budget="11", study="wrong"))
+    assert caught.value.hint.startswith("state it: ")
 
 
 @pytest.mark.slow

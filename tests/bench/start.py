@@ -65,9 +65,9 @@ def command(place: Path, notes: Path) -> subprocess.Popen[bytes]:
     notes.mkdir(parents=True)
     environment = {**os.environ, "AUTODISTILL_CACHE": str(place / "cache"), "NOTES": str(notes)}
     program = [sys.executable, "-m", "autodistill", "search", "--student", f"python:{place / 'nets.py'}:net"]
-    asked = ["--budget", "20", "--workers", "2", "--device", "cpu", "--runs", str(notes / "runs")]
+    asked = ["--budget", "20", "--workers", "2", "--device", "cpu"]
     with (notes / "output").open("wb") as output:
-        return subprocess.Popen([*program, *asked], cwd=place, env=environment, stdout=output, stderr=subprocess.STDOUT)
+        return subprocess.Popen([*program, *asked], cwd=notes, env=environment, stdout=output, stderr=subprocess.STDOUT)
 
 
 def first_step(place: Path, notes: Path) -> float:

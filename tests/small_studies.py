@@ -1,6 +1,7 @@
 """Studies of a few seconds: their options, how they run, and which parts of their records are compared."""
 
-from collections.abc import Callable, Iterable
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -90,6 +91,15 @@ def fake(
 ) -> StudyRecord:
     """Run a study without training and without measuring the student's latency."""
     return run_study(resolve(asked)._replace(latency=LATENCY), on_event, executor_for=executor_for)
+
+
+@contextlib.contextmanager
+def placed(folder: Path) -> Iterator[Path]:
+    """Work in a folder, with a cache of its own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AUTODISTILL_CACHE", str(folder / "cache"))
+        patch.chdir(folder)
+        yield folder
 
 
 class Killed(Exception):

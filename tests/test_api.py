@@ -1,7 +1,6 @@
 """`import autodistill as ad`: searches from Python, with names, URIs and objects as arguments."""
 
 import functools
-import runpy
 import shlex
 import shutil
 import subprocess
@@ -354,14 +353,14 @@ def test_a_script_with_workers_the_serial_executor_and_the_command_line_make_the
     assert serial.found == typed.found == ()
 
 
-def test_a_script_that_searches_whenever_it_is_imported_is_refused(monkeypatch, capsys):
-    without_workers(monkeypatch)
+@pytest.mark.slow
+def test_a_script_that_searches_whenever_it_is_imported_is_refused():
     checkpoint(Path())
     Path("script.py").write_text(script("if True:"))
-    with pytest.raises(ConfigError) as caught:
-        runpy.run_path("script.py", run_name="__main__")
-    assert any('put the call below `if __name__ == "__main__":`' in note for note in caught.value.__notes__)
-    assert "done" not in capsys.readouterr().out
+    found = subprocess.run([sys.executable, "script.py"], capture_output=True, text=True)
+    assert found.returncode == 1
+    assert 'put the call below `if __name__ == "__main__":`' in found.stderr
+    assert "done" not in found.stdout
 
 
 def test_a_search_is_refused_while_its_file_is_imported():

@@ -3,11 +3,9 @@
 import contextlib
 import io
 import json
-import os
 import re
 import runpy
 import shlex
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +20,7 @@ from torch import nn
 
 from autodistill import __main__ as entry
 from autodistill import teachers
+from autodistill.data import DATASETS
 from autodistill.methods import METHODS
 from autodistill.models import MODELS, build
 from autodistill.models.uri import FACTS, RESERVED
@@ -50,7 +49,7 @@ def here(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Let commands run in this process, which has imported torch already, and leave it as it was."""
     without_workers(monkeypatch)
     monkeypatch.setattr(sys, "argv", sys.argv)
-    with mock.patch.dict(MODELS), mock.patch.dict(teachers.SOURCES):
+    with mock.patch.dict(MODELS), mock.patch.dict(teachers.SOURCES), mock.patch.dict(DATASETS):
         yield
 
 
@@ -70,16 +69,6 @@ def run(line: str) -> str:
     return shown.getvalue()
 
 
-def run_alone(line: str) -> str:
-    """Run a script in a new process, in which nothing has read the names of datasets yet."""
-    program, *arguments = shlex.split(line)
-    assert program == "python", line
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
-    found = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, env=environment)
-    assert found.returncode == 0, f"{line}\n{found.stderr}"
-    return found.stdout
-
-
 def run_example(page: str, title: str) -> str:
     """Write the files of a section and run its commands; return what the last one printed."""
     shown = ""
@@ -89,7 +78,7 @@ def run_example(page: str, title: str) -> str:
             Path(name[1]).write_text(code)
         elif kind == "sh":
             for line in code.replace("\\\n", " ").splitlines():
-                shown = run_alone(line) if line == "python stripes.py" else run(line)
+                shown = run(line)
     return shown
 
 

@@ -265,7 +265,7 @@ def test_what_is_not_cut_says_nothing_of_a_rest(tmp_path: Path) -> None:
     assert "the rest is in study.json" not in render(study(20), tmp_path).read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("trials", [3, 20])
+@pytest.mark.parametrize("trials", [3, 20, 40])
 @pytest.mark.parametrize("notes", [(), ("read as it is", "another")])
 def test_blank_lines_stand_between_sections_only(tmp_path: Path, trials: int, notes: tuple[str, ...]) -> None:
     record = study(trials)

@@ -245,7 +245,13 @@ def fit_to_cache(
 ) -> Space:
     """Reduce the pool of views to the size of the cache; an existing study keeps its number of views.
 
-    `study` holds the URIs of the teachers by name, `tried` is the number of those that students learn from.
+    Args:
+        space: Search space.
+        kept: Space of an existing study; None: the study is new.
+        data: Images.
+        study: URIs of the teachers by name.
+        cache_bytes: Size of the cache.
+        tried: Number of teachers that students learn from.
 
     Raises:
         ConfigError: The cache cannot hold a single view.
@@ -258,6 +264,7 @@ def fit_to_cache(
             f"--cache-size {cache_bytes}: one view of {len(study)} teachers takes {view_bytes} bytes",
             f"--cache-size {view_bytes} holds one, {cache_size(space, data, study, tried=tried)} all {largest}",
         )
+    # A number of views in the space also limits the views of assistants.
     pools = (space, *(_with_views(space, views) for views in range(largest, 0, -1)))
     return next(pool for pool in pools if cache_size(pool, data, study, tried=tried) <= cache_bytes)
 

@@ -135,7 +135,8 @@ class StudySpec(NamedTuple):
     folders: dict[str, str]
     """Folder or pattern of each teacher that comes from one, by name."""
     optional: frozenset[str]
-    """Names of those that are left out if they do not pass their check: no ensemble or assistant needs them."""
+    """Names of the teachers that are left out if they do not pass their check. Teachers that an ensemble or assistant
+    needs are not among them."""
     folder: StudyFolder
     budget: str
     tried: int
@@ -480,7 +481,7 @@ def _asked(
 
 
 def _plan(space: Space, options: SearchOptions, *, teacher_count: int) -> PlanRecord | None:
-    """Return the plan of the budget, which is checked; None: a budget of time, which has none until steps are timed.
+    """Check the budget and return its plan; return None for a budget of time, because steps must be timed first.
 
     Raises:
         ConfigError: The budget is too small.

@@ -292,7 +292,7 @@ def prepare_teachers(
         names: Names of the teachers.
         executor: Runs the tasks.
         on_event: Is called with each event.
-        optional: Names of those that may fail their check.
+        optional: Names of teachers that may fail their check.
         untrained: Tasks that train the missing teachers, in their order.
         epochs: Epochs of the training of all missing teachers.
         meanwhile: Runs for workers that would otherwise be idle.

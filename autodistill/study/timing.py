@@ -129,12 +129,12 @@ def estimate(spec: StudySpec, executor: Executor, on_event: OnEvent, *, start_up
 def plan_without(
     spec: StudySpec, plan: PlanRecord, refused: Collection[str], *, kept: StudyRecord | None
 ) -> PlanRecord:
-    """Return the plan of as many epochs without the teachers that did not pass their check.
+    """Return the plan without the teachers that did not pass their check. The number of epochs stays.
 
     Args:
         spec: The study.
-        plan: Its plan with all teachers.
-        refused: Names of these teachers.
+        plan: The plan of all teachers.
+        refused: Names of the teachers that did not pass.
         kept: Record of an earlier process, whose choice of teachers stays.
     """
     budget = parse_budget(spec.budget)
@@ -170,7 +170,7 @@ def _plan(
     """Return the plan of a study without the refused teachers."""
     names = [name for name in spec.teachers if name not in refused]
     if spec.space.grid is not None:
-        # Without a budget of the user, its size follows from the teachers.
+        # If the user gives no budget, the budget follows from the number of teachers.
         requested = spec.budget if spec.options.budget else ""
         plan = make_grid_plan(spec.space, teachers=len(names), requested=requested, epochs_per_s=epochs_per_s)
         return plan.model_copy(update={"requested": spec.budget})

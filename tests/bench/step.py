@@ -23,10 +23,9 @@ gradient alone, and `by parts` is the step of TS with the loss and the prepared 
 `--methods` measures this table only.
 
 `--check` exits 1 where a method takes over 1.02 times the step of TS, by its parts or by its whole interval; where our
-step takes over 1.1 times the bare one, where the soft targets of a view of 50,000 images take 1 % of it or more, or
+step takes over 1.1 times the bare one, where the soft targets take 1 % of it or more, or
 where it is not 4 times (teacher like ResNet-110) or 15 times (like WRN-28-8) faster than the plain one. The processor
-gives the kernels of teacher and student different speeds. Where even the bare step is hardly faster than that, 0.9 of
-its factor is asked for.
+gives the kernels of teacher and student different speeds: `bare` shows what it allows.
 """
 
 import argparse
@@ -69,7 +68,6 @@ TEACHERS: dict[str, Callable[[], nn.Module]] = {
     "wrn_28_8": lambda: wide_resnet(Shape(CLASSES, 3, 1.0, (1, 2, 2)), depth=28, widen=8),
 }
 LEAST = {"resnet110": 4.0, "wrn_28_8": 15.0}
-OF_POSSIBLE = 0.9
 TURNS = 3
 """Epochs of the bare and our side for each of the plain side, which takes many times as long."""
 MOST_OVER_BARE, MOST_SOFT = 1.1, 0.01
@@ -362,13 +360,12 @@ class Row(NamedTuple):
 def show(name: str, teacher: str, row: Row) -> bool:
     """Print a row; returns whether it is what is asked for."""
     spelt = [f"{1e3 * np.median(it):.0f} ({1e3 * np.quantile(it, 0.99):.0f})" for it in row[:3]]
-    times, possible = (float(np.median(row.plain) / np.median(it)) for it in (row.ours, row.bare))
+    times = float(np.median(row.plain) / np.median(row.ours))
     over = float(np.median(np.divide(row.ours, row.bare)))
     sides = "{:>13} {:>10} {:>10}".format(*spelt)
     shares = f"{row.soft:13.2%} {row.soft_of_many:9.2%}"
     print(f"{name:16} {teacher:10} {sides} {times:11.1f} {over:10.2f} {shares}  {row.precision}", flush=True)
-    fast = times >= min(LEAST[teacher], OF_POSSIBLE * possible)
-    return fast and over <= MOST_OVER_BARE and row.soft_of_many < MOST_SOFT
+    return times >= LEAST[teacher] and over <= MOST_OVER_BARE and row.soft < MOST_SOFT
 
 
 def compared(name: str, teacher: nn.Module, data: Data, folder: Path, *, rounds: int) -> Row:

@@ -4,7 +4,7 @@ import shutil
 
 import fake_trainer
 import pytest
-from small_studies import Reference, drive, fake, options
+from small_studies import Reference, drive, fake, options, placed
 
 from autodistill.records import StudyRecord
 from autodistill.searching import Mirror
@@ -16,9 +16,7 @@ from autodistill.study.run import local_executor
 def reference(tmp_path_factory: pytest.TempPathFactory) -> Reference:
     """A study with real training by two processes, with a cold cache."""
     place = tmp_path_factory.mktemp("reference")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AUTODISTILL_CACHE", str(place / "cache"))
-        patch.chdir(place)
+    with placed(place):
         record = drive(options(workers=2), executor_for=local_executor)
     return Reference(record, place / "cache", place)
 
@@ -40,9 +38,7 @@ def finished(reference: Reference, warm: None) -> StudyRecord:
 def faked(tmp_path_factory: pytest.TempPathFactory) -> Reference:
     """A study without training."""
     place = tmp_path_factory.mktemp("faked")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AUTODISTILL_CACHE", str(place / "cache"))
-        patch.chdir(place)
+    with placed(place):
         record = fake(options())
     return Reference(record, place / "cache", place)
 

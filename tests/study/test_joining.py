@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 from fake_trainer import all_trained
-from small_studies import NAME, Killed, core, fake, kept, kill_after, options, results, stamps
+from small_studies import NAME, Killed, core, fake, kept, kill_after, options, placed, results, stamps
 
 from autodistill.errors import ConfigError, StoreError
 from autodistill.records import Note, RunEnded
@@ -17,9 +17,7 @@ ONE, BOTH = ("ladder:resnet8:0.25",), ("ladder:resnet8:0.25", "ladder:resnet8:0.
 @pytest.fixture(scope="module")
 def joined_study(tmp_path_factory):
     place = tmp_path_factory.mktemp("joined")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AUTODISTILL_CACHE", str(place / "cache"))
-        patch.chdir(place)
+    with placed(place):
         return place, join()
 
 

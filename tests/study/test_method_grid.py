@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from dataset_files import write_images
-from small_studies import TINY, Killed, core, drive, fake, idle, kill_after, options, without_workers
+from small_studies import TINY, Killed, core, drive, fake, idle, kill_after, options, placed, without_workers
 from typer.testing import CliRunner
 
 import autodistill as ad
@@ -32,9 +32,7 @@ def asked(*more: str, methods: tuple[str, ...] = ("ts", "dkd"), budget: str = ""
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a finished grid without training."""
     folder = tmp_path_factory.mktemp("grid")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AUTODISTILL_CACHE", str(folder / "cache"))
-        patch.chdir(folder)
+    with placed(folder):
         fake(asked())
     return folder
 
@@ -250,12 +248,19 @@ def test_on_the_command_line(monkeypatch):
     assert csv.exit_code == 0, csv.output
 
 
-def test_no_method_at_all_is_refused(monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["autodistill", "compare", "--student", "resnet8", "--method", ","])
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (("--method", ","), "--method: names no method"),
+        (("--student", "vgg8"), "--student vgg8: a grid has one student"),
+    ],
+)
+def test_no_method_and_two_students_are_refused(monkeypatch, capsys, more, message):
+    monkeypatch.setattr(sys, "argv", ["autodistill", "compare", "--student", "resnet8", *more])
     with pytest.raises(SystemExit) as ended:
         entry.run()
     assert ended.value.code == 2
-    assert "--method: names no method" in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 def test_from_python():

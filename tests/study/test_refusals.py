@@ -72,14 +72,6 @@ def kept_files() -> set[Path]:
     return {path for path in everything(Path(), cache_root()) if not {"measured", "described"} & {*path.parts}}
 
 
-def test_a_grid_has_one_student(monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["autodistill", "compare", "--student", "resnet8", "--student", "vgg8"])
-    with pytest.raises(SystemExit) as ended:
-        entry.run()
-    assert ended.value.code == 2
-    assert "--student vgg8: a grid has one student" in capsys.readouterr().err
-
-
 @pytest.mark.parametrize("case", REFUSED)
 def test_what_cannot_be_is_refused_before_any_work(case, monkeypatch):
     monkeypatch.setattr("autodistill.searching.database.START_S", 0.2)

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from small_studies import LATENCY, TINY, core, fake, faking, options
+from small_studies import LATENCY, TINY, core, fake, faking, options, placed
 
 from autodistill import studies
 from autodistill.cli import show
@@ -62,9 +62,7 @@ def comparison(faked, tmp_path_factory) -> Compared:
     """Two students; the study of the first is finished already."""
     place, events = tmp_path_factory.mktemp("compared"), []
     shutil.copytree(faked.place / "runs", place / "runs")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AUTODISTILL_CACHE", str(place / "cache"))
-        patch.chdir(place)
+    with placed(place):
         return Compared(run(asked_for(), events.append), events, place)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_studies import TINY, Killed, drive, kill_after, options, results, without_workers
+from small_studies import TINY, Killed, drive, kill_after, options, placed, results, without_workers
 from student_files import NETS
 
 from autodistill.cli import app
@@ -116,9 +116,7 @@ def small(nets: str) -> SearchOptions:
 def whole(tmp_path_factory: pytest.TempPathFactory) -> StudyRecord:
     """A study that this process has trained without an interruption."""
     place = tmp_path_factory.mktemp("whole")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AUTODISTILL_CACHE", str(place / "cache"))
-        patch.chdir(place)
+    with placed(place):
         Path("nets.py").write_text(NETS)
         return drive(small("python:nets.py"))
 

@@ -175,11 +175,12 @@ def test_plain_kd_has_a_run_of_its_own_where_the_prior_is_another():
     assert record.spent_epochs == sum(run.spent_epochs for run in record.runs()) <= record.plan.total_epochs
 
 
-def test_three_workers_give_the_study_of_the_serial_executor(faked):
-    def three(spec):
-        return LocalExecutor(3, spec.setup, data=spec.data, work=fake_work)
+@pytest.mark.parametrize("workers", [1, 3])
+def test_local_workers_give_the_study_of_the_serial_executor(faked, workers):
+    def local(spec):
+        return LocalExecutor(workers, spec.setup, data=spec.data, work=fake_work)
 
-    assert core(fake(options(workers=3), executor_for=three)) == core(faked.record)
+    assert core(fake(options(workers=workers), executor_for=local)) == core(faked.record)
 
 
 def test_the_number_of_workers_is_not_part_of_a_study(done):

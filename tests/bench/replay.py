@@ -86,7 +86,7 @@ def run(recording: Recording, study: Study) -> Found:
 
 def plain(recording: Recording, spec: SearchSpec, first: int) -> tuple[TrialParams, int]:
     """Full-length trials one after another, as many as the budget pays for; the best on validation."""
-    sampler = Sampler(spec.space, [it.name for it in spec.teachers], spec.tau_student_from)
+    sampler = Sampler(spec.space, [it.name for it in spec.teachers], spec.shapes)
     best, count = (-1.0, TrialParams()), spec.plan.total_epochs // recording.full
     player = Player(
         recording, Rung(replays.short_run, "short schedule", recording.full), first=first, base=spec.space.search.seed

@@ -184,3 +184,18 @@ def test_links_to_files_of_the_repository_lead_somewhere(page):
     place = REPOSITORY / page
     links = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", place.read_text(encoding="utf-8"))
     assert [link for link in links if not (place.parent / link).exists()] == []
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_modules_and_tests_that_a_page_names_exist(page):
+    text = (REPOSITORY / page).read_text(encoding="utf-8")
+    named = re.findall(r"`((?:autodistill|tests|search_spaces)/[\w/.-]+)`", text)
+    assert [path for path in named if not (REPOSITORY / path).exists()] == []
+
+
+def test_functions_and_classes_that_the_architecture_names_exist():
+    text = (REPOSITORY / "docs/architecture.md").read_text(encoding="utf-8")
+    names = set(re.findall(r"`([A-Z][a-z]\w+|[a-z]+_\w+)`", text))
+    code = "\n".join(path.read_text(encoding="utf-8") for path in (REPOSITORY / "autodistill").rglob("*.py"))
+    defined = set(re.findall(r"^\s*(?:def|class) (\w+)", code, re.MULTILINE))
+    assert names - defined - {"logit_cache"} == set()

@@ -3,7 +3,6 @@
 import os
 import re
 import stat
-import tempfile
 from collections.abc import Iterator, Sequence
 from functools import cache, partial
 from pathlib import Path
@@ -13,7 +12,7 @@ import numpy as np
 import torch
 
 from autodistill.config import DataSpec
-from autodistill.data.decoding import Job, Progress, decode_files, read_headers
+from autodistill.data.decoding import Progress, decode, decode_files, in_threads, read_header
 from autodistill.data.reading import margin_of, reading_of, side_of
 from autodistill.data.splits import Content, Files, Images, Labels, Numbers
 from autodistill.errors import ConfigError, DataError
@@ -358,8 +357,8 @@ def _index(found: dict[str, Part]) -> str:
 
 def _content(found: dict[str, Part], *, size: int | None) -> Content:
     samples: Sequence[Sample] = [sample for part in found.values() for sample in part.samples]
-    sizes = [stamp(file)[0] for file, _ in samples]
-    headers = [header for header in read_headers([file for file, _ in samples], sizes) if header is not None]
+    found_headers = in_threads(read_header, [file for file, _ in samples])
+    headers = [header for header in found_headers if header is not None]
     side = side_of(headers, size)
     margin = margin_of(headers, side)
     stored = side + 2 * margin
@@ -367,7 +366,7 @@ def _content(found: dict[str, Part], *, size: int | None) -> Content:
 
     def write(target: Path, offset: int, places: Numbers, progress: Progress) -> None:
         rows = [(place, file) for place, (file, _) in zip(places.tolist(), samples, strict=True)]
-        decode_files(rows, sizes, job=Job(str(target), offset, stored), progress=progress)
+        decode_files(rows, target=target, offset=offset, size=stored, progress=progress)
 
     return Content(
         Labels(found["train"].classes, labels),
@@ -381,11 +380,6 @@ def _content(found: dict[str, Part], *, size: int | None) -> Content:
 def _decoded(found: dict[str, Part], numbers: Numbers, stored: int) -> Images:
     """Decode examples by their numbers, as `_content` does for images that are stored at `stored` x `stored` pixels."""
     samples = [sample for part in found.values() for sample in part.samples]
-    rows = [(row, samples[number][0]) for row, number in enumerate(numbers.tolist())]
-    with tempfile.TemporaryDirectory() as folder:
-        target = Path(folder, "images")
-        target.touch()
-        job = Job(str(target), 0, stored)
-        decode_files(rows, [stamp(file)[0] for _, file in rows], job=job, progress=lambda done, total: None)
-        pixels = np.fromfile(target, dtype=np.uint8).reshape(len(rows), stored, stored, 3)
-    return torch.from_numpy(pixels).permute(0, 3, 1, 2)
+    paths = [samples[number][0] for number in numbers.tolist()]
+    pixels = b"".join(in_threads(partial(decode, size=stored), paths))
+    return torch.frombuffer(bytearray(pixels), dtype=torch.uint8).view(-1, stored, stored, 3).permute(0, 3, 1, 2)

@@ -187,7 +187,7 @@ def file_names(spec: DataSpec) -> list[str] | None:
         ConfigError, DataError: As for `load`.
     """
     source = lookup("dataset", spec.name.partition(":")[0], DATASETS)(spec)
-    if not isinstance(source, Files) or source.names is None or source.folder is None:
+    if not isinstance(source, Files) or source.names is None:
         return None
     return [str(source.folder / name) for name in source.names()]
 

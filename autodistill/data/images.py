@@ -74,7 +74,7 @@ Say = Callable[[str], None]
 """Function that shows a line of text to the user."""
 
 Names = Callable[[], Sequence[str]]
-"""Function that returns the name of each example."""
+"""Function that returns the name of each example in the dataset."""
 
 
 class DamagedStore(Exception):
@@ -328,7 +328,8 @@ def _described(temporary: Path, header: Header, end: int, names: Names | None) -
     if header.margin:  # the same pixels with another margin are other images
         found["fingerprint"] = hashlib.sha256(f"margin {header.margin} {found['fingerprint']}".encode()).hexdigest()
     if header.reading is not None:
-        named = names() if names else None
+        parts = header.parts.items()
+        named = names() if names else [f"{part} {row}" for part, size in parts for row in range(size)]
         found["reading"] = with_duplicates(header.reading, splits, stored.numbers.numpy(), named)
     return header.model_copy(update=found)
 

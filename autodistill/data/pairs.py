@@ -25,7 +25,7 @@ from torch import Tensor
 
 from autodistill import usercode
 from autodistill.config import DataSpec
-from autodistill.data.arrays import Part, find_keys, read_arrays, text
+from autodistill.data.arrays import find_keys, read_arrays, text
 from autodistill.data.decoding import ImageHeader, Progress, kind_of, square, write_at
 from autodistill.data.folders import SPLITS, decoders, stamp
 from autodistill.data.reading import margin_of, reading_of, side_of
@@ -91,7 +91,7 @@ def arrays(spec: DataSpec) -> Files:
 
     def read() -> tuple[dict[str, Rows], tuple[str, ...] | None]:
         parts, classes = read_arrays(path, keys)
-        return _in_order({split: _ArrayRows(part) for split, part in parts.items()}), classes
+        return _in_order(parts), classes
 
     found = _files(
         spec, place=str(path.resolve()), read=read, index=lambda: digest(ARRAYS, decoders(), "arrays", stamp(path))
@@ -268,19 +268,6 @@ def _names_of(rows: Rows) -> tuple[str, ...] | None:
     return tuple(text(it[0] if isinstance(it, list | tuple) and it else it) for it in found)
 
 
-class _ArrayRows:
-    """Pairs from an array of images and an array of labels."""
-
-    def __init__(self, part: Part) -> None:
-        self._part = part
-
-    def __len__(self) -> int:
-        return len(self._part.labels)
-
-    def __getitem__(self, row: int) -> tuple[np.ndarray, Any]:
-        return self._part.images[row], self._part.labels[row]
-
-
 def _files(
     spec: DataSpec,
     *,
@@ -288,23 +275,11 @@ def _files(
     read: Callable[[], tuple[dict[str, Rows], tuple[str, ...] | None]],
     index: Callable[[], str],
 ) -> Files:
-    lengths: dict[str, int] = {}
-
-    def content(progress: Progress) -> Content:
-        parts, classes = read()
-        lengths.update({split: len(rows) for split, rows in parts.items()})
-        return _content(spec, parts, classes, progress)
-
-    def names() -> list[str]:
-        sizes = lengths or {split: len(rows) for split, rows in read()[0].items()}
-        return [f"{split} {number}" for split, size in sizes.items() for number in range(size)]
-
     return Files(
         name=short_name(spec.name)[:40] or "pairs",
         place=(place, spec.name, f"image_size {spec.image_size}"),
         index=index,
-        read=content,
-        names=names,
+        read=lambda progress: _content(spec, *read(), progress),
     )
 
 
@@ -411,7 +386,8 @@ def _content(spec: DataSpec, parts: Mapping[str, Rows], classes: tuple[str, ...]
     total, done = sum(map(len, parts.values())), 0
     labels = {split: np.empty(len(rows), dtype=np.int64) for split, rows in parts.items()}
     try:
-        with tempfile.TemporaryFile(dir=_made(cache_root()), buffering=0) as file:
+        cache_root().mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=cache_root(), buffering=0) as file:
             for split, rows in parts.items():
                 for number in range(len(rows)):
                     image, labels[split][number] = _pair(rows, number, split, spec)
@@ -440,18 +416,7 @@ def _content(spec: DataSpec, parts: Mapping[str, Rows], classes: tuple[str, ...]
             for number, place in enumerate(places.tolist()):
                 write_at(file, offset + place * size, spool[number * size : (number + 1) * size])
 
-    return Content(
-        Labels(names, labels),
-        (channels, stored, stored),
-        write,
-        margin=margin,
-        reading=reading,
-    )
-
-
-def _made(folder: Path) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
+    return Content(Labels(names, labels), (channels, stored, stored), write, margin=margin, reading=reading)
 
 
 def _pixels(image: Any, size: int, channels: int, where: str, spec: DataSpec) -> bytes:

@@ -68,16 +68,14 @@ def reading_of(headers: Sequence[ImageHeader], *, stored: int) -> ReadingRecord 
     )
 
 
-def with_duplicates(
-    reading: ReadingRecord, splits: Splits, numbers: Numbers, names: Sequence[str] | None
-) -> ReadingRecord:
+def with_duplicates(reading: ReadingRecord, splits: Splits, numbers: Numbers, names: Sequence[str]) -> ReadingRecord:
     """Add the images that occur twice, by their stored pixels.
 
     Args:
         reading: The description of the files.
         splits: The stored images.
         numbers: Number of each image in the dataset, through the splits.
-        names: Name of each image by its number; None: they have none.
+        names: Name of each image by its number.
     """
     first: dict[bytes, tuple[int, str, int]] = {}
     place = same = across = other_class = 0
@@ -89,7 +87,7 @@ def with_duplicates(
                 same += seen_in == part
                 across += seen_in != part
                 other_class += other != label
-                if len(examples) < EXAMPLES and names is not None:
+                if len(examples) < EXAMPLES:
                     examples.append((names[int(numbers[earlier])], names[int(numbers[place])]))
             place += 1
     found = {"same_split": same, "across_splits": across, "other_class": other_class, "examples": tuple(examples)}

@@ -115,9 +115,8 @@ class Files:
     read: Callable[[Progress], Content]
     """Reads the labels, and where it must also the images; shows its progress."""
     names: Callable[[], Sequence[str]] | None = None
-    """Returns the name of each example, for messages; None: the dataset is known by name and is not described."""
-    folder: Path | None = None
-    """Folder of the files that `names` names, a file for each example; None: they are no files."""
+    """Returns the path of the file of each example, relative to `folder`; None: files hold many examples."""
+    folder: Path = Path()
     left_out: tuple[str, ...] = ()
     """Files and folders that are not read, a line for each reason."""
     again: Callable[[Numbers, int], Images] | None = None

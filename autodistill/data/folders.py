@@ -6,10 +6,12 @@ import stat
 from collections.abc import Iterator, Sequence
 from functools import cache, partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 import numpy as np
+import PIL
 import torch
+from PIL import Image, features
 
 from autodistill.config import DataSpec
 from autodistill.data.decoding import Progress, decode, decode_files, in_threads, read_header
@@ -59,13 +61,16 @@ class LeftOut:
     @property
     def lines(self) -> tuple[str, ...]:
         """A line for each reason: `2 hidden: .DS_Store, cat/._1.jpg`."""
-        found = [(reason, list(names)) for reason, names in sorted(self._by_reason.items())]
-        return tuple(
-            f"{len(names)} {reason}: {', '.join(names[:3])}{', ...' if len(names) > 3 else ''}".encode(
-                errors="backslashreplace"
-            ).decode()
-            for reason, names in found
-        )
+        lines = []
+        for reason, names in sorted(self._by_reason.items()):
+            shown = ", ".join([*names][:3]) + (", ..." if len(names) > 3 else "")
+            lines.append(_printable(f"{len(names)} {reason}: {shown}"))
+        return tuple(lines)
+
+
+def _printable(name: str) -> str:
+    """Return text in which bytes of a file name that are not UTF-8 are written as escapes."""
+    return name.encode(errors="backslashreplace").decode()
 
 
 def image_folder(spec: DataSpec) -> Files:
@@ -106,8 +111,6 @@ def image_folder(spec: DataSpec) -> Files:
 @cache
 def suffixes() -> frozenset[str]:
     """Return the suffixes of all formats that Pillow decodes by itself."""
-    from PIL import Image
-
     Image.init()
     found = Image.registered_extensions().items()
     return frozenset({".mpo", *(it for it, kind in found if kind in Image.OPEN and kind not in UNREADABLE)})
@@ -126,11 +129,15 @@ def _entries(path: Path, left_out: LeftOut) -> list[Path]:
     try:
         found = sorted(path.iterdir(), key=lambda entry: entry.name)
     except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror})", "give it back its permissions") from error
+        _refuse_unreadable(error)
     for entry in found:
         if _is_hidden(entry.name):
             left_out.add(entry, "hidden")
     return [entry for entry in found if not _is_hidden(entry.name)]
+
+
+def _refuse_unreadable(error: OSError) -> NoReturn:
+    raise DataError(f"{error.filename}: cannot be read ({error.strerror})", "give it back its permissions") from error
 
 
 def _folders(path: Path, left_out: LeftOut) -> list[Path]:
@@ -266,13 +273,7 @@ def _walk(folder: Path, left_out: LeftOut) -> Iterator[tuple[str, list[str], lis
     Links to folders of the same dataset are left out: their images would count twice, perhaps in another class.
     """
     dataset = os.path.realpath(folder.parent)
-
-    def refuse(error: OSError) -> None:
-        raise DataError(
-            f"{error.filename}: cannot be read ({error.strerror})", "give it back its permissions"
-        ) from error
-
-    for root, folders, names in os.walk(folder, followlinks=True, onerror=refuse):
+    for root, folders, names in os.walk(folder, followlinks=True, onerror=_refuse_unreadable):
         for name in list(folders):
             path = os.path.join(root, name)
             loop = os.path.islink(path) and any(
@@ -297,8 +298,8 @@ def _check_classes(path: Path, found: dict[str, dict[str, list[str]]], left_out:
     """
     names = sorted({name for part in found.values() for name in part})
     for name in names:
-        if (shown := name.encode(errors="backslashreplace").decode()) != name:
-            raise DataError(f"{path}: the name of class folder {shown} is not UTF-8", "rename the folder")
+        if _printable(name) != name:
+            raise DataError(f"{path}: the name of class folder {_printable(name)} is not UTF-8", "rename the folder")
     filled = {split: {name for name, files in part.items() if files} for split, part in found.items()}
     for name in names:
         if not any(name in part for part in filled.values()):
@@ -338,9 +339,7 @@ def stamp(path: str | Path) -> tuple[int, int]:
 
 def decoders() -> tuple[str, ...]:
     """Return the versions of the decoders, and how images are decoded."""
-    import PIL
     import torchvision
-    from PIL import features
 
     return "RGB, bilinear", PIL.__version__, str(features.version("jpg")), torchvision.__version__
 
@@ -356,7 +355,7 @@ def _index(found: dict[str, Part]) -> str:
 
 
 def _content(found: dict[str, Part], *, size: int | None) -> Content:
-    samples: Sequence[Sample] = [sample for part in found.values() for sample in part.samples]
+    samples = [sample for part in found.values() for sample in part.samples]
     found_headers = in_threads(read_header, [file for file, _ in samples])
     headers = [header for header in found_headers if header is not None]
     side = side_of(headers, size)
@@ -368,13 +367,8 @@ def _content(found: dict[str, Part], *, size: int | None) -> Content:
         rows = [(place, file) for place, (file, _) in zip(places.tolist(), samples, strict=True)]
         decode_files(rows, target=target, offset=offset, size=stored, progress=progress)
 
-    return Content(
-        Labels(found["train"].classes, labels),
-        (3, stored, stored),
-        write,
-        margin=margin,
-        reading=reading_of(headers, stored=stored),
-    )
+    reading = reading_of(headers, stored=stored)
+    return Content(Labels(found["train"].classes, labels), (3, stored, stored), write, margin=margin, reading=reading)
 
 
 def _decoded(found: dict[str, Part], numbers: Numbers, stored: int) -> Images:

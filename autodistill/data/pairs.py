@@ -21,6 +21,7 @@ from urllib.parse import parse_qsl, unquote
 
 import numpy as np
 from jaxtyping import UInt8
+from PIL import Image
 from torch import Tensor
 
 from autodistill import usercode
@@ -332,8 +333,6 @@ def _pair(rows: Rows, number: int, split: str, spec: DataSpec) -> tuple[Any, int
 
 
 def _as_image(image: Any, where: str, spec: DataSpec) -> Any:
-    from PIL import Image
-
     if isinstance(image, Image.Image):
         return image
     if isinstance(image, Tensor):

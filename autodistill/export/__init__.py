@@ -210,12 +210,21 @@ def _metadata(student: Student, record: StudyRecord, data: Data, *, pool: int) -
     in that form. The graphs do the rest, in the order of the keys.
     """
     facts, (channels, height, width) = student.facts, record.data.image_shape
-    foreign = record.student.foreign
+    foreign, before = record.student.foreign, None
+    if data.reading is not None:
+        before = {
+            "orientation": "upright, by EXIF",
+            "transparent": "laid over white",
+            "crop": "centre square",
+            "resize": data.reading.stored,
+            "interpolation": "bilinear, antialiased",
+            "then_centre_crop": height * pool,
+        }
     images = {
         "dtype": "uint8",
         "shape": ["batch", channels, height * pool, width * pool],
         "order": "RGB" if channels == 3 else "grey",
-        "before": _before(data, side=height * pool),
+        "before": before,
         "range": [0, 255],
         "pool": pool,
         "scale": 1 / 255,
@@ -232,20 +241,6 @@ def _metadata(student: Student, record: StudyRecord, data: Data, *, pool: int) -
         "classes": facts.classes,
         "input": images,
         "trained": student.trained.model_dump(mode="json"),
-    }
-
-
-def _before(data: Data, *, side: int) -> dict[str, Any] | None:
-    """Return the steps that turn an image file into the input of the graphs; None: the data are no image files."""
-    if data.reading is None:
-        return None
-    return {
-        "orientation": "upright, by EXIF",
-        "transparent": "laid over white",
-        "crop": "centre square",
-        "resize": data.reading.stored,
-        "interpolation": "bilinear, antialiased",
-        "then_centre_crop": side,
     }
 
 

@@ -38,8 +38,6 @@ __all__ = [
     "DATASETS",
     "Data",
     "LoadData",
-    "Progress",
-    "Say",
     "SharedFile",
     "Split",
     "at_size",

@@ -2,8 +2,7 @@
 
 import os
 import re
-import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import cache, partial
 from pathlib import Path
 from typing import NamedTuple, NoReturn
@@ -36,16 +35,14 @@ CAMERA = (".heic", ".heif", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".jxl", ".sv
 SYSTEM = ("__macosx", "@eadir", "thumbs.db", "desktop.ini", "$recycle.bin", "system volume information")
 """Files and folders that operating systems make; those whose names begin with a dot are left out too."""
 
-Sample = tuple[str, int]
-"""Path and label of an image."""
-
 
 class Part(NamedTuple):
     """The images of a split."""
 
     root: str
     classes: tuple[str, ...]
-    samples: tuple[Sample, ...]
+    samples: list[tuple[str, int]]
+    """Path and label of each image."""
 
 
 class LeftOut:
@@ -150,12 +147,11 @@ def _parts(path: Path, left_out: LeftOut) -> dict[str, Part]:
     folders = _split_folders(root, left_out)
     found = {name: _scan(folder, left_out) for name, folder in folders.items()}
     _check_classes(root, found, left_out)
-    filled = {name for part in found.values() for name, files in part.items() if files}
+    classes = tuple(label for label, files in found["train"].items() if files)
     parts = {}
     for name, folder in folders.items():
-        classes = tuple(label for label in found[name] if label in filled)
-        pairs = ((file, number) for number, label in enumerate(classes) for file in found[name][label])
-        parts[name] = Part(str(folder), classes, tuple(pairs))
+        samples = [(file, number) for number, label in enumerate(classes) for file in found[name][label]]
+        parts[name] = Part(str(folder), classes, samples)
     if "test" not in parts and "validation" in parts:
         parts["test"] = parts.pop("validation")
     return parts
@@ -237,57 +233,45 @@ def _scan(path: Path, left_out: LeftOut) -> dict[str, list[str]]:
     for entry in entries:
         if not entry.is_dir():
             left_out.add(entry, "beside the class folders")
-        elif entry.is_symlink() and _is_above(os.path.realpath(entry), os.path.realpath(path)):
+        elif entry.is_symlink() and path.resolve().is_relative_to(entry.resolve()):
             left_out.add(entry, "links to folders of this dataset")
         else:
             classes.append(entry)
-    return {entry.name: list(_images_below(entry, left_out)) for entry in classes}
+    return {entry.name: _images_below(entry, left_out) for entry in classes}
 
 
-def _images_below(folder: Path, left_out: LeftOut) -> Iterator[str]:
-    for root, _, names in sorted(_walk(folder, left_out)):
-        for name in sorted(names):
-            file = os.path.join(root, name)
-            suffix = os.path.splitext(name)[1].lower()
-            if _is_hidden(name):
-                left_out.add(file, "hidden")
-            elif suffix not in suffixes():
-                advice = ", convert to JPEG" if suffix in CAMERA else ""
-                left_out.add(file, f"not read as images ({suffix or 'no suffix'}{advice})")
-            elif not _is_regular(file):  # opening a named pipe, for example, would wait for ever
-                raise DataError(f"{file}: not a regular file", "remove it, or put an image in its place")
-            else:
-                yield file
-
-
-def _is_regular(file: str) -> bool:
-    try:
-        return stat.S_ISREG(os.stat(file).st_mode)
-    except OSError:  # a dangling link: decoding reports it with its reason
-        return True
-
-
-def _walk(folder: Path, left_out: LeftOut) -> Iterator[tuple[str, list[str], list[str]]]:
-    """Walk through a folder and the folders in it.
-
-    Links to folders of the same dataset are left out: their images would count twice, perhaps in another class.
-    """
-    dataset = os.path.realpath(folder.parent)
+def _images_below(folder: Path, left_out: LeftOut) -> list[str]:
+    """Return the images in a folder and in the folders below it."""
+    found = []
     for root, folders, names in os.walk(folder, followlinks=True, onerror=_refuse_unreadable):
+        found += [(root, name) for name in names]
         for name in list(folders):
             path = os.path.join(root, name)
-            loop = os.path.islink(path) and any(
-                _is_above(dataset, target) or _is_above(target, os.path.realpath(root))
-                for target in (os.path.realpath(path), os.path.join(os.path.realpath(root), os.readlink(path)))
-            )
-            if loop or _is_hidden(name):
-                left_out.add(path, "links to folders of this dataset" if loop else "hidden")
+            linked = os.path.islink(path) and _links_back(path, dataset=folder.parent)
+            if linked or _is_hidden(name):
+                left_out.add(path, "links to folders of this dataset" if linked else "hidden")
                 folders.remove(name)
-        yield root, folders, names
+    images = []
+    for root, name in sorted(found):
+        file = os.path.join(root, name)
+        suffix = os.path.splitext(name)[1].lower()
+        if _is_hidden(name):
+            left_out.add(file, "hidden")
+        elif suffix not in suffixes():
+            advice = ", convert to JPEG" if suffix in CAMERA else ""
+            left_out.add(file, f"not read as images ({suffix or 'no suffix'}{advice})")
+        elif os.path.exists(file) and not os.path.isfile(file):  # opening a named pipe would wait for ever
+            raise DataError(f"{file}: not a regular file", "remove it, or put an image in its place")
+        else:
+            images.append(file)
+    return images
 
 
-def _is_above(path: str, other: str) -> bool:
-    return other == path or other.startswith(path.rstrip(os.sep) + os.sep)
+def _links_back(link: str, *, dataset: Path) -> bool:
+    """Return whether a link leads to a folder of the dataset: its images would count twice, or os.walk never end."""
+    folder = Path(link).parent.resolve()
+    targets = Path(link).resolve(), folder / os.readlink(link)
+    return any(target.is_relative_to(dataset.resolve()) or folder.is_relative_to(target) for target in targets)
 
 
 def _check_classes(path: Path, found: dict[str, dict[str, list[str]]], left_out: LeftOut) -> None:

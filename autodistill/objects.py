@@ -11,6 +11,7 @@ import hashlib
 import inspect
 import json
 import pickle
+import re
 import sys
 import types
 import uuid
@@ -150,9 +151,7 @@ class Passed:
 
     def _keep(self, name: str, function: Callable[..., Any], *content: str | memoryview) -> str:
         digest = hashlib.sha256(b"\0".join(it.encode() if isinstance(it, str) else it for it in content)).hexdigest()
-        plain = (
-            "".join(sign for sign in name.rpartition(".")[2] if sign.isidentifier() or sign.isdecimal()) or "network"
-        )
+        plain = re.sub(r"\W", "", name.rpartition(".")[2]) or "network"
         key = f"{plain}_{digest[:8]}"
         self._objects[key] = function
         return f"python:{HERE}:{key}"

@@ -223,12 +223,19 @@ def _kept(path: Path, index: str, say: Say) -> Stored | None:
 def _written(path: Path, files: Files, index: str, spec: DataSpec, progress: Progress) -> Stored:
     """Write a file from another file of the same images, or from a new file without pooling; map it."""
     for other in _others(path):
-        try:
+        with contextlib.suppress(DamagedStore, FileNotFoundError):
             base = open_store(other, verify=not _was_verified(other))
-        except (DamagedStore, FileNotFoundError):
-            continue
-        if base.header.index == index and base.header.pool in (1, spec.pool):
-            return _store(path, spec, index, _derived(base, spec), files.names, progress)
+            if base.header.index == index and base.header.pool in (1, spec.pool):
+                break
+    else:
+        base = _decoded(files, index, spec, progress)
+        if spec.pool == 1:
+            return base
+    return _store(path, spec, index, _derived(base, spec), files.names, progress)
+
+
+def _decoded(files: Files, index: str, spec: DataSpec, progress: Progress) -> Stored:
+    """Decode the dataset's files into a file of images without pooling."""
     content = files.read(progress)
     _, height, width = content.shape
     demand_pool(spec.pool, height=height, width=width, margin=content.margin)
@@ -242,8 +249,7 @@ def _written(path: Path, files: Files, index: str, spec: DataSpec, progress: Pro
             )
 
     whole = spec.model_copy(update={"pool": 1})
-    base = _store(_path(files, index, whole), whole, index, content._replace(write=write), files.names, progress)
-    return base if spec.pool == 1 else _store(path, spec, index, _derived(base, spec), files.names, progress)
+    return _store(_path(files, index, whole), whole, index, content._replace(write=write), files.names, progress)
 
 
 def _derived(base: Stored, spec: DataSpec) -> Content:

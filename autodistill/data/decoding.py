@@ -60,20 +60,20 @@ def decode_files(files: Sequence[Row], *, target: Path, offset: int, size: int, 
         OSError: The target cannot be written.
     """
 
-    def decode_to_row(file: Row) -> DataError | None:
+    def decode_to_row(file: Row) -> tuple[str, str] | None:
         row, path = file
         try:
             pixels = decode(path, size=size)
         except DataError as error:
-            return error
+            return error.message, error.hint  # the error itself would keep the image in memory
         with target.open("r+b", buffering=0) as rows:
             write_at(rows, offset + row * len(pixels), pixels)
         return None
 
-    errors = [error for error in in_threads(decode_to_row, files, progress) if error is not None]
-    if errors:
-        hints = "; ".join(dict.fromkeys(error.hint for error in errors))
-        raise DataError("\n  ".join(error.message for error in errors), hints)
+    problems = [problem for problem in in_threads(decode_to_row, files, progress) if problem is not None]
+    if problems:
+        messages, hints = zip(*problems, strict=True)
+        raise DataError("\n  ".join(messages), "; ".join(dict.fromkeys(hints)))
 
 
 def in_threads(

@@ -61,12 +61,6 @@ TORCHVISION: dict[str, Mapping[str, Mapping[str, object]]] = {
     "OxfordIIITPet": {"train": {"split": "trainval"}, "test": {"split": "test"}},
 }
 """Classification sets of torchvision, and the arguments that give their splits."""
-OWN_ARGUMENTS = {"root", "download", "transform", "target_transform"}
-"""Arguments of the sets of torchvision that are no options, beside those of their splits."""
-OWN_HINT = (
-    "the splits are read as torchvision has them, data.root is the folder, --download downloads, and a study augments "
-    "the images itself"
-)
 
 
 def arrays(spec: DataSpec) -> Files:
@@ -135,7 +129,11 @@ def torchvision_set(spec: DataSpec) -> Files:
     parts = _torchvision_parts(spec, download=False)
 
     def read() -> tuple[dict[str, Rows], tuple[str, ...] | None]:
-        return parts, _imagenet_names() if target == "ImageNet" else _class_names(parts, spec)
+        if target != "ImageNet":
+            return parts, _class_names(parts, spec)
+        from torchvision.models import ResNet18_Weights
+
+        return parts, tuple(ResNet18_Weights.IMAGENET1K_V1.meta["categories"])  # the dataset has two classes "crane"
 
     return _files(
         spec,
@@ -143,13 +141,6 @@ def torchvision_set(spec: DataSpec) -> Files:
         read=read,
         index=lambda: digest(FORMAT, decoders(), spec.name, _sampled(parts, spec)),
     )
-
-
-def _imagenet_names() -> tuple[str, ...]:
-    """Return the names of ImageNet's classes in torchvision's networks. Its dataset calls two classes "crane"."""
-    from torchvision.models import ResNet18_Weights
-
-    return tuple(ResNet18_Weights.IMAGENET1K_V1.meta["categories"])
 
 
 def download(spec: DataSpec) -> None:
@@ -185,9 +176,14 @@ def _torchvision_parts(spec: DataSpec, *, download: bool) -> dict[str, Rows]:
     name, options = _target(spec)
     splits = lookup("dataset of torchvision", name, TORCHVISION)
     root, make = Path(spec.root or "data").expanduser(), getattr(datasets, name)
-    own = {key for arguments in splits.values() for key in arguments} | OWN_ARGUMENTS
+    own = {"root", "download", "transform", "target_transform"}.union(*splits.values())
     if refused := sorted(own & {*options}):
-        raise _refused(spec, f"the option {refused[0]!r} cannot be set", f"leave it out: {OWN_HINT}")
+        raise _refused(
+            spec,
+            f"the option {refused[0]!r} cannot be set",
+            "leave it out: the splits are read as torchvision has them, data.root is the folder, --download downloads,"
+            " and a study augments the images itself",
+        )
     can_download = any("download" in inspect.signature(of).parameters for of in make.__mro__[:-1])
     if download and not can_download:
         raise _refused(spec, "torchvision cannot download this dataset", f"put its files below {root}")

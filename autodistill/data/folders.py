@@ -14,7 +14,7 @@ from PIL import Image, features
 
 from autodistill.config import DataSpec
 from autodistill.data.decoding import Progress, decode, decode_files, in_threads, read_header
-from autodistill.data.reading import margin_of, reading_of, side_of
+from autodistill.data.reading import reading_of, stored_size
 from autodistill.data.splits import Content, Files, Images, Labels, Numbers
 from autodistill.errors import ConfigError, DataError
 from autodistill.store import digest
@@ -342,9 +342,7 @@ def _content(found: dict[str, Part], *, size: int | None) -> Content:
     samples = [sample for part in found.values() for sample in part.samples]
     found_headers = in_threads(read_header, [file for file, _ in samples])
     headers = [header for header in found_headers if header is not None]
-    side = side_of(headers, size)
-    margin = margin_of(headers, side)
-    stored = side + 2 * margin
+    stored, margin = stored_size(headers, size)
     labels = {split: np.array([label for _, label in part.samples]) for split, part in found.items()}
 
     def write(target: Path, offset: int, places: Numbers, progress: Progress) -> None:

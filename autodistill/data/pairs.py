@@ -29,7 +29,7 @@ from autodistill.config import DataSpec
 from autodistill.data.arrays import find_keys, read_arrays, text
 from autodistill.data.decoding import ImageHeader, Progress, kind_of, square, write_at
 from autodistill.data.folders import SPLITS, decoders, stamp
-from autodistill.data.reading import margin_of, reading_of, side_of
+from autodistill.data.reading import reading_of, stored_size
 from autodistill.data.splits import Content, Files, Labels, Numbers, short_name
 from autodistill.errors import AutodistillError, ConfigError, DataError, StoreError, lookup
 from autodistill.formatting import plural
@@ -373,9 +373,7 @@ def _header(image: Any) -> ImageHeader:
 
 def _content(spec: DataSpec, parts: Mapping[str, Rows], classes: tuple[str, ...] | None, progress: Progress) -> Content:
     sample = [_header(_pair(rows, number, split, spec)[0]) for split, rows in parts.items() for number in _sample(rows)]
-    side = side_of(sample, spec.image_size)
-    margin = margin_of(sample, side)
-    stored = side + 2 * margin
+    stored, margin = stored_size(sample, spec.image_size)
     channels = 1 if all(header.kind == "grey" for header in sample) else 3
     headers: list[ImageHeader] = []
     total, done = sum(map(len, parts.values())), 0

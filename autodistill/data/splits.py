@@ -41,10 +41,7 @@ class Splits(NamedTuple):
 
 
 class Examples(NamedTuple):
-    """Which examples of a dataset the images of the splits are.
-
-    Examples are numbered consecutively through the parts of the dataset, in the order of its own files.
-    """
+    """Which examples of a dataset the images of the splits are, by their numbers in the order of its own files."""
 
     train: Int[Tensor, " train"]
     validation: Int[Tensor, " validation"]
@@ -234,10 +231,7 @@ def _too_few(labels: Labels, part: str, rarest: int, cuts: Sequence[Cut], spec: 
 
 
 def _suffices(count: int, cuts: Sequence[Cut], *, classes: int) -> bool:
-    """Return whether stratified cuts give each split at least one image of a class with `count` images.
-
-    A stratified cut takes the share of a class, rounded down or up.
-    """
+    """Return whether every split gets an image of a class with `count` images: its share, rounded down or up."""
     for cut in cuts:
         others = cut.available - cut.size
         if others < 0 or 0 < others < classes or count * cut.size < cut.available:

@@ -92,7 +92,6 @@ class Format(NamedTuple):
     """A file format."""
 
     file: str
-    """Name of the file."""
     write: Callable[[ExportInput, Path], None]
     read: Callable[[Path, StudyRecord, int], Predict]
     """`read(path, study, pool)` returns a function that runs the student."""

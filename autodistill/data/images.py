@@ -23,7 +23,7 @@ import struct
 import time
 import warnings
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -259,13 +259,8 @@ def _derived(base: Stored, spec: DataSpec) -> Content:
     demand_pool(size, height=height, width=width, margin=header.margin)
 
     def write(target: Path, offset: int, places: Numbers, progress: Progress) -> None:
-        numbers, done = base.numbers.numpy(), 0
-        with target.open("r+b", buffering=0) as file:
-            for chunk in chunks(base.images):
-                pooled = average_pool(chunk, size=size) if size > 1 else chunk
-                write_rows(file, offset, pooled, places[numbers[done : done + len(pooled)]])
-                done += len(pooled)
-                progress(done, len(numbers))
+        pooled = (average_pool(chunk, size=size) if size > 1 else chunk for chunk in chunks(base.images))
+        write_images(pooled, target, offset, places[base.numbers.numpy()], progress)
 
     shape = (channels, height // size, width // size)
     return Content(base.labels, shape, write, margin=header.margin, reading=header.reading)
@@ -309,13 +304,19 @@ def _store(path: Path, spec: DataSpec, index: str, content: Content, names: Name
     return open_store(path, verify=False)
 
 
-def write_rows(
-    file: BinaryIO, offset: int, images: UInt8[Tensor, "examples channels height width"], places: Numbers
-) -> None:
-    """Write images to the given rows of an unbuffered file; row 0 starts at byte `offset`."""
-    rows = images.permute(0, 2, 3, 1).reshape(len(images), -1).contiguous().numpy()
-    for row, place in zip(rows, places.tolist(), strict=True):
-        write_at(file, offset + place * row.nbytes, row.data)
+def write_images(images: Iterable[Tensor], target: Path, offset: int, places: Numbers, progress: Progress) -> None:
+    """Write images, in chunks of (examples, channels, height, width), to the rows `places` of an existing file.
+
+    Row 0 starts at byte `offset`.
+    """
+    done = 0
+    with target.open("r+b", buffering=0) as file:
+        for chunk in images:
+            rows = chunk.permute(0, 2, 3, 1).reshape(len(chunk), -1).contiguous().numpy()
+            for row, place in zip(rows, places[done : done + len(rows)].tolist(), strict=True):
+                write_at(file, offset + place * row.nbytes, row.data)
+            done += len(rows)
+            progress(done, len(places))
 
 
 def _labels_at(shape: tuple[int, int, int], rows: int) -> int:

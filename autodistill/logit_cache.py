@@ -34,8 +34,6 @@ Part = tuple[object, ...]
 """Name of the images that a teacher is run on: a view of the training split, or the validation split."""
 
 VALIDATION: Part = ("validation",)
-
-
 PLAIN: Part = ("train",)
 """The training split without augmentation, for teachers that know no other view of it."""
 
@@ -58,12 +56,8 @@ def logits_path(root: Path, teacher: str, data: str, part: Part, *, device: torc
 def logits_name(teacher: str, data: str, part: Part, *, computed_as: str, version: str) -> str:
     """Return the path of a teacher's logits relative to the cache folder, as any machine computes them.
 
-    Args:
-        teacher: Fingerprint of the teacher.
-        data: Fingerprint of the data.
-        part: Name of the images.
-        computed_as: Result of `teachers.computed_as` on that machine.
-        version: Version of torch on that machine.
+    `teacher` and `data` are fingerprints. `computed_as` is the result of `teachers.computed_as` on that machine, and
+    `version` its version of torch.
     """
     key = digest(FORMAT, teacher, data, part, str(DTYPE), computed_as, version)
     return f"logits/{teacher[:16]}/{key}.safetensors"

@@ -11,6 +11,7 @@ import hashlib
 import inspect
 import json
 import pickle
+import re
 import sys
 import types
 import uuid
@@ -22,6 +23,7 @@ from urllib.parse import quote
 from torch import nn
 from torch.utils.data import Dataset
 
+from autodistill import usercode
 from autodistill.errors import ConfigError
 from autodistill.models.uri import RESERVED, with_option
 from autodistill.tensors import raw_bytes
@@ -149,9 +151,7 @@ class Passed:
 
     def _keep(self, name: str, function: Callable[..., Any], *content: str | memoryview) -> str:
         digest = hashlib.sha256(b"\0".join(it.encode() if isinstance(it, str) else it for it in content)).hexdigest()
-        plain = (
-            "".join(sign for sign in name.rpartition(".")[2] if sign.isidentifier() or sign.isdecimal()) or "network"
-        )
+        plain = re.sub(r"\W", "", name.rpartition(".")[2]) or "network"
         key = f"{plain}_{digest[:8]}"
         self._objects[key] = function
         return f"python:{HERE}:{key}"
@@ -181,24 +181,15 @@ def _option(key: str) -> str:
 
 def _argument(value: Any) -> str:
     """Return an argument of a factory as an option of a URI; raises `TypeError` for what is no JSON."""
-    return value if isinstance(value, str) and not _is_json(value) else json.dumps(value)
-
-
-def _is_json(text: str) -> bool:
-    try:
-        json.loads(text)
-    except json.JSONDecodeError:
-        return False
-    return True
+    if isinstance(value, str) and usercode.value(value) == value:  # other texts would be read as JSON
+        return value
+    return json.dumps(value)
 
 
 def _with_options(uri: str, options: Mapping[str, object]) -> str:
     """Add options to a URI. Sequences become comma-separated, as in `mean=0.5,0.5,0.5`."""
-    texts = {
-        key: ",".join(map(str, value)) if isinstance(value, tuple | list) else str(value)
-        for key, value in options.items()
-    }
-    for key, text in texts.items():
+    for key, value in options.items():
+        text = ",".join(map(str, value)) if isinstance(value, tuple | list) else str(value)
         uri = with_option(uri, f"{key}={quote(text, safe='/:,+~@#.-_')}")
     return uri
 
@@ -222,21 +213,9 @@ def _source(value: Any) -> str:
     return f"{code} {sorted(plain.items())!r} {value.__defaults__!r} {value.__kwdefaults__!r}"
 
 
-class _Hash:
-    """A file that keeps the hash of what is written to it."""
-
-    def __init__(self) -> None:
-        self.found = hashlib.sha256()
-
-    def write(self, data: Any) -> None:
-        self.found.update(data)
-
-
 def _content(value: Any) -> str:
     """Return a hash of an object's content; a new one every time for an object that cannot be pickled."""
-    file = _Hash()
     try:
-        pickle.Pickler(file).dump(value)
+        return hashlib.sha256(pickle.dumps(value)).hexdigest()
     except (pickle.PicklingError, TypeError, AttributeError, ValueError, RuntimeError, LookupError, OSError):
         return uuid.uuid4().hex
-    return file.found.hexdigest()

@@ -94,19 +94,16 @@ def locked(path: Path, *, timeout_s: float | int = -1) -> Iterator[None]:
         InUseError: Another process still holds the lock after `timeout_s`.
         StoreError: The folder cannot be written.
     """
-    lock = FileLock(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        lock.acquire(timeout=timeout_s)
+        held = FileLock(path).acquire(timeout=timeout_s)
     except Timeout as error:
         hint = "wait for it to end, or give this study another name with --study"
         raise InUseError(f"{path.parent}: in use by another autodistill process", hint) from error
     except OSError as error:
         raise _unusable(path, "written", error.strerror or error) from error
-    try:
+    with held:
         yield
-    finally:
-        lock.release()
 
 
 class StudyFolder(NamedTuple):

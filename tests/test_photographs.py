@@ -474,14 +474,3 @@ def test_the_description_is_kept_with_the_images_and_follows_the_split(tmp_path:
     assert found == again
     twice = {(it.same_split, it.across_splits) for it in found if it is not None}
     assert twice == {(1, 0), (0, 1)}
-
-
-def test_files_of_an_older_version_are_decoded_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    squares(tmp_path / "pets")
-    with monkeypatch.context() as patched:
-        patched.setattr("autodistill.data.folders.reading_of", lambda headers, stored: None)
-        before = of(tmp_path / "pets")
-    assert before.reading is None
-    after = of(tmp_path / "pets")
-    assert after.reading is not None
-    assert (after.fingerprint, after.file) == (before.fingerprint, before.file)

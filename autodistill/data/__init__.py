@@ -38,8 +38,6 @@ __all__ = [
     "DATASETS",
     "Data",
     "LoadData",
-    "Progress",
-    "Say",
     "SharedFile",
     "Split",
     "at_size",
@@ -69,9 +67,7 @@ DATASETS: dict[str, Callable[[DataSpec], Source | Files]] = {
 
 PIXELS_AT_ONCE, FEWEST_AT_ONCE, MOST_AT_ONCE = 2**17, 16, 512
 """Size of a forward pass without training on a CPU: pixels, and smallest and largest number of images. The maps of
-more pixels exceed the processor's caches. Measured on one core of an AMD EPYC, compared with 512 images of 3x32x32 at
-a time: MobileNetV2 x0.5 2.2, ResNet-110 1.35, VGG8 1.3 times as fast, with equal bits. Images of 8x8 take as long
-with 256 as with 512 at a time, and longer with fewer. Images above 32x32 were not measured."""
+more pixels exceed the processor's caches: networks are 1.3 to 2.2 times as fast as with 512 images of 3x32x32."""
 
 
 @dataclass(frozen=True)
@@ -161,13 +157,13 @@ def load(spec: DataSpec, *, progress: Progress = lambda done, total: None, say: 
         DataError: Files are missing, damaged or inconsistent, or the sizes of the splits are impossible.
         StoreError: The cache folder is read-only, or its disk is full.
     """
-    source = lookup("dataset", spec.name.partition(":")[0], DATASETS)(spec)
+    source = _source(spec)
     if isinstance(source, Files):
         data = _of_file(spec, mapped(source, spec, progress=progress, say=say))
-        reading = data.reading
-        if reading is not None:
-            reading = reading.model_copy(update={"left_out": (*source.left_out, *reading.left_out)})
-        return replace(data, reading=reading)
+        if data.reading is None:
+            return data
+        left_out = (*source.left_out, *data.reading.left_out)
+        return replace(data, reading=data.reading.model_copy(update={"left_out": left_out}))
     if spec.pool > 1:
         parts = source.parts.items()
         pooled = {name: Split(average_pool(images, size=spec.pool), labels) for name, (images, labels) in parts}
@@ -180,14 +176,18 @@ def load(spec: DataSpec, *, progress: Progress = lambda done, total: None, say: 
     return Data(spec.name, source.classes, *splits, mean, std, fingerprint(splits), examples=examples)
 
 
+def _source(spec: DataSpec) -> Source | Files:
+    return lookup("dataset", spec.name.partition(":")[0], DATASETS)(spec)
+
+
 def file_names(spec: DataSpec) -> list[str] | None:
     """Return the path of the file of each example, in the order of their numbers; None: files hold many examples.
 
     Raises:
         ConfigError, DataError: As for `load`.
     """
-    source = lookup("dataset", spec.name.partition(":")[0], DATASETS)(spec)
-    if not isinstance(source, Files) or source.names is None or source.folder is None:
+    source = _source(spec)
+    if not isinstance(source, Files) or source.names is None:
         return None
     return [str(source.folder / name) for name in source.names()]
 
@@ -239,7 +239,7 @@ def at_size(
     if data.file is None or spec.pool > 1:
         return None
     try:
-        source = DATASETS[spec.name.partition(":")[0]](spec)
+        source = _source(spec)
         stored = open_store(data.file, verify=False)
         if not isinstance(source, Files) or source.again is None or source.index() != stored.header.index:
             return None

@@ -5,6 +5,7 @@ Arrays of objects are never read, because that would run code of the file.
 
 import zipfile
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,12 +30,18 @@ Array = Shaped[np.ndarray, "..."]
 Pixels = UInt8[np.ndarray, "images height width *channels"] | Shaped[np.ndarray, "images height width *channels"]
 
 
-class Part(NamedTuple):
-    """A split."""
+@dataclass(frozen=True)
+class Part:
+    """A split: pairs of image and label. Images are bytes, or numbers from 0 to 1."""
 
     images: Pixels
-    """Bytes, or numbers from 0 to 1."""
     labels: Int64[np.ndarray, " images"]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, row: int) -> tuple[Array, Any]:
+        return self.images[row], self.labels[row]
 
 
 class Keys(NamedTuple):
@@ -92,13 +99,13 @@ def read_arrays(path: Path, keys: Keys) -> tuple[dict[str, Part], tuple[str, ...
     """
     flat = [key for part in keys.parts.values() for key in part.values()]
     found = {key: _read(path, key) for key in [*flat, *([keys.names] if keys.names else [])]}
-    scale = _Scale(path, {part["images"]: found[part["images"]] for part in keys.parts.values()})
+    pixels = _scaled({part["images"]: found[part["images"]] for part in keys.parts.values()}, path)
     labels = {split: _labels(found[part["labels"]], path, split) for split, part in keys.parts.items()}
     stated = None if keys.names is None else tuple(map(text, found[keys.names].ravel().tolist()))
     numbers, classes = _numbered(labels, stated, path)
     parts = {}
     for split, part in keys.parts.items():
-        images, own = _channels_last(scale.images(part["images"]), path, part["images"]), numbers[split]
+        images, own = _channels_last(pixels[part["images"]], path, part["images"]), numbers[split]
         if len(images) != len(own):
             raise DataError(
                 f"{path}: {len(own)} labels for {len(images)} {split} images ({part['labels']}, {part['images']})",
@@ -120,40 +127,25 @@ def _read(path: Path, key: str) -> Array:
     return array
 
 
-class _Scale:
-    """Bring images to bytes or to numbers from 0 to 1. All splits share a scale.
-
-    Args:
-        path: The file, for errors.
-        arrays: Arrays of images by key.
-    """
-
-    def __init__(self, path: Path, arrays: Mapping[str, Array]) -> None:
-        self._arrays = arrays
-        for key, it in arrays.items():
-            if it.dtype.kind not in "buif":
-                raise DataError(
-                    f"{path}: {key}: values of {it.dtype}", "images are bytes, or numbers from 0 to 1 or 255"
-                )
-            if not it.size:
-                raise DataError(f"{path}: {key}: no image, its shape is {it.shape}", "give each class some images")
-        self._whole = False
-        """Whether values are from 0 to 255."""
-        for key, it in arrays.items():
-            low, high = float(it.min()), float(it.max())
-            if not (low >= 0 and high <= 255):  # nan fails every comparison
-                raise DataError(
-                    f"{path}: {key}: values of {it.dtype} from {low:g} to {high:g}",
-                    "allowed are bytes, and numbers from 0 to 1 or 0 to 255: save images before their normalisation",
-                )
-            self._whole |= it.dtype.kind in "ui" or high > 1
-
-    def images(self, key: str) -> Array:
-        array = self._arrays[key]
-        if not self._whole or array.dtype == np.uint8 or array.dtype.kind == "b":
-            return array
-        whole: Array = np.rint(array).astype(np.uint8)
-        return whole
+def _scaled(arrays: Mapping[str, Array], path: Path) -> dict[str, Array]:
+    """Return images by key as bytes or as numbers from 0 to 1. If some have values from 0 to 255, all do."""
+    bytes_everywhere = False
+    for key, it in arrays.items():
+        if it.dtype.kind not in "buif":
+            raise DataError(f"{path}: {key}: values of {it.dtype}", "images are bytes, or numbers from 0 to 1 or 255")
+        if not it.size:
+            raise DataError(f"{path}: {key}: no image, its shape is {it.shape}", "give each class some images")
+        low, high = float(it.min()), float(it.max())
+        if not (low >= 0 and high <= 255):  # nan fails every comparison
+            raise DataError(
+                f"{path}: {key}: values of {it.dtype} from {low:g} to {high:g}",
+                "allowed are bytes, and numbers from 0 to 1 or 0 to 255: save images before their normalisation",
+            )
+        bytes_everywhere |= it.dtype.kind in "ui" or high > 1
+    if not bytes_everywhere:
+        return dict(arrays)
+    kept = (np.uint8, np.bool_)
+    return {key: it if it.dtype in kept else np.rint(it).astype(np.uint8) for key, it in arrays.items()}
 
 
 def _channels_last(images: Array, path: Path, key: str) -> Pixels:

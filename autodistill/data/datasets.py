@@ -18,8 +18,8 @@ from torch import Tensor
 from autodistill.config import DataSpec
 from autodistill.data.decoding import Progress
 from autodistill.data.folders import stamp
-from autodistill.data.images import write_rows
-from autodistill.data.splits import Content, Files, Numbers, Source, Split, chunks
+from autodistill.data.images import write_images
+from autodistill.data.splits import Content, Files, Source, Split, chunks
 from autodistill.errors import ConfigError, DataError
 from autodistill.store import digest
 
@@ -125,22 +125,15 @@ def _files(name: str, folder: Path, paths: Sequence[Path], read: Callable[[], So
     def content(_: Progress) -> Content:
         source = read()
         channels, height, width = source.parts["train"].images.shape[1:]
-        return Content(source.labels, (channels, height, width), partial(_write, source))
+        images = [chunk for part in source.parts.values() for chunk in chunks(part.images)]
+        return Content(source.labels, (channels, height, width), partial(write_images, images))
 
-    def index() -> str:
-        return digest(name, [(path.name, *stamp(path)) for path in paths])
-
-    return Files(name=name, place=(str(folder.resolve()), name), index=index, read=content)
-
-
-def _write(source: Source, target: Path, offset: int, places: Numbers, progress: Progress) -> None:
-    done = 0
-    with target.open("r+b", buffering=0) as file:
-        for part in source.parts.values():
-            for chunk in chunks(part.images):
-                write_rows(file, offset, chunk, places[done : done + len(chunk)])
-                done += len(chunk)
-                progress(done, len(places))
+    return Files(
+        name=name,
+        place=(str(folder.resolve()), name),
+        index=lambda: digest(name, [(path.name, *stamp(path)) for path in paths]),
+        read=content,
+    )
 
 
 def _idx_split(images_path: Path, labels_path: Path) -> Split:

@@ -2,19 +2,19 @@
 
 import os
 import re
-import stat
-import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import cache, partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 import numpy as np
+import PIL
 import torch
+from PIL import Image, features
 
 from autodistill.config import DataSpec
-from autodistill.data.decoding import Job, Progress, decode_files, read_headers
-from autodistill.data.reading import margin_of, reading_of, side_of
+from autodistill.data.decoding import Progress, decode, decode_files, in_threads, read_header
+from autodistill.data.reading import reading_of, stored_size
 from autodistill.data.splits import Content, Files, Images, Labels, Numbers
 from autodistill.errors import ConfigError, DataError
 from autodistill.store import digest
@@ -35,16 +35,14 @@ CAMERA = (".heic", ".heif", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".jxl", ".sv
 SYSTEM = ("__macosx", "@eadir", "thumbs.db", "desktop.ini", "$recycle.bin", "system volume information")
 """Files and folders that operating systems make; those whose names begin with a dot are left out too."""
 
-Sample = tuple[str, int]
-"""Path and label of an image."""
-
 
 class Part(NamedTuple):
     """The images of a split."""
 
     root: str
     classes: tuple[str, ...]
-    samples: tuple[Sample, ...]
+    samples: list[tuple[str, int]]
+    """Path and label of each image."""
 
 
 class LeftOut:
@@ -60,13 +58,16 @@ class LeftOut:
     @property
     def lines(self) -> tuple[str, ...]:
         """A line for each reason: `2 hidden: .DS_Store, cat/._1.jpg`."""
-        found = [(reason, list(names)) for reason, names in sorted(self._by_reason.items())]
-        return tuple(
-            f"{len(names)} {reason}: {', '.join(names[:3])}{', ...' if len(names) > 3 else ''}".encode(
-                errors="backslashreplace"
-            ).decode()
-            for reason, names in found
-        )
+        lines = []
+        for reason, names in sorted(self._by_reason.items()):
+            shown = ", ".join([*names][:3]) + (", ..." if len(names) > 3 else "")
+            lines.append(_printable(f"{len(names)} {reason}: {shown}"))
+        return tuple(lines)
+
+
+def _printable(name: str) -> str:
+    """Return text in which bytes of a file name that are not UTF-8 are written as escapes."""
+    return name.encode(errors="backslashreplace").decode()
 
 
 def image_folder(spec: DataSpec) -> Files:
@@ -107,8 +108,6 @@ def image_folder(spec: DataSpec) -> Files:
 @cache
 def suffixes() -> frozenset[str]:
     """Return the suffixes of all formats that Pillow decodes by itself."""
-    from PIL import Image
-
     Image.init()
     found = Image.registered_extensions().items()
     return frozenset({".mpo", *(it for it, kind in found if kind in Image.OPEN and kind not in UNREADABLE)})
@@ -127,11 +126,15 @@ def _entries(path: Path, left_out: LeftOut) -> list[Path]:
     try:
         found = sorted(path.iterdir(), key=lambda entry: entry.name)
     except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror})", "give it back its permissions") from error
+        _refuse_unreadable(error)
     for entry in found:
         if _is_hidden(entry.name):
             left_out.add(entry, "hidden")
     return [entry for entry in found if not _is_hidden(entry.name)]
+
+
+def _refuse_unreadable(error: OSError) -> NoReturn:
+    raise DataError(f"{error.filename}: cannot be read ({error.strerror})", "give it back its permissions") from error
 
 
 def _folders(path: Path, left_out: LeftOut) -> list[Path]:
@@ -144,12 +147,11 @@ def _parts(path: Path, left_out: LeftOut) -> dict[str, Part]:
     folders = _split_folders(root, left_out)
     found = {name: _scan(folder, left_out) for name, folder in folders.items()}
     _check_classes(root, found, left_out)
-    filled = {name for part in found.values() for name, files in part.items() if files}
+    classes = tuple(label for label, files in found["train"].items() if files)
     parts = {}
     for name, folder in folders.items():
-        classes = tuple(label for label in found[name] if label in filled)
-        pairs = ((file, number) for number, label in enumerate(classes) for file in found[name][label])
-        parts[name] = Part(str(folder), classes, tuple(pairs))
+        samples = [(file, number) for number, label in enumerate(classes) for file in found[name][label]]
+        parts[name] = Part(str(folder), classes, samples)
     if "test" not in parts and "validation" in parts:
         parts["test"] = parts.pop("validation")
     return parts
@@ -231,63 +233,45 @@ def _scan(path: Path, left_out: LeftOut) -> dict[str, list[str]]:
     for entry in entries:
         if not entry.is_dir():
             left_out.add(entry, "beside the class folders")
-        elif entry.is_symlink() and _is_above(os.path.realpath(entry), os.path.realpath(path)):
+        elif entry.is_symlink() and path.resolve().is_relative_to(entry.resolve()):
             left_out.add(entry, "links to folders of this dataset")
         else:
             classes.append(entry)
-    return {entry.name: list(_images_below(entry, left_out)) for entry in classes}
+    return {entry.name: _images_below(entry, left_out) for entry in classes}
 
 
-def _images_below(folder: Path, left_out: LeftOut) -> Iterator[str]:
-    for root, _, names in sorted(_walk(folder, left_out)):
-        for name in sorted(names):
-            file = os.path.join(root, name)
-            suffix = os.path.splitext(name)[1].lower()
-            if _is_hidden(name):
-                left_out.add(file, "hidden")
-            elif suffix not in suffixes():
-                advice = ", convert to JPEG" if suffix in CAMERA else ""
-                left_out.add(file, f"not read as images ({suffix or 'no suffix'}{advice})")
-            elif not _is_regular(file):  # opening a named pipe, for example, would wait for ever
-                raise DataError(f"{file}: not a regular file", "remove it, or put an image in its place")
-            else:
-                yield file
-
-
-def _is_regular(file: str) -> bool:
-    try:
-        return stat.S_ISREG(os.stat(file).st_mode)
-    except OSError:  # a dangling link: decoding reports it with its reason
-        return True
-
-
-def _walk(folder: Path, left_out: LeftOut) -> Iterator[tuple[str, list[str], list[str]]]:
-    """Walk through a folder and the folders in it.
-
-    Links to folders of the same dataset are left out: their images would count twice, perhaps in another class.
-    """
-    dataset = os.path.realpath(folder.parent)
-
-    def refuse(error: OSError) -> None:
-        raise DataError(
-            f"{error.filename}: cannot be read ({error.strerror})", "give it back its permissions"
-        ) from error
-
-    for root, folders, names in os.walk(folder, followlinks=True, onerror=refuse):
+def _images_below(folder: Path, left_out: LeftOut) -> list[str]:
+    """Return the images in a folder and in the folders below it."""
+    found = []
+    for root, folders, names in os.walk(folder, followlinks=True, onerror=_refuse_unreadable):
+        found += [(root, name) for name in names]
         for name in list(folders):
             path = os.path.join(root, name)
-            loop = os.path.islink(path) and any(
-                _is_above(dataset, target) or _is_above(target, os.path.realpath(root))
-                for target in (os.path.realpath(path), os.path.join(os.path.realpath(root), os.readlink(path)))
-            )
-            if loop or _is_hidden(name):
-                left_out.add(path, "links to folders of this dataset" if loop else "hidden")
+            linked = os.path.islink(path) and _links_back(path, dataset=folder.parent)
+            if linked or _is_hidden(name):
+                left_out.add(path, "links to folders of this dataset" if linked else "hidden")
                 folders.remove(name)
-        yield root, folders, names
+    images = []
+    for root, name in sorted(found):
+        file = os.path.join(root, name)
+        suffix = os.path.splitext(name)[1].lower()
+        if _is_hidden(name):
+            left_out.add(file, "hidden")
+        elif suffix not in suffixes():
+            advice = ", convert to JPEG" if suffix in CAMERA else ""
+            left_out.add(file, f"not read as images ({suffix or 'no suffix'}{advice})")
+        elif os.path.exists(file) and not os.path.isfile(file):  # opening a named pipe would wait for ever
+            raise DataError(f"{file}: not a regular file", "remove it, or put an image in its place")
+        else:
+            images.append(file)
+    return images
 
 
-def _is_above(path: str, other: str) -> bool:
-    return other == path or other.startswith(path.rstrip(os.sep) + os.sep)
+def _links_back(link: str, *, dataset: Path) -> bool:
+    """Return whether a link leads to a folder of the dataset: its images would count twice, or os.walk never end."""
+    folder = Path(link).parent.resolve()
+    targets = Path(link).resolve(), folder / os.readlink(link)
+    return any(target.is_relative_to(dataset.resolve()) or folder.is_relative_to(target) for target in targets)
 
 
 def _check_classes(path: Path, found: dict[str, dict[str, list[str]]], left_out: LeftOut) -> None:
@@ -298,8 +282,8 @@ def _check_classes(path: Path, found: dict[str, dict[str, list[str]]], left_out:
     """
     names = sorted({name for part in found.values() for name in part})
     for name in names:
-        if (shown := name.encode(errors="backslashreplace").decode()) != name:
-            raise DataError(f"{path}: the name of class folder {shown} is not UTF-8", "rename the folder")
+        if _printable(name) != name:
+            raise DataError(f"{path}: the name of class folder {_printable(name)} is not UTF-8", "rename the folder")
     filled = {split: {name for name, files in part.items() if files} for split, part in found.items()}
     for name in names:
         if not any(name in part for part in filled.values()):
@@ -339,9 +323,7 @@ def stamp(path: str | Path) -> tuple[int, int]:
 
 def decoders() -> tuple[str, ...]:
     """Return the versions of the decoders, and how images are decoded."""
-    import PIL
     import torchvision
-    from PIL import features
 
     return "RGB, bilinear", PIL.__version__, str(features.version("jpg")), torchvision.__version__
 
@@ -357,35 +339,23 @@ def _index(found: dict[str, Part]) -> str:
 
 
 def _content(found: dict[str, Part], *, size: int | None) -> Content:
-    samples: Sequence[Sample] = [sample for part in found.values() for sample in part.samples]
-    sizes = [stamp(file)[0] for file, _ in samples]
-    headers = [header for header in read_headers([file for file, _ in samples], sizes) if header is not None]
-    side = side_of(headers, size)
-    margin = margin_of(headers, side)
-    stored = side + 2 * margin
+    samples = [sample for part in found.values() for sample in part.samples]
+    found_headers = in_threads(read_header, [file for file, _ in samples])
+    headers = [header for header in found_headers if header is not None]
+    stored, margin = stored_size(headers, size)
     labels = {split: np.array([label for _, label in part.samples]) for split, part in found.items()}
 
     def write(target: Path, offset: int, places: Numbers, progress: Progress) -> None:
         rows = [(place, file) for place, (file, _) in zip(places.tolist(), samples, strict=True)]
-        decode_files(rows, sizes, job=Job(str(target), offset, stored), progress=progress)
+        decode_files(rows, target=target, offset=offset, size=stored, progress=progress)
 
-    return Content(
-        Labels(found["train"].classes, labels),
-        (3, stored, stored),
-        write,
-        margin=margin,
-        reading=reading_of(headers, stored=stored),
-    )
+    reading = reading_of(headers, stored=stored)
+    return Content(Labels(found["train"].classes, labels), (3, stored, stored), write, margin=margin, reading=reading)
 
 
 def _decoded(found: dict[str, Part], numbers: Numbers, stored: int) -> Images:
     """Decode examples by their numbers, as `_content` does for images that are stored at `stored` x `stored` pixels."""
     samples = [sample for part in found.values() for sample in part.samples]
-    rows = [(row, samples[number][0]) for row, number in enumerate(numbers.tolist())]
-    with tempfile.TemporaryDirectory() as folder:
-        target = Path(folder, "images")
-        target.touch()
-        job = Job(str(target), 0, stored)
-        decode_files(rows, [stamp(file)[0] for _, file in rows], job=job, progress=lambda done, total: None)
-        pixels = np.fromfile(target, dtype=np.uint8).reshape(len(rows), stored, stored, 3)
-    return torch.from_numpy(pixels).permute(0, 3, 1, 2)
+    paths = [samples[number][0] for number in numbers.tolist()]
+    pixels = b"".join(in_threads(partial(decode, size=stored), paths))
+    return torch.frombuffer(bytearray(pixels), dtype=torch.uint8).view(-1, stored, stored, 3).permute(0, 3, 1, 2)

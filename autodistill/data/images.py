@@ -20,12 +20,10 @@ import os
 import platform
 import shutil
 import struct
-import threading
 import time
 import warnings
 import zlib
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -40,6 +38,7 @@ from autodistill.config import DataSpec
 from autodistill.data.decoding import Progress, write_at
 from autodistill.data.reading import with_duplicates
 from autodistill.data.splits import (
+    Content,
     Files,
     Labels,
     Numbers,
@@ -53,7 +52,6 @@ from autodistill.data.splits import (
     statistics,
 )
 from autodistill.errors import DataError, InUseError, StoreError
-from autodistill.machine import usable_cores
 from autodistill.records import ReadingRecord, Record
 from autodistill.store import cache_root, digest, locked, writing
 
@@ -75,8 +73,8 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 Say = Callable[[str], None]
 """Function that shows a line of text to the user."""
 
-Fill = Callable[[Path, int, Numbers], None]
-"""`fill(path, offset, rows)` writes the image of each example to its row of a file; rows start at byte `offset`."""
+Names = Callable[[], Sequence[str]]
+"""Function that returns the name of each example in the dataset."""
 
 
 class DamagedStore(Exception):
@@ -154,8 +152,7 @@ def mapped(files: Files, spec: DataSpec, *, progress: Progress, say: Say) -> Sto
     """
     index = files.index()
     path = _path(files, index, spec)
-    described = files.names is not None
-    found = _kept(path, index, say, described=described)
+    found = _kept(path, index, say)
     if found is not None:
         return found
     lock = path.parent / "lock"
@@ -167,9 +164,7 @@ def mapped(files: Files, spec: DataSpec, *, progress: Progress, say: Say) -> Sto
             held.enter_context(locked(lock))
         for left in lock.parent.glob(".*.tmp"):  # of killed processes
             _remove(left)
-        found = _kept(path, index, lambda text: None, described=described) or _written(
-            path, files, index, spec, progress
-        )
+        found = _kept(path, index, lambda text: None) or _written(path, files, index, spec, progress)
         for old in _others(path)[KEPT - 1 :]:
             _remove(old)
             _remove(_stamp(old))
@@ -210,14 +205,12 @@ def _path(files: Files, index: str, spec: DataSpec) -> Path:
     return folder / f"{digest(index, splits, spec.pool)}.images"
 
 
-def _kept(path: Path, index: str, say: Say, *, described: bool) -> Stored | None:
-    """Map a file of the cache; return None if it is missing or damaged, or lacks a description that it must have."""
+def _kept(path: Path, index: str, say: Say) -> Stored | None:
+    """Map a file of the cache; return None if it is missing or damaged."""
     try:
         found = open_store(path, verify=not _was_verified(path))
         if found.header.index != index:
             raise DamagedStore("it holds other images")
-        if described and found.header.reading is None:  # of an older version, which decoded photographs differently
-            return None
     except (FileNotFoundError, NotADirectoryError):
         return None
     except DamagedStore as damage:
@@ -230,18 +223,24 @@ def _kept(path: Path, index: str, say: Say, *, described: bool) -> Stored | None
 def _written(path: Path, files: Files, index: str, spec: DataSpec, progress: Progress) -> Stored:
     """Write a file from another file of the same images, or from a new file without pooling; map it."""
     for other in _others(path):
-        try:
+        with contextlib.suppress(DamagedStore, FileNotFoundError):
             base = open_store(other, verify=not _was_verified(other))
-        except (DamagedStore, FileNotFoundError):
-            continue
-        described = base.header.reading is not None or files.names is None
-        if base.header.index == index and base.header.pool in (1, spec.pool) and described:
-            return _derived(path, base, spec, progress, files)
-    content = files.read(progress)
-    labels, shape = content.labels, content.shape
-    demand_pool(spec.pool, height=shape[1], width=shape[2], margin=content.margin)
+            if base.header.index == index and base.header.pool in (1, spec.pool):
+                break
+    else:
+        base = _decoded(files, index, spec, progress)
+        if spec.pool == 1:
+            return base
+    return _store(path, spec, index, _derived(base, spec), files.names, progress)
 
-    def fill(target: Path, offset: int, places: Numbers) -> None:
+
+def _decoded(files: Files, index: str, spec: DataSpec, progress: Progress) -> Stored:
+    """Decode the dataset's files into a file of images without pooling."""
+    content = files.read(progress)
+    _, height, width = content.shape
+    demand_pool(spec.pool, height=height, width=width, margin=content.margin)
+
+    def write(target: Path, offset: int, places: Numbers, progress: Progress) -> None:
         content.write(target, offset, places, progress)
         if files.index() != index:
             raise DataError(
@@ -250,46 +249,26 @@ def _written(path: Path, files: Files, index: str, spec: DataSpec, progress: Pro
             )
 
     whole = spec.model_copy(update={"pool": 1})
-    kind = _Kind(index, labels, shape, content.margin, content.reading, files.names)
-    base = _store(_path(files, index, whole), whole, kind, fill)
-    return base if spec.pool == 1 else _derived(path, base, spec, progress, files)
+    return _store(_path(files, index, whole), whole, index, content._replace(write=write), files.names, progress)
 
 
-@dataclass(frozen=True)
-class _Kind:
-    """What a file of images holds, apart from the split."""
-
-    index: str
-    labels: Labels
-    shape: tuple[int, int, int]
-    margin: int
-    reading: ReadingRecord | None
-    names: Callable[[], Sequence[str]] | None
-
-
-def _derived(path: Path, base: Stored, spec: DataSpec, progress: Progress, files: Files) -> Stored:
-    """Write a file of images from another file of the same images, in another order or without pooling; map it."""
+def _derived(base: Stored, spec: DataSpec) -> Content:
+    """Return the images of a file as the content of another, which has another split or is pooled."""
     size, header = spec.pool // base.header.pool, base.header
-    demand_pool(size, height=header.shape[1], width=header.shape[2], margin=header.margin)
-    channels, height, width = average_pool(base.images[:1], size=size).shape[1:]
+    channels, height, width = header.shape
+    demand_pool(size, height=height, width=width, margin=header.margin)
 
-    def fill(target: Path, offset: int, places: Numbers) -> None:
-        numbers, done = base.numbers.numpy(), 0
-        with target.open("r+b", buffering=0) as file:
-            for chunk in chunks(base.images):
-                pooled = average_pool(chunk, size=size) if size > 1 else chunk
-                write_rows(file, offset, pooled, places[numbers[done : done + len(pooled)]])
-                done += len(pooled)
-                progress(done, len(numbers))
+    def write(target: Path, offset: int, places: Numbers, progress: Progress) -> None:
+        pooled = (average_pool(chunk, size=size) if size > 1 else chunk for chunk in chunks(base.images))
+        write_images(pooled, target, offset, places[base.numbers.numpy()], progress)
 
-    shape = (channels, height, width)
-    kind = _Kind(header.index, base.labels, shape, header.margin, header.reading, files.names)
-    return _store(path, spec, kind, fill)
+    shape = (channels, height // size, width // size)
+    return Content(base.labels, shape, write, margin=header.margin, reading=header.reading)
 
 
-def _store(path: Path, spec: DataSpec, kind: _Kind, fill: Fill) -> Stored:
+def _store(path: Path, spec: DataSpec, index: str, content: Content, names: Names | None, progress: Progress) -> Stored:
     """Write a file of images atomically, and map it."""
-    labels, shape = kind.labels, kind.shape
+    labels, shape = content.labels, content.shape
     rows = split_rows(labels, spec)
     total = sum(map(len, labels.parts.values()))
     chosen = np.concatenate(rows)
@@ -300,22 +279,22 @@ def _store(path: Path, spec: DataSpec, kind: _Kind, fill: Fill) -> Stored:
     labels_at = _labels_at(shape, total)
     end = labels_at + 2 * total * _NUMBER.itemsize
     header = Header(
-        index=kind.index,
+        index=index,
         pool=spec.pool,
         shape=shape,
         parts={name: len(part) for name, part in labels.parts.items()},
         splits=(len(rows[0]), len(rows[1]), len(rows[2])),
         classes=labels.classes,
-        margin=kind.margin,
-        reading=kind.reading,
+        margin=content.margin,
+        reading=content.reading,
     )
     with _full_disk_told(path, end), writing(path) as temporary:
         _reserve(temporary, end)
-        fill(temporary, PIXELS_AT, places)
+        content.write(temporary, PIXELS_AT, places, progress)
         with temporary.open("r+b") as file:
             file.seek(labels_at)
             file.write(row_labels.tobytes() + numbers.tobytes())
-        text = _described(temporary, header, end, kind.names).model_dump_json().encode()
+        text = _described(temporary, header, end, names).model_dump_json().encode()
         with temporary.open("r+b") as file:
             file.seek(end)
             file.write(text)
@@ -325,13 +304,19 @@ def _store(path: Path, spec: DataSpec, kind: _Kind, fill: Fill) -> Stored:
     return open_store(path, verify=False)
 
 
-def write_rows(
-    file: BinaryIO, offset: int, images: UInt8[Tensor, "examples channels height width"], places: Numbers
-) -> None:
-    """Write images to the given rows of an unbuffered file; row 0 starts at byte `offset`."""
-    rows = images.permute(0, 2, 3, 1).reshape(len(images), -1).contiguous().numpy()
-    for row, place in zip(rows, places.tolist(), strict=True):
-        write_at(file, offset + place * row.nbytes, row.data)
+def write_images(images: Iterable[Tensor], target: Path, offset: int, places: Numbers, progress: Progress) -> None:
+    """Write images, in chunks of (examples, channels, height, width), to the rows `places` of an existing file.
+
+    Row 0 starts at byte `offset`.
+    """
+    done = 0
+    with target.open("r+b", buffering=0) as file:
+        for chunk in images:
+            rows = chunk.permute(0, 2, 3, 1).reshape(len(chunk), -1).contiguous().numpy()
+            for row, place in zip(rows, places[done : done + len(rows)].tolist(), strict=True):
+                write_at(file, offset + place * row.nbytes, row.data)
+            done += len(rows)
+            progress(done, len(places))
 
 
 def _labels_at(shape: tuple[int, int, int], rows: int) -> int:
@@ -339,7 +324,7 @@ def _labels_at(shape: tuple[int, int, int], rows: int) -> int:
     return PIXELS_AT + -(-pixels // _NUMBER.itemsize) * _NUMBER.itemsize
 
 
-def _described(temporary: Path, header: Header, end: int, names: Callable[[], Sequence[str]] | None) -> Header:
+def _described(temporary: Path, header: Header, end: int, names: Names | None) -> Header:
     """Return the header with statistics, fingerprint and checksums of the images, and those that occur twice."""
     with temporary.open("rb") as file:
         stored = _mapped(temporary, header, file)
@@ -350,7 +335,8 @@ def _described(temporary: Path, header: Header, end: int, names: Callable[[], Se
     if header.margin:  # the same pixels with another margin are other images
         found["fingerprint"] = hashlib.sha256(f"margin {header.margin} {found['fingerprint']}".encode()).hexdigest()
     if header.reading is not None:
-        named = names() if names else None
+        parts = header.parts.items()
+        named = names() if names else [f"{part} {row}" for part, size in parts for row in range(size)]
         found["reading"] = with_duplicates(header.reading, splits, stored.numbers.numpy(), named)
     return header.model_copy(update=found)
 
@@ -378,19 +364,9 @@ def _header(file: BinaryIO) -> tuple[Header, int]:
 
 def _checksums(file: BinaryIO, end: int) -> tuple[int, ...]:
     """Return the CRC-32 of each block. The blocks are not mapped: mapped pages count as memory of this process."""
-    turn = threading.Lock()
-
-    def checksum(begin: int) -> int:
-        count = min(BLOCK_BYTES, end - begin)
-        if hasattr(os, "pread"):
-            return zlib.crc32(os.pread(file.fileno(), count, begin))
-        with turn:  # on Windows, threads share the position of a file
-            file.seek(begin)
-            block = file.read(count)
-        return zlib.crc32(block)
-
-    with ThreadPoolExecutor(usable_cores()) as pool:  # zlib releases the interpreter lock
-        return tuple(pool.map(checksum, range(PIXELS_AT, end, BLOCK_BYTES)))
+    file.seek(PIXELS_AT)
+    sizes = (min(BLOCK_BYTES, end - begin) for begin in range(PIXELS_AT, end, BLOCK_BYTES))
+    return tuple(zlib.crc32(file.read(size)) for size in sizes)
 
 
 def _mapped(path: Path, header: Header, file: BinaryIO) -> Stored:
@@ -410,13 +386,9 @@ def _reserve(path: Path, size: int) -> None:
     """Create a file of `size` bytes and reserve its blocks on the disk, if the system supports that."""
     with path.open("wb") as file:
         if hasattr(os, "posix_fallocate"):
-            try:
-                os.posix_fallocate(file.fileno(), 0, size)
-                return
-            except OSError as error:
-                if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
-                    raise
-        file.truncate(size)
+            os.posix_fallocate(file.fileno(), 0, size)
+        else:
+            file.truncate(size)
 
 
 @contextlib.contextmanager

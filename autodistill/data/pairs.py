@@ -21,14 +21,15 @@ from urllib.parse import parse_qsl, unquote
 
 import numpy as np
 from jaxtyping import UInt8
+from PIL import Image
 from torch import Tensor
 
 from autodistill import usercode
 from autodistill.config import DataSpec
-from autodistill.data.arrays import Part, find_keys, read_arrays, text
+from autodistill.data.arrays import find_keys, read_arrays, text
 from autodistill.data.decoding import ImageHeader, Progress, kind_of, square, write_at
 from autodistill.data.folders import SPLITS, decoders, stamp
-from autodistill.data.reading import margin_of, reading_of, side_of
+from autodistill.data.reading import reading_of, stored_size
 from autodistill.data.splits import Content, Files, Labels, Numbers, short_name
 from autodistill.errors import AutodistillError, ConfigError, DataError, StoreError, lookup
 from autodistill.formatting import plural
@@ -60,12 +61,6 @@ TORCHVISION: dict[str, Mapping[str, Mapping[str, object]]] = {
     "OxfordIIITPet": {"train": {"split": "trainval"}, "test": {"split": "test"}},
 }
 """Classification sets of torchvision, and the arguments that give their splits."""
-OWN_ARGUMENTS = {"root", "download", "transform", "target_transform"}
-"""Arguments of the sets of torchvision that are no options, beside those of their splits."""
-OWN_HINT = (
-    "the splits are read as torchvision has them, data.root is the folder, --download downloads, and a study augments "
-    "the images itself"
-)
 
 
 def arrays(spec: DataSpec) -> Files:
@@ -91,7 +86,7 @@ def arrays(spec: DataSpec) -> Files:
 
     def read() -> tuple[dict[str, Rows], tuple[str, ...] | None]:
         parts, classes = read_arrays(path, keys)
-        return _in_order({split: _ArrayRows(part) for split, part in parts.items()}), classes
+        return _in_order(parts), classes
 
     found = _files(
         spec, place=str(path.resolve()), read=read, index=lambda: digest(ARRAYS, decoders(), "arrays", stamp(path))
@@ -134,7 +129,11 @@ def torchvision_set(spec: DataSpec) -> Files:
     parts = _torchvision_parts(spec, download=False)
 
     def read() -> tuple[dict[str, Rows], tuple[str, ...] | None]:
-        return parts, _imagenet_names() if target == "ImageNet" else _class_names(parts, spec)
+        if target != "ImageNet":
+            return parts, _class_names(parts, spec)
+        from torchvision.models import ResNet18_Weights
+
+        return parts, tuple(ResNet18_Weights.IMAGENET1K_V1.meta["categories"])  # the dataset has two classes "crane"
 
     return _files(
         spec,
@@ -142,13 +141,6 @@ def torchvision_set(spec: DataSpec) -> Files:
         read=read,
         index=lambda: digest(FORMAT, decoders(), spec.name, _sampled(parts, spec)),
     )
-
-
-def _imagenet_names() -> tuple[str, ...]:
-    """Return the names of ImageNet's classes in torchvision's networks. Its dataset calls two classes "crane"."""
-    from torchvision.models import ResNet18_Weights
-
-    return tuple(ResNet18_Weights.IMAGENET1K_V1.meta["categories"])
 
 
 def download(spec: DataSpec) -> None:
@@ -184,9 +176,14 @@ def _torchvision_parts(spec: DataSpec, *, download: bool) -> dict[str, Rows]:
     name, options = _target(spec)
     splits = lookup("dataset of torchvision", name, TORCHVISION)
     root, make = Path(spec.root or "data").expanduser(), getattr(datasets, name)
-    own = {key for arguments in splits.values() for key in arguments} | OWN_ARGUMENTS
+    own = {"root", "download", "transform", "target_transform"}.union(*splits.values())
     if refused := sorted(own & {*options}):
-        raise _refused(spec, f"the option {refused[0]!r} cannot be set", f"leave it out: {OWN_HINT}")
+        raise _refused(
+            spec,
+            f"the option {refused[0]!r} cannot be set",
+            "leave it out: the splits are read as torchvision has them, data.root is the folder, --download downloads,"
+            " and a study augments the images itself",
+        )
     can_download = any("download" in inspect.signature(of).parameters for of in make.__mro__[:-1])
     if download and not can_download:
         raise _refused(spec, "torchvision cannot download this dataset", f"put its files below {root}")
@@ -268,19 +265,6 @@ def _names_of(rows: Rows) -> tuple[str, ...] | None:
     return tuple(text(it[0] if isinstance(it, list | tuple) and it else it) for it in found)
 
 
-class _ArrayRows:
-    """Pairs from an array of images and an array of labels."""
-
-    def __init__(self, part: Part) -> None:
-        self._part = part
-
-    def __len__(self) -> int:
-        return len(self._part.labels)
-
-    def __getitem__(self, row: int) -> tuple[np.ndarray, Any]:
-        return self._part.images[row], self._part.labels[row]
-
-
 def _files(
     spec: DataSpec,
     *,
@@ -288,23 +272,11 @@ def _files(
     read: Callable[[], tuple[dict[str, Rows], tuple[str, ...] | None]],
     index: Callable[[], str],
 ) -> Files:
-    lengths: dict[str, int] = {}
-
-    def content(progress: Progress) -> Content:
-        parts, classes = read()
-        lengths.update({split: len(rows) for split, rows in parts.items()})
-        return _content(spec, parts, classes, progress)
-
-    def names() -> list[str]:
-        sizes = lengths or {split: len(rows) for split, rows in read()[0].items()}
-        return [f"{split} {number}" for split, size in sizes.items() for number in range(size)]
-
     return Files(
         name=short_name(spec.name)[:40] or "pairs",
         place=(place, spec.name, f"image_size {spec.image_size}"),
         index=index,
-        read=content,
-        names=names,
+        read=lambda progress: _content(spec, *read(), progress),
     )
 
 
@@ -357,8 +329,6 @@ def _pair(rows: Rows, number: int, split: str, spec: DataSpec) -> tuple[Any, int
 
 
 def _as_image(image: Any, where: str, spec: DataSpec) -> Any:
-    from PIL import Image
-
     if isinstance(image, Image.Image):
         return image
     if isinstance(image, Tensor):
@@ -403,15 +373,14 @@ def _header(image: Any) -> ImageHeader:
 
 def _content(spec: DataSpec, parts: Mapping[str, Rows], classes: tuple[str, ...] | None, progress: Progress) -> Content:
     sample = [_header(_pair(rows, number, split, spec)[0]) for split, rows in parts.items() for number in _sample(rows)]
-    side = side_of(sample, spec.image_size)
-    margin = margin_of(sample, side)
-    stored = side + 2 * margin
+    stored, margin = stored_size(sample, spec.image_size)
     channels = 1 if all(header.kind == "grey" for header in sample) else 3
     headers: list[ImageHeader] = []
     total, done = sum(map(len, parts.values())), 0
     labels = {split: np.empty(len(rows), dtype=np.int64) for split, rows in parts.items()}
     try:
-        with tempfile.TemporaryFile(dir=_made(cache_root()), buffering=0) as file:
+        cache_root().mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=cache_root(), buffering=0) as file:
             for split, rows in parts.items():
                 for number in range(len(rows)):
                     image, labels[split][number] = _pair(rows, number, split, spec)
@@ -440,18 +409,7 @@ def _content(spec: DataSpec, parts: Mapping[str, Rows], classes: tuple[str, ...]
             for number, place in enumerate(places.tolist()):
                 write_at(file, offset + place * size, spool[number * size : (number + 1) * size])
 
-    return Content(
-        Labels(names, labels),
-        (channels, stored, stored),
-        write,
-        margin=margin,
-        reading=reading,
-    )
-
-
-def _made(folder: Path) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
+    return Content(Labels(names, labels), (channels, stored, stored), write, margin=margin, reading=reading)
 
 
 def _pixels(image: Any, size: int, channels: int, where: str, spec: DataSpec) -> bytes:

@@ -17,35 +17,33 @@ EXAMPLES = 5
 """Pairs of equal images that are named."""
 
 
-def side_of(headers: Sequence[ImageHeader], requested: int | None) -> int:
-    """Return the height and width of the images of a study.
+def stored_size(headers: Sequence[ImageHeader], requested: int | None) -> tuple[int, int]:
+    """Return the side of the stored images, and the pixels on each side by which it exceeds the image size.
 
     Args:
         headers: Headers of all readable image files.
         requested: `data.image_size`; None: it follows from the images. Square images of one size keep it. Other images
             get the largest of `SIZES` that the median of their shorter sides fills, with the margin of photographs.
     """
+    ragged = any(header.width != header.height for header in headers)
+
+    def margin(size: int) -> int:
+        return margin_at(size) if ragged else 0
+
     if requested is not None or not headers:
-        return requested or 1
-    if len({header[:2] for header in headers}) == 1 and not _ragged(headers):
-        return headers[0].width
-    typical = int(median(min(header.width, header.height) for header in headers))
-    fitting = (size for size in SIZES if size + 2 * margin_of(headers, size) <= typical)
-    return next(fitting, max(1, round(typical / (1 + 2 * MARGIN)) if _ragged(headers) else typical))
+        size = requested or 1
+    elif len({header[:2] for header in headers}) == 1 and not ragged:
+        size = headers[0].width
+    else:
+        typical = int(median(min(header.width, header.height) for header in headers))
+        fitting = (size for size in SIZES if size + 2 * margin(size) <= typical)
+        size = next(fitting, max(1, round(typical / (1 + 2 * MARGIN)) if ragged else typical))
+    return size + 2 * margin(size), margin(size)
 
 
-def margin_of(headers: Sequence[ImageHeader], side: int) -> int:
-    """Return the pixels that stored images have around the image size: none, if all images are square."""
-    return margin_at(side) if _ragged(headers) else 0
-
-
-def margin_at(side: int) -> int:
+def margin_at(size: int) -> int:
     """Return the margin of photographs of an image size."""
-    return round(MARGIN * side)
-
-
-def _ragged(headers: Sequence[ImageHeader]) -> bool:
-    return any(header.width != header.height for header in headers)
+    return round(MARGIN * size)
 
 
 def reading_of(headers: Sequence[ImageHeader], *, stored: int) -> ReadingRecord | None:
@@ -68,16 +66,14 @@ def reading_of(headers: Sequence[ImageHeader], *, stored: int) -> ReadingRecord 
     )
 
 
-def with_duplicates(
-    reading: ReadingRecord, splits: Splits, numbers: Numbers, names: Sequence[str] | None
-) -> ReadingRecord:
+def with_duplicates(reading: ReadingRecord, splits: Splits, numbers: Numbers, names: Sequence[str]) -> ReadingRecord:
     """Add the images that occur twice, by their stored pixels.
 
     Args:
         reading: The description of the files.
         splits: The stored images.
         numbers: Number of each image in the dataset, through the splits.
-        names: Name of each image by its number; None: they have none.
+        names: Name of each image by its number.
     """
     first: dict[bytes, tuple[int, str, int]] = {}
     place = same = across = other_class = 0
@@ -89,7 +85,7 @@ def with_duplicates(
                 same += seen_in == part
                 across += seen_in != part
                 other_class += other != label
-                if len(examples) < EXAMPLES and names is not None:
+                if len(examples) < EXAMPLES:
                     examples.append((names[int(numbers[earlier])], names[int(numbers[place])]))
             place += 1
     found = {"same_split": same, "across_splits": across, "other_class": other_class, "examples": tuple(examples)}

@@ -41,10 +41,7 @@ class Splits(NamedTuple):
 
 
 class Examples(NamedTuple):
-    """Which examples of a dataset the images of the splits are.
-
-    Examples are numbered consecutively through the parts of the dataset, in the order of its own files.
-    """
+    """Which examples of a dataset the images of the splits are, by their numbers in the order of its own files."""
 
     train: Int[Tensor, " train"]
     validation: Int[Tensor, " validation"]
@@ -56,13 +53,11 @@ class Examples(NamedTuple):
 
 
 class Cut(NamedTuple):
-    """How many images a split takes from a part of the dataset."""
+    """How many images a split takes from a part of the dataset, and how many are left for it."""
 
-    part: str
-    """Name of the split."""
+    split: str
     size: int
     available: int
-    """Images of the part that are left for it."""
 
 
 class Labels(NamedTuple):
@@ -115,9 +110,8 @@ class Files:
     read: Callable[[Progress], Content]
     """Reads the labels, and where it must also the images; shows its progress."""
     names: Callable[[], Sequence[str]] | None = None
-    """Returns the name of each example, for messages; None: the dataset is known by name and is not described."""
-    folder: Path | None = None
-    """Folder of the files that `names` names, a file for each example; None: they are no files."""
+    """Returns the path of the file of each example, relative to `folder`; None: files hold many examples."""
+    folder: Path = Path()
     left_out: tuple[str, ...] = ()
     """Files and folders that are not read, a line for each reason."""
     again: Callable[[Numbers, int], Images] | None = None
@@ -162,106 +156,82 @@ def split_rows(labels: Labels, spec: DataSpec) -> tuple[Numbers, ...]:
     Raises:
         DataError: There are fewer images than asked for, or too few for every class to be in every split.
     """
-    begin = dict(zip(labels.parts, np.cumsum([0, *map(len, labels.parts.values())]), strict=False))
-    train = labels.parts["train"]
-    left = len(train)
-    cuts = []
-    for part, asked in (("test", spec.test), ("validation", spec.validation)):
-        if part not in labels.parts:
-            cuts.append(Cut(part, asked or round(left / 5), left))
-            left -= cuts[-1].size
-    cuts.append(Cut("train", spec.train or left, left))
-    rest = np.arange(len(train))
-    found: dict[str, Numbers] = {}
-    for cut in cuts:
-        found[cut.part], rest = _chosen(train, rest, cut, cuts=cuts, spec=spec, classes=labels.classes)
+    left = len(labels.parts["train"])
+    shared: list[Cut] = []  # splits that are cut from the training part
+    cuts = {"train": shared}
     for part, asked in (("test", spec.test), ("validation", spec.validation)):
         if (own := labels.parts.get(part)) is not None:
-            cut = Cut(part, asked or len(own), len(own))
-            rows, _ = _chosen(own, np.arange(len(own)), cut, cuts=[cut], spec=spec, classes=labels.classes)
-            found[part] = rows + begin[part]
+            cuts[part] = [Cut(part, asked or len(own), len(own))]
+        else:
+            shared.append(Cut(part, asked or round(left / 5), left))
+            left -= shared[-1].size
+    shared.append(Cut("train", spec.train or left, left))
+    begin = dict(zip(labels.parts, np.cumsum([0, *map(len, labels.parts.values())]), strict=False))
+    found: dict[str, Numbers] = {}
+    for part, of_part in cuts.items():
+        rest = np.arange(len(labels.parts[part]))
+        for cut in of_part:
+            rows, rest = _chosen(labels, part, rest, cut, of_part, spec)
+            found[cut.split] = rows + begin[part]
     return found["train"], found["validation"], found["test"]
 
 
 def _chosen(
-    labels: Numbers,
-    rows: Int[np.ndarray, " rows"],
-    cut: Cut,
-    *,
-    cuts: Sequence[Cut],
-    spec: DataSpec,
-    classes: Sequence[str],
+    labels: Labels, part: str, rows: Int[np.ndarray, " rows"], cut: Cut, cuts: Sequence[Cut], spec: DataSpec
 ) -> tuple[Int[np.ndarray, " chosen"], Int[np.ndarray, " rest"]]:
-    """Choose the images of a split from `rows`, stratified by label; return them and the remaining rows.
-
-    Args:
-        labels: Labels of a part of the dataset.
-        rows: The rows of this part that are left.
-        cut: The split that is cut now.
-        cuts: All splits that are cut from this part, in their order.
-        spec: Settings of the dataset.
-        classes: Names of the classes.
-    """
-    part, size = cut.part, cut.size
+    """Choose the images of a split from the `rows` of a part that are left; return them and the remaining rows."""
+    size, own = cut.size, labels.parts[part]
+    classes = len(labels.classes)
     if size > len(rows):
         asked = ", ".join(f"{key} {getattr(spec, key) or 'not set'}" for key in ("train", "validation", "test"))
         raise DataError(
-            f"data.{part} = {size}: {len(rows)} of {spec.name}'s {len(labels)} images are left for it (asked for:"
+            f"data.{cut.split} = {size}: {len(rows)} of {spec.name}'s {len(own)} images are left for it (asked for:"
             f" {asked})",
-            f"set data.{part} to at most {len(rows)}, or make the other splits smaller",
+            f"set data.{cut.split} to at most {len(rows)}, or make the other splits smaller",
         )
-    if size < len(classes):
+    if size < classes:
         raise DataError(
-            f"data.{part}: {size} of {len(rows)} images cannot show each of {len(classes)} classes of {spec.name}",
+            f"data.{cut.split}: {size} of {len(rows)} images cannot show each of {classes} classes of {spec.name}",
             "every split needs at least one image of each class: change the sizes, or add images",
         )
     others = len(rows) - size
-    _check_counts(labels[rows], labels, at_least=2 if others else 1, cuts=cuts, spec=spec, classes=classes)
+    counts = np.bincount(own[rows], minlength=classes)
+    if counts.min() < (2 if others else 1):
+        raise _too_few(labels, part, int(counts.argmin()), cuts, spec)
     if not others:
         return rows, rows[:0]
     from sklearn.model_selection import train_test_split
 
     # scikit-learn stratifies only if both parts can contain every class. If fewer rows remain, draw without strata.
-    strata = labels[rows] if others >= len(classes) else None
+    strata = own[rows] if others >= classes else None
     chosen, rest = train_test_split(
         rows, train_size=size, test_size=others, stratify=strata, random_state=spec.split_seed % 2**32
     )
-    _check_counts(labels[chosen], labels, at_least=1, cuts=cuts, spec=spec, classes=classes)
+    counts = np.bincount(own[chosen], minlength=classes)
+    if not counts.min():
+        raise _too_few(labels, part, int(counts.argmin()), cuts, spec)
     return chosen, rest
 
 
-def _check_counts(
-    found: Int[np.ndarray, " rows"],
-    labels: Numbers,
-    *,
-    at_least: int,
-    cuts: Sequence[Cut],
-    spec: DataSpec,
-    classes: Sequence[str],
-) -> None:
-    counts = np.bincount(found, minlength=len(classes))
-    rarest = int(counts.argmin())
-    if counts[rarest] >= at_least:
-        return
-    own = int((labels == rarest).sum())
-    sizes = ", ".join(f"{cut.part} gets {cut.size} of {cut.available} images" for cut in cuts)
-    enough = next((n for n in range(1, len(labels) + 1) if _suffices(n, cuts, classes=len(classes))), None)
-    smaller = [f"data.{cut.part}" for cut in cuts if cut.size < cut.available]
+def _too_few(labels: Labels, part: str, rarest: int, cuts: Sequence[Cut], spec: DataSpec) -> DataError:
+    """Return the error for a class that has too few images for the splits that are cut from a part."""
+    own = int((labels.parts[part] == rarest).sum())
+    sizes = ", ".join(f"{cut.split} gets {cut.size} of {cut.available} images" for cut in cuts)
+    counts = range(1, len(labels.parts[part]) + 1)
+    enough = next((count for count in counts if _suffices(count, cuts, classes=len(labels.classes))), None)
+    smaller = [f"data.{cut.split}" for cut in cuts if cut.size < cut.available]
     hint = "add images of this class, or leave the class out"
     if smaller and own >= len(cuts):
         hint = f"add images of this class, leave the class out, or set {' and '.join(smaller)} to more images"
-    raise DataError(
-        f"class {classes[rarest]!r} of {spec.name} has {plural(own, 'image')}, too few for an image in every split:"
-        f" {sizes}" + (f"; {enough} images of a class always suffice" if enough else ""),
+    return DataError(
+        f"class {labels.classes[rarest]!r} of {spec.name} has {plural(own, 'image')}, too few for an image in every"
+        f" split: {sizes}" + (f"; {enough} images of a class always suffice" if enough else ""),
         hint,
     )
 
 
 def _suffices(count: int, cuts: Sequence[Cut], *, classes: int) -> bool:
-    """Return whether stratified cuts give each split at least one image of a class with `count` images.
-
-    A stratified cut takes the share of a class, rounded down or up.
-    """
+    """Return whether every split gets an image of a class with `count` images: its share, rounded down or up."""
     for cut in cuts:
         others = cut.available - cut.size
         if others < 0 or 0 < others < classes or count * cut.size < cut.available:

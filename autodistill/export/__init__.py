@@ -130,10 +130,12 @@ def pick(record: StudyRecord, folder: StudyFolder, *, weights: Path | None = Non
     """
     if record.recommendation is None:
         raise no_recommendation(record)
-    run = None if weights else _best_confirmed(record, record.recommendation)
+    train = f"autodistill train --from {record.name} --out student.safetensors"
+    run = None if weights else _best_confirmed(record, record.recommendation, train)
     path = weights or folder.weights(run.key if run else "")
     facts, state = read_weights(path)
-    _check(path, facts, record)
+    if wrong := _mismatch(facts, record):
+        raise ConfigError(f"{path}: {wrong}", f"train its own: {train}")
     module = network(path, facts, state, record)
     if run is None:
         run = next((one for one in record.runs() if folder.weights(one.key).resolve() == path.resolve()), None)
@@ -155,16 +157,15 @@ def pick(record: StudyRecord, folder: StudyFolder, *, weights: Path | None = Non
         made = "does not say how it was trained" if trained is None else f"belongs to study {trained.study!r}"
         raise ConfigError(
             f"--weights {path}: {made}; the model card of study {record.name!r} would be wrong",
-            f"train it: autodistill train --from {record.name} --out student.safetensors",
+            f"train it: {train}",
         )
     return Student(module, facts, trained)
 
 
-def _best_confirmed(record: StudyRecord, verdict: Recommendation) -> RunResult:
+def _best_confirmed(record: StudyRecord, verdict: Recommendation, train: str) -> RunResult:
     same = (one for one in record.finalists if (one.teacher, one.params) == (verdict.teacher, verdict.params))
     runs = [run for one in same for run in one.runs if run.val_top1 is not None]
     if not runs:
-        train = f"autodistill train --from {record.name} --out student.safetensors"
         raise StoreError(
             f"study {record.name!r} confirmed no run of what it recommends: there are no weights to take",
             f"finish it ({record.command}), or train one ({train}) and name it with --weights student.safetensors",
@@ -172,35 +173,29 @@ def _best_confirmed(record: StudyRecord, verdict: Recommendation) -> RunResult:
     return max(runs, key=lambda run: run.val_top1 or 0.0)
 
 
-def _check(path: Path, facts: Facts, record: StudyRecord) -> None:
-    """Check that weights are those of the study's student on the study's classes."""
-    hint = f"train its own: autodistill train --from {record.name} --out student.safetensors"
+def _mismatch(facts: Facts, record: StudyRecord) -> str:
+    """Return why weights are not those of the study's student on the study's classes; empty: they are."""
     student, (channels, height, _) = record.student, record.data.image_shape
     if student.foreign is not None:
         # A run that was found in another study may have the name that its student has there.
         if facts.fingerprint != student.foreign.fingerprint:
-            raise ConfigError(
-                f"{path}: is a {facts.architecture}, not the {student.name} of study {record.name!r}", hint
-            )
+            return f"is a {facts.architecture}, not the {student.name} of study {record.name!r}"
         stem, channels = None, len(student.foreign.mean)
     elif parse_name(facts.architecture) != (student.architecture, student.width):
-        raise ConfigError(
-            f"{path}: is a {facts.architecture}; study {record.name!r} is about {student.name}",
-            hint,
-        )
+        return f"is a {facts.architecture}; study {record.name!r} is about {student.name}"
     else:
         stem = lay_out(facts.architecture, image_size=height, stem_stride=facts.stem_stride).stem_stride
     if stem != student.stem_stride:
-        raise ConfigError(f"{path}: its stem has stride {stem}, the study's student {student.stem_stride}", hint)
+        return f"its stem has stride {stem}, the study's student {student.stem_stride}"
     if facts.classes != record.data.classes:
         named = ", ".join(facts.classes[:3])
-        raise ConfigError(
-            f"{path}: was trained on {len(facts.classes)} classes ({named}, ...), not on the "
-            f"{len(record.data.classes)} of {record.data.name} in their order",
-            hint,
+        return (
+            f"was trained on {len(facts.classes)} classes ({named}, ...), not on the "
+            f"{len(record.data.classes)} of {record.data.name} in their order"
         )
     if not len(facts.mean) == len(facts.std) == channels:
-        raise ConfigError(f"{path}: normalises {len(facts.mean)} channels, {record.data.name} has {channels}", hint)
+        return f"normalises {len(facts.mean)} channels, {record.data.name} has {channels}"
+    return ""
 
 
 def _metadata(student: Student, record: StudyRecord, data: Data, *, pool: int) -> dict[str, Any]:
@@ -210,12 +205,21 @@ def _metadata(student: Student, record: StudyRecord, data: Data, *, pool: int) -
     in that form. The graphs do the rest, in the order of the keys.
     """
     facts, (channels, height, width) = student.facts, record.data.image_shape
-    foreign = record.student.foreign
+    foreign, before = record.student.foreign, None
+    if data.reading is not None:
+        before = {
+            "orientation": "upright, by EXIF",
+            "transparent": "laid over white",
+            "crop": "centre square",
+            "resize": data.reading.stored,
+            "interpolation": "bilinear, antialiased",
+            "then_centre_crop": height * pool,
+        }
     images = {
         "dtype": "uint8",
         "shape": ["batch", channels, height * pool, width * pool],
         "order": "RGB" if channels == 3 else "grey",
-        "before": _before(data, side=height * pool),
+        "before": before,
         "range": [0, 255],
         "pool": pool,
         "scale": 1 / 255,
@@ -232,20 +236,6 @@ def _metadata(student: Student, record: StudyRecord, data: Data, *, pool: int) -
         "classes": facts.classes,
         "input": images,
         "trained": student.trained.model_dump(mode="json"),
-    }
-
-
-def _before(data: Data, *, side: int) -> dict[str, Any] | None:
-    """Return the steps that turn an image file into the input of the graphs; None: the data are no image files."""
-    if data.reading is None:
-        return None
-    return {
-        "orientation": "upright, by EXIF",
-        "transparent": "laid over white",
-        "crop": "centre square",
-        "resize": data.reading.stored,
-        "interpolation": "bilinear, antialiased",
-        "then_centre_crop": side,
     }
 
 

@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 import safetensors
 import torch
 from jaxtyping import Float, UInt8
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 from torch import Tensor, nn
 from torch.export import Dim
 
@@ -20,7 +20,7 @@ from autodistill.data import Data, average_pool
 from autodistill.errors import ConfigError, ExportError, StoreError, lookup
 from autodistill.models import build
 from autodistill.models.students import bare, file_facts, rebuilt
-from autodistill.records import ForeignRecord, StudyRecord, TrainedRecord
+from autodistill.records import ForeignRecord, Record, StudyRecord, TrainedRecord
 from autodistill.store import write_bytes
 from autodistill.teachers import save
 from autodistill.usercode import errors_as
@@ -33,10 +33,8 @@ Predict = Callable[[Tensor], Tensor]
 """Function of raw uint8 images that returns float32 logits."""
 
 
-class Facts(BaseModel):
+class Facts(Record):
     """Metadata of a file of weights."""
-
-    model_config = ConfigDict(frozen=True)
 
     architecture: str
     mean: tuple[float, ...]
@@ -94,7 +92,6 @@ class Format(NamedTuple):
     """A file format."""
 
     file: str
-    """Name of the file."""
     write: Callable[[ExportInput, Path], None]
     read: Callable[[Path, StudyRecord, int], Predict]
     """`read(path, study, pool)` returns a function that runs the student."""

@@ -84,9 +84,12 @@ def in_threads(
     found: list[Found] = []
     with warnings.catch_warnings(), ThreadPoolExecutor(usable_cores()) as pool:
         warnings.simplefilter("ignore")  # of Pillow, about unusual metadata
-        for results in pool.map(lambda chunk: [function(item) for item in chunk], chunks):
-            found += results
-            progress(len(found), len(items))
+        try:
+            for results in pool.map(lambda chunk: [function(item) for item in chunk], chunks):
+                found += results
+                progress(len(found), len(items))
+        finally:
+            pool.shutdown(cancel_futures=True)  # after Ctrl-C or an error
     return found
 
 

@@ -84,11 +84,11 @@ def oom_kills(*, root: Path = ROOT) -> int:
 
 
 def signal_name(number: int) -> str:
-    """Return the name of a signal: `SIGABRT`; `no name` for a number without a name on this system."""
+    """Return the name of a signal: `SIGABRT`, or `no name`."""
     try:
         return signal.Signals(number).name
     except ValueError:
-        return "SIGKILL" if number == KILL else "no name"
+        return "no name"
 
 
 def exit_cause(code: int, *, oom_killed: bool = False) -> str:

@@ -38,8 +38,9 @@ from autodistill.executors.base import (
     describe,
     longest_first,
 )
-from autodistill.executors.deaths import KillWatch, WorkerOutput, account, noticed, redirect_stderr, way_out
+from autodistill.executors.deaths import WorkerOutput, account, noticed, redirect_stderr, way_out
 from autodistill.executors.worker import Work, WorkerContext, end_of, perform
+from autodistill.machine import oom_kills
 
 ALLOCATOR = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**32), "MALLOC_TOP_PAD_": str(2**28)}
 """glibc: keep freed memory instead of returning it after every step; 10-15 % of a small student's step on a CPU.
@@ -105,6 +106,8 @@ class Worker(Slot):
     device: str = ""
     started: bool = False
     """Whether it has said that it is ready."""
+    kills: int = 0
+    """The kernel's count of processes killed for lack of memory, before the last message to this worker."""
 
 
 class ProcessPool:
@@ -157,7 +160,6 @@ class LocalExecutor:
         self.workers, self._setup, self._work = workers, setup, work
         self._processes = processes or ProcessPool()
         self._data = pickle.dumps(data and to_worker(data))
-        self._kills = KillWatch()
         taken = [self._processes.take() for _ in range(workers)]
         self._workers = [self._hired(worker, number) for number, worker in enumerate(taken)]
         self._deaths: list[Task] = []
@@ -182,7 +184,6 @@ class LocalExecutor:
             if not busy:
                 raise Stopped
             ready = wait(list(busy), SHOW_S)
-            self._kills.look(worker.process for worker in self._workers)
             heard = [self._receive(busy[pipe], queue, on_event) for pipe in ready]  # type: ignore[index]
             # After the messages: an error quotes the stderr of a dead worker, which is not shown twice. A worker that
             # only says that it has started may be dying in its first task.
@@ -210,7 +211,6 @@ class LocalExecutor:
         with contextlib.suppress(OSError):
             worker.pipe.send((self._setup.model_copy(update={"device": worker.device}), self._work))
             worker.pipe.send_bytes(self._data)
-        self._kills.look([worker.process])
         return worker
 
     def _feed(self, queue: TaskQueue) -> None:
@@ -220,6 +220,7 @@ class LocalExecutor:
         for worker in self._workers:
             message = queue.assign(worker) if worker.task is None else STOP if stops else None
             if message is not None:
+                worker.kills = oom_kills()
                 with contextlib.suppress(OSError):
                     worker.pipe.send(message)
 
@@ -247,7 +248,7 @@ class LocalExecutor:
         task = worker.task
         assert task is not None
         worker.pipe.close()
-        death = noticed(worker.process, worker.output, self._kills, device=worker.device)
+        death = noticed(worker.process, worker.output, kills=worker.kills, device=worker.device)
         self._workers[worker.number] = self._hired(self._processes.take(), worker.number)
         self._deaths.append(task)
         ends_study = queue.gives_up(worker) and not isinstance(task, TrainTask)

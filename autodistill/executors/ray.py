@@ -34,6 +34,7 @@ from autodistill.executors.base import (
     AgreementTask,
     Done,
     LogitsTask,
+    MeasureStudentTask,
     OnEvent,
     Result,
     Setup,
@@ -55,7 +56,7 @@ from autodistill.store import StudyFolder, cache_root, write_bytes
 from autodistill.teachers import assistants, computed_as, is_ensemble, members_of
 from autodistill.teachers.adaptation import SCHEME as ADAPT
 from autodistill.teachers.ladder import SCHEME as LADDER
-from autodistill.teachers.ladder import checkpoints_of, path_of
+from autodistill.teachers.ladder import checkpoints_of
 
 SEND_EVERY_S = 50.0
 """Time between two checkpoints of a task that the driver receives. Runs write one every 5 s, at the end of an epoch: a
@@ -115,9 +116,9 @@ class Given(NamedTuple):
     uri: str
     """Its URI without `adapt:`, in a form that reads the same where the files are missing."""
     copies: dict[str, str]
-    """Name of the copy of what each part of the URI names, by part."""
+    """Copy of what each part of the URI names, relative to the cache folder, by part."""
     files: dict[str, Path]
-    """Path of the original of each file by the name of its copy."""
+    """Path of the original of each file, by its copy."""
 
 
 def given_teachers(setup: Setup) -> tuple[Given, ...]:
@@ -127,7 +128,7 @@ def given_teachers(setup: Setup) -> tuple[Given, ...]:
         fingerprint, own = setup.sources.get(uri) or setup.fingerprints.get(teacher), uri.removeprefix(ADAPT)
         files = files_of(own) if fingerprint else ()
         if files:
-            folder = f"cache/teachers/{fingerprint}"
+            folder = f"teachers/{fingerprint}"
             copies = {it.part: f"{folder}/{it.part}/{it.top}" for it in files}
             paths = {f"{folder}/{it.part}/{it.name}": it.path for it in files}
             found.append(Given(teacher, moved(own), copies, paths))
@@ -160,22 +161,23 @@ def _own_files(task: Task, setup: Setup, shares: Sequence[str]) -> list[str]:
         key = task.key
         return [f"study/checkpoints/{key}.pt", f"study/weights/{key}.safetensors", f"study/results/{key}.json"]
     if isinstance(task, TrainTeacherTask) and "cache" not in shares:
-        path = path_of(task.uri, root=Path("cache"), data=setup.data, space=setup.space, sources=setup.sources)
+        path = setup.path_of(task.uri, root="cache")
         return [path.with_suffix(".checkpoint").as_posix(), path.with_suffix(".head").as_posix(), path.as_posix()]
     return []
 
 
-def _teachers_and_views(task: Task, views: int) -> tuple[tuple[str, ...], Sequence[int]]:
+def _teachers_and_views(task: Task, setup: Setup) -> tuple[Sequence[str], Sequence[int]]:
     """Return the teachers that a task uses, and the views whose logits it reads or computes."""
     if isinstance(task, TrainTask):
         name = task.spec.params.teacher
-        return (name,) if name else (), range(min(task.spec.last_epoch, views))
+        return [name] if name else [], range(min(task.spec.last_epoch, setup.views))
+    if isinstance(task, TrainTeacherTask):
+        return assistants.needs(task.uri, setup.teachers), range(assistants.views_of(setup.space))
     if isinstance(task, AgreementTask):
-        return task.names, (0,)
-    if isinstance(task, LogitsTask):
-        return (task.name,), (task.view,)
-    name = getattr(task, "name", None)
-    return (name,) if name else (), (0,)
+        return task.names, [0]
+    if isinstance(task, MeasureStudentTask):
+        return [], []
+    return [task.name], [task.view if isinstance(task, LogitsTask) else 0]
 
 
 class Worker:
@@ -194,13 +196,13 @@ class Worker:
         self._missing, teachers, sources = list[str](), dict(setup.teachers), dict[str, str]()
         for it in given:
             if "cache" not in self._shares or not all(original.exists() for original in it.files.values()):
-                places = {part: cache / name.removeprefix("cache/") for part, name in it.copies.items()}
+                places = {part: cache / name for part, name in it.copies.items()}
                 uri, place = setup.teachers[it.teacher], moved(it.uri, places)
                 if uri.startswith(ADAPT):
                     sources[uri] = ADAPT + place
                 else:
                     teachers[it.teacher] = place
-                self._missing += [name for name in it.files if not (cache / name.removeprefix("cache/")).exists()]
+                self._missing += [f"cache/{name}" for name in it.files if not (cache / name).exists()]
         share = setup.memory_share
         if setup.device.startswith("cuda") and share < 1:
             total = torch.cuda.mem_get_info(0)[1]
@@ -328,16 +330,15 @@ class RayExecutor:
 
     Args:
         setup: the study; `setup.device` is `cuda` for actors with a GPU.
-        address: of the cluster; `auto`: the cluster of this machine; `local`: a cluster of its own.
-        workers: number of actors; None: as many as the cluster has room for.
+        address: of the cluster, as for `connected`; an existing connection is kept.
+        workers: number of actors.
         per_gpu: actors that share a GPU.
-        insecure: whether a cluster on a network without token authentication is accepted.
         shared: whether actors use the folders of the driver where they see them.
         stop: makes `run` end soon. Signal handlers may set it.
         work: does a task in an actor; an importable function.
 
     Raises:
-        ConfigError: Ray is not installed, there is no cluster, it has no GPU, or it is open to the network.
+        ConfigError: Ray is not installed, there is no cluster, or it is open to the network.
     """
 
     actor_class = Worker
@@ -347,23 +348,20 @@ class RayExecutor:
         setup: Setup,
         *,
         address: str,
-        workers: int | None = None,
+        workers: int,
         per_gpu: int = 1,
-        insecure: bool = False,
         shared: bool = True,
         stop: threading.Event | None = None,
         work: Work = perform,
     ) -> None:
-        self._ray = connected(address, insecure=insecure)
+        self._ray, self.workers = connected(address), workers
         self._setup, self._stop = setup.model_copy(update={"memory_share": 1 / per_gpu}), stop or threading.Event()
-        gpu = setup.device.startswith("cuda")
-        room = slots_of(self._ray.cluster_resources(), gpu=gpu, per_gpu=per_gpu)
-        self.workers = workers or room
         token = secrets.token_hex(8)
         self._markers = [Path(place) / MARKER for place in (setup.folder, setup.cache) if shared]
         for marker in self._markers:
             with contextlib.suppress(AutodistillError):  # a read-only cache is not shared
                 write_bytes(marker, token.encode())
+        gpu = setup.device.startswith("cuda")
         needs = {"num_gpus": 1 / per_gpu, "num_cpus": 0} if gpu else {"num_cpus": 1}
         remote = self._ray.remote(self.actor_class).options(max_restarts=-1, max_concurrency=2, **needs)
         given = given_teachers(setup)
@@ -372,7 +370,7 @@ class RayExecutor:
             self._await(actor)
         self._deaths: list[Task] = []
         self._fingerprints = dict(setup.fingerprints)
-        self._given = {name: original for it in given for name, original in it.files.items()}
+        self._given = {f"cache/{name}": original for it in given for name, original in it.files.items()}
         self._references: dict[str, Any] = {}
         self._seen = time.monotonic()
         """When an actor was there last."""
@@ -556,13 +554,11 @@ class RayExecutor:
                 sent.add(name)
         return found
 
-    def _earlier_checkpoints(self, uri: str) -> Iterator[str]:
+    def _earlier_checkpoints(self, task: Task) -> Iterator[str]:
         """Yield the names of the checkpoints from which the training of a ladder teacher may continue."""
-        if uri.startswith(LADDER):
-            setup, root = self._setup, Path(self._setup.cache)
-            path = path_of(uri, root=root, data=setup.data, space=setup.space)
-            for it in checkpoints_of(path).values():
-                yield f"cache/{it.relative_to(root).as_posix()}"
+        if isinstance(task, TrainTeacherTask) and task.uri.startswith(LADDER):
+            for path in checkpoints_of(self._setup.path_of(task.uri)).values():
+                yield f"cache/{path.relative_to(self._setup.cache).as_posix()}"
 
     def _needed(self, task: Task, node: Node) -> Iterator[str]:
         """Yield the names of files that a task reads."""
@@ -571,25 +567,28 @@ class RayExecutor:
         yield from _own_files(task, setup, node.shares)
         if "cache" in node.shares:
             return
-        names, views = _teachers_and_views(task, setup.views)
-        if isinstance(task, TrainTeacherTask):
-            names, views = assistants.needs(task.uri, setup.teachers), range(assistants.views_of(setup.space))
-            yield from self._earlier_checkpoints(task.uri)
-        ensembles = [setup.teachers[name] for name in names if is_ensemble(setup.teachers[name])]
-        names += tuple(member for uri in ensembles for member in members_of(uri, setup.teachers))
-        for uri in {setup.teachers[name] for name in names}:
+        yield from self._earlier_checkpoints(task)
+        names, views = _teachers_and_views(task, setup)
+        teachers = list(names)
+        for name in names:
+            if is_ensemble(setup.teachers[name]):
+                teachers += members_of(setup.teachers[name], setup.teachers)
+        for uri in {setup.teachers[name] for name in teachers}:
             if uri.startswith(TRAINED_HERE):
-                path = path_of(uri, root=Path("cache"), data=setup.data, space=setup.space, sources=setup.sources)
-                yield path.as_posix()
+                yield setup.path_of(uri, root="cache").as_posix()
         parts = [training_part(View(seen.view_seed, seen.crop, seen.flip), number) for number in views]
-        for fingerprint in (self._fingerprints[name] for name in names if name in self._fingerprints):
+        for fingerprint in (self._fingerprints[name] for name in teachers if name in self._fingerprints):
             for part in (VALIDATION, PLAIN, *parts):
                 how = {"computed_as": node.computed_as, "version": node.torch}
                 yield f"cache/{logits_name(fingerprint, setup.data, part, **how)}"
 
 
-def connected(address: str, *, insecure: bool) -> Any:
+def connected(address: str, *, insecure: bool = False) -> Any:
     """Return the module `ray`, connected to a cluster. An existing connection is kept.
+
+    Args:
+        address: `auto`: the cluster of this machine; `local`: a cluster of its own; or HOST:PORT.
+        insecure: Whether a cluster on a network without token authentication is accepted.
 
     Raises:
         ConfigError: Ray is not installed, there is no cluster, or it is open to the network.

@@ -70,7 +70,7 @@ from autodistill.records import (
 from autodistill.stopwatch import Stopwatch
 from autodistill.store import StudyFolder, read_result, write_result
 from autodistill.teachers import Teacher, adaptation, assistants, check, hottest_of, load, save
-from autodistill.teachers.ladder import load_trained, path_of
+from autodistill.teachers.ladder import load_trained
 from autodistill.teachers.profile import agreement, profile
 from autodistill.training import (
     Execution,
@@ -225,7 +225,7 @@ class WorkerContext:
         setup, data, offline = self.setup, self.study_data, self.setup.offline
         uri = setup.teachers[name]
         if uri.startswith(TRAINED_HERE):
-            found = load_trained(setup.moved.get(uri, uri), self.path_of(uri), data=data, offline=offline, name=name)
+            found = load_trained(setup.moved.get(uri, uri), setup.path_of(uri), data=data, offline=offline, name=name)
             teacher = replace(found, uri=uri)
         else:
             shown_as = setup.shown_as.get(name, uri)
@@ -241,11 +241,6 @@ class WorkerContext:
             )
         teacher.module.to(self.device)
         return teacher
-
-    def path_of(self, uri: str) -> Path:
-        """Return the file of a teacher that autodistill trains."""
-        setup = self.setup
-        return path_of(uri, root=Path(setup.cache), data=setup.data, space=setup.space, sources=setup.sources)
 
     def student(self, seed: int) -> nn.Module:
         """Return a newly initialised student.
@@ -520,7 +515,7 @@ def _train_teacher(task: TrainTeacherTask, context: WorkerContext) -> None:
             uri, root=root, data=data, space=setup.space, source=source, offline=offline, urgent=stop.save
         )
     elif task.uri.startswith(assistants.SCHEME):
-        path = context.path_of(task.uri)
+        path = setup.path_of(task.uri)
         if path.exists():
             return
         name = assistants.assistant_of(task.uri).teacher

@@ -40,6 +40,7 @@ from autodistill.executors.ray import (
 from autodistill.logit_cache import is_whole
 from autodistill.models import build
 from autodistill.models.uri import with_option
+from autodistill.options import cluster
 from autodistill.records import EpochEvent
 from autodistill.store import StudyFolder, read_result
 from autodistill.teachers import load
@@ -133,7 +134,7 @@ def test_a_cluster_that_cannot_be_used_is_refused_with_what_to_do(given, monkeyp
 def test_another_error_of_ray_is_not_hidden(given):
     given(Ray(RuntimeError("something else")))
     with pytest.raises(RuntimeError, match="something else"):
-        connected("auto", insecure=False)
+        connected("auto")
 
 
 def test_a_cluster_that_is_open_to_a_network_is_refused_and_left(given, monkeypatch):
@@ -145,8 +146,8 @@ def test_a_cluster_that_is_open_to_a_network_is_refused_and_left(given, monkeypa
     assert connected("auto", insecure=True) is ray
     ray.shutdown()
     monkeypatch.setenv("RAY_AUTH_MODE", "token")
-    assert connected("auto", insecure=False) is ray
-    assert connected("auto", insecure=False) is ray, "and the connection is kept"
+    assert connected("auto") is ray
+    assert connected("auto") is ray, "and the connection is kept"
     assert ray.connections == ["auto"]
 
 
@@ -352,9 +353,9 @@ def test_an_actor_that_cannot_start_ends_the_study(ray_cluster, tmp_path):
 
 
 @slow
-def test_a_cluster_without_a_gpu_is_refused_where_one_is_asked_for(ray_cluster, tmp_path):
+def test_a_cluster_without_a_gpu_is_refused_where_one_is_asked_for(ray_cluster):
     with pytest.raises(ConfigError, match="the cluster has no GPU"):
-        RayExecutor(setup(tmp_path, device="cuda"), address="local")
+        cluster("local", "cuda", per_gpu=1, insecure=False)
 
 
 @slow

@@ -227,7 +227,7 @@ class Executor(AbstractContextManager["Executor"], Protocol):
 
     def ready(self) -> None:
         """Wait until the workers have started, where that is known, so that a time from then on is one of work."""
-        ...
+        return
 
     def run(self, tasks: Sequence[Task], on_event: OnEvent, *, meanwhile: Sequence[Task] = ()) -> list[Result]:
         """Run tasks, the longest first, and return their results in the order of the tasks.

@@ -14,8 +14,6 @@ import tempfile
 from multiprocessing.process import BaseProcess
 from typing import NamedTuple
 
-import torch
-
 from autodistill.machine import KILL, WINDOWS_CODES, exit_cause, free_memory_bytes, oom_kills, signal_name
 
 MOST_LINES, LONGEST_LINE = 20, 200
@@ -113,13 +111,11 @@ class Death(NamedTuple):
     """Whether the process was killed, and the kernel counted a kill for lack of memory during its task."""
     free_bytes: int | None = None
     """Free memory of the machine or its container; None if the system does not report it."""
-    gpu_free_bytes: int | None = None
-    """Free memory of the worker's GPU; None without a GPU."""
     stderr: str = ""
     """Last lines of stderr."""
 
 
-def noticed(process: BaseProcess, output: WorkerOutput, *, kills: int, device: str) -> Death:
+def noticed(process: BaseProcess, output: WorkerOutput, *, kills: int) -> Death:
     """Wait for the end of a process whose pipe is closed, and collect the facts about its death.
 
     A process that does not end within `JOIN_S` is killed. `kills` is the kernel's count when its task began.
@@ -129,11 +125,7 @@ def noticed(process: BaseProcess, output: WorkerOutput, *, kills: int, device: s
     if code is None:
         process.kill()
         process.join()
-    gpu_free = None
-    with contextlib.suppress(RuntimeError):  # raised by a GPU that failed with the worker
-        gpu_free = torch.cuda.mem_get_info(device)[0] if device.startswith("cuda") else None
-    killed = code == -KILL and oom_kills() > kills
-    return Death(code, killed, free_memory_bytes(), gpu_free, output.tail())
+    return Death(code, code == -KILL and oom_kills() > kills, free_memory_bytes(), output.tail())
 
 
 def account(death: Death, doing: str, *, times: int = 1, shown: bool = False) -> str:
@@ -149,10 +141,8 @@ def account(death: Death, doing: str, *, times: int = 1, shown: bool = False) ->
     if death.exit_code is not None:
         cause = exit_cause(death.exit_code, oom_killed=death.oom_killed)
     first = f"{died}{cause}) while {doing}"
-    known = {"memory": death.free_bytes, "the GPU's memory": death.gpu_free_bytes}
-    parts = [f"{free / 1e9:.1f} GB of {name}" for name, free in known.items() if free is not None]
-    if parts:
-        first = f"{first}; {' and '.join(parts)} were free"
+    if death.free_bytes is not None:
+        first = f"{first}; {death.free_bytes / 1e9:.1f} GB of memory were free"
     if not death.stderr:
         return f"{first}; it wrote nothing to stderr"
     if shown:

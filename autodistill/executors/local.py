@@ -27,6 +27,7 @@ from autodistill.data import Data, to_worker
 from autodistill.errors import StudyError
 from autodistill.executors.base import (
     Done,
+    Executor,
     OnEvent,
     Result,
     Setup,
@@ -48,14 +49,14 @@ glibc reads these variables when a process starts. Other systems ignore them."""
 MALLOPT = {-4: 0, -1: 2**31 - 1, -2: 2**28}
 """The same as glibc's M_MMAP_MAX, M_TRIM_THRESHOLD and M_TOP_PAD, for a process that runs already."""
 SHOW_S = 1.0
-"""What workers write to stderr is shown at least this often."""
+"""What workers write to stderr is shown with their messages, and when no worker sends a message for this time."""
 READY = "ready"
 """Sent by a worker when it has imported its modules and received its setup and its data."""
 STOP = "stop"
 """Sent to a worker to make it stop at the end of the epoch."""
 
 
-class SerialExecutor:
+class SerialExecutor(Executor):
     """An `Executor` without processes, for notebooks, tests and debugging: one task after another in this process.
 
     Args:
@@ -66,9 +67,6 @@ class SerialExecutor:
     """
 
     workers = 1
-
-    def ready(self) -> None:
-        """See `Executor.ready`; this process has started."""
 
     def __init__(
         self, setup: Setup, *, data: Data | None = None, stop: threading.Event | None = None, work: Work = perform
@@ -86,9 +84,6 @@ class SerialExecutor:
             results[place] = self._work(tasks[place], self._context)
         return [results[place] for place in range(len(tasks))]
 
-    def __enter__(self) -> "SerialExecutor":
-        return self
-
     def __exit__(self, *_: object) -> None:
         return None
 
@@ -103,17 +98,16 @@ class Worker(Slot):
     """Its stderr."""
     number: int = 0
     """Among the workers of an executor."""
-    device: str = ""
     started: bool = False
     """Whether it has said that it is ready."""
     kills: int = 0
     """The kernel's count of processes killed for lack of memory, before the last message to this worker."""
 
 
-class ProcessPool:
+class ProcessPool(contextlib.AbstractContextManager["ProcessPool"]):
     """Processes that were started early, so that they import modules while a command still checks its input.
 
-    A context manager: leaving the context ends the processes that nobody took.
+    Leaving the context ends the processes that nobody took.
     """
 
     def __init__(self, size: int = 0) -> None:
@@ -122,9 +116,6 @@ class ProcessPool:
     def take(self) -> Worker:
         """Return a waiting process, or a new process where none is left."""
         return self._waiting.popleft() if self._waiting else _started()
-
-    def __enter__(self) -> "ProcessPool":
-        return self
 
     def __exit__(self, *_: object) -> None:
         for worker in self._waiting:
@@ -135,7 +126,7 @@ class ProcessPool:
             worker.output.close()
 
 
-class LocalExecutor:
+class LocalExecutor(Executor):
     """An `Executor` of processes on this machine.
 
     Args:
@@ -184,16 +175,12 @@ class LocalExecutor:
             if not busy:
                 raise Stopped
             ready = wait(list(busy), SHOW_S)
-            heard = [self._receive(busy[pipe], queue, on_event) for pipe in ready]  # type: ignore[index]
-            # After the messages: an error quotes the stderr of a dead worker, which is not shown twice. A worker that
-            # only says that it has started may be dying in its first task.
-            if any(heard) or not ready:
+            for pipe in ready:
+                self._receive(busy[pipe], queue, on_event)  # type: ignore[index]
+            if not ready:
                 for worker in self._workers:
                     worker.output.pass_on()
         return queue.in_order()
-
-    def __enter__(self) -> "LocalExecutor":
-        return self
 
     def __exit__(self, *_: object) -> None:
         for worker in self._workers:
@@ -206,10 +193,10 @@ class LocalExecutor:
             worker.output.close()
 
     def _hired(self, worker: Worker, number: int) -> Worker:
-        worker.number, worker.device = number, device_of(self._setup.device, number)
+        worker.number, device = number, device_of(self._setup.device, number)
         # A process that has died is noticed when its first answer is awaited.
         with contextlib.suppress(OSError):
-            worker.pipe.send((self._setup.model_copy(update={"device": worker.device}), self._work))
+            worker.pipe.send((self._setup.model_copy(update={"device": device}), self._work))
             worker.pipe.send_bytes(self._data)
         return worker
 
@@ -224,21 +211,21 @@ class LocalExecutor:
                 with contextlib.suppress(OSError):
                     worker.pipe.send(message)
 
-    def _receive(self, worker: Worker, queue: TaskQueue, on_event: OnEvent) -> bool:
-        """Take in a message, or the death of a worker; return whether it is about a task."""
+    def _receive(self, worker: Worker, queue: TaskQueue, on_event: OnEvent) -> None:
+        """Take in a message, or the death of a worker."""
         try:
             message = worker.pipe.recv()
         except (EOFError, OSError):  # OSError: it died in the middle of a message
             self._replace(worker, queue, on_event)
-            return True
-        if message == READY:
+            return
+        if message == READY:  # the worker may be dying in its first task: an error quotes its stderr
             worker.started = True
-            return False
+            return
+        worker.output.pass_on()
         if isinstance(message, Done):
             queue.end(worker, message)
         else:
             on_event(message)
-        return True
 
     def _replace(self, worker: Worker, queue: TaskQueue, on_event: OnEvent) -> None:
         """Start another worker in place of a dead worker; its task continues there from its last checkpoint.
@@ -248,7 +235,7 @@ class LocalExecutor:
         task = worker.task
         assert task is not None
         worker.pipe.close()
-        death = noticed(worker.process, worker.output, kills=worker.kills, device=worker.device)
+        death = noticed(worker.process, worker.output, kills=worker.kills)
         self._workers[worker.number] = self._hired(self._processes.take(), worker.number)
         self._deaths.append(task)
         ends_study = queue.gives_up(worker) and not isinstance(task, TrainTask)
@@ -277,11 +264,7 @@ def _started() -> Worker:
 
 
 def _do_tasks(pipe: Connection, parent: int, stderr: str) -> None:
-    """Take a setup, a work function, data and tasks from a pipe until it closes. The main function of a process.
-
-    Importing this module, which comes first, imports nearly all other modules. Without a file `stderr`, the stderr of
-    the process `parent` is used.
-    """
+    """Take a setup, a work function, data and tasks from a pipe until it closes. The main function of a process."""
     redirect_stderr(stderr)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=follow, args=(parent,), daemon=True).start()

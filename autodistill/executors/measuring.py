@@ -52,10 +52,9 @@ ENDLESS = 10**6
 def measure_teacher(task: MeasureTeacherTask, context: "WorkerContext") -> TeacherTimes:
     """Measure the logits of a teacher, and its training if it is not trained yet."""
     data, seconds = context.data, task.seconds
-    if not task.untrained and context.teacher(task.name).table is not None:
-        return TeacherTimes(view_s=0.0)
     if not task.untrained:
-        return TeacherTimes(view_s=_view_s(context.teacher(task.name), context, seconds))
+        trained = context.teacher(task.name)
+        return TeacherTimes(view_s=0.0 if trained.table is not None else _view_s(trained, context, seconds))
     uri = context.setup.teachers[task.name]
     if uri.startswith(adaptation.SCHEME):
         uri = context.setup.moved.get(uri, uri)
@@ -129,8 +128,7 @@ def _forward_s(training: Line, context: "WorkerContext") -> float | None:
 def _view_s(teacher: Teacher, context: "WorkerContext", seconds: float) -> float:
     """Measure the seconds per training image of a teacher's logits."""
     images = context.data.train_images(BATCH)
-    most = len(images)
-    return _per_image(lambda count: logits_of(teacher, images[:count]).cpu(), most=most, seconds=seconds)
+    return _per_image(lambda count: logits_of(teacher, images[:count]).cpu(), most=len(images), seconds=seconds)
 
 
 def _per_image(work: Callable[[int], object], *, most: int, seconds: float) -> float:
@@ -220,8 +218,7 @@ class _Epochs:
     def _one_step(self, size: int, enough_s: float) -> _Duration:
         """Time the second step of a shape; the first takes several times as long.
 
-        A step of `enough_s` or longer is repeated and the shorter time counts, so that a single pause of the machine
-        does not end the measurement.
+        A long step is repeated, so that a single pause of the machine does not end the measurement.
         """
         epochs = self._of(1, size)
         self._next(epochs)
@@ -235,7 +232,7 @@ class _Epochs:
         durations: list[_Duration] = []
         while len(durations) < FEWEST or sum(duration.whole for duration in durations) < seconds:
             durations.append(self._next(epochs))
-        return sorted(durations)[len(durations) // 2]
+        return statistics.median_high(durations)
 
 
 def line_through(lengths: Sequence[int], seconds: Sequence[float]) -> Line:

@@ -33,6 +33,7 @@ from autodistill.executors.base import (
     STARTED,
     AgreementTask,
     Done,
+    Executor,
     LogitsTask,
     MeasureStudentTask,
     OnEvent,
@@ -211,7 +212,7 @@ class Worker:
         here |= {"shown_as": setup.teachers, "moved": sources}
         self._setup = setup.model_copy(update=here)
         self._context = WorkerContext(
-            self._setup, on_event=self._send, stopping=self._stop.is_set, on_file=self._send_logits
+            self._setup, on_event=self._messages.put, stopping=self._stop.is_set, on_file=self._send_logits
         )
 
     def describe(self) -> Node:
@@ -260,7 +261,6 @@ class Worker:
         checkpoint = _path(self._setup, names[0]) if names else None
         # The time stamp is read before the task starts: a checkpoint that is written at once is new too.
         sent, stamp, over = time.monotonic(), _stamp(checkpoint), False
-        self._messages = queue.Queue()
         thread = threading.Thread(target=self._perform, args=(task,), daemon=True)
         thread.start()
         while not over:
@@ -288,19 +288,16 @@ class Worker:
 
     def _perform(self, task: Task) -> None:
         try:
-            self._send(end_of(task, self._context, self._work))
+            self._messages.put(end_of(task, self._context, self._work))
         except BaseException as error:
             reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-            self._send(Done(error=StudyError(f"node {platform.node()}: {reason}, while {describe(task)}")))
+            self._messages.put(Done(error=StudyError(f"node {platform.node()}: {reason}, while {describe(task)}")))
             raise
-
-    def _send(self, message: object) -> None:
-        self._messages.put(message)
 
     def _send_logits(self, path: Path) -> None:
         """Send logits as soon as they are written: the driver gives them to other nodes."""
         if "cache" not in self._shares:
-            self._send(File(f"cache/{path.relative_to(self._setup.cache).as_posix()}", path.read_bytes()))
+            self._messages.put(File(f"cache/{path.relative_to(self._setup.cache).as_posix()}", path.read_bytes()))
 
     def _read(self, names: Iterable[str]) -> Iterator[File]:
         for name in names:
@@ -325,7 +322,7 @@ class _Actor(Slot):
     """Files of the cache that are on its node."""
 
 
-class RayExecutor:
+class RayExecutor(Executor):
     """An `Executor` of actors on a Ray cluster.
 
     Args:
@@ -377,9 +374,6 @@ class RayExecutor:
         self._leaving = contextlib.ExitStack()
         self.nodes: Counter[str] = Counter()
         """Actors that have started, by the device of their node."""
-
-    def ready(self) -> None:
-        """See `Executor.ready`; actors start when the cluster has room for them, which is not waited for."""
 
     def run(self, tasks: Sequence[Task], on_event: OnEvent, *, meanwhile: Sequence[Task] = ()) -> list[Result]:
         """See `Executor.run`."""
@@ -503,12 +497,14 @@ class RayExecutor:
         except errors.RayTaskError as error:
             if isinstance(error.cause, AutodistillError):
                 raise error.cause from error
-            raise StudyError(f"an actor failed: {_last_line(error)}", "Ray's logs on its node say more") from error
+            last_line = str(error).strip().rpartition("\n")[2]  # it names the exception
+            raise StudyError(f"an actor failed: {last_line}", "Ray's logs on its node say more") from error
         except errors.RayActorError as error:
             if not error.actor_init_failed:
                 raise
+            last_line = str(error).strip().rpartition("\n")[2]
             raise StudyError(
-                f"an actor could not start: {_last_line(error)}",
+                f"an actor could not start: {last_line}",
                 "every node needs the same version of kd-autodistill, installed where Ray's Python finds it",
             ) from error
 
@@ -630,8 +626,9 @@ def _connect(ray: Any, address: str) -> None:
             socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_S).close()
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **own)
     except OSError as error:
+        first_line = str(error).partition("\n")[0]
         raise ConfigError(
-            f"--ray {address}: no cluster there ({next(iter(str(error).splitlines()), '')})",
+            f"--ray {address}: no cluster there ({first_line})",
             "start a cluster with `ray start --head`, or use --ray local",
         ) from error
     except ray.exceptions.AuthenticationError as error:
@@ -718,8 +715,3 @@ def slots_of(resources: Mapping[str, float], *, gpu: bool, per_gpu: int) -> int:
     if not count:
         raise ConfigError("--device cuda: the cluster has no GPU", "use --device cpu, or add a node with a GPU")
     return count * per_gpu
-
-
-def _last_line(error: BaseException) -> str:
-    """Return the last line of an error of Ray that is not empty: it names the exception."""
-    return next((line.strip() for line in reversed(str(error).splitlines()) if line.strip()), type(error).__name__)

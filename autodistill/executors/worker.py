@@ -435,7 +435,7 @@ def _train(task: TrainTask, context: WorkerContext) -> KeptResult:
         if isinstance(found_error, TeacherError) and spec.params.teacher not in context.teachers:
             raise  # no run can load it
         # A RuntimeError is torch's. It is the failure of one run and is recorded; the study goes on.
-        error = next(iter(str(found_error).splitlines()), type(found_error).__name__)
+        error = str(found_error).partition("\n")[0] or type(found_error).__name__
         determined = isinstance(found_error, DivergedError)
     record = RunResult(
         **spec.kept(),
@@ -601,7 +601,8 @@ def _measure(
     try:
         return measure(task, context)
     except (TrialError, RuntimeError) as error:  # a run would fail and be recorded; an estimate ends nothing
-        context.warn(f"how long the study takes is not known: {next(iter(str(error).splitlines()), error)}")
+        first_line = str(error).partition("\n")[0]
+        context.warn(f"how long the study takes is not known: {first_line}")
         return None
 
 

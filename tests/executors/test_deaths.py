@@ -139,7 +139,7 @@ def test_memory_is_named_where_the_kernel_counted_a_kill(monkeypatch, kills, tol
     monkeypatch.setattr(deaths, "oom_kills", lambda: 5)
     with sleeping() as (process, output):
         process.kill()
-        assert died(noticed(process, output, kills=kills, device="cpu")) == f"signal 9, SIGKILL: {told}"
+        assert died(noticed(process, output, kills=kills)) == f"signal 9, SIGKILL: {told}"
 
 
 @pytest.mark.parametrize(
@@ -177,14 +177,14 @@ def test_what_an_exit_status_tells(death, told, way):
 
 
 def test_an_account_is_whole():
-    death = Death(-6, free_bytes=12_340_000_000, gpu_free_bytes=500_000_000, stderr="one\ntwo")
+    death = Death(-6, free_bytes=12_340_000_000, stderr="one\ntwo")
     assert account(death, "training the run r (no teacher)") == (
         "a worker process died (signal 6, SIGABRT) while training the run r (no teacher); "
-        "12.3 GB of memory and 0.5 GB of the GPU's memory were free; its stderr ends with:\n    one\n    two"
+        "12.3 GB of memory were free; its stderr ends with:\n    one\n    two"
     )
     assert account(death, "waiting", shown=True) == (
         "a worker process died (signal 6, SIGABRT) while waiting; "
-        "12.3 GB of memory and 0.5 GB of the GPU's memory were free; its stderr is shown above"
+        "12.3 GB of memory were free; its stderr is shown above"
     )
     silent = "a worker process died (exit code 3) while waiting; it wrote nothing to stderr"
     assert account(Death(3), "waiting") == account(Death(3), "waiting", shown=True) == silent
@@ -207,28 +207,10 @@ def test_every_task_has_words():
 
 @slow
 @posix
-@pytest.mark.parametrize("fails", [False, True])
-def test_the_free_memory_of_a_gpu_is_told_unless_the_gpu_failed_too(fails, monkeypatch):
-    def told(device: str) -> tuple[int, int]:
-        assert device == "cuda:1"
-        if fails:
-            raise RuntimeError("CUDA error: an illegal memory access was encountered")
-        return 2_000_000_000, 80_000_000_000
-
-    monkeypatch.setattr("torch.cuda.mem_get_info", told)
-    with sleeping() as (process, output):
-        process.kill()
-        death = noticed(process, output, kills=0, device="cuda:1")
-    assert death.gpu_free_bytes == (None if fails else 2_000_000_000)
-    assert died(death) == "signal 9, SIGKILL: killed from outside"
-
-
-@slow
-@posix
 def test_a_process_that_hangs_after_it_closed_its_pipe_is_ended(monkeypatch):
     monkeypatch.setattr(deaths, "JOIN_S", 0.1)
     with sleeping() as (process, output):
-        death = noticed(process, output, kills=0, device="cpu")
+        death = noticed(process, output, kills=0)
         assert not process.is_alive()
     assert died(death).startswith("it closed its pipe but did not end")
 

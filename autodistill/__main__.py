@@ -6,10 +6,7 @@ import os
 import sys
 from importlib import metadata
 
-from autodistill.errors import AutodistillError, ConfigError
-
-INTERRUPTED = 130
-"""Exit code after Ctrl-C, as in a shell: 128 plus the signal's number."""
+from autodistill.errors import INTERRUPTED, AutodistillError, ConfigError
 
 
 def main() -> None:

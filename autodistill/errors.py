@@ -6,6 +6,9 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
+INTERRUPTED = 130
+"""Exit code after Ctrl-C or a signal that ends the command, as in a shell: 128 plus the number of SIGINT."""
+
 
 class AutodistillError(Exception):
     """Base class. `message` says what is wrong, where, and what is allowed; `hint` says what to do next."""

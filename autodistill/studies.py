@@ -4,14 +4,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from autodistill.errors import ConfigError, StoreError, near
-from autodistill.records import (
-    ComparisonRecord,
-    StudyRecord,
-    TrialParams,
-    TrialRecord,
-    read_record,
-    read_study,
-)
+from autodistill.records import ComparisonRecord, StudyRecord, TrialParams, TrialRecord, read_record, read_study
 from autodistill.report import render, render_comparison
 from autodistill.report.parts import plain_kd_confirmed, score
 from autodistill.stats.students import judged_students

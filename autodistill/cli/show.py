@@ -6,7 +6,6 @@ import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from importlib import metadata
 from operator import attrgetter
 from pathlib import Path
 
@@ -181,11 +180,7 @@ def show_environment(*, output: str) -> None:
     from autodistill.study import environment
 
     facts = environment("cuda" if torch.cuda.is_available() else "cpu")
-    try:  # another project that owns the same module and script
-        foreign = f"autodistill {metadata.version('autodistill')}: create a new environment"
-    except metadata.PackageNotFoundError:
-        foreign = "none"
-    facts |= {"cache": str(cache_root()), "foreign package": foreign}
+    facts["cache"] = str(cache_root())
     if output == "json":
         console.show_json({"schema_version": 1, **facts})
     else:

@@ -314,7 +314,6 @@ class _Actor(Slot):
     messages: Any = None
     """Generator of the messages of its task."""
     started: bool = False
-    stopping: bool = False
     lost: Node | None = None
     """Where it was lost during a task. Whether its process died is known when it is back, or its node is gone."""
     lost_at: float = 0.0
@@ -449,14 +448,12 @@ class RayExecutor(Executor):
                 f"no actor has started within {START_S:g} s", "`ray status` shows the resources that are missing"
             )
         busy = [actor for actor in self._actors if actor.messages is not None]
-        if self._stop.is_set():
+        if self._stop.is_set() and not busy:
+            raise Stopped
+        if self._stop.is_set() and not tasks_left.stopped:
             tasks_left.stopped = True
-            if not busy:
-                raise Stopped
             for actor in busy:
-                if not actor.stopping:
-                    actor.handle.stop.remote()
-                    actor.stopping = True
+                actor.handle.stop.remote()
         for actor in self._actors:
             if actor.node is not None and actor.task is None and (task := tasks_left.assign(actor)) is not None:
                 actor.started = False
@@ -605,7 +602,8 @@ def connected(address: str, *, insecure: bool = False) -> Any:
     if not ray.is_initialized():
         _connect(ray, address)
         try:
-            check_secure(address, ray.nodes(), {"RAY_AUTH_MODE": "token"} if insecure else os.environ)
+            if not insecure:
+                check_secure(address, ray.nodes())
         except ConfigError:
             ray.shutdown()
             raise
@@ -643,7 +641,7 @@ def _connect(ray: Any, address: str) -> None:
         raise ConfigError(f"--ray {address}: {lines}", "use the same Python and Ray on every node") from error
 
 
-def check_secure(address: str, nodes: Iterable[Mapping[str, Any]], environment: Mapping[str, str]) -> None:
+def check_secure(address: str, nodes: Iterable[Mapping[str, Any]]) -> None:
     """Check that only authenticated users can run code on a cluster with these `ray.nodes()`.
 
     Raises:
@@ -651,7 +649,7 @@ def check_secure(address: str, nodes: Iterable[Mapping[str, Any]], environment: 
     """
     found = sorted({str(node["NodeManagerAddress"]) for node in nodes if node.get("Alive", True)})
     open_to_network = [it for it in found if not _is_loopback(it)]
-    if open_to_network and environment.get("RAY_AUTH_MODE", "").lower() != "token":
+    if open_to_network and os.environ.get("RAY_AUTH_MODE", "").lower() != "token":
         raise ConfigError(
             f"--ray {address}: the cluster listens on {', '.join(open_to_network)} without token authentication: "
             "anyone who reaches a port can run code there",

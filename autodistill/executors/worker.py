@@ -206,12 +206,7 @@ class WorkerContext:
 
     def _cache_of(self, data: Data) -> LogitCache:
         return LogitCache(
-            Path(self.setup.cache),
-            data=data,
-            view=self.view,
-            say=self.warn,
-            watch=self.watch,
-            on_write=self._on_file,
+            Path(self.setup.cache), data=data, view=self.view, say=self.warn, watch=self.watch, on_write=self._on_file
         )
 
     def teacher(self, name: str) -> Teacher:

@@ -151,13 +151,14 @@ def test_a_cluster_that_is_open_to_a_network_is_refused_and_left(given, monkeypa
     assert ray.connections == ["auto"]
 
 
-def test_only_nodes_on_a_network_that_are_there_make_a_cluster_open():
+def test_only_nodes_on_a_network_that_are_there_make_a_cluster_open(monkeypatch):
     gone = {"NodeManagerAddress": "192.168.1.7", "Alive": False}
     here = ("127.0.0.1", "127.0.0.2", "::1", "localhost")
-    check_secure("auto", [gone, *({"NodeManagerAddress": address, "Alive": True} for address in here)], {})
-    for environment in ({}, {"RAY_AUTH_MODE": "disabled"}):
+    for mode in ("", "disabled"):
+        monkeypatch.setenv("RAY_AUTH_MODE", mode)
+        check_secure("auto", [gone, *({"NodeManagerAddress": address, "Alive": True} for address in here)])
         with pytest.raises(ConfigError, match="head"):
-            check_secure("auto", [gone, {"NodeManagerAddress": "head", "Alive": True}], environment)
+            check_secure("auto", [gone, {"NodeManagerAddress": "head", "Alive": True}])
 
 
 def test_the_room_of_a_cluster():

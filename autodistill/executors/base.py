@@ -349,11 +349,7 @@ class TaskQueue:
         return slot.task
 
     def end(self, slot: Slot, done: Done) -> None:
-        """Take the result of a worker's task.
-
-        Raises:
-            AutodistillError: the task ended with an error.
-        """
+        """Take the result of a worker's task, or raise its error."""
         place, slot.task, slot.place = slot.place, None, None
         if place is None or done.stopped:
             return
@@ -368,10 +364,7 @@ class TaskQueue:
     def lose(self, slot: Slot, note: str, error: StudyError, on_event: OnEvent) -> None:
         """Let another worker do the task of a lost worker and warn with `note`, or give the task up.
 
-        A run that is given up has the message of `error` as its result.
-
-        Raises:
-            StudyError: `error`, about a task that is not a run.
+        A run that is given up has the message of `error` as its result; another task raises `error`.
         """
         gives_up, task, place, slot.task, slot.place = self.gives_up(slot), slot.task, slot.place, None, None
         if not gives_up:

@@ -134,7 +134,7 @@ class LocalExecutor(Executor):
         setup: the study.
         data: the study's data where they are loaded already. Images in a file are mapped, others are sent.
         processes: that were started early.
-        stop: makes `run` end soon. Signal handlers may set it.
+        stop: as for `SerialExecutor`. Signal handlers may set it.
         work: does a task in a worker; an importable function.
     """
 
@@ -193,6 +193,7 @@ class LocalExecutor(Executor):
             worker.output.close()
 
     def _hired(self, worker: Worker, number: int) -> Worker:
+        """Send a worker what it needs before its first task."""
         worker.number, device = number, device_of(self._setup.device, number)
         # A process that has died is noticed when its first answer is awaited.
         with contextlib.suppress(OSError):

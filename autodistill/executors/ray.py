@@ -18,7 +18,6 @@ import socket
 import sys
 import threading
 import time
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -91,13 +90,10 @@ class Node(NamedTuple):
     process: str
     """A random name of the actor's process; a restarted actor has another."""
     host: str
-    autodistill: str
     torch: str
     device: str
     computed_as: str
     """How logits are computed there."""
-    data: str
-    """Fingerprint of the data."""
     shares: tuple[str, ...]
     """Folders of the driver that the node sees: `study`, `cache`."""
     missing: tuple[str, ...]
@@ -215,32 +211,35 @@ class Worker:
             self._setup, on_event=self._messages.put, stopping=self._stop.is_set, on_file=self._send_logits
         )
 
-    def describe(self) -> Node:
-        """Return what the driver checks before it gives tasks to this actor.
-
-        Raises:
-            DataError: the data are not on this node.
-            ConfigError: the file of a user's method is missing on this node or differs.
-        """
+    def describe(self, version: str) -> Node:
+        """Describe this actor, unless the node has other data, methods or another version than the driver."""
         import ray
 
-        host, device = platform.node(), torch.device(self._setup.device)
-        check_methods(self._setup, host)
+        setup, host, device = self._setup, platform.node(), torch.device(self._setup.device)
+        if version != __version__:
+            raise ConfigError(
+                f"node {host}: has kd-autodistill {__version__}, the driver has {version}",
+                "install the same version on every node",
+            )
+        check_methods(setup, host)
         try:
             data = self._context.study_data.fingerprint
         except AutodistillError as error:
             raise DataError(
                 f"node {host}: {error.message}", f"put the data under the same path on every node. {error.hint}"
             ) from error
+        if data != setup.data:
+            raise DataError(
+                f"node {host}: other images or labels than here under {setup.space.data.name!r}",
+                "put the same data under the same path on every node",
+            )
         return Node(
             node=ray.get_runtime_context().get_node_id(),
             process=self._process,
             host=host,
-            autodistill=__version__,
             torch=torch.__version__,
             device=torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "cpu",
             computed_as=computed_as(device),
-            data=data,
             shares=self._shares,
             missing=tuple(self._missing),
         )
@@ -326,18 +325,13 @@ class RayExecutor(Executor):
 
     Args:
         setup: the study; `setup.device` is `cuda` for actors with a GPU.
-        address: of the cluster, as for `connected`; an existing connection is kept.
+        address: of the cluster, as for `connected`, which raises errors.
         workers: number of actors.
         per_gpu: actors that share a GPU.
         shared: whether actors use the folders of the driver where they see them.
         stop: makes `run` end soon. Signal handlers may set it.
         work: does a task in an actor; an importable function.
-
-    Raises:
-        ConfigError: Ray is not installed, there is no cluster, or it is open to the network.
     """
-
-    actor_class = Worker
 
     def __init__(
         self,
@@ -359,7 +353,7 @@ class RayExecutor(Executor):
                 write_bytes(marker, token.encode())
         gpu = setup.device.startswith("cuda")
         needs = {"num_gpus": 1 / per_gpu, "num_cpus": 0} if gpu else {"num_cpus": 1}
-        remote = self._ray.remote(self.actor_class).options(max_restarts=-1, max_concurrency=2, **needs)
+        remote = self._ray.remote(Worker).options(max_restarts=-1, max_concurrency=2, **needs)
         given = given_teachers(setup)
         self._actors = [_Actor(remote.remote(self._setup, token, work, given)) for _ in range(self.workers)]
         for actor in self._actors:
@@ -371,8 +365,8 @@ class RayExecutor(Executor):
         self._seen = time.monotonic()
         """When an actor was there last."""
         self._leaving = contextlib.ExitStack()
-        self.nodes: Counter[str] = Counter()
-        """Actors that have started, by the device of their node."""
+        self._devices: dict[str, None] = {}
+        """Devices of the actors that have started, in this order."""
 
     def run(self, tasks: Sequence[Task], on_event: OnEvent, *, meanwhile: Sequence[Task] = ()) -> list[Result]:
         """See `Executor.run`."""
@@ -408,7 +402,7 @@ class RayExecutor(Executor):
     def _await(self, actor: _Actor) -> None:
         """Ask an actor for its description, which it gives when it has started, or started again."""
         actor.node = None
-        actor.described = actor.handle.describe.options(max_task_retries=-1).remote()
+        actor.described = actor.handle.describe.options(max_task_retries=-1).remote(__version__)
 
     def _ready(self) -> list[tuple[_Actor, bool]]:
         """Wait for a message; return the actors that have one, and whether it is their description."""
@@ -422,17 +416,16 @@ class RayExecutor(Executor):
         """Check an actor that has started."""
         reference, actor.described = actor.described, None
         node: Node = self._got(reference)
-        check_node(node, self._setup)
         if actor.lost is not None and actor.lost.process == node.process:
             # The network failed, and the process is still at work on its task: it must not write any more.
             self._ray.kill(actor.handle, no_restart=False)
             self._await(actor)
             return
         actor.node, actor.sent = node, set()
-        if self.nodes and node.device not in self.nodes:
-            text = f"the cluster mixes {node.device} with {', '.join(self.nodes)}: results differ"
+        if self._devices and node.device not in self._devices:
+            text = f"the cluster mixes {node.device} with {', '.join(self._devices)}: results differ"
             on_event(Note(text=text, warning=True))
-        self.nodes[node.device] += 1
+        self._devices[node.device] = None
 
     def _feed(self, tasks_left: TaskQueue) -> None:
         """Give every free actor a task, as long as there are any; on a stop, make the others stop after their epoch.
@@ -482,12 +475,7 @@ class RayExecutor(Executor):
             on_event(message)
 
     def _got(self, reference: Any) -> Any:
-        """Return the value of a reference.
-
-        Raises:
-            AutodistillError: raised by the actor, or the actor could not start.
-            RayError: the actor or the object was lost.
-        """
+        """Return the value of a reference; raise the actor's error, or a RayError where the actor was lost."""
         errors = self._ray.exceptions
         try:
             return self._ray.get(reference)
@@ -642,11 +630,7 @@ def _connect(ray: Any, address: str) -> None:
 
 
 def check_secure(address: str, nodes: Iterable[Mapping[str, Any]]) -> None:
-    """Check that only authenticated users can run code on a cluster with these `ray.nodes()`.
-
-    Raises:
-        ConfigError: the cluster listens on a network and does not ask for a token.
-    """
+    """Raise a ConfigError where a cluster with these `ray.nodes()` listens on a network and asks for no token."""
     found = sorted({str(node["NodeManagerAddress"]) for node in nodes if node.get("Alive", True)})
     open_to_network = [it for it in found if not _is_loopback(it)]
     if open_to_network and os.environ.get("RAY_AUTH_MODE", "").lower() != "token":
@@ -666,11 +650,7 @@ def _is_loopback(address: str) -> bool:
 
 
 def check_methods(setup: Setup, host: str) -> None:
-    """Check that the files of the user's methods are on this node, `host`, as they are on the driver.
-
-    Raises:
-        ConfigError: a file is missing or differs.
-    """
+    """Raise a ConfigError where a file of the user's methods is missing on this node, `host`, or differs."""
     for name in setup.own_methods:
         try:
             check_code(name, setup.own_methods)
@@ -682,31 +662,8 @@ def check_methods(setup: Setup, host: str) -> None:
             ) from error
 
 
-def check_node(node: Node, setup: Setup) -> None:
-    """Check that a node has this version of autodistill and the data of the study.
-
-    Raises:
-        ConfigError: it has another version of autodistill.
-        DataError: it has other data.
-    """
-    if node.autodistill != __version__:
-        raise ConfigError(
-            f"node {node.host}: has kd-autodistill {node.autodistill}, the driver has {__version__}",
-            "install the same version on every node",
-        )
-    if node.data != setup.data:
-        raise DataError(
-            f"node {node.host}: other images or labels than here under {setup.space.data.name!r}",
-            "put the same data under the same path on every node",
-        )
-
-
 def slots_of(resources: Mapping[str, float], *, gpu: bool, per_gpu: int) -> int:
-    """Return how many actors a cluster has room for.
-
-    Raises:
-        ConfigError: it has no GPU, and one is asked for.
-    """
+    """Return how many actors a cluster has room for; raise a ConfigError where it has no GPU."""
     if not gpu:
         return max(1, int(resources.get("CPU", 1)))
     count = int(resources.get("GPU", 0))

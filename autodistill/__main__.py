@@ -51,11 +51,7 @@ def _interrupted(end: BaseException) -> bool:
 
 
 def refuse_foreign_package() -> None:
-    """Refuse to run beside another project's package: pip lets both overwrite each other's files silently.
-
-    Raises:
-        ConfigError: The distribution `autodistill`, which has the same module and script, is installed.
-    """
+    """Raise a ConfigError beside another project's package: pip lets both overwrite each other's files silently."""
     try:
         version = metadata.version("autodistill")
     except metadata.PackageNotFoundError:

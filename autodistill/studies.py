@@ -35,11 +35,7 @@ class TeacherLine(NamedTuple):
 
 
 def folder_of(run: str) -> StudyFolder:
-    """Return the folder of a study, given its name or path.
-
-    Raises:
-        ConfigError: No such study; the message lists similar names.
-    """
+    """Return the folder of a study, given its name or path; raise a ConfigError where there is none."""
     for path in (Path(run), RUNS / run):
         if (path / "study.json").exists():
             return StudyFolder(path)

@@ -21,8 +21,6 @@ TARGETS = {
     "torchvision": "torchvision:NAME",
 }
 """Values of `--data` for datasets that need a target."""
-
-
 STUDENT = (
     "Network to train: mobilenetv2, mobilenetv2:0.5 (width; default: the space's), torchvision:NAME@WEIGHTS, "
     "timm:NAME, python:FILE.py:FACTORY."

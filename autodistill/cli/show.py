@@ -239,7 +239,7 @@ def _cost(kind: CostKind) -> Callable[[StudentRow], str | None]:
 
 SCORE_COLUMNS: dict[str, Callable[[ScoreRow], str | None]] = {
     "name": lambda row: method_label(row.name) if row.method else row.name,
-    ">test %": lambda row: None if row.test_top1 is None else percent(row.test_top1),
+    ">test %": lambda row: percent(row.test_top1),
     "95 % interval": lambda row: _test_interval(row, row.test_top1),
     ">seeds": lambda row: str(row.seeds),
 }

@@ -238,11 +238,7 @@ class WorkerContext:
         return teacher
 
     def student(self, seed: int) -> nn.Module:
-        """Return a newly initialised student.
-
-        Raises:
-            ConfigError: Its code or its weights are no longer those of the study.
-        """
+        """Return a newly initialised student; raise a ConfigError where its code or weights have changed."""
         facts, spec = self.setup.foreign, self.setup.space.student
         if facts is None:
             return student_network(self.setup.student, self.data, spec, seed=seed).to(self.device)
@@ -262,8 +258,7 @@ class WorkerContext:
     def supervision(self, spec: RunSpec) -> Supervision | None:
         """Return what the teacher of a run provides; None where the run has no teacher.
 
-        Raises:
-            ConfigError: The method is the user's, and its file is missing here or no longer that of the study.
+        Raise a ConfigError where the file of a user's method is missing here or no longer that of the study.
         """
         if spec.params.teacher is None:
             return None
@@ -286,8 +281,6 @@ class WorkerContext:
         """Train a new student; if memory runs out, train again with each batch in two parts.
 
         Args:
-            spec: the run.
-            supervision: what its teacher provides.
             curve: is filled with a record per epoch.
             checkpoint: file to resume from and to write to.
 

@@ -342,9 +342,11 @@ class TaskQueue:
         if slot.place is not None:
             self._waiting.remove(slot.place)
             slot.task = self._tasks[slot.place]
+        deadly = {task.name for task in self._deaths if isinstance(task, LogitsTask)}
         while self._meanwhile and slot.task is None and not self.stopped:
             task = self._meanwhile.popleft()
-            if not self._is_deadly(task) and all(other.task != task for other in self._slots):
+            kills = isinstance(task, LogitsTask) and task.name in deadly
+            if not kills and all(other.task != task for other in self._slots):
                 slot.task = task
         return slot.task
 
@@ -384,7 +386,3 @@ class TaskQueue:
             return True
         left = [it for number, it in enumerate(self._tasks) if number not in self._results]
         return not any(isinstance(it, TrainTeacherTask) and it.uri in task.after for it in left)
-
-    def _is_deadly(self, task: Task) -> bool:
-        dead = {it.name for it in self._deaths if isinstance(it, LogitsTask)}
-        return isinstance(task, LogitsTask) and task.name in dead

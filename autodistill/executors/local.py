@@ -15,7 +15,7 @@ import threading
 import time
 import types
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
@@ -118,12 +118,7 @@ class ProcessPool(contextlib.AbstractContextManager["ProcessPool"]):
         return self._waiting.popleft() if self._waiting else _started()
 
     def __exit__(self, *_: object) -> None:
-        for worker in self._waiting:
-            worker.pipe.close()
-            worker.process.terminate()
-        for worker in self._waiting:
-            worker.process.join()
-            worker.output.close()
+        _end(self._waiting)
 
 
 class LocalExecutor(Executor):
@@ -183,14 +178,7 @@ class LocalExecutor(Executor):
         return queue.in_order()
 
     def __exit__(self, *_: object) -> None:
-        for worker in self._workers:
-            worker.pipe.close()
-            worker.process.terminate()
-        for worker in self._workers:
-            worker.process.join(5)
-            if worker.process.is_alive():
-                worker.process.kill()
-            worker.output.close()
+        _end(self._workers)
 
     def _hired(self, worker: Worker, number: int) -> Worker:
         """Send a worker what it needs before its first task."""
@@ -262,6 +250,17 @@ def _started() -> Worker:
         process.start()
     theirs.close()
     return Worker(process=process, pipe=ours, output=output)
+
+
+def _end(workers: Collection[Worker]) -> None:
+    for worker in workers:
+        worker.pipe.close()
+        worker.process.terminate()
+    for worker in workers:
+        worker.process.join(5)
+        if worker.process.is_alive():
+            worker.process.kill()
+        worker.output.close()
 
 
 def _do_tasks(pipe: Connection, parent: int, stderr: str) -> None:

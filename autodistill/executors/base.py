@@ -5,7 +5,6 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple, Protocol, runtime_checkable
 
 from autodistill.config import Space
@@ -25,7 +24,6 @@ from autodistill.records import (
     TrialParams,
     run_ended,
 )
-from autodistill.teachers.ladder import path_of
 
 MOST_DEATHS = 3
 """A task whose worker died this often is given up."""
@@ -67,11 +65,6 @@ class Setup(Record):
     """Part of the GPU's memory that a worker may use."""
     with_validation: bool = False
     """Whether students are trained on the training and the validation split together."""
-
-    def path_of(self, uri: str, *, root: str = "") -> Path:
-        """Return the file of a teacher that autodistill trains, in the folder `root`, by default the cache folder."""
-        place = Path(root or self.cache)
-        return path_of(uri, root=place, data=self.data, space=self.space, sources=self.sources)
 
 
 class TrainTask(Record):

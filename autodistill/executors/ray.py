@@ -18,6 +18,7 @@ import socket
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -47,7 +48,7 @@ from autodistill.executors.base import (
     describe,
 )
 from autodistill.executors.local import keep_freed_memory
-from autodistill.executors.worker import Work, WorkerContext, end_of, memory_share, perform
+from autodistill.executors.worker import Work, WorkerContext, end_of, memory_share, perform, teacher_path
 from autodistill.logit_cache import PLAIN, VALIDATION, is_whole, logits_name, training_part
 from autodistill.methods import check_code
 from autodistill.models.uri import files_of, moved
@@ -158,7 +159,7 @@ def _own_files(task: Task, setup: Setup, shares: Sequence[str]) -> list[str]:
         key = task.key
         return [f"study/checkpoints/{key}.pt", f"study/weights/{key}.safetensors", f"study/results/{key}.json"]
     if isinstance(task, TrainTeacherTask) and "cache" not in shares:
-        path = setup.path_of(task.uri, root="cache")
+        path = teacher_path(task.uri, setup, root="cache")
         return [path.with_suffix(".checkpoint").as_posix(), path.with_suffix(".head").as_posix(), path.as_posix()]
     return []
 
@@ -333,6 +334,8 @@ class RayExecutor(Executor):
         work: does a task in an actor; an importable function.
     """
 
+    actor_class = Worker
+
     def __init__(
         self,
         setup: Setup,
@@ -353,7 +356,7 @@ class RayExecutor(Executor):
                 write_bytes(marker, token.encode())
         gpu = setup.device.startswith("cuda")
         needs = {"num_gpus": 1 / per_gpu, "num_cpus": 0} if gpu else {"num_cpus": 1}
-        remote = self._ray.remote(Worker).options(max_restarts=-1, max_concurrency=2, **needs)
+        remote = self._ray.remote(self.actor_class).options(max_restarts=-1, max_concurrency=2, **needs)
         given = given_teachers(setup)
         self._actors = [_Actor(remote.remote(self._setup, token, work, given)) for _ in range(self.workers)]
         for actor in self._actors:
@@ -365,8 +368,8 @@ class RayExecutor(Executor):
         self._seen = time.monotonic()
         """When an actor was there last."""
         self._leaving = contextlib.ExitStack()
-        self._devices: dict[str, None] = {}
-        """Devices of the actors that have started, in this order."""
+        self.nodes: Counter[str] = Counter()
+        """Actors that have started, by the device of their node."""
 
     def run(self, tasks: Sequence[Task], on_event: OnEvent, *, meanwhile: Sequence[Task] = ()) -> list[Result]:
         """See `Executor.run`."""
@@ -422,10 +425,10 @@ class RayExecutor(Executor):
             self._await(actor)
             return
         actor.node, actor.sent = node, set()
-        if self._devices and node.device not in self._devices:
-            text = f"the cluster mixes {node.device} with {', '.join(self._devices)}: results differ"
+        if self.nodes and node.device not in self.nodes:
+            text = f"the cluster mixes {node.device} with {', '.join(self.nodes)}: results differ"
             on_event(Note(text=text, warning=True))
-        self._devices[node.device] = None
+        self.nodes[node.device] += 1
 
     def _feed(self, tasks_left: TaskQueue) -> None:
         """Give every free actor a task, as long as there are any; on a stop, make the others stop after their epoch.
@@ -538,7 +541,7 @@ class RayExecutor(Executor):
     def _earlier_checkpoints(self, task: Task) -> Iterator[str]:
         """Yield the names of the checkpoints from which the training of a ladder teacher may continue."""
         if isinstance(task, TrainTeacherTask) and task.uri.startswith(LADDER):
-            for path in checkpoints_of(self._setup.path_of(task.uri)).values():
+            for path in checkpoints_of(teacher_path(task.uri, self._setup)).values():
                 yield f"cache/{path.relative_to(self._setup.cache).as_posix()}"
 
     def _needed(self, task: Task, node: Node) -> Iterator[str]:
@@ -556,7 +559,7 @@ class RayExecutor(Executor):
                 teachers += members_of(setup.teachers[name], setup.teachers)
         for uri in {setup.teachers[name] for name in teachers}:
             if uri.startswith(TRAINED_HERE):
-                yield setup.path_of(uri, root="cache").as_posix()
+                yield teacher_path(uri, setup, root="cache").as_posix()
         parts = [training_part(View(seen.view_seed, seen.crop, seen.flip), number) for number in views]
         for fingerprint in (self._fingerprints[name] for name in teachers if name in self._fingerprints):
             for part in (VALIDATION, PLAIN, *parts):

@@ -70,7 +70,7 @@ from autodistill.records import (
 from autodistill.stopwatch import Stopwatch
 from autodistill.store import StudyFolder, read_result, write_result
 from autodistill.teachers import Teacher, adaptation, assistants, check, hottest_of, load, save
-from autodistill.teachers.ladder import load_trained
+from autodistill.teachers.ladder import load_trained, path_of
 from autodistill.teachers.profile import agreement, profile
 from autodistill.training import (
     Execution,
@@ -96,6 +96,12 @@ FEWER_PROCESSES = "fewer processes on the device (--workers), in a new study (--
 def memory_share(free: int, total: int, *, workers: int) -> float:
     """Return the fraction of a GPU's memory that each worker may reserve; 1 for a single worker."""
     return 1.0 if workers == 1 else max(0.0, USED * free / workers - CONTEXT_BYTES) / total
+
+
+def teacher_path(uri: str, setup: Setup, *, root: str = "") -> Path:
+    """Return the file of a teacher that autodistill trains, below `root`, by default the cache folder."""
+    folder = Path(root or setup.cache)
+    return path_of(uri, root=folder, data=setup.data, space=setup.space, sources=setup.sources)
 
 
 def release() -> None:
@@ -220,7 +226,9 @@ class WorkerContext:
         setup, data, offline = self.setup, self.study_data, self.setup.offline
         uri = setup.teachers[name]
         if uri.startswith(TRAINED_HERE):
-            found = load_trained(setup.moved.get(uri, uri), setup.path_of(uri), data=data, offline=offline, name=name)
+            found = load_trained(
+                setup.moved.get(uri, uri), teacher_path(uri, setup), data=data, offline=offline, name=name
+            )
             teacher = replace(found, uri=uri)
         else:
             shown_as = setup.shown_as.get(name, uri)
@@ -503,7 +511,7 @@ def _train_teacher(task: TrainTeacherTask, context: WorkerContext) -> None:
             uri, root=root, data=data, space=setup.space, source=source, offline=offline, urgent=stop.save
         )
     elif task.uri.startswith(assistants.SCHEME):
-        path = setup.path_of(task.uri)
+        path = teacher_path(task.uri, setup)
         if path.exists():
             return
         name = assistants.assistant_of(task.uri).teacher

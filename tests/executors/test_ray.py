@@ -323,12 +323,15 @@ class NotStarting(Worker):
         raise ModuleNotFoundError("No module named 'autodistill'")
 
 
+class NotStartingExecutor(RayExecutor):
+    actor_class = NotStarting
+
+
 @slow
-def test_an_actor_that_cannot_start_ends_the_study(ray_cluster, tmp_path, monkeypatch):
-    monkeypatch.setattr(executor, "Worker", NotStarting)
-    started = RayExecutor(setup(tmp_path), address="local", workers=1)
-    with started, pytest.raises(StudyError, match=r"could not start: .*No module named 'autodistill'"):
-        started.run([CHECK], lambda _: None)
+def test_an_actor_that_cannot_start_ends_the_study(ray_cluster, tmp_path):
+    executor = NotStartingExecutor(setup(tmp_path), address="local", workers=1)
+    with executor, pytest.raises(StudyError, match=r"could not start: .*No module named 'autodistill'"):
+        executor.run([CHECK], lambda _: None)
 
 
 @slow

@@ -331,16 +331,20 @@ class TaskQueue:
     def assign(self, slot: Slot) -> Task | None:
         """Give a free worker its next task; None where there is none, or every task waits for another."""
         slot.place = slot.task = None
-        slot.place = None if self.stopped else next(filter(self._can_begin, self._waiting), None)
+        if self.stopped:
+            return None
+        slot.place = next(filter(self._can_begin, self._waiting), None)
         if slot.place is not None:
             self._waiting.remove(slot.place)
             slot.task = self._tasks[slot.place]
+            return slot.task
         deadly = {task.name for task in self._deaths if isinstance(task, LogitsTask)}
-        while self._meanwhile and slot.task is None and not self.stopped:
+        while self._meanwhile:
             task = self._meanwhile.popleft()
             kills = isinstance(task, LogitsTask) and task.name in deadly
             if not kills and all(other.task != task for other in self._slots):
                 slot.task = task
+                break
         return slot.task
 
     def end(self, slot: Slot, done: Done) -> None:
@@ -361,7 +365,8 @@ class TaskQueue:
 
         A run that is given up has the message of `error` as its result; another task raises `error`.
         """
-        gives_up, task, place, slot.task, slot.place = self.gives_up(slot), slot.task, slot.place, None, None
+        gives_up, task, place = self.gives_up(slot), slot.task, slot.place
+        slot.task = slot.place = None
         if not gives_up:
             on_event(Note(text=note, warning=True))
             if place is not None:

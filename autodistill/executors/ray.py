@@ -325,10 +325,9 @@ class RayExecutor(Executor):
     """An `Executor` of actors on a Ray cluster.
 
     Args:
-        setup: the study; `setup.device` is `cuda` for actors with a GPU.
+        setup: the study; `setup.device` is `cuda` for actors that each have `setup.memory_share` of a GPU.
         address: of the cluster, as for `connected`, which raises errors.
         workers: number of actors.
-        per_gpu: actors that share a GPU.
         shared: whether actors use the folders of the driver where they see them.
         stop: makes `run` end soon. Signal handlers may set it.
         work: does a task in an actor; an importable function.
@@ -342,20 +341,19 @@ class RayExecutor(Executor):
         *,
         address: str,
         workers: int,
-        per_gpu: int = 1,
         shared: bool = True,
         stop: threading.Event | None = None,
         work: Work = perform,
     ) -> None:
         self._ray, self.workers = connected(address), workers
-        self._setup, self._stop = setup.model_copy(update={"memory_share": 1 / per_gpu}), stop or threading.Event()
+        self._setup, self._stop = setup, stop or threading.Event()
         token = secrets.token_hex(8)
         self._markers = [Path(place) / MARKER for place in (setup.folder, setup.cache) if shared]
         for marker in self._markers:
             with contextlib.suppress(AutodistillError):  # a read-only cache is not shared
                 write_bytes(marker, token.encode())
         gpu = setup.device.startswith("cuda")
-        needs = {"num_gpus": 1 / per_gpu, "num_cpus": 0} if gpu else {"num_cpus": 1}
+        needs = {"num_gpus": setup.memory_share, "num_cpus": 0} if gpu else {"num_cpus": 1}
         remote = self._ray.remote(self.actor_class).options(max_restarts=-1, max_concurrency=2, **needs)
         given = given_teachers(setup)
         self._actors = [_Actor(remote.remote(self._setup, token, work, given)) for _ in range(self.workers)]

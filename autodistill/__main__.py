@@ -6,10 +6,7 @@ import os
 import sys
 from importlib import metadata
 
-from autodistill.errors import AutodistillError, ConfigError
-
-INTERRUPTED = 130
-"""Exit code after Ctrl-C, as in a shell: 128 plus the signal's number."""
+from autodistill.errors import INTERRUPTED, AutodistillError, ConfigError
 
 
 def main() -> None:
@@ -54,11 +51,7 @@ def _interrupted(end: BaseException) -> bool:
 
 
 def refuse_foreign_package() -> None:
-    """Refuse to run beside another project's package: pip lets both overwrite each other's files silently.
-
-    Raises:
-        ConfigError: The distribution `autodistill`, which has the same module and script, is installed.
-    """
+    """Raise a ConfigError beside another project's package: pip lets both overwrite each other's files silently."""
     try:
         version = metadata.version("autodistill")
     except metadata.PackageNotFoundError:

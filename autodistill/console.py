@@ -9,9 +9,9 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TypeVar
+from typing import Literal, TypeVar
 
-from rich.console import Console, JustifyMethod, RenderableType
+from rich.console import Console, RenderableType
 from rich.padding import Padding
 from rich.progress import (
     BarColumn,
@@ -47,18 +47,15 @@ T = TypeVar("T")
 
 WIDE = 1000
 """Columns of output that is no terminal: lines are not wrapped."""
-PHASES: Mapping[Phase, str] = {
+PHASES: dict[Phase, str] = {
     "teachers": "training the teachers",
     "profiles": "comparing the teachers",
-    "baselines and priors": "baselines and priors",
-    "search": "search",
     "tuning": "settings of each method and teacher",
     "reruns": "reruns of the leaders",
     "confirm": "confirm runs",
-    "controls": "controls",
     "audit": "audit of pruned trials",
 }
-"""What a study does in each phase, for the live display."""
+"""What a study does in a phase, for the live display, where the phase's name does not say it."""
 REDRAWN_EVERY_S = 0.1
 """Seconds between two drawings of the live display, as Rich has it by default."""
 PLAIN_LINE_EVERY_S = 30.0
@@ -123,33 +120,31 @@ def show_table(
     """
     console = to or out()
     names = [Text(column.removeprefix(">")) for column in columns]
+    sides: list[Literal["left", "right"]] = ["right" if column.startswith(">") else "left" for column in columns]
     cells = [[Text("-" if cell is None else " ".join(str(cell).split())) for cell in row] for row in rows]
     widths = [max(cell.cell_len for cell in column) for column in zip(names, *cells, strict=True)]
+    beside = len(columns)
+    if console.is_terminal and any(columns):
+        ends = itertools.accumulate(width + 2 for width in widths)
+        beside = max(1, sum(end - 2 <= console.width for end in ends))
     console.print(Text(title, style="bold"))
-    ends = itertools.accumulate(width + 2 for width in widths)
-    beside = max(1, sum(end - 2 <= console.width for end in ends)) if console.is_terminal else len(columns)
-    if beside == len(columns) or not any(columns):
-        console.print(_table(columns, names, cells))
+    if beside == len(columns):
+        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=any(columns))
+        for name, side in zip(names, sides, strict=True):
+            table.add_column(name, justify=side, overflow="fold")
+        for row in cells:
+            table.add_row(*row)
+        console.print(table)
     else:
         for row in (names, *cells):
-            console.print(_table(columns[:beside], row, (), widths=widths))
             rest = [(name, cell) for name, cell in zip(names[beside:], row[beside:], strict=True) if cell.plain != "-"]
+            for cell, side, width in zip(row[:beside], sides, widths, strict=False):
+                cell.align(side, width)
+            console.print(Text("  ").join(row[:beside]), style="bold")
             if rest and row is not names:
                 below = Text("; ".join(f"{name} {cell}" for name, cell in rest))
                 console.print(Padding(below, (0, 0, 0, widths[0] + 2)))
     console.print()
-
-
-def _table(
-    columns: Sequence[str], names: Sequence[Text], rows: Iterable[Sequence[Text]], *, widths: Sequence[int] = ()
-) -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=any(columns))
-    for column, name, width in itertools.zip_longest(columns, names[: len(columns)], widths[: len(columns)]):
-        justify: JustifyMethod = "right" if column.startswith(">") else "left"
-        table.add_column(name, justify=justify, overflow="fold", min_width=width)
-    for row in rows:
-        table.add_row(*row)
-    return table
 
 
 def percent(share: float | None) -> str | None:
@@ -299,7 +294,9 @@ class Display:
         if self._phase is not None:
             self._live.remove_task(self._phase)
         # A bar without a total moves to and fro: something is under way whose length is not known.
-        words = "checking the teachers" if event.phase == "teachers" and not event.epochs else PHASES[event.phase]
+        words = PHASES.get(event.phase, event.phase)
+        if event.phase == "teachers" and not event.epochs:
+            words = "checking the teachers"
         self._phase = self._live.add_task(words, total=event.epochs or None, note=self._left)
 
     def _advance(self, name: str, done: int, total: int, note: str | None) -> None:
@@ -311,8 +308,9 @@ class Display:
             return
         if name not in self._bars:
             self._bars[name] = self._live.add_task(f"  {run_words(name)}", total=total, note="")
-        fields = {} if note is None else {"note": note}
-        self._live.update(self._bars[name], completed=done, **fields)  # type: ignore[arg-type]
+        if note is not None:
+            self._live.update(self._bars[name], note=note)
+        self._live.update(self._bars[name], completed=done)
         if self._phase is not None:
             self._live.advance(self._phase)
         if done == total:

@@ -6,6 +6,9 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
+INTERRUPTED = 130
+"""Exit code after Ctrl-C or a signal that ends the command, as in a shell: 128 plus the number of SIGINT."""
+
 
 class AutodistillError(Exception):
     """Base class. `message` says what is wrong, where, and what is allowed; `hint` says what to do next."""
@@ -91,11 +94,7 @@ def near(name: str, allowed: Iterable[str]) -> str:
 
 
 def lookup(kind: str, name: str, registry: Mapping[str, T]) -> T:
-    """Return `registry[name]`.
-
-    Raises:
-        ConfigError: The name is not registered; the message lists near matches.
-    """
+    """Return `registry[name]`; raise a ConfigError that lists near matches where the name is not registered."""
     if name not in registry:
         raise ConfigError(f"unknown {kind} {name!r} ({near(name, registry)})")
     return registry[name]

@@ -7,15 +7,7 @@ import unicodedata
 from collections.abc import Callable, Sequence
 from decimal import Decimal
 
-from autodistill.records import (
-    Contrast,
-    CostKind,
-    LeftOutRecord,
-    StudentBudget,
-    StudentRecord,
-    TrialParams,
-    costs_of,
-)
+from autodistill.records import Contrast, CostKind, LeftOutRecord, StudentBudget, StudentRecord, TrialParams, costs_of
 
 EMPTY = "\N{EN DASH}"
 """Text of a table cell without a value."""

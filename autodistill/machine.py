@@ -11,9 +11,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 ROOT = Path("/")
 WINDOWS_CODES = {
@@ -27,8 +25,6 @@ WINDOWS_CODES = {
 """NTSTATUS values that end a process (learn.microsoft.com, MS-ERREF 2.3)."""
 KILL = 9
 """Number of SIGKILL, which `signal` does not define on Windows."""
-
-
 FILES = {
     1: ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file", "memory.oom_control"),
     2: ("memory.max", "memory.current", "inactive_file", "memory.events"),
@@ -36,14 +32,6 @@ FILES = {
 """By version of control groups: file of the memory limit; file of the usage; key of `memory.stat` with the bytes of
 cached files that the kernel gives up before it refuses memory; file with a line `oom_kill N`, the number of processes
 of the group that the kernel killed for lack of memory."""
-
-
-class Cgroup(NamedTuple):
-    """The control group of this process."""
-
-    version: int
-    folders: tuple[Path, ...]
-    """Folder of the group, then folders of the enclosing groups, as far as they are visible."""
 
 
 def memory_bytes(*, root: Path = ROOT) -> int:
@@ -78,8 +66,8 @@ def usable_cores(*, root: Path = ROOT) -> int:
 
     The number is at least 1; a fraction of a core counts as a whole core.
     """
-    group = cgroup("cpu", root=root)
-    quotas = [_quota(group.version, folder) for folder in group.folders] if group else []
+    version, folders = cgroup("cpu", root=root)
+    quotas = [_quota(version, folder) for folder in folders]
     return max(1, min([_allowed_cores(), *(math.ceil(quota) for quota in quotas if quota is not None)]))
 
 
@@ -89,18 +77,18 @@ def oom_kills(*, root: Path = ROOT) -> int:
     The count is that of the control group if there is one, else that of the machine. The count of a control group
     includes kills of its processes for lack of memory outside the group.
     """
-    group = cgroup("memory", root=root)
-    texts = [_text(group.folders[0] / FILES[group.version][3])] if group and group.folders else []
-    counts = [_numbers(text).get("oom_kill") for text in (*texts, _text(root / "proc/vmstat"))]
+    version, folders = cgroup("memory", root=root)
+    paths = [*(folder / FILES[version][3] for folder in folders), root / "proc/vmstat"]
+    counts = [_numbers(_text(path)).get("oom_kill") for path in paths]
     return next((count for count in counts if count is not None), 0)
 
 
 def signal_name(number: int) -> str:
-    """Return the name of a signal: `SIGABRT`; `no name` for a number without a name on this system."""
+    """Return the name of a signal: `SIGABRT`, or `no name`."""
     try:
         return signal.Signals(number).name
     except ValueError:
-        return "SIGKILL" if number == KILL else "no name"
+        return "no name"
 
 
 def exit_cause(code: int, *, oom_killed: bool = False) -> str:
@@ -118,8 +106,11 @@ def exit_cause(code: int, *, oom_killed: bool = False) -> str:
     return f"{said}: ended from outside" if code == -signal.SIGTERM else said
 
 
-def cgroup(controller: str, *, root: Path = ROOT) -> Cgroup | None:
-    """Return the control group that limits this process; None if there is none.
+def cgroup(controller: str, *, root: Path = ROOT) -> tuple[int, list[Path]]:
+    """Return the version of the control groups, and the folders of this process's group and of the enclosing groups.
+
+    In a container `/proc/self/cgroup` can contain the path on the host, while only the container's group is mounted.
+    Folders that are not visible are left out.
 
     Args:
         controller: `memory` or `cpu`.
@@ -127,32 +118,11 @@ def cgroup(controller: str, *, root: Path = ROOT) -> Cgroup | None:
     fields = (line.split(":", 2) for line in _text(root / "proc/self/cgroup").splitlines())
     # Path of the group by controller; the name is empty in version 2.
     paths = {name: field[2] for field in fields if len(field) == 3 for name in field[1].split(",")}
-    for line in _text(root / "proc/self/mountinfo").splitlines():
-        before, _, after = line.partition(" - ")
-        mount, kind = before.split(), after.split()
-        if len(mount) < 5 or len(kind) < 3 or kind[0] not in ("cgroup", "cgroup2"):
-            continue
-        version = 2 if kind[0] == "cgroup2" else 1
-        path = paths.get(controller if version == 1 else "")
-        # Where version 1 manages a controller, version 2 does not.
-        managed = controller in kind[2].split(",") if version == 1 else controller not in paths
-        if path is not None and managed:
-            return Cgroup(version, tuple(_upwards(root / mount[4].lstrip("/"), _below(path, mount[3]))))
-    return None
-
-
-def _below(path: str, top: str) -> str:
-    """Return the path of a group relative to the mounted group `top`; empty if the group is not below `top`.
-
-    In a container `/proc/self/cgroup` can contain the path on the host, while only the container's group is mounted.
-    """
-    inside = path == top or path.startswith(f"{top.rstrip('/')}/")
-    return path.removeprefix(top.rstrip("/")).strip("/") if inside and ".." not in path else ""
-
-
-def _upwards(mounted: Path, group: str) -> list[Path]:
-    folder = mounted / group
-    return [it for it in (folder, *folder.parents) if it.is_relative_to(mounted) and it.is_dir()]
+    version, mounted, path = 2, root / "sys/fs/cgroup", paths.get("", "")
+    if controller in paths:  # where version 1 manages a controller, version 2 does not
+        version, mounted, path = 1, mounted / controller, paths[controller]
+    group = mounted / path.lstrip("/")
+    return version, [it for it in (group, *group.parents) if it.is_relative_to(mounted) and it.is_dir()]
 
 
 def _numbers(text: str) -> dict[str, int]:
@@ -163,12 +133,10 @@ def _numbers(text: str) -> dict[str, int]:
 
 def _memory_limits(root: Path) -> list[tuple[int, int]]:
     """Return limit and usage in bytes of each enclosing control group that limits memory."""
-    group = cgroup("memory", root=root)
-    if group is None:
-        return []
-    limit_file, usage_file, reclaimable, _ = FILES[group.version]
+    version, folders = cgroup("memory", root=root)
+    limit_file, usage_file, reclaimable, _ = FILES[version]
     found = []
-    for folder in group.folders:
+    for folder in folders:
         limit, used = (_text(folder / name).strip() for name in (limit_file, usage_file))
         if limit.isdecimal():  # not `max`
             spare = _numbers(_text(folder / "memory.stat")).get(reclaimable, 0)
@@ -184,12 +152,7 @@ def _quota(version: int, folder: Path) -> float | None:
 
 
 def _allowed_cores() -> int:
-    counts: list[Callable[[], int | None]] = [os.cpu_count]
-    if hasattr(os, "sched_getaffinity"):
-        counts.insert(0, lambda: len(os.sched_getaffinity(0)))
-    if hasattr(os, "process_cpu_count"):  # from Python 3.13 on
-        counts.insert(0, os.process_cpu_count)
-    return counts[0]() or 1
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _machine_bytes(name: str, windows_name: str, root: Path) -> int | None:

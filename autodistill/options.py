@@ -2,6 +2,7 @@
 
 import math
 import shlex
+import string
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -28,8 +29,6 @@ LIMITS: dict[CostKind, tuple[str, Units]] = {
 """Flag of each limit on students, and its units."""
 NEAREST_SPACE = {"cifar10": "cifar100", "arrays": OWN_SPACE, "python": OWN_SPACE, "torchvision": OWN_SPACE}
 """Default spaces of datasets that have no space of their own."""
-
-
 COMPARED = ("ts", "isats", "dkd")
 """Methods of a grid where none is named."""
 
@@ -120,11 +119,7 @@ def search_options(  # noqa: PLR0913 - the options of a search
 
 
 def cluster(address: str, device: str, *, per_gpu: int, insecure: bool) -> tuple[str, int]:
-    """Connect to a Ray cluster; return the device of its actors and their number.
-
-    Raises:
-        ConfigError: Ray is not installed, the cluster does not exist, or it lacks the device.
-    """
+    """Connect to a Ray cluster, as `connected`; return the device of its actors and their number."""
     from autodistill.executors.ray import connected, slots_of
 
     resources = connected(address, insecure=insecure).cluster_resources()
@@ -136,11 +131,7 @@ def cluster(address: str, device: str, *, per_gpu: int, insecure: bool) -> tuple
 
 
 def device_for(name: str) -> str:
-    """Return torch's name of the device that `--device` requests.
-
-    Raises:
-        ConfigError: The device is unknown or not available.
-    """
+    """Return torch's name of the device that `--device` requests; raise a ConfigError where it is not available."""
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     if name.startswith("cuda") and not torch.cuda.is_available():
@@ -171,7 +162,7 @@ def _limit(text: str, flag: str, units: Units) -> int | float:
 
 
 def _number(text: str, flag: str, units: Units) -> float:
-    digits = text.rstrip("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
+    digits = text.rstrip(string.ascii_letters)
     try:
         number = float(digits) * units[text[len(digits) :]]
     except (ValueError, KeyError):

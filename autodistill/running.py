@@ -90,7 +90,7 @@ def _executor(spec: StudySpec, *, processes: ProcessPool, stop: threading.Event,
         return local_executor(spec, processes=processes, stop=stop)
     from autodistill.executors.ray import RayExecutor
 
-    return RayExecutor(spec.setup, address=options.ray, workers=options.workers, per_gpu=options.per_gpu, stop=stop)
+    return RayExecutor(spec.setup, address=options.ray, workers=options.workers, stop=stop)
 
 
 @contextlib.contextmanager

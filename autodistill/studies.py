@@ -4,14 +4,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from autodistill.errors import ConfigError, StoreError, near
-from autodistill.records import (
-    ComparisonRecord,
-    StudyRecord,
-    TrialParams,
-    TrialRecord,
-    read_record,
-    read_study,
-)
+from autodistill.records import ComparisonRecord, StudyRecord, TrialParams, TrialRecord, read_record, read_study
 from autodistill.report import render, render_comparison
 from autodistill.report.parts import plain_kd_confirmed, score
 from autodistill.stats.students import judged_students
@@ -42,11 +35,7 @@ class TeacherLine(NamedTuple):
 
 
 def folder_of(run: str) -> StudyFolder:
-    """Return the folder of a study, given its name or path.
-
-    Raises:
-        ConfigError: No such study; the message lists similar names.
-    """
+    """Return the folder of a study, given its name or path; raise a ConfigError where there is none."""
     for path in (Path(run), RUNS / run):
         if (path / "study.json").exists():
             return StudyFolder(path)

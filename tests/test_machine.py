@@ -15,18 +15,11 @@ from autodistill.options import search_options
 
 GB = 2**30
 MEMINFO = "MemTotal:       16777216 kB\nMemFree:         1048576 kB\nMemAvailable:    8388608 kB\n"
-V2 = "24 23 0:22 / /sys/fs/cgroup rw,nosuid shared:9 - cgroup2 cgroup2 rw,nsdelegate\n"
-V1 = (
-    "31 25 0:28 / /sys/fs/cgroup ro - tmpfs tmpfs ro,mode=755\n"
-    "32 31 0:29 {top} /sys/fs/cgroup/memory ro master:15 - cgroup cgroup rw,memory\n"
-    "33 31 0:30 {top} /sys/fs/cgroup/cpu,cpuacct ro master:16 - cgroup cgroup rw,cpu,cpuacct\n"
-)
-HYBRID = V1 + "41 31 0:38 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n"
 
 
-def linux(root: Path, *, mounts: str = "", groups: str = "", meminfo: str = MEMINFO, **files: str) -> Path:
+def linux(root: Path, *, groups: str = "", **files: str) -> Path:
     """A folder that stands for `/`; keyword names of files have `__` for `/`."""
-    told = {"proc/self/mountinfo": mounts, "proc/self/cgroup": groups, "proc/meminfo": meminfo, **files}
+    told = {"proc/self/cgroup": groups, "proc/meminfo": MEMINFO, **files}
     for name, text in told.items():
         path = root / name.replace("__", "/")
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -45,13 +38,11 @@ def test_without_control_groups_all_is_the_machines(tmp_path, many_cores):
     assert machine.free_memory_bytes(root=tmp_path) == 8 * GB
     assert machine.usable_cores(root=tmp_path) == 64
     assert machine.oom_kills(root=tmp_path) == 3
-    assert machine.cgroup("memory", root=tmp_path) is None
 
 
 def test_a_container_of_version_2_limits_memory_and_cores(tmp_path, many_cores):
     linux(
         tmp_path,
-        mounts=V2,
         groups="0::/\n",
         **{
             "sys/fs/cgroup/memory.max": f"{4 * GB}\n",
@@ -73,7 +64,6 @@ def test_the_tightest_of_nested_groups_counts(tmp_path, many_cores):
     a, b, c = "sys/fs/cgroup/a", "sys/fs/cgroup/a/b", "sys/fs/cgroup/a/b/c"
     linux(
         tmp_path,
-        mounts=V2,
         groups="0::/a/b/c\n",
         **{
             f"{a}/memory.max": f"{6 * GB}\n",
@@ -92,27 +82,22 @@ def test_the_tightest_of_nested_groups_counts(tmp_path, many_cores):
     assert machine.free_memory_bytes(root=tmp_path) == GB, "what is left to the outermost group"
     assert machine.usable_cores(root=tmp_path) == 3
     assert machine.oom_kills(root=tmp_path) == 1
-    found = machine.cgroup("cpu", root=tmp_path)
-    assert found is not None
-    assert found.folders == tuple(tmp_path / it for it in (c, b, a, "sys/fs/cgroup"))
+    assert machine.cgroup("cpu", root=tmp_path) == (2, [tmp_path / it for it in (c, b, a, "sys/fs/cgroup")])
 
 
 @pytest.mark.parametrize(
-    ("top", "path", "folder"),
+    ("path", "folder"),
     [
-        ("/", "/docker/9f", "sys/fs/cgroup/memory/docker/9f"),
-        ("/docker/9f", "/docker/9f", "sys/fs/cgroup/memory"),
-        ("/docker/9f", "/docker/9f/inner", "sys/fs/cgroup/memory/inner"),
-        ("/docker/9f", "/elsewhere", "sys/fs/cgroup/memory"),
-        ("/docker/9f", "/docker/9fa", "sys/fs/cgroup/memory"),
-        ("/", "/../host", "sys/fs/cgroup/memory"),
+        ("/docker/9f", "memory/docker/9f"),
+        ("/docker/9f", "memory"),  # a container, which sees its own group alone
+        ("/../host", "memory"),
     ],
 )
-def test_a_group_of_version_1_is_found_below_its_mount(tmp_path, many_cores, top, path, folder):
-    cpu = folder.replace("memory", "cpu,cpuacct")
+def test_a_group_of_version_1_is_found_below_the_folder_of_its_controller(tmp_path, many_cores, path, folder):
+    folder = f"sys/fs/cgroup/{folder}"
+    cpu = folder.replace("memory", "cpu")
     linux(
         tmp_path,
-        mounts=HYBRID.format(top=top),
         groups=f"12:memory:{path}\n4:cpu,cpuacct:{path}\n1:name=systemd:/x\n0::/ignored\n",
         **{
             f"{folder}/memory.limit_in_bytes": f"{2 * GB}\n",
@@ -132,13 +117,12 @@ def test_a_group_of_version_1_is_found_below_its_mount(tmp_path, many_cores, top
 def test_a_group_of_version_1_without_limits_says_so_in_numbers(tmp_path, many_cores):
     linux(
         tmp_path,
-        mounts=V1.format(top="/"),
         groups="2:memory:/a\n1:cpu,cpuacct:/a\n",
         **{
             "sys/fs/cgroup/memory/a/memory.limit_in_bytes": "9223372036854771712\n",
             "sys/fs/cgroup/memory/a/memory.usage_in_bytes": f"{GB}\n",
-            "sys/fs/cgroup/cpu,cpuacct/a/cpu.cfs_quota_us": "-1\n",
-            "sys/fs/cgroup/cpu,cpuacct/a/cpu.cfs_period_us": "100000\n",
+            "sys/fs/cgroup/cpu/a/cpu.cfs_quota_us": "-1\n",
+            "sys/fs/cgroup/cpu/a/cpu.cfs_period_us": "100000\n",
         },
     )
     assert machine.memory_bytes(root=tmp_path) == 16 * GB
@@ -148,10 +132,9 @@ def test_a_group_of_version_1_without_limits_says_so_in_numbers(tmp_path, many_c
 
 
 @pytest.mark.parametrize("groups", ["", "garbage\n", "0::/\n", "0::/a/b\n", "9:memory:/gone\n"])
-@pytest.mark.parametrize("mounts", ["", "nonsense - cgroup2\n", V2])
 @pytest.mark.parametrize("quota", ["what", "-1 100000", "100000 0", "1 x"])
-def test_missing_and_garbled_files_are_no_limit(tmp_path, many_cores, groups, mounts, quota):
-    linux(tmp_path, mounts=mounts, groups=groups, **{"sys/fs/cgroup/cpu.max": f"{quota}\n"})
+def test_missing_and_garbled_files_are_no_limit(tmp_path, many_cores, groups, quota):
+    linux(tmp_path, groups=groups, **{"sys/fs/cgroup/cpu.max": f"{quota}\n"})
     assert machine.memory_bytes(root=tmp_path) == 16 * GB
     assert machine.free_memory_bytes(root=tmp_path) == 8 * GB
     assert machine.usable_cores(root=tmp_path) == 64
@@ -180,7 +163,7 @@ def windows(monkeypatch: pytest.MonkeyPatch) -> None:
     kernel = SimpleNamespace(GlobalMemoryStatusEx=tell)
     monkeypatch.setattr(ctypes, "windll", SimpleNamespace(kernel32=kernel), raising=False)
     monkeypatch.setattr(sys, "platform", "win32")
-    for name in ("sysconf", "sched_getaffinity", "process_cpu_count"):
+    for name in ("sysconf", "sched_getaffinity"):
         monkeypatch.delattr(os, name, raising=False)
     monkeypatch.setattr(os, "cpu_count", lambda: 6)
     monkeypatch.setattr(machine, "_text", lambda _: "")

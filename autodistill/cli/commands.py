@@ -21,8 +21,6 @@ TARGETS = {
     "torchvision": "torchvision:NAME",
 }
 """Values of `--data` for datasets that need a target."""
-
-
 STUDENT = (
     "Network to train: mobilenetv2, mobilenetv2:0.5 (width; default: the space's), torchvision:NAME@WEIGHTS, "
     "timm:NAME, python:FILE.py:FACTORY."
@@ -74,8 +72,7 @@ Ray = Annotated[
 ]
 PerGpu = Annotated[int, typer.Option(min=1, help="With --ray: number of workers that share a GPU.")]
 Insecure = Annotated[
-    bool,
-    typer.Option("--insecure", help="With --ray: accept a cluster on a network without token authentication."),
+    bool, typer.Option("--insecure", help="With --ray: accept a cluster on a network without token authentication.")
 ]
 Storage = Annotated[
     str,
@@ -134,9 +131,7 @@ def runs(target: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
 
 
 @app.callback(invoke_without_command=True)
-def _root(
-    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
-) -> None:
+def _root(version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False) -> None:
     if version:
         from autodistill import __version__
 
@@ -147,13 +142,7 @@ def _root(
 @app.command()
 @runs("search.search")
 def search(
-    students: Annotated[
-        list[str],
-        typer.Option(
-            "--student",
-            help=f"{STUDENT} Repeatable.",
-        ),
-    ],
+    students: Annotated[list[str], typer.Option("--student", help=f"{STUDENT} Repeatable.")],
     teachers: Teachers = None,
     data: DataName = "",
     space: SpaceName = "",
@@ -239,8 +228,7 @@ def compare(
 @app.command()
 @runs("show.write_report")
 def report(
-    run: Run,
-    to: Annotated[Path | None, typer.Option("--out", help="Folder to write. Default: reports/STUDY.")] = None,
+    run: Run, to: Annotated[Path | None, typer.Option("--out", help="Folder to write. Default: reports/STUDY.")] = None
 ) -> None:
     """Render the report of a study as HTML, markdown and JSON. Needs no torch and no GPU."""
 
@@ -430,8 +418,7 @@ def spaces_cp(name: ShippedSpace, file: Annotated[Path, typer.Argument(help="New
 
 @spaces_app.command("check")
 def spaces_check(
-    file: Annotated[str, typer.Argument(help="TOML file, or name of a shipped space.")],
-    overrides: Overrides = None,
+    file: Annotated[str, typer.Argument(help="TOML file, or name of a shipped space.")], overrides: Overrides = None
 ) -> None:
     """Check a space and print all its values."""
     from autodistill.config import dump, load

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from autodistill import console
-from autodistill.errors import ConfigError
+from autodistill.errors import INTERRUPTED, ConfigError
 from autodistill.executors import Stopped
 from autodistill.formatting import about, command_line, quantity
 from autodistill.images_table import show_images
@@ -23,9 +23,6 @@ from autodistill.running import (
 )
 from autodistill.store import check_folder
 from autodistill.study import Estimate, StudySpec, describe_plan, describe_time, estimate
-
-INTERRUPTED = 130
-"""Exit code after Ctrl-C or a signal that ends the command."""
 
 
 def compare(*, students: list[str], methods: str, **flags: Any) -> None:

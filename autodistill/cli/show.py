@@ -6,7 +6,6 @@ import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from importlib import metadata
 from operator import attrgetter
 from pathlib import Path
 
@@ -181,11 +180,7 @@ def show_environment(*, output: str) -> None:
     from autodistill.study import environment
 
     facts = environment("cuda" if torch.cuda.is_available() else "cpu")
-    try:  # another project that owns the same module and script
-        foreign = f"autodistill {metadata.version('autodistill')}: create a new environment"
-    except metadata.PackageNotFoundError:
-        foreign = "none"
-    facts |= {"cache": str(cache_root()), "foreign package": foreign}
+    facts["cache"] = str(cache_root())
     if output == "json":
         console.show_json({"schema_version": 1, **facts})
     else:
@@ -244,7 +239,7 @@ def _cost(kind: CostKind) -> Callable[[StudentRow], str | None]:
 
 SCORE_COLUMNS: dict[str, Callable[[ScoreRow], str | None]] = {
     "name": lambda row: method_label(row.name) if row.method else row.name,
-    ">test %": lambda row: None if row.test_top1 is None else percent(row.test_top1),
+    ">test %": lambda row: percent(row.test_top1),
     "95 % interval": lambda row: _test_interval(row, row.test_top1),
     ">seeds": lambda row: str(row.seeds),
 }

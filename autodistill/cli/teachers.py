@@ -1,6 +1,6 @@
 """`teachers list|train|adapt|check|inspect`."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,38 +20,28 @@ from autodistill.study import StudySpec, leave_out, prepare_teachers, resolve
 from autodistill.teachers import adaptation, with_equals
 from autodistill.teachers.ladder import IMAGENET
 
-Row = tuple[str, TeacherRecord | None, str]
-"""Name of a teacher, its record if it is trained, and where it is."""
-
 
 def list_teachers(*, output: str, **flags: Any) -> None:
     """Print the teachers of a space; mark those that autodistill has still to train."""
     spec = _resolved(**flags)
     missing = spec.unready
     records, left_out = _checked(spec, [name for name in spec.teachers if name not in missing])
-    rows: list[Row] = []
+    places = dict(spec.teachers)
     for name, uri in spec.teachers.items():
-        where = uri
         if name in missing:
-            where = "not trained yet"
+            places[name] = "not trained yet"
         elif uri.startswith(TRAINED_HERE):
-            where = str(spec.path_of(uri))
+            places[name] = str(spec.path_of(uri))
         elif name in left_out:
-            where = f"{uri}: left out"
-        rows.append((name, records.get(name), where))
+            places[name] = f"{uri}: left out"
     if output == "json":
-        teachers = [
-            {
-                "name": name,
-                "uri": spec.teachers[name],
-                "place": where,
-                **(record.model_dump(mode="json") if record else {}),
-            }
-            for name, record, where in rows
-        ]
+        teachers = []
+        for name, uri in spec.teachers.items():
+            record = records[name].model_dump(mode="json") if name in records else {}
+            teachers.append({"name": name, "uri": uri, "place": places[name], **record})
         console.show_json({"schema_version": 1, "teachers": teachers})
     else:
-        _show(rows)
+        _show(records, places)
 
 
 def train_teachers(**flags: Any) -> None:
@@ -79,7 +69,7 @@ def _train_missing(spec: StudySpec) -> None:
     with Display() as display, LocalExecutor(spec.options.workers, spec.setup, data=spec.data) as executor:
         executor.run(missing, display.show)
     records, _ = _checked(spec, list(spec.teachers))
-    _show((name, records.get(name), uri) for name, uri in spec.teachers.items())
+    _show(records, spec.teachers)
 
 
 def check_teachers(*, teacher: Sequence[str], output: str, **flags: Any) -> None:
@@ -90,7 +80,7 @@ def check_teachers(*, teacher: Sequence[str], output: str, **flags: Any) -> None
         records = [record.model_dump(mode="json") for record in checked.values()]
         console.show_json({"schema_version": 1, "teachers": records, "left_out": left_out})
     else:
-        _show((record.name, record, record.uri) for record in checked.values())
+        _show(checked, {name: record.uri for name, record in checked.items()})
 
 
 def _resolved(**flags: Any) -> StudySpec:
@@ -113,22 +103,22 @@ def _checked(spec: StudySpec, names: Sequence[str]) -> tuple[dict[str, TeacherRe
     return {record.name: record for record in checked}, {**spec.left_out, **reasons}
 
 
-def _show(rows: Iterable[Row]) -> None:
-    rows = list(rows)
-    cells: list[Sequence[object]] = []
-    for name, record, where in rows:
+def _show(records: Mapping[str, TeacherRecord], places: Mapping[str, str]) -> None:
+    """Print the table of the teachers in `places`, which says where each teacher is, and the notes of their checks."""
+    rows: list[Sequence[object]] = []
+    for name, place in places.items():
         facts: Sequence[object] = [None] * 8
-        if record is not None:
+        if (record := records.get(name)) is not None:
             balanced = percent(record.val_balanced_top1)
             scores = (percent(record.val_top1), balanced, f"{record.val_nll:.3f}", percent(record.val_ece))
             cost = record.cost
             sizes = tuple(None if it is None else count(it) for it in (cost.params, cost.macs, cost.size_bytes))
             facts = (*scores, *sizes, record.normalisation)
-        cells.append((name, *facts, where))
+        rows.append((name, *facts, place))
     columns = ("name", ">val %", ">balanced %", ">NLL", ">ECE %", ">params", ">MACs", ">size", "normalisation", "where")
-    console.show_table("Teachers", columns, cells)
-    for name, record, _ in rows:
-        for note in record.notes if record else ():
+    console.show_table("Teachers", columns, rows)
+    for name in places:
+        for note in records[name].notes if name in records else ():
             console.show_note(f"teacher {name}: {note}")
 
 

@@ -220,7 +220,7 @@ class Executor(AbstractContextManager["Executor"], Protocol):
 
     def ready(self) -> None:
         """Wait until the workers have started, where that is known, so that a time from then on is one of work."""
-        ...
+        return
 
     def run(self, tasks: Sequence[Task], on_event: OnEvent, *, meanwhile: Sequence[Task] = ()) -> list[Result]:
         """Run tasks, the longest first, and return their results in the order of the tasks.
@@ -331,22 +331,24 @@ class TaskQueue:
     def assign(self, slot: Slot) -> Task | None:
         """Give a free worker its next task; None where there is none, or every task waits for another."""
         slot.place = slot.task = None
-        slot.place = None if self.stopped else next(filter(self._can_begin, self._waiting), None)
+        if self.stopped:
+            return None
+        slot.place = next(filter(self._can_begin, self._waiting), None)
         if slot.place is not None:
             self._waiting.remove(slot.place)
             slot.task = self._tasks[slot.place]
-        while self._meanwhile and slot.task is None and not self.stopped:
+            return slot.task
+        deadly = {task.name for task in self._deaths if isinstance(task, LogitsTask)}
+        while self._meanwhile:
             task = self._meanwhile.popleft()
-            if not self._is_deadly(task) and all(other.task != task for other in self._slots):
+            kills = isinstance(task, LogitsTask) and task.name in deadly
+            if not kills and all(other.task != task for other in self._slots):
                 slot.task = task
+                break
         return slot.task
 
     def end(self, slot: Slot, done: Done) -> None:
-        """Take the result of a worker's task.
-
-        Raises:
-            AutodistillError: the task ended with an error.
-        """
+        """Take the result of a worker's task, or raise its error."""
         place, slot.task, slot.place = slot.place, None, None
         if place is None or done.stopped:
             return
@@ -361,12 +363,10 @@ class TaskQueue:
     def lose(self, slot: Slot, note: str, error: StudyError, on_event: OnEvent) -> None:
         """Let another worker do the task of a lost worker and warn with `note`, or give the task up.
 
-        A run that is given up has the message of `error` as its result.
-
-        Raises:
-            StudyError: `error`, about a task that is not a run.
+        A run that is given up has the message of `error` as its result; another task raises `error`.
         """
-        gives_up, task, place, slot.task, slot.place = self.gives_up(slot), slot.task, slot.place, None, None
+        gives_up, task, place = self.gives_up(slot), slot.task, slot.place
+        slot.task = slot.place = None
         if not gives_up:
             on_event(Note(text=note, warning=True))
             if place is not None:
@@ -384,7 +384,3 @@ class TaskQueue:
             return True
         left = [it for number, it in enumerate(self._tasks) if number not in self._results]
         return not any(isinstance(it, TrainTeacherTask) and it.uri in task.after for it in left)
-
-    def _is_deadly(self, task: Task) -> bool:
-        dead = {it.name for it in self._deaths if isinstance(it, LogitsTask)}
-        return isinstance(task, LogitsTask) and task.name in dead

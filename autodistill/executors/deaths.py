@@ -5,28 +5,19 @@ Each worker's stderr is a file, not a pipe: a worker never waits for a reader, a
 every system. The cause of a death follows from the exit status, the kernel's counters and stderr.
 """
 
-import codecs
 import contextlib
 import faulthandler
-import io
 import os
 import re
 import sys
 import tempfile
-import time
-from collections.abc import Iterable
 from multiprocessing.process import BaseProcess
-from pathlib import Path
-from typing import BinaryIO, NamedTuple
-
-import torch
+from typing import NamedTuple
 
 from autodistill.machine import KILL, WINDOWS_CODES, exit_cause, free_memory_bytes, oom_kills, signal_name
 
 MOST_LINES, LONGEST_LINE = 20, 200
 """Lines of stderr that an error quotes, and characters of a quoted line, at most."""
-TAIL_BYTES = 2**16
-"""Bytes at the end of stderr that are searched for lines to quote."""
 NATIVE_LINES = 8
 """Quoted lines before Python's own report of a fatal signal, at most; part of `MOST_LINES`."""
 FATAL = "Fatal Python error:"
@@ -35,68 +26,49 @@ NATIVE = ("SIGABRT", "SIGSEGV", "SIGBUS", "SIGILL", "SIGFPE")
 """Signals that a process raises itself when its native code fails."""
 _MEMORY_ERROR = re.compile(r"(\w+\.)*\w*MemoryError(:|$)")
 """Last line of a traceback: `MemoryError`, or NumPy's subclass with its module."""
-DYING_S = 2.0
-"""Time from the kernel's count of a kill to the end of the process, at most: the kernel first releases its memory."""
-LOOK_S = 0.5
-"""Shortest time between two readings of the kernel's count."""
 JOIN_S = 5.0
 """A process that closed its pipe and does not end within this time counts as hung."""
 
 
 class WorkerOutput:
-    """Stderr of a worker process. If no file can be created, the worker writes to the stderr of this process."""
+    """Stderr of a worker process."""
 
     def __init__(self) -> None:
-        self.path = ""
-        self._file: BinaryIO | None = None
-        decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
-        self._decoder = io.IncrementalNewlineDecoder(decoder, translate=True)
-        with contextlib.suppress(OSError):
-            descriptor, self.path = tempfile.mkstemp(prefix="autodistill-worker-", suffix=".log")
-            self._file = os.fdopen(descriptor, "rb")
+        descriptor, self.path = tempfile.mkstemp(prefix="autodistill-worker-", suffix=".log")
+        self._file = open(descriptor, encoding="utf-8", errors="replace")  # noqa: SIM115 - closed by `close`
 
     def pass_on(self) -> None:
         """Copy new text to the stderr of this process, with control characters escaped."""
-        if self._file is not None:
-            _show(self._decoder.decode(self._file.read()))
+        _show(self._file.read())
 
     def tail(self) -> str:
         """Return the last lines, as `last_lines` selects them."""
-        if self._file is None:
-            return ""
         position = self._file.tell()
-        self._file.seek(max(0, self._file.seek(0, os.SEEK_END) - TAIL_BYTES))
-        text = self._file.read().decode(errors="replace")
+        self._file.seek(0)
+        text = self._file.read()
         self._file.seek(position)
         return last_lines(text)
 
     def close(self, *, quoted: str = "") -> None:
-        """Copy the remaining text to the stderr of this process and remove the file. Idempotent.
+        """Copy the remaining text to the stderr of this process and remove the file.
 
         Lines of `quoted`, as returned by `tail`, are not copied, because an error shows them.
         """
-        if self._file is None:
-            return
-        rest, known = self._decoder.decode(self._file.read(), final=True), set(quoted.splitlines())
-        _show("".join(line for line in rest.splitlines(keepends=True) if _quotable(line) not in known))
+        known = set(quoted.splitlines())
+        _show("".join(line for line in self._file if _quotable(line) not in known))
         self._file.close()
-        self._file = None
         with contextlib.suppress(OSError):
             os.unlink(self.path)
 
 
 def redirect_stderr(path: str) -> None:
-    """Redirect the stderr of this process, a worker, to an existing file; enable Python's reports of fatal signals.
-
-    If `path` is empty, only the reports are enabled.
-    """
+    """Redirect the stderr of this process, a worker, to an existing file; enable Python's reports of fatal signals."""
     with contextlib.suppress(OSError):
-        if path:
-            descriptor = os.open(path, os.O_WRONLY | os.O_APPEND)
-            os.dup2(descriptor, 2)
-            os.close(descriptor)
-            if os.name != "nt":  # the reader has the file open; nothing remains if both processes are killed
-                Path(path).unlink()
+        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND)
+        os.dup2(descriptor, 2)
+        os.close(descriptor)
+        if os.name != "nt":  # the reader has the file open; nothing remains if both processes are killed
+            os.unlink(path)
     faulthandler.enable(file=2, all_threads=False)
 
 
@@ -136,75 +108,24 @@ class Death(NamedTuple):
     exit_code: int | None
     """Exit code of `multiprocessing`, negative for a signal; None: the process did not end."""
     oom_killed: bool = False
-    """Whether the kernel counted a kill for lack of memory that explains this death."""
+    """Whether the process was killed, and the kernel counted a kill for lack of memory during its task."""
     free_bytes: int | None = None
     """Free memory of the machine or its container; None if the system does not report it."""
-    gpu_free_bytes: int | None = None
-    """Free memory of the worker's GPU; None without a GPU."""
     stderr: str = ""
     """Last lines of stderr."""
 
 
-class KillWatch:
-    """Determines which deaths of workers are explained by the kernel's count of kills for lack of memory.
-
-    The count includes other processes. So a kill explains a death only if it was counted after the worker was last
-    known to be alive, and each kill explains one death.
-    """
-
-    def __init__(self) -> None:
-        self._counts: dict[BaseProcess, list[tuple[float, int]]] = {}
-        """Times (s) and counts at which a worker was alive. The first entry is at least `DYING_S` old, if any is."""
-
-    def look(self, processes: Iterable[BaseProcess]) -> None:
-        """Read the kernel's count while workers are alive. Call this for each new worker, then about every second.
-
-        A process whose last reading is more recent than `LOOK_S` is skipped.
-        """
-        now = time.monotonic()
-        due = [it for it in processes if it not in self._counts or now - self._counts[it][-1][0] >= LOOK_S]
-        count = oom_kills() if due else 0
-        for process in due:
-            if not process.is_alive():  # checked after the count was read: then no kill in it is that of a live worker
-                continue
-            counts = self._counts.setdefault(process, [])
-            counts.append((now, count))
-            while len(counts) > 1 and now - counts[1][0] >= DYING_S:
-                del counts[0]
-
-    def explains(self, process: BaseProcess) -> bool:
-        """Return whether a counted kill explains the death of a process; forget the process."""
-        counts = self._counts.pop(process, [])
-        count = oom_kills()
-        if not counts or count <= counts[0][1]:
-            return False
-        for others in self._counts.values():
-            others[:] = [(when, min(seen + 1, count)) for when, seen in others]
-        return True
-
-
-def noticed(process: BaseProcess, output: WorkerOutput, kills: KillWatch, *, device: str) -> Death:
+def noticed(process: BaseProcess, output: WorkerOutput, *, kills: int) -> Death:
     """Wait for the end of a process whose pipe is closed, and collect the facts about its death.
 
-    A process that does not end within `JOIN_S` is killed. `kills` has looked at the process while it was alive.
+    A process that does not end within `JOIN_S` is killed. `kills` is the kernel's count when its task began.
     """
     process.join(JOIN_S)
     code = process.exitcode
     if code is None:
         process.kill()
         process.join()
-    gpu_free = None
-    with contextlib.suppress(RuntimeError):  # raised by a GPU that failed with the worker
-        gpu_free = torch.cuda.mem_get_info(device)[0] if device.startswith("cuda") else None
-    killed = code == -KILL and kills.explains(process)
-    return Death(code, killed, free_memory_bytes(), gpu_free, output.tail())
-
-
-def cause(death: Death) -> str:
-    """Return the cause of a death in the words of `machine.exit_cause`."""
-    if death.exit_code is None:
-        return f"it closed its pipe but did not end within {JOIN_S:g} s"
-    return exit_cause(death.exit_code, oom_killed=death.oom_killed)
+    return Death(code, code == -KILL and oom_kills() > kills, free_memory_bytes(), output.tail())
 
 
 def account(death: Death, doing: str, *, times: int = 1, shown: bool = False) -> str:
@@ -216,11 +137,12 @@ def account(death: Death, doing: str, *, times: int = 1, shown: bool = False) ->
         shown: Whether the terminal has shown stderr, which is then not quoted.
     """
     died = f"the worker process died {times} times (last: " if times > 1 else "a worker process died ("
-    first = f"{died}{cause(death)}) while {doing}"
-    known = {"memory": death.free_bytes, "the GPU's memory": death.gpu_free_bytes}
-    parts = [f"{free / 1e9:.1f} GB of {name}" for name, free in known.items() if free is not None]
-    if parts:
-        first = f"{first}; {' and '.join(parts)} were free"
+    cause = f"it closed its pipe but did not end within {JOIN_S:g} s"
+    if death.exit_code is not None:
+        cause = exit_cause(death.exit_code, oom_killed=death.oom_killed)
+    first = f"{died}{cause}) while {doing}"
+    if death.free_bytes is not None:
+        first = f"{first}; {death.free_bytes / 1e9:.1f} GB of memory were free"
     if not death.stderr:
         return f"{first}; it wrote nothing to stderr"
     if shown:

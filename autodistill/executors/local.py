@@ -15,7 +15,7 @@ import threading
 import time
 import types
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
@@ -27,6 +27,7 @@ from autodistill.data import Data, to_worker
 from autodistill.errors import StudyError
 from autodistill.executors.base import (
     Done,
+    Executor,
     OnEvent,
     Result,
     Setup,
@@ -38,8 +39,9 @@ from autodistill.executors.base import (
     describe,
     longest_first,
 )
-from autodistill.executors.deaths import KillWatch, WorkerOutput, account, noticed, redirect_stderr, way_out
+from autodistill.executors.deaths import WorkerOutput, account, noticed, redirect_stderr, way_out
 from autodistill.executors.worker import Work, WorkerContext, end_of, perform
+from autodistill.machine import oom_kills
 
 ALLOCATOR = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**32), "MALLOC_TOP_PAD_": str(2**28)}
 """glibc: keep freed memory instead of returning it after every step; 10-15 % of a small student's step on a CPU.
@@ -47,14 +49,14 @@ glibc reads these variables when a process starts. Other systems ignore them."""
 MALLOPT = {-4: 0, -1: 2**31 - 1, -2: 2**28}
 """The same as glibc's M_MMAP_MAX, M_TRIM_THRESHOLD and M_TOP_PAD, for a process that runs already."""
 SHOW_S = 1.0
-"""What workers write to stderr is shown at least this often."""
+"""What workers write to stderr is shown with their messages, and when no worker sends a message for this time."""
 READY = "ready"
 """Sent by a worker when it has imported its modules and received its setup and its data."""
 STOP = "stop"
 """Sent to a worker to make it stop at the end of the epoch."""
 
 
-class SerialExecutor:
+class SerialExecutor(Executor):
     """An `Executor` without processes, for notebooks, tests and debugging: one task after another in this process.
 
     Args:
@@ -65,9 +67,6 @@ class SerialExecutor:
     """
 
     workers = 1
-
-    def ready(self) -> None:
-        """See `Executor.ready`; this process has started."""
 
     def __init__(
         self, setup: Setup, *, data: Data | None = None, stop: threading.Event | None = None, work: Work = perform
@@ -85,9 +84,6 @@ class SerialExecutor:
             results[place] = self._work(tasks[place], self._context)
         return [results[place] for place in range(len(tasks))]
 
-    def __enter__(self) -> "SerialExecutor":
-        return self
-
     def __exit__(self, *_: object) -> None:
         return None
 
@@ -102,15 +98,16 @@ class Worker(Slot):
     """Its stderr."""
     number: int = 0
     """Among the workers of an executor."""
-    device: str = ""
     started: bool = False
     """Whether it has said that it is ready."""
+    kills: int = 0
+    """The kernel's count of processes killed for lack of memory, before the last message to this worker."""
 
 
-class ProcessPool:
+class ProcessPool(contextlib.AbstractContextManager["ProcessPool"]):
     """Processes that were started early, so that they import modules while a command still checks its input.
 
-    A context manager: leaving the context ends the processes that nobody took.
+    Leaving the context ends the processes that nobody took.
     """
 
     def __init__(self, size: int = 0) -> None:
@@ -120,19 +117,11 @@ class ProcessPool:
         """Return a waiting process, or a new process where none is left."""
         return self._waiting.popleft() if self._waiting else _started()
 
-    def __enter__(self) -> "ProcessPool":
-        return self
-
     def __exit__(self, *_: object) -> None:
-        for worker in self._waiting:
-            worker.pipe.close()
-            worker.process.terminate()
-        for worker in self._waiting:
-            worker.process.join()
-            worker.output.close()
+        _end(self._waiting)
 
 
-class LocalExecutor:
+class LocalExecutor(Executor):
     """An `Executor` of processes on this machine.
 
     Args:
@@ -140,7 +129,7 @@ class LocalExecutor:
         setup: the study.
         data: the study's data where they are loaded already. Images in a file are mapped, others are sent.
         processes: that were started early.
-        stop: makes `run` end soon. Signal handlers may set it.
+        stop: as for `SerialExecutor`. Signal handlers may set it.
         work: does a task in a worker; an importable function.
     """
 
@@ -157,7 +146,6 @@ class LocalExecutor:
         self.workers, self._setup, self._work = workers, setup, work
         self._processes = processes or ProcessPool()
         self._data = pickle.dumps(data and to_worker(data))
-        self._kills = KillWatch()
         taken = [self._processes.take() for _ in range(workers)]
         self._workers = [self._hired(worker, number) for number, worker in enumerate(taken)]
         self._deaths: list[Task] = []
@@ -182,35 +170,23 @@ class LocalExecutor:
             if not busy:
                 raise Stopped
             ready = wait(list(busy), SHOW_S)
-            self._kills.look(worker.process for worker in self._workers)
-            heard = [self._receive(busy[pipe], queue, on_event) for pipe in ready]  # type: ignore[index]
-            # After the messages: an error quotes the stderr of a dead worker, which is not shown twice. A worker that
-            # only says that it has started may be dying in its first task.
-            if any(heard) or not ready:
+            for pipe in ready:
+                self._receive(busy[pipe], queue, on_event)  # type: ignore[index]
+            if not ready:
                 for worker in self._workers:
                     worker.output.pass_on()
         return queue.in_order()
 
-    def __enter__(self) -> "LocalExecutor":
-        return self
-
     def __exit__(self, *_: object) -> None:
-        for worker in self._workers:
-            worker.pipe.close()
-            worker.process.terminate()
-        for worker in self._workers:
-            worker.process.join(5)
-            if worker.process.is_alive():
-                worker.process.kill()
-            worker.output.close()
+        _end(self._workers)
 
     def _hired(self, worker: Worker, number: int) -> Worker:
-        worker.number, worker.device = number, device_of(self._setup.device, number)
+        """Send a worker what it needs before its first task."""
+        worker.number, device = number, device_of(self._setup.device, number)
         # A process that has died is noticed when its first answer is awaited.
         with contextlib.suppress(OSError):
-            worker.pipe.send((self._setup.model_copy(update={"device": worker.device}), self._work))
+            worker.pipe.send((self._setup.model_copy(update={"device": device}), self._work))
             worker.pipe.send_bytes(self._data)
-        self._kills.look([worker.process])
         return worker
 
     def _feed(self, queue: TaskQueue) -> None:
@@ -220,24 +196,25 @@ class LocalExecutor:
         for worker in self._workers:
             message = queue.assign(worker) if worker.task is None else STOP if stops else None
             if message is not None:
+                worker.kills = oom_kills()
                 with contextlib.suppress(OSError):
                     worker.pipe.send(message)
 
-    def _receive(self, worker: Worker, queue: TaskQueue, on_event: OnEvent) -> bool:
-        """Take in a message, or the death of a worker; return whether it is about a task."""
+    def _receive(self, worker: Worker, queue: TaskQueue, on_event: OnEvent) -> None:
+        """Take in a message, or the death of a worker."""
         try:
             message = worker.pipe.recv()
         except (EOFError, OSError):  # OSError: it died in the middle of a message
             self._replace(worker, queue, on_event)
-            return True
-        if message == READY:
+            return
+        if message == READY:  # the worker may be dying in its first task: an error quotes its stderr
             worker.started = True
-            return False
+            return
+        worker.output.pass_on()
         if isinstance(message, Done):
             queue.end(worker, message)
         else:
             on_event(message)
-        return True
 
     def _replace(self, worker: Worker, queue: TaskQueue, on_event: OnEvent) -> None:
         """Start another worker in place of a dead worker; its task continues there from its last checkpoint.
@@ -247,7 +224,7 @@ class LocalExecutor:
         task = worker.task
         assert task is not None
         worker.pipe.close()
-        death = noticed(worker.process, worker.output, self._kills, device=worker.device)
+        death = noticed(worker.process, worker.output, kills=worker.kills)
         self._workers[worker.number] = self._hired(self._processes.take(), worker.number)
         self._deaths.append(task)
         ends_study = queue.gives_up(worker) and not isinstance(task, TrainTask)
@@ -275,12 +252,19 @@ def _started() -> Worker:
     return Worker(process=process, pipe=ours, output=output)
 
 
-def _do_tasks(pipe: Connection, parent: int, stderr: str) -> None:
-    """Take a setup, a work function, data and tasks from a pipe until it closes. The main function of a process.
+def _end(workers: Collection[Worker]) -> None:
+    for worker in workers:
+        worker.pipe.close()
+        worker.process.terminate()
+    for worker in workers:
+        worker.process.join(5)
+        if worker.process.is_alive():
+            worker.process.kill()
+        worker.output.close()
 
-    Importing this module, which comes first, imports nearly all other modules. Without a file `stderr`, the stderr of
-    the process `parent` is used.
-    """
+
+def _do_tasks(pipe: Connection, parent: int, stderr: str) -> None:
+    """Take a setup, a work function, data and tasks from a pipe until it closes. The main function of a process."""
     redirect_stderr(stderr)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=follow, args=(parent,), daemon=True).start()

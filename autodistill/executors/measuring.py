@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from autodistill.config import TrainingSpec
 from autodistill.data import Split
 from autodistill.executors.base import Line, MeasureStudentTask, MeasureTeacherTask, StudentTimes, TeacherTimes
-from autodistill.records import EpochRecord, TrialParams
+from autodistill.records import TrialParams
 from autodistill.stopwatch import Stopwatch
 from autodistill.teachers import Normalisation, Teacher, adaptation, assistants, logits_of
 from autodistill.teachers.ladder import network, rung_of
@@ -52,10 +52,9 @@ ENDLESS = 10**6
 def measure_teacher(task: MeasureTeacherTask, context: "WorkerContext") -> TeacherTimes:
     """Measure the logits of a teacher, and its training if it is not trained yet."""
     data, seconds = context.data, task.seconds
-    if not task.untrained and context.teacher(task.name).table is not None:
-        return TeacherTimes(view_s=0.0)
     if not task.untrained:
-        return TeacherTimes(view_s=_view_s(context.teacher(task.name), context, seconds))
+        trained = context.teacher(task.name)
+        return TeacherTimes(view_s=0.0 if trained.table is not None else _view_s(trained, context, seconds))
     uri = context.setup.teachers[task.name]
     if uri.startswith(adaptation.SCHEME):
         uri = context.setup.moved.get(uri, uri)
@@ -129,8 +128,7 @@ def _forward_s(training: Line, context: "WorkerContext") -> float | None:
 def _view_s(teacher: Teacher, context: "WorkerContext", seconds: float) -> float:
     """Measure the seconds per training image of a teacher's logits."""
     images = context.data.train_images(BATCH)
-    most = len(images)
-    return _per_image(lambda count: logits_of(teacher, images[:count]).cpu(), most=most, seconds=seconds)
+    return _per_image(lambda count: logits_of(teacher, images[:count]).cpu(), most=len(images), seconds=seconds)
 
 
 def _per_image(work: Callable[[int], object], *, most: int, seconds: float) -> float:
@@ -176,7 +174,6 @@ class _Epochs:
         self, model: nn.Module, spec: TrainingSpec, params: TrialParams | None, context: "WorkerContext"
     ) -> None:
         self._model, self._spec, self._params, self._context = model, spec, params, context
-        self._watch = Stopwatch()
 
     def measure(self, seconds: float) -> tuple[Line, Line]:
         """Measure an epoch without its evaluation, and its soft targets, as functions of the number of steps."""
@@ -198,44 +195,42 @@ class _Epochs:
         whole_s, targets_s = zip(*durations, strict=True)
         return line_through(lengths, whole_s), line_through(lengths, targets_s)
 
-    def _of(self, steps: int, size: int) -> Iterator[EpochRecord]:
-        """Train without end: each epoch has `steps` batches of `size` images."""
+    def _durations(self, steps: int, size: int) -> Iterator[_Duration]:
+        """Train without end, each epoch with `steps` batches of `size` images; yield the durations of the epochs."""
         context, count = self._context, steps * size
         part = Split(context.data.train.images[:count], context.data.train.labels[:count])
-        spec = self._spec.model_copy(update={"evaluate_every": ENDLESS, "batch_size": size})
-        return train(
+        spec, watch = self._spec.model_copy(update={"evaluate_every": ENDLESS, "batch_size": size}), Stopwatch()
+        epochs = train(
             self._model,
             replace(context.data, train=part),
             Recipe(spec, context.view, 1, ENDLESS, 0),
             supervision=_taught(self._params, part.labels, context) if self._params else None,
-            watch=self._watch,
+            watch=watch,
             execution=context.execution,
         )
-
-    def _next(self, epochs: Iterator[EpochRecord]) -> _Duration:
-        self._watch.seconds.clear()
-        whole = _seconds(lambda: next(epochs))
-        return _Duration(whole, self._watch.seconds["targets"])
+        while True:
+            watch.seconds.clear()
+            whole = _seconds(lambda: next(epochs))
+            yield _Duration(whole, watch.seconds["targets"])
 
     def _one_step(self, size: int, enough_s: float) -> _Duration:
         """Time the second step of a shape; the first takes several times as long.
 
-        A step of `enough_s` or longer is repeated and the shorter time counts, so that a single pause of the machine
-        does not end the measurement.
+        A long step is repeated, so that a single pause of the machine does not end the measurement.
         """
-        epochs = self._of(1, size)
-        self._next(epochs)
-        duration = self._next(epochs)
-        return min(duration, self._next(epochs)) if duration.whole >= enough_s else duration
+        durations = self._durations(1, size)
+        next(durations)
+        duration = next(durations)
+        return min(duration, next(durations)) if duration.whole >= enough_s else duration
 
     def _median(self, steps: int, size: int, seconds: float) -> _Duration:
-        epochs = self._of(steps, size)
+        durations = self._durations(steps, size)
         if self._context.execution.mode != "eager":
-            next(epochs)  # records or compiles
-        durations: list[_Duration] = []
-        while len(durations) < FEWEST or sum(duration.whole for duration in durations) < seconds:
-            durations.append(self._next(epochs))
-        return sorted(durations)[len(durations) // 2]
+            next(durations)  # records or compiles
+        measured: list[_Duration] = []
+        while len(measured) < FEWEST or sum(duration.whole for duration in measured) < seconds:
+            measured.append(next(durations))
+        return statistics.median_high(measured)
 
 
 def line_through(lengths: Sequence[int], seconds: Sequence[float]) -> Line:

@@ -33,7 +33,9 @@ from autodistill.executors.base import (
     STARTED,
     AgreementTask,
     Done,
+    Executor,
     LogitsTask,
+    MeasureStudentTask,
     OnEvent,
     Result,
     Setup,
@@ -46,7 +48,7 @@ from autodistill.executors.base import (
     describe,
 )
 from autodistill.executors.local import keep_freed_memory
-from autodistill.executors.worker import Work, WorkerContext, end_of, memory_share, perform
+from autodistill.executors.worker import Work, WorkerContext, end_of, memory_share, perform, teacher_path
 from autodistill.logit_cache import PLAIN, VALIDATION, is_whole, logits_name, training_part
 from autodistill.methods import check_code
 from autodistill.models.uri import files_of, moved
@@ -55,7 +57,7 @@ from autodistill.store import StudyFolder, cache_root, write_bytes
 from autodistill.teachers import assistants, computed_as, is_ensemble, members_of
 from autodistill.teachers.adaptation import SCHEME as ADAPT
 from autodistill.teachers.ladder import SCHEME as LADDER
-from autodistill.teachers.ladder import checkpoints_of, path_of
+from autodistill.teachers.ladder import checkpoints_of
 
 SEND_EVERY_S = 50.0
 """Time between two checkpoints of a task that the driver receives. Runs write one every 5 s, at the end of an epoch: a
@@ -89,13 +91,10 @@ class Node(NamedTuple):
     process: str
     """A random name of the actor's process; a restarted actor has another."""
     host: str
-    autodistill: str
     torch: str
     device: str
     computed_as: str
     """How logits are computed there."""
-    data: str
-    """Fingerprint of the data."""
     shares: tuple[str, ...]
     """Folders of the driver that the node sees: `study`, `cache`."""
     missing: tuple[str, ...]
@@ -115,9 +114,9 @@ class Given(NamedTuple):
     uri: str
     """Its URI without `adapt:`, in a form that reads the same where the files are missing."""
     copies: dict[str, str]
-    """Name of the copy of what each part of the URI names, by part."""
+    """Copy of what each part of the URI names, relative to the cache folder, by part."""
     files: dict[str, Path]
-    """Path of the original of each file by the name of its copy."""
+    """Path of the original of each file, by its copy."""
 
 
 def given_teachers(setup: Setup) -> tuple[Given, ...]:
@@ -127,7 +126,7 @@ def given_teachers(setup: Setup) -> tuple[Given, ...]:
         fingerprint, own = setup.sources.get(uri) or setup.fingerprints.get(teacher), uri.removeprefix(ADAPT)
         files = files_of(own) if fingerprint else ()
         if files:
-            folder = f"cache/teachers/{fingerprint}"
+            folder = f"teachers/{fingerprint}"
             copies = {it.part: f"{folder}/{it.part}/{it.top}" for it in files}
             paths = {f"{folder}/{it.part}/{it.name}": it.path for it in files}
             found.append(Given(teacher, moved(own), copies, paths))
@@ -160,22 +159,23 @@ def _own_files(task: Task, setup: Setup, shares: Sequence[str]) -> list[str]:
         key = task.key
         return [f"study/checkpoints/{key}.pt", f"study/weights/{key}.safetensors", f"study/results/{key}.json"]
     if isinstance(task, TrainTeacherTask) and "cache" not in shares:
-        path = path_of(task.uri, root=Path("cache"), data=setup.data, space=setup.space, sources=setup.sources)
+        path = teacher_path(task.uri, setup, root="cache")
         return [path.with_suffix(".checkpoint").as_posix(), path.with_suffix(".head").as_posix(), path.as_posix()]
     return []
 
 
-def _teachers_and_views(task: Task, views: int) -> tuple[tuple[str, ...], Sequence[int]]:
+def _teachers_and_views(task: Task, setup: Setup) -> tuple[Sequence[str], Sequence[int]]:
     """Return the teachers that a task uses, and the views whose logits it reads or computes."""
     if isinstance(task, TrainTask):
         name = task.spec.params.teacher
-        return (name,) if name else (), range(min(task.spec.last_epoch, views))
+        return [name] if name else [], range(min(task.spec.last_epoch, setup.views))
+    if isinstance(task, TrainTeacherTask):
+        return assistants.needs(task.uri, setup.teachers), range(assistants.views_of(setup.space))
     if isinstance(task, AgreementTask):
-        return task.names, (0,)
-    if isinstance(task, LogitsTask):
-        return (task.name,), (task.view,)
-    name = getattr(task, "name", None)
-    return (name,) if name else (), (0,)
+        return task.names, [0]
+    if isinstance(task, MeasureStudentTask):
+        return [], []
+    return [task.name], [task.view if isinstance(task, LogitsTask) else 0]
 
 
 class Worker:
@@ -194,13 +194,13 @@ class Worker:
         self._missing, teachers, sources = list[str](), dict(setup.teachers), dict[str, str]()
         for it in given:
             if "cache" not in self._shares or not all(original.exists() for original in it.files.values()):
-                places = {part: cache / name.removeprefix("cache/") for part, name in it.copies.items()}
+                places = {part: cache / name for part, name in it.copies.items()}
                 uri, place = setup.teachers[it.teacher], moved(it.uri, places)
                 if uri.startswith(ADAPT):
                     sources[uri] = ADAPT + place
                 else:
                     teachers[it.teacher] = place
-                self._missing += [name for name in it.files if not (cache / name.removeprefix("cache/")).exists()]
+                self._missing += [f"cache/{name}" for name in it.files if not (cache / name).exists()]
         share = setup.memory_share
         if setup.device.startswith("cuda") and share < 1:
             total = torch.cuda.mem_get_info(0)[1]
@@ -209,35 +209,38 @@ class Worker:
         here |= {"shown_as": setup.teachers, "moved": sources}
         self._setup = setup.model_copy(update=here)
         self._context = WorkerContext(
-            self._setup, on_event=self._send, stopping=self._stop.is_set, on_file=self._send_logits
+            self._setup, on_event=self._messages.put, stopping=self._stop.is_set, on_file=self._send_logits
         )
 
-    def describe(self) -> Node:
-        """Return what the driver checks before it gives tasks to this actor.
-
-        Raises:
-            DataError: the data are not on this node.
-            ConfigError: the file of a user's method is missing on this node or differs.
-        """
+    def describe(self, version: str) -> Node:
+        """Describe this actor, unless the node has other data, methods or another version than the driver."""
         import ray
 
-        host, device = platform.node(), torch.device(self._setup.device)
-        check_methods(self._setup, host)
+        setup, host, device = self._setup, platform.node(), torch.device(self._setup.device)
+        if version != __version__:
+            raise ConfigError(
+                f"node {host}: has kd-autodistill {__version__}, the driver has {version}",
+                "install the same version on every node",
+            )
+        check_methods(setup, host)
         try:
             data = self._context.study_data.fingerprint
         except AutodistillError as error:
             raise DataError(
                 f"node {host}: {error.message}", f"put the data under the same path on every node. {error.hint}"
             ) from error
+        if data != setup.data:
+            raise DataError(
+                f"node {host}: other images or labels than here under {setup.space.data.name!r}",
+                "put the same data under the same path on every node",
+            )
         return Node(
             node=ray.get_runtime_context().get_node_id(),
             process=self._process,
             host=host,
-            autodistill=__version__,
             torch=torch.__version__,
             device=torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "cpu",
             computed_as=computed_as(device),
-            data=data,
             shares=self._shares,
             missing=tuple(self._missing),
         )
@@ -258,7 +261,6 @@ class Worker:
         checkpoint = _path(self._setup, names[0]) if names else None
         # The time stamp is read before the task starts: a checkpoint that is written at once is new too.
         sent, stamp, over = time.monotonic(), _stamp(checkpoint), False
-        self._messages = queue.Queue()
         thread = threading.Thread(target=self._perform, args=(task,), daemon=True)
         thread.start()
         while not over:
@@ -286,19 +288,16 @@ class Worker:
 
     def _perform(self, task: Task) -> None:
         try:
-            self._send(end_of(task, self._context, self._work))
+            self._messages.put(end_of(task, self._context, self._work))
         except BaseException as error:
             reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-            self._send(Done(error=StudyError(f"node {platform.node()}: {reason}, while {describe(task)}")))
+            self._messages.put(Done(error=StudyError(f"node {platform.node()}: {reason}, while {describe(task)}")))
             raise
-
-    def _send(self, message: object) -> None:
-        self._messages.put(message)
 
     def _send_logits(self, path: Path) -> None:
         """Send logits as soon as they are written: the driver gives them to other nodes."""
         if "cache" not in self._shares:
-            self._send(File(f"cache/{path.relative_to(self._setup.cache).as_posix()}", path.read_bytes()))
+            self._messages.put(File(f"cache/{path.relative_to(self._setup.cache).as_posix()}", path.read_bytes()))
 
     def _read(self, names: Iterable[str]) -> Iterator[File]:
         for name in names:
@@ -315,7 +314,6 @@ class _Actor(Slot):
     messages: Any = None
     """Generator of the messages of its task."""
     started: bool = False
-    stopping: bool = False
     lost: Node | None = None
     """Where it was lost during a task. Whether its process died is known when it is back, or its node is gone."""
     lost_at: float = 0.0
@@ -323,21 +321,16 @@ class _Actor(Slot):
     """Files of the cache that are on its node."""
 
 
-class RayExecutor:
+class RayExecutor(Executor):
     """An `Executor` of actors on a Ray cluster.
 
     Args:
-        setup: the study; `setup.device` is `cuda` for actors with a GPU.
-        address: of the cluster; `auto`: the cluster of this machine; `local`: a cluster of its own.
-        workers: number of actors; None: as many as the cluster has room for.
-        per_gpu: actors that share a GPU.
-        insecure: whether a cluster on a network without token authentication is accepted.
+        setup: the study; `setup.device` is `cuda` for actors that each have `setup.memory_share` of a GPU.
+        address: of the cluster, as for `connected`, which raises errors.
+        workers: number of actors.
         shared: whether actors use the folders of the driver where they see them.
         stop: makes `run` end soon. Signal handlers may set it.
         work: does a task in an actor; an importable function.
-
-    Raises:
-        ConfigError: Ray is not installed, there is no cluster, it has no GPU, or it is open to the network.
     """
 
     actor_class = Worker
@@ -347,24 +340,20 @@ class RayExecutor:
         setup: Setup,
         *,
         address: str,
-        workers: int | None = None,
-        per_gpu: int = 1,
-        insecure: bool = False,
+        workers: int,
         shared: bool = True,
         stop: threading.Event | None = None,
         work: Work = perform,
     ) -> None:
-        self._ray = connected(address, insecure=insecure)
-        self._setup, self._stop = setup.model_copy(update={"memory_share": 1 / per_gpu}), stop or threading.Event()
-        gpu = setup.device.startswith("cuda")
-        room = slots_of(self._ray.cluster_resources(), gpu=gpu, per_gpu=per_gpu)
-        self.workers = workers or room
+        self._ray, self.workers = connected(address), workers
+        self._setup, self._stop = setup, stop or threading.Event()
         token = secrets.token_hex(8)
         self._markers = [Path(place) / MARKER for place in (setup.folder, setup.cache) if shared]
         for marker in self._markers:
             with contextlib.suppress(AutodistillError):  # a read-only cache is not shared
                 write_bytes(marker, token.encode())
-        needs = {"num_gpus": 1 / per_gpu, "num_cpus": 0} if gpu else {"num_cpus": 1}
+        gpu = setup.device.startswith("cuda")
+        needs = {"num_gpus": setup.memory_share, "num_cpus": 0} if gpu else {"num_cpus": 1}
         remote = self._ray.remote(self.actor_class).options(max_restarts=-1, max_concurrency=2, **needs)
         given = given_teachers(setup)
         self._actors = [_Actor(remote.remote(self._setup, token, work, given)) for _ in range(self.workers)]
@@ -372,16 +361,13 @@ class RayExecutor:
             self._await(actor)
         self._deaths: list[Task] = []
         self._fingerprints = dict(setup.fingerprints)
-        self._given = {name: original for it in given for name, original in it.files.items()}
+        self._given = {f"cache/{name}": original for it in given for name, original in it.files.items()}
         self._references: dict[str, Any] = {}
         self._seen = time.monotonic()
         """When an actor was there last."""
         self._leaving = contextlib.ExitStack()
         self.nodes: Counter[str] = Counter()
         """Actors that have started, by the device of their node."""
-
-    def ready(self) -> None:
-        """See `Executor.ready`; actors start when the cluster has room for them, which is not waited for."""
 
     def run(self, tasks: Sequence[Task], on_event: OnEvent, *, meanwhile: Sequence[Task] = ()) -> list[Result]:
         """See `Executor.run`."""
@@ -417,7 +403,7 @@ class RayExecutor:
     def _await(self, actor: _Actor) -> None:
         """Ask an actor for its description, which it gives when it has started, or started again."""
         actor.node = None
-        actor.described = actor.handle.describe.options(max_task_retries=-1).remote()
+        actor.described = actor.handle.describe.options(max_task_retries=-1).remote(__version__)
 
     def _ready(self) -> list[tuple[_Actor, bool]]:
         """Wait for a message; return the actors that have one, and whether it is their description."""
@@ -431,7 +417,6 @@ class RayExecutor:
         """Check an actor that has started."""
         reference, actor.described = actor.described, None
         node: Node = self._got(reference)
-        check_node(node, self._setup)
         if actor.lost is not None and actor.lost.process == node.process:
             # The network failed, and the process is still at work on its task: it must not write any more.
             self._ray.kill(actor.handle, no_restart=False)
@@ -457,14 +442,12 @@ class RayExecutor:
                 f"no actor has started within {START_S:g} s", "`ray status` shows the resources that are missing"
             )
         busy = [actor for actor in self._actors if actor.messages is not None]
-        if self._stop.is_set():
+        if self._stop.is_set() and not busy:
+            raise Stopped
+        if self._stop.is_set() and not tasks_left.stopped:
             tasks_left.stopped = True
-            if not busy:
-                raise Stopped
             for actor in busy:
-                if not actor.stopping:
-                    actor.handle.stop.remote()
-                    actor.stopping = True
+                actor.handle.stop.remote()
         for actor in self._actors:
             if actor.node is not None and actor.task is None and (task := tasks_left.assign(actor)) is not None:
                 actor.started = False
@@ -493,24 +476,21 @@ class RayExecutor:
             on_event(message)
 
     def _got(self, reference: Any) -> Any:
-        """Return the value of a reference.
-
-        Raises:
-            AutodistillError: raised by the actor, or the actor could not start.
-            RayError: the actor or the object was lost.
-        """
+        """Return the value of a reference; raise the actor's error, or a RayError where the actor was lost."""
         errors = self._ray.exceptions
         try:
             return self._ray.get(reference)
         except errors.RayTaskError as error:
             if isinstance(error.cause, AutodistillError):
                 raise error.cause from error
-            raise StudyError(f"an actor failed: {_last_line(error)}", "Ray's logs on its node say more") from error
+            last_line = str(error).strip().rpartition("\n")[2]  # it names the exception
+            raise StudyError(f"an actor failed: {last_line}", "Ray's logs on its node say more") from error
         except errors.RayActorError as error:
             if not error.actor_init_failed:
                 raise
+            last_line = str(error).strip().rpartition("\n")[2]
             raise StudyError(
-                f"an actor could not start: {_last_line(error)}",
+                f"an actor could not start: {last_line}",
                 "every node needs the same version of kd-autodistill, installed where Ray's Python finds it",
             ) from error
 
@@ -556,13 +536,11 @@ class RayExecutor:
                 sent.add(name)
         return found
 
-    def _earlier_checkpoints(self, uri: str) -> Iterator[str]:
+    def _earlier_checkpoints(self, task: Task) -> Iterator[str]:
         """Yield the names of the checkpoints from which the training of a ladder teacher may continue."""
-        if uri.startswith(LADDER):
-            setup, root = self._setup, Path(self._setup.cache)
-            path = path_of(uri, root=root, data=setup.data, space=setup.space)
-            for it in checkpoints_of(path).values():
-                yield f"cache/{it.relative_to(root).as_posix()}"
+        if isinstance(task, TrainTeacherTask) and task.uri.startswith(LADDER):
+            for path in checkpoints_of(teacher_path(task.uri, self._setup)).values():
+                yield f"cache/{path.relative_to(self._setup.cache).as_posix()}"
 
     def _needed(self, task: Task, node: Node) -> Iterator[str]:
         """Yield the names of files that a task reads."""
@@ -571,25 +549,28 @@ class RayExecutor:
         yield from _own_files(task, setup, node.shares)
         if "cache" in node.shares:
             return
-        names, views = _teachers_and_views(task, setup.views)
-        if isinstance(task, TrainTeacherTask):
-            names, views = assistants.needs(task.uri, setup.teachers), range(assistants.views_of(setup.space))
-            yield from self._earlier_checkpoints(task.uri)
-        ensembles = [setup.teachers[name] for name in names if is_ensemble(setup.teachers[name])]
-        names += tuple(member for uri in ensembles for member in members_of(uri, setup.teachers))
-        for uri in {setup.teachers[name] for name in names}:
+        yield from self._earlier_checkpoints(task)
+        names, views = _teachers_and_views(task, setup)
+        teachers = list(names)
+        for name in names:
+            if is_ensemble(setup.teachers[name]):
+                teachers += members_of(setup.teachers[name], setup.teachers)
+        for uri in {setup.teachers[name] for name in teachers}:
             if uri.startswith(TRAINED_HERE):
-                path = path_of(uri, root=Path("cache"), data=setup.data, space=setup.space, sources=setup.sources)
-                yield path.as_posix()
+                yield teacher_path(uri, setup, root="cache").as_posix()
         parts = [training_part(View(seen.view_seed, seen.crop, seen.flip), number) for number in views]
-        for fingerprint in (self._fingerprints[name] for name in names if name in self._fingerprints):
+        for fingerprint in (self._fingerprints[name] for name in teachers if name in self._fingerprints):
             for part in (VALIDATION, PLAIN, *parts):
                 how = {"computed_as": node.computed_as, "version": node.torch}
                 yield f"cache/{logits_name(fingerprint, setup.data, part, **how)}"
 
 
-def connected(address: str, *, insecure: bool) -> Any:
+def connected(address: str, *, insecure: bool = False) -> Any:
     """Return the module `ray`, connected to a cluster. An existing connection is kept.
+
+    Args:
+        address: `auto`: the cluster of this machine; `local`: a cluster of its own; or HOST:PORT.
+        insecure: Whether a cluster on a network without token authentication is accepted.
 
     Raises:
         ConfigError: Ray is not installed, there is no cluster, or it is open to the network.
@@ -610,7 +591,8 @@ def connected(address: str, *, insecure: bool) -> Any:
     if not ray.is_initialized():
         _connect(ray, address)
         try:
-            check_secure(address, ray.nodes(), {"RAY_AUTH_MODE": "token"} if insecure else os.environ)
+            if not insecure:
+                check_secure(address, ray.nodes())
         except ConfigError:
             ray.shutdown()
             raise
@@ -631,8 +613,9 @@ def _connect(ray: Any, address: str) -> None:
             socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_S).close()
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **own)
     except OSError as error:
+        first_line = str(error).partition("\n")[0]
         raise ConfigError(
-            f"--ray {address}: no cluster there ({next(iter(str(error).splitlines()), '')})",
+            f"--ray {address}: no cluster there ({first_line})",
             "start a cluster with `ray start --head`, or use --ray local",
         ) from error
     except ray.exceptions.AuthenticationError as error:
@@ -647,15 +630,11 @@ def _connect(ray: Any, address: str) -> None:
         raise ConfigError(f"--ray {address}: {lines}", "use the same Python and Ray on every node") from error
 
 
-def check_secure(address: str, nodes: Iterable[Mapping[str, Any]], environment: Mapping[str, str]) -> None:
-    """Check that only authenticated users can run code on a cluster with these `ray.nodes()`.
-
-    Raises:
-        ConfigError: the cluster listens on a network and does not ask for a token.
-    """
+def check_secure(address: str, nodes: Iterable[Mapping[str, Any]]) -> None:
+    """Raise a ConfigError where a cluster with these `ray.nodes()` listens on a network and asks for no token."""
     found = sorted({str(node["NodeManagerAddress"]) for node in nodes if node.get("Alive", True)})
     open_to_network = [it for it in found if not _is_loopback(it)]
-    if open_to_network and environment.get("RAY_AUTH_MODE", "").lower() != "token":
+    if open_to_network and os.environ.get("RAY_AUTH_MODE", "").lower() != "token":
         raise ConfigError(
             f"--ray {address}: the cluster listens on {', '.join(open_to_network)} without token authentication: "
             "anyone who reaches a port can run code there",
@@ -672,11 +651,7 @@ def _is_loopback(address: str) -> bool:
 
 
 def check_methods(setup: Setup, host: str) -> None:
-    """Check that the files of the user's methods are on this node, `host`, as they are on the driver.
-
-    Raises:
-        ConfigError: a file is missing or differs.
-    """
+    """Raise a ConfigError where a file of the user's methods is missing on this node, `host`, or differs."""
     for name in setup.own_methods:
         try:
             check_code(name, setup.own_methods)
@@ -688,39 +663,11 @@ def check_methods(setup: Setup, host: str) -> None:
             ) from error
 
 
-def check_node(node: Node, setup: Setup) -> None:
-    """Check that a node has this version of autodistill and the data of the study.
-
-    Raises:
-        ConfigError: it has another version of autodistill.
-        DataError: it has other data.
-    """
-    if node.autodistill != __version__:
-        raise ConfigError(
-            f"node {node.host}: has kd-autodistill {node.autodistill}, the driver has {__version__}",
-            "install the same version on every node",
-        )
-    if node.data != setup.data:
-        raise DataError(
-            f"node {node.host}: other images or labels than here under {setup.space.data.name!r}",
-            "put the same data under the same path on every node",
-        )
-
-
 def slots_of(resources: Mapping[str, float], *, gpu: bool, per_gpu: int) -> int:
-    """Return how many actors a cluster has room for.
-
-    Raises:
-        ConfigError: it has no GPU, and one is asked for.
-    """
+    """Return how many actors a cluster has room for; raise a ConfigError where it has no GPU."""
     if not gpu:
         return max(1, int(resources.get("CPU", 1)))
     count = int(resources.get("GPU", 0))
     if not count:
         raise ConfigError("--device cuda: the cluster has no GPU", "use --device cpu, or add a node with a GPU")
     return count * per_gpu
-
-
-def _last_line(error: BaseException) -> str:
-    """Return the last line of an error of Ray that is not empty: it names the exception."""
-    return next((line.strip() for line in reversed(str(error).splitlines()) if line.strip()), type(error).__name__)

@@ -98,6 +98,12 @@ def memory_share(free: int, total: int, *, workers: int) -> float:
     return 1.0 if workers == 1 else max(0.0, USED * free / workers - CONTEXT_BYTES) / total
 
 
+def teacher_path(uri: str, setup: Setup, *, root: str = "") -> Path:
+    """Return the file of a teacher that autodistill trains, below `root`, by default the cache folder."""
+    folder = Path(root or setup.cache)
+    return path_of(uri, root=folder, data=setup.data, space=setup.space, sources=setup.sources)
+
+
 def release() -> None:
     """Release the memory of a failed run: its frames keep their tensors until they are collected."""
     gc.collect()
@@ -206,12 +212,7 @@ class WorkerContext:
 
     def _cache_of(self, data: Data) -> LogitCache:
         return LogitCache(
-            Path(self.setup.cache),
-            data=data,
-            view=self.view,
-            say=self.warn,
-            watch=self.watch,
-            on_write=self._on_file,
+            Path(self.setup.cache), data=data, view=self.view, say=self.warn, watch=self.watch, on_write=self._on_file
         )
 
     def teacher(self, name: str) -> Teacher:
@@ -225,7 +226,9 @@ class WorkerContext:
         setup, data, offline = self.setup, self.study_data, self.setup.offline
         uri = setup.teachers[name]
         if uri.startswith(TRAINED_HERE):
-            found = load_trained(setup.moved.get(uri, uri), self.path_of(uri), data=data, offline=offline, name=name)
+            found = load_trained(
+                setup.moved.get(uri, uri), teacher_path(uri, setup), data=data, offline=offline, name=name
+            )
             teacher = replace(found, uri=uri)
         else:
             shown_as = setup.shown_as.get(name, uri)
@@ -242,17 +245,8 @@ class WorkerContext:
         teacher.module.to(self.device)
         return teacher
 
-    def path_of(self, uri: str) -> Path:
-        """Return the file of a teacher that autodistill trains."""
-        setup = self.setup
-        return path_of(uri, root=Path(setup.cache), data=setup.data, space=setup.space, sources=setup.sources)
-
     def student(self, seed: int) -> nn.Module:
-        """Return a newly initialised student.
-
-        Raises:
-            ConfigError: Its code or its weights are no longer those of the study.
-        """
+        """Return a newly initialised student; raise a ConfigError where its code or weights have changed."""
         facts, spec = self.setup.foreign, self.setup.space.student
         if facts is None:
             return student_network(self.setup.student, self.data, spec, seed=seed).to(self.device)
@@ -272,8 +266,7 @@ class WorkerContext:
     def supervision(self, spec: RunSpec) -> Supervision | None:
         """Return what the teacher of a run provides; None where the run has no teacher.
 
-        Raises:
-            ConfigError: The method is the user's, and its file is missing here or no longer that of the study.
+        Raise a ConfigError where the file of a user's method is missing here or no longer that of the study.
         """
         if spec.params.teacher is None:
             return None
@@ -296,8 +289,6 @@ class WorkerContext:
         """Train a new student; if memory runs out, train again with each batch in two parts.
 
         Args:
-            spec: the run.
-            supervision: what its teacher provides.
             curve: is filled with a record per epoch.
             checkpoint: file to resume from and to write to.
 
@@ -440,7 +431,7 @@ def _train(task: TrainTask, context: WorkerContext) -> KeptResult:
         if isinstance(found_error, TeacherError) and spec.params.teacher not in context.teachers:
             raise  # no run can load it
         # A RuntimeError is torch's. It is the failure of one run and is recorded; the study goes on.
-        error = next(iter(str(found_error).splitlines()), type(found_error).__name__)
+        error = str(found_error).partition("\n")[0] or type(found_error).__name__
         determined = isinstance(found_error, DivergedError)
     record = RunResult(
         **spec.kept(),
@@ -520,7 +511,7 @@ def _train_teacher(task: TrainTeacherTask, context: WorkerContext) -> None:
             uri, root=root, data=data, space=setup.space, source=source, offline=offline, urgent=stop.save
         )
     elif task.uri.startswith(assistants.SCHEME):
-        path = context.path_of(task.uri)
+        path = teacher_path(task.uri, setup)
         if path.exists():
             return
         name = assistants.assistant_of(task.uri).teacher
@@ -606,7 +597,8 @@ def _measure(
     try:
         return measure(task, context)
     except (TrialError, RuntimeError) as error:  # a run would fail and be recorded; an estimate ends nothing
-        context.warn(f"how long the study takes is not known: {next(iter(str(error).splitlines()), error)}")
+        first_line = str(error).partition("\n")[0]
+        context.warn(f"how long the study takes is not known: {first_line}")
         return None
 
 

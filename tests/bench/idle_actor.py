@@ -17,7 +17,7 @@ if "autodistill.executors" not in sys.modules:
     package.__path__ = [str(Path(autodistill.__file__).parent / "executors")]
     sys.modules["autodistill.executors"] = package
 
-from autodistill.executors.base import STARTED, Done, Setup, TrainTask
+from autodistill.executors.base import STARTED, Done, TrainTask
 from autodistill.records import KeptResult, RunResult
 
 SECONDS = 5.0
@@ -27,8 +27,6 @@ SECONDS = 5.0
 class IdleNode(NamedTuple):
     """As `ray.Node`, as far as the driver looks at it."""
 
-    autodistill: str
-    data: str
     node: str = ""
     process: str = ""
     host: str = "here"
@@ -46,11 +44,11 @@ def no_work(task: object, context: object) -> None:
 class IdleActor:
     """As `ray.Worker`."""
 
-    def __init__(self, setup: Setup, *_: object) -> None:
-        self._node = IdleNode(autodistill.__version__, setup.data)
+    def __init__(self, *_: object) -> None:
+        pass
 
-    def describe(self) -> IdleNode:
-        return self._node
+    def describe(self, version: str) -> IdleNode:
+        return IdleNode()
 
     def perform(self, task: TrainTask, files: Mapping[str, Any]) -> Iterator[object]:
         yield STARTED

@@ -17,7 +17,7 @@ import fake_trainer
 import numpy as np
 import pytest
 import torch
-from executor_parts import LADDER, SPACE, fingerprint, run, setup
+from executor_parts import LADDER, SPACE, run, setup
 from fake_trainer import Behaviour, behave, trained
 from ray_here import RayHere
 
@@ -29,10 +29,8 @@ from autodistill.executors import ray as executor
 from autodistill.executors.base import STARTED, Done
 from autodistill.executors.ray import (
     File,
-    Node,
     RayExecutor,
     Worker,
-    check_node,
     check_secure,
     connected,
     slots_of,
@@ -40,6 +38,7 @@ from autodistill.executors.ray import (
 from autodistill.logit_cache import is_whole
 from autodistill.models import build
 from autodistill.models.uri import with_option
+from autodistill.options import cluster
 from autodistill.records import EpochEvent
 from autodistill.store import StudyFolder, read_result
 from autodistill.teachers import load
@@ -133,7 +132,7 @@ def test_a_cluster_that_cannot_be_used_is_refused_with_what_to_do(given, monkeyp
 def test_another_error_of_ray_is_not_hidden(given):
     given(Ray(RuntimeError("something else")))
     with pytest.raises(RuntimeError, match="something else"):
-        connected("auto", insecure=False)
+        connected("auto")
 
 
 def test_a_cluster_that_is_open_to_a_network_is_refused_and_left(given, monkeypatch):
@@ -145,18 +144,19 @@ def test_a_cluster_that_is_open_to_a_network_is_refused_and_left(given, monkeypa
     assert connected("auto", insecure=True) is ray
     ray.shutdown()
     monkeypatch.setenv("RAY_AUTH_MODE", "token")
-    assert connected("auto", insecure=False) is ray
-    assert connected("auto", insecure=False) is ray, "and the connection is kept"
+    assert connected("auto") is ray
+    assert connected("auto") is ray, "and the connection is kept"
     assert ray.connections == ["auto"]
 
 
-def test_only_nodes_on_a_network_that_are_there_make_a_cluster_open():
+def test_only_nodes_on_a_network_that_are_there_make_a_cluster_open(monkeypatch):
     gone = {"NodeManagerAddress": "192.168.1.7", "Alive": False}
     here = ("127.0.0.1", "127.0.0.2", "::1", "localhost")
-    check_secure("auto", [gone, *({"NodeManagerAddress": address, "Alive": True} for address in here)], {})
-    for environment in ({}, {"RAY_AUTH_MODE": "disabled"}):
+    for mode in ("", "disabled"):
+        monkeypatch.setenv("RAY_AUTH_MODE", mode)
+        check_secure("auto", [gone, *({"NodeManagerAddress": address, "Alive": True} for address in here)])
         with pytest.raises(ConfigError, match="head"):
-            check_secure("auto", [gone, {"NodeManagerAddress": "head", "Alive": True}], environment)
+            check_secure("auto", [gone, {"NodeManagerAddress": "head", "Alive": True}])
 
 
 def test_the_room_of_a_cluster():
@@ -167,32 +167,15 @@ def test_the_room_of_a_cluster():
         slots_of({"CPU": 64.0}, gpu=True, per_gpu=1)
 
 
-def node(**fields: object) -> Node:
-    here = {
-        "node": "1",
-        "process": "2",
-        "host": "n7",
-        "autodistill": __version__,
-        "torch": "2.9",
-        "device": "cpu",
-        "computed_as": "float32",
-        "data": fingerprint(),
-        "shares": (),
-        "missing": (),
-    }
-    return Node(**{**here, **fields})  # type: ignore[arg-type]
+# The actor, in this process
 
 
 def test_a_node_with_another_version_or_other_data_is_refused_by_name(tmp_path):
-    asked = setup(tmp_path)
-    check_node(node(), asked)
-    with pytest.raises(ConfigError, match=r"node n7: has kd-autodistill 0\.0\.9, the driver has"):
-        check_node(node(autodistill="0.0.9"), asked)
-    with pytest.raises(DataError, match="node n7: other images or labels than here under 'digits'"):
-        check_node(node(data="other"), asked)
-
-
-# The actor, in this process
+    pytest.importorskip("ray")
+    with pytest.raises(ConfigError, match=rf"node .*: has kd-autodistill {__version__}, the driver has 0\.0\.9"):
+        Worker(setup(tmp_path), "token", fake_trainer.work).describe("0.0.9")
+    with pytest.raises(DataError, match=r"node .*: other images or labels than here under 'digits'"):
+        Worker(setup(tmp_path, data="other"), "token", fake_trainer.work).describe(__version__)
 
 
 def test_checkpoints_are_sent_while_a_task_runs_and_the_result_last(tmp_path, monkeypatch):
@@ -352,9 +335,9 @@ def test_an_actor_that_cannot_start_ends_the_study(ray_cluster, tmp_path):
 
 
 @slow
-def test_a_cluster_without_a_gpu_is_refused_where_one_is_asked_for(ray_cluster, tmp_path):
+def test_a_cluster_without_a_gpu_is_refused_where_one_is_asked_for(ray_cluster):
     with pytest.raises(ConfigError, match="the cluster has no GPU"):
-        RayExecutor(setup(tmp_path, device="cuda"), address="local")
+        cluster("local", "cuda", per_gpu=1, insecure=False)
 
 
 @slow

@@ -182,8 +182,9 @@ def test_an_error_of_torch_is_the_run_s_own_failure_and_not_kept(tmp_path):
     worker = Here(tmp_path, kind=Failing)
     assert worker.do(run("f")).result.error == "DefaultCPUAllocator: can't allocate memory"
     assert read_result(worker.context.folder, "f") is None
-    worker.context.error = RuntimeError()
-    assert worker.do(run("g")).result.error == "RuntimeError"
+    for text in ("", "\nand a stack"):
+        worker.context.error = RuntimeError(text)
+        assert worker.do(run(f"g {text!r}")).result.error == "RuntimeError"
 
 
 def test_a_disk_that_cannot_be_written_stops_the_study_and_fails_no_run(tmp_path):

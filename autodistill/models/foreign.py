@@ -11,7 +11,6 @@ import difflib
 import hashlib
 import importlib
 import inspect
-import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -59,6 +58,15 @@ class Foreign:
     """None: counted from `module`."""
     fresh: tuple[str, ...] = ()
     """Tensors of the head that were not loaded, because the number of classes is another."""
+    channels: int | None = None
+    """Channels of its input; None: its first convolution shows them."""
+
+    def input_channels(self, *, default: int) -> int:
+        """Return the channels of its input; `default` if it shows neither one nor three."""
+        if self.channels is not None:
+            return self.channels
+        first = next((it for it in self.module.modules() if isinstance(it, nn.Conv2d)), None)
+        return first.in_channels if first is not None and first.in_channels in (1, 3) else default
 
 
 def from_python(uri: Uri, *, num_classes: int | None, offline: bool = False, given: Mapping[str, Any] = {}) -> Foreign:
@@ -80,8 +88,6 @@ def from_python(uri: Uri, *, num_classes: int | None, offline: bool = False, giv
     # A factory may return a network that it keeps: its next call must not return what training has changed.
     module = copied(module, uri)
     architecture = uri.target.rpartition(":")[2]
-    if not uri.weights().file:
-        return Foreign(module, architecture, source=source)
     return _with_file(module, architecture, uri, new_head=num_classes is not None, source=source)
 
 
@@ -94,12 +100,6 @@ def copied(module: nn.Module, uri: Uri) -> nn.Module:
     hint = "weights must be parameters; torch.nn.utils.parametrizations.weight_norm can be copied"
     with errors_as(lambda error: uri.refused(f"cannot be copied: {said(error)}", hint)):
         return copy.deepcopy(module)
-
-
-def channels_of(module: nn.Module, *, default: int) -> int:
-    """Return the channels of a network, one or three, by its first convolution; `default` if it shows neither."""
-    first = next((it for it in module.modules() if isinstance(it, nn.Conv2d)), None)
-    return first.in_channels if first is not None and first.in_channels in (1, 3) else default
 
 
 def cannot_take(uri: Uri, images: Tensor, mode: str, error: BaseException) -> AutodistillError:
@@ -119,14 +119,16 @@ def _unwrapped(module: nn.Module) -> nn.Module:
 
 
 def _with_file(module: nn.Module, architecture: str, uri: Uri, *, new_head: bool, source: str = "") -> Foreign:
-    """Load the file of weights that the URI names."""
-    path, kind, _ = uri.weights()
+    """Load the file of weights that the URI names; without a file, return the network as it is."""
+    path = uri.weights().file
+    if not path:
+        return Foreign(module, architecture, source=source)
     checkpoint = read(Path(path).expanduser(), uri)
     hint = "check the arguments of the factory" if uri.scheme == "python" else "name the network of this file"
     found = _matching(checkpoint, module, uri, f"{path} does not fit the network of {uri.target}", hint)
-    match = choose(found, weights=kind or None, uri=uri)
+    match = choose(found, uri=uri)
     fresh = load_weights(module, match.state, uri=uri, what=path, new_head=new_head)
-    facts = checkpoint.facts if not new_head else checkpoint.facts.model_copy(update={"classes": None})
+    facts = checkpoint.facts.model_copy(update={"classes": None}) if new_head else checkpoint.facts
     return Foreign(module, architecture, facts=facts, notes=notes_of(match, uri), source=source, fresh=fresh)
 
 
@@ -151,8 +153,6 @@ def from_torchvision(uri: Uri, *, num_classes: int | None, offline: bool = False
     if weights is None:
         size = uri.size() if uri.role == "student" else None
         module = _torchvision_model(architecture, classes=num_classes or 1000, image_size=size, published=False)
-        if not uri.weights().file:
-            return Foreign(module, architecture)
         return _with_file(module, architecture, uri, new_head=num_classes is not None)
     categories, transform = weights.meta["categories"], weights.transforms()
     size = int(transform.crop_size[0])
@@ -240,8 +240,6 @@ def from_timm(uri: Uri, *, num_classes: int | None, offline: bool = False, **unu
             _TIMM_HINT + ("; weights=none starts without weights" if uri.role == "student" else ""),
         ) from error
     if not pretrained:
-        if not weights.file:
-            return Foreign(module, uri.target)
         return _with_file(module, uri.target, uri, new_head=num_classes is not None)
     published = module.pretrained_cfg
     classes, other_names = _timm_classes(timm, published)
@@ -405,23 +403,14 @@ def _check_hub(uri: Uri) -> None:
 
 @contextlib.contextmanager
 def _offline(offline: bool) -> Iterator[None]:
-    """Forbid downloads of the Hugging Face client, which reads this setting when it is imported."""
-    constants = sys.modules.get("huggingface_hub.constants")
-    before = (os.environ.get("HF_HUB_OFFLINE"), getattr(constants, "HF_HUB_OFFLINE", None))
-    if offline:
-        os.environ["HF_HUB_OFFLINE"] = "1"
-        if constants is not None:
-            constants.HF_HUB_OFFLINE = True  # type: ignore[attr-defined]
+    """Forbid downloads of the Hugging Face client, which timm has imported."""
+    constants: Any = importlib.import_module("huggingface_hub.constants")
+    before = constants.HF_HUB_OFFLINE
+    constants.HF_HUB_OFFLINE = before or offline
     try:
         yield
     finally:
-        if offline:
-            if before[0] is None:
-                del os.environ["HF_HUB_OFFLINE"]
-            else:
-                os.environ["HF_HUB_OFFLINE"] = before[0]
-            if constants is not None:
-                constants.HF_HUB_OFFLINE = before[1]  # type: ignore[attr-defined]
+        constants.HF_HUB_OFFLINE = before
 
 
 def _timm_classes(timm: Any, published: Mapping[str, Any]) -> tuple[tuple[str, ...] | None, tuple[str, ...] | None]:

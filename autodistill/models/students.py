@@ -20,7 +20,7 @@ from autodistill.data import Data
 from autodistill.errors import ConfigError, near
 from autodistill.models import MODELS, build, parse_name
 from autodistill.models import cost as costs
-from autodistill.models.foreign import FOREIGN, Foreign, cannot_take, channels_of, copied
+from autodistill.models.foreign import FOREIGN, Foreign, cannot_take, copied
 from autodistill.models.preprocessing import INTERPOLATIONS, normalisation
 from autodistill.models.uri import OF_STUDENTS, RESERVED, Uri, parse, student_name
 from autodistill.records import ForeignRecord, StudentRecord
@@ -171,7 +171,7 @@ def foreign_student(
     own_channels, own_size, _ = data.image_shape
     network = _built(uri, num_classes=data.num_classes, image_shape=data.image_shape, seed=seed, offline=offline)
     # Grey images become images of three channels if the network takes those.
-    channels = 3 if own_channels == 1 and channels_of(network.module, default=1) == 3 else own_channels
+    channels = 3 if own_channels == 1 and network.input_channels(default=1) == 3 else own_channels
     chosen = normalisation(uri, network.facts, data, channels)
     size = uri.size() or network.facts.image_size or own_size
     notes = network.notes

@@ -62,15 +62,15 @@ def pretrained(uri: str, *, data: Data, offline: bool = False, name: str | None 
         raise source.refused("classes has no effect: the head is replaced", "remove classes")
     loading = Loading(data, name or name_of(uri), offline)
     if scheme == "file":
-        network, channels = known_network(source, data)
+        network = known_network(source, data)
     else:
         if scheme != "python":
             source.check_options(FACTS)
-        network, channels = foreign_network(source, loading, num_classes=data.num_classes)
-    head = _replace_head(network, source, data, channels=channels)
+        network = foreign_network(source, loading, num_classes=data.num_classes)
+    head = _replace_head(network, source, data)
     # The names of its classes belong to the old head.
     plain = replace(network, facts=network.facts.model_copy(update={"classes": None}), other_names=None)
-    teacher = finished(plain, source, loading, channels=channels)
+    teacher = finished(plain, source, loading)
     return Pretrained(replace(teacher, uri=uri), head)
 
 
@@ -107,10 +107,11 @@ def total_epochs(spec: AdaptSpec) -> int:
     return spec.head_epochs + spec.epochs
 
 
-def _replace_head(network: Foreign, uri: Uri, data: Data, *, channels: int) -> tuple[str, ...]:
+def _replace_head(network: Foreign, uri: Uri, data: Data) -> tuple[str, ...]:
     """Give a network a head of zeros for the classes of the data; return the names of its parameters."""
     module, classes = network.module, data.num_classes
     size = uri.size() or network.facts.image_size or data.image_shape[1]
+    channels = network.input_channels(default=data.image_shape[0])
     called: list[nn.Module] = []
 
     def note(layer: nn.Module, given: Any, output: Any) -> None:

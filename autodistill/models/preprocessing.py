@@ -43,6 +43,12 @@ PUBLISHED: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
 training code, where the standard deviations of CIFAR-10 are means over images."""
 
 
+def data_normalisation(data: Data, channels: int) -> Normalisation:
+    """Return the normalisation with the data's own statistics, which serve all channels if they are for one."""
+    repeated = channels // len(data.mean)
+    return Normalisation("data", data.mean * repeated, data.std * repeated)
+
+
 def named_normalisations(channels: int) -> Iterator[Normalisation]:
     """Yield all normalisations that have a name, except the data's own."""
     if channels == 3:
@@ -64,8 +70,7 @@ def normalisation(uri: Uri, facts: Facts, data: Data, channels: int) -> Normalis
     Raises:
         AutodistillError: The name is unknown, or the statistics are for another number of channels.
     """
-    own = (data.mean, data.std) if len(data.mean) == channels else (data.mean * channels, data.std * channels)
-    known = {"data": Normalisation("data", *own)} | {it.name: it for it in named_normalisations(channels)}
+    known = {"data": data_normalisation(data, channels)} | {it.name: it for it in named_normalisations(channels)}
     named = uri.options.get("norm")
     if named is not None:
         if {"mean", "std"} & uri.options.keys():

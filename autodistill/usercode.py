@@ -26,13 +26,9 @@ Refused = Callable[[str, str], AutodistillError]
 
 @contextlib.contextmanager
 def errors_as(refused: Callable[[BaseException], AutodistillError]) -> Iterator[None]:
-    """Turn any error of the user's code into an error of autodistill.
+    """Turn any error of the user's code into the error of autodistill that `refused` makes.
 
-    The user's code may raise anything. This is the only place that catches all errors. Errors of autodistill and lack
-    of memory pass unchanged.
-
-    Args:
-        refused: Makes the error of autodistill.
+    This is the only place that catches all errors. Errors of autodistill and lack of memory pass unchanged.
     """
     import torch
 
@@ -71,11 +67,7 @@ def function(target: str, refused: Refused) -> tuple[Callable[..., Any], bytes]:
 
 
 def call(target: str, function: Callable[..., Any], arguments: Mapping[str, Any], refused: Refused) -> Any:
-    """Call a user's function.
-
-    Raises:
-        AutodistillError: The arguments do not fit, or the function fails.
-    """
+    """Call a user's function; refuse it if the arguments do not fit or the function fails."""
     place, _, name = target.rpartition(":")
     try:
         inspect.signature(function).bind(**arguments)

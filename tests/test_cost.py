@@ -2,10 +2,13 @@ import time
 
 import pytest
 import torch
+from teacher_files import digits
 from torch import Tensor, nn
 
+from autodistill.config import StudentSpec
 from autodistill.models import build
-from autodistill.models.cost import latency_ms, measure, student_record
+from autodistill.models.cost import latency_ms, measure
+from autodistill.models.students import student_record
 
 
 def small_net() -> nn.Module:
@@ -56,8 +59,8 @@ def test_latency_is_the_time_of_one_image() -> None:
 
 
 def test_a_student_is_described_without_its_weights() -> None:
-    found = student_record("mobilenetv2", num_classes=10, image_shape=(1, 14, 14), default_width=0.25, stem_stride=2)
+    found = student_record("mobilenetv2", digits(), StudentSpec(width=0.25, stem_stride=2))
     assert (found.name, found.architecture, found.width) == ("mobilenetv2:0.25", "mobilenetv2", 0.25)
-    assert (found.stem_stride, found.total_stride) == (2, 8)
-    built = build("mobilenetv2:0.25", num_classes=10, in_channels=1, image_size=14, seed=3, stem_stride=2)
-    assert found.cost == measure(built, image_shape=(1, 14, 14))
+    assert (found.stem_stride, found.total_stride) == (2, 4)
+    built = build("mobilenetv2:0.25", num_classes=10, in_channels=1, image_size=8, seed=3, stem_stride=2)
+    assert found.cost == measure(built, image_shape=(1, 8, 8))

@@ -30,6 +30,7 @@ from autodistill.data import Data
 from autodistill.models.uri import Uri, parse
 from autodistill.store import write_bytes
 from autodistill.tensors import raw_bytes
+from autodistill.usercode import value as json_value
 
 _SEAL = "autodistill:sha256"
 DAMAGE = (
@@ -110,11 +111,6 @@ class Weights(NamedTuple):
     """Keys of the dictionaries that hold it, joined by dots; empty: the outermost."""
     state: dict[str, Tensor]
 
-    @property
-    def averaged(self) -> bool:
-        """Whether the place names averaged weights."""
-        return is_averaged(self.place)
-
 
 class Checkpoint(NamedTuple):
     """Weights and metadata of a file."""
@@ -137,15 +133,7 @@ def save(
     stem_stride: int | None = None,
     more: Mapping[str, object] | None = None,
 ) -> None:
-    """Write a network as safetensors, with the metadata that `load` needs.
-
-    Args:
-        path: The file.
-        module: The network.
-        architecture: Name of the network in the registry, with its width.
-        data: The training data.
-        stem_stride: Stride of the stem; None: chosen by the image size.
-        more: Further metadata, as JSON values.
+    """Write a network as safetensors, with the metadata that `load` needs, and `more` metadata as JSON values.
 
     Raises:
         StoreError: The folder is read-only, or the disk is full.
@@ -159,11 +147,7 @@ def save(
 
 
 def read(path: Path, uri: Uri) -> Checkpoint:
-    """Read a safetensors or torch file of any suffix.
-
-    Args:
-        path: The file.
-        uri: URI of the network, for error messages.
+    """Read a safetensors or torch file of any suffix; `uri` is that of the network, for error messages.
 
     Raises:
         AutodistillError: The file is missing, unreadable, damaged or something else than a checkpoint, or contains more
@@ -203,7 +187,7 @@ def _read_safetensors(path: Path, uri: Uri, start: bytes) -> tuple[dict[str, Any
     seal = metadata.pop(_SEAL, None)
     if seal is not None and seal != _sealed(state, metadata):
         raise ValueError("it was damaged since it was written (other checksum)")
-    return state, {key: _maybe_json(value) for key, value in metadata.items()}
+    return state, {key: json_value(text) for key, text in metadata.items()}
 
 
 def _sealed(state: Mapping[str, Tensor], held: Mapping[str, str]) -> str:
@@ -213,13 +197,6 @@ def _sealed(state: Mapping[str, Tensor], held: Mapping[str, str]) -> str:
         found.update(f"{key}{value.dtype}{tuple(value.shape)}".encode())
         found.update(raw_bytes(value))
     return json.dumps(found.hexdigest())
-
-
-def _maybe_json(value: str) -> Any:
-    try:
-        return json.loads(value)
-    except json.JSONDecodeError:
-        return value
 
 
 def _read_torch(path: Path, uri: Uri, start: bytes) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -75,7 +75,7 @@ def from_python(uri: Uri, *, num_classes: int | None, offline: bool = False, giv
     Args:
         uri: The URI. Options that are not reserved are arguments of the factory.
         num_classes: Number of classes; None: whatever the factory builds.
-        offline: Not used.
+        offline: Unused.
         given: Values for parameters of the factory that the URI leaves open: `num_classes`, `in_channels`,
             `image_size`. Without `num_classes`, only parameters without a default get them.
 
@@ -92,11 +92,7 @@ def from_python(uri: Uri, *, num_classes: int | None, offline: bool = False, giv
 
 
 def copied(module: nn.Module, uri: Uri) -> nn.Module:
-    """Copy a network.
-
-    Raises:
-        AutodistillError: It cannot be copied.
-    """
+    """Copy a network; refuse one that cannot be copied."""
     hint = "weights must be parameters; torch.nn.utils.parametrizations.weight_norm can be copied"
     with errors_as(lambda error: uri.refused(f"cannot be copied: {said(error)}", hint)):
         return copy.deepcopy(module)
@@ -206,7 +202,10 @@ def from_timm(uri: Uri, *, num_classes: int | None, offline: bool = False, **unu
     Raises:
         AutodistillError: timm is not installed, the name is unknown, or the weights are not on this machine.
     """
-    timm = _timm(uri)
+    try:
+        timm = importlib.import_module("timm")
+    except ImportError as error:
+        raise uri.refused("timm is not installed", "pip install 'kd-autodistill[timm]'") from error
     weights = uri.weights()
     pretrained = bool(weights.published)
     if ":" not in uri.target and uri.target.partition(".")[0] not in timm.list_models():
@@ -272,7 +271,7 @@ FOREIGN: dict[str, Callable[..., Foreign]] = {
 def load_weights(
     module: nn.Module, state: Mapping[str, Tensor], *, uri: Uri, what: str, new_head: bool
 ) -> tuple[str, ...]:
-    """Load weights into a network.
+    """Load weights into a network; return the names of the tensors of the head that were not loaded.
 
     Args:
         module: The network.
@@ -280,9 +279,6 @@ def load_weights(
         uri: URI of the network, for error messages.
         what: Name of the file, for error messages.
         new_head: Whether the head may have another number of classes; its tensors then keep their initialisation.
-
-    Returns:
-        Names of the tensors of the head that were not loaded.
 
     Raises:
         AutodistillError: Other tensors have another shape.
@@ -317,10 +313,7 @@ def notes_of(match: Match, uri: Uri) -> tuple[str, ...]:
 
 
 def _built_by_factory(uri: Uri, given: Mapping[str, Any], *, everything: bool) -> tuple[nn.Module, str]:
-    """Call a factory; return its network and a hash of its source code and arguments.
-
-    The hash covers the file of the factory. It does not cover modules that this file imports.
-    """
+    """Call a factory; return its network and a hash of the source code of its file, without imports, and arguments."""
     name = uri.target.rpartition(":")[2]
     factory, code = usercode.function(uri.target, uri.refused)
     stated = uri.arguments()
@@ -374,13 +367,6 @@ def _fetched(url: str, uri: Uri, offline: bool) -> Path:
     except (OSError, RuntimeError, HTTPException) as error:
         raise uri.refused(f"cannot be downloaded ({error})", hint) from error
     return file
-
-
-def _timm(uri: Uri) -> Any:
-    try:
-        return importlib.import_module("timm")
-    except ImportError as error:
-        raise uri.refused("timm is not installed", "pip install 'kd-autodistill[timm]'") from error
 
 
 def _timm_errors() -> tuple[type[BaseException], ...]:

@@ -100,7 +100,7 @@ def matches(checkpoint: Checkpoint, expected: Mapping[str, Tensor]) -> tuple[lis
                 missing = sorted(needed - present.keys())
                 if not missing and not unexpected:
                     state, folded = _folded(present, {key: group.state[inside[key]] for key in extra})
-                    averaged = group.averaged or is_averaged(prefix)
+                    averaged = is_averaged(group.place) or is_averaged(prefix)
                     used = frozenset(inside[key] for key in (*present, *folded))
                     if used in taken:
                         continue

@@ -25,9 +25,8 @@ class Shape(NamedTuple):
 def mobilenetv2(shape: Shape) -> nn.Module:
     """Build torchvision's MobileNetV2 (Sandler et al. 2018) with 17 inverted-residual blocks.
 
-    As in torchvision, channels are rounded to multiples of 8, and the head has 1280 channels at widths below 1 too.
-    The CIFAR student of the distillation literature (width 0.5) differs: it does not round channels, so that its
-    second stage has 12 channels instead of 16, and it expands in its first block too.
+    As in torchvision, channels are rounded to multiples of 8, and the head has 1280 channels at widths below 1 too;
+    `mobilenetv2_literature` differs.
 
     There is no dropout: a training step then draws no random numbers, and a resumed run equals an uninterrupted run.
     """
@@ -69,11 +68,8 @@ def resnet(
     With four stages, the second stride is that of a max pool, as in torchvision. If it is 1, or with the three stages
     of a CIFAR ResNet (section 4.2), there is no max pool and the stem is a 3x3 convolution.
 
-    Args:
-        shape: Classes, channels, width and strides.
-        blocks: Number of blocks of each stage.
-        channels: Channels of the stem and of each stage.
-        bottleneck: Whether a block has three convolutions instead of two.
+    `blocks` counts the blocks of each stage, and `channels` are those of the stem and of each stage. A `bottleneck` has
+    three convolutions instead of two.
     """
     from torchvision.models.resnet import BasicBlock, Bottleneck
 

@@ -1,7 +1,5 @@
 """Facts about a teacher's input and output: normalisation, and the order of its classes."""
 
-import contextlib
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,6 +8,7 @@ from autodistill.data import Data
 from autodistill.errors import near
 from autodistill.models.checkpoints import Facts, class_names
 from autodistill.models.uri import Uri, with_option
+from autodistill.usercode import value as json_value
 
 
 class Normalisation(NamedTuple):
@@ -59,13 +58,10 @@ def named_normalisations(channels: int) -> Iterator[Normalisation]:
 
 
 def normalisation(uri: Uri, facts: Facts, data: Data, channels: int) -> Normalisation:
-    """Choose the normalisation of a teacher's input.
+    """Choose the normalisation of a network's input of some channels.
 
-    Args:
-        uri: The URI. Its options have priority.
-        facts: Metadata of the checkpoint. Without statistics there, the data's own statistics are assumed.
-        data: The study's data.
-        channels: Channels of the network's input.
+    The options of the URI have priority over the metadata of the checkpoint. Without statistics in either, the data's
+    own statistics are assumed.
 
     Raises:
         AutodistillError: The name is unknown, or the statistics are for another number of channels.
@@ -138,10 +134,9 @@ def stated_classes(uri: Uri) -> tuple[str, ...] | None:
 
 
 def _names_in(text: str) -> list[str]:
-    with contextlib.suppress(json.JSONDecodeError):
-        found = json.loads(text)
-        if isinstance(found, list | dict):
-            return class_names(found)
+    found = json_value(text)
+    if isinstance(found, list | dict):
+        return class_names(found)
     return [line.strip() for line in text.splitlines() if line.strip()]
 
 

@@ -138,9 +138,15 @@ def save(
     Raises:
         StoreError: The folder is read-only, or the disk is full.
     """
-    facts: dict[str, object] = {"architecture": architecture, "stem_stride": stem_stride}
-    facts |= {"mean": data.mean, "std": data.std, "classes": data.classes, "image_size": data.image_shape[1]}
-    facts |= more or {}
+    facts: dict[str, object] = {
+        "architecture": architecture,
+        "stem_stride": stem_stride,
+        "mean": data.mean,
+        "std": data.std,
+        "classes": data.classes,
+        "image_size": data.image_shape[1],
+        **(more or {}),
+    }
     state = {key: value.detach().cpu().contiguous() for key, value in module.state_dict().items()}
     held = {key: json.dumps(value) for key, value in facts.items()}
     write_bytes(path, safetensors.torch.save(state, {**held, _SEAL: _sealed(state, held)}))
@@ -158,7 +164,8 @@ def read(path: Path, uri: Uri) -> Checkpoint:
             raise uri.no_file(path)
         with path.open("rb") as file:
             start = file.read(64)
-        held, metadata = (_read_safetensors if _is_safetensors(start) else _read_torch)(path, uri, start)
+        is_safetensors = len(start) > 8 and start[8:9] == b"{" and int.from_bytes(start[:8], "little") < 1 << 40
+        held, metadata = _read_safetensors(path) if is_safetensors else (_read_torch(path, uri, start), {})
         groups = tuple(_groups(held))
         if not groups:
             raise ValueError("it holds no state dict")
@@ -166,9 +173,11 @@ def read(path: Path, uri: Uri) -> Checkpoint:
         raise uri.refused(f"{path} cannot be read as plain tensors: {_reason(error)}", _COPY_AGAIN) from error
     inner = _facts(_nested_values(held))
     outer = _facts({**held, **metadata})
-    facts = {**{key: it for key, it in inner.items() if _is_fact(key, it)}, **outer}
-    stated = [key for option, keys in _STATED.items() if option in uri.options for key in keys]
-    return Checkpoint(groups, _validated({key: it for key, it in facts.items() if key not in stated}, uri))
+    facts = {key: it for key, it in inner.items() if _is_fact(key, it)} | outer
+    for option in _STATED.keys() & uri.options.keys():
+        for key in _STATED[option]:
+            facts.pop(key, None)
+    return Checkpoint(groups, _validated(facts, uri))
 
 
 def saved_state(path: Path) -> dict[str, Tensor]:
@@ -176,11 +185,7 @@ def saved_state(path: Path) -> dict[str, Tensor]:
     return read(path, parse(f"file:{path}")).groups[0].state
 
 
-def _is_safetensors(start: bytes) -> bool:
-    return len(start) > 8 and start[8:9] == b"{" and int.from_bytes(start[:8], "little") < 1 << 40
-
-
-def _read_safetensors(path: Path, uri: Uri, start: bytes) -> tuple[dict[str, Any], dict[str, Any]]:
+def _read_safetensors(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     with safetensors.safe_open(path, framework="pt") as file:
         metadata = dict(file.metadata() or {})
         state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
@@ -199,7 +204,7 @@ def _sealed(state: Mapping[str, Tensor], held: Mapping[str, str]) -> str:
     return json.dumps(found.hexdigest())
 
 
-def _read_torch(path: Path, uri: Uri, start: bytes) -> tuple[dict[str, Any], dict[str, Any]]:
+def _read_torch(path: Path, uri: Uri, start: bytes) -> dict[str, Any]:
     for magic, what, hint in _NOT_CHECKPOINTS:
         if start.lstrip().startswith(magic):
             raise uri.refused(f"{path} is {what}", hint)
@@ -209,7 +214,7 @@ def _read_torch(path: Path, uri: Uri, start: bytes) -> tuple[dict[str, Any], dic
         # As a stream: torch reads a path that ends in .safetensors as such a file.
         with path.open("rb") as file:
             found = torch.load(file, map_location="cpu", weights_only=True)
-    return (_as_mapping(found) or {}), {}
+    return _as_mapping(found) or {}
 
 
 def _as_mapping(value: Any) -> dict[str, Any] | None:

@@ -121,20 +121,10 @@ def _with_file(module: nn.Module, architecture: str, uri: Uri, *, new_head: bool
         return Foreign(module, architecture, source=source)
     checkpoint = read(Path(path).expanduser(), uri)
     hint = "check the arguments of the factory" if uri.scheme == "python" else "name the network of this file"
-    found = _matching(checkpoint, module, uri, f"{path} does not fit the network of {uri.target}", hint)
-    match = choose(found, uri=uri)
-    fresh = load_weights(module, match.state, uri=uri, what=path, new_head=new_head)
+    refusal = f"{path} does not fit the network of {uri.target}"
+    match, fresh = _load(module, checkpoint, uri, what=path, refusal=refusal, hint=hint, new_head=new_head)
     facts = checkpoint.facts.model_copy(update={"classes": None}) if new_head else checkpoint.facts
     return Foreign(module, architecture, facts=facts, notes=notes_of(match, uri), source=source, fresh=fresh)
-
-
-def _matching(checkpoint: Checkpoint, module: nn.Module, uri: Uri, refusal: str, hint: str) -> list[Match]:
-    """Return the groups of tensors of a file that fit a network; refuse a file without one."""
-    found, misfit = matches(checkpoint, module.state_dict())
-    if not found:
-        what = difference(misfit) if misfit else "it holds no tensor of this network"
-        raise uri.refused(f"{refusal}: {what}", hint)
-    return found
 
 
 def from_torchvision(uri: Uri, *, num_classes: int | None, offline: bool = False, **unused: Any) -> Foreign:
@@ -155,8 +145,15 @@ def from_torchvision(uri: Uri, *, num_classes: int | None, offline: bool = False
     module = _torchvision_model(architecture, classes=num_classes or len(categories), image_size=size)
     checkpoint = read(_fetched(weights.url, uri, offline), uri)
     hint = "delete the file in torch's cache: it is downloaded again"
-    found = _matching(checkpoint, module, uri, f"not a {architecture}", hint)
-    fresh = load_weights(module, found[0].state, uri=uri, what=weights.url, new_head=num_classes is not None)
+    _, fresh = _load(
+        module,
+        checkpoint,
+        uri,
+        what=weights.url,
+        refusal=f"not a {architecture}",
+        hint=hint,
+        new_head=num_classes is not None,
+    )
     facts = Facts(
         architecture=architecture,
         mean=tuple(transform.mean),
@@ -268,22 +265,23 @@ FOREIGN: dict[str, Callable[..., Foreign]] = {
 """Sources of networks, which teachers and students share. They draw from torch's generator: see `tensors.seeded`."""
 
 
-def load_weights(
-    module: nn.Module, state: Mapping[str, Tensor], *, uri: Uri, what: str, new_head: bool
-) -> tuple[str, ...]:
-    """Load weights into a network; return the names of the tensors of the head that were not loaded.
+def _load(
+    module: nn.Module, checkpoint: Checkpoint, uri: Uri, *, what: str, refusal: str, hint: str, new_head: bool
+) -> tuple[Match, tuple[str, ...]]:
+    """Load the weights of a file into a network.
 
-    Args:
-        module: The network.
-        state: Weights by the names of the network.
-        uri: URI of the network, for error messages.
-        what: Name of the file, for error messages.
-        new_head: Whether the head may have another number of classes; its tensors then keep their initialisation.
+    With `new_head`, the head may have another number of classes; its tensors then keep their initialisation. `what`,
+    `refusal` and `hint` are for errors: the name of the file, and what to say if it holds another network.
 
-    Raises:
-        AutodistillError: Other tensors have another shape.
+    Returns:
+        The weights, and the names of the tensors of the head that were not loaded.
     """
-    other = sorted(other_shapes(state, module.state_dict()))
+    expected = module.state_dict()
+    found, misfit = matches(checkpoint, expected)
+    if not found:
+        raise uri.refused(f"{refusal}: {difference(misfit) if misfit else 'it holds no tensor of this network'}", hint)
+    match = choose(found, uri=uri)
+    other = sorted(other_shapes(match.state, expected))
     is_head = all(found[1:] == want[1:] and len(found) in (1, 2, 4) for _, found, want in other)
     if other and not (new_head and is_head and len(other) <= LARGEST_HEAD):
         hint = "check its width and the arguments of its factory"
@@ -292,8 +290,8 @@ def load_weights(
         shapes = ", ".join(f"{key} is {found}, not {want}" for key, found, want in other[:3])
         raise uri.refused(f"{what} does not fit this network: {shapes}", hint)
     fresh = tuple(key for key, *_ in other)
-    module.load_state_dict({key: it for key, it in state.items() if key not in fresh}, strict=False)
-    return fresh
+    module.load_state_dict({key: it for key, it in match.state.items() if key not in fresh}, strict=False)
+    return match, fresh
 
 
 def notes_of(match: Match, uri: Uri) -> tuple[str, ...]:
@@ -370,10 +368,9 @@ def _fetched(url: str, uri: Uri, offline: bool) -> Path:
 
 
 def _timm_errors() -> tuple[type[BaseException], ...]:
-    """Return the errors of timm, of damaged files, and of the client of the hub, which uses one of two libraries."""
-    clients = (("httpx", "HTTPError"), ("requests", "RequestException"))
-    loaded = ((sys.modules[library], name) for library, name in clients if library in sys.modules)
-    return (*DAMAGE, ImportError, *(getattr(library, name) for library, name in loaded))
+    """Return the errors of timm, of damaged files, and of the client of the hub: OSError with requests, or httpx's."""
+    httpx = sys.modules.get("httpx")
+    return (*DAMAGE, ImportError, *([httpx.HTTPError] if httpx else []))
 
 
 def _check_hub(uri: Uri) -> None:
@@ -415,4 +412,4 @@ def _timm_classes(timm: Any, published: Mapping[str, Any]) -> tuple[tuple[str, .
 def _timm_head(module: Any) -> tuple[str, ...]:
     head = module.pretrained_cfg.get("classifier") or ()
     heads = (head,) if isinstance(head, str) else tuple(head)
-    return tuple(key for key in module.state_dict() if key.startswith(tuple(f"{it}." for it in heads))) if heads else ()
+    return tuple(key for key in module.state_dict() if key.startswith(tuple(f"{it}." for it in heads)))

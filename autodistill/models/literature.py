@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from autodistill.models.networks import GlobalAverage, Shape, initialise, resnet, scaled
+from autodistill.models.networks import GlobalAverage, Shape, initialise, mobilenetv2_stages, resnet, scaled
 
 Maps = Float[Tensor, "batch channels height width"]
 Out = Float[Tensor, "batch out_channels out_height out_width"]
@@ -51,20 +51,10 @@ def mobilenetv2_literature(shape: Shape) -> nn.Module:
     It differs from the paper's: channels are cut to whole numbers instead of rounded to multiples of 8, the first
     block has an expansion layer too, the activations are ReLU, and the second stage has stride 1.
     """
-    stem, _, third, fourth, sixth = shape.strides
-    settings = [  # expansion, channels, blocks, stride of the first block
-        (1, 16, 1, 1),
-        (6, 24, 2, 1),
-        (6, 32, 3, third),
-        (6, 64, 4, fourth),
-        (6, 96, 3, 1),
-        (6, 160, 3, sixth),
-        (6, 320, 1, 1),
-    ]
     before = max(1, int(32 * shape.width))
-    first = _convolution(shape.in_channels, before, kernel=3, stride=stem)
+    first = _convolution(shape.in_channels, before, kernel=3, stride=shape.strides[0])
     stages = []
-    for expansion, published, count, first_stride in settings:
+    for expansion, published, count, first_stride in mobilenetv2_stages(shape):
         channels, blocks = max(1, int(published * shape.width)), []
         for stride in (first_stride, *[1] * (count - 1)):
             blocks.append(_InvertedResidual(before, channels, stride=stride, expansion=expansion))

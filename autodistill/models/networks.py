@@ -32,17 +32,8 @@ def mobilenetv2(shape: Shape) -> nn.Module:
     """
     from torchvision.models import MobileNetV2
 
-    stem, second, third, fourth, sixth = shape.strides
-    setting = [  # expansion, channels, blocks, stride of the first block
-        [1, 16, 1, 1],
-        [6, 24, 2, second],
-        [6, 32, 3, third],
-        [6, 64, 4, fourth],
-        [6, 96, 3, 1],
-        [6, 160, 3, sixth],
-        [6, 320, 1, 1],
-    ]
-    net: Any = MobileNetV2(shape.num_classes, shape.width, inverted_residual_setting=setting, dropout=0.0)
+    stem, stages = shape.strides[0], mobilenetv2_stages(shape)
+    net: Any = MobileNetV2(shape.num_classes, shape.width, inverted_residual_setting=stages, dropout=0.0)
     old = net.features[0][0]
     if (shape.in_channels, stem) != (old.in_channels, old.stride[0]):
         net.features[0][0] = nn.Conv2d(shape.in_channels, old.out_channels, 3, stem, 1, bias=False)
@@ -54,6 +45,20 @@ def mobilenetv2(shape: Shape) -> nn.Module:
             part.inplace = False
     module: nn.Module = net
     return module
+
+
+def mobilenetv2_stages(shape: Shape) -> list[list[int]]:
+    """Return expansion, channels, blocks and stride of the first block of each stage (Sandler et al. 2018, table 2)."""
+    _, second, third, fourth, sixth = shape.strides
+    return [
+        [1, 16, 1, 1],
+        [6, 24, 2, second],
+        [6, 32, 3, third],
+        [6, 64, 4, fourth],
+        [6, 96, 3, 1],
+        [6, 160, 3, sixth],
+        [6, 320, 1, 1],
+    ]
 
 
 def resnet(

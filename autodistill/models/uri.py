@@ -143,7 +143,10 @@ def parse(text: str, role: Literal["teacher", "student"] = "teacher") -> Uri:
     before = without_options(text)
     scheme, _, target = before.partition(":")
     as_named = scheme in FILE_SCHEMES and _exists(target)
-    return Uri(text, scheme, target if as_named else unquote(target), _options(text[len(before) + 1 :]), role)
+    # A plus stands for itself: names of files contain it.
+    query = text[len(before) + 1 :].replace("+", "%2B")
+    options = dict(parse_qsl(query, keep_blank_values=True))
+    return Uri(text, scheme, target if as_named else unquote(target), options, role)
 
 
 def without_options(text: str) -> str:
@@ -162,11 +165,6 @@ def _exists(path: str) -> bool:
         return Path(path).expanduser().exists()
     except (OSError, ValueError):  # such as a name that is too long
         return False
-
-
-def _options(query: str) -> dict[str, str]:
-    # A plus stands for itself: names of files contain it.
-    return dict(parse_qsl(query.replace("+", "%2B"), keep_blank_values=True))
 
 
 def name_of(text: str) -> str:

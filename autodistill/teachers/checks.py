@@ -126,18 +126,16 @@ def check(
             notes.append(f"accepted although {found}")
         else:
             others = f" ({', '.join(mend.others)}: about as well)" if mend.others else ""
-            raise MisreadError(
-                f"teacher {teacher.name} ({teacher.uri}): {found}",
-                f"state it: {with_option(teacher.uri, mend.option)}{others}; or keep it as it is: "
-                f"{with_option(teacher.uri, 'accept=yes')}",
-            )
+            hint = f"state it: {with_option(teacher.uri, mend.option)}{others}"
+            kept = f"or keep it as it is: {with_option(teacher.uri, 'accept=yes')}"
+            raise teacher.refused(found, f"{hint}; {kept}", MisreadError)
     p = chance_p(logits.argmax(dim=1), labels)
     if p >= SIGNIFICANCE:
         chance = f"{percent(1 / data.num_classes)}, p = {p:.2g}"
         found = f"balanced validation accuracy {percent(balanced)} is not above chance ({chance}"
         found += f" of {len(labels)} images; {SIGNIFICANCE:g} is needed)"
         if not teacher.accepted:
-            raise TeacherError(f"teacher {teacher.name} ({teacher.uri}): {found}", _at_chance_hint(teacher))
+            raise teacher.refused(found, _at_chance_hint(teacher))
         notes.append(f"accepted although its {found}")
     sharp = float((logits.double() / hottest).softmax(dim=1).amax(dim=1).mean())
     if sharp > TOO_SHARP:
@@ -221,8 +219,8 @@ def check_logits(teacher: Teacher, data: Data, logits: Float[Tensor, "examples c
         )
     bad = int((~logits.isfinite()).any(dim=1).sum())
     if bad:
-        raise TeacherError(
-            f"teacher {teacher.name} ({teacher.uri}): logits are not finite for {bad} of {len(logits)} images",
+        raise teacher.refused(
+            f"logits are not finite for {bad} of {len(logits)} images",
             "the checkpoint is damaged or its normalisation is wrong (?norm=NAME): name another one",
         )
 
@@ -266,7 +264,8 @@ def better_reading(
         names = ",".join(quote(data.classes[index], safe=" ") for index in order)
         option = f"classes={names}" if data.num_classes <= _LONGEST_LIST else "classes=FILE"
         moved = order.to(labels.device)[logits.argmax(dim=1)]
-        tried.append((f"the order of its classes {_shortened(names)}", option, own, moved == labels))
+        shown = names if len(names) <= 60 else f"{names[:57]}..."
+        tried.append((f"the order of its classes {shown}", option, own, moved == labels))
     if teacher.table is None:
         trial = _Trial(teacher, data.validation.images[rows], labels[rows], own[rows])
         for what, option, other in _readings(teacher, data, reload):
@@ -455,10 +454,6 @@ def _class_order(logits: Tensor, labels: Tensor, data: Data) -> Int[Tensor, " cl
     _, order = linear_sum_assignment(confusion.cpu().numpy(), maximize=True)
     found = torch.from_numpy(order)
     return None if torch.equal(found, torch.arange(classes)) else found
-
-
-def _shortened(names: str) -> str:
-    return names if len(names) <= 60 else f"{names[:57]}..."
 
 
 def _at_chance_hint(teacher: Teacher) -> str:

@@ -107,7 +107,7 @@ def known_network(uri: Uri, data: Data) -> Foreign:
     try:
         fit = identify(checkpoint, data, names=names, sizes=sizes, uri=uri)
     except ConfigError as error:
-        raise uri.refused(error.message, error.hint or "name its network: ?arch=NAME") from error
+        raise uri.refused(error.message, error.hint or "see arch=NAME") from error
     notes = notes_of(fit.match, uri)
     if stated is None and facts.architecture != fit.architecture:
         notes += (f"identified as {fit.architecture} by its tensors",)

@@ -5,7 +5,6 @@ import hashlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 
 import torch
 from jaxtyping import Float, Int, UInt8
@@ -93,20 +92,18 @@ class Teacher:
         if self.members:
             return mean_logits([member(images) for member in self.members])
         inputs = self.prepared(images)
-        with errors_as(partial(self._failed, inputs)):
+        shape, hint = tuple(inputs.shape), "run the network on such a batch yourself"
+        with errors_as(lambda error: self.refused(f"failed on a batch of shape {shape}: {said(error)}", hint)):
             output: Tensor = self.module(inputs)
         if len(output) != len(images):
-            raise TeacherError(
-                f"teacher {self.name} ({self.uri}): gave {len(output)} rows for {len(images)} images",
-                "it must return logits: (batch, classes)",
+            raise self.refused(
+                f"gave {len(output)} rows for {len(images)} images", "it must return logits: (batch, classes)"
             )
         return (output if self.columns is None else output[:, list(self.columns)]).float()
 
-    def _failed(self, inputs: Tensor, error: BaseException) -> TeacherError:
-        return TeacherError(
-            f"teacher {self.name} ({self.uri}): failed on a batch of shape {tuple(inputs.shape)}: {said(error)}",
-            "run the network on such a batch yourself",
-        )
+    def refused(self, message: str, hint: str, kind: type[TeacherError] = TeacherError) -> TeacherError:
+        """Return the error that names this teacher."""
+        return kind(f"teacher {self.name} ({self.uri}): {message}", hint)
 
     def prepared(
         self, images: UInt8[Tensor, "batch channels height width"]

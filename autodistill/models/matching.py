@@ -175,7 +175,7 @@ def identify(checkpoint: Checkpoint, data: Data, *, names: Sequence[str], sizes:
         ConfigError: A name is unknown.
     """
     stem_stride, weights = checkpoint.facts.stem_stride, uri.weights().kind
-    nearest: tuple[float, str, Misfit] | None = None
+    nearest: tuple[str, Misfit] | None = None
     keys: list[str] = []
     for name in names:
         expected = blank(name, data, size=sizes[0], stem_stride=stem_stride).state_dict()
@@ -192,8 +192,8 @@ def identify(checkpoint: Checkpoint, data: Data, *, names: Sequence[str], sizes:
                 if fit is not None:
                     return fit
             misfit = Misfit(1.0, (), (), tuple(other_shapes(match.state, expected)))
-        if misfit is not None and (nearest is None or misfit.score > nearest[0]):
-            nearest = (misfit.score, name, misfit)
+        if misfit is not None and (nearest is None or misfit.score > nearest[1].score):
+            nearest = (name, misfit)
     if keys and weights not in keys:
         raise no_such_weights(keys, uri)
     raise unknown_network(nearest, uri=uri, named=names if len(names) == 1 else ())
@@ -226,18 +226,18 @@ def _fit(
     return None
 
 
-def unknown_network(nearest: tuple[float, str, Misfit] | None, *, uri: Uri, named: Sequence[str]) -> AutodistillError:
+def unknown_network(nearest: tuple[str, Misfit] | None, *, uri: Uri, named: Sequence[str]) -> AutodistillError:
     """Return the error for weights that belong to none of the networks that were tried."""
     hint = (
         f"name the network: {with_option(without_options(uri.text), 'arch=NAME')} (one of {', '.join(MODELS)}), "
         f"or your own: python:FILE.py:FACTORY?weights={uri.target}"
     )
-    if nearest is not None and nearest[2].shapes and named and ":" in named[0]:
-        hint = f"leave the width out: {named[0].partition(':')[0]} is recognised at any width"
     what = f"not a {named[0]}" if named else "its tensors fit no known network"
     if nearest is None:
         return uri.refused(what, hint)
-    _, name, misfit = nearest
+    name, misfit = nearest
+    if misfit.shapes and named and ":" in named[0]:
+        hint = f"leave the width out: {named[0].partition(':')[0]} is recognised at any width"
     near = "" if named else f"; the nearest is {name}"
     return uri.refused(f"{what}{near}: {difference(misfit)}", hint)
 

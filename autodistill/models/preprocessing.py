@@ -145,12 +145,7 @@ def class_columns(
 ) -> tuple[int, ...] | None:
     """Return the index in a network's output of each class of the data; None: the same classes in the same order.
 
-    Args:
-        uri: The URI, for error messages.
-        names: Names of the network's classes, if they are known.
-        outputs: Number of the network's outputs.
-        data: The study's data.
-        other_names: The same classes under other names.
+    `names` are those of the network's classes, if they are known, and `other_names` the same classes under other names.
 
     Raises:
         AutodistillError: The number of classes differs, or a class of the data is not among the names.

@@ -39,13 +39,7 @@ class Pretrained(NamedTuple):
 def pretrained(uri: str, *, data: Data, offline: bool = False, name: str | None = None) -> Pretrained:
     """Load the source of an adapted teacher and replace its head by one for the classes of the data.
 
-    The new head is zero, so that the result depends on no random numbers.
-
-    Args:
-        uri: `adapt:SOURCE`.
-        data: The study's data.
-        offline: Whether downloads are forbidden.
-        name: Name of the teacher in tables; None: taken from the URI.
+    The new head is zero, so that the result depends on no random numbers. Arguments are those of `load`.
 
     Raises:
         TeacherError: As for `load`; or the network has no head that can be replaced.

@@ -45,15 +45,10 @@ def profile(
     *,
     isats_params: Mapping[str, ParamValue] | None = None,
 ) -> ProfileRecord:
-    """Profile a teacher.
+    """Profile a teacher by its logits on view 0 of the training split and on the validation split.
 
-    Args:
-        logits: The teacher's logits on view 0 of the training split.
-        labels: Class indices of the training split.
-        validation_logits: The teacher's logits on the validation split.
-        validation_labels: Class indices of the validation split.
-        isats_params: Parameters of ISATS, those of a study's prior; None: the defaults. `tau_wrong` and `tau_student`
-            among them have no effect: the profile shows searched temperatures of the targets.
+    `isats_params` are those of a study's prior; None: the defaults. `tau_wrong` and `tau_student` among them have no
+    effect: the profile shows searched temperatures of the targets.
 
     Raises:
         ValueError: ISATS refuses the parameters.

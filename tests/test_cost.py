@@ -1,4 +1,5 @@
 import time
+from dataclasses import replace
 
 import pytest
 import torch
@@ -6,9 +7,10 @@ from teacher_files import digits
 from torch import Tensor, nn
 
 from autodistill.config import StudentSpec
+from autodistill.data import Split
 from autodistill.models import build
 from autodistill.models.cost import latency_ms, measure
-from autodistill.models.students import student_record
+from autodistill.models.students import student_network, student_record
 
 
 def small_net() -> nn.Module:
@@ -64,3 +66,11 @@ def test_a_student_is_described_without_its_weights() -> None:
     assert (found.stem_stride, found.total_stride) == (2, 4)
     built = build("mobilenetv2:0.25", num_classes=10, in_channels=1, image_size=8, seed=3, stem_stride=2)
     assert found.cost == measure(built, image_shape=(1, 8, 8))
+
+
+def test_the_cost_of_a_student_is_that_of_the_network_that_is_trained_on_tall_images() -> None:
+    images = torch.zeros(2, 1, 32, 8, dtype=torch.uint8)
+    data = replace(digits(), train=Split(images, digits().train.labels[:2]))
+    found = student_record("mobilenetv2:0.25", data, StudentSpec())
+    trained = student_network("mobilenetv2:0.25", data, StudentSpec())
+    assert found.cost == measure(trained, image_shape=(1, 32, 8))

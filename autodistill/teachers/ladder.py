@@ -15,7 +15,7 @@ from torch import nn
 
 from autodistill.config import Space
 from autodistill.data import Data
-from autodistill.errors import ConfigError, TeacherError
+from autodistill.errors import ConfigError
 from autodistill.models import build, parse_name
 from autodistill.models.uri import name_of as teacher_name
 from autodistill.models.uri import parse
@@ -57,9 +57,8 @@ def rung_of(uri: str) -> Rung:
     try:
         parse_name(architecture)
     except ConfigError as error:
-        raise TeacherError(
-            f"teacher {uri}: {error.message}", error.hint or "write ladder:ARCHITECTURE, or ladder: for all of them"
-        ) from error
+        hint = error.hint or "write ladder:ARCHITECTURE, or ladder: for all of them"
+        raise parsed.refused(error.message, hint) from error
     if at and not (written.isascii() and written.isdecimal() and int(written) > 0):
         raise parsed.refused(
             f"{written!r} after @ is no epoch: allowed are whole numbers from 1 to ladder.epochs",

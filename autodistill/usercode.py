@@ -1,7 +1,6 @@
 """Import of code that a user names: `FILE.py` or a module."""
 
 import contextlib
-import functools
 import hashlib
 import importlib
 import importlib.util
@@ -26,13 +25,9 @@ Refused = Callable[[str, str], AutodistillError]
 
 @contextlib.contextmanager
 def errors_as(refused: Callable[[BaseException], AutodistillError]) -> Iterator[None]:
-    """Turn any error of the user's code into an error of autodistill.
+    """Turn any error of the user's code into the error of autodistill that `refused` makes.
 
-    The user's code may raise anything. This is the only place that catches all errors. Errors of autodistill and lack
-    of memory pass unchanged.
-
-    Args:
-        refused: Makes the error of autodistill.
+    This is the only place that catches all errors. Errors of autodistill and lack of memory pass unchanged.
     """
     import torch
 
@@ -71,11 +66,7 @@ def function(target: str, refused: Refused) -> tuple[Callable[..., Any], bytes]:
 
 
 def call(target: str, function: Callable[..., Any], arguments: Mapping[str, Any], refused: Refused) -> Any:
-    """Call a user's function.
-
-    Raises:
-        AutodistillError: The arguments do not fit, or the function fails.
-    """
+    """Call a user's function; refuse it if the arguments do not fit or the function fails."""
     place, _, name = target.rpartition(":")
     try:
         inspect.signature(function).bind(**arguments)
@@ -93,20 +84,21 @@ def call(target: str, function: Callable[..., Any], arguments: Mapping[str, Any]
 
 def contained(function: Callable[..., Any]) -> Callable[..., Any]:
     """Return a user's function for many calls, which writes to stderr and leaves torch's settings as they were."""
+    return _settings_kept()(function)
 
-    @functools.wraps(function)
-    def call_contained(*inputs: Any, **settings: Any) -> Any:
-        import torch
 
-        gradients, dtype = torch.is_grad_enabled(), torch.get_default_dtype()
-        try:
-            with contextlib.redirect_stdout(sys.stderr):
-                return function(*inputs, **settings)
-        finally:
-            torch.set_grad_enabled(gradients)
-            torch.set_default_dtype(dtype)
+@contextlib.contextmanager
+def _settings_kept() -> Iterator[None]:
+    """Restore torch's settings, and send standard output, which is for results, to stderr."""
+    import torch
 
-    return call_contained
+    gradients, dtype = torch.is_grad_enabled(), torch.get_default_dtype()
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+    finally:
+        torch.set_grad_enabled(gradients)
+        torch.set_default_dtype(dtype)
 
 
 def _file_of(factory: Callable[..., Any]) -> str | None:
@@ -150,25 +142,25 @@ def _run_file(path: Path, name: str) -> None:
     module = importlib.util.module_from_spec(spec)
     # Pickle finds classes by the name of their module.
     sys.modules[name] = module
-    with contextlib.ExitStack() as unfinished:
-        unfinished.callback(sys.modules.pop, name)
+    try:
         with _contained(str(path)):
             spec.loader.exec_module(module)
-        unfinished.pop_all()  # the module is whole and stays
+    except BaseException:
+        del sys.modules[name]
+        raise
 
 
 @contextlib.contextmanager
 def _contained(file: str | None) -> Iterator[None]:
     """Let a user's file import the files beside it, and undo what its code changes for the whole process.
 
-    Files of two folders may import different modules of the same name. The settings are the working folder, the
-    arguments of the command, standard output, which is for results, and torch's defaults.
+    Files of two folders may import different modules of the same name. The code may change the working folder, the
+    arguments of the command and torch's settings.
     """
     import torch
 
     folder = os.path.dirname(os.path.abspath(file)) if file else ""
     place, arguments, threads = os.getcwd(), sys.argv, torch.get_num_threads()
-    gradients, dtype = torch.is_grad_enabled(), torch.get_default_dtype()
     known = _NEIGHBOURS.setdefault(folder, {})
     before = {name: sys.modules[name] for name in known if name in sys.modules}
     sys.modules.update(known)
@@ -182,7 +174,7 @@ def _contained(file: str | None) -> Iterator[None]:
     sys.path.insert(0, folder)
     sys.argv = [file or ""]
     try:
-        with contextlib.redirect_stdout(sys.stderr):
+        with _settings_kept():
             yield
     finally:
         sys.argv = arguments
@@ -195,8 +187,6 @@ def _contained(file: str | None) -> Iterator[None]:
             sys.modules.pop(name, None)
         sys.modules.update({**others, **before})
         os.chdir(place)
-        torch.set_grad_enabled(gradients)
-        torch.set_default_dtype(dtype)
         if torch.get_num_threads() != threads:
             torch.set_num_threads(threads)
 

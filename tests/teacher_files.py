@@ -21,8 +21,14 @@ from autodistill.data import load as load_data
 from autodistill.data.views import View
 from autodistill.errors import TeacherError
 from autodistill.models import build
-from autodistill.teachers import load
+from autodistill.teachers import Teacher, load
+from autodistill.teachers import teacher as loaded
 from autodistill.training import Recipe, loop, train
+
+
+def ready(module: nn.Module, **fields: Any) -> Teacher:
+    return loaded.ready(Teacher(module=module, **fields))
+
 
 SCALES: dict[str, tuple[float, float]] = {"none": (0.0, 1.0), "half": (0.5, 0.5)}
 

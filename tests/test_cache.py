@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
-from teacher_files import coloured, digits, network
+from teacher_files import coloured, digits, network, ready
 from torch import Tensor, nn
 
 from autodistill import logit_cache as cache_module
@@ -16,7 +16,7 @@ from autodistill.data.views import View, take_view
 from autodistill.errors import CacheError, StoreError, TeacherError
 from autodistill.logit_cache import LogitCache, estimated_bytes, missing_views
 from autodistill.teachers import Normalisation, Teacher, logits_of
-from autodistill.teachers.teacher import ensemble, mean_logits, ready
+from autodistill.teachers.teacher import ensemble, mean_logits
 
 VIEW = View(7, 1, False)
 OWN = Normalisation("data", digits().mean, digits().std)

@@ -1,11 +1,16 @@
 import time
+from dataclasses import replace
 
 import pytest
 import torch
+from teacher_files import digits
 from torch import Tensor, nn
 
+from autodistill.config import StudentSpec
+from autodistill.data import Split
 from autodistill.models import build
-from autodistill.models.cost import latency_ms, measure, student_record
+from autodistill.models.cost import latency_ms, measure
+from autodistill.models.students import student_network, student_record
 
 
 def small_net() -> nn.Module:
@@ -56,8 +61,16 @@ def test_latency_is_the_time_of_one_image() -> None:
 
 
 def test_a_student_is_described_without_its_weights() -> None:
-    found = student_record("mobilenetv2", num_classes=10, image_shape=(1, 14, 14), default_width=0.25, stem_stride=2)
+    found = student_record("mobilenetv2", digits(), StudentSpec(width=0.25, stem_stride=2))
     assert (found.name, found.architecture, found.width) == ("mobilenetv2:0.25", "mobilenetv2", 0.25)
-    assert (found.stem_stride, found.total_stride) == (2, 8)
-    built = build("mobilenetv2:0.25", num_classes=10, in_channels=1, image_size=14, seed=3, stem_stride=2)
-    assert found.cost == measure(built, image_shape=(1, 14, 14))
+    assert (found.stem_stride, found.total_stride) == (2, 4)
+    built = build("mobilenetv2:0.25", num_classes=10, in_channels=1, image_size=8, seed=3, stem_stride=2)
+    assert found.cost == measure(built, image_shape=(1, 8, 8))
+
+
+def test_the_cost_of_a_student_is_that_of_the_network_that_is_trained_on_tall_images() -> None:
+    images = torch.zeros(2, 1, 32, 8, dtype=torch.uint8)
+    data = replace(digits(), train=Split(images, digits().train.labels[:2]))
+    found = student_record("mobilenetv2:0.25", data, StudentSpec())
+    trained = student_network("mobilenetv2:0.25", data, StudentSpec())
+    assert found.cost == measure(trained, image_shape=(1, 32, 8))

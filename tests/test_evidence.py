@@ -13,7 +13,7 @@ from dataset_files import write_images
 from factories import study
 from PIL import Image
 from record_parts import profile
-from teacher_files import coloured, digits, trained
+from teacher_files import coloured, digits, ready, trained
 from torch import Tensor, nn
 
 from autodistill.config import DataSpec
@@ -26,7 +26,6 @@ from autodistill.report.teachers import notes_info
 from autodistill.report.verdict import leaderboard_info
 from autodistill.teachers import Teacher, check, checks, logits_of
 from autodistill.teachers.checks import may_have_seen_validation
-from autodistill.teachers.teacher import ready
 
 # Time
 

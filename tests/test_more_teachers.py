@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save_file
-from teacher_files import coloured, digits, network, refused, trained, write_onnx
+from teacher_files import coloured, digits, network, ready, refused, trained, write_onnx
 from torch import Tensor, nn
 
 from autodistill.config import DataSpec, Space
@@ -27,7 +27,7 @@ from autodistill.records import TeacherCostRecord, TeacherRecord
 from autodistill.searching.plan import make_plan
 from autodistill.teachers import candidates, check, ensemble_fingerprint, load, logits_of, members_of, with_equals
 from autodistill.teachers.checks import cost_of, hottest_of
-from autodistill.teachers.teacher import ensemble, ready
+from autodistill.teachers.teacher import ensemble
 
 ROWS = 1797
 """Images of the digits."""

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
-from teacher_files import ARCHITECTURE, coloured, digits, network, trained
+from teacher_files import ARCHITECTURE, coloured, digits, network, ready, trained
 from torch import Tensor, nn
 
 from autodistill.data import Data, Split
 from autodistill.errors import TeacherError
 from autodistill.teachers import Normalisation, Teacher, check, check_logits, load, logits_of, name_of, save
 from autodistill.teachers.checks import chance_p, mcnemar_p
-from autodistill.teachers.teacher import BATCH, ready
+from autodistill.teachers.teacher import BATCH
 
 OWN = Normalisation("data", digits().mean, digits().std)
 COLOUR = Normalisation("stated", (0.2, 0.4, 0.6), (0.3, 0.5, 0.7))

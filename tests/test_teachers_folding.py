@@ -6,6 +6,7 @@ from pathlib import Path
 import jaxtyping
 import pytest
 import torch
+from teacher_files import ready
 from torch import Tensor, nn
 
 from autodistill import logit_cache as cache_module
@@ -15,7 +16,7 @@ from autodistill.data import load
 from autodistill.data.views import View
 from autodistill.logit_cache import LogitCache
 from autodistill.models import build
-from autodistill.teachers.teacher import Normalisation, Teacher, computed_as, folded, logits_of, ready
+from autodistill.teachers.teacher import Normalisation, Teacher, computed_as, folded, logits_of
 
 NOISE = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(3))
 PLAIN = Normalisation("none", (0.0,), (1.0,))

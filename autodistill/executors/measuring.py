@@ -80,16 +80,16 @@ def measure_teacher(task: MeasureTeacherTask, context: "WorkerContext") -> Teach
     # The ladder is trained in the precision of `auto`, not in that of the student.
     spec = context.setup.space.training.model_copy(update={"precision": "auto"})
     training, _ = _Epochs(model, spec, taught, context).measure(seconds)
-    teacher = ready(
-        model,
+    teacher = Teacher(
         name="",
         uri="",
         architecture="",
+        module=model,
         normalisation=Normalisation("data", data.mean, data.std),
         channels=data.image_shape[0],
     )
     return TeacherTimes(
-        training=training, view_s=_forward_s(training, context) or _view_s(teacher, context, seconds / 2)
+        training=training, view_s=_forward_s(training, context) or _view_s(ready(teacher), context, seconds / 2)
     )
 
 

@@ -118,17 +118,11 @@ def parse_name(name: str, default_width: float = 1.0) -> tuple[str, float]:
 
 
 def lay_out(name: str, *, image_size: int, default_width: float = 1.0, stem_stride: int | None = None) -> Layout:
-    """Resolve the name of a network and choose strides that suit the image size.
+    """Resolve the name of a network, with or without `:WIDTH`, and choose strides that suit the image size.
 
     The total stride is the published total stride, but at most the largest power of two that leaves a final map of
-    2x2, rounded up: 4 for 8x8 images, 16 for 32x32. The earliest strides are removed first.
-
-    Args:
-        name: A key of MODELS, with or without `:WIDTH`.
-        image_size: Height and width of the images.
-        default_width: Width of a name without `:WIDTH`.
-        stem_stride: Stride of the stem. The later strides are chosen so that the total stride stays the same, if there
-            are enough of them. None: the stem is treated like the other layers.
+    2x2, rounded up: 4 for 8x8 images, 16 for 32x32. The earliest strides are removed first. With `stem_stride`, later
+    strides are chosen so that the total stride stays the same, if there are enough of them.
 
     Raises:
         ConfigError: The name is unknown, the width is wrong, or the images are too small for `stem_stride`.

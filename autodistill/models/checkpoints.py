@@ -30,6 +30,7 @@ from autodistill.data import Data
 from autodistill.models.uri import Uri, parse
 from autodistill.store import write_bytes
 from autodistill.tensors import raw_bytes
+from autodistill.usercode import value as json_value
 
 _SEAL = "autodistill:sha256"
 DAMAGE = (
@@ -110,11 +111,6 @@ class Weights(NamedTuple):
     """Keys of the dictionaries that hold it, joined by dots; empty: the outermost."""
     state: dict[str, Tensor]
 
-    @property
-    def averaged(self) -> bool:
-        """Whether the place names averaged weights."""
-        return is_averaged(self.place)
-
 
 class Checkpoint(NamedTuple):
     """Weights and metadata of a file."""
@@ -137,33 +133,27 @@ def save(
     stem_stride: int | None = None,
     more: Mapping[str, object] | None = None,
 ) -> None:
-    """Write a network as safetensors, with the metadata that `load` needs.
-
-    Args:
-        path: The file.
-        module: The network.
-        architecture: Name of the network in the registry, with its width.
-        data: The training data.
-        stem_stride: Stride of the stem; None: chosen by the image size.
-        more: Further metadata, as JSON values.
+    """Write a network as safetensors, with the metadata that `load` needs, and `more` metadata as JSON values.
 
     Raises:
         StoreError: The folder is read-only, or the disk is full.
     """
-    facts: dict[str, object] = {"architecture": architecture, "stem_stride": stem_stride}
-    facts |= {"mean": data.mean, "std": data.std, "classes": data.classes, "image_size": data.image_shape[1]}
-    facts |= more or {}
+    facts: dict[str, object] = {
+        "architecture": architecture,
+        "stem_stride": stem_stride,
+        "mean": data.mean,
+        "std": data.std,
+        "classes": data.classes,
+        "image_size": data.image_shape[1],
+        **(more or {}),
+    }
     state = {key: value.detach().cpu().contiguous() for key, value in module.state_dict().items()}
     held = {key: json.dumps(value) for key, value in facts.items()}
     write_bytes(path, safetensors.torch.save(state, {**held, _SEAL: _sealed(state, held)}))
 
 
 def read(path: Path, uri: Uri) -> Checkpoint:
-    """Read a safetensors or torch file of any suffix.
-
-    Args:
-        path: The file.
-        uri: URI of the network, for error messages.
+    """Read a safetensors or torch file of any suffix; `uri` is that of the network, for error messages.
 
     Raises:
         AutodistillError: The file is missing, unreadable, damaged or something else than a checkpoint, or contains more
@@ -174,7 +164,8 @@ def read(path: Path, uri: Uri) -> Checkpoint:
             raise uri.no_file(path)
         with path.open("rb") as file:
             start = file.read(64)
-        held, metadata = (_read_safetensors if _is_safetensors(start) else _read_torch)(path, uri, start)
+        is_safetensors = len(start) > 8 and start[8:9] == b"{" and int.from_bytes(start[:8], "little") < 1 << 40
+        held, metadata = _read_safetensors(path) if is_safetensors else (_read_torch(path, uri, start), {})
         groups = tuple(_groups(held))
         if not groups:
             raise ValueError("it holds no state dict")
@@ -182,9 +173,11 @@ def read(path: Path, uri: Uri) -> Checkpoint:
         raise uri.refused(f"{path} cannot be read as plain tensors: {_reason(error)}", _COPY_AGAIN) from error
     inner = _facts(_nested_values(held))
     outer = _facts({**held, **metadata})
-    facts = {**{key: it for key, it in inner.items() if _is_fact(key, it)}, **outer}
-    stated = [key for option, keys in _STATED.items() if option in uri.options for key in keys]
-    return Checkpoint(groups, _validated({key: it for key, it in facts.items() if key not in stated}, uri))
+    facts = {key: it for key, it in inner.items() if _is_fact(key, it)} | outer
+    for option in _STATED.keys() & uri.options.keys():
+        for key in _STATED[option]:
+            facts.pop(key, None)
+    return Checkpoint(groups, _validated(facts, uri))
 
 
 def saved_state(path: Path) -> dict[str, Tensor]:
@@ -192,18 +185,14 @@ def saved_state(path: Path) -> dict[str, Tensor]:
     return read(path, parse(f"file:{path}")).groups[0].state
 
 
-def _is_safetensors(start: bytes) -> bool:
-    return len(start) > 8 and start[8:9] == b"{" and int.from_bytes(start[:8], "little") < 1 << 40
-
-
-def _read_safetensors(path: Path, uri: Uri, start: bytes) -> tuple[dict[str, Any], dict[str, Any]]:
+def _read_safetensors(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     with safetensors.safe_open(path, framework="pt") as file:
         metadata = dict(file.metadata() or {})
         state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     seal = metadata.pop(_SEAL, None)
     if seal is not None and seal != _sealed(state, metadata):
         raise ValueError("it was damaged since it was written (other checksum)")
-    return state, {key: _maybe_json(value) for key, value in metadata.items()}
+    return state, {key: json_value(text) for key, text in metadata.items()}
 
 
 def _sealed(state: Mapping[str, Tensor], held: Mapping[str, str]) -> str:
@@ -215,14 +204,7 @@ def _sealed(state: Mapping[str, Tensor], held: Mapping[str, str]) -> str:
     return json.dumps(found.hexdigest())
 
 
-def _maybe_json(value: str) -> Any:
-    try:
-        return json.loads(value)
-    except json.JSONDecodeError:
-        return value
-
-
-def _read_torch(path: Path, uri: Uri, start: bytes) -> tuple[dict[str, Any], dict[str, Any]]:
+def _read_torch(path: Path, uri: Uri, start: bytes) -> dict[str, Any]:
     for magic, what, hint in _NOT_CHECKPOINTS:
         if start.lstrip().startswith(magic):
             raise uri.refused(f"{path} is {what}", hint)
@@ -232,7 +214,7 @@ def _read_torch(path: Path, uri: Uri, start: bytes) -> tuple[dict[str, Any], dic
         # As a stream: torch reads a path that ends in .safetensors as such a file.
         with path.open("rb") as file:
             found = torch.load(file, map_location="cpu", weights_only=True)
-    return (_as_mapping(found) or {}), {}
+    return _as_mapping(found) or {}
 
 
 def _as_mapping(value: Any) -> dict[str, Any] | None:

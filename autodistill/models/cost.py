@@ -2,7 +2,6 @@
 
 import copy
 import logging
-import math
 from itertools import chain
 from typing import NamedTuple
 
@@ -10,8 +9,7 @@ import torch
 from torch import nn
 
 from autodistill.errors import ConfigError
-from autodistill.models import build, lay_out
-from autodistill.records import CostRecord, StudentRecord
+from autodistill.records import CostRecord
 
 ImageShape = tuple[int, int, int]
 """Channels, height, width."""
@@ -45,8 +43,7 @@ def measure(model: nn.Module, *, image_shape: ImageShape) -> CostRecord:
 
 
 _NOT_COUNTED = (RuntimeError, TypeError, ValueError, AttributeError, LookupError, AssertionError, ArithmeticError)
-"""Errors of networks that read values of tensors, which have none on the meta device. Their MACs are counted otherwise,
-or unknown."""
+"""Errors of networks that read values of tensors, which have none on the meta device."""
 
 
 def _macs(model: nn.Module, image_shape: ImageShape) -> int | None:
@@ -79,33 +76,3 @@ def latency_ms(
     with torch.inference_mode():
         found = timer.blocked_autorange(min_run_time=min_run_time_s)
     return Latency(1e3 * found.median, 1e3 * found.iqr)
-
-
-def student_record(
-    name: str,
-    *,
-    num_classes: int,
-    image_shape: ImageShape,
-    default_width: float = 1.0,
-    stem_stride: int | None = None,
-) -> StudentRecord:
-    """Return the record of a student without allocating its weights; other arguments and errors as for `lay_out`."""
-    channels, image_size = image_shape[0], min(image_shape[1:])
-    layout = lay_out(name, image_size=image_size, default_width=default_width, stem_stride=stem_stride)
-    with torch.device("meta"):
-        model = build(
-            layout.name,
-            num_classes=num_classes,
-            in_channels=channels,
-            image_size=image_size,
-            seed=0,
-            stem_stride=stem_stride,
-        )
-    return StudentRecord(
-        name=layout.name,
-        architecture=layout.architecture,
-        width=layout.width,
-        stem_stride=layout.stem_stride,
-        total_stride=math.prod(layout.strides),
-        cost=measure(model, image_shape=image_shape),
-    )

@@ -11,7 +11,6 @@ import difflib
 import hashlib
 import importlib
 import inspect
-import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -59,6 +58,15 @@ class Foreign:
     """None: counted from `module`."""
     fresh: tuple[str, ...] = ()
     """Tensors of the head that were not loaded, because the number of classes is another."""
+    channels: int | None = None
+    """Channels of its input; None: its first convolution shows them."""
+
+    def input_channels(self, *, default: int) -> int:
+        """Return the channels of its input; `default` if it shows neither one nor three."""
+        if self.channels is not None:
+            return self.channels
+        first = next((it for it in self.module.modules() if isinstance(it, nn.Conv2d)), None)
+        return first.in_channels if first is not None and first.in_channels in (1, 3) else default
 
 
 def from_python(uri: Uri, *, num_classes: int | None, offline: bool = False, given: Mapping[str, Any] = {}) -> Foreign:
@@ -67,7 +75,7 @@ def from_python(uri: Uri, *, num_classes: int | None, offline: bool = False, giv
     Args:
         uri: The URI. Options that are not reserved are arguments of the factory.
         num_classes: Number of classes; None: whatever the factory builds.
-        offline: Not used.
+        offline: Unused.
         given: Values for parameters of the factory that the URI leaves open: `num_classes`, `in_channels`,
             `image_size`. Without `num_classes`, only parameters without a default get them.
 
@@ -80,26 +88,14 @@ def from_python(uri: Uri, *, num_classes: int | None, offline: bool = False, giv
     # A factory may return a network that it keeps: its next call must not return what training has changed.
     module = copied(module, uri)
     architecture = uri.target.rpartition(":")[2]
-    if not uri.weights().file:
-        return Foreign(module, architecture, source=source)
     return _with_file(module, architecture, uri, new_head=num_classes is not None, source=source)
 
 
 def copied(module: nn.Module, uri: Uri) -> nn.Module:
-    """Copy a network.
-
-    Raises:
-        AutodistillError: It cannot be copied.
-    """
+    """Copy a network; refuse one that cannot be copied."""
     hint = "weights must be parameters; torch.nn.utils.parametrizations.weight_norm can be copied"
     with errors_as(lambda error: uri.refused(f"cannot be copied: {said(error)}", hint)):
         return copy.deepcopy(module)
-
-
-def channels_of(module: nn.Module, *, default: int) -> int:
-    """Return the channels of a network, one or three, by its first convolution; `default` if it shows neither."""
-    first = next((it for it in module.modules() if isinstance(it, nn.Conv2d)), None)
-    return first.in_channels if first is not None and first.in_channels in (1, 3) else default
 
 
 def cannot_take(uri: Uri, images: Tensor, mode: str, error: BaseException) -> AutodistillError:
@@ -119,24 +115,16 @@ def _unwrapped(module: nn.Module) -> nn.Module:
 
 
 def _with_file(module: nn.Module, architecture: str, uri: Uri, *, new_head: bool, source: str = "") -> Foreign:
-    """Load the file of weights that the URI names."""
-    path, kind, _ = uri.weights()
+    """Load the file of weights that the URI names; without a file, return the network as it is."""
+    path = uri.weights().file
+    if not path:
+        return Foreign(module, architecture, source=source)
     checkpoint = read(Path(path).expanduser(), uri)
     hint = "check the arguments of the factory" if uri.scheme == "python" else "name the network of this file"
-    found = _matching(checkpoint, module, uri, f"{path} does not fit the network of {uri.target}", hint)
-    match = choose(found, weights=kind or None, uri=uri)
-    fresh = load_weights(module, match.state, uri=uri, what=path, new_head=new_head)
-    facts = checkpoint.facts if not new_head else checkpoint.facts.model_copy(update={"classes": None})
+    refusal = f"{path} does not fit the network of {uri.target}"
+    match, fresh = _load(module, checkpoint, uri, what=path, refusal=refusal, hint=hint, new_head=new_head)
+    facts = checkpoint.facts.model_copy(update={"classes": None}) if new_head else checkpoint.facts
     return Foreign(module, architecture, facts=facts, notes=notes_of(match, uri), source=source, fresh=fresh)
-
-
-def _matching(checkpoint: Checkpoint, module: nn.Module, uri: Uri, refusal: str, hint: str) -> list[Match]:
-    """Return the groups of tensors of a file that fit a network; refuse a file without one."""
-    found, misfit = matches(checkpoint, module.state_dict())
-    if not found:
-        what = difference(misfit) if misfit else "it holds no tensor of this network"
-        raise uri.refused(f"{refusal}: {what}", hint)
-    return found
 
 
 def from_torchvision(uri: Uri, *, num_classes: int | None, offline: bool = False, **unused: Any) -> Foreign:
@@ -151,16 +139,21 @@ def from_torchvision(uri: Uri, *, num_classes: int | None, offline: bool = False
     if weights is None:
         size = uri.size() if uri.role == "student" else None
         module = _torchvision_model(architecture, classes=num_classes or 1000, image_size=size, published=False)
-        if not uri.weights().file:
-            return Foreign(module, architecture)
         return _with_file(module, architecture, uri, new_head=num_classes is not None)
     categories, transform = weights.meta["categories"], weights.transforms()
     size = int(transform.crop_size[0])
     module = _torchvision_model(architecture, classes=num_classes or len(categories), image_size=size)
     checkpoint = read(_fetched(weights.url, uri, offline), uri)
     hint = "delete the file in torch's cache: it is downloaded again"
-    found = _matching(checkpoint, module, uri, f"not a {architecture}", hint)
-    fresh = load_weights(module, found[0].state, uri=uri, what=weights.url, new_head=num_classes is not None)
+    _, fresh = _load(
+        module,
+        checkpoint,
+        uri,
+        what=weights.url,
+        refusal=f"not a {architecture}",
+        hint=hint,
+        new_head=num_classes is not None,
+    )
     facts = Facts(
         architecture=architecture,
         mean=tuple(transform.mean),
@@ -206,7 +199,10 @@ def from_timm(uri: Uri, *, num_classes: int | None, offline: bool = False, **unu
     Raises:
         AutodistillError: timm is not installed, the name is unknown, or the weights are not on this machine.
     """
-    timm = _timm(uri)
+    try:
+        timm = importlib.import_module("timm")
+    except ImportError as error:
+        raise uri.refused("timm is not installed", "pip install 'kd-autodistill[timm]'") from error
     weights = uri.weights()
     pretrained = bool(weights.published)
     if ":" not in uri.target and uri.target.partition(".")[0] not in timm.list_models():
@@ -240,8 +236,6 @@ def from_timm(uri: Uri, *, num_classes: int | None, offline: bool = False, **unu
             _TIMM_HINT + ("; weights=none starts without weights" if uri.role == "student" else ""),
         ) from error
     if not pretrained:
-        if not weights.file:
-            return Foreign(module, uri.target)
         return _with_file(module, uri.target, uri, new_head=num_classes is not None)
     published = module.pretrained_cfg
     classes, other_names = _timm_classes(timm, published)
@@ -271,25 +265,23 @@ FOREIGN: dict[str, Callable[..., Foreign]] = {
 """Sources of networks, which teachers and students share. They draw from torch's generator: see `tensors.seeded`."""
 
 
-def load_weights(
-    module: nn.Module, state: Mapping[str, Tensor], *, uri: Uri, what: str, new_head: bool
-) -> tuple[str, ...]:
-    """Load weights into a network.
+def _load(
+    module: nn.Module, checkpoint: Checkpoint, uri: Uri, *, what: str, refusal: str, hint: str, new_head: bool
+) -> tuple[Match, tuple[str, ...]]:
+    """Load the weights of a file into a network.
 
-    Args:
-        module: The network.
-        state: Weights by the names of the network.
-        uri: URI of the network, for error messages.
-        what: Name of the file, for error messages.
-        new_head: Whether the head may have another number of classes; its tensors then keep their initialisation.
+    With `new_head`, the head may have another number of classes; its tensors then keep their initialisation. `what`,
+    `refusal` and `hint` are for errors: the name of the file, and what to say if it holds another network.
 
     Returns:
-        Names of the tensors of the head that were not loaded.
-
-    Raises:
-        AutodistillError: Other tensors have another shape.
+        The weights, and the names of the tensors of the head that were not loaded.
     """
-    other = sorted(other_shapes(state, module.state_dict()))
+    expected = module.state_dict()
+    found, misfit = matches(checkpoint, expected)
+    if not found:
+        raise uri.refused(f"{refusal}: {difference(misfit) if misfit else 'it holds no tensor of this network'}", hint)
+    match = choose(found, uri=uri)
+    other = sorted(other_shapes(match.state, expected))
     is_head = all(found[1:] == want[1:] and len(found) in (1, 2, 4) for _, found, want in other)
     if other and not (new_head and is_head and len(other) <= LARGEST_HEAD):
         hint = "check its width and the arguments of its factory"
@@ -298,8 +290,8 @@ def load_weights(
         shapes = ", ".join(f"{key} is {found}, not {want}" for key, found, want in other[:3])
         raise uri.refused(f"{what} does not fit this network: {shapes}", hint)
     fresh = tuple(key for key, *_ in other)
-    module.load_state_dict({key: it for key, it in state.items() if key not in fresh}, strict=False)
-    return fresh
+    module.load_state_dict({key: it for key, it in match.state.items() if key not in fresh}, strict=False)
+    return match, fresh
 
 
 def notes_of(match: Match, uri: Uri) -> tuple[str, ...]:
@@ -319,10 +311,7 @@ def notes_of(match: Match, uri: Uri) -> tuple[str, ...]:
 
 
 def _built_by_factory(uri: Uri, given: Mapping[str, Any], *, everything: bool) -> tuple[nn.Module, str]:
-    """Call a factory; return its network and a hash of its source code and arguments.
-
-    The hash covers the file of the factory. It does not cover modules that this file imports.
-    """
+    """Call a factory; return its network and a hash of the source code of its file, without imports, and arguments."""
     name = uri.target.rpartition(":")[2]
     factory, code = usercode.function(uri.target, uri.refused)
     stated = uri.arguments()
@@ -378,18 +367,10 @@ def _fetched(url: str, uri: Uri, offline: bool) -> Path:
     return file
 
 
-def _timm(uri: Uri) -> Any:
-    try:
-        return importlib.import_module("timm")
-    except ImportError as error:
-        raise uri.refused("timm is not installed", "pip install 'kd-autodistill[timm]'") from error
-
-
 def _timm_errors() -> tuple[type[BaseException], ...]:
-    """Return the errors of timm, of damaged files, and of the client of the hub, which uses one of two libraries."""
-    clients = (("httpx", "HTTPError"), ("requests", "RequestException"))
-    loaded = ((sys.modules[library], name) for library, name in clients if library in sys.modules)
-    return (*DAMAGE, ImportError, *(getattr(library, name) for library, name in loaded))
+    """Return the errors of timm, of damaged files, and of the client of the hub: OSError with requests, or httpx's."""
+    httpx = sys.modules.get("httpx")
+    return (*DAMAGE, ImportError, *([httpx.HTTPError] if httpx else []))
 
 
 def _check_hub(uri: Uri) -> None:
@@ -405,23 +386,14 @@ def _check_hub(uri: Uri) -> None:
 
 @contextlib.contextmanager
 def _offline(offline: bool) -> Iterator[None]:
-    """Forbid downloads of the Hugging Face client, which reads this setting when it is imported."""
-    constants = sys.modules.get("huggingface_hub.constants")
-    before = (os.environ.get("HF_HUB_OFFLINE"), getattr(constants, "HF_HUB_OFFLINE", None))
-    if offline:
-        os.environ["HF_HUB_OFFLINE"] = "1"
-        if constants is not None:
-            constants.HF_HUB_OFFLINE = True  # type: ignore[attr-defined]
+    """Forbid downloads of the Hugging Face client, which timm has imported."""
+    constants: Any = importlib.import_module("huggingface_hub.constants")
+    before = constants.HF_HUB_OFFLINE
+    constants.HF_HUB_OFFLINE = before or offline
     try:
         yield
     finally:
-        if offline:
-            if before[0] is None:
-                del os.environ["HF_HUB_OFFLINE"]
-            else:
-                os.environ["HF_HUB_OFFLINE"] = before[0]
-            if constants is not None:
-                constants.HF_HUB_OFFLINE = before[1]  # type: ignore[attr-defined]
+        constants.HF_HUB_OFFLINE = before
 
 
 def _timm_classes(timm: Any, published: Mapping[str, Any]) -> tuple[tuple[str, ...] | None, tuple[str, ...] | None]:
@@ -440,4 +412,4 @@ def _timm_classes(timm: Any, published: Mapping[str, Any]) -> tuple[tuple[str, .
 def _timm_head(module: Any) -> tuple[str, ...]:
     head = module.pretrained_cfg.get("classifier") or ()
     heads = (head,) if isinstance(head, str) else tuple(head)
-    return tuple(key for key in module.state_dict() if key.startswith(tuple(f"{it}." for it in heads))) if heads else ()
+    return tuple(key for key in module.state_dict() if key.startswith(tuple(f"{it}." for it in heads)))

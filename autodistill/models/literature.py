@@ -11,10 +11,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from autodistill.models.networks import GlobalAverage, Shape, initialise, resnet, scaled
+from autodistill.models.networks import GlobalAverage, Shape, initialise, mobilenetv2_stages, resnet, scaled
 
 Maps = Float[Tensor, "batch channels height width"]
 Out = Float[Tensor, "batch out_channels out_height out_width"]
+_GROUPS = 3
+"""Groups of ShuffleNet's convolutions."""
 
 
 def resnet_option_a(shape: Shape, *, blocks: tuple[int, ...]) -> nn.Module:
@@ -51,25 +53,14 @@ def mobilenetv2_literature(shape: Shape) -> nn.Module:
     It differs from the paper's: channels are cut to whole numbers instead of rounded to multiples of 8, the first
     block has an expansion layer too, the activations are ReLU, and the second stage has stride 1.
     """
-    stem, _, third, fourth, sixth = shape.strides
-    settings = [  # expansion, channels, blocks, stride of the first block
-        (1, 16, 1, 1),
-        (6, 24, 2, 1),
-        (6, 32, 3, third),
-        (6, 64, 4, fourth),
-        (6, 96, 3, 1),
-        (6, 160, 3, sixth),
-        (6, 320, 1, 1),
-    ]
     before = max(1, int(32 * shape.width))
-    first = _convolution(shape.in_channels, before, kernel=3, stride=stem)
+    first = _convolution(shape.in_channels, before, kernel=3, stride=shape.strides[0])
     stages = []
-    for expansion, published, count, first_stride in settings:
-        channels, blocks = max(1, int(published * shape.width)), []
-        for stride in (first_stride, *[1] * (count - 1)):
-            blocks.append(_InvertedResidual(before, channels, stride=stride, expansion=expansion))
-            before = channels
-        stages.append(nn.Sequential(*blocks))
+    for expansion, published, count, stride in mobilenetv2_stages(shape):
+        channels = max(1, int(published * shape.width))
+        rest = (_InvertedResidual(channels, channels, stride=1, expansion=expansion) for _ in range(count - 1))
+        stages.append(nn.Sequential(_InvertedResidual(before, channels, stride=stride, expansion=expansion), *rest))
+        before = channels
     last = max(1280, int(1280 * shape.width))
     layers: OrderedDict[str, nn.Module] = OrderedDict(
         conv1=first,
@@ -101,33 +92,24 @@ class _InvertedResidual(nn.Module):
 def shufflenet_v1(shape: Shape) -> nn.Module:
     """Build ShuffleNet (Zhang et al. 2018) with 3 groups and the 1x1 stem of CIFAR versions."""
     stem, *strides = shape.strides
-    groups = 3
     # Stem and stages need channels for a quarter of each group.
-    before = groups * 4 * max(1, round(24 * shape.width / (groups * 4)))
+    step = 4 * _GROUPS
+    before = step * max(1, round(24 * shape.width / step))
     layers = _shuffle_stem(shape.in_channels, before, stride=stem)
     for number, (published, count, stride) in enumerate(zip((240, 480, 960), (4, 8, 4), strides, strict=True), start=1):
-        channels, blocks = groups * 4 * max(number + 1, round(published * shape.width / (groups * 4))), []
-        for place in range(count):
-            first = place == 0
-            blocks.append(
-                _ShuffleV1Block(
-                    before,
-                    channels - before if first else channels,
-                    stride=stride if first else 1,
-                    joins=first,
-                    groups=groups,
-                    first_groups=1 if first and number == 1 else groups,
-                )
-            )
-            before = channels
-        layers[f"layer{number}"] = nn.Sequential(*blocks)
+        channels = step * max(number + 1, round(published * shape.width / step))
+        first_groups = 1 if number == 1 else _GROUPS
+        first = _ShuffleV1Block(before, channels - before, stride=stride, joins=True, first_groups=first_groups)
+        rest = (_ShuffleV1Block(channels, channels, stride=1, joins=False) for _ in range(count - 1))
+        layers[f"layer{number}"] = nn.Sequential(first, *rest)
+        before = channels
     layers.update(avgpool=GlobalAverage(), flatten=nn.Flatten(), linear=nn.Linear(before, shape.num_classes))
     return initialise(nn.Sequential(layers))
 
 
 class _ShuffleV1Block(nn.Module):
     def __init__(
-        self, in_channels: int, channels: int, *, stride: int, joins: bool, groups: int, first_groups: int
+        self, in_channels: int, channels: int, *, stride: int, joins: bool, first_groups: int = _GROUPS
     ) -> None:
         super().__init__()
         hidden = channels // 4
@@ -136,7 +118,7 @@ class _ShuffleV1Block(nn.Module):
         self.bn1 = nn.BatchNorm2d(hidden)
         self.conv2 = nn.Conv2d(hidden, hidden, 3, stride, 1, groups=hidden, bias=False)
         self.bn2 = nn.BatchNorm2d(hidden)
-        self.conv3 = nn.Conv2d(hidden, channels, 1, groups=groups, bias=False)
+        self.conv3 = nn.Conv2d(hidden, channels, 1, groups=_GROUPS, bias=False)
         self.bn3 = nn.BatchNorm2d(channels)
         self.first_groups = first_groups
         self.joins = joins

@@ -21,6 +21,8 @@ _UNUSED = re.compile(r"(^|\.)(total_ops|total_params|num_batches_tracked|n_avera
 """Tensors that profilers and counters leave in checkpoints."""
 OUTERMOST = "outermost"
 """What a URI calls weights that lie in no dictionary of the file."""
+_KINDS = ("", "raw", "ema")
+"""What a URI may state about weights beside their place in the file."""
 _PREFERRED = ("", "model.", "student.", "backbone.", "encoder.", "net.", "network.")
 
 _RENAMES: tuple[tuple[tuple[str, str], ...], ...] = (
@@ -79,11 +81,7 @@ class Misfit(NamedTuple):
 def matches(checkpoint: Checkpoint, expected: Mapping[str, Tensor]) -> tuple[list[Match], Misfit | None]:
     """Return the groups of tensors that have the names of a network, and the closest misfit if there is none.
 
-    Shapes are not compared.
-
-    Args:
-        checkpoint: The file.
-        expected: The network's state, whose values may be on the meta device.
+    Shapes are not compared. `expected` is the network's state, whose values may be on the meta device.
     """
     needed = {key for key in expected if not key.endswith("num_batches_tracked")}
     found: dict[str, Match] = {}
@@ -98,11 +96,11 @@ def matches(checkpoint: Checkpoint, expected: Mapping[str, Tensor]) -> tuple[lis
                 beside = tuple(it.removeprefix(prefix) for it in prefixes if it != prefix and it.startswith(prefix))
                 present = {new: group.state[old] for new, old in inside.items() if new in expected}
                 extra = sorted(key for key in inside if key not in expected and not key.startswith(beside))
-                unexpected = [key for key in extra if not _UNUSED.search(key) and not _is_bias_before_norm(key, inside)]
+                unexpected = [key for key in extra if not _UNUSED.search(key) and _mean_after(key) not in inside]
                 missing = sorted(needed - present.keys())
                 if not missing and not unexpected:
                     state, folded = _folded(present, {key: group.state[inside[key]] for key in extra})
-                    averaged = group.averaged or is_averaged(prefix)
+                    averaged = is_averaged(group.place) or is_averaged(prefix)
                     used = frozenset(inside[key] for key in (*present, *folded))
                     if used in taken:
                         continue
@@ -116,22 +114,18 @@ def matches(checkpoint: Checkpoint, expected: Mapping[str, Tensor]) -> tuple[lis
     return list(found.values()), None if found else nearest
 
 
-def choose(found: Sequence[Match], *, weights: str | None, uri: Uri) -> Match:
-    """Return the weights to use among several that fit: averaged weights if the file has them.
-
-    Args:
-        found: The candidates.
-        weights: `raw`, `ema` or the place of weights, as stated in the URI; None: averaged weights are preferred.
-        uri: URI of the network, for error messages.
+def choose(found: Sequence[Match], *, uri: Uri) -> Match:
+    """Return the weights that a URI names among several that fit; without a name, averaged weights are preferred.
 
     Raises:
-        AutodistillError: The file does not hold the stated weights.
+        AutodistillError: The file does not hold the named weights.
     """
-    if weights not in (None, "raw", "ema"):
+    weights = uri.weights().kind
+    if weights not in _KINDS:
         for match in found:
             if match.key == weights:
                 return match
-        raise no_such_weights(str(weights), [it.key for it in found], uri)
+        raise no_such_weights([it.key for it in found], uri)
     wanted = [it for it in found if it.averaged == (weights == "ema")] if weights else list(found)
     if not wanted:
         held = "averaged" if found[0].averaged else "raw"
@@ -147,40 +141,26 @@ def choose(found: Sequence[Match], *, weights: str | None, uri: Uri) -> Match:
     return chosen._replace(others=tuple(others))
 
 
-def no_such_weights(weights: str, keys: Sequence[str], uri: Uri) -> AutodistillError:
-    """Return the error for a URI that names weights which its file does not hold.
-
-    Args:
-        weights: What the URI names.
-        keys: Places of the weights in the file that fit.
-        uri: The URI.
-    """
+def no_such_weights(keys: Sequence[str], uri: Uri) -> AutodistillError:
+    """Return the error for a URI that names other weights than those at the places `keys` of its file."""
+    weights = uri.weights().kind
     return uri.refused(f"weights={weights} is unknown ({near(weights, {'raw', 'ema', *keys})})", "or leave it out")
 
 
 class Fit(NamedTuple):
-    """A known network whose tensors a checkpoint holds."""
+    """A known network with the weights of a checkpoint."""
 
     architecture: str
     """Its name with its width."""
+    module: nn.Module
     channels: int
-    classes: int
     size: int
     match: Match
-    other_weights: tuple[str, ...] = ()
+    other_weights: tuple[str, ...]
     """Kinds of weights in the file that were not chosen: `raw` or `ema`."""
 
 
-def identify(
-    checkpoint: Checkpoint,
-    data: Data,
-    *,
-    names: Sequence[str],
-    sizes: Sequence[int],
-    stem_stride: int | None,
-    weights: str | None,
-    uri: Uri,
-) -> Fit:
+def identify(checkpoint: Checkpoint, data: Data, *, names: Sequence[str], sizes: Sequence[int], uri: Uri) -> Fit:
     """Return the first network whose tensors a checkpoint holds.
 
     Args:
@@ -188,70 +168,76 @@ def identify(
         data: The study's data.
         names: Names of networks; a name without a width stands for all widths.
         sizes: Image sizes for which the network may have been built.
-        stem_stride: Stride of the stem, if the file states it.
-        weights: `raw`, `ema` or the place of weights, as stated in the URI.
-        uri: URI of the network, for error messages.
+        uri: URI of the network, which may state the weights to take.
 
     Raises:
         AutodistillError: No network fits; the message names the nearest and the first tensors that differ.
         ConfigError: A name is unknown.
     """
-    nearest: tuple[float, str, Misfit] | None = None
+    stem_stride, weights = checkpoint.facts.stem_stride, uri.weights().kind
+    nearest: tuple[str, Misfit] | None = None
     keys: list[str] = []
     for name in names:
         expected = blank(name, data, size=sizes[0], stem_stride=stem_stride).state_dict()
         found, misfit = matches(checkpoint, expected)
-        if weights not in (None, "raw", "ema"):  # weights at other places may be those of other networks
+        if weights not in _KINDS:  # weights at other places may be those of other networks
             keys += [it.key for it in found]
             found = [it for it in found if it.key == weights]
         if found:
-            match = choose(found, weights=weights, uri=uri)
+            match = choose(found, uri=uri)
+            kinds = {it.averaged for it in found} - {match.averaged}
+            others = tuple("ema" if averaged else "raw" for averaged in kinds)
             for size in sizes:
-                fit = _fit(name, match, data, size=size, stem_stride=stem_stride)
+                fit = _fit(name, match, others, data, size=size, stem_stride=stem_stride)
                 if fit is not None:
-                    kinds = {it.averaged for it in found} - {match.averaged}
-                    return fit._replace(other_weights=tuple("ema" if averaged else "raw" for averaged in kinds))
+                    return fit
             misfit = Misfit(1.0, (), (), tuple(other_shapes(match.state, expected)))
-        if misfit is not None and (nearest is None or misfit.score > nearest[0]):
-            nearest = (misfit.score, name, misfit)
+        if misfit is not None and (nearest is None or misfit.score > nearest[1].score):
+            nearest = (name, misfit)
     if keys and weights not in keys:
-        raise no_such_weights(str(weights), keys, uri)
+        raise no_such_weights(keys, uri)
     raise unknown_network(nearest, uri=uri, named=names if len(names) == 1 else ())
 
 
-def _fit(name: str, match: Match, data: Data, *, size: int, stem_stride: int | None) -> Fit | None:
-    """Return the network of this name whose tensors have the shapes of a match; None: at no width."""
-    state = match.state
+def _fit(
+    name: str, match: Match, others: tuple[str, ...], data: Data, *, size: int, stem_stride: int | None
+) -> Fit | None:
+    """Return the network of this name with the weights of a match; None: their shapes fit at no width."""
     expected = blank(name, data, size=size, stem_stride=stem_stride).state_dict()
     first = next(key for key, value in expected.items() if value.ndim == 4)
-    found, want = state[first].shape, expected[first].shape
+    found, want = match.state[first].shape, expected[first].shape
     if len(found) != 4 or found[2:] != want[2:]:
         return None
+    channels = found[1]
     widths = [1.0] if ":" in name else list(dict.fromkeys([found[0] / want[0], *(step / 20 for step in range(1, 41))]))
     for width in widths:
         if not 0 < width <= LARGEST_WIDTH:
             continue
         named = name if width == 1 else f"{name}:{width:.15g}"
-        expected = blank(named, data, size=size, stem_stride=stem_stride, channels=found[1]).state_dict()
-        if expected[first].shape == found and (classes := head_classes(state, expected, default=data.num_classes)):
-            return Fit(named, found[1], classes, size, match)
+        expected = blank(named, data, size=size, stem_stride=stem_stride, channels=channels).state_dict()
+        if expected[first].shape != found:
+            continue
+        classes = head_classes(match.state, expected, default=data.num_classes)
+        if classes:
+            shape = {"num_classes": classes, "in_channels": channels, "image_size": size}
+            module = build(named, **shape, seed=0, stem_stride=stem_stride)
+            module.load_state_dict(match.state, strict=False)
+            return Fit(named, module, channels, size, match, others)
     return None
 
 
-def unknown_network(
-    nearest: tuple[float, str, Misfit] | None, *, uri: Uri, named: Sequence[str] = ()
-) -> AutodistillError:
+def unknown_network(nearest: tuple[str, Misfit] | None, *, uri: Uri, named: Sequence[str]) -> AutodistillError:
     """Return the error for weights that belong to none of the networks that were tried."""
     hint = (
         f"name the network: {with_option(without_options(uri.text), 'arch=NAME')} (one of {', '.join(MODELS)}), "
         f"or your own: python:FILE.py:FACTORY?weights={uri.target}"
     )
-    if nearest is not None and nearest[2].shapes and named and ":" in named[0]:
-        hint = f"leave the width out: {named[0].partition(':')[0]} is recognised at any width"
     what = f"not a {named[0]}" if named else "its tensors fit no known network"
     if nearest is None:
         return uri.refused(what, hint)
-    _, name, misfit = nearest
+    name, misfit = nearest
+    if misfit.shapes and named and ":" in named[0]:
+        hint = f"leave the width out: {named[0].partition(':')[0]} is recognised at any width"
     near = "" if named else f"; the nearest is {name}"
     return uri.refused(f"{what}{near}: {difference(misfit)}", hint)
 
@@ -268,11 +254,7 @@ def difference(misfit: Misfit) -> str:
 def blank(
     name: str, data: Data, *, size: int, stem_stride: int | None = None, channels: int | None = None
 ) -> nn.Module:
-    """Build a network without memory for its weights, to compare names and shapes.
-
-    Raises:
-        ConfigError: The name is unknown or the images are too small.
-    """
+    """Build a network without memory for its weights, to compare names and shapes; errors are those of `lay_out`."""
     with torch.device("meta"):
         return build(
             name,
@@ -287,13 +269,7 @@ def blank(
 def head_classes(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], *, default: int) -> int | None:
     """Return the number of classes of a state, read from the head's weight and bias.
 
-    Args:
-        state: The weights.
-        expected: State of the same network with `default` classes.
-        default: Number of classes of `expected`.
-
-    Returns:
-        None if other tensors differ too.
+    `expected` is the state of the same network with `default` classes. None: other tensors differ too.
     """
     other = [(found, want) for _, found, want in other_shapes(state, expected)]
     if not other:
@@ -303,15 +279,12 @@ def head_classes(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], *,
     return counts.pop() if heads and len(counts) == 1 and len(other) <= 2 else None
 
 
-def _namings(state: Mapping[str, Tensor]) -> Iterator[dict[str, str]]:
-    """Yield names of tensors to try, each with its name in the file."""
+def _namings(state: Mapping[str, Tensor]) -> list[dict[str, str]]:
+    """Return the names to try for tensors, each with the name in the file: without those of wrappers, and unchanged."""
     names = {_WRAPPER.sub("", key): key for key in state}
     plain = {key: key for key in state}
-    if len(names) < len(state):  # the network itself has children of these names
-        names = plain
-    yield names
-    if plain != names:
-        yield plain
+    # With fewer names than tensors, the network itself has children that are called like wrappers.
+    return [plain] if len(names) < len(state) or names == plain else [names, plain]
 
 
 def _copies(names: Mapping[str, str], needed: set[str]) -> list[tuple[str, dict[str, str]]]:
@@ -347,13 +320,13 @@ def other_shapes(
             yield key, tuple(state[key].shape), tuple(want.shape)
 
 
-def _is_bias_before_norm(key: str, names: Mapping[str, str]) -> bool:
-    """Return whether a tensor is the bias of a layer of a Sequential that a BatchNorm follows."""
+def _mean_after(key: str) -> str:
+    """Return the name of the running mean of a BatchNorm that may follow the layer with this bias in a Sequential."""
     layer = re.fullmatch(r"(.*\.)(\d+)\.bias", key)
-    return bool(layer) and f"{layer[1]}{int(layer[2]) + 1}.running_mean" in names  # type: ignore[index]
+    return f"{layer[1]}{int(layer[2]) + 1}.running_mean" if layer else ""
 
 
-def _folded(present: dict[str, Tensor], extra: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+def _folded(present: Mapping[str, Tensor], extra: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
     """Fold biases into the running mean of the BatchNorm that follows: the outputs stay the same.
 
     Returns:
@@ -361,8 +334,8 @@ def _folded(present: dict[str, Tensor], extra: Mapping[str, Tensor]) -> tuple[di
     """
     state, folded = dict(present), []
     for key, bias in extra.items():
-        layer = re.fullmatch(r"(.*\.)(\d+)\.bias", key)
-        if layer and (mean := f"{layer[1]}{int(layer[2]) + 1}.running_mean") in state:
+        mean = _mean_after(key)
+        if mean in state:
             state[mean] = state[mean] - bias
             folded.append(key)
     return state, folded

@@ -25,25 +25,15 @@ class Shape(NamedTuple):
 def mobilenetv2(shape: Shape) -> nn.Module:
     """Build torchvision's MobileNetV2 (Sandler et al. 2018) with 17 inverted-residual blocks.
 
-    As in torchvision, channels are rounded to multiples of 8, and the head has 1280 channels at widths below 1 too.
-    The CIFAR student of the distillation literature (width 0.5) differs: it does not round channels, so that its
-    second stage has 12 channels instead of 16, and it expands in its first block too.
+    As in torchvision, channels are rounded to multiples of 8, and the head has 1280 channels at widths below 1 too;
+    `mobilenetv2_literature` differs.
 
     There is no dropout: a training step then draws no random numbers, and a resumed run equals an uninterrupted run.
     """
     from torchvision.models import MobileNetV2
 
-    stem, second, third, fourth, sixth = shape.strides
-    setting = [  # expansion, channels, blocks, stride of the first block
-        [1, 16, 1, 1],
-        [6, 24, 2, second],
-        [6, 32, 3, third],
-        [6, 64, 4, fourth],
-        [6, 96, 3, 1],
-        [6, 160, 3, sixth],
-        [6, 320, 1, 1],
-    ]
-    net: Any = MobileNetV2(shape.num_classes, shape.width, inverted_residual_setting=setting, dropout=0.0)
+    stem, stages = shape.strides[0], mobilenetv2_stages(shape)
+    net: Any = MobileNetV2(shape.num_classes, shape.width, inverted_residual_setting=stages, dropout=0.0)
     old = net.features[0][0]
     if (shape.in_channels, stem) != (old.in_channels, old.stride[0]):
         net.features[0][0] = nn.Conv2d(shape.in_channels, old.out_channels, 3, stem, 1, bias=False)
@@ -55,6 +45,20 @@ def mobilenetv2(shape: Shape) -> nn.Module:
             part.inplace = False
     module: nn.Module = net
     return module
+
+
+def mobilenetv2_stages(shape: Shape) -> list[list[int]]:
+    """Return expansion, channels, blocks and stride of the first block of each stage (Sandler et al. 2018, table 2)."""
+    _, second, third, fourth, sixth = shape.strides
+    return [
+        [1, 16, 1, 1],
+        [6, 24, 2, second],
+        [6, 32, 3, third],
+        [6, 64, 4, fourth],
+        [6, 96, 3, 1],
+        [6, 160, 3, sixth],
+        [6, 320, 1, 1],
+    ]
 
 
 def resnet(
@@ -69,11 +73,8 @@ def resnet(
     With four stages, the second stride is that of a max pool, as in torchvision. If it is 1, or with the three stages
     of a CIFAR ResNet (section 4.2), there is no max pool and the stem is a 3x3 convolution.
 
-    Args:
-        shape: Classes, channels, width and strides.
-        blocks: Number of blocks of each stage.
-        channels: Channels of the stem and of each stage.
-        bottleneck: Whether a block has three convolutions instead of two.
+    `blocks` counts the blocks of each stage, and `channels` are those of the stem and of each stage. A `bottleneck` has
+    three convolutions instead of two.
     """
     from torchvision.models.resnet import BasicBlock, Bottleneck
 

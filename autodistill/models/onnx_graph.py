@@ -40,10 +40,7 @@ class Graph:
 
 
 def external_files(path: Path) -> tuple[str, ...]:
-    """Return the files beside an ONNX file that hold its weights, relative to its folder.
-
-    Without the extra `[onnx]`, or if the file is damaged, return nothing: loading the teacher reports it.
-    """
+    """Return the files beside an ONNX file that hold its weights, relative to its folder; none if it is unreadable."""
     try:
         return _external(_read(path))
     except (ImportError, OSError, ValueError):
@@ -73,12 +70,13 @@ def network(uri: Uri, path: Path) -> tuple["OnnxModule", Any]:
         model = _read(path)
         _check_external(model, uri, path)
         module = OnnxModule(path, runtime)
+        session = module.session("cpu")
     except _errors() as error:
         text = " ".join(str(error).split())[:200]
         raise uri.refused(
             f"{path} cannot be read as an ONNX network: {type(error).__name__}: {text}", "export the network again"
         ) from error
-    module.graph = _described(model, module, uri)
+    module.graph = _described(model, session, uri)
     return module, model
 
 
@@ -112,12 +110,7 @@ class OnnxModule(nn.Module):
     def __init__(self, path: Path, runtime: Any) -> None:
         super().__init__()
         self._path, self._runtime = path, runtime
-        self._sessions: dict[str, Any] = {"cpu": self._session("CPUExecutionProvider")}
-
-    @property
-    def session(self) -> Any:
-        """ONNX Runtime's session on the CPU."""
-        return self._sessions["cpu"]
+        self._sessions: dict[str, Any] = {}
 
     def forward(self, images: Tensor) -> Tensor:
         """Compute logits of images (batch, channels, height, width), normalised.
@@ -126,7 +119,7 @@ class OnnxModule(nn.Module):
             RuntimeError: The network does not take images of this size.
         """
         graph, count = self.graph, len(images)
-        session = self._on(images.device.type)
+        session = self.session(images.device.type)
         given = images.permute(0, 2, 3, 1) if graph.channels_last else images
         array = given.contiguous().cpu().numpy()
         if graph.kind == "tensor(uint8)":
@@ -145,19 +138,17 @@ class OnnxModule(nn.Module):
         logits = torch.cat(found).float().to(images.device)
         return log_probabilities(logits) if graph.probabilities else logits
 
-    def _on(self, device: str) -> Any:
-        """Return the session for a device; without ONNX Runtime for GPUs, that of the CPU."""
-        if device not in self._sessions:
-            able = device == "cuda" and "CUDAExecutionProvider" in self._runtime.get_available_providers()
-            self._sessions[device] = self._session("CUDAExecutionProvider") if able else self.session
-        return self._sessions[device]
-
-    def _session(self, provider: str) -> Any:
-        options = self._runtime.SessionOptions()
-        options.intra_op_num_threads = torch.get_num_threads()
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 4  # fatal: errors are raised too
-        return self._runtime.InferenceSession(str(self._path), options, providers=[provider])
+    def session(self, device: str) -> Any:
+        """Return ONNX Runtime's session for a device; without ONNX Runtime for GPUs, that of the CPU."""
+        able = device == "cuda" and "CUDAExecutionProvider" in self._runtime.get_available_providers()
+        provider = "CUDAExecutionProvider" if able else "CPUExecutionProvider"
+        if provider not in self._sessions:
+            options = self._runtime.SessionOptions()
+            options.intra_op_num_threads = torch.get_num_threads()
+            options.inter_op_num_threads = 1
+            options.log_severity_level = 4  # fatal: errors are raised too
+            self._sessions[provider] = self._runtime.InferenceSession(str(self._path), options, providers=[provider])
+        return self._sessions[provider]
 
 
 def _errors() -> tuple[type[Exception], ...]:
@@ -180,14 +171,14 @@ def _read(path: Path) -> Any:
         raise ValueError("no ONNX file") from error
 
 
-def _described(model: Any, module: OnnxModule, uri: Uri) -> Graph:
-    inputs, outputs = module.session.get_inputs(), module.session.get_outputs()
-    if len(inputs) != 1:
-        names = ", ".join(it.name for it in inputs)
-        raise uri.refused(f"the graph has {len(inputs)} inputs ({names})", "export a network that takes images only")
-    if len(outputs) != 1:
-        names = ", ".join(it.name for it in outputs)
-        raise uri.refused(f"the graph has {len(outputs)} outputs ({names})", "export it with its logits as only output")
+def _described(model: Any, session: Any, uri: Uri) -> Graph:
+    inputs, outputs = session.get_inputs(), session.get_outputs()
+    for what, given, hint in (
+        ("inputs", inputs, "export a network that takes images only"),
+        ("outputs", outputs, "export it with its logits as only output"),
+    ):
+        if len(given) != 1:
+            raise uri.refused(f"the graph has {len(given)} {what} ({', '.join(it.name for it in given)})", hint)
     kind, shape = inputs[0].type, [it if isinstance(it, int) else None for it in inputs[0].shape]
     if kind not in INPUTS or len(shape) != 4:
         raise uri.refused(
@@ -217,13 +208,7 @@ def cost(model: Any, graph: Graph, *, channels: int, size: int) -> TeacherCostRe
     """Count parameters and MACs per image of a network; what the graph does not show is unknown.
 
     Parameters are the numbers of all weights, except the statistics of BatchNorm. MACs are those of convolutions and
-    matrix products, from the shapes that onnx infers.
-
-    Args:
-        model: The content of the ONNX file. It is changed.
-        graph: Its description.
-        channels: Channels of the images.
-        size: Their height and width.
+    matrix products, from the shapes that onnx infers. `model`, the content of the file, is changed.
     """
     onnx = importlib.import_module("onnx")
     statistics = {name for it in model.graph.node if it.op_type == "BatchNormalization" for name in it.input[3:5]}

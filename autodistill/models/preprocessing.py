@@ -1,7 +1,5 @@
 """Facts about a teacher's input and output: normalisation, and the order of its classes."""
 
-import contextlib
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,6 +8,7 @@ from autodistill.data import Data
 from autodistill.errors import near
 from autodistill.models.checkpoints import Facts, class_names
 from autodistill.models.uri import Uri, with_option
+from autodistill.usercode import value as json_value
 
 
 class Normalisation(NamedTuple):
@@ -43,6 +42,12 @@ PUBLISHED: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
 training code, where the standard deviations of CIFAR-10 are means over images."""
 
 
+def data_normalisation(data: Data, channels: int) -> Normalisation:
+    """Return the normalisation with the data's own statistics, which serve all channels if they are for one."""
+    repeated = channels // len(data.mean)
+    return Normalisation("data", data.mean * repeated, data.std * repeated)
+
+
 def named_normalisations(channels: int) -> Iterator[Normalisation]:
     """Yield all normalisations that have a name, except the data's own."""
     if channels == 3:
@@ -53,19 +58,15 @@ def named_normalisations(channels: int) -> Iterator[Normalisation]:
 
 
 def normalisation(uri: Uri, facts: Facts, data: Data, channels: int) -> Normalisation:
-    """Choose the normalisation of a teacher's input.
+    """Choose the normalisation of a network's input of some channels.
 
-    Args:
-        uri: The URI. Its options have priority.
-        facts: Metadata of the checkpoint. Without statistics there, the data's own statistics are assumed.
-        data: The study's data.
-        channels: Channels of the network's input.
+    The options of the URI have priority over the metadata of the checkpoint. Without statistics in either, the data's
+    own statistics are assumed.
 
     Raises:
         AutodistillError: The name is unknown, or the statistics are for another number of channels.
     """
-    own = (data.mean, data.std) if len(data.mean) == channels else (data.mean * channels, data.std * channels)
-    known = {"data": Normalisation("data", *own)} | {it.name: it for it in named_normalisations(channels)}
+    known = {"data": data_normalisation(data, channels)} | {it.name: it for it in named_normalisations(channels)}
     named = uri.options.get("norm")
     if named is not None:
         if {"mean", "std"} & uri.options.keys():
@@ -133,10 +134,9 @@ def stated_classes(uri: Uri) -> tuple[str, ...] | None:
 
 
 def _names_in(text: str) -> list[str]:
-    with contextlib.suppress(json.JSONDecodeError):
-        found = json.loads(text)
-        if isinstance(found, list | dict):
-            return class_names(found)
+    found = json_value(text)
+    if isinstance(found, list | dict):
+        return class_names(found)
     return [line.strip() for line in text.splitlines() if line.strip()]
 
 
@@ -145,12 +145,7 @@ def class_columns(
 ) -> tuple[int, ...] | None:
     """Return the index in a network's output of each class of the data; None: the same classes in the same order.
 
-    Args:
-        uri: The URI, for error messages.
-        names: Names of the network's classes, if they are known.
-        outputs: Number of the network's outputs.
-        data: The study's data.
-        other_names: The same classes under other names.
+    `names` are those of the network's classes, if they are known, and `other_names` the same classes under other names.
 
     Raises:
         AutodistillError: The number of classes differs, or a class of the data is not among the names.

@@ -6,6 +6,7 @@ the images. Training, export and cost therefore see one network that takes the d
 
 import copy
 import hashlib
+import math
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -18,9 +19,9 @@ from torch.nn.parameter import is_lazy
 from autodistill.config import StudentSpec
 from autodistill.data import Data
 from autodistill.errors import ConfigError, near
-from autodistill.models import MODELS, build, parse_name
-from autodistill.models import cost as costs
-from autodistill.models.foreign import FOREIGN, Foreign, cannot_take, channels_of, copied
+from autodistill.models import MODELS, build, lay_out, parse_name
+from autodistill.models.cost import measure
+from autodistill.models.foreign import FOREIGN, Foreign, cannot_take, copied
 from autodistill.models.preprocessing import INTERPOLATIONS, normalisation
 from autodistill.models.uri import OF_STUDENTS, RESERVED, Uri, parse, student_name
 from autodistill.records import ForeignRecord, StudentRecord
@@ -32,14 +33,7 @@ Statistics = Sequence[float]
 
 
 class Wrapped(nn.Module):
-    """A network from elsewhere, behind its preprocessing.
-
-    Args:
-        network: The network.
-        facts: Its normalisation, input size and interpolation, and the tensors of its new head.
-        mean: Mean that the given images are normalised with.
-        std: Standard deviation that the given images are normalised with.
-    """
+    """A network from elsewhere, behind its preprocessing. `mean` and `std` are those of the given images."""
 
     def __init__(self, network: nn.Module, facts: ForeignRecord, *, mean: Statistics, std: Statistics) -> None:
         super().__init__()
@@ -90,14 +84,10 @@ def is_foreign(student: str) -> bool:
 
 
 def check_student_name(student: str) -> None:
-    """Check what the name or the URI of a student shows by itself.
-
-    Raises:
-        ConfigError: The network or the scheme is unknown, or the width is wrong.
-    """
-    scheme, colon, _ = student.partition(":")
+    """Raise `ConfigError` if a student's network or scheme is unknown, or its width is wrong."""
     if is_foreign(student):
         return
+    scheme, colon, _ = student.partition(":")
     if colon and scheme not in MODELS:
         raise ConfigError(
             f"unknown network {scheme!r} ({near(scheme, [*MODELS, *FOREIGN])})",
@@ -133,9 +123,7 @@ def student_network(student: str, data: Data, spec: StudentSpec, *, seed: int = 
 
 
 def student_record(student: str, data: Data, spec: StudentSpec, *, offline: bool = False) -> StudentRecord:
-    """Describe a student. A network from elsewhere is built and tried.
-
-    Arguments are those of `student_network`.
+    """Describe a student. A network from elsewhere is built and tried. Arguments are those of `student_network`.
 
     Raises:
         ConfigError: The name or an option is unknown, the network cannot be built, cannot take the images, has another
@@ -143,19 +131,24 @@ def student_record(student: str, data: Data, spec: StudentSpec, *, offline: bool
     """
     check_student_name(student)
     if not is_foreign(student):
-        return costs.student_record(
-            student,
-            num_classes=data.num_classes,
-            image_shape=data.image_shape,
-            default_width=spec.width,
-            stem_stride=spec.stem_stride,
+        size, width = data.image_shape[1], spec.width
+        layout = lay_out(student, image_size=size, default_width=width, stem_stride=spec.stem_stride)
+        with torch.device("meta"):
+            blank = student_network(student, data, spec)
+        return StudentRecord(
+            name=layout.name,
+            architecture=layout.architecture,
+            width=layout.width,
+            stem_stride=layout.stem_stride,
+            total_stride=math.prod(layout.strides),
+            cost=measure(blank, image_shape=data.image_shape),
         )
     model, facts, architecture = foreign_student(student, data, offline=offline)
     notes = facts.notes + _try(model, parse(student, "student"), data)
     return StudentRecord(
         name=student_name(student),
         architecture=architecture,
-        cost=costs.measure(model, image_shape=data.image_shape),
+        cost=measure(model, image_shape=data.image_shape),
         foreign=facts.model_copy(update={"notes": notes}),
     )
 
@@ -163,15 +156,12 @@ def student_record(student: str, data: Data, spec: StudentSpec, *, offline: bool
 def foreign_student(
     student: str, data: Data, *, seed: int = 0, offline: bool = False
 ) -> tuple[Wrapped, ForeignRecord, str]:
-    """Build a student from elsewhere; return it with the facts about it and the name of its architecture.
-
-    Arguments and errors are those of `student_network`.
-    """
+    """Build a student from elsewhere; return it with the facts about it and the name of its architecture."""
     uri = parse(student, "student")
     own_channels, own_size, _ = data.image_shape
     network = _built(uri, num_classes=data.num_classes, image_shape=data.image_shape, seed=seed, offline=offline)
     # Grey images become images of three channels if the network takes those.
-    channels = 3 if own_channels == 1 and channels_of(network.module, default=1) == 3 else own_channels
+    channels = 3 if own_channels == 1 and network.input_channels(default=1) == 3 else own_channels
     chosen = normalisation(uri, network.facts, data, channels)
     size = uri.size() or network.facts.image_size or own_size
     notes = network.notes

@@ -1,6 +1,7 @@
 """URIs of teachers and students: `SCHEME:TARGET?key=value&key=value`, percent-encoded where it must be."""
 
 import hashlib
+import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -58,11 +59,7 @@ class Uri(NamedTuple):
         return {key.removeprefix("arg."): value(text) for key, text in self.options.items() if key not in RESERVED}
 
     def check_options(self, allowed: Sequence[str]) -> None:
-        """Refuse options that a source does not have.
-
-        Raises:
-            AutodistillError: An option is unknown; the message lists near matches.
-        """
+        """Refuse options that a source does not have; the message lists near matches."""
         for option in self.options:
             if option not in allowed:
                 raise self.refused(
@@ -72,11 +69,7 @@ class Uri(NamedTuple):
                 )
 
     def numbers(self, option: str) -> tuple[float, ...] | None:
-        """Return an option of comma-separated numbers; None: not given.
-
-        Raises:
-            AutodistillError: The option is something else.
-        """
+        """Return an option of comma-separated numbers; None: not given. Anything else is refused."""
         text = self.options.get(option)
         if text is None:
             return None
@@ -84,7 +77,7 @@ class Uri(NamedTuple):
             found = tuple(float(part) for part in text.split(","))
         except ValueError:
             found = ()
-        if not found or any(not abs(it) < float("inf") for it in found):
+        if not found or not all(map(math.isfinite, found)):
             raise self.refused(
                 f"{option}={text}: allowed are numbers, one per channel, separated by commas",
                 f"for example {option}=0.5,0.5,0.5",
@@ -92,11 +85,7 @@ class Uri(NamedTuple):
         return found
 
     def choice(self, option: str, allowed: Sequence[str]) -> str | None:
-        """Return an option that has a few values; None: not given.
-
-        Raises:
-            AutodistillError: The value is another; the message lists near matches.
-        """
+        """Return an option that has a few values; None: not given. Other values are refused."""
         value = self.options.get(option)
         if value is not None and value not in allowed:
             raise self.refused(f"{option}={value} is unknown ({near(value, allowed)})", "or leave it out")
@@ -107,10 +96,7 @@ class Uri(NamedTuple):
 
         They are the file of `file:`, `onnx:` and `logits:`, where `weights` is `raw`, `ema` or a key of the file.
         Elsewhere `weights` is FILE, FILE#raw, FILE#ema, FILE#KEY or `none`; `torchvision:NAME@WEIGHTS` and `timm:`
-        name published weights.
-
-        Raises:
-            AutodistillError: The option is empty, or stands beside `@WEIGHTS`.
+        name published weights. An empty option is refused, and one beside `@WEIGHTS`.
         """
         if self.scheme in FILE_SCHEMES:
             if self.options.get("weights") == "":
@@ -140,11 +126,7 @@ class Uri(NamedTuple):
         return self.refused(f"{found}: {path}", f"check the path{instead}; {ENCODED}")
 
     def size(self) -> int | None:
-        """Return the stated input size in pixels; None: not given.
-
-        Raises:
-            AutodistillError: The option is no positive integer.
-        """
+        """Return the stated input size in pixels, an integer; None: not given. Anything else is refused."""
         text = self.options.get("size")
         if text is None:
             return None
@@ -161,7 +143,10 @@ def parse(text: str, role: Literal["teacher", "student"] = "teacher") -> Uri:
     before = without_options(text)
     scheme, _, target = before.partition(":")
     as_named = scheme in FILE_SCHEMES and _exists(target)
-    return Uri(text, scheme, target if as_named else unquote(target), _options(text[len(before) + 1 :]), role)
+    # A plus stands for itself: names of files contain it.
+    query = text[len(before) + 1 :].replace("+", "%2B")
+    options = dict(parse_qsl(query, keep_blank_values=True))
+    return Uri(text, scheme, target if as_named else unquote(target), options, role)
 
 
 def without_options(text: str) -> str:
@@ -180,11 +165,6 @@ def _exists(path: str) -> bool:
         return Path(path).expanduser().exists()
     except (OSError, ValueError):  # such as a name that is too long
         return False
-
-
-def _options(query: str) -> dict[str, str]:
-    # A plus stands for itself: names of files contain it.
-    return dict(parse_qsl(query.replace("+", "%2B"), keep_blank_values=True))
 
 
 def name_of(text: str) -> str:
@@ -266,9 +246,7 @@ def files_of(text: str) -> tuple[UriFile, ...]:
 def moved(text: str, places: Mapping[str, Path] = {}) -> str:
     """Return a URI whose files lie elsewhere. It reads the same on a machine that does not have the files.
 
-    Args:
-        text: The URI.
-        places: New paths of what its parts name, by part as in `files_of`.
+    `places` are the new paths of what its parts name, by part as in `files_of`.
     """
     uri = parse(text)
     options = dict(uri.options)

@@ -39,13 +39,7 @@ class Pretrained(NamedTuple):
 def pretrained(uri: str, *, data: Data, offline: bool = False, name: str | None = None) -> Pretrained:
     """Load the source of an adapted teacher and replace its head by one for the classes of the data.
 
-    The new head is zero, so that the result depends on no random numbers.
-
-    Args:
-        uri: `adapt:SOURCE`.
-        data: The study's data.
-        offline: Whether downloads are forbidden.
-        name: Name of the teacher in tables; None: taken from the URI.
+    The new head is zero, so that the result depends on no random numbers. Arguments are those of `load`.
 
     Raises:
         TeacherError: As for `load`; or the network has no head that can be replaced.
@@ -62,27 +56,22 @@ def pretrained(uri: str, *, data: Data, offline: bool = False, name: str | None 
         raise source.refused("classes has no effect: the head is replaced", "remove classes")
     loading = Loading(data, name or name_of(uri), offline)
     if scheme == "file":
-        network, channels = known_network(source, data)
+        network = known_network(source, data)
     else:
         if scheme != "python":
             source.check_options(FACTS)
-        network, channels = foreign_network(source, loading, num_classes=data.num_classes)
-    head = _replace_head(network, source, data, channels=channels)
+        network = foreign_network(source, loading, num_classes=data.num_classes)
+    head = _replace_head(network, source, data)
     # The names of its classes belong to the old head.
     plain = replace(network, facts=network.facts.model_copy(update={"classes": None}), other_names=None)
-    teacher = finished(plain, source, loading, channels=channels)
+    teacher = finished(plain, source, loading)
     return Pretrained(replace(teacher, uri=uri), head)
 
 
 def load_adapted(uri: str, path: Path, *, data: Data, offline: bool = False, name: str | None = None) -> Teacher:
-    """Load an adapted teacher from its file.
+    """Load an adapted teacher from its file, and its source, because the file holds weights only.
 
-    Args:
-        uri: `adapt:SOURCE`. Its source is loaded too, because the file holds weights only.
-        path: The file.
-        data: The study's data.
-        offline: Whether downloads are forbidden.
-        name: Name of the teacher in tables; None: taken from the URI.
+    Other arguments are those of `pretrained`.
 
     Raises:
         TeacherError: As for `pretrained`; or the file is missing or damaged.
@@ -93,10 +82,7 @@ def load_adapted(uri: str, path: Path, *, data: Data, offline: bool = False, nam
 
 
 def path_of(*, source: str, root: Path, data: str, space: Space) -> Path:
-    """Return the file of an adapted teacher below the cache folder `root`.
-
-    Its key are the fingerprints of the source and of the data, and the recipe.
-    """
+    """Return the file of an adapted teacher below the cache folder `root`; `source` and `data` are fingerprints."""
     view = (space.data.view_seed, space.data.crop, space.data.flip)
     recipe = space.adapt.model_dump(exclude={"imagenet"})
     return root / "adapted" / digest(FORMAT, source, data, recipe, view) / "teacher.safetensors"
@@ -107,18 +93,17 @@ def total_epochs(spec: AdaptSpec) -> int:
     return spec.head_epochs + spec.epochs
 
 
-def _replace_head(network: Foreign, uri: Uri, data: Data, *, channels: int) -> tuple[str, ...]:
+def _replace_head(network: Foreign, uri: Uri, data: Data) -> tuple[str, ...]:
     """Give a network a head of zeros for the classes of the data; return the names of its parameters."""
     module, classes = network.module, data.num_classes
     size = uri.size() or network.facts.image_size or data.image_shape[1]
-    called: list[nn.Module] = []
+    channels = network.input_channels(default=data.image_shape[0])
+    called: list[nn.Linear | nn.Conv2d] = []
 
-    def note(layer: nn.Module, given: Any, output: Any) -> None:
+    def note(layer: nn.Linear | nn.Conv2d, given: Any, output: Any) -> None:
         called.append(layer)
 
-    layers: dict[nn.Module, str] = {
-        layer: name for name, layer in module.named_modules() if isinstance(layer, nn.Linear | nn.Conv2d)
-    }
+    layers = {layer: name for name, layer in module.named_modules() if isinstance(layer, nn.Linear | nn.Conv2d)}
     hooks = [layer.register_forward_hook(note) for layer in layers]
     try:
         outputs = logits_for(module, torch.zeros(2, channels, size, size), uri).shape[1]
@@ -127,7 +112,7 @@ def _replace_head(network: Foreign, uri: Uri, data: Data, *, channels: int) -> t
             hook.remove()
     heads = list(dict.fromkeys(key.rpartition(".")[0] for key in network.fresh))
     if not heads:
-        last = next((layer for layer in reversed(called) if _width(layer) == outputs), None)
+        last = next((layer for layer in reversed(called) if layer.weight.shape[0] == outputs), None)
         if last is None or (outputs != classes and type(last) not in (nn.Linear, nn.Conv2d)):
             raise uri.refused(
                 f"its head cannot be replaced: no nn.Linear or nn.Conv2d computes its {outputs} outputs",
@@ -143,15 +128,10 @@ def _replace_head(network: Foreign, uri: Uri, data: Data, *, channels: int) -> t
     return tuple(names)
 
 
-def _width(layer: nn.Module) -> int:
-    return int(layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels)  # type: ignore[arg-type]
-
-
-def _like(layer: nn.Module, classes: int) -> nn.Module:
+def _like(layer: nn.Linear | nn.Conv2d, classes: int) -> nn.Module:
     """Return a layer with the same input and `classes` outputs."""
     if isinstance(layer, nn.Linear):
         return nn.Linear(layer.in_features, classes, bias=layer.bias is not None)
-    assert isinstance(layer, nn.Conv2d)
     return nn.Conv2d(
         layer.in_channels,
         classes,

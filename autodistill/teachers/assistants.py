@@ -5,15 +5,14 @@
 `training.train_assistant` trains it: method and weights of `[plain_kd]`, recipe of `[ladder]`.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Mapping
+from graphlib import CycleError, TopologicalSorter
 from typing import NamedTuple
 
 from autodistill.config import Space
 from autodistill.errors import ConfigError, near
 from autodistill.models import parse_name
 from autodistill.models.uri import parse
-from autodistill.store import digest
 from autodistill.teachers.sources import is_ensemble, members_of
 
 SCHEME = "assistant:"
@@ -59,9 +58,7 @@ def assistant_of(uri: str) -> Assistant:
 def needs(uri: str, study: Mapping[str, str]) -> tuple[str, ...]:
     """Return the names of the teachers that a teacher is made of: an ensemble's members, an assistant's teacher.
 
-    Args:
-        uri: URI of the teacher.
-        study: URIs of the teachers of the study by name.
+    `study` holds the URIs of the teachers of the study by name.
 
     Raises:
         TeacherError: As for `members_of` and `assistant_of`; or no teacher of the study has the name.
@@ -82,34 +79,21 @@ def needs(uri: str, study: Mapping[str, str]) -> tuple[str, ...]:
 
 
 def check_needs(study: Mapping[str, str]) -> None:
-    """Check that ensembles and assistants refer to teachers of the study, and not to themselves.
-
-    Args:
-        study: URIs of the teachers of the study by name.
+    """Check that ensembles and assistants refer to teachers of the study, whose URIs `study` holds by name.
 
     Raises:
         TeacherError: As for `needs`; or a teacher needs itself, directly or through others.
     """
-    known = dict.fromkeys(study, False)
-    """Whether a teacher and all that it needs were visited."""
-
-    def visit(name: str, path: Sequence[str]) -> None:
-        if name in path:
-            circle = [*path[path.index(name) :], name]
-            uri = parse(study[name])
-            if len(circle) == 2:
-                raise uri.refused("learns from itself", "name another teacher of the study")
-            raise uri.refused(
-                f"needs itself: {' needs '.join(circle)}", "let one of them learn from a teacher outside the circle"
-            )
-        if known[name]:
-            return
-        for other in needs(study[name], study):
-            visit(other, [*path, name])
-        known[name] = True
-
-    for name in study:
-        visit(name, ())
+    try:
+        TopologicalSorter({name: needs(uri, study) for name, uri in study.items()}).prepare()
+    except CycleError as error:
+        circle = list(reversed(error.args[1]))
+        uri = parse(study[circle[0]])
+        if len(circle) == 2:
+            raise uri.refused("learns from itself", "name another teacher of the study") from error
+        raise uri.refused(
+            f"needs itself: {' needs '.join(circle)}", "let one of them learn from a teacher outside the circle"
+        ) from error
 
 
 def with_needs(names: Iterable[str], study: Mapping[str, str]) -> list[str]:
@@ -129,24 +113,5 @@ def teachers_of_assistants(study: Mapping[str, str]) -> set[str]:
 
 
 def views_of(space: Space) -> int:
-    """Return the number of views that the epochs of an assistant's training cycle through.
-
-    It is a view for each epoch, as for the ladder, unless the space limits the views.
-    """
+    """Return the number of views in an assistant's training: one for each epoch, unless the space limits the views."""
     return min(space.data.views or space.ladder.epochs, space.ladder.epochs)
-
-
-def path_of(uri: str, *, source: str, root: Path, data: str, recipe: Sequence[object], space: Space) -> Path:
-    """Return the file of an assistant below the cache folder `root`.
-
-    Args:
-        uri: URI of the assistant.
-        source: What decides the weights of its teacher: the fingerprint, or the file of a teacher that autodistill
-            trains, whose name is a hash of data and settings. It is known before anything is trained.
-        root: The cache folder.
-        data: Fingerprint of the data.
-        recipe: Settings of the training that decide the weights.
-        space: The search space, with the settings of plain distillation.
-    """
-    key = digest(FORMAT, source, data, recipe, space.plain_kd.model_dump(), views_of(space))
-    return root / "assistants" / key / f"{assistant_of(uri).architecture.replace(':', '-')}.safetensors"

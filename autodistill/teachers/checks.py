@@ -21,58 +21,50 @@ from autodistill.data import Data
 from autodistill.errors import AutodistillError, MisreadError, TeacherError
 from autodistill.formatting import listed, percent
 from autodistill.models.cost import measure
-from autodistill.models.preprocessing import named_normalisations
+from autodistill.models.preprocessing import data_normalisation, named_normalisations
 from autodistill.models.uri import with_option
 from autodistill.records import TRAINED_HERE, ProfileRecord, TeacherCostRecord, TeacherRecord
 from autodistill.teachers.profile import TAU_MAX
 from autodistill.teachers.teacher import Teacher, logits_of
 
 SIGNIFICANCE = 0.001
-"""Of both tests: accuracy above chance, and a mend that helps. A wrong refusal stops a study: among 30 sound teachers,
-each test refuses one in at most 3 % of studies."""
+"""Of both tests: accuracy above chance, and a mend that helps. Each of them refuses one of 30 sound teachers in at most
+3 % of studies."""
 LEAST_GAIN = 0.05
-"""Smallest gain of accuracy for which a mend is reported: 13 of the 256 images that test it. McNemar's test needs 10
-images for one reading and 14 for ten, with none lost, so a smaller gain is rarely sure."""
+"""Smallest gain of accuracy for which a mend is reported: 13 of the 256 images that test it. McNemar's test needs 10 to
+14 images, with none lost, so a smaller gain is rarely sure."""
 ABOUT_AS_WELL = 0.02
-"""Difference of accuracy up to which two mends are both named, that of the more usual one first. It is less than the
-standard error of an accuracy on 256 images, up to 3 points, so such a difference does not choose between them."""
+"""Difference of accuracy up to which two mends are both named, that of the more usual one first. The standard error of
+an accuracy on 256 images is up to 0.03."""
 MOST_IMAGES = 512
-"""Number of validation images on which mends are compared: two halves of 256, on which the standard error of an
-accuracy, up to 3 points, is below LEAST_GAIN."""
+"""Number of validation images on which mends are compared: two halves of 256."""
 SCREENED = ((16, 1), (64, 0))
 """Numbers of images on which a reading is tried before it is tried on all, and by how many hits it may then be worse.
-They belong to the half on which readings are compared. Of readings that are 20 points better, about 5 % are lost, and
-of readings that are no better, more than half are dropped (simulated, with independent hits)."""
+Of readings that are 20 points better, about 5 % are lost, and of readings that are no better, more than half are
+dropped (simulated, with independent hits)."""
 MOST_SECONDS, MOST_ORIGINALS_S = 36.0, 12.0
-"""Longest time for all other readings of a teacher, and for the images in its own size. Together they leave 12 seconds
-of the minute that a check may take for the measurements of speed and for the steps that begin before the time is
-over."""
+"""Longest time for all other readings of a teacher, and for the images in its own size. The rest of the minute that a
+check may take is for measurements of speed and for steps that begin before the time is over."""
 SCREENING_S = (3.0, 10.0)
-"""Longest first screening of a reading, for a teacher that is always right and for a teacher that is never right. All
-of about twelve readings fit into MOST_SECONDS at 3 seconds. A teacher that is often wrong is more likely read wrongly:
-of a slow one, the first readings are better than none."""
+"""Longest first screening of a reading, for a teacher that is always right and for a teacher that is never right. About
+twelve readings at 3 seconds fit into MOST_SECONDS. A teacher that is often wrong is more likely read wrongly."""
 STEP_S = 0.5
-"""About the time of a forward pass, after which the time is looked at. A limit is exceeded by about as
-much at most."""
+"""About the time of a forward pass, after which the time is looked at."""
 LEAST_ORIGINALS, OWN_SIZE_GAIN = 64, 0.02
-"""Fewest images that are compared in a teacher's own size, and smallest gain that is reported: at least two of 64
-images. A note, which refuses nothing, needs no test."""
+"""Fewest images that are compared in a teacher's own size, and smallest gain that a note reports."""
 SEEN, SAME_NLL = 0.999, 1.25
-"""Accuracy on train and on validation, and ratio of the NLL there, from which a teacher may have seen both. By
-judgement, not measured: at most one image in a thousand wrong, and an NLL that is higher on validation by no more than
-noise; that of a network on images that it has not seen is usually several times higher. Only a note follows."""
+"""Accuracy on train and on validation, and ratio of the NLL there, from which a note says that a teacher may have seen
+both. By judgement, not measured: the NLL on unseen images is usually several times higher."""
 LEAST_PER_CLASS = 5
-"""Images of each class in each half for which an order of classes is searched. With fewer, single errors decide the
-order, and the other half refuses what was found; five is a judgement."""
+"""Images of each class in each half for which an order of classes is searched, by judgement."""
 SIZES = (32, 64, 224)
 """Input sizes at which networks are usually trained: of CIFAR, of ImageNet at 64 pixels, of ImageNet."""
 TOO_SHARP = 0.99
-"""Mean largest probability at the highest temperature from which a note says that the logits are too sharp: all other
-classes together have 1 % then, in which there is little to learn."""
+"""Mean largest probability at the highest temperature from which a note says that the logits are too sharp."""
 _SIMULATED = 20_000
 """Simulated accuracies at chance. A p-value at SIGNIFICANCE has a standard error of a fifth of it."""
 _LONGEST_LIST = 20
-"""Most classes that an option of a hint lists by name: more are no readable line of a command."""
+"""Most classes that an option of a hint lists by name."""
 
 Reload = Callable[[str], Teacher]
 """Loads the teacher again with a further option in its URI."""
@@ -125,30 +117,25 @@ def check(
     # The members of an ensemble are checked themselves.
     own = teacher.uri.startswith(TRAINED_HERE) or bool(teacher.members)
     mend = None if own or top1 > 1 - LEAST_GAIN else better_reading(teacher, data, logits, reload=reload)
-    if mend is not None and not mend.sure:
-        notes.append(
-            f"it may be read wrongly: {percent(mend.before)} of validation images right as it is read, "
-            f"{percent(mend.after)} with {mend.what} ({mend.option}); too few images to be sure"
-        )
-    elif mend is not None:
+    if mend is not None:
         before, after = percent(mend.before), percent(mend.after)
         found = f"{before} of validation images right as it is read, {after} with {mend.what}"
-        if not teacher.accepted:
+        if not mend.sure:
+            notes.append(f"it may be read wrongly: {found} ({mend.option}); too few images to be sure")
+        elif teacher.accepted:
+            notes.append(f"accepted although {found}")
+        else:
             others = f" ({', '.join(mend.others)}: about as well)" if mend.others else ""
-            raise MisreadError(
-                f"teacher {teacher.name} ({teacher.uri}): {found}",
-                f"state it: {with_option(teacher.uri, mend.option)}{others}; or keep it as it is: "
-                f"{with_option(teacher.uri, 'accept=yes')}",
-            )
-        notes.append(f"accepted although {found}")
+            hint = f"state it: {with_option(teacher.uri, mend.option)}{others}"
+            kept = f"or keep it as it is: {with_option(teacher.uri, 'accept=yes')}"
+            raise teacher.refused(found, f"{hint}; {kept}", MisreadError)
     p = chance_p(logits.argmax(dim=1), labels)
     if p >= SIGNIFICANCE:
         chance = f"{percent(1 / data.num_classes)}, p = {p:.2g}"
         found = f"balanced validation accuracy {percent(balanced)} is not above chance ({chance}"
         found += f" of {len(labels)} images; {SIGNIFICANCE:g} is needed)"
-
         if not teacher.accepted:
-            raise TeacherError(f"teacher {teacher.name} ({teacher.uri}): {found}", _at_chance_hint(teacher))
+            raise teacher.refused(found, _at_chance_hint(teacher))
         notes.append(f"accepted although its {found}")
     sharp = float((logits.double() / hottest).softmax(dim=1).amax(dim=1).mean())
     if sharp > TOO_SHARP:
@@ -201,7 +188,9 @@ def cost_of(teacher: Teacher, data: Data) -> TeacherCostRecord:
     if teacher.cost is not None:
         return teacher.cost
     if not teacher.members:
-        found = measure(teacher.module, image_shape=_input_shape(teacher, data))
+        _, height, width = data.image_shape
+        shape = (teacher.channels, teacher.input_size or height, teacher.input_size or width)
+        found = measure(teacher.module, image_shape=shape)
         return TeacherCostRecord(params=found.params, macs=found.macs, size_bytes=found.size_bytes)
     costs = [cost_of(member, data) for member in teacher.members]
     return TeacherCostRecord(
@@ -230,8 +219,8 @@ def check_logits(teacher: Teacher, data: Data, logits: Float[Tensor, "examples c
         )
     bad = int((~logits.isfinite()).any(dim=1).sum())
     if bad:
-        raise TeacherError(
-            f"teacher {teacher.name} ({teacher.uri}): logits are not finite for {bad} of {len(logits)} images",
+        raise teacher.refused(
+            f"logits are not finite for {bad} of {len(logits)} images",
             "the checkpoint is damaged or its normalisation is wrong (?norm=NAME): name another one",
         )
 
@@ -264,13 +253,7 @@ def better_reading(
 
     Readings are compared on one half of at most 512 validation images. The best must be at least 5 points better on
     the other half, and better by McNemar's exact test, corrected for the number of readings. A reading that is at least
-    10 points better on the first half and 5 on the other is returned too, as unsure.
-
-    Args:
-        teacher: The teacher.
-        data: The study's data.
-        logits: Its logits on the validation split.
-        reload: Loads the teacher with a further option.
+    10 points better on the first half and 5 on the other is returned too, as unsure. Arguments are those of `check`.
     """
     labels = data.validation.labels
     rows = torch.linspace(0, len(labels) - 1, min(MOST_IMAGES, len(labels)), device=labels.device).round().long()
@@ -281,9 +264,10 @@ def better_reading(
         names = ",".join(quote(data.classes[index], safe=" ") for index in order)
         option = f"classes={names}" if data.num_classes <= _LONGEST_LIST else "classes=FILE"
         moved = order.to(labels.device)[logits.argmax(dim=1)]
-        tried.append((f"the order of its classes {_shortened(names)}", option, own, moved == labels))
+        shown = names if len(names) <= 60 else f"{names[:57]}..."
+        tried.append((f"the order of its classes {shown}", option, own, moved == labels))
     if teacher.table is None:
-        trial = _Trial(teacher, data.validation.images[rows], labels[rows], own[rows], began=time.monotonic())
+        trial = _Trial(teacher, data.validation.images[rows], labels[rows], own[rows])
         for what, option, other in _readings(teacher, data, reload):
             found = trial.compare(other)
             if found is not None:
@@ -307,16 +291,11 @@ def better_reading(
 class _Trial:
     """Compares other readings of a teacher with the teacher itself within a limited time.
 
-    Args:
-        teacher: The teacher.
-        images: The images. Images with even numbers choose a reading; the others test it.
-        labels: Their labels.
-        own: Whether the teacher is right.
-        began: When the trial began, on the monotonic clock.
+    Images with even numbers choose a reading; the others test it. `own` tells on which images the teacher is right.
     """
 
-    def __init__(self, teacher: Teacher, images: Tensor, labels: Tensor, own: Tensor, *, began: float) -> None:
-        self._images, self._labels, self._own, self._ends = images, labels, own, began + MOST_SECONDS
+    def __init__(self, teacher: Teacher, images: Tensor, labels: Tensor, own: Tensor) -> None:
+        self._images, self._labels, self._own, self._ends = images, labels, own, time.monotonic() + MOST_SECONDS
         self._size, self._image_s = teacher.input_size or images.shape[-1], seconds_per_image(teacher, images)
         right = float(own.double().mean())
         self._screening_s = SCREENING_S[0] * right + SCREENING_S[1] * (1 - right)
@@ -377,12 +356,7 @@ def hits_within(
 ) -> Bool[Tensor, " examples"] | None:
     """Return on which images a teacher is right; None: the time is over before all are done.
 
-    Args:
-        teacher: The teacher.
-        images: The images.
-        labels: Their labels.
-        image_s: Expected time per image, in seconds.
-        ends: When the time is over, on the monotonic clock.
+    Images take about `image_s` seconds each; the time is over at `ends` on the monotonic clock.
     """
     step, hits = max(1, int(STEP_S / image_s)), []
     for some, right in zip(images.split(step), labels.split(step), strict=True):
@@ -395,13 +369,9 @@ def hits_within(
 def gain_at_own_size(
     teacher: Teacher, data: Data, logits: Float[Tensor, "examples classes"], originals: Originals
 ) -> list[str]:
-    """Return a note if a teacher is clearly better on images that are decoded in its own size.
+    """Return a note if a teacher is clearly better on images that are decoded in its own, larger size.
 
-    Args:
-        teacher: The teacher.
-        data: The study's data. Stored images that are as large as the teacher's input are not compared.
-        logits: Its logits on the validation split.
-        originals: Decodes validation images in a size.
+    `logits` are those on the validation split.
     """
     stored, size, labels = data.image_shape[1], teacher.input_size, data.validation.labels
     if size is None or size <= stored or teacher.table is not None:
@@ -431,7 +401,7 @@ def gain_at_own_size(
 
 
 def may_have_seen_validation(profile: ProfileRecord) -> str:
-    """Return a note about a teacher that is as good on validation as on its training images, and nearly perfect."""
+    """Return a note about a teacher that is nearly perfect, on validation as on its training images; else nothing."""
     train, held = profile.train, profile.validation
     if min(train.top1, held.top1) < SEEN or held.nll > SAME_NLL * train.nll:
         return ""
@@ -459,8 +429,7 @@ def _readings(teacher: Teacher, data: Data, reload: Reload | None) -> Iterator[t
         if (it.mean, it.std) != (teacher.normalisation.mean, teacher.normalisation.std):
             yield f"the normalisation {it.name!r}", f"norm={it.name}", replace(teacher, normalisation=it)
     if teacher.normalisation.name != "data":
-        mean, std = (numbers * (teacher.channels // len(numbers)) for numbers in (data.mean, data.std))
-        own = teacher.normalisation._replace(name="data", mean=mean, std=std)
+        own = data_normalisation(data, teacher.channels)
         yield "the normalisation 'data'", "norm=data", replace(teacher, normalisation=own)
     if teacher.channels == 3 and data.image_shape[0] == 3:
         order = "rgb" if teacher.bgr else "bgr"
@@ -481,26 +450,21 @@ def _class_order(logits: Tensor, labels: Tensor, data: Data) -> Int[Tensor, " cl
     chosen, predicted = labels[::2], logits.argmax(dim=1)[::2]
     if int(labels.bincount(minlength=classes).min()) < 2 * LEAST_PER_CLASS:
         return None
-    confusion = torch.zeros(classes, classes, dtype=torch.long)
-    ones = torch.ones(len(chosen), dtype=torch.long)
-    confusion.index_put_((predicted.cpu(), chosen.cpu()), ones, accumulate=True)
-    _, order = linear_sum_assignment(confusion.numpy(), maximize=True)
+    confusion = (classes * predicted + chosen).bincount(minlength=classes**2).view(classes, classes)
+    _, order = linear_sum_assignment(confusion.cpu().numpy(), maximize=True)
     found = torch.from_numpy(order)
     return None if torch.equal(found, torch.arange(classes)) else found
 
 
-def _shortened(names: str) -> str:
-    return names if len(names) <= 60 else f"{names[:57]}..."
-
-
 def _at_chance_hint(teacher: Teacher) -> str:
-    if teacher.uri.startswith("adapt:"):
+    scheme = teacher.uri.partition(":")[0]
+    if scheme == "adapt":
         return "autodistill adapted it to these images: raise adapt.epochs, or lower adapt.lr"
-    if teacher.uri.startswith("assistant:"):
+    if scheme == "assistant":
         return "autodistill distilled it from its teacher: raise ladder.epochs, or change plain_kd.soft_weight"
-    if teacher.uri.startswith("ladder:") and "@" in teacher.uri:
+    if scheme == "ladder" and "@" in teacher.uri:
         return "autodistill stopped its training early: name a later epoch after @"
-    if teacher.uri.startswith("ladder:"):
+    if scheme == "ladder":
         return "autodistill trained it on these images: raise ladder.epochs, or name trained teachers with --teacher"
     if teacher.table is not None:
         return "check that its rows are in the order of the data's own files, or name them by file"
@@ -508,9 +472,3 @@ def _at_chance_hint(teacher: Teacher) -> str:
         "check that it was trained on these classes (?classes=FILE states their order) and its normalisation "
         "(?norm=NAME); ?accept=yes keeps it"
     )
-
-
-def _input_shape(teacher: Teacher, data: Data) -> tuple[int, int, int]:
-    _, height, width = data.image_shape
-    size = teacher.input_size
-    return (teacher.channels, size or height, size or width)

@@ -15,7 +15,7 @@ from torch import nn
 
 from autodistill.config import Space
 from autodistill.data import Data
-from autodistill.errors import ConfigError, TeacherError
+from autodistill.errors import ConfigError
 from autodistill.models import build, parse_name
 from autodistill.models.uri import name_of as teacher_name
 from autodistill.models.uri import parse
@@ -57,9 +57,8 @@ def rung_of(uri: str) -> Rung:
     try:
         parse_name(architecture)
     except ConfigError as error:
-        raise TeacherError(
-            f"teacher {uri}: {error.message}", error.hint or "write ladder:ARCHITECTURE, or ladder: for all of them"
-        ) from error
+        hint = error.hint or "write ladder:ARCHITECTURE, or ladder: for all of them"
+        raise parsed.refused(error.message, hint) from error
     if at and not (written.isascii() and written.isdecimal() and int(written) > 0):
         raise parsed.refused(
             f"{written!r} after @ is no epoch: allowed are whole numbers from 1 to ladder.epochs",
@@ -135,24 +134,27 @@ def path_of(uri: str, *, root: Path, data: str, space: Space, sources: Mapping[s
         root: The cache folder.
         data: Fingerprint of the data, which is part of the file's key beside the recipe.
         space: The search space.
-        sources: What decides the weights that adapted teachers and assistants learn from, by URI.
+        sources: What decides the weights that adapted teachers and assistants learn from, by URI: a fingerprint, or
+            the file of a teacher that autodistill trains, which is known before anything is trained.
     """
     if uri.startswith(adaptation.SCHEME):
         return adaptation.path_of(source=sources[uri], root=root, data=data, space=space)
     recipe, view = _recipe(space), (space.data.view_seed, space.data.crop, space.data.flip)
     if uri.startswith(assistants.SCHEME):
-        return assistants.path_of(uri, source=sources[uri], root=root, data=data, recipe=(*recipe, view), space=space)
-    rung = rung_of(uri)
-    # After the last epoch the training is whole: the same teacher, in the same file.
-    name = rung.architecture if rung.epoch == space.ladder.epochs else rung.name
-    return root / "ladder" / digest(FORMAT, data, *recipe, view) / f"{name.replace(':', '-')}.safetensors"
+        plain_kd, views = space.plain_kd.model_dump(), assistants.views_of(space)
+        key = digest(assistants.FORMAT, sources[uri], data, (*recipe, view), plain_kd, views)
+        folder, name = root / "assistants" / key, assistants.assistant_of(uri).architecture
+    else:
+        rung = rung_of(uri)
+        # After the last epoch the training is whole: the same teacher, in the same file.
+        name = rung.architecture if rung.epoch == space.ladder.epochs else rung.name
+        folder = root / "ladder" / digest(FORMAT, data, *recipe, view)
+    return folder / f"{name.replace(':', '-')}.safetensors"
 
 
 def _recipe(space: Space) -> tuple[dict[str, object], dict[str, object]]:
-    """Return the settings of `[training]` and `[ladder]` that decide the weights of a teacher.
-
-    Settings that the ladder replaces are left out, and the frequency of evaluation, which changes no weight.
-    """
+    """Return the settings of `[training]` and `[ladder]` that decide the weights of a teacher."""
+    # The ladder replaces these settings, and the frequency of evaluation changes no weight.
     unused = {"epochs", "rung_epochs", "evaluate_every", "lr", "precision", "optimizer", "body_lr_factor"}
     return space.training.model_dump(exclude=unused), space.ladder.model_dump(exclude={"architectures"})
 
@@ -181,18 +183,15 @@ def load_trained(uri: str, path: Path, *, data: Data, offline: bool = False, nam
     if uri.startswith(adaptation.SCHEME):
         return adaptation.load_adapted(uri, path, data=data, offline=offline, name=name)
     teacher = load(f"file:{path}", data=data, name=name, shown_as=uri)
-    return replace(teacher, notes=(*teacher.notes, *_notes(uri)))
-
-
-def _notes(uri: str) -> tuple[str, ...]:
-    """Return what the user should know about how a teacher was trained."""
+    notes = teacher.notes
     if uri.startswith(assistants.SCHEME):
-        teacher = assistants.assistant_of(uri).teacher
-        return (f"a teacher assistant, trained by plain distillation from {teacher} ({uri})",)
-    rung = rung_of(uri)
-    if rung.epoch is None:
-        return ()
-    return (f"the averaged weights of ladder:{rung.architecture} after epoch {rung.epoch} of its schedule ({uri})",)
+        source = assistants.assistant_of(uri).teacher
+        notes += (f"a teacher assistant, trained by plain distillation from {source} ({uri})",)
+    elif (rung := rung_of(uri)).epoch is not None:
+        notes += (
+            f"the averaged weights of ladder:{rung.architecture} after epoch {rung.epoch} of its schedule ({uri})",
+        )
+    return replace(teacher, notes=notes)
 
 
 def epochs_of(uri: str, space: Space) -> int:

@@ -25,25 +25,14 @@ from autodistill.records import (
 
 TEMPERATURES = tuple(2 ** (half / 2 - 1) for half in range(13))
 """Half octaves from 0.5 to 32."""
-
 BINS = 24
 """Number of bins of tau_other. With the default bounds, the edges of a bin differ by a factor of 1.19."""
-
 TAU_MIN, TAU_MAX = 0.5, 30.0
 """Default bounds of tau_other in ISATS."""
-
-MOST_ROWS = 10_000
-"""Largest number of samples. With this number the standard error of a share is at most half a percentage point."""
-
-LOGITS_LOOKED_AT = 2**20
-"""Largest number of logits in a sample."""
-
-PAIRS_LOOKED_AT = 2**24
-"""Largest number of pairs of classes in a sample for the agreement of teachers."""
-
-FEWEST_ROWS = 128
-"""Smallest number of samples, for any number of classes."""
-
+FEWEST_ROWS, MOST_ROWS = 128, 10_000
+"""Bounds of the number of samples. With 10,000 the standard error of a share is at most half a percentage point."""
+LOGITS_LOOKED_AT, PAIRS_LOOKED_AT = 2**20, 2**24
+"""Largest number of logits in a sample, and of pairs of classes in a sample for the agreement of teachers."""
 COLDEST, HOTTEST = 0.01, 100.0
 """Bounds of the fitted temperature."""
 
@@ -56,15 +45,10 @@ def profile(
     *,
     isats_params: Mapping[str, ParamValue] | None = None,
 ) -> ProfileRecord:
-    """Profile a teacher.
+    """Profile a teacher by its logits on view 0 of the training split and on the validation split.
 
-    Args:
-        logits: The teacher's logits on view 0 of the training split.
-        labels: Class indices of the training split.
-        validation_logits: The teacher's logits on the validation split.
-        validation_labels: Class indices of the validation split.
-        isats_params: Parameters of ISATS, those of a study's prior; None: the defaults. `tau_wrong` and `tau_student`
-            among them have no effect: the profile shows searched temperatures of the targets.
+    `isats_params` are those of a study's prior; None: the defaults. `tau_wrong` and `tau_student` among them have no
+    effect: the profile shows searched temperatures of the targets.
 
     Raises:
         ValueError: ISATS refuses the parameters.
@@ -89,11 +73,7 @@ def profile(
 def agreement(
     logits: Mapping[str, Float[Tensor, "examples classes"]], labels: Int[Tensor, " examples"]
 ) -> AgreementRecord | None:
-    """Compute how far teachers agree on the order of the other classes.
-
-    Args:
-        logits: Logits of each teacher by name, on the same images.
-        labels: Class indices.
+    """Compute how far teachers agree on the order of the other classes, by their logits on the same images.
 
     Returns:
         The rank correlations; None if there are fewer than two teachers or fewer than three classes.

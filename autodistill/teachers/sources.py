@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from autodistill.data import Data
 from autodistill.errors import AutodistillError, ConfigError, TeacherError, near
-from autodistill.models import MODELS, build, onnx_graph, parse_name
+from autodistill.models import MODELS, onnx_graph
 from autodistill.models.checkpoints import Facts, read
-from autodistill.models.foreign import FOREIGN, Foreign, cannot_take, channels_of, notes_of, published_classes
+from autodistill.models.foreign import FOREIGN, Foreign, cannot_take, notes_of, published_classes
 from autodistill.models.matching import identify
 from autodistill.models.preprocessing import INTERPOLATIONS, class_columns, normalisation, stated_classes
 from autodistill.models.uri import FACTS, Uri, name_of, parse
@@ -55,7 +55,7 @@ def load(
 
     Args:
         uri: URI of the teacher, for example `file:PATH?arch=NAME`.
-        data: The study's data. Classes and channels must fit.
+        data: The study's data.
         offline: Whether downloads are forbidden.
         name: Name of the teacher in tables; None: taken from the URI.
         shown_as: URI in records; None: `uri`.
@@ -73,12 +73,7 @@ def load(
 
 
 def check_scheme(uri: str, trained_here: Sequence[str] = TRAINED) -> None:
-    """Raise `TeacherError` if the scheme of a teacher's URI is unknown.
-
-    Args:
-        uri: The URI.
-        trained_here: Allowed schemes of teachers that autodistill trains.
-    """
+    """Raise `TeacherError` if the scheme of a teacher's URI is neither in SOURCES nor in `trained_here`."""
     scheme, colon, _ = uri.partition(":")
     if colon and scheme in (*SOURCES, *trained_here):
         return
@@ -92,57 +87,38 @@ def check_scheme(uri: str, trained_here: Sequence[str] = TRAINED) -> None:
 
 def _from_file(uri: Uri, loading: Loading) -> Teacher:
     """Load a checkpoint of a known network."""
-    network, channels = known_network(uri, loading.data)
-    return finished(network, uri, loading, channels=channels)
+    return finished(known_network(uri, loading.data), uri, loading)
 
 
-def known_network(uri: Uri, data: Data) -> tuple[Foreign, int]:
-    """Build the network of a checkpoint file; return it with the channels of its input."""
+def known_network(uri: Uri, data: Data) -> Foreign:
+    """Build the network of a checkpoint file."""
     uri.check_options((*FACTS, "arch", "weights"))
-    named = uri.weights()
-    checkpoint = read(Path(named.file).expanduser(), uri)
+    checkpoint = read(Path(uri.target).expanduser(), uri)
     facts, own_size = checkpoint.facts, data.image_shape[1]
-    stated = uri.options.get("arch", facts.architecture)
-    if "arch" in uri.options or stated in MODELS or (stated and stated.partition(":")[0] in MODELS):
-        _check_name(str(stated), uri)
-        # What a file says is a preference: other code uses the same names for other networks.
-        names = [str(stated)] if "arch" in uri.options else [str(stated), *(it for it in MODELS if it != stated)]
+    stated = uri.options.get("arch")
+    if stated is not None:
+        names = [stated]
     else:
-        names = list(MODELS)
+        # What a file says is a preference: other code uses the same names for other networks.
+        told = facts.architecture or ""
+        names = [told, *(it for it in MODELS if it != told)] if told.partition(":")[0] in MODELS else list(MODELS)
     size = uri.size() or facts.image_size
     sizes = [size] if size else list(dict.fromkeys((own_size, 32, 224)))
     try:
-        fit = identify(
-            checkpoint,
-            data,
-            names=names,
-            sizes=sizes,
-            stem_stride=facts.stem_stride,
-            weights=named.kind or None,
-            uri=uri,
-        )
-        module = build(
-            fit.architecture,
-            num_classes=fit.classes,
-            in_channels=fit.channels,
-            image_size=fit.size,
-            seed=0,
-            stem_stride=facts.stem_stride,
-        )
+        fit = identify(checkpoint, data, names=names, sizes=sizes, uri=uri)
     except ConfigError as error:
-        raise uri.refused(f"{error.message}", error.hint or "name its network: ?arch=NAME") from error
-    module.load_state_dict(fit.match.state, strict=False)
+        raise uri.refused(error.message, error.hint or "see arch=NAME") from error
     notes = notes_of(fit.match, uri)
-    if "arch" not in uri.options and facts.architecture != fit.architecture:
+    if stated is None and facts.architecture != fit.architecture:
         notes += (f"identified as {fit.architecture} by its tensors",)
-    network = Foreign(
-        module,
+    return Foreign(
+        fit.module,
         fit.architecture,
         facts.model_copy(update={"image_size": size or (fit.size if fit.size != own_size else None)}),
         notes=notes,
         other_weights=fit.other_weights,
+        channels=fit.channels,
     )
-    return network, fit.channels
 
 
 def _from_network(uri: Uri, loading: Loading) -> Teacher:
@@ -152,12 +128,11 @@ def _from_network(uri: Uri, loading: Loading) -> Teacher:
     classes = published_classes(uri)
     if classes is not None:
         class_columns(uri, stated_classes(uri) or classes, len(classes), loading.data)
-    network, channels = foreign_network(uri, loading, num_classes=None)
-    return finished(network, uri, loading, channels=channels)
+    return finished(foreign_network(uri, loading, num_classes=None), uri, loading)
 
 
-def foreign_network(uri: Uri, loading: Loading, *, num_classes: int | None) -> tuple[Foreign, int]:
-    """Build a network of the user's code, of torchvision or of timm; return it with the channels of its input.
+def foreign_network(uri: Uri, loading: Loading, *, num_classes: int | None) -> Foreign:
+    """Build a network of the user's code, of torchvision or of timm.
 
     With `num_classes` its head is a new one, where the source can build that.
     """
@@ -166,8 +141,7 @@ def foreign_network(uri: Uri, loading: Loading, *, num_classes: int | None) -> t
     if num_classes is not None:
         shape["image_size"] = uri.size() or own_size
     with seeded():
-        network = FOREIGN[uri.scheme](uri, num_classes=num_classes, offline=loading.offline, given=shape)
-    return network, channels_of(network.module, default=channels)
+        return FOREIGN[uri.scheme](uri, num_classes=num_classes, offline=loading.offline, given=shape)
 
 
 def _from_onnx(uri: Uri, loading: Loading) -> Teacher:
@@ -181,18 +155,17 @@ def _from_onnx(uri: Uri, loading: Loading) -> Teacher:
     channels = graph.channels or loading.data.image_shape[0]
     size = graph.size or stated or loading.data.image_shape[1]
     raw = {"mean": (0.0,) * channels, "std": (1 / 255,) * channels} if graph.kind == "tensor(uint8)" else {}
-    notes: tuple[str, ...] = ()
-    if graph.probabilities:
-        notes = ("its output is a softmax: the logarithms of its probabilities are used as logits",)
+    softmax = "its output is a softmax: the logarithms of its probabilities are used as logits"
     network = Foreign(
         module,
         "ONNX",
         Facts(image_size=graph.size, **raw),
-        notes=notes,
+        notes=(softmax,) if graph.probabilities else (),
         source=onnx_graph.fingerprint(path, model),
         cost=onnx_graph.cost(model, graph, channels=channels, size=size),
+        channels=channels,
     )
-    return finished(network, uri, loading, channels=channels)
+    return finished(network, uri, loading)
 
 
 def _from_table(uri: Uri, loading: Loading) -> Teacher:
@@ -206,22 +179,17 @@ def _from_ensemble(uri: Uri, loading: Loading) -> Teacher:
     members = []
     for name in members_of(uri.text, loading.study):
         try:
-            members.append(loading.member(name) if loading.member else _member(name, loading))
+            if loading.member is not None:
+                members.append(loading.member(name))
+            else:
+                members.append(load(loading.study[name], data=loading.data, offline=loading.offline, name=name))
         except AutodistillError as error:
             raise uri.refused(f"member {name}: {error.message}", error.hint) from error
     return ensemble(members, name=loading.name, uri=uri.text)
 
 
-def _member(name: str, loading: Loading) -> Teacher:
-    return load(loading.study[name], data=loading.data, offline=loading.offline, name=name)
-
-
 def members_of(text: str, study: Mapping[str, str]) -> tuple[str, ...]:
-    """Return the names of the members of an ensemble.
-
-    Args:
-        text: Its URI, `ensemble:a+b`.
-        study: URIs of the teachers of the study by name.
+    """Return the names of the members of an ensemble, `ensemble:a+b`; `study` holds the study's URIs by name.
 
     Raises:
         TeacherError: There are fewer than two members, or a member is unknown or an ensemble, or named twice.
@@ -248,10 +216,7 @@ def is_ensemble(uri: str) -> bool:
 
 
 def candidates(uri: str) -> tuple[list[str], list[str]]:
-    """Replace a folder or a pattern in `file:` or `adapt:file:` by the files in it, in sorted order.
-
-    Args:
-        uri: URI of a teacher, for example `file:runs/*.pt?norm=imagenet`, `file:runs` or `adapt:file:runs`.
+    """Replace a folder or a pattern, as in `file:runs` or `adapt:file:runs/*.pt`, by the files in it, in sorted order.
 
     Returns:
         A URI for each checkpoint, and the names of files of a folder that are no checkpoints. Any other URI is
@@ -269,26 +234,25 @@ def candidates(uri: str) -> tuple[list[str], list[str]]:
     if parsed.scheme != "file" or not (os.path.isdir(path) or is_pattern):
         return [uri], []
     if is_pattern:
-        found = sorted(Path(it) for it in glob.glob(str(path), recursive=True) if Path(it).is_file())
-        left_out = list[Path]()
+        files = sorted(Path(it) for it in glob.glob(str(path), recursive=True) if Path(it).is_file())
     else:
         files = sorted(it for it in path.iterdir() if it.is_file() and not it.name.startswith("."))
-        found = [it for it in files if looks_like_checkpoint(it)]
-        left_out = [it for it in files if it not in found]
-    if is_pattern and (other := [it for it in found if not looks_like_checkpoint(it)]):
+    found = [it for it in files if looks_like_checkpoint(it)]
+    others = [it for it in files if it not in found]
+    if is_pattern and others:
         raise parsed.refused(
-            f"{other[0]} is no checkpoint of torch or safetensors ({len(other)} of {len(found)} files that match)",
+            f"{others[0]} is no checkpoint of torch or safetensors ({len(others)} of {len(files)} files that match)",
             "narrow the pattern, for example file:RUNS/*.pt",
         )
-    if not found and is_pattern:
+    if is_pattern and not found:
         raise parsed.refused("no file matches this pattern", "check the path; ** stands for folders at any depth")
     if not found:
-        held = ", ".join(it.name for it in left_out[:3]) or "no file"
+        held = ", ".join(it.name for it in others[:3]) or "no file"
         raise parsed.refused(f"the folder holds no checkpoint, but {held}", "name a file, or a pattern: file:RUNS/*.pt")
     text = uri.removeprefix("file:")
     # The name of a folder may contain a question mark.
     options = text.removeprefix(parsed.target) if text.startswith(parsed.target) else "?" + text.partition("?")[2]
-    return [f"file:{it}{options if parsed.options else ''}" for it in found], [it.name for it in left_out]
+    return [f"file:{it}{options if parsed.options else ''}" for it in found], [it.name for it in others]
 
 
 def looks_like_checkpoint(path: Path) -> bool:
@@ -299,17 +263,11 @@ def looks_like_checkpoint(path: Path) -> bool:
     return pickled or begin.startswith(b"PK\x03\x04") or begin[8:9] == b"{"
 
 
-def finished(network: Foreign, uri: Uri, loading: Loading, *, channels: int) -> Teacher:
-    """Create a teacher from a loaded network, the options of its URI and the facts about it.
-
-    Args:
-        network: The network. Options of the URI have priority over its facts.
-        uri: URI of the teacher.
-        loading: The data, and the name of the teacher.
-        channels: Channels of the network's input.
-    """
+def finished(network: Foreign, uri: Uri, loading: Loading) -> Teacher:
+    """Create a teacher from a loaded network. Options of the URI have priority over the facts about the network."""
     data, facts = loading.data, network.facts
     own_channels, own_size, _ = data.image_shape
+    channels = network.input_channels(default=own_channels)
     if channels != own_channels and not (channels == 3 and own_channels == 1):
         raise uri.refused(
             f"takes images of {channels} channels, {data.name} has {own_channels}",
@@ -324,11 +282,11 @@ def finished(network: Foreign, uri: Uri, loading: Loading, *, channels: int) -> 
         notes += ("its outputs are probabilities: their logarithms are used as logits",)
     stated = stated_classes(uri)
     other_names = None if stated else network.other_names
-    return ready(
-        module,
+    teacher = Teacher(
         name=loading.name,
         uri=uri.text,
         architecture=network.architecture,
+        module=module,
         normalisation=chosen,
         channels=channels,
         input_size=None if size == own_size else size,
@@ -338,9 +296,9 @@ def finished(network: Foreign, uri: Uri, loading: Loading, *, channels: int) -> 
         accepted=uri.choice("accept", ("yes", "no")) == "yes",
         other_weights=network.other_weights,
         notes=notes,
-        source=network.source,
         cost=network.cost,
     )
+    return ready(teacher, source=network.source)
 
 
 def logits_for(module: nn.Module, images: Tensor, uri: Uri) -> Tensor:
@@ -387,13 +345,6 @@ def probe(module: nn.Module, uri: Uri, *, channels: int, size: int) -> tuple[int
         )
     sums = first.sum(dim=1)
     return first.shape[1], bool((first >= 0).all()) and torch.allclose(sums, torch.ones_like(sums), atol=1e-4)
-
-
-def _check_name(name: str, uri: Uri) -> None:
-    try:
-        parse_name(name)
-    except ConfigError as error:
-        raise uri.refused(f"{error.message}", error.hint or "see arch=NAME") from error
 
 
 SOURCES: dict[str, Callable[[Uri, Loading], Teacher]] = {

@@ -56,9 +56,10 @@ def load_table(uri: Uri, data: Data, *, name: str) -> Teacher:
     used = torch.cat([data.examples.train, data.examples.validation])
     bad = used[~rows[used].isfinite().all(dim=1)]
     if len(bad):
+        files, first = data.examples.file_names(), int(bad.min())
+        place = files[first] if files is not None else f"row {first}"
         raise uri.refused(
-            f"logits are not finite for {len(bad)} of {len(used)} images of {data.name}, the first is "
-            f"{_described(int(bad.min()), data.examples)}",
+            f"logits are not finite for {len(bad)} of {len(used)} images of {data.name}, the first is {place}",
             "compute the table again",
         )
     notes: tuple[str, ...] = (ONE_VIEW,)
@@ -109,10 +110,9 @@ def _read(path: Path, uri: Uri) -> Table:
 
 def _arranged(arrays: Mapping[str, Any], metadata: Mapping[str, str], uri: Uri) -> Table:
     """Find the table among the arrays of a file."""
-    names, classes = (
-        _texts(arrays[key]) if key in arrays else tuple(json.loads(metadata[key])) if key in metadata else None
-        for key in ("names", "classes")
-    )
+    listed = {key: tuple(json.loads(metadata[key])) for key in ("names", "classes") if key in metadata}
+    listed |= {key: tuple(map(str, arrays[key].tolist())) for key in ("names", "classes") if key in arrays}
+    names, classes = listed.get("names"), listed.get("classes")
     held = {key: it for key, it in arrays.items() if key not in ("names", "classes")}
     if len(held) == 1 and next(iter(held.values())).ndim == 2:
         rows = _logits(next(iter(held.values())), uri)
@@ -126,10 +126,6 @@ def _arranged(arrays: Mapping[str, Any], metadata: Mapping[str, str], uri: Uri) 
         return Table(torch.stack([_logits(it, uri) for it in held.values()]), tuple(held), classes)
     shapes = ", ".join(f"{key} {tuple(it.shape)}" for key, it in list(held.items())[:4])
     raise uri.refused(f"holds {shapes or 'no array'}", FORMS)
-
-
-def _texts(array: Any) -> tuple[str, ...]:
-    return tuple(str(it) for it in array.tolist())
 
 
 def _logits(array: Any, uri: Uri) -> Tensor:
@@ -184,8 +180,3 @@ def _endings(file: str) -> Sequence[str]:
     """Return a path and its endings, the longest first: `/a/b.jpg`, `a/b.jpg`, `b.jpg`."""
     parts = file.split("/")
     return [file, *("/".join(parts[place:]) for place in range(1, len(parts)))]
-
-
-def _described(number: int, examples: Examples) -> str:
-    names = examples.file_names()
-    return names[number] if names is not None else f"row {number}"

@@ -4,8 +4,7 @@ import copy
 import hashlib
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from dataclasses import dataclass, field, replace
 
 import torch
 from jaxtyping import Float, Int, UInt8
@@ -42,10 +41,10 @@ class Teacher:
     architecture: str
     module: nn.Module
     normalisation: Normalisation
-    fingerprint: str
-    """SHA-256 of the network, its weights and its preprocessing. Caches of logits use it as a key."""
     channels: int
     """Channels of the network's input; images of one channel are repeated for a network of three."""
+    fingerprint: str = ""
+    """SHA-256 of the network, its weights and its preprocessing. Caches of logits use it as a key."""
     input_size: int | None = None
     """Height and width to which images are resized; None: images are not resized."""
     interpolation: str = "bilinear"
@@ -66,13 +65,12 @@ class Teacher:
     """Teachers whose mean probabilities are its own; `module` holds their networks."""
     table: Float[Tensor, "examples classes"] | None = None
     """Logits by number of the example, in place of a network: it knows images without augmentation only."""
+    _quick: dict[tuple[int, int], "Teacher"] = field(default_factory=dict, init=False, repr=False, compare=False)
+    """Folded copies by height and width of the network's input."""
 
     @property
     def knows_one_view(self) -> bool:
-        """Whether it knows the images without augmentation only, as an ensemble does that has such a member.
-
-        Students that learn from it see the images without augmentation.
-        """
+        """Whether it, or a member of it, knows the images without augmentation only."""
         return self.table is not None or any(it.knows_one_view for it in self.members)
 
     def quick(self, images: UInt8[Tensor, "batch channels height width"]) -> "Teacher":
@@ -89,30 +87,23 @@ class Teacher:
             self._quick[height, width] = replace(self, module=folded(self.module, inputs))
         return self._quick[height, width]
 
-    @cached_property
-    def _quick(self) -> dict[tuple[int, int], "Teacher"]:
-        """Folded copies by height and width of the network's input."""
-        return {}
-
     def __call__(self, images: UInt8[Tensor, "batch channels height width"]) -> Float[Tensor, "batch classes"]:
         """Preprocess images and compute their logits, in float32."""
         if self.members:
             return mean_logits([member(images) for member in self.members])
         inputs = self.prepared(images)
-        with errors_as(partial(self._failed, inputs)):
+        shape, hint = tuple(inputs.shape), "run the network on such a batch yourself"
+        with errors_as(lambda error: self.refused(f"failed on a batch of shape {shape}: {said(error)}", hint)):
             output: Tensor = self.module(inputs)
         if len(output) != len(images):
-            raise TeacherError(
-                f"teacher {self.name} ({self.uri}): gave {len(output)} rows for {len(images)} images",
-                "it must return logits: (batch, classes)",
+            raise self.refused(
+                f"gave {len(output)} rows for {len(images)} images", "it must return logits: (batch, classes)"
             )
         return (output if self.columns is None else output[:, list(self.columns)]).float()
 
-    def _failed(self, inputs: Tensor, error: BaseException) -> TeacherError:
-        return TeacherError(
-            f"teacher {self.name} ({self.uri}): failed on a batch of shape {tuple(inputs.shape)}: {said(error)}",
-            "run the network on such a batch yourself",
-        )
+    def refused(self, message: str, hint: str, kind: type[TeacherError] = TeacherError) -> TeacherError:
+        """Return the error that names this teacher."""
+        return kind(f"teacher {self.name} ({self.uri}): {message}", hint)
 
     def prepared(
         self, images: UInt8[Tensor, "batch channels height width"]
@@ -129,48 +120,15 @@ class Teacher:
         return inputs.contiguous(memory_format=torch.channels_last)
 
 
-def ready(  # noqa: PLR0913 - the fields of a teacher
-    module: nn.Module,
-    *,
-    name: str,
-    uri: str,
-    architecture: str,
-    normalisation: Normalisation,
-    channels: int,
-    input_size: int | None = None,
-    interpolation: str = "bilinear",
-    columns: tuple[int, ...] | None = None,
-    bgr: bool = False,
-    accepted: bool = False,
-    other_weights: tuple[str, ...] = (),
-    notes: tuple[str, ...] = (),
-    source: str = "",
-    cost: TeacherCostRecord | None = None,
-) -> Teacher:
-    """Create a teacher from a loaded network, which is frozen and set to evaluation mode.
+def ready(teacher: Teacher, *, source: str = "") -> Teacher:
+    """Return a teacher with its network frozen and in evaluation mode, and with its fingerprint.
 
     Args:
+        teacher: The teacher.
         source: Hash of what the printed network and its weights do not show, such as the code of its factory.
     """
-    module = module.eval().requires_grad_(False).to(memory_format=torch.channels_last)
-    teacher = Teacher(
-        name=name,
-        uri=uri,
-        architecture=architecture,
-        module=module,
-        normalisation=normalisation,
-        fingerprint="",
-        channels=channels,
-        input_size=input_size,
-        interpolation=interpolation,
-        columns=columns,
-        bgr=bgr,
-        accepted=accepted,
-        other_weights=other_weights,
-        notes=notes,
-        cost=cost,
-    )
-    return with_fingerprint(teacher, source=source)
+    module = teacher.module.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+    return with_fingerprint(replace(teacher, module=module), source=source)
 
 
 def with_fingerprint(teacher: Teacher, *, source: str) -> Teacher:
@@ -223,12 +181,8 @@ def logits_of(
 ) -> Float[Tensor, "examples classes"]:
     """Compute the logits of all images.
 
-    The size of the batches depends on device and image size only, so that logits do not depend on the caller.
-
-    Args:
-        teacher: The teacher.
-        images: All images.
-        take: Function of indices into `images` that returns the augmented images; None: no augmentation.
+    The size of the batches depends on device and image size only, so that logits do not depend on the caller. `take`
+    returns the augmented images of indices into `images`; None: no augmentation.
     """
     run = teacher.quick(images) if images.device.type == "cuda" else teacher
     size = min(BATCH, images_at_once(images, on_gpu=BATCH, size=teacher.input_size))
@@ -254,10 +208,8 @@ def computed_as(device: torch.device) -> str:
 def folded(module: nn.Module, inputs: Float[Tensor, "batch channels height width"]) -> nn.Module:
     """Return a copy of a network in which each BatchNorm after a convolution is folded into the convolution.
 
-    Logits differ in the last bits. After rounding to float16, 2 to 5 % of them differ by one unit in the last place
-    (networks of this package with random weights, 16 to 110 layers). On a CPU only MobileNetV2 becomes faster (1.8
-    times; ResNets, Wide ResNets and VGG 0.95 to 1.03 times). Folded networks are therefore used on GPUs only, where
-    every operator costs a kernel launch.
+    After rounding to float16, 2 to 5 % of the logits differ by one unit in the last place (measured for networks of
+    this package). On a CPU only MobileNetV2 becomes faster, so folded networks are used on GPUs only.
 
     A network is returned unchanged if torch.fx cannot trace or fold it, or if folding changes its logits: torch.fx
     follows one branch of the code, and folds a convolution twice that feeds two BatchNorms.

@@ -69,7 +69,8 @@ def unfolded(teacher: Teacher, seen: torch.Tensor) -> torch.Tensor:
 
 def frozen(module: nn.Module) -> Teacher:
     normalisation = Normalisation("data", (0.5,) * 3, (0.25,) * 3)
-    return ready(module, name="t", uri="t", architecture="t", normalisation=normalisation, channels=3)
+    known = Teacher(name="t", uri="t", architecture="t", module=module, normalisation=normalisation, channels=3)
+    return ready(known)
 
 
 def waited(bench: Bench, take: Callable[[], object]) -> list[float]:

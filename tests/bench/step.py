@@ -370,14 +370,15 @@ def show(name: str, teacher: str, row: Row) -> bool:
 
 def compared(name: str, teacher: nn.Module, data: Data, folder: Path, *, rounds: int) -> Row:
     """Time the sides in turns."""
-    known = ready(  # changes the layout of what it gets
-        copy.deepcopy(teacher),
+    known = Teacher(
         name="t",
         uri="t",
         architecture="t",
+        module=copy.deepcopy(teacher),
         normalisation=Normalisation("data", MEAN, STD),
         channels=3,
     )
+    known = ready(known)  # changes the layout of what it gets
     cache = LogitCache(folder, data=data, view=View(0, 4, True), say=print)
     by_hand = plain(name, teacher, data)
     by_us = ours(name, data, cache, known)

@@ -14,11 +14,14 @@ early is therefore surer of its answer than a study that spends all its runs.
 """
 
 import math
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy.special import stdtrit
+
+from autodistill.records import RunResult
 
 STATED = 0.95
 """Confidence level of the intervals that are shown."""
@@ -41,7 +44,6 @@ MAX_SEEDS = 50
 """Largest number of seeds that `seeds_to_settle` considers."""
 DRAWS = 20_000
 """Monte Carlo draws of `probability_best`."""
-DRAW_SEED = 0
 FIRST = 3
 """Seeds that every finalist of a race is trained over before the first look."""
 SMALLEST = 5
@@ -102,6 +104,18 @@ class Bounds(NamedTuple):
     def does_not_help(self, threshold: float) -> Verdicts:
         """Return whether the row's finalist gains less than the threshold over the column's."""
         return np.asarray(self.high < threshold)
+
+
+def scores_by_seed(runs: Iterable[RunResult]) -> dict[int, float]:
+    """Return the test accuracies of the runs that have one."""
+    scores = {run.seed: run.test_top1 for run in runs}
+    return {seed: score for seed, score in scores.items() if score is not None and math.isfinite(score)}
+
+
+def score_table(rows: Sequence[Mapping[int, float]], seeds: Collection[int]) -> Float[np.ndarray, "rows seeds"]:
+    """Return scores by row and by seed, in rising order; NaN where a row has no score."""
+    scores = [[row.get(seed, math.nan) for seed in sorted(seeds)] for row in rows]
+    return np.array(scores, dtype=float).reshape(len(rows), len(seeds))
 
 
 def fit(scores: Scores) -> Fit:
@@ -167,6 +181,32 @@ def compare(scores: Scores, *, own_weight: float = OWN_WEIGHT) -> Pairs:
     )
 
 
+def adjusted_means(scores: Float[np.ndarray, "finalists seeds"]) -> Float[np.ndarray, " finalists"]:
+    """Return the finalists' means over all seeds, as least squares estimates them where runs are missing.
+
+    Plain means where nothing is missing. NaN for a finalist without a run.
+    """
+    effects = fit(scores).effects
+    ran = ~np.isnan(scores)
+    seeds = ran.any(axis=0)
+    by_seed = np.where(ran, scores - effects[:, None], 0.0).sum(axis=0)[seeds] / ran.sum(axis=0)[seeds]
+    level = by_seed.sum() / max(len(by_seed), 1)
+    return np.where(ran.any(axis=1), effects + level, np.nan)
+
+
+def own_mean(scores: Float[np.ndarray, " seeds"]) -> tuple[float, float]:
+    """Return the mean of the runs of one finalist, and half the width of its 95 % Student-t interval.
+
+    The mean is NaN without a run, the width for fewer than two.
+    """
+    known = scores[~np.isnan(scores)]
+    number = len(known)
+    if number < 2:
+        return float(known.mean()) if number else math.nan, math.nan
+    width = stdtrit(number - 1, (1 + STATED) / 2) * known.std(ddof=1) / math.sqrt(number)
+    return float(known.mean()), float(width)
+
+
 def bounds(pairs: Pairs, *, share: float | Float[np.ndarray, "*draws"] = 1.0) -> Bounds:
     """Return the bounds of the intervals that decide.
 
@@ -217,7 +257,7 @@ def probability_best(scores: Float[np.ndarray, "finalists seeds"]) -> Float[np.n
     finalists = scores.shape[0]
     if fitted.residual_dof < 1 or fitted.rank < finalists - 1:
         return None
-    draw = np.random.default_rng(DRAW_SEED)
+    draw = np.random.default_rng(0)
     values, vectors = np.linalg.eigh(fitted.covariance)
     # Equal eigenvalues leave the eigenvectors open. The symmetric root does not depend on their choice.
     root = (vectors * np.sqrt(np.maximum(values, 0.0))) @ vectors.T

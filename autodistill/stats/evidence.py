@@ -9,10 +9,10 @@ from typing import Literal
 
 import numpy as np
 from jaxtyping import Float
-from scipy.special import fdtrc, stdtrit
+from scipy.special import fdtrc
 
 from autodistill import stats
-from autodistill.records import Basis, Contrast, FinalistRecord, RankRow, SeedsToSettle, StudyRecord, TrialParams
+from autodistill.records import Contrast, FinalistRecord, RankRow, SeedsToSettle, StudyRecord, TrialParams
 from autodistill.stats.tuning import basis
 
 WIDEST = 0.5
@@ -44,6 +44,16 @@ class Race:
     """Confirm runs that the budget paid for."""
     share: float
     """Share of the error probability that the last look spent."""
+
+
+def ends(middle: float, half_width: float) -> dict[str, float]:
+    """Return the ends of an interval as fields of a record; none if the interval is missing or too wide."""
+    return {"low": middle - half_width, "high": middle + half_width} if 2 * half_width <= WIDEST else {}
+
+
+def accuracy_ends(mean: float, half_width: float) -> dict[str, float]:
+    """Return the ends of an interval on an accuracy, which lies between 0 and 1."""
+    return {name: min(1.0, max(0.0, end)) for name, end in ends(mean, half_width).items()}
 
 
 @dataclass(frozen=True)
@@ -101,30 +111,23 @@ class Evidence:
 
     def contrast(self, teacher: str, versus: str | None) -> Contrast:
         """Return `teacher` minus `versus`, two finalists."""
-        one, other = self.finalists[teacher].mean, self.finalists[versus].mean
-        sampling = stats.difference_error(one, other, images=self.images)
+        one, other = self.finalists[teacher], self.finalists[versus]
+        difference, interval = one.mean - other.mean, {}
         cell = self._cell(teacher, versus)
-        if cell is None:
-            basis = self._basis(teacher, versus, one - other)
-            return Contrast(teacher=teacher, versus=versus, difference=one - other, sampling=sampling, basis=basis)
-        difference, width = float(self._pairs.difference[cell]), float(self._pairs.half_width()[cell])
-        low, high = (difference - width, difference + width) if 2 * width <= WIDEST else (None, None)
+        if cell is not None:
+            difference = float(self._pairs.difference[cell])
+            interval = ends(difference, float(self._pairs.half_width()[cell]))
+            interval["at_least"] = float(self._bounds.at_least[cell])
+        ahead, behind = (one, other) if difference >= 0 else (other, one)
+        evidence = None if versus is None else basis(self.record, ahead.record, behind.record, threshold=self.threshold)
         return Contrast(
             teacher=teacher,
             versus=versus,
             difference=difference,
-            low=low,
-            high=high,
-            at_least=float(self._bounds.at_least[cell]),
-            sampling=sampling,
-            basis=self._basis(teacher, versus, difference),
+            **interval,
+            sampling=stats.difference_error(one.mean, other.mean, images=self.images),
+            basis=evidence,
         )
-
-    def _basis(self, teacher: str, versus: str | None, difference: float) -> Basis | None:
-        if versus is None:
-            return None
-        pair = (self.finalists[teacher].record, self.finalists[versus].record)
-        return basis(self.record, *(pair if difference >= 0 else reversed(pair)), threshold=self.threshold)
 
     @cached_property
     def label_smoothing(self) -> Finalist | None:
@@ -140,17 +143,14 @@ class Evidence:
         control = self.label_smoothing
         if control is None:
             return None
-        own = self.finalists[teacher]
-        difference, interval = own.mean - control.mean, {}
+        difference, interval = self.finalists[teacher].mean - control.mean, {}
         if teacher in self.rows:
-            table = _table((*self.members, control))
-            pairs = stats.compare(table)
+            pairs = stats.compare(_table((*self.members, control)))
             at = (self.rows[teacher], len(self.members))
-            width = float(pairs.half_width()[at])
-            if not math.isnan(width) and 2 * width <= WIDEST:
+            interval = ends(float(pairs.difference[at]), float(pairs.half_width()[at]))
+            if interval:
                 difference = float(pairs.difference[at])
-                found = stats.bounds(pairs)
-                interval = {"low": difference - width, "high": difference + width, "at_least": found.at_least[at]}
+                interval["at_least"] = float(stats.bounds(pairs).at_least[at])
         return Contrast(teacher=teacher, versus=None, difference=difference, **interval)
 
     def contrasts(self) -> tuple[Contrast, ...]:
@@ -216,26 +216,22 @@ def collect(record: StudyRecord, *, threshold: float) -> Evidence:
     if members and np.isnan(stats.compare(table).standard_error).all():
         members = ()
     means = {one.record.teacher: one.mean for one in found}
-    if np.isnan(table).any() and members:
-        fitted = stats.fit(table)
-        if fitted.rank == len(members) - 1:  # every mean is corrected for the effects of the seeds that it has
-            by_seed = np.nanmean(table - fitted.effects[:, None], axis=0)
-            for one, effect in zip(members, fitted.effects, strict=True):
-                means[one.record.teacher] = float(effect + by_seed.mean())
+    if members and np.isnan(table).any() and stats.fit(table).rank == len(members) - 1:
+        # Correct every mean for the effects of the seeds that it has.
+        for one, mean in zip(members, stats.adjusted_means(table), strict=True):
+            means[one.record.teacher] = float(mean)
     ranked = sorted(found, key=lambda one: (-means[one.record.teacher], one.record.teacher or ""))
     finalists = {one.record.teacher: one for one in ranked}
     return Evidence(finalists, members, table, threshold, record.data.test, _race(record), record)
 
 
 def _finalist(record: FinalistRecord) -> Finalist:
-    scores = {run.seed: run.test_top1 for run in record.runs}
-    return Finalist(record, {seed: x for seed, x in scores.items() if x is not None and math.isfinite(x)})
+    return Finalist(record, stats.scores_by_seed(record.runs))
 
 
 def _table(members: Sequence[Finalist]) -> Float[np.ndarray, "finalists seeds"]:
-    seeds = sorted(set().union(*(one.scores for one in members)))
-    scores = [[one.scores.get(seed, math.nan) for seed in seeds] for one in members]
-    return np.array(scores, dtype=float).reshape(len(members), len(seeds))
+    rows = [one.scores for one in members]
+    return stats.score_table(rows, set().union(*rows))
 
 
 def _race(record: StudyRecord) -> Race | None:
@@ -249,11 +245,7 @@ def _race(record: StudyRecord) -> Race | None:
 
 
 def _rank_row(one: Finalist, p_best: float | None, images: int) -> RankRow:
-    scores, low, high = np.array(list(one.scores.values())), None, None
-    if len(scores) > 1:
-        width = float(stdtrit(len(scores) - 1, 0.975) * scores.std(ddof=1) / math.sqrt(len(scores)))
-        if 2 * width <= WIDEST:
-            low, high = max(0.0, one.mean - width), min(1.0, one.mean + width)
+    _, half_width = stats.own_mean(np.array(list(one.scores.values())))
     validation = [run.val_top1 for run in one.record.runs if run.seed in one.scores and run.val_top1 is not None]
     confirmed = math.fsum(validation) / len(validation) if validation else None
     searched = one.record.search_val_top1
@@ -262,11 +254,10 @@ def _rank_row(one: Finalist, p_best: float | None, images: int) -> RankRow:
     return RankRow(
         teacher=one.record.teacher,
         params=one.record.params,
-        seeds=len(scores),
+        seeds=len(one.scores),
         confirmed_test_top1=one.mean,
         confirmed_test_balanced_top1=math.fsum(known) / len(known) if known else None,
-        low=low,
-        high=high,
+        **accuracy_ends(one.mean, half_width),
         confirmed_val_top1=confirmed,
         search_val_top1=searched,
         search_gap=None if searched is None or confirmed is None else searched - confirmed,

@@ -281,9 +281,10 @@ def _led(off: grid.MethodPairs, lead: float) -> grid.MethodPairs:
 
 
 def _named_methods(found: grid.MethodPairs) -> np.ndarray:
-    """Share of the grids that name each method."""
-    named = grid.named(found, threshold=THRESHOLD)
-    return np.asarray((named[:, None] == np.arange(METHODS)).mean(axis=0))
+    """Share of the grids that name each method. A method without an interval takes no part."""
+    out = np.isnan(found.pairs.dof).all(axis=-1)
+    beaten = found.bounds().better(THRESHOLD) | np.eye(METHODS, dtype=bool) | out[:, None, :]
+    return np.asarray((beaten.all(axis=-1) & ~out).mean(axis=0))
 
 
 def grid_falls_short(row: GridRow) -> list[str]:

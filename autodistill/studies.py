@@ -13,9 +13,9 @@ from autodistill.records import (
     read_study,
 )
 from autodistill.report import render, render_comparison
-from autodistill.report.parts import plain_kd_confirmed, score
+from autodistill.report.parts import plain_kd_confirmed
 from autodistill.stats.students import judged_students
-from autodistill.stats.verdict import judged
+from autodistill.stats.verdict import judged, score
 from autodistill.store import StudyFolder
 
 RUNS = Path("runs")

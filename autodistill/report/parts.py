@@ -1,13 +1,13 @@
 """Building blocks of report sections: tables and figures as plain data, and lookups that sections share."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
 import numpy as np
 
 from autodistill.formatting import short
-from autodistill.records import InspectionRecord, Recommendation, RunResult, StudyRecord
+from autodistill.records import InspectionRecord, Recommendation, StudyRecord
 from autodistill.stats.verdict import recommend
 
 MAX_ROWS = 100
@@ -143,25 +143,6 @@ def teacher_names(record: StudyRecord | InspectionRecord) -> tuple[str, ...]:
 
 def verdict_of(record: StudyRecord) -> Recommendation:
     return record.recommendation or recommend(record)
-
-
-def score(run: RunResult | None) -> float:
-    """Return the validation accuracy for sorting; a run without one sorts last."""
-    return -1.0 if run is None or run.val_top1 is None else run.val_top1
-
-
-def full_runs(record: StudyRecord) -> Iterator[RunResult]:
-    """Yield the full runs with a teacher and a score: those of the trials, then plain KD."""
-    runs = (*(trial.full for trial in record.trials), record.plain_kd)
-    return (run for run in runs if run is not None and run.val_top1 is not None)
-
-
-def best_full_runs(record: StudyRecord) -> dict[str | None, RunResult]:
-    """Return each teacher's best full run, best first; the earlier run wins a tie."""
-    best: dict[str | None, RunResult] = {}
-    for run in sorted(full_runs(record), key=score, reverse=True):
-        best.setdefault(run.params.teacher, run)
-    return best
 
 
 def plain_kd_confirmed(record: StudyRecord) -> bool:

@@ -22,15 +22,14 @@ from autodistill.report.parts import (
     Row,
     Section,
     Table,
-    best_full_runs,
     cut_note,
     row,
-    score,
     setting_name,
     spread_out,
     table,
     teacher_names,
 )
+from autodistill.stats.verdict import best_full_runs, score
 
 MAX_CURVES = 60
 MAX_POINTS = 40

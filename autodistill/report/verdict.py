@@ -52,17 +52,15 @@ from autodistill.report.parts import (
     Mark,
     Row,
     Section,
-    best_full_runs,
-    full_runs,
     plain_kd_confirmed,
     rank_correlation,
     row,
-    score,
     table,
     teacher_names,
     verdict_of,
 )
 from autodistill.stats.tuning import common_settings
+from autodistill.stats.verdict import best_full_runs, full_runs, score
 
 HEADLINES = {
     "winner": "A clear winner",

@@ -69,10 +69,22 @@ class Evidence:
     table: Float[np.ndarray, "finalists seeds"]
     """Test accuracies; NaN where a run failed or was not needed."""
     threshold: float
-    images: int
-    """Number of test images."""
-    race: Race | None
     record: StudyRecord
+
+    @cached_property
+    def race(self) -> Race | None:
+        planned, finalists = self.record.plan.race, len(self.record.finalists)
+        if planned is None or finalists < 3:
+            return None
+        runs = finalists * planned.seeds
+        left = runs - sum(len(one.runs) for one in self.record.finalists)
+        looks = stats.most_looks(finalists * (planned.seeds - planned.first))
+        return Race(left, runs, float(stats.share(left, looks)))
+
+    @property
+    def _share(self) -> float:
+        """Share of the error probability that the decision may spend."""
+        return self.race.share if self.race else 1.0
 
     @cached_property
     def rows(self) -> dict[str | None, int]:
@@ -85,7 +97,7 @@ class Evidence:
 
     @cached_property
     def _bounds(self) -> stats.Bounds:
-        return stats.bounds(self._pairs, share=self.race.share if self.race else 1.0)
+        return stats.bounds(self._pairs, share=self._share)
 
     @property
     def teachers(self) -> list[str]:
@@ -125,7 +137,7 @@ class Evidence:
             versus=versus,
             difference=difference,
             **interval,
-            sampling=stats.difference_error(one.mean, other.mean, images=self.images),
+            sampling=stats.difference_error(one.mean, other.mean, images=self.record.data.test),
             basis=evidence,
         )
 
@@ -171,7 +183,7 @@ class Evidence:
             int((~np.isnan(self.table[list(cell)])).all(axis=0).sum()),
             threshold=self.threshold,
             gain=versus is None,
-            share=self.race.share if self.race else 1.0,
+            share=self._share,
         )
         return SeedsToSettle(teacher=teacher, versus=versus, seeds=seeds)
 
@@ -185,7 +197,7 @@ class Evidence:
     @property
     def label_smoothing_row(self) -> RankRow | None:
         """The scores of the control with label smoothing."""
-        return None if self.label_smoothing is None else _rank_row(self.label_smoothing, None, self.images)
+        return None if self.label_smoothing is None else self._rank_row(self.label_smoothing)
 
     @cached_property
     def seed_noise(self) -> tuple[float, float] | None:
@@ -205,7 +217,25 @@ class Evidence:
         """Return the finalists, best first, each with the Student-t interval of its own runs alone."""
         probable = stats.probability_best(self.table) if self.members else None
         p_best = {} if probable is None else {name: float(probable[row]) for name, row in self.rows.items()}
-        return [_rank_row(one, p_best.get(name), self.images) for name, one in self.finalists.items()]
+        return [self._rank_row(one, p_best.get(name)) for name, one in self.finalists.items()]
+
+    def _rank_row(self, one: Finalist, p_best: float | None = None) -> RankRow:
+        runs = [run for run in one.record.runs if run.seed in one.scores]
+        confirmed, searched = _mean([run.val_top1 for run in runs]), one.record.search_val_top1
+        _, half_width = stats.own_mean(np.array(list(one.scores.values())))
+        return RankRow(
+            teacher=one.record.teacher,
+            params=one.record.params,
+            seeds=len(one.scores),
+            confirmed_test_top1=one.mean,
+            confirmed_test_balanced_top1=_mean([run.test_balanced_top1 for run in runs]),
+            **accuracy_ends(one.mean, half_width),
+            confirmed_val_top1=confirmed,
+            search_val_top1=searched,
+            search_gap=None if searched is None or confirmed is None else searched - confirmed,
+            p_best=p_best,
+            sampling=stats.accuracy_error(one.mean, images=self.record.data.test),
+        )
 
 
 def collect(record: StudyRecord, *, threshold: float) -> Evidence:
@@ -222,7 +252,7 @@ def collect(record: StudyRecord, *, threshold: float) -> Evidence:
             means[one.record.teacher] = float(mean)
     ranked = sorted(found, key=lambda one: (-means[one.record.teacher], one.record.teacher or ""))
     finalists = {one.record.teacher: one for one in ranked}
-    return Evidence(finalists, members, table, threshold, record.data.test, _race(record), record)
+    return Evidence(finalists, members, table, threshold, record)
 
 
 def _finalist(record: FinalistRecord) -> Finalist:
@@ -234,33 +264,7 @@ def _table(members: Sequence[Finalist]) -> Float[np.ndarray, "finalists seeds"]:
     return stats.score_table(rows, set().union(*rows))
 
 
-def _race(record: StudyRecord) -> Race | None:
-    planned, finalists = record.plan.race, len(record.finalists)
-    if planned is None or finalists < 3:
-        return None
-    runs = finalists * planned.seeds
-    left = runs - sum(len(one.runs) for one in record.finalists)
-    looks = stats.most_looks(finalists * (planned.seeds - planned.first))
-    return Race(left, runs, float(stats.share(left, looks)))
-
-
-def _rank_row(one: Finalist, p_best: float | None, images: int) -> RankRow:
-    _, half_width = stats.own_mean(np.array(list(one.scores.values())))
-    validation = [run.val_top1 for run in one.record.runs if run.seed in one.scores and run.val_top1 is not None]
-    confirmed = math.fsum(validation) / len(validation) if validation else None
-    searched = one.record.search_val_top1
-    balanced = [run.test_balanced_top1 for run in one.record.runs if run.seed in one.scores]
-    known = [score for score in balanced if score is not None]
-    return RankRow(
-        teacher=one.record.teacher,
-        params=one.record.params,
-        seeds=len(one.scores),
-        confirmed_test_top1=one.mean,
-        confirmed_test_balanced_top1=math.fsum(known) / len(known) if known else None,
-        **accuracy_ends(one.mean, half_width),
-        confirmed_val_top1=confirmed,
-        search_val_top1=searched,
-        search_gap=None if searched is None or confirmed is None else searched - confirmed,
-        p_best=p_best,
-        sampling=stats.accuracy_error(one.mean, images=images),
-    )
+def _mean(scores: Sequence[float | None]) -> float | None:
+    """Return the mean of the scores that are known; None without any."""
+    known = [score for score in scores if score is not None]
+    return math.fsum(known) / len(known) if known else None

@@ -35,12 +35,7 @@ def recommend_student(
         studies: at least one, one per student. A study without a recommendation counts as unconfirmed.
         limits: limits that all of these students meet.
         threshold: the smallest difference in accuracy that matters, a fraction.
-
-    Raises:
-        ValueError: no study.
     """
-    if not studies:
-        raise ValueError("studies: at least one, got none")
     evidence = _evidence(studies, threshold)
     rows = sorted((_row(study, evidence) for study in studies), key=lambda row: (-_accuracy(row), _cheapness(row)))
     rows = [row.model_copy(update={"front": _fronts(row, rows)}) for row in rows]

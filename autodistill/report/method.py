@@ -18,10 +18,10 @@ from autodistill.report.parts import (
     cut_note,
     plain_kd_confirmed,
     row,
+    sampling_note,
     table,
     verdict_of,
 )
-from autodistill.stats import accuracy_error
 from autodistill.stats.tuning import settings_of
 
 PHASES = ("start-up", *get_args(Phase))
@@ -269,11 +269,7 @@ def limits_info(record: StudyRecord) -> Section:
     ]
     ranking = [one.confirmed_test_top1 for one in verdict_of(record).ranking if one.confirmed_test_top1 is not None]
     if ranking:
-        error = accuracy_error(ranking[0], images=record.data.test)
-        points.append(
-            f"A test set of {record.data.test:,} images has a sampling error of its own: {100 * error:.1f} points "
-            "(standard error of one accuracy). The students largely share it, and no interval includes it."
-        )
+        points.append(sampling_note(record, ranking[0]))
     points.append(
         "Each comparison has its own 95 % interval; the intervals are not corrected for multiple comparisons. The "
         "settings of the finalists were chosen among many scores on validation, so search scores have their own "

@@ -1,7 +1,7 @@
 """Sections of a method grid: which method, the cells, capacity mismatch, what was done and what it cannot tell."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 
 from autodistill.formatting import (
@@ -18,18 +18,23 @@ from autodistill.formatting import (
     short,
     sure,
 )
-from autodistill.records import (
-    CellRecord,
-    MethodContrast,
-    MethodGrid,
-    MethodVerdict,
-    ScoreRow,
-    StudyRecord,
-)
+from autodistill.records import CellRecord, MethodContrast, MethodGrid, MethodVerdict, ScoreRow, StudyRecord
 from autodistill.report.charts import capacity_chart
-from autodistill.report.parts import Answer, Cell, Column, Figure, Row, Section, row, table
-from autodistill.stats import accuracy_error
-from autodistill.stats.methods import LABEL_SMOOTHING, NO_TEACHER, judge_grid
+from autodistill.report.parts import (
+    Answer,
+    Cell,
+    Column,
+    Figure,
+    Row,
+    Section,
+    Table,
+    accuracy_cell,
+    mean_test_top1,
+    row,
+    sampling_note,
+    table,
+)
+from autodistill.stats.methods import LABEL_SMOOTHING, NO_TEACHER, cell_name, judge_grid
 from autodistill.stats.verdict import threshold_of
 
 HEADLINES = {
@@ -85,19 +90,16 @@ def grid_why(record: StudyRecord) -> Section:
         "Small figures are 95 % Student-t intervals of a row's own runs. They include what a seed does to all rows "
         "alike, so differences are more exact than these intervals.",
     )
-    pairs = table(
-        "Differences between methods",
-        ("Methods", ">Difference, points", ">95 % interval, all pairs together"),
-        (
-            row(
-                f"{method_label(it.better)} - {method_label(it.worse)}",
-                points(it.difference),
-                interval(it.low, it.high),
-            )
-            for it in verdict.contrasts
-        ),
-    )
+    pairs = _contrast_table("Differences between methods", ">Difference, points", verdict.contrasts)
     return Section("Why", points=verdict.reasons, table=means, tables=(pairs,) if verdict.contrasts else ())
+
+
+def _contrast_table(caption: str, difference: str, contrasts: Sequence[MethodContrast]) -> Table:
+    rows = (
+        row(f"{method_label(it.better)} - {method_label(it.worse)}", points(it.difference), interval(it.low, it.high))
+        for it in contrasts
+    )
+    return table(caption, ("Methods", difference, ">95 % interval, all pairs together"), rows)
 
 
 def _score_row(line: ScoreRow) -> Row:
@@ -135,11 +137,10 @@ def cells_info(record: StudyRecord) -> Section:
 
 
 def _cell_row(cell: CellRecord, score: ScoreRow | None, gains: dict[tuple[str, str], MethodContrast]) -> Row:
-    name = f"{cell.method} / {cell.teacher}"
+    name = cell_name(cell.method, cell.teacher)
     found = [gains.get((name, control)) for control in (NO_TEACHER, LABEL_SMOOTHING)]
-    over = [Cell(points(it.difference), interval(it.low, it.high, enough=True)) if it else Cell(EMPTY) for it in found]
-    below = interval(score.low, score.high, lambda value: f"{100 * value:.1f}", enough=score.seeds > 1) if score else ""
-    test = Cell(maybe(score.test_top1), f"{below}, {plural(score.seeds, 'seed')}") if score else Cell(EMPTY)
+    over = [Cell(points(it.difference), interval(it.low, it.high, enough=True)) if it else EMPTY for it in found]
+    test = accuracy_cell(score.test_top1, score.low, score.high, score.seeds) if score else EMPTY
     return row(
         method_label(cell.method), short(cell.teacher), recipe(cell.params), maybe(cell.search_val_top1), test, *over
     )
@@ -196,18 +197,8 @@ def capacity_info(record: StudyRecord) -> Section:
         ),
         in_markdown=True,
     )
-    between = table(
-        "Differences of these changes between methods",
-        ("Methods", ">Points per doubling", ">95 % interval, all pairs together"),
-        (
-            row(
-                f"{method_label(it.better)} - {method_label(it.worse)}",
-                points(it.difference),
-                interval(it.low, it.high),
-            )
-            for it in verdict.slope_contrasts
-        ),
-    )
+    heading = "Differences of these changes between methods"
+    between = _contrast_table(heading, ">Points per doubling", verdict.slope_contrasts)
     slopes = table(
         "Change per doubling of the teacher's MACs",
         ("Method", ">Points of accuracy", ">95 % interval, each for itself"),
@@ -266,19 +257,10 @@ def shared_info(record: StudyRecord) -> Section:
     rows = []
     for cell in found.shared:
         mine = own.get((cell.method, cell.teacher))
-        pair = [_mean(it) for it in (cell, mine) if it is not None]
-        gain = EMPTY
-        if len(pair) == 2 and pair[0] is not None and pair[1] is not None:
-            gain = points(pair[1] - pair[0])
-        rows.append(
-            row(
-                method_label(cell.method),
-                short(cell.teacher),
-                recipe(cell.params),
-                *(maybe(it) for it in (*pair, None)[:2]),
-                gain,
-            )
-        )
+        shared, best = mean_test_top1(cell.runs), mean_test_top1(mine.runs) if mine else None
+        gain = EMPTY if shared is None or best is None else points(best - shared)
+        name, teacher, setting = method_label(cell.method), short(cell.teacher), recipe(cell.params)
+        rows.append(row(name, teacher, setting, maybe(shared), maybe(best), gain))
     columns = ("Method", "Teacher", Column("Shared setting", long=True), ">Shared", ">Own", ">Own over shared, points")
     note = (
         "Means over the same seeds on test. The shared setting has the best mean score at the rung over all teachers."
@@ -293,11 +275,6 @@ def shared_info(record: StudyRecord) -> Section:
         table=table("One setting for all teachers", columns, rows, note),
         nav="Method or tuning",
     )
-
-
-def _mean(cell: CellRecord) -> float | None:
-    scores = [run.test_top1 for run in cell.runs if run.test_top1 is not None]
-    return sum(scores) / len(scores) if scores else None
 
 
 def grid_terms(record: StudyRecord) -> Iterator[tuple[str, str]]:
@@ -347,9 +324,5 @@ def grid_limits(record: StudyRecord) -> tuple[str, ...]:
     ]
     best = verdict.methods[0].test_top1 if verdict.methods else None
     if best is not None:
-        error = accuracy_error(best, images=record.data.test)
-        found.append(
-            f"A test set of {record.data.test:,} images has a sampling error of its own: {100 * error:.1f} points "
-            "(standard error of one accuracy). The students largely share it, and no interval includes it."
-        )
+        found.append(sampling_note(record, best))
     return tuple(found)

@@ -1,13 +1,15 @@
 """Building blocks of report sections: tables and figures as plain data, and lookups that sections share."""
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
 import numpy as np
 
-from autodistill.formatting import short
-from autodistill.records import InspectionRecord, Recommendation, StudyRecord
+from autodistill import stats
+from autodistill.formatting import interval, maybe, plural, short
+from autodistill.records import InspectionRecord, Recommendation, RunResult, StudyRecord
 from autodistill.stats.verdict import recommend
 
 MAX_ROWS = 100
@@ -151,6 +153,27 @@ def plain_kd_confirmed(record: StudyRecord) -> bool:
     return kd is not None and any(one.params == kd.params for one in record.finalists)
 
 
+def mean_test_top1(runs: Iterable[RunResult]) -> float | None:
+    """Return the mean test accuracy of the runs that have one; None without any."""
+    scores = stats.scores_by_seed(runs).values()
+    return math.fsum(scores) / len(scores) if scores else None
+
+
+def accuracy_cell(accuracy: float | None, low: float | None, high: float | None, seeds: int) -> Cell:
+    """Return the cell of a mean test accuracy with its interval and its number of seeds."""
+    below = interval(low, high, lambda value: f"{100 * value:.1f}", enough=seeds > 1)
+    return Cell(maybe(accuracy), f"{below}, {plural(seeds, 'seed')}")
+
+
+def sampling_note(record: StudyRecord, accuracy: float) -> str:
+    """Return the limit that the size of the test set sets."""
+    error = stats.accuracy_error(accuracy, images=record.data.test)
+    return (
+        f"A test set of {record.data.test:,} images has a sampling error of its own: {100 * error:.1f} points "
+        "(standard error of one accuracy). The students largely share it, and no interval includes it."
+    )
+
+
 def rank_correlation(x: Sequence[int | float], y: Sequence[int | float]) -> float | None:
     """Return Spearman's rho with mean ranks for ties; None for fewer than three pairs or a constant side."""
     if len(x) < 3 or len(set(x)) < 2 or len(set(y)) < 2:
@@ -158,6 +181,4 @@ def rank_correlation(x: Sequence[int | float], y: Sequence[int | float]) -> floa
     sides = np.array((x, y))
     below = (sides[:, :, None] > sides[:, None]).sum(axis=2)
     up_to = (sides[:, :, None] >= sides[:, None]).sum(axis=2)
-    ranks = (below + up_to + 1) / 2
-    first, second = ranks - ranks.mean(axis=1, keepdims=True)
-    return float(first @ second / np.sqrt((first @ first) * (second @ second)))
+    return float(np.corrcoef(below + up_to)[0, 1])

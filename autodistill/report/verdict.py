@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from functools import partial
 from urllib.parse import quote
 
@@ -52,6 +51,8 @@ from autodistill.report.parts import (
     Mark,
     Row,
     Section,
+    accuracy_cell,
+    mean_test_top1,
     plain_kd_confirmed,
     rank_correlation,
     row,
@@ -71,7 +72,6 @@ HEADLINES = {
 }
 ANSWERS = {"helps": "It helps", "does_not_help": "It does not help", "cannot_tell": "Cannot be told yet"}
 REGIMES = {"default": "Prior", "shared": "Shared configuration", "own": "Own best configuration"}
-CONTROLS = Section("The teacher, or its temperature?", nav="Teacher or temperature")
 
 
 def answer_info(record: StudyRecord) -> Answer:
@@ -233,8 +233,7 @@ def _confirmed_cells(ranked: RankRow | None, *, balanced: bool) -> tuple[Cell, .
     """Return the confirmed accuracy, and if `balanced` also the mean of the accuracies on each class."""
     if ranked is None or ranked.confirmed_test_top1 is None:
         return (Cell(EMPTY),) * (2 if balanced else 1)
-    below = interval(ranked.low, ranked.high, lambda value: f"{100 * value:.1f}", enough=ranked.seeds > 1)
-    cell = Cell(percent(ranked.confirmed_test_top1), f"{below}, {plural(ranked.seeds, 'seed')}")
+    cell = accuracy_cell(ranked.confirmed_test_top1, ranked.low, ranked.high, ranked.seeds)
     return (cell, Cell(maybe(ranked.confirmed_test_balanced_top1))) if balanced else (cell,)
 
 
@@ -248,22 +247,9 @@ def _in_use(targets: TargetSummary | None) -> str:
 
 def controls_info(record: StudyRecord) -> Section:
     """Return each teacher's accuracy with the prior, with the best configuration of all and with its own best."""
-    if record.plan.controls and not record.controls:
-        return replace(CONTROLS, text="Fair controls are still to come.")
-    if not record.controls and verdict_of(record).basis == "teachers":
-        return replace(
-            CONTROLS,
-            text="The finalists were compared at equal tuning: in the search, each finalist was also trained with the "
-            "settings of the finalists ahead of it. With a budget of 40 or more, fair controls repeat this over the "
-            "confirm seeds.",
-        )
+    section = partial(Section, "The teacher, or its temperature?", nav="Teacher or temperature")
     if not record.controls:
-        return replace(
-            CONTROLS,
-            text="Not measured: whether a difference comes from the teacher or from temperatures that were tuned for "
-            "it. From a budget of 40 on, each finalist is also trained with the prior and with the best configuration "
-            "of all.",
-        )
+        return section(_without_controls(record))
     controls: dict[str, dict[str, ControlRecord]] = {}  # by teacher and regime
     for one in record.controls:
         controls.setdefault(one.teacher, {})[one.regime] = one
@@ -275,23 +261,34 @@ def controls_info(record: StudyRecord) -> Section:
     )
     columns = ("Teacher", *(f">{name}" for name in REGIMES.values()), ">Own over shared, points")
     rows = (_control_row(teacher, found) for teacher, found in controls.items())
-    return replace(CONTROLS, points=tuple(_findings(controls)), table=table("Fair controls", columns, rows, note))
+    return section(points=tuple(_findings(controls)), table=table("Fair controls", columns, rows, note))
+
+
+def _without_controls(record: StudyRecord) -> str:
+    if record.plan.controls:
+        return "Fair controls are still to come."
+    if verdict_of(record).basis == "teachers":
+        return (
+            "The finalists were compared at equal tuning: in the search, each finalist was also trained with the "
+            "settings of the finalists ahead of it. With a budget of 40 or more, fair controls repeat this over the "
+            "confirm seeds."
+        )
+    return (
+        "Not measured: whether a difference comes from the teacher or from temperatures that were tuned for it. From "
+        "a budget of 40 on, each finalist is also trained with the prior and with the best configuration of all."
+    )
 
 
 def _control_row(teacher: str, found: Mapping[str, ControlRecord]) -> Row:
-    cells = [Cell(EMPTY)] * len(REGIMES)
-    for place, regime in enumerate(REGIMES):
-        if one := found.get(regime):
-            mean = _mean(one)
-            cells[place] = Cell(percent(mean) if math.isfinite(mean) else EMPTY, recipe(one.params))
+    cells = (Cell(maybe(mean_test_top1(found[it].runs)), recipe(found[it].params)) for it in REGIMES)
     gain = _own_over_shared(found)
     return row(short(teacher), *cells, Cell(points(gain[0]), interval(*gain[1:])) if gain else EMPTY)
 
 
 def _findings(controls: Mapping[str, Mapping[str, ControlRecord]]) -> Iterator[str]:
     for regime, words in (("default", "With the prior for all"), ("shared", "With one configuration for all")):
-        found = [one[regime] for one in controls.values() if regime in one]
-        best, *others = sorted(found, key=lambda one: -_mean(one))
+        found = (one[regime] for one in controls.values())
+        best, *others = sorted(found, key=lambda one: mean_test_top1(one.runs) or 0.0, reverse=True)
         for other in others:
             if gain := _difference(best, other):
                 pair = f"{short(best.teacher)} gives {points(gain[0])} points over {short(other.teacher)}"
@@ -302,11 +299,6 @@ def _findings(controls: Mapping[str, Mapping[str, ControlRecord]]) -> Iterator[s
             yield f"Tuning for {short(teacher)} alone changes its student by {size} against the shared configuration."
 
 
-def _mean(one: ControlRecord) -> float:
-    scores = [run.test_top1 for run in one.runs if run.test_top1 is not None]
-    return math.fsum(scores) / len(scores) if scores else -math.inf
-
-
 def _own_over_shared(found: Mapping[str, ControlRecord]) -> tuple[float, float | None, float | None] | None:
     own, shared = found["own"], found["shared"]
     return _difference(own, shared) if own.params != shared.params else None
@@ -314,15 +306,13 @@ def _own_over_shared(found: Mapping[str, ControlRecord]) -> tuple[float, float |
 
 def _difference(one: ControlRecord, other: ControlRecord) -> tuple[float, float | None, float | None] | None:
     """Return the paired difference over the shared seeds and its 95 % interval; None without a shared seed."""
-    mine, yours = ({run.seed: run.test_top1 for run in it.runs if run.test_top1 is not None} for it in (one, other))
-    seeds = sorted(mine.keys() & yours.keys())
-    if not seeds:
+    mine, yours = stats.scores_by_seed(one.runs), stats.scores_by_seed(other.runs)
+    differences = np.array([mine[seed] - yours[seed] for seed in sorted(mine.keys() & yours.keys())])
+    difference, width = stats.own_mean(differences)
+    if math.isnan(difference):
         return None
-    scores = np.array([[mine[seed] for seed in seeds], [yours[seed] for seed in seeds]])
-    difference = float((scores[0] - scores[1]).mean())
-    if len(seeds) < 2 or np.ptp(scores[0] - scores[1]) == 0:
+    if math.isnan(width) or np.ptp(differences) == 0:
         return difference, None, None
-    width = float(stats.compare(scores).half_width(stats.STATED)[0, 1])
     return difference, difference - width, difference + width
 
 

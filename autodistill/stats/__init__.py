@@ -28,17 +28,15 @@ STATED = 0.95
 NAMING = 0.925
 """Confidence level at which the lower bound must reach the threshold before a finalist is called better.
 
-By simulation (`tests/bench/verdict.py`): "the 95 % interval excludes 0 and the difference is at least 0.2 points"
-names a winner in up to 42 % of studies whose true lead is 0.19 (8 seeds, noise 0.1, n = 20,000). With this bound as
-well, under 5 % of studies name a winner that is worse or within the threshold, in every design.
+By simulation (`tests/bench/README.md`), under 5 % of studies then name a winner that is worse or within the threshold;
+without this bound, up to 42 % do.
 """
 OWN_WEIGHT = 0.75
 """Weight of a pair's own residual in its noise variance. The rest of the table has the other quarter.
 
 By simulation: where one finalist has twice the noise of the others, an interval on it covers 88 to 92 % with the
-residual of the whole table, 92.7 to 94 % with this weight (3 to 5 finalists, 3 to 8 seeds, n = 20,000). At 3
-finalists x 3 seeds the weight costs a tenth of width. The pair's own residual alone, with 2 degrees of freedom, would
-cost nearly half.
+residual of the whole table, 92.7 to 94 % with this weight (3 to 5 finalists, 3 to 8 seeds, n = 20,000). With 3 seeds
+the weight costs a tenth of width; the pair's own residual alone would cost nearly half.
 """
 MAX_SEEDS = 50
 """Largest number of seeds that `seeds_to_settle` considers."""
@@ -153,9 +151,8 @@ def compare(scores: Scores, *, own_weight: float = OWN_WEIGHT) -> Pairs:
     because the second is the residual sum of squares of the table minus that of the pair. Two finalists alone have
     the exact paired t interval.
 
-    The degrees of freedom (Satterthwaite 1946) assume equal noise in both parts. Using the two estimated variances
-    instead covers no better, and the noise of such degrees of freedom costs 5 of the 73 % winners that are found with
-    3 finalists x 3 seeds (lead 1.0, noise 0.3, n = 20,000).
+    The degrees of freedom (Satterthwaite 1946) assume equal noise in both parts: with the two estimated variances,
+    intervals cover no better, and fewer winners are found.
 
     Args:
         own_weight: weight of the pair's own residual variance, 3/4 above.

@@ -83,7 +83,7 @@ class Section:
     table: Table | None = None
     figure: Figure | None = None
     tables: tuple[Table, ...] = ()
-    """Further tables."""
+    """Further tables; those without rows are not shown."""
     code: str = ""
     """Text as it is, which markdown leaves out."""
     note: str = ""

@@ -405,7 +405,6 @@ def comparison_sections(record: ComparisonRecord) -> dict[str, Section]:
         "changes."
     )
     left_out = [row(short(one.student.name), excess_words(one, record.limits)) for one in record.left_out]
-    excess = table("Not trained: over a limit", ("Student", "Cost over the limit"), left_out) if left_out else None
     students = {}
     for number, study in enumerate(record.studies, 1):
         found = study.recommendation
@@ -427,7 +426,7 @@ def comparison_sections(record: ComparisonRecord) -> dict[str, Section]:
             "Under a limit",
             "" if limits else "No student is confirmed yet.",
             table=table("The answer under a limit", columns, limits, note) if limits else None,
-            tables=(excess,) if excess else (),
+            tables=(table("Not trained: over a limit", ("Student", "Cost over the limit"), left_out),),
         ),
         **students,
         "method": Section("Method and limits", points=method),

@@ -10,7 +10,16 @@ from jaxtyping import Float
 
 from autodistill import stats
 from autodistill.formatting import listed, maybe, method_label, percent, plural, points, short, sure
-from autodistill.records import MethodContrast, MethodGrid, MethodVerdict, ScoreRow, SlopeRow, StudyRecord, TuningRow
+from autodistill.records import (
+    MethodContrast,
+    MethodGrid,
+    MethodVerdict,
+    ScoreRow,
+    SlopeRow,
+    StudyRecord,
+    TeacherRecord,
+    TuningRow,
+)
 from autodistill.stats import grid as grids
 from autodistill.stats.evidence import WIDEST, accuracy_ends, ends
 
@@ -56,7 +65,7 @@ def judge_grid(record: StudyRecord, *, threshold: float) -> MethodVerdict:
     if open_:
         return _unconfirmed(record, open_, **rows)
     only = len(found.methods) == 1
-    slopes, slope_contrasts = _slopes(record, scores)
+    slopes, slope_contrasts = _slopes(record.teachers, found.methods, scores)
     verdict = MethodVerdict(
         verdict="only_one" if only else "best_method" if judged.named else "no_clear_difference",
         method=found.methods[order[0]] if only or judged.named else None,
@@ -71,8 +80,9 @@ def judge_grid(record: StudyRecord, *, threshold: float) -> MethodVerdict:
         noise=_noise(scores, controls),
         **rows,
     )
-    reasons = tuple(_reasons(record, judged, verdict))
-    return verdict.model_copy(update={"sentence": _sentence(record, judged, verdict), "reasons": reasons})
+    sentence = _sentence(record, verdict, [found.methods[place] for place in judged.rivals])
+    reasons = tuple(_reasons(record, verdict, [found.methods[place] for place in judged.left_out]))
+    return verdict.model_copy(update={"sentence": sentence, "reasons": reasons})
 
 
 def _unconfirmed(record: StudyRecord, sentence: str, **rows: Any) -> MethodVerdict:
@@ -89,12 +99,11 @@ def _order(methods: Sequence[str], table: grids.Table, judged: grids.Judgement) 
 
 def _undecided(record: StudyRecord, judged: grids.Judgement, table: grids.Table) -> str:
     """Return why nothing is decided; empty if something is."""
-    assert record.grid is not None
     if record.state == "running":
         return RUNNING
     if table.shape[-1] == 1:
         return "One seed gives no interval, so the methods are not compared: set confirm.seeds to 2 or more."
-    if not np.isfinite(table).any() or (judged.leader is None and len(record.grid.methods) > 1):
+    if not np.isfinite(table).any() or (judged.leader is None and len(table) > 1):
         return FAILED
     return ""
 
@@ -136,17 +145,15 @@ def _row(name: str, scores: Float[np.ndarray, " seeds"], *, method: str | None =
 
 def _contrasts(compared: grids.MethodPairs, methods: Sequence[str], order: Sequence[int]) -> tuple[MethodContrast, ...]:
     """Return the larger value minus the smaller, for every two methods with shared seeds, in the given order."""
-    bounds = compared.bounds()
+    half_width, at_least = compared.half_width(), compared.bounds().at_least
     found = []
     for one, other in combinations(order, 2):
-        if compared.pairs.difference[one, other] < 0:
-            one, other = other, one
-        if not np.isnan(compared.pairs.difference[one, other]):
-            at = (one, other)
-            difference, at_least = float(compared.pairs.difference[at]), _rounded(bounds.at_least[at])
-            limits = _limits(difference, float(bounds.high[at]) - difference)
-            pair = {"better": methods[one], "worse": methods[other], "difference": _rounded(difference)}
-            found.append(MethodContrast(**pair, **limits, at_least=at_least))
+        at = (one, other) if compared.pairs.difference[one, other] >= 0 else (other, one)
+        difference = float(compared.pairs.difference[at])
+        if not math.isnan(difference):
+            pair = {"better": methods[at[0]], "worse": methods[at[1]], "difference": _rounded(difference)}
+            limits = _limits(difference, float(half_width[at]))
+            found.append(MethodContrast(**pair, **limits, at_least=_rounded(at_least[at])))
     return tuple(found)
 
 
@@ -167,14 +174,14 @@ def _gains(
     return tuple(found)
 
 
-def _slopes(record: StudyRecord, scores: grids.Grid) -> tuple[tuple[SlopeRow, ...], tuple[MethodContrast, ...]]:
+def _slopes(
+    teachers: Sequence[TeacherRecord], methods: Sequence[str], scores: grids.Grid
+) -> tuple[tuple[SlopeRow, ...], tuple[MethodContrast, ...]]:
     """Return the change of accuracy per doubling of the teacher's MACs, and its differences between methods.
 
     Both are empty for too few teachers of known size.
     """
-    assert record.grid is not None
-    macs = np.array([it.cost.macs or math.nan for it in record.teachers], dtype=float)
-    methods, by_seed = record.grid.methods, grids.capacity_slopes(scores, macs)
+    by_seed = grids.capacity_slopes(scores, np.array([it.cost.macs or math.nan for it in teachers], dtype=float))
     found = [stats.own_mean(row) for row in by_seed]
     slopes = np.array([0.0 if math.isnan(half_width) else slope for slope, half_width in found])
     rows = [
@@ -193,7 +200,7 @@ def _noise(scores: grids.Grid, controls: Float[np.ndarray, "controls seeds"]) ->
     return math.sqrt(float(fitted.residual_ss) / dof) if dof > 0 else None
 
 
-def _sentence(record: StudyRecord, judged: grids.Judgement, verdict: MethodVerdict) -> str:
+def _sentence(record: StudyRecord, verdict: MethodVerdict, rivals: Sequence[str]) -> str:
     first, *others = verdict.methods
     leader, task = method_label(first.name), f"{short(record.student.name)} on {short(record.data.name)}"
     teachers = plural(len(verdict.teachers), "teacher")
@@ -201,18 +208,15 @@ def _sentence(record: StudyRecord, judged: grids.Judgement, verdict: MethodVerdi
     if not others:
         return f"{leader} was measured alone for {task}: {reached}."
     leads = {it.worse: it for it in verdict.contrasts if it.better == first.name}
-    if judged.named:
+    if verdict.verdict == "best_method":
         second = leads[next(it.name for it in others if it.name in leads)]
         ahead = f"{points(second.difference)} points over {method_label(second.worse)}, the second"
         how = f"{_range(second)}, {TOGETHER}"
         return f"{leader} is the best of {len(verdict.methods)} methods for {task}: {reached}, {ahead} ({how})."
-    assert record.grid is not None
-    rivals = [record.grid.methods[place] for place in judged.rivals]
     nearest = min((leads[name] for name in rivals if name in leads), key=lambda it: it.difference, default=None)
     lead = ""
     if nearest is not None:
-        how = _range(nearest)
-        lead = f", {points(nearest.difference)} points over {method_label(nearest.worse)} ({how})"
+        lead = f", {points(nearest.difference)} points over {method_label(nearest.worse)} ({_range(nearest)})"
     names = listed([method_label(name) for name in rivals])
     return f"For {task}, {leader} cannot be told apart from {names}: {reached}{lead}{_settled(verdict, leads, rivals)}."
 
@@ -228,18 +232,15 @@ def _settled(verdict: MethodVerdict, leads: Mapping[str, MethodContrast], rivals
     return "; more than 50 seeds would be needed to tell"
 
 
-def _reasons(record: StudyRecord, judged: grids.Judgement, verdict: MethodVerdict) -> Iterator[str]:
-    assert record.grid is not None
-    methods = record.grid.methods
-    if judged.left_out and len(methods) > 1:
-        names = listed([method_label(methods[place]) for place in judged.left_out])
-        yield f"Not compared, because too many of its runs failed: {names}."
+def _reasons(record: StudyRecord, verdict: MethodVerdict, left_out: Sequence[str]) -> Iterator[str]:
+    if left_out and len(verdict.methods) > 1:
+        yield f"Not compared, because too many of its runs failed: {listed([method_label(name) for name in left_out])}."
     yield from _failures(record)
     dropped = [short(it.name) for it in record.teachers if it.name not in verdict.teachers]
     if dropped:
         yield f"Left out of the means of all methods, because runs failed: {listed(dropped)}."
     behind = [it for it in verdict.contrasts if it.better == verdict.methods[0].name and (it.low or 0.0) > 0]
-    if not judged.named and behind:
+    if verdict.verdict != "best_method" and behind:
         each = [f"{method_label(it.worse)} ({points(it.difference)} points, {_range(it)})" for it in behind]
         yield f"{method_label(verdict.methods[0].name)} is ahead of {listed(each)}."
     if verdict.detectable is not None:

@@ -1,7 +1,7 @@
 """The confirm runs of a study as a two-way table of scores, and the answers its intervals give."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations
@@ -12,11 +12,14 @@ from jaxtyping import Float
 from scipy.special import fdtrc
 
 from autodistill import stats
-from autodistill.records import Contrast, FinalistRecord, RankRow, SeedsToSettle, StudyRecord, TrialParams
+from autodistill.formatting import short
+from autodistill.records import Contrast, FinalistRecord, RankRow, SeedsToSettle, StudyRecord, TrialParams, TrialRecord
 from autodistill.stats.tuning import basis
 
 WIDEST = 0.5
 """A wider interval, over half the scale of an accuracy, is not reported (`formatting.TOO_WIDE`)."""
+
+MAX_REASON = 120
 
 Answer = Literal["helps", "does_not_help", "cannot_tell"]
 
@@ -262,6 +265,13 @@ def _finalist(record: FinalistRecord) -> Finalist:
 def _table(members: Sequence[Finalist]) -> Float[np.ndarray, "finalists seeds"]:
     rows = [one.scores for one in members]
     return stats.score_table(rows, set().union(*rows))
+
+
+def all_failed(name: str, trials: Sequence[TrialRecord]) -> Iterator[str]:
+    """Say so if every trial of a teacher or of a method failed, and why the first did."""
+    if trials and all(trial.state == "failed" for trial in trials):
+        reason = short(trials[0].reason or "no reason recorded", MAX_REASON)
+        yield f"Every trial of {name} failed ({len(trials)}), the first with: {reason}."
 
 
 def _mean(scores: Sequence[float | None]) -> float | None:

@@ -21,11 +21,10 @@ from autodistill.records import (
     TuningRow,
 )
 from autodistill.stats import grid as grids
-from autodistill.stats.evidence import WIDEST, accuracy_ends, ends
+from autodistill.stats.evidence import WIDEST, accuracy_ends, all_failed, ends
 
 NO_TEACHER, LABEL_SMOOTHING = "no teacher", "label smoothing"
 """Names of the rows without a teacher."""
-MAX_REASON = 120
 RUNNING = "The study is still running, so nothing is decided."
 FAILED = "Too many runs failed: fewer than two methods have two finished seeds with the same teachers."
 TOGETHER = "which holds for all pairs of methods together"
@@ -286,9 +285,7 @@ def _failures(record: StudyRecord) -> Iterator[str]:
     assert record.grid is not None
     for method in record.grid.methods:
         trials = [trial for trial in record.trials if trial.params.method == method]
-        if trials and all(trial.state == "failed" for trial in trials):
-            reason = short(trials[0].reason or "no reason recorded", MAX_REASON)
-            yield f"Every trial of {method_label(method)} failed ({len(trials)}), the first with: {reason}."
+        yield from all_failed(method_label(method), trials)
 
 
 def _range(row: MethodContrast | SlopeRow | TuningRow) -> str:

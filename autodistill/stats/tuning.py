@@ -55,23 +55,18 @@ def common_settings(record: StudyRecord) -> CommonSettings | None:
 def basis(record: StudyRecord, ahead: FinalistRecord, behind: FinalistRecord, *, threshold: float) -> Basis:
     """Return what the difference between two finalists is evidence about.
 
-    A finalist stands with its own settings because they scored at least as well on validation, where both were tried.
-    A control over confirm seeds replaces this evidence.
-
-    Args:
-        record: the study.
-        ahead: the finalist with the higher confirmed mean.
-        behind: the other finalist.
-        threshold: the smallest difference in accuracy that matters, a fraction.
+    `ahead` has the higher confirmed mean. A finalist stands with its own settings because they scored at least as well
+    on validation, where both were tried. A control over confirm seeds replaces this evidence.
     """
     if settings_of(ahead.params) == settings_of(behind.params):
         return "teachers"
     gain = control_gain(record, ahead, behind)
     if gain is not None:
-        return "teachers" if gain <= threshold or _holds(record, ahead, behind, threshold) else "configurations"
-    shared = ahead.params.model_copy(update={"teacher": behind.teacher})
-    tried = any(params == shared for params, _ in _search_scores(record))
-    return "teachers" if tried else "configurations"
+        equal = gain <= threshold or _holds(record, ahead, behind, threshold)
+    else:
+        shared = ahead.params.model_copy(update={"teacher": behind.teacher})
+        equal = any(params == shared for params, _ in _search_scores(record))
+    return "teachers" if equal else "configurations"
 
 
 def control_gain(record: StudyRecord, ahead: FinalistRecord, behind: FinalistRecord) -> float | None:

@@ -13,7 +13,7 @@ import numpy as np
 from autodistill.formatting import contrast_words, count, listed, percent, plural, points, recipe, short, sure
 from autodistill.records import Basis, RankRow, Recommendation, RunResult, SeedsToSettle, StudyRecord, TrialParams
 from autodistill.stats import accuracy_error
-from autodistill.stats.evidence import Evidence, collect
+from autodistill.stats.evidence import Evidence, all_failed, collect
 from autodistill.stats.methods import judge_grid
 from autodistill.stats.tuning import control_gain
 
@@ -25,7 +25,6 @@ UNCONFIRMED_REASONS = (
 )
 RESUME = "run the same command again to resume the study and confirm"
 MAX_PAIRS = 5
-MAX_REASON = 120
 
 
 def recommend(record: StudyRecord, *, threshold: float = THRESHOLD) -> Recommendation:
@@ -408,9 +407,7 @@ class _Decision:
     def _failure_reasons(self) -> Iterator[str]:
         for teacher in self.record.teachers:
             trials = [trial for trial in self.record.trials if trial.params.teacher == teacher.name]
-            if trials and all(trial.state == "failed" for trial in trials):
-                first = short(trials[0].reason or "no reason recorded", MAX_REASON)
-                yield f"Every trial of {short(teacher.name)} failed ({len(trials)}), the first with: {first}."
+            yield from all_failed(short(teacher.name), trials)
         for finalist in self.record.finalists:
             name = short(finalist.teacher or "no teacher")
             failed = sum(run.state == "failed" for run in finalist.runs)

@@ -32,7 +32,6 @@ TIME_PARTS = {
     "student": "the student's training",
     "evaluation": "evaluation of the student",
 }
-"""Parts of the time of training runs."""
 LOSSES = {
     "dkd": "CE(label, f) + tau^2 x (alpha x KL of target against the rest + beta x KL among the other classes)",
     "dist": "CE(label, f) + tau^2 x (beta x (1 - correlation in samples) + gamma x (1 - correlation in classes))",

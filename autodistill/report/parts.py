@@ -62,7 +62,6 @@ class Figure:
     table: Table
     """The chart's numbers."""
     draw: Callable[[], bytes] = field(compare=False)
-    """Return the chart as SVG."""
     in_markdown: bool = False
     """Whether markdown shows the numbers too."""
 
@@ -79,7 +78,6 @@ class Section:
     points: tuple[Any, ...] = ()
     """Items of a list: texts, or pairs of a claim and what was found."""
     terms: tuple[tuple[str, str], ...] = ()
-    """Terms and their explanations."""
     table: Table | None = None
     figure: Figure | None = None
     tables: tuple[Table, ...] = ()
@@ -90,7 +88,6 @@ class Section:
     link: str = ""
     """Path of the page with the full report."""
     parts: tuple["Section", ...] = ()
-    """Sections below this one."""
     nav: str = ""
     """A shorter heading, for the list of sections."""
     folded: bool = False

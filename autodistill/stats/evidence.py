@@ -26,11 +26,14 @@ Answer = Literal["helps", "does_not_help", "cannot_tell"]
 
 @dataclass(frozen=True)
 class Finalist:
-    """A finalist with at least one confirm run."""
+    """A finalist with its confirm runs."""
 
     record: FinalistRecord
-    scores: dict[int, float]
-    """Test accuracy by seed."""
+
+    @cached_property
+    def scores(self) -> dict[int, float]:
+        """Test accuracy by seed."""
+        return stats.scores_by_seed(self.record.runs)
 
     @property
     def mean(self) -> float:
@@ -147,7 +150,7 @@ class Evidence:
     @cached_property
     def label_smoothing(self) -> Finalist | None:
         """The control with label smoothing; None without a finished run."""
-        found = _finalist(FinalistRecord(teacher=None, params=TrialParams(), runs=self.record.label_smoothing))
+        found = Finalist(FinalistRecord(teacher=None, params=TrialParams(), runs=self.record.label_smoothing))
         return found if found.scores else None
 
     def versus_label_smoothing(self, teacher: str) -> Contrast | None:
@@ -243,7 +246,7 @@ class Evidence:
 
 def collect(record: StudyRecord, *, threshold: float) -> Evidence:
     """Collect the confirm runs that ended with a test accuracy."""
-    found = [one for one in map(_finalist, record.finalists) if one.scores]
+    found = [one for one in map(Finalist, record.finalists) if one.scores]
     members = tuple(one for one in found if len(one.scores) > 1)
     table = _table(members)
     if members and np.isnan(stats.compare(table).standard_error).all():
@@ -256,10 +259,6 @@ def collect(record: StudyRecord, *, threshold: float) -> Evidence:
     ranked = sorted(found, key=lambda one: (-means[one.record.teacher], one.record.teacher or ""))
     finalists = {one.record.teacher: one for one in ranked}
     return Evidence(finalists, members, table, threshold, record)
-
-
-def _finalist(record: FinalistRecord) -> Finalist:
-    return Finalist(record, stats.scores_by_seed(record.runs))
 
 
 def _table(members: Sequence[Finalist]) -> Float[np.ndarray, "finalists seeds"]:

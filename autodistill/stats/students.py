@@ -54,10 +54,8 @@ def recommend_student(
     tied = [best, *(row for row in others if not evidence.better(best.student, row.student))]
     pairs = [evidence.contrast(best.student, other.student) for other in others]
     contrasts = [
-        StudentContrast(
-            student=best.student, versus=other.student, difference=pair.difference, low=pair.low, high=pair.high
-        )
-        for other, pair in zip(others, pairs, strict=True)
+        StudentContrast(student=it.teacher, versus=str(it.versus), difference=it.difference, low=it.low, high=it.high)
+        for it in pairs
     ]
     chosen = min(tied, key=_cheapness)
     verdict = "winner" if len(tied) == 1 else "no_clear_difference"

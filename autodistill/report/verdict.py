@@ -49,7 +49,6 @@ from autodistill.report.parts import (
     Cell,
     Column,
     Figure,
-    Mark,
     Row,
     Section,
     accuracy_cell,
@@ -188,7 +187,6 @@ def _baseline_rows(record: StudyRecord, verdict: Recommendation, ranked: RankRow
     blank = (EMPTY,) * 3
     if record.no_teacher is not None or ranked is not None:
         picked = verdict.teacher is None and verdict.verdict == "no_teacher"
-        mark: Mark = "pick" if picked else "baseline"
         yield row(
             Cell("no teacher", "recommended" if picked else "baseline"),
             *blank,
@@ -197,7 +195,7 @@ def _baseline_rows(record: StudyRecord, verdict: Recommendation, ranked: RankRow
             probability(ranked.p_best if ranked else None),
             EMPTY,
             "labels alone",
-            mark=mark,
+            mark="pick" if picked else "baseline",
         )
     if verdict.label_smoothing is not None:
         yield row(

@@ -238,7 +238,8 @@ def seeds_to_settle(
     )
     found = bounds(pairs, share=share)
     settled = found.helps() | found.does_not_help(threshold) if gain else found.better(threshold)
-    return int(numbers[settled.argmax(axis=0)[0, 0], 0, 0]) if settled.any() else None
+    enough = numbers[settled]
+    return int(enough[0]) if len(enough) else None
 
 
 def probability_best(scores: Float[np.ndarray, "finalists seeds"]) -> Float[np.ndarray, " finalists"] | None:
@@ -286,21 +287,14 @@ def difference_error(one: float, other: float, *, images: int) -> tuple[float, f
     return error(difference), error(most)
 
 
-def most_looks(runs: int) -> int:
-    """Return the largest number of looks before the last, where `runs` runs remain after the first seeds.
-
-    Each look pays for at least two runs.
-    """
-    return runs // 2
-
-
-def share(left: int | Int[np.ndarray, "*draws"], looks: int) -> Float[np.ndarray, "*draws"]:
+def share(left: int | Int[np.ndarray, "*draws"], runs: int) -> Float[np.ndarray, "*draws"]:
     """Return the share of the error probability that a look may spend.
 
     Args:
         left: confirm runs that are not trained yet; fewer than two make this the last look.
-        looks: looks before the last, from `most_looks`; 0 without racing.
+        runs: confirm runs after the first seeds. Each look but the last pays for two of them or more.
     """
+    looks = runs // 2
     if not looks:
         return np.ones(np.shape(left))
     return np.where(np.asarray(left) < 2, 1 - EARLY_SHARE, EARLY_SHARE / looks)

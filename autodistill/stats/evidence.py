@@ -84,8 +84,8 @@ class Evidence:
             return None
         runs = finalists * planned.seeds
         left = runs - sum(len(one.runs) for one in self.record.finalists)
-        looks = stats.most_looks(finalists * (planned.seeds - planned.first))
-        return Race(left, runs, float(stats.share(left, looks)))
+        share = stats.share(left, finalists * (planned.seeds - planned.first))
+        return Race(left, runs, float(share))
 
     @property
     def _share(self) -> float:

@@ -161,18 +161,18 @@ def race(scores: stats.Scores, *, seeds: int) -> tuple[stats.Scores, np.ndarray,
     """Race every study: what was run, the error probability of its last look, the runs left."""
     studies, finalists, _ = scores.shape
     left = np.full(studies, finalists * (seeds - stats.FIRST))
-    looks = stats.most_looks(int(left[0]))
+    runs = int(left[0])
     asked = np.zeros(scores.shape, dtype=bool)
     asked[..., : stats.FIRST] = True
     on = np.arange(studies)
     while len(on):
         seen = np.where(asked[on], scores[on], np.nan)
-        named = stats.undecided(seen, threshold=THRESHOLD, spent=stats.share(left[on], looks))
+        named = stats.undecided(seen, threshold=THRESHOLD, spent=stats.share(left[on], runs))
         new = stats.next_runs(asked[on], named & (left[on] > 1)[:, None], left=left[on])
         asked[on] |= new
         left[on] -= new.sum(axis=(-2, -1))
         on = on[new.any(axis=(-2, -1))]
-    return np.where(asked, scores, np.nan), stats.share(left, looks), left
+    return np.where(asked, scores, np.nan), stats.share(left, runs), left
 
 
 def _truth(design: Design, lead: float) -> np.ndarray:

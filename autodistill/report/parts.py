@@ -1,6 +1,5 @@
 """Building blocks of report sections: tables and figures as plain data, and lookups that sections share."""
 
-import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
@@ -152,8 +151,7 @@ def plain_kd_confirmed(record: StudyRecord) -> bool:
 
 def mean_test_top1(runs: Iterable[RunResult]) -> float | None:
     """Return the mean test accuracy of the runs that have one; None without any."""
-    scores = stats.scores_by_seed(runs).values()
-    return math.fsum(scores) / len(scores) if scores else None
+    return stats.mean(run.test_top1 for run in runs)
 
 
 def accuracy_cell(accuracy: float | None, low: float | None, high: float | None, seeds: int) -> Cell:

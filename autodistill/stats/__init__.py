@@ -110,6 +110,12 @@ def scores_by_seed(runs: Iterable[RunResult]) -> dict[int, float]:
     return {seed: score for seed, score in scores.items() if score is not None and math.isfinite(score)}
 
 
+def mean(scores: Iterable[float | None]) -> float | None:
+    """Return the mean of the scores that are known; None without any."""
+    known = [score for score in scores if score is not None]
+    return math.fsum(known) / len(known) if known else None
+
+
 def score_table(rows: Sequence[Mapping[int, float]], seeds: Collection[int]) -> Float[np.ndarray, "rows seeds"]:
     """Return scores by row and by seed, in rising order; NaN where a row has no score."""
     scores = [[row.get(seed, math.nan) for seed in sorted(seeds)] for row in rows]

@@ -227,14 +227,14 @@ class Evidence:
 
     def _rank_row(self, one: Finalist, p_best: float | None = None) -> RankRow:
         runs = [run for run in one.record.runs if run.seed in one.scores]
-        confirmed, searched = _mean([run.val_top1 for run in runs]), one.record.search_val_top1
+        confirmed, searched = stats.mean(run.val_top1 for run in runs), one.record.search_val_top1
         _, half_width = stats.own_mean(np.array(list(one.scores.values())))
         return RankRow(
             teacher=one.record.teacher,
             params=one.record.params,
             seeds=len(one.scores),
             confirmed_test_top1=one.mean,
-            confirmed_test_balanced_top1=_mean([run.test_balanced_top1 for run in runs]),
+            confirmed_test_balanced_top1=stats.mean(run.test_balanced_top1 for run in runs),
             **accuracy_ends(one.mean, half_width),
             confirmed_val_top1=confirmed,
             search_val_top1=searched,
@@ -271,9 +271,3 @@ def all_failed(name: str, trials: Sequence[TrialRecord]) -> Iterator[str]:
     if trials and all(trial.state == "failed" for trial in trials):
         reason = short(trials[0].reason or "no reason recorded", MAX_REASON)
         yield f"Every trial of {name} failed ({len(trials)}), the first with: {reason}."
-
-
-def _mean(scores: Sequence[float | None]) -> float | None:
-    """Return the mean of the scores that are known; None without any."""
-    known = [score for score in scores if score is not None]
-    return math.fsum(known) / len(known) if known else None

@@ -8,12 +8,9 @@ score = cell + seed + noise. A NaN marks a failed run. Leading axes hold indepen
 Methods are compared on the table of methods x seeds whose entries are means over the teachers. Their intervals hold
 simultaneously, because the method that is named was picked as the best of several. Cells have individual intervals.
 
-Failed runs must not shift a mean. A mean over teachers therefore takes the same teachers for every method and seed:
-
-- A method that has no teacher with two finished runs is left out.
-- A teacher with fewer than two finished runs of any other method is left out for all methods.
-- A seed in which a run of a method failed is left out for this method. Two methods are compared over the seeds that
-  are complete for both.
+Failed runs must not shift a mean. A mean over teachers therefore takes the same teachers for every method and seed
+(`counted_teachers`). A seed in which a run of a method failed is left out for this method. Two methods are compared
+over the seeds that are complete for both.
 """
 
 import math

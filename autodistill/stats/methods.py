@@ -306,11 +306,9 @@ def _against_controls(record: StudyRecord, verdict: MethodVerdict) -> Iterator[s
             worse = f", {behind} worse" if behind else ""
             yield f"{count} better than {name}{worse}, by intervals of each cell."
         if ahead and control == LABEL_SMOOTHING:
-            cells = {
-                it.name: [cell_name(str(cell.method), cell.name) for cell in verdict.cells if cell.name == it.name]
-                for it in record.teachers
-            }
-            none = [short(teacher) for teacher, names in cells.items() if names and not ahead.intersection(names)]
+            measured = {it.name for it in verdict.cells}
+            better = {it.name for it in verdict.cells if cell_name(str(it.method), it.name) in ahead}
+            none = [short(it.name) for it in record.teachers if it.name in measured - better]
             if none:
                 yield f"With {listed(none)}, no method is shown to be better than label smoothing."
     known = [(it.test_top1, it) for it in verdict.cells if it.test_top1 is not None]

@@ -10,9 +10,9 @@ from typing import Literal
 
 import numpy as np
 
+from autodistill import stats
 from autodistill.formatting import contrast_words, count, listed, percent, plural, points, recipe, short, sure
 from autodistill.records import Basis, RankRow, Recommendation, RunResult, SeedsToSettle, StudyRecord, TrialParams
-from autodistill.stats import accuracy_error
 from autodistill.stats.evidence import Evidence, all_failed, collect
 from autodistill.stats.methods import judge_grid
 from autodistill.stats.tuning import control_gain
@@ -375,15 +375,12 @@ class _Decision:
         """Compare the search score that chose each finalist with its confirmed mean."""
         for teacher in self.evidence.teachers[: MAX_PAIRS + 1]:
             record = self.evidence.finalists[teacher].record
-            scores = [run.val_top1 for run in record.runs if run.val_top1 is not None]
-            searched = record.search_val_top1
-            if not scores or searched is None:
+            searched, confirmed = record.search_val_top1, stats.mean(run.val_top1 for run in record.runs)
+            if searched is None or confirmed is None:
                 continue
-            confirmed = math.fsum(scores) / len(scores)
-            inflated = round(100 * (searched - confirmed), 1) > 0
-            cause = (
-                "inflated by choosing the best of many noisy scores" if inflated else "so choosing did not inflate it"
-            )
+            cause = "so choosing did not inflate it"
+            if round(100 * (searched - confirmed), 1) > 0:
+                cause = "inflated by choosing the best of many noisy scores"
             yield (
                 f"On validation, {short(teacher)} had {percent(searched)} in the search and {percent(confirmed)} over "
                 f"the confirm seeds: {points(searched - confirmed)} points, {cause}."
@@ -392,7 +389,7 @@ class _Decision:
     def _sampling_reason(self) -> str:
         """State the error that the size of the test set causes. Seeds do not show it: all students share the images."""
         images = self.record.data.test
-        error = accuracy_error(self.evidence.finalists[self.teacher].mean, images=images)
+        error = stats.accuracy_error(self.evidence.finalists[self.teacher].mean, images=images)
         text = (
             f"A test set of {plural(images, 'image')} gives one accuracy a standard error of {100 * error:.1f} points"
         )

@@ -57,7 +57,8 @@ class MethodPairs(NamedTuple):
     def half_width(self, level: float = stats.STATED) -> Float[np.ndarray, "*draws methods methods"]:
         """Return half the width of the simultaneous intervals at one level."""
         critical = np.vectorize(partial(critical_value, level=level), otypes=[float])
-        return np.asarray(critical(self.compared[..., None, None], self.pairs.dof) * self.pairs.standard_error)
+        dof = np.nan_to_num(self.pairs.dof, nan=1.0)  # where it is NaN, so is the standard error
+        return np.asarray(critical(self.compared[..., None, None], dof) * self.pairs.standard_error)
 
     def bounds(self) -> stats.Bounds:
         """Return the bounds that decide, all of them simultaneous; `better` is the rule that names a method."""
@@ -246,7 +247,7 @@ def critical_value(methods: int, dof: float, *, level: float) -> float:
     It is the quantile of Tukey's studentised range over the square root of 2, computed by numerical integration to
     about 1e-4. `scipy.stats.studentized_range` takes 0.15 s for each value. Student's t for two methods.
     """
-    if methods < 2 or math.isnan(dof):
+    if methods < 2:
         return math.nan
     if methods == 2:
         return float(stdtrit(dof, (1 + level) / 2))

@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 from autodistill.errors import ConfigError, StoreError, near
 from autodistill.records import ComparisonRecord, StudyRecord, TrialParams, TrialRecord, read_record, read_study
 from autodistill.report import render, render_comparison
-from autodistill.report.parts import plain_kd_confirmed, score
+from autodistill.report.parts import plain_kd_confirmed
 from autodistill.stats.students import judged_students
-from autodistill.stats.verdict import judged
+from autodistill.stats.verdict import judged, score
 from autodistill.store import StudyFolder
 
 RUNS = Path("runs")

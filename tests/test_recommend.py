@@ -362,11 +362,6 @@ def test_a_teacher_that_the_record_lacks_counts_as_the_dearest() -> None:
     assert verdict.teacher == "large"
 
 
-def test_negative_threshold() -> None:
-    with pytest.raises(ValueError, match="threshold"):
-        recommend(bare({}), threshold=-0.1)
-
-
 def test_what_would_settle_it_is_data_and_words() -> None:
     table = {"a": shifted(0.014, (0.003, 0, -0.003)), "b": shifted(0.010), None: NOTHING}
     verdict = recommend(confirmed(table))

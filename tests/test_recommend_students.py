@@ -128,11 +128,6 @@ def test_where_no_teacher_helps_the_student_is_trained_without_one():
     assert "within 300 k params, ship mobilenetv2:0.25, trained without a teacher" in choice.sentence
 
 
-def test_no_study_is_no_question():
-    with pytest.raises(ValueError, match="at least one"):
-        recommend_student([], limits=FREE)
-
-
 def test_limits_and_by_how_much_they_are_broken():
     limits = StudentBudget(params=1000, latency_ms=5)
     assert limits.given == {"params": 1000, "latency_ms": 5}

@@ -99,9 +99,8 @@ def _write(
     for name, svg in charts.items():
         write_text(out_dir / "charts" / f"{name}.svg", svg)
     write_text(out_dir / "study.json", redact(to_json(record)))
-    linked = {name: f"charts/{name}.svg" for name in charts}
     values = {"record": record, "answer": answer, "sections": sections}
-    write_text(out_dir / "report.md", as_markdown(f"{template}.md.j2", **values, charts=linked))
+    write_text(out_dir / "report.md", as_markdown(f"{template}.md.j2", **values))
     write_text(out_dir / "report.html", _as_html(f"{template}.html.j2", charts, **values))
     return out_dir / "report.html"
 

@@ -75,7 +75,7 @@ _DECIMAL = re.compile(rb"-?\d+\.\d+")
 _SPACE = re.compile(rb"\s+(?=[A-Za-z\"])|(?<=[A-Za-z])\s+")
 _STYLE = re.compile(rb' style="([^"]*)"')
 _ID = re.compile(rb'(?<= id=")[^"]*')
-_REFERENCE = re.compile(rb'(?<=#)\w+(?=[")])')
+_ID_OR_REFERENCE = re.compile(rb'(?<= id=")[^"]*|(?<=#)\w+(?=[")])')
 _COLOUR = re.compile(rb"#[0-9a-f]{6}")
 _GROUP = re.compile(rb"<g>\n?|<g [^>]*[^/]>|</g>\n?")
 
@@ -142,7 +142,7 @@ def slim(svg: bytes) -> bytes:
     svg = _INDENT.sub(b"", _PROLOGUE.sub(b"", svg))
     svg = svg.replace(b'<style type="text/css">', b"<style>text{font-family:%s}" % FONTS)
     svg = _in_tags(svg, lambda tag: _PLACES.sub(_short_places, _NEEDLESS.sub(b"", _FONT.sub(b"", tag))))
-    svg = _with_short_ids(_with_classes(svg)).replace(b"<g/>\n", b"")
+    svg = _with_classes(_with_short_ids(svg)).replace(b"<g/>\n", b"")
     # Groups without attributes have no effect. They go, with their end tags.
     kept: list[bool] = []
 
@@ -182,9 +182,4 @@ def _with_classes(svg: bytes) -> bytes:
 def _with_short_ids(svg: bytes) -> bytes:
     found = chain.from_iterable(_ID.findall(tag) for tag in _TAG.findall(svg))
     names = {name: b"i%d" % place for place, name in enumerate(dict.fromkeys(found))}
-
-    def short(name: re.Match[bytes]) -> bytes:
-        return names.get(name[0], name[0])
-
-    head, end, body = svg.partition(b"</style>")
-    return _REFERENCE.sub(short, head) + end + _in_tags(body, lambda tag: _REFERENCE.sub(short, _ID.sub(short, tag)))
+    return _in_tags(svg, lambda tag: _ID_OR_REFERENCE.sub(lambda name: names.get(name[0], name[0]), tag))

@@ -136,11 +136,8 @@ def capacity_chart(
 ) -> None:
     """Draw the accuracy of students against the MACs of their teachers, a line and a band for each method.
 
-    Args:
-        figure: The canvas.
-        lines: MACs and accuracies, by rising MACs, of each method.
-        baselines: Accuracies without a teacher.
-        half_width: Half the height of the bands; None: no bands.
+    `lines` holds MACs and accuracies by rising MACs, `baselines` accuracies without a teacher, `half_width` half the
+    height of the bands; None: no bands.
     """
     axes = figure.add_subplot()
     for (name, line), colour, marker in zip(lines.items(), cycle(COLOURS), cycle(MARKERS)):

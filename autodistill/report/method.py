@@ -18,10 +18,10 @@ from autodistill.report.parts import (
     cut_note,
     plain_kd_confirmed,
     row,
+    sampling_note,
     table,
     verdict_of,
 )
-from autodistill.stats import accuracy_error
 from autodistill.stats.tuning import settings_of
 
 PHASES = ("start-up", *get_args(Phase))
@@ -32,7 +32,6 @@ TIME_PARTS = {
     "student": "the student's training",
     "evaluation": "evaluation of the student",
 }
-"""Parts of the time of training runs."""
 LOSSES = {
     "dkd": "CE(label, f) + tau^2 x (alpha x KL of target against the rest + beta x KL among the other classes)",
     "dist": "CE(label, f) + tau^2 x (beta x (1 - correlation in samples) + gamma x (1 - correlation in classes))",
@@ -54,25 +53,27 @@ OPTUNA = (
 def budget_info(record: StudyRecord) -> Section:
     """Return the planned and the spent budget in full-training equivalents of the student."""
     plan = record.plan
-    trials = {kind: [one for one in record.trials if one.kind == kind] for kind in ("prior", "search")}
     runs_of: dict[str, tuple[float, Sequence[RunResult | None]]] = {
         "no teacher": (plan.no_teacher, [record.no_teacher]),
-        "priors": (plan.priors, [run for one in trials["prior"] for run in (one.rung, one.full)]),
+        "priors": (plan.priors, _trial_runs(record, "prior")),
         "plain KD": (plan.plain_kd, [record.plain_kd]),
-        "search": (plan.search, [run for one in trials["search"] for run in (one.rung, one.full)]),
+        "search": (plan.search, _trial_runs(record, "search")),
         "reruns": (plan.reruns, record.reruns),
         "confirm": (plan.confirm, [run for one in record.finalists for run in one.runs]),
         "label smoothing": (plan.label_smoothing, record.label_smoothing),
         "controls": (plan.controls, [run for one in record.controls for run in one.runs]),
     }
     if record.grid is not None:
-        cells = [run for one in record.grid.cells for run in one.runs]
+        grid, no_teacher = record.grid, len(record.grid.no_teacher)
         runs_of = {
-            "tuning": (plan.priors + plan.search, [run for one in record.trials for run in (one.rung, one.full)]),
-            "confirm": (plan.confirm - (plan.no_teacher and len(record.grid.no_teacher) - 1), cells),
-            "no teacher": (float(len(record.grid.no_teacher)), record.grid.no_teacher),
-            "label smoothing": (plan.label_smoothing, record.grid.label_smoothing),
-            "controls": (plan.controls, [run for one in record.grid.shared for run in one.runs]),
+            "tuning": (plan.priors + plan.search, _trial_runs(record, "prior", "search")),
+            "confirm": (
+                plan.confirm - (plan.no_teacher and no_teacher - 1),
+                [run for one in grid.cells for run in one.runs],
+            ),
+            "no teacher": (float(no_teacher), grid.no_teacher),
+            "label smoothing": (plan.label_smoothing, grid.label_smoothing),
+            "controls": (plan.controls, [run for one in grid.shared for run in one.runs]),
         }
     parts: dict[str, tuple[float, float]] = {}
     seen: set[str] = set()
@@ -103,13 +104,16 @@ def budget_info(record: StudyRecord) -> Section:
     return Section("Budget", summary, figure=figure)
 
 
+def _trial_runs(record: StudyRecord, *kinds: str) -> list[RunResult | None]:
+    return [run for one in record.trials if one.kind in kinds for run in (one.rung, one.full)]
+
+
 def method_info(record: StudyRecord) -> Section:
     """Return what was done, as terms and explanations, and the limits."""
     if record.grid is not None:
         terms = (*_setup(record), *grid_terms(record))
-        limits = Section("What this report cannot tell", points=grid_limits(record))
-        return Section("Method and limits", terms=terms, parts=(limits,), nav="Method")
-    terms = (*_setup(record), *_search(record), *_inference(record))
+    else:
+        terms = (*_setup(record), *_search(record), *_inference(record))
     return Section("Method and limits", terms=terms, parts=(limits_info(record),), nav="Method")
 
 
@@ -135,10 +139,9 @@ def _images(data: DataRecord, reading: ReadingRecord) -> str:
 def _setup(record: StudyRecord) -> Iterator[tuple[str, str]]:
     data, student = record.data, record.student
     channels, height, width = data.image_shape
-    what, shape = f"{student.architecture} at width {student.width:g}", ""
-    if student.foreign is None:
-        shape = f"stem stride {student.stem_stride}, total stride {student.total_stride}"
-    else:
+    what = f"{student.architecture} at width {student.width:g}"
+    shape = f"stem stride {student.stem_stride}, total stride {student.total_stride}"
+    if student.foreign is not None:
         size, how = student.foreign.input_size, student.foreign.interpolation
         what = short(student.architecture)
         shape = f"input of {size} x {size} pixels ({how}), normalisation {student.foreign.normalisation}"
@@ -204,12 +207,12 @@ def _search(record: StudyRecord) -> Iterator[tuple[str, str]]:
             f"a full run of {plan.epochs_full} epochs"
         )
     priors = [trial for trial in record.trials if trial.kind == "prior"]
-    pruned_priors = any(trial.state == "pruned" for trial in priors)
-    among_priors = f" Of the {len(priors)} priors, only those with the best rung scores went on."
+    pruned = any(trial.state == "pruned" for trial in priors)
+    among_priors = f" Of the {len(priors)} priors, only those with the best rung scores went on." if pruned else ""
     yield (
         "Pruning",
         f"{rung} unless its rung score falls behind other rung scores of the same teacher and method: teachers and "
-        f"methods never prune each other.{among_priors if pruned_priors else ''}",
+        f"methods never prune each other.{among_priors}",
     )
     if record.reruns:
         yield "Reruns", _reruns(record)
@@ -260,6 +263,8 @@ def _inference(record: StudyRecord) -> Iterator[tuple[str, str]]:
 
 def limits_info(record: StudyRecord) -> Section:
     """Return what the report cannot tell."""
+    if record.grid is not None:
+        return Section("What this report cannot tell", points=grid_limits(record))
     seeds = "Seeds change initialisation and batch order"
     if record.student.foreign is not None and record.student.foreign.weights:
         seeds = f"The student starts from {origin(record.student)}"
@@ -269,11 +274,7 @@ def limits_info(record: StudyRecord) -> Section:
     ]
     ranking = [one.confirmed_test_top1 for one in verdict_of(record).ranking if one.confirmed_test_top1 is not None]
     if ranking:
-        error = accuracy_error(ranking[0], images=record.data.test)
-        points.append(
-            f"A test set of {record.data.test:,} images has a sampling error of its own: {100 * error:.1f} points "
-            "(standard error of one accuracy). The students largely share it, and no interval includes it."
-        )
+        points.append(sampling_note(record, ranking[0]))
     points.append(
         "Each comparison has its own 95 % interval; the intervals are not corrected for multiple comparisons. The "
         "settings of the finalists were chosen among many scores on validation, so search scores have their own "
@@ -283,10 +284,11 @@ def limits_info(record: StudyRecord) -> Section:
         points.append("Plain KD is one run and unconfirmed.")
     foreign = [short(teacher.name) for teacher in record.teachers if teacher.is_foreign]
     if foreign:
+        more = f" and {len(foreign) - MAX_NAMES} more" if len(foreign) > MAX_NAMES else ""
         points.append(
-            f"It is unknown whether the teachers that were trained elsewhere ({', '.join(foreign[:MAX_NAMES])}"
-            f"{f' and {len(foreign) - MAX_NAMES} more' if len(foreign) > MAX_NAMES else ''}) saw the validation images "
-            "in their training. Their own accuracy there may be too high; the verdict rests on test."
+            f"It is unknown whether the teachers that were trained elsewhere ({', '.join(foreign[:MAX_NAMES])}{more}) "
+            "saw the validation images in their training. Their own accuracy there may be too high; the verdict rests "
+            "on test."
         )
     points.append("Another student, data set or length of training may rank the teachers differently.")
     return Section("What this report cannot tell", points=tuple(points))
@@ -313,16 +315,16 @@ def timing_info(record: StudyRecord) -> Section:
 
 def environment_info(record: StudyRecord) -> Section:
     """Return times, a table of the environment, the search space as TOML, and citations."""
-    space = tomli_w.dumps(_without_none(record.space))
-    cut = f"{space[:MAX_SPACE]}\n# cut here; the whole space is in study.json"
+    space = tomli_w.dumps(_without_none(record.space)).strip()
+    if len(space) > MAX_SPACE:
+        space = f"{space[:MAX_SPACE]}\n# cut here; the whole space is in study.json"
     found = list(_flatten(record.environment))
     rows = [row(short(key.replace("_", " ")), _value(value)) for key, value in found[:MAX_ROWS]]
     environment = table("Environment", ("What", "Value"), rows, cut_note(rows, len(found), "entries"))
-    code = space.strip() if len(space) <= MAX_SPACE else cut
     parts = (
         timing_info(record),
         Section("Environment and versions", table=environment, folded=True) if found else Section(),
-        Section("Search space, resolved", code=code, folded=True) if code else Section(),
+        Section("Search space, resolved", code=space, folded=True) if space else Section(),
         Section("How to reproduce", _reproduction(record)),
         Section("Citation", points=citations(record)),
     )

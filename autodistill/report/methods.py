@@ -1,7 +1,7 @@
 """Sections of a method grid: which method, the cells, capacity mismatch, what was done and what it cannot tell."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 
 from autodistill.formatting import (
@@ -18,18 +18,23 @@ from autodistill.formatting import (
     short,
     sure,
 )
-from autodistill.records import (
-    CellRecord,
-    MethodContrast,
-    MethodGrid,
-    MethodVerdict,
-    ScoreRow,
-    StudyRecord,
-)
+from autodistill.records import CellRecord, MethodContrast, MethodGrid, MethodVerdict, ScoreRow, SlopeRow, StudyRecord
 from autodistill.report.charts import capacity_chart
-from autodistill.report.parts import Answer, Cell, Column, Figure, Row, Section, row, table
-from autodistill.stats import accuracy_error
-from autodistill.stats.methods import LABEL_SMOOTHING, NO_TEACHER, judge_grid
+from autodistill.report.parts import (
+    Answer,
+    Cell,
+    Column,
+    Figure,
+    Row,
+    Section,
+    Table,
+    accuracy_cell,
+    mean_test_top1,
+    row,
+    sampling_note,
+    table,
+)
+from autodistill.stats.methods import LABEL_SMOOTHING, NO_TEACHER, cell_name, judge_grid
 from autodistill.stats.verdict import threshold_of
 
 HEADLINES = {
@@ -76,28 +81,23 @@ def grid_why(record: StudyRecord) -> Section:
     _, verdict = grid_of(record)
     if not any(it.seeds for it in (*verdict.methods, *verdict.baselines)):
         return Section("Why", verdict.sentence)
-    rows = [*(_score_row(it) for it in verdict.methods), *(_score_row(it) for it in verdict.baselines)]
-    names = ("Method", ">Test accuracy", ">Seeds", Column("Source", long=True))
     means = table(
         f"Methods, mean over {plural(len(verdict.teachers), 'teacher')}",
-        names,
-        rows,
+        ("Method", ">Test accuracy", ">Seeds", Column("Source", long=True)),
+        map(_score_row, (*verdict.methods, *verdict.baselines)),
         "Small figures are 95 % Student-t intervals of a row's own runs. They include what a seed does to all rows "
         "alike, so differences are more exact than these intervals.",
     )
-    pairs = table(
-        "Differences between methods",
-        ("Methods", ">Difference, points", ">95 % interval, all pairs together"),
-        (
-            row(
-                f"{method_label(it.better)} - {method_label(it.worse)}",
-                points(it.difference),
-                interval(it.low, it.high),
-            )
-            for it in verdict.contrasts
-        ),
+    pairs = _contrast_table("Differences between methods", ">Difference, points", verdict.contrasts)
+    return Section("Why", points=verdict.reasons, table=means, tables=(pairs,))
+
+
+def _contrast_table(caption: str, difference: str, contrasts: Sequence[MethodContrast]) -> Table:
+    rows = (
+        row(f"{method_label(it.better)} - {method_label(it.worse)}", points(it.difference), interval(it.low, it.high))
+        for it in contrasts
     )
-    return Section("Why", points=verdict.reasons, table=means, tables=(pairs,) if verdict.contrasts else ())
+    return table(caption, ("Methods", difference, ">95 % interval, all pairs together"), rows)
 
 
 def _score_row(line: ScoreRow) -> Row:
@@ -113,7 +113,7 @@ def cells_info(record: StudyRecord) -> Section:
     found, verdict = grid_of(record)
     scores = {(it.method, it.name): it for it in verdict.cells}
     gains = {(it.better, it.worse): it for it in verdict.gains}
-    rows = [_cell_row(cell, scores.get((cell.method, cell.teacher)), gains) for cell in found.cells]
+    rows = [_cell_row(cell, scores[cell.method, cell.teacher], gains) for cell in found.cells]
     if not rows:
         return Section()
     columns = (
@@ -124,7 +124,7 @@ def cells_info(record: StudyRecord) -> Section:
         f"{method_label(method)} with {short(one.name)}"
         for method in found.methods
         for one in record.teachers
-        if record.state == "complete" and not any((it.method, it.teacher) == (method, one.name) for it in found.cells)
+        if record.state == "complete" and (method, one.name) not in scores
     ]
     missing = f" No run of {', '.join(failed)} ended." if failed else ""
     note = (
@@ -134,79 +134,61 @@ def cells_info(record: StudyRecord) -> Section:
     return Section("Cells: methods x teachers", table=table("Cells", columns, rows, note), nav="Cells")
 
 
-def _cell_row(cell: CellRecord, score: ScoreRow | None, gains: dict[tuple[str, str], MethodContrast]) -> Row:
-    name = f"{cell.method} / {cell.teacher}"
+def _cell_row(cell: CellRecord, score: ScoreRow, gains: dict[tuple[str, str], MethodContrast]) -> Row:
+    name = cell_name(cell.method, cell.teacher)
     found = [gains.get((name, control)) for control in (NO_TEACHER, LABEL_SMOOTHING)]
-    over = [Cell(points(it.difference), interval(it.low, it.high, enough=True)) if it else Cell(EMPTY) for it in found]
-    below = interval(score.low, score.high, lambda value: f"{100 * value:.1f}", enough=score.seeds > 1) if score else ""
-    test = Cell(maybe(score.test_top1), f"{below}, {plural(score.seeds, 'seed')}") if score else Cell(EMPTY)
     return row(
-        method_label(cell.method), short(cell.teacher), recipe(cell.params), maybe(cell.search_val_top1), test, *over
+        method_label(cell.method),
+        short(cell.teacher),
+        recipe(cell.params),
+        maybe(cell.search_val_top1),
+        accuracy_cell(score.test_top1, score.low, score.high, score.seeds),
+        *(Cell(points(it.difference), interval(it.low, it.high, enough=True)) if it else EMPTY for it in found),
     )
 
 
 def capacity_info(record: StudyRecord) -> Section:
     """Return the accuracy of students against the capacity of their teachers, a line for each method."""
     found, verdict = grid_of(record)
-    macs = {it.name: it.cost.macs for it in record.teachers if it.cost.macs}
+    teachers = sorted((it for it in record.teachers if it.cost.macs), key=lambda it: (it.cost.macs or 0, it.name))
+    scores = {(it.method, it.name): it.test_top1 for it in verdict.cells if it.test_top1 is not None}
     lines = {
-        method: sorted(
-            (macs[it.name], it.test_top1, it.name)
-            for it in verdict.cells
-            if it.method == method and it.name in macs and it.test_top1 is not None
+        method_label(method): sorted(
+            (it.cost.macs or 0, scores[method, it.name]) for it in teachers if (method, it.name) in scores
         )
         for method in found.methods
     }
-    if len(macs) < 2 or not any(lines.values()):
+    if len(teachers) < 2 or not any(lines.values()):
         note = "Capacity mismatch is shown for two or more teachers of known size with confirm runs."
         return Section("Capacity mismatch", note=note)
-    by_size = sorted(macs, key=lambda name: (macs[name] or 0, name))
-    scores = {(it.method, it.name): it.test_top1 for it in verdict.cells}
+    columns = ("Teacher", ">Teacher MACs", ">Its own accuracy, validation", *(f">{it}" for it in lines))
     rows = [
         row(
-            short(name),
-            count(macs[name]),
-            percent(next(it.val_top1 for it in record.teachers if it.name == name)),
-            *(maybe(scores.get((method, name))) for method in found.methods),
+            short(it.name),
+            count(it.cost.macs),
+            percent(it.val_top1),
+            *(maybe(scores.get((method, it.name))) for method in found.methods),
         )
-        for name in by_size
+        for it in teachers
     ]
     seeds = [it.seeds for it in verdict.cells if it.seeds]
-    # The widest band serves for all: cells differ in seeds only where runs failed.
-    width = None if verdict.noise is None or not seeds else 2 * verdict.noise / min(seeds) ** 0.5
+    note = f"Each point is a mean of up to {plural(max(seeds, default=0), 'seed')} on test."
+    width = None
+    if verdict.noise is not None and seeds:
+        # The widest band serves for all: cells differ in seeds only where runs failed.
+        width = 2 * verdict.noise / min(seeds) ** 0.5
+        note += (
+            " Bands are two standard errors of a cell's mean either way, from the noise between seeds without the "
+            "effects of cells and seeds."
+        )
+    baselines = {it.name: it.test_top1 for it in verdict.baselines if it.test_top1 is not None}
     figure = Figure(
         "capacity",
         finding=_mismatch_words(verdict) or "Students' accuracy on test against the capacity of their teachers.",
         alt=f"Lines of {plural(len(found.methods), 'method')}: the student's accuracy against its teacher's MACs.",
-        table=table(
-            "Students by teacher and method, test",
-            (
-                "Teacher",
-                ">Teacher MACs",
-                ">Its own accuracy, validation",
-                *(f">{method_label(it)}" for it in found.methods),
-            ),
-            rows,
-        ),
-        draw=partial(
-            capacity_chart,
-            {method_label(method): [(x, y) for x, y, _ in line] for method, line in lines.items()},
-            {it.name: it.test_top1 for it in verdict.baselines if it.test_top1 is not None},
-            width,
-        ),
+        table=table("Students by teacher and method, test", columns, rows),
+        draw=partial(capacity_chart, lines, baselines, width),
         in_markdown=True,
-    )
-    between = table(
-        "Differences of these changes between methods",
-        ("Methods", ">Points per doubling", ">95 % interval, all pairs together"),
-        (
-            row(
-                f"{method_label(it.better)} - {method_label(it.worse)}",
-                points(it.difference),
-                interval(it.low, it.high),
-            )
-            for it in verdict.slope_contrasts
-        ),
     )
     slopes = table(
         "Change per doubling of the teacher's MACs",
@@ -217,87 +199,54 @@ def capacity_info(record: StudyRecord) -> Section:
         ),
         "A least-squares line for each seed, over the teachers of this grid, which differ in more than their size.",
     )
-    band = (
-        ""
-        if width is None
-        else (
-            " Bands are two standard errors of a cell's mean either way, from the noise between seeds without the "
-            "effects of cells and seeds."
-        )
-    )
-    return Section(
-        "Capacity mismatch",
-        figure=figure,
-        tables=(slopes, between) if verdict.slope_contrasts else (slopes,) if verdict.slopes else (),
-        note=f"Each point is a mean of up to {plural(max(seeds, default=0), 'seed')} on test.{band}",
-    )
+    heading = "Differences of these changes between methods"
+    between = _contrast_table(heading, ">Points per doubling", verdict.slope_contrasts)
+    return Section("Capacity mismatch", figure=figure, tables=(slopes, between), note=note)
 
 
 def _mismatch_words(verdict: MethodVerdict) -> str:
     falls = [it for it in verdict.slopes if (it.high or 0.0) < 0]
     rises = [it for it in verdict.slopes if (it.low or 0.0) > 0]
-    open_ = [it for it in verdict.slopes if it not in falls and it not in rises]
-    parts = []
-    for rows, words in (
-        (falls, "students get worse as teachers grow, with"),
-        (rises, "students get better as teachers grow, with"),
-        (open_, "no trend can be told with"),
-    ):
-        if rows:
-            each = ", ".join(
-                f"{method_label(it.method)} ({points(it.slope)}, {sure(it.low, it.high, enough=True)})" for it in rows
-            )
-            parts.append(f"{words} {each}")
-    text = "; ".join(parts)
+    parts = {
+        "students get worse as teachers grow, with": falls,
+        "students get better as teachers grow, with": rises,
+        "no trend can be told with": [it for it in verdict.slopes if it not in falls and it not in rises],
+    }
+    text = "; ".join(f"{words} {', '.join(map(_slope_words, rows))}" for words, rows in parts.items() if rows)
     return f"{text[0].upper()}{text[1:]}: points per doubling of the teacher's MACs." if text else ""
+
+
+def _slope_words(line: SlopeRow) -> str:
+    return f"{method_label(line.method)} ({points(line.slope)}, {sure(line.low, line.high, enough=True)})"
 
 
 def shared_info(record: StudyRecord) -> Section:
     """Return the students with one setting of each method for all teachers, beside those with a setting for each."""
     found, verdict = grid_of(record)
+    section = partial(Section, "The method, or its tuning?", nav="Method or tuning")
     if not found.shared:
-        return Section(
-            "The method, or its tuning?",
+        return section(
             "Not measured: what a setting for each teacher gains over one setting of a method for all teachers. "
-            "--set grid.shared_settings=true trains both.",
-            nav="Method or tuning",
+            "--set grid.shared_settings=true trains both."
         )
     own = {(it.method, it.teacher): it for it in found.cells}
     rows = []
     for cell in found.shared:
         mine = own.get((cell.method, cell.teacher))
-        pair = [_mean(it) for it in (cell, mine) if it is not None]
-        gain = EMPTY
-        if len(pair) == 2 and pair[0] is not None and pair[1] is not None:
-            gain = points(pair[1] - pair[0])
-        rows.append(
-            row(
-                method_label(cell.method),
-                short(cell.teacher),
-                recipe(cell.params),
-                *(maybe(it) for it in (*pair, None)[:2]),
-                gain,
-            )
-        )
+        shared, best = mean_test_top1(cell.runs), mean_test_top1(mine.runs) if mine else None
+        gain = EMPTY if shared is None or best is None else points(best - shared)
+        name, teacher, setting = method_label(cell.method), short(cell.teacher), recipe(cell.params)
+        rows.append(row(name, teacher, setting, maybe(shared), maybe(best), gain))
     columns = ("Method", "Teacher", Column("Shared setting", long=True), ">Shared", ">Own", ">Own over shared, points")
     note = (
         "Means over the same seeds on test. The shared setting has the best mean score at the rung over all teachers."
     )
-    gains = [
-        f"{method_label(it.method)}: {points(it.gain)} points ({sure(it.low, it.high, enough=True)})."
+    gains = tuple(
+        f"Gain of a setting for each teacher over one for all, {method_label(it.method)}: {points(it.gain)} points "
+        f"({sure(it.low, it.high, enough=True)})."
         for it in verdict.tuning
-    ]
-    return Section(
-        "The method, or its tuning?",
-        points=tuple(f"Gain of a setting for each teacher over one for all, {gain}" for gain in gains),
-        table=table("One setting for all teachers", columns, rows, note),
-        nav="Method or tuning",
     )
-
-
-def _mean(cell: CellRecord) -> float | None:
-    scores = [run.test_top1 for run in cell.runs if run.test_top1 is not None]
-    return sum(scores) / len(scores) if scores else None
+    return section(points=gains, table=table("One setting for all teachers", columns, rows, note))
 
 
 def grid_terms(record: StudyRecord) -> Iterator[tuple[str, str]]:
@@ -347,9 +296,5 @@ def grid_limits(record: StudyRecord) -> tuple[str, ...]:
     ]
     best = verdict.methods[0].test_top1 if verdict.methods else None
     if best is not None:
-        error = accuracy_error(best, images=record.data.test)
-        found.append(
-            f"A test set of {record.data.test:,} images has a sampling error of its own: {100 * error:.1f} points "
-            "(standard error of one accuracy). The students largely share it, and no interval includes it."
-        )
+        found.append(sampling_note(record, best))
     return tuple(found)

@@ -1,12 +1,13 @@
 """Building blocks of report sections: tables and figures as plain data, and lookups that sections share."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
 import numpy as np
 
-from autodistill.formatting import short
+from autodistill import stats
+from autodistill.formatting import interval, maybe, plural, short
 from autodistill.records import InspectionRecord, Recommendation, RunResult, StudyRecord
 from autodistill.stats.verdict import recommend
 
@@ -60,7 +61,6 @@ class Figure:
     table: Table
     """The chart's numbers."""
     draw: Callable[[], bytes] = field(compare=False)
-    """Return the chart as SVG."""
     in_markdown: bool = False
     """Whether markdown shows the numbers too."""
 
@@ -77,18 +77,16 @@ class Section:
     points: tuple[Any, ...] = ()
     """Items of a list: texts, or pairs of a claim and what was found."""
     terms: tuple[tuple[str, str], ...] = ()
-    """Terms and their explanations."""
     table: Table | None = None
     figure: Figure | None = None
     tables: tuple[Table, ...] = ()
-    """Further tables."""
+    """Further tables; those without rows are not shown."""
     code: str = ""
     """Text as it is, which markdown leaves out."""
     note: str = ""
     link: str = ""
     """Path of the page with the full report."""
     parts: tuple["Section", ...] = ()
-    """Sections below this one."""
     nav: str = ""
     """A shorter heading, for the list of sections."""
     folded: bool = False
@@ -145,29 +143,30 @@ def verdict_of(record: StudyRecord) -> Recommendation:
     return record.recommendation or recommend(record)
 
 
-def score(run: RunResult | None) -> float:
-    """Return the validation accuracy for sorting; a run without one sorts last."""
-    return -1.0 if run is None or run.val_top1 is None else run.val_top1
-
-
-def full_runs(record: StudyRecord) -> Iterator[RunResult]:
-    """Yield the full runs with a teacher and a score: those of the trials, then plain KD."""
-    runs = (*(trial.full for trial in record.trials), record.plain_kd)
-    return (run for run in runs if run is not None and run.val_top1 is not None)
-
-
-def best_full_runs(record: StudyRecord) -> dict[str | None, RunResult]:
-    """Return each teacher's best full run, best first; the earlier run wins a tie."""
-    best: dict[str | None, RunResult] = {}
-    for run in sorted(full_runs(record), key=score, reverse=True):
-        best.setdefault(run.params.teacher, run)
-    return best
-
-
 def plain_kd_confirmed(record: StudyRecord) -> bool:
     """Return whether plain KD is its teacher's finalist."""
     kd = record.plain_kd
     return kd is not None and any(one.params == kd.params for one in record.finalists)
+
+
+def mean_test_top1(runs: Iterable[RunResult]) -> float | None:
+    """Return the mean test accuracy of the runs that have one; None without any."""
+    return stats.mean(run.test_top1 for run in runs)
+
+
+def accuracy_cell(accuracy: float | None, low: float | None, high: float | None, seeds: int) -> Cell:
+    """Return the cell of a mean test accuracy with its interval and its number of seeds."""
+    below = interval(low, high, lambda value: f"{100 * value:.1f}", enough=seeds > 1)
+    return Cell(maybe(accuracy), f"{below}, {plural(seeds, 'seed')}")
+
+
+def sampling_note(record: StudyRecord, accuracy: float) -> str:
+    """Return the limit that the size of the test set sets."""
+    error = stats.accuracy_error(accuracy, images=record.data.test)
+    return (
+        f"A test set of {record.data.test:,} images has a sampling error of its own: {100 * error:.1f} points "
+        "(standard error of one accuracy). The students largely share it, and no interval includes it."
+    )
 
 
 def rank_correlation(x: Sequence[int | float], y: Sequence[int | float]) -> float | None:
@@ -177,6 +176,4 @@ def rank_correlation(x: Sequence[int | float], y: Sequence[int | float]) -> floa
     sides = np.array((x, y))
     below = (sides[:, :, None] > sides[:, None]).sum(axis=2)
     up_to = (sides[:, :, None] >= sides[:, None]).sum(axis=2)
-    ranks = (below + up_to + 1) / 2
-    first, second = ranks - ranks.mean(axis=1, keepdims=True)
-    return float(first @ second / np.sqrt((first @ first) * (second @ second)))
+    return float(np.corrcoef(below + up_to)[0, 1])

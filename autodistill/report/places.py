@@ -12,7 +12,6 @@ _ABSOLUTE = re.compile(r"(?:^(?:[a-z][a-z-]*:)*|[?&][\w.]+=)((?:~?/|[A-Za-z]:[\\
 """An absolute path: a whole text, the target of a URI, or the value of one of its options."""
 _NAMING = ("name", "root", "uri", "source", "student", "teachers", "data")
 """Keys whose values name files and folders."""
-_VERBATIM = "command"
 
 
 def without_folders(record: R) -> R:
@@ -45,7 +44,7 @@ def _paths(document: Any, key: str = "") -> Iterator[str]:
 
 def _replaced(document: Any, pattern: re.Pattern[str], shorter: Mapping[str, str]) -> Any:
     if isinstance(document, dict):
-        kept = (_VERBATIM, "classes")
+        kept = ("command", "classes")
         return {key: value if key in kept else _replaced(value, pattern, shorter) for key, value in document.items()}
     if isinstance(document, list):
         return [_replaced(value, pattern, shorter) for value in document]

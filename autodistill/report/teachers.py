@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
 
-from autodistill.formatting import EMPTY, count, percent, plural, recipe, short
+from autodistill.formatting import EMPTY, count, parameter, percent, plural, recipe, short
 from autodistill.records import (
     InspectionRecord,
     ProfileRecord,
@@ -23,6 +23,7 @@ from autodistill.report.parts import (
     Cell,
     Column,
     Figure,
+    Row,
     Section,
     Table,
     cut_note,
@@ -100,10 +101,8 @@ def notes_info(record: Teachers) -> Section:
 def by_size(record: Teachers) -> list[TeacherRecord]:
     """Return the teachers with a profile, ordered by number of parameters, those of unknown size last."""
 
-    def size(teacher: TeacherRecord) -> tuple[int | float, str]:
-        return (math.inf if teacher.cost.params is None else teacher.cost.params, teacher.name)
-
-    return sorted((one for one in record.teachers if one.profile), key=size)
+    profiled = (one for one in record.teachers if one.profile)
+    return sorted(profiled, key=lambda one: (math.inf if one.cost.params is None else one.cost.params, one.name))
 
 
 def profile_of(teacher: TeacherRecord) -> ProfileRecord:
@@ -134,9 +133,8 @@ def course(means: Sequence[float], errors: Sequence[float]) -> str:
 
 
 def _shown_note(shown: int, total: int) -> str:
-    if shown == total:
-        return ""
-    return f"{shown} of {total:,} teachers shown, evenly spread by size; the rest is in the record."
+    note = f"{shown} of {total:,} teachers shown, evenly spread by size; the rest is in the record."
+    return "" if shown == total else note
 
 
 def _profile_table(teachers: Sequence[TeacherRecord]) -> Table:
@@ -144,23 +142,7 @@ def _profile_table(teachers: Sequence[TeacherRecord]) -> Table:
         *("Teacher", ">Params", ">Accuracy", ">NLL", ">Calibration error", ">Scaled", ">Label's probability"),
         *(">Accuracy on train", ">IV", ">DV"),
     )
-    rows = []
-    for teacher in teachers[:MAX_ROWS]:
-        found, spread = profile_of(teacher), at(teacher)
-        held, train = found.validation, found.train
-        cells = (
-            short(teacher.name),
-            count(teacher.cost.params),
-            percent(held.top1),
-            Cell(f"{held.nll:.3f}", f"{found.calibrated_nll:.3f} scaled"),
-            percent(held.ece),
-            Cell(percent(found.calibrated_ece), f"temperature {found.temperature:.3g}"),
-            Cell(f"{held.target_probability:.3f}", f"{train.target_probability:.3f} on train"),
-            percent(train.top1),
-            f"{spread.inherent_variance:#.2g}",
-            f"{spread.derived_variance:#.2g}",
-        )
-        rows.append(row(*cells))
+    rows = [_profile_row(teacher) for teacher in teachers[:MAX_ROWS]]
     first = profile_of(teachers[0])
     note = (
         f"On {first.validation.examples:,} validation samples. Figures on train are from {first.train.examples:,} "
@@ -171,6 +153,23 @@ def _profile_table(teachers: Sequence[TeacherRecord]) -> Table:
     return table("Teachers by size, before any student is trained", columns, rows, note)
 
 
+def _profile_row(teacher: TeacherRecord) -> Row:
+    found, spread = profile_of(teacher), at(teacher)
+    held, train = found.validation, found.train
+    return row(
+        short(teacher.name),
+        count(teacher.cost.params),
+        percent(held.top1),
+        Cell(f"{held.nll:.3f}", f"{found.calibrated_nll:.3f} scaled"),
+        percent(held.ece),
+        Cell(percent(found.calibrated_ece), f"temperature {found.temperature:.3g}"),
+        Cell(f"{held.target_probability:.3f}", f"{train.target_probability:.3f} on train"),
+        percent(train.top1),
+        f"{spread.inherent_variance:#.2g}",
+        f"{spread.derived_variance:#.2g}",
+    )
+
+
 def _variance_claim(teachers: Sequence[TeacherRecord]) -> tuple[str, str]:
     said = "The variance of the other classes rises, then falls, as teachers grow."
     of_known_size = "" if all(one.cost.params is not None for one in teachers) else " of known size"
@@ -179,25 +178,27 @@ def _variance_claim(teachers: Sequence[TeacherRecord]) -> tuple[str, str]:
         there = plural(len(teachers), "profile")
         return said, f"Checking this takes three teachers{of_known_size}; there are {there}{of_known_size}."
     spreads = [at(one) for one in teachers]
-    derived = [one.derived_variance for one in spreads]
-    derived_course = course(derived, [one.derived_variance_error for one in spreads])
-    inherent_course = course(
-        [one.inherent_variance for one in spreads], [one.inherent_variance_error for one in spreads]
-    )
+    derived = course([one.derived_variance for one in spreads], [one.derived_variance_error for one in spreads])
+    inherent = course([one.inherent_variance for one in spreads], [one.inherent_variance_error for one in spreads])
     seen = {"+-": "Seen here", "+": "Only the rise is seen here", "-": "Only the fall is seen here"}
-    top = teachers[derived.index(max(derived))]
+    top = max(teachers, key=lambda one: at(one).derived_variance)
     return (
         said,
-        f"{seen.get(derived_course, 'Not seen here')}: over {len(teachers)} teachers from "
+        f"{seen.get(derived, 'Not seen here')}: over {len(teachers)} teachers from "
         f"{count(teachers[0].cost.params)} to {count(teachers[-1].cost.params)} parameters the derived variance at "
-        f"tau 4 {_course_words(derived_course)}, with its largest value at {short(top.name)} "
-        f"({count(top.cost.params)}); the inherent variance {_course_words(inherent_course)}.",
+        f"tau 4 {_course_words(derived)}, with its largest value at {short(top.name)} "
+        f"({count(top.cost.params)}); the inherent variance {_course_words(inherent)}.",
     )
 
 
 def _course_words(signs: str) -> str:
-    words = {"": "does not change beyond its error", "+": "rises", "-": "falls"}
-    words |= {"+-": "rises, then falls", "-+": "falls, then rises"}
+    words = {
+        "": "does not change beyond its error",
+        "+": "rises",
+        "-": "falls",
+        "+-": "rises, then falls",
+        "-+": "falls, then rises",
+    }
     return words.get(signs, f"goes up and down, with {len(signs) - 1} turns")
 
 
@@ -273,10 +274,7 @@ def temperatures_info(record: Teachers) -> Section:
         return Section()
     shown = dict(spread_out(list(found.items()), MAX_SHOWN))
     first = next(iter(found.values()))
-    settings = (
-        f"{name.replace('_', ' ')} {value if isinstance(value, str) else f'{value:.3g}'}"
-        for name, value in first.params.items()
-    )
+    settings = (f"{name.replace('_', ' ')} {parameter(value)}" for name, value in first.params.items())
     search = f"The prior's ISATS: tau other from {first.edges[0]:g} to {first.edges[-1]:g}"
     note = (
         f"{', '.join((search, *settings))}. Medians and bounds are over the samples whose label is on top; displaced "
@@ -335,19 +333,9 @@ def agreement_info(record: Teachers) -> Section:
         [[matrix[left][right] for right in places] for left in places] for matrix in (found.spearman, found.kendall)
     )
     names = [found.teachers[place] for place in places]
-    note = (
-        f"Means over {found.examples:,} samples of view 0 of the training split. Two trainings of the same network "
-        "do not agree fully either, so a correlation below 1 is no defect of a teacher."
-    )
-    note = f"{note} {_shown_note(len(names), len(found.teachers))}".strip()
-    figure = _agreement_figure(names, spearman, kendall)
-    return Section("Agreement on the order of the other classes", figure=figure, note=note) if figure else Section()
-
-
-def _agreement_figure(names: Sequence[str], spearman: Matrix, kendall: Matrix) -> Figure | None:
     pairs = _pairs(names, spearman, kendall)
     if not pairs:
-        return None
+        return Section()
     least, most = min(pairs, key=lambda one: one.spearman), max(pairs, key=lambda one: one.spearman)
     pair, best = (f"{short(one.left, 40)} and {short(one.right, 40)}" for one in (least, most))
     rho, tau = f"{least.spearman:.2f}", f"{least.kendall:.2f}"
@@ -360,13 +348,19 @@ def _agreement_figure(names: Sequence[str], spearman: Matrix, kendall: Matrix) -
         values = [*spearman[left][:left], None, *kendall[left][left + 1 :]]
         rows.append(row(short(name), *(EMPTY if one is None else f"{one:.2f}" for one in values)))
     columns = (Column("Teacher"), *(Column(short(name, 20), number=True) for name in names))
-    return Figure(
+    figure = Figure(
         "agreement",
         finding=finding,
         alt=f"Heat map of rank correlations between {len(names)} teachers.",
         table=table("Agreement on the order of the other classes: Spearman below, Kendall above", columns, rows),
         draw=partial(agreement_chart, names, spearman, kendall),
     )
+    note = (
+        f"Means over {found.examples:,} samples of view 0 of the training split. Two trainings of the same network "
+        "do not agree fully either, so a correlation below 1 is no defect of a teacher. "
+        f"{_shown_note(len(names), len(found.teachers))}"
+    )
+    return Section("Agreement on the order of the other classes", figure=figure, note=note.strip())
 
 
 def scores_info(record: Teachers) -> Section:

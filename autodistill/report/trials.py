@@ -9,12 +9,7 @@ import numpy as np
 
 from autodistill.formatting import EMPTY, maybe, method_label, percent, plural, points, recipe, short
 from autodistill.records import RunResult, StudyRecord, TrialRecord
-from autodistill.report.charts import (
-    Curve,
-    Share,
-    curves_chart,
-    importance_chart,
-)
+from autodistill.report.charts import Curve, Share, curves_chart, importance_chart
 from autodistill.report.parts import (
     MAX_ROWS,
     Column,
@@ -22,15 +17,14 @@ from autodistill.report.parts import (
     Row,
     Section,
     Table,
-    best_full_runs,
     cut_note,
     row,
-    score,
     setting_name,
     spread_out,
     table,
     teacher_names,
 )
+from autodistill.stats.verdict import best_full_runs, score
 
 MAX_CURVES = 60
 MAX_POINTS = 40
@@ -47,10 +41,8 @@ def trials_info(record: StudyRecord) -> Section:
     """Return a table of at most 100 trials, those with the best scores, by number."""
     best = sorted(record.trials, key=lambda trial: (-score(trial.full), -score(trial.rung), trial.number))
     shown = sorted(best[:MAX_ROWS], key=lambda trial: trial.number)
-    columns = (
-        *(">Trial", "Kind", "Teacher", Column("Settings", long=True), ">Rung", ">Full run", "State"),
-        Column("Reason and warnings", long=True),
-    )
+    settings, notes = Column("Settings", long=True), Column("Reason and warnings", long=True)
+    columns = (">Trial", "Kind", "Teacher", settings, ">Rung", ">Full run", "State", notes)
     note = cut_note(shown, len(record.trials), "trials, those with the best scores,")
     counts = "No trial has been run yet."
     if record.trials:
@@ -156,10 +148,10 @@ def _audit_words(record: StudyRecord) -> str:
 def _curves_figure(record: StudyRecord, curves: Sequence[Curve]) -> Figure:
     best = max(curves, key=lambda one: one.points[-1][1])
     name = f"{best.label} ({short(best.teacher)})" if best.teacher else best.label
-    stopped = "no trial has been run yet"
-    if record.trials:
-        pruned = sum(trial.state == "pruned" for trial in record.trials)
-        stopped = f"{pruned} of {plural(len(record.trials), 'trial')} stopped early"
+    pruned = sum(trial.state == "pruned" for trial in record.trials)
+    stopped = f"{pruned} of {plural(len(record.trials), 'trial')} stopped early"
+    if not record.trials:
+        stopped = "no trial has been run yet"
     rows = []
     for one in curves:
         values = [percent(one.points[place][1]) for place in (0, len(one.points) // 2, -1)]
@@ -199,8 +191,9 @@ def reruns_info(record: StudyRecord) -> Section:
 def replicates_info(record: StudyRecord) -> Section:
     """Return the spread of the rung scores of trials with equal parameters."""
     groups: dict[int, list[TrialRecord]] = {}
-    for trial in _scored(record):
-        groups.setdefault(trial.number if trial.replicate_of is None else trial.replicate_of, []).append(trial)
+    for trial in record.trials:
+        if trial.rung is not None and trial.rung.val_top1 is not None:
+            groups.setdefault(trial.number if trial.replicate_of is None else trial.replicate_of, []).append(trial)
     repeated = [group for _, group in sorted(groups.items()) if len(group) > 1]
     if not repeated:
         return Section()
@@ -224,10 +217,6 @@ def replicates_info(record: StudyRecord) -> Section:
     columns = ("Trials", "Teacher", "Settings", ">Rung scores", ">Spread, points")
     note = cut_note(rows, len(repeated), "configurations")
     return Section("Replicates", finding, table=table("Equal settings, other seeds", columns, rows, note))
-
-
-def _scored(record: StudyRecord) -> list[TrialRecord]:
-    return [trial for trial in record.trials if trial.rung is not None and trial.rung.val_top1 is not None]
 
 
 def failures_info(record: StudyRecord) -> Section:
@@ -292,15 +281,12 @@ def _shares(means: Mapping[str, float], spread: Mapping[str, float]) -> list[Sha
 
 
 def _importance_finding(shares: Sequence[Share], n: int) -> str:
-    first = shares[0]
-    finding = (
-        f"The largest share of variance, {_per_cent(first)}, goes to {setting_name(first.setting)} "
-        f"(n = {n} rung scores)"
-    )
-    if len(shares) > 1:
-        second = shares[1]
-        noise = math.hypot(first.std or 0.0, second.std or 0.0)
-        if first.mean - second.mean < 2 * noise:
+    first, *others = shares
+    largest = f"{_per_cent(first)}, goes to {setting_name(first.setting)}"
+    finding = f"The largest share of variance, {largest} (n = {n} rung scores)"
+    if others:
+        second = others[0]
+        if first.mean - second.mean < 2 * math.hypot(first.std or 0.0, second.std or 0.0):
             finding += f"; {setting_name(second.setting)}, {_per_cent(second)}, is within the spread of the forests"
     return f"{finding}."
 

@@ -49,20 +49,19 @@ from autodistill.report.parts import (
     Cell,
     Column,
     Figure,
-    Mark,
     Row,
     Section,
-    best_full_runs,
-    full_runs,
+    accuracy_cell,
+    mean_test_top1,
     plain_kd_confirmed,
     rank_correlation,
     row,
-    score,
     table,
     teacher_names,
     verdict_of,
 )
 from autodistill.stats.tuning import common_settings
+from autodistill.stats.verdict import best_full_runs, full_runs, score
 
 HEADLINES = {
     "winner": "A clear winner",
@@ -73,7 +72,6 @@ HEADLINES = {
 }
 ANSWERS = {"helps": "It helps", "does_not_help": "It does not help", "cannot_tell": "Cannot be told yet"}
 REGIMES = {"default": "Prior", "shared": "Shared configuration", "own": "Own best configuration"}
-CONTROLS = Section("The teacher, or its temperature?", nav="Teacher or temperature")
 
 
 def answer_info(record: StudyRecord) -> Answer:
@@ -94,13 +92,12 @@ def why_info(record: StudyRecord) -> Section:
     if contrasts := [one for one in verdict.contrasts if one.versus is None]:
         best = max(contrasts, key=lambda one: one.difference)
         rows = (row(short(one.teacher), points(one.difference), contrast_interval(one)) for one in contrasts)
+        columns = ("Teacher", ">Difference, points", ">95 % interval")
         figure = Figure(
             "recommendation",
             finding=f"{short(best.teacher)}: {contrast_words(best)}.",
             alt=f"Dots with interval bars: {plural(len(contrasts), 'teacher')} against no teacher, on test.",
-            table=table(
-                "Confirmed difference to no teacher", ("Teacher", ">Difference, points", ">95 % interval"), rows
-            ),
+            table=table("Confirmed difference to no teacher", columns, rows),
             draw=partial(recommendation_chart, contrasts, verdict.threshold, teacher_names(record)),
         )
     return Section("Why", points=verdict.reasons, figure=figure)
@@ -135,24 +132,22 @@ def leaderboard_info(record: StudyRecord) -> Section:
     teachers = sorted(
         record.teachers, key=lambda one: (place.get(one.name, len(place)), -score(best.get(one.name)), one.name)
     )
-    balanced = any(one.confirmed_test_balanced_top1 is not None for one in verdict.ranking)
-    rows = [
-        _teacher_row(record, verdict, one, ranked.get(one.name), best.get(one.name), balanced=balanced)
-        for one in teachers
+    rows = [_teacher_row(record, verdict, one, ranked.get(one.name), best.get(one.name)) for one in teachers]
+    rows += _baseline_rows(record, verdict, ranked.get(None))
+    columns: list[str | Column] = [
+        *("Teacher", ">Its own accuracy", ">Params", ">Trials", ">Best in search", ">Confirmed on test"),
+        *(">Mean over classes", ">P(best)", ">Points over no teacher", Column("Settings", long=True)),
     ]
+    if all(one.confirmed_test_balanced_top1 is None for one in verdict.ranking):
+        place_of_mean = columns.index(">Mean over classes")
+        del columns[place_of_mean]
+        rows = [replace(one, cells=one.cells[:place_of_mean] + one.cells[place_of_mean + 1 :]) for one in rows]
     note = (
         "Search scores are single runs on validation and tend to be too high, because the best of many was chosen. "
         "Confirmed values are means over new seeds on test. Small figures are 95 % intervals. P(best) is the "
         "probability of being the best finalist; the verdict does not use it."
     )
-    columns = (
-        *("Teacher", ">Its own accuracy", ">Params", ">Trials", ">Best in search", ">Confirmed on test"),
-        *((">Mean over classes",) if balanced else ()),
-        *(">P(best)", ">Points over no teacher", Column("Settings", long=True)),
-    )
-    caption = "Teachers by the accuracy of their students"
-    baselines = _baseline_rows(record, verdict, balanced=balanced)
-    return Section("Leaderboard", table=table(caption, columns, (*rows, *baselines), note))
+    return Section("Leaderboard", table=table("Teachers by the accuracy of their students", columns, rows, note))
 
 
 def _teacher_row(
@@ -161,8 +156,6 @@ def _teacher_row(
     teacher: TeacherRecord,
     ranked: RankRow | None,
     best: RunResult | None,
-    *,
-    balanced: bool,
 ) -> Row:
     name, picked = teacher.name, teacher.name == verdict.teacher
     params = ranked.params if ranked else best.params if best else None
@@ -176,7 +169,7 @@ def _teacher_row(
         Cell(count(teacher.cost.params), f"{count(teacher.cost.macs)} MACs"),
         str(sum(trial.params.teacher == name for trial in record.trials)),
         maybe(max((mean for mean in means if mean is not None), default=None)),
-        *_confirmed_cells(ranked, balanced=balanced),
+        *_confirmed_cells(ranked),
         probability(ranked.p_best if ranked else None),
         Cell(points(gain.difference), contrast_interval(gain)) if gain else EMPTY,
         Cell(recipe(params) if params else EMPTY, _in_use(targets)),
@@ -190,28 +183,26 @@ def _is_poor(teacher: TeacherRecord, record: StudyRecord) -> bool:
     return alone is not None and alone.val_top1 is not None and teacher.score(alone.metric) < alone.val_top1
 
 
-def _baseline_rows(record: StudyRecord, verdict: Recommendation, *, balanced: bool) -> Iterator[Row]:
-    ranked = next((one for one in verdict.ranking if one.teacher is None and one.confirmed_test_top1), None)
+def _baseline_rows(record: StudyRecord, verdict: Recommendation, ranked: RankRow | None) -> Iterator[Row]:
     blank = (EMPTY,) * 3
     if record.no_teacher is not None or ranked is not None:
         picked = verdict.teacher is None and verdict.verdict == "no_teacher"
-        mark: Mark = "pick" if picked else "baseline"
         yield row(
             Cell("no teacher", "recommended" if picked else "baseline"),
             *blank,
             maybe(record.no_teacher.val_top1 if record.no_teacher else None),
-            *_confirmed_cells(ranked, balanced=balanced),
+            *_confirmed_cells(ranked),
             probability(ranked.p_best if ranked else None),
             EMPTY,
             "labels alone",
-            mark=mark,
+            mark="pick" if picked else "baseline",
         )
     if verdict.label_smoothing is not None:
         yield row(
             Cell("label smoothing", "baseline"),
             *blank,
             EMPTY,
-            *_confirmed_cells(verdict.label_smoothing, balanced=balanced),
+            *_confirmed_cells(verdict.label_smoothing),
             EMPTY,
             EMPTY,
             "labels alone, smoothing 0.1",
@@ -225,19 +216,18 @@ def _baseline_rows(record: StudyRecord, verdict: Recommendation, *, balanced: bo
             *blank,
             maybe(kd.val_top1),
             Cell(EMPTY, confirmed),
-            *[EMPTY] * (3 if balanced else 2),
+            *blank,
             Cell(recipe(kd.params), _in_use(kd.targets)),
             mark="baseline",
         )
 
 
-def _confirmed_cells(ranked: RankRow | None, *, balanced: bool) -> tuple[Cell, ...]:
-    """Return the confirmed accuracy, and if `balanced` also the mean of the accuracies on each class."""
-    if ranked is None or ranked.confirmed_test_top1 is None:
-        return (Cell(EMPTY),) * (2 if balanced else 1)
-    below = interval(ranked.low, ranked.high, lambda value: f"{100 * value:.1f}", enough=ranked.seeds > 1)
-    cell = Cell(percent(ranked.confirmed_test_top1), f"{below}, {plural(ranked.seeds, 'seed')}")
-    return (cell, Cell(maybe(ranked.confirmed_test_balanced_top1))) if balanced else (cell,)
+def _confirmed_cells(ranked: RankRow | None) -> tuple[Cell, Cell]:
+    """Return the confirmed accuracy, and the mean of the accuracies on each class."""
+    if ranked is None:
+        return Cell(EMPTY), Cell(EMPTY)
+    cell = accuracy_cell(ranked.confirmed_test_top1, ranked.low, ranked.high, ranked.seeds)
+    return cell, Cell(maybe(ranked.confirmed_test_balanced_top1))
 
 
 def _in_use(targets: TargetSummary | None) -> str:
@@ -250,22 +240,9 @@ def _in_use(targets: TargetSummary | None) -> str:
 
 def controls_info(record: StudyRecord) -> Section:
     """Return each teacher's accuracy with the prior, with the best configuration of all and with its own best."""
-    if record.plan.controls and not record.controls:
-        return replace(CONTROLS, text="Fair controls are still to come.")
-    if not record.controls and verdict_of(record).basis == "teachers":
-        return replace(
-            CONTROLS,
-            text="The finalists were compared at equal tuning: in the search, each finalist was also trained with the "
-            "settings of the finalists ahead of it. With a budget of 40 or more, fair controls repeat this over the "
-            "confirm seeds.",
-        )
+    section = partial(Section, "The teacher, or its temperature?", nav="Teacher or temperature")
     if not record.controls:
-        return replace(
-            CONTROLS,
-            text="Not measured: whether a difference comes from the teacher or from temperatures that were tuned for "
-            "it. From a budget of 40 on, each finalist is also trained with the prior and with the best configuration "
-            "of all.",
-        )
+        return section(_without_controls(record))
     controls: dict[str, dict[str, ControlRecord]] = {}  # by teacher and regime
     for one in record.controls:
         controls.setdefault(one.teacher, {})[one.regime] = one
@@ -277,23 +254,34 @@ def controls_info(record: StudyRecord) -> Section:
     )
     columns = ("Teacher", *(f">{name}" for name in REGIMES.values()), ">Own over shared, points")
     rows = (_control_row(teacher, found) for teacher, found in controls.items())
-    return replace(CONTROLS, points=tuple(_findings(controls)), table=table("Fair controls", columns, rows, note))
+    return section(points=tuple(_findings(controls)), table=table("Fair controls", columns, rows, note))
+
+
+def _without_controls(record: StudyRecord) -> str:
+    if record.plan.controls:
+        return "Fair controls are still to come."
+    if verdict_of(record).basis == "teachers":
+        return (
+            "The finalists were compared at equal tuning: in the search, each finalist was also trained with the "
+            "settings of the finalists ahead of it. With a budget of 40 or more, fair controls repeat this over the "
+            "confirm seeds."
+        )
+    return (
+        "Not measured: whether a difference comes from the teacher or from temperatures that were tuned for it. From "
+        "a budget of 40 on, each finalist is also trained with the prior and with the best configuration of all."
+    )
 
 
 def _control_row(teacher: str, found: Mapping[str, ControlRecord]) -> Row:
-    cells = [Cell(EMPTY)] * len(REGIMES)
-    for place, regime in enumerate(REGIMES):
-        if one := found.get(regime):
-            mean = _mean(one)
-            cells[place] = Cell(percent(mean) if math.isfinite(mean) else EMPTY, recipe(one.params))
+    cells = (Cell(maybe(mean_test_top1(found[it].runs)), recipe(found[it].params)) for it in REGIMES)
     gain = _own_over_shared(found)
     return row(short(teacher), *cells, Cell(points(gain[0]), interval(*gain[1:])) if gain else EMPTY)
 
 
 def _findings(controls: Mapping[str, Mapping[str, ControlRecord]]) -> Iterator[str]:
     for regime, words in (("default", "With the prior for all"), ("shared", "With one configuration for all")):
-        found = [one[regime] for one in controls.values() if regime in one]
-        best, *others = sorted(found, key=lambda one: -_mean(one))
+        found = (one[regime] for one in controls.values())
+        best, *others = sorted(found, key=lambda one: mean_test_top1(one.runs) or 0.0, reverse=True)
         for other in others:
             if gain := _difference(best, other):
                 pair = f"{short(best.teacher)} gives {points(gain[0])} points over {short(other.teacher)}"
@@ -304,11 +292,6 @@ def _findings(controls: Mapping[str, Mapping[str, ControlRecord]]) -> Iterator[s
             yield f"Tuning for {short(teacher)} alone changes its student by {size} against the shared configuration."
 
 
-def _mean(one: ControlRecord) -> float:
-    scores = [run.test_top1 for run in one.runs if run.test_top1 is not None]
-    return math.fsum(scores) / len(scores) if scores else -math.inf
-
-
 def _own_over_shared(found: Mapping[str, ControlRecord]) -> tuple[float, float | None, float | None] | None:
     own, shared = found["own"], found["shared"]
     return _difference(own, shared) if own.params != shared.params else None
@@ -316,15 +299,13 @@ def _own_over_shared(found: Mapping[str, ControlRecord]) -> tuple[float, float |
 
 def _difference(one: ControlRecord, other: ControlRecord) -> tuple[float, float | None, float | None] | None:
     """Return the paired difference over the shared seeds and its 95 % interval; None without a shared seed."""
-    mine, yours = ({run.seed: run.test_top1 for run in it.runs if run.test_top1 is not None} for it in (one, other))
-    seeds = sorted(mine.keys() & yours.keys())
-    if not seeds:
+    mine, yours = stats.scores_by_seed(one.runs), stats.scores_by_seed(other.runs)
+    differences = np.array([mine[seed] - yours[seed] for seed in sorted(mine.keys() & yours.keys())])
+    difference, width = stats.own_mean(differences)
+    if math.isnan(difference):
         return None
-    scores = np.array([[mine[seed] for seed in seeds], [yours[seed] for seed in seeds]])
-    difference = float((scores[0] - scores[1]).mean())
-    if len(seeds) < 2 or np.ptp(scores[0] - scores[1]) == 0:
+    if math.isnan(width) or np.ptp(differences) == 0:
         return difference, None, None
-    width = float(stats.compare(scores).half_width(stats.STATED)[0, 1])
     return difference, difference - width, difference + width
 
 
@@ -347,12 +328,8 @@ def mismatch_info(record: StudyRecord) -> Section:
             place += ", which is within the noise of two runs"
     rho = rank_correlation([one.val_top1 for one in teachers], students)
     by_accuracy = "" if rho is None else f" (Spearman {rho:+.2f} over {len(teachers)} teachers)"
-    sized = [
-        (one.cost.params, student)
-        for one, student in zip(teachers, students, strict=True)
-        if one.cost.params is not None
-    ]
-    rho = rank_correlation([params for params, _ in sized], [student for _, student in sized])
+    sizes = {one.name: one.cost.params for one in teachers if one.cost.params is not None}
+    rho = rank_correlation(list(sizes.values()), [common.top1[name] for name in sizes])
     by_size = "" if rho is None else f" With the number of parameters the Spearman correlation is {rho:+.2f}."
     bars = "bars are two standard deviations of a run's seed noise either way, as measured between confirm runs"
     if verdict.seed_std is None:
@@ -363,7 +340,7 @@ def mismatch_info(record: StudyRecord) -> Section:
             short(one.name),
             percent(one.val_top1),
             percent(student),
-            *_confirmed_cells(ranked.get(one.name), balanced=False),
+            _confirmed_cells(ranked.get(one.name))[0],
             count(one.cost.params),
             count(one.cost.macs),
         )
@@ -417,14 +394,15 @@ def comparison_sections(record: ComparisonRecord) -> dict[str, Section]:
         "changes."
     )
     left_out = [row(short(one.student.name), excess_words(one, record.limits)) for one in record.left_out]
-    excess = table("Not trained: over a limit", ("Student", "Cost over the limit"), left_out) if left_out else None
-    students = {}
-    for number, study in enumerate(record.studies, 1):
-        found = study.recommendation
-        sentence = found.sentence if found else "This student's study is not finished."
-        page = f"students/{quote(study.name)}/report.html"
-        leaderboard = leaderboard_info(study).table
-        students[f"student-{number}"] = Section(study.student.name, sentence, table=leaderboard, link=page)
+    students = {
+        f"student-{number}": Section(
+            study.student.name,
+            verdict_of(study).sentence,
+            table=leaderboard_info(study).table,
+            link=f"students/{quote(study.name)}/report.html",
+        )
+        for number, study in enumerate(record.studies, 1)
+    }
     equivalents = count(record.studies[0].plan.equivalents)
     method = (
         f"Each student had a budget of its own: {equivalents} full trainings of that student.",
@@ -439,7 +417,7 @@ def comparison_sections(record: ComparisonRecord) -> dict[str, Section]:
             "Under a limit",
             "" if limits else "No student is confirmed yet.",
             table=table("The answer under a limit", columns, limits, note) if limits else None,
-            tables=(excess,) if excess else (),
+            tables=(table("Not trained: over a limit", ("Student", "Cost over the limit"), left_out),),
         ),
         **students,
         "method": Section("Method and limits", points=method),
@@ -451,12 +429,8 @@ def _student_facts(record: ComparisonRecord, choice: StudentChoice) -> Iterator[
     yield "Ship", short(chosen.student), ", ".join(amount(kind, cost) for kind, cost in chosen.costs.items())
     yield "Taught by", short(chosen.teacher or "no teacher"), recipe(chosen.params) if chosen.teacher else ""
     if chosen.test_top1 is not None:
-        seeds = plural(chosen.seeds, "seed")
-        yield (
-            "Test accuracy",
-            percent(chosen.test_top1),
-            f"{interval(chosen.low, chosen.high, percent, enough=chosen.seeds > 1)}, {seeds}",
-        )
+        precision = interval(chosen.low, chosen.high, percent, enough=chosen.seeds > 1)
+        yield "Test accuracy", percent(chosen.test_top1), f"{precision}, {plural(chosen.seeds, 'seed')}"
     if record.limits.given:
         broken = f"{plural(len(record.left_out), 'student')} left out" if record.left_out else "all students meet them"
         yield "Limits", limits_words(record.limits), broken
@@ -468,10 +442,7 @@ def _pareto_figure(record: ComparisonRecord, choice: StudentChoice) -> Figure:
     others = f"on no front: {off}" if off else "every confirmed student is on a front"
     devices = {latency.device for study in record.studies if (latency := latency_of(study)) is not None}
     note = f"Latency: one image, batch 1, median, on {' and '.join(sorted(devices))}." if devices else ""
-    columns = (
-        *("Student", "Teacher", ">Test accuracy", ">Params", ">MACs", ">Size", ">Latency"),
-        "On the front by",
-    )
+    columns = ("Student", "Teacher", ">Test accuracy", ">Params", ">MACs", ">Size", ">Latency", "On the front by")
     rows = (_student_row(one, pick=one.student == choice.student) for one in choice.rows)
     return Figure(
         "students",

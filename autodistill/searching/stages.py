@@ -437,12 +437,11 @@ def _race(state: SearchState, race: RaceRecord) -> None:
     """Give out confirm runs to the undecided, look by look, until all is decided or no run is left."""
     assert state.asked is not None
     threshold = state.spec.space.confirm.threshold
-    left = len(state.asked) * (race.seeds - race.first)
-    looks = stats.most_looks(left)
+    left = runs = len(state.asked) * (race.seeds - race.first)
     state.asked = np.pad(state.asked, ((0, 0), (0, left)))
     while left > 1:
         # Only complete batches are looked at, so which run ends first changes nothing.
-        named = stats.undecided(_scores(state), threshold=threshold, spent=stats.share(left, looks))
+        named = stats.undecided(_scores(state), threshold=threshold, spent=stats.share(left, runs))
         new = stats.next_runs(state.asked, named, left=left)
         if not new.any():
             return

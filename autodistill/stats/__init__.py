@@ -14,34 +14,34 @@ early is therefore surer of its answer than a study that spends all its runs.
 """
 
 import math
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy.special import stdtrit
 
+from autodistill.records import RunResult
+
 STATED = 0.95
 """Confidence level of the intervals that are shown."""
 NAMING = 0.925
 """Confidence level at which the lower bound must reach the threshold before a finalist is called better.
 
-By simulation (`tests/bench/verdict.py`): "the 95 % interval excludes 0 and the difference is at least 0.2 points"
-names a winner in up to 42 % of studies whose true lead is 0.19 (8 seeds, noise 0.1, n = 20,000). With this bound as
-well, under 5 % of studies name a winner that is worse or within the threshold, in every design.
+By simulation (`tests/bench/README.md`), under 5 % of studies then name a winner that is worse or within the threshold;
+without this bound, up to 42 % do.
 """
 OWN_WEIGHT = 0.75
 """Weight of a pair's own residual in its noise variance. The rest of the table has the other quarter.
 
 By simulation: where one finalist has twice the noise of the others, an interval on it covers 88 to 92 % with the
-residual of the whole table, 92.7 to 94 % with this weight (3 to 5 finalists, 3 to 8 seeds, n = 20,000). At 3
-finalists x 3 seeds the weight costs a tenth of width. The pair's own residual alone, with 2 degrees of freedom, would
-cost nearly half.
+residual of the whole table, 92.7 to 94 % with this weight (3 to 5 finalists, 3 to 8 seeds, n = 20,000). With 3 seeds
+the weight costs a tenth of width; the pair's own residual alone would cost nearly half.
 """
 MAX_SEEDS = 50
 """Largest number of seeds that `seeds_to_settle` considers."""
 DRAWS = 20_000
 """Monte Carlo draws of `probability_best`."""
-DRAW_SEED = 0
 FIRST = 3
 """Seeds that every finalist of a race is trained over before the first look."""
 SMALLEST = 5
@@ -104,6 +104,24 @@ class Bounds(NamedTuple):
         return np.asarray(self.high < threshold)
 
 
+def scores_by_seed(runs: Iterable[RunResult]) -> dict[int, float]:
+    """Return the test accuracies of the runs that have one."""
+    scores = {run.seed: run.test_top1 for run in runs}
+    return {seed: score for seed, score in scores.items() if score is not None and math.isfinite(score)}
+
+
+def mean(scores: Iterable[float | None]) -> float | None:
+    """Return the mean of the scores that are known; None without any."""
+    known = [score for score in scores if score is not None]
+    return math.fsum(known) / len(known) if known else None
+
+
+def score_table(rows: Sequence[Mapping[int, float]], seeds: Collection[int]) -> Float[np.ndarray, "rows seeds"]:
+    """Return scores by row and by seed, in rising order; NaN where a row has no score."""
+    scores = [[row.get(seed, math.nan) for seed in sorted(seeds)] for row in rows]
+    return np.array(scores, dtype=float).reshape(len(rows), len(seeds))
+
+
 def fit(scores: Scores) -> Fit:
     """Fit score = finalist + seed + noise by least squares.
 
@@ -139,9 +157,8 @@ def compare(scores: Scores, *, own_weight: float = OWN_WEIGHT) -> Pairs:
     because the second is the residual sum of squares of the table minus that of the pair. Two finalists alone have
     the exact paired t interval.
 
-    The degrees of freedom (Satterthwaite 1946) assume equal noise in both parts. Using the two estimated variances
-    instead covers no better, and the noise of such degrees of freedom costs 5 of the 73 % winners that are found with
-    3 finalists x 3 seeds (lead 1.0, noise 0.3, n = 20,000).
+    The degrees of freedom (Satterthwaite 1946) assume equal noise in both parts: with the two estimated variances,
+    intervals cover no better, and fewer winners are found.
 
     Args:
         own_weight: weight of the pair's own residual variance, 3/4 above.
@@ -165,6 +182,32 @@ def compare(scores: Scores, *, own_weight: float = OWN_WEIGHT) -> Pairs:
         np.where(valid, np.sqrt(2 * variance / seeds), np.nan),
         np.where(valid, dof, np.nan),
     )
+
+
+def adjusted_means(scores: Float[np.ndarray, "finalists seeds"]) -> Float[np.ndarray, " finalists"]:
+    """Return the finalists' means over all seeds, as least squares estimates them where runs are missing.
+
+    Plain means where nothing is missing. NaN for a finalist without a run.
+    """
+    effects = fit(scores).effects
+    ran = ~np.isnan(scores)
+    seeds = ran.any(axis=0)
+    by_seed = np.where(ran, scores - effects[:, None], 0.0).sum(axis=0)[seeds] / ran.sum(axis=0)[seeds]
+    level = by_seed.sum() / max(len(by_seed), 1)
+    return np.where(ran.any(axis=1), effects + level, np.nan)
+
+
+def own_mean(scores: Float[np.ndarray, " seeds"]) -> tuple[float, float]:
+    """Return the mean of the runs of one finalist, and half the width of its 95 % Student-t interval.
+
+    The mean is NaN without a run, the width for fewer than two.
+    """
+    known = scores[~np.isnan(scores)]
+    number = len(known)
+    if number < 2:
+        return float(known.mean()) if number else math.nan, math.nan
+    width = stdtrit(number - 1, (1 + STATED) / 2) * known.std(ddof=1) / math.sqrt(number)
+    return float(known.mean()), float(width)
 
 
 def bounds(pairs: Pairs, *, share: float | Float[np.ndarray, "*draws"] = 1.0) -> Bounds:
@@ -201,7 +244,8 @@ def seeds_to_settle(
     )
     found = bounds(pairs, share=share)
     settled = found.helps() | found.does_not_help(threshold) if gain else found.better(threshold)
-    return int(numbers[settled.argmax(axis=0)[0, 0], 0, 0]) if settled.any() else None
+    enough = numbers[settled]
+    return int(enough[0]) if len(enough) else None
 
 
 def probability_best(scores: Float[np.ndarray, "finalists seeds"]) -> Float[np.ndarray, " finalists"] | None:
@@ -217,7 +261,7 @@ def probability_best(scores: Float[np.ndarray, "finalists seeds"]) -> Float[np.n
     finalists = scores.shape[0]
     if fitted.residual_dof < 1 or fitted.rank < finalists - 1:
         return None
-    draw = np.random.default_rng(DRAW_SEED)
+    draw = np.random.default_rng(0)
     values, vectors = np.linalg.eigh(fitted.covariance)
     # Equal eigenvalues leave the eigenvectors open. The symmetric root does not depend on their choice.
     root = (vectors * np.sqrt(np.maximum(values, 0.0))) @ vectors.T
@@ -249,21 +293,14 @@ def difference_error(one: float, other: float, *, images: int) -> tuple[float, f
     return error(difference), error(most)
 
 
-def most_looks(runs: int) -> int:
-    """Return the largest number of looks before the last, where `runs` runs remain after the first seeds.
-
-    Each look pays for at least two runs.
-    """
-    return runs // 2
-
-
-def share(left: int | Int[np.ndarray, "*draws"], looks: int) -> Float[np.ndarray, "*draws"]:
+def share(left: int | Int[np.ndarray, "*draws"], runs: int) -> Float[np.ndarray, "*draws"]:
     """Return the share of the error probability that a look may spend.
 
     Args:
         left: confirm runs that are not trained yet; fewer than two make this the last look.
-        looks: looks before the last, from `most_looks`; 0 without racing.
+        runs: confirm runs after the first seeds. Each look but the last pays for two of them or more.
     """
+    looks = runs // 2
     if not looks:
         return np.ones(np.shape(left))
     return np.where(np.asarray(left) < 2, 1 - EARLY_SHARE, EARLY_SHARE / looks)

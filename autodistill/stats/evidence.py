@@ -1,7 +1,7 @@
 """The confirm runs of a study as a two-way table of scores, and the answers its intervals give."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations
@@ -9,25 +9,31 @@ from typing import Literal
 
 import numpy as np
 from jaxtyping import Float
-from scipy.special import fdtrc, stdtrit
+from scipy.special import fdtrc
 
 from autodistill import stats
-from autodistill.records import Basis, Contrast, FinalistRecord, RankRow, SeedsToSettle, StudyRecord, TrialParams
+from autodistill.formatting import short
+from autodistill.records import Contrast, FinalistRecord, RankRow, SeedsToSettle, StudyRecord, TrialParams, TrialRecord
 from autodistill.stats.tuning import basis
 
 WIDEST = 0.5
 """A wider interval, over half the scale of an accuracy, is not reported (`formatting.TOO_WIDE`)."""
+
+MAX_REASON = 120
 
 Answer = Literal["helps", "does_not_help", "cannot_tell"]
 
 
 @dataclass(frozen=True)
 class Finalist:
-    """A finalist with at least one confirm run."""
+    """A finalist with its confirm runs."""
 
     record: FinalistRecord
-    scores: dict[int, float]
-    """Test accuracy by seed."""
+
+    @cached_property
+    def scores(self) -> dict[int, float]:
+        """Test accuracy by seed."""
+        return stats.scores_by_seed(self.record.runs)
 
     @property
     def mean(self) -> float:
@@ -46,6 +52,16 @@ class Race:
     """Share of the error probability that the last look spent."""
 
 
+def ends(middle: float, half_width: float) -> dict[str, float]:
+    """Return the ends of an interval as fields of a record; none if the interval is missing or too wide."""
+    return {"low": middle - half_width, "high": middle + half_width} if 2 * half_width <= WIDEST else {}
+
+
+def accuracy_ends(mean: float, half_width: float) -> dict[str, float]:
+    """Return the ends of an interval on an accuracy, which lies between 0 and 1."""
+    return {name: min(1.0, max(0.0, end)) for name, end in ends(mean, half_width).items()}
+
+
 @dataclass(frozen=True)
 class Evidence:
     """The finalists by teacher, best first, and the table of scores of the finalists that have intervals.
@@ -59,10 +75,22 @@ class Evidence:
     table: Float[np.ndarray, "finalists seeds"]
     """Test accuracies; NaN where a run failed or was not needed."""
     threshold: float
-    images: int
-    """Number of test images."""
-    race: Race | None
     record: StudyRecord
+
+    @cached_property
+    def race(self) -> Race | None:
+        planned, finalists = self.record.plan.race, len(self.record.finalists)
+        if planned is None or finalists < 3:
+            return None
+        runs = finalists * planned.seeds
+        left = runs - sum(len(one.runs) for one in self.record.finalists)
+        share = stats.share(left, finalists * (planned.seeds - planned.first))
+        return Race(left, runs, float(share))
+
+    @property
+    def _share(self) -> float:
+        """Share of the error probability that the decision may spend."""
+        return self.race.share if self.race else 1.0
 
     @cached_property
     def rows(self) -> dict[str | None, int]:
@@ -75,7 +103,7 @@ class Evidence:
 
     @cached_property
     def _bounds(self) -> stats.Bounds:
-        return stats.bounds(self._pairs, share=self.race.share if self.race else 1.0)
+        return stats.bounds(self._pairs, share=self._share)
 
     @property
     def teachers(self) -> list[str]:
@@ -101,35 +129,28 @@ class Evidence:
 
     def contrast(self, teacher: str, versus: str | None) -> Contrast:
         """Return `teacher` minus `versus`, two finalists."""
-        one, other = self.finalists[teacher].mean, self.finalists[versus].mean
-        sampling = stats.difference_error(one, other, images=self.images)
+        one, other = self.finalists[teacher], self.finalists[versus]
+        difference, interval = one.mean - other.mean, {}
         cell = self._cell(teacher, versus)
-        if cell is None:
-            basis = self._basis(teacher, versus, one - other)
-            return Contrast(teacher=teacher, versus=versus, difference=one - other, sampling=sampling, basis=basis)
-        difference, width = float(self._pairs.difference[cell]), float(self._pairs.half_width()[cell])
-        low, high = (difference - width, difference + width) if 2 * width <= WIDEST else (None, None)
+        if cell is not None:
+            difference = float(self._pairs.difference[cell])
+            interval = ends(difference, float(self._pairs.half_width()[cell]))
+            interval["at_least"] = float(self._bounds.at_least[cell])
+        ahead, behind = (one, other) if difference >= 0 else (other, one)
+        evidence = None if versus is None else basis(self.record, ahead.record, behind.record, threshold=self.threshold)
         return Contrast(
             teacher=teacher,
             versus=versus,
             difference=difference,
-            low=low,
-            high=high,
-            at_least=float(self._bounds.at_least[cell]),
-            sampling=sampling,
-            basis=self._basis(teacher, versus, difference),
+            **interval,
+            sampling=stats.difference_error(one.mean, other.mean, images=self.record.data.test),
+            basis=evidence,
         )
-
-    def _basis(self, teacher: str, versus: str | None, difference: float) -> Basis | None:
-        if versus is None:
-            return None
-        pair = (self.finalists[teacher].record, self.finalists[versus].record)
-        return basis(self.record, *(pair if difference >= 0 else reversed(pair)), threshold=self.threshold)
 
     @cached_property
     def label_smoothing(self) -> Finalist | None:
         """The control with label smoothing; None without a finished run."""
-        found = _finalist(FinalistRecord(teacher=None, params=TrialParams(), runs=self.record.label_smoothing))
+        found = Finalist(FinalistRecord(teacher=None, params=TrialParams(), runs=self.record.label_smoothing))
         return found if found.scores else None
 
     def versus_label_smoothing(self, teacher: str) -> Contrast | None:
@@ -140,17 +161,14 @@ class Evidence:
         control = self.label_smoothing
         if control is None:
             return None
-        own = self.finalists[teacher]
-        difference, interval = own.mean - control.mean, {}
+        difference, interval = self.finalists[teacher].mean - control.mean, {}
         if teacher in self.rows:
-            table = _table((*self.members, control))
-            pairs = stats.compare(table)
+            pairs = stats.compare(_table((*self.members, control)))
             at = (self.rows[teacher], len(self.members))
-            width = float(pairs.half_width()[at])
-            if not math.isnan(width) and 2 * width <= WIDEST:
+            interval = ends(float(pairs.difference[at]), float(pairs.half_width()[at]))
+            if interval:
                 difference = float(pairs.difference[at])
-                found = stats.bounds(pairs)
-                interval = {"low": difference - width, "high": difference + width, "at_least": found.at_least[at]}
+                interval["at_least"] = float(stats.bounds(pairs).at_least[at])
         return Contrast(teacher=teacher, versus=None, difference=difference, **interval)
 
     def contrasts(self) -> tuple[Contrast, ...]:
@@ -171,7 +189,7 @@ class Evidence:
             int((~np.isnan(self.table[list(cell)])).all(axis=0).sum()),
             threshold=self.threshold,
             gain=versus is None,
-            share=self.race.share if self.race else 1.0,
+            share=self._share,
         )
         return SeedsToSettle(teacher=teacher, versus=versus, seeds=seeds)
 
@@ -185,7 +203,7 @@ class Evidence:
     @property
     def label_smoothing_row(self) -> RankRow | None:
         """The scores of the control with label smoothing."""
-        return None if self.label_smoothing is None else _rank_row(self.label_smoothing, None, self.images)
+        return None if self.label_smoothing is None else self._rank_row(self.label_smoothing)
 
     @cached_property
     def seed_noise(self) -> tuple[float, float] | None:
@@ -205,71 +223,51 @@ class Evidence:
         """Return the finalists, best first, each with the Student-t interval of its own runs alone."""
         probable = stats.probability_best(self.table) if self.members else None
         p_best = {} if probable is None else {name: float(probable[row]) for name, row in self.rows.items()}
-        return [_rank_row(one, p_best.get(name), self.images) for name, one in self.finalists.items()]
+        return [self._rank_row(one, p_best.get(name)) for name, one in self.finalists.items()]
+
+    def _rank_row(self, one: Finalist, p_best: float | None = None) -> RankRow:
+        runs = [run for run in one.record.runs if run.seed in one.scores]
+        confirmed, searched = stats.mean(run.val_top1 for run in runs), one.record.search_val_top1
+        _, half_width = stats.own_mean(np.array(list(one.scores.values())))
+        return RankRow(
+            teacher=one.record.teacher,
+            params=one.record.params,
+            seeds=len(one.scores),
+            confirmed_test_top1=one.mean,
+            confirmed_test_balanced_top1=stats.mean(run.test_balanced_top1 for run in runs),
+            **accuracy_ends(one.mean, half_width),
+            confirmed_val_top1=confirmed,
+            search_val_top1=searched,
+            search_gap=None if searched is None or confirmed is None else searched - confirmed,
+            p_best=p_best,
+            sampling=stats.accuracy_error(one.mean, images=self.record.data.test),
+        )
 
 
 def collect(record: StudyRecord, *, threshold: float) -> Evidence:
     """Collect the confirm runs that ended with a test accuracy."""
-    found = [one for one in map(_finalist, record.finalists) if one.scores]
+    found = [one for one in map(Finalist, record.finalists) if one.scores]
     members = tuple(one for one in found if len(one.scores) > 1)
     table = _table(members)
     if members and np.isnan(stats.compare(table).standard_error).all():
         members = ()
     means = {one.record.teacher: one.mean for one in found}
-    if np.isnan(table).any() and members:
-        fitted = stats.fit(table)
-        if fitted.rank == len(members) - 1:  # every mean is corrected for the effects of the seeds that it has
-            by_seed = np.nanmean(table - fitted.effects[:, None], axis=0)
-            for one, effect in zip(members, fitted.effects, strict=True):
-                means[one.record.teacher] = float(effect + by_seed.mean())
+    if members and np.isnan(table).any() and stats.fit(table).rank == len(members) - 1:
+        # Correct every mean for the effects of the seeds that it has.
+        for one, mean in zip(members, stats.adjusted_means(table), strict=True):
+            means[one.record.teacher] = float(mean)
     ranked = sorted(found, key=lambda one: (-means[one.record.teacher], one.record.teacher or ""))
     finalists = {one.record.teacher: one for one in ranked}
-    return Evidence(finalists, members, table, threshold, record.data.test, _race(record), record)
-
-
-def _finalist(record: FinalistRecord) -> Finalist:
-    scores = {run.seed: run.test_top1 for run in record.runs}
-    return Finalist(record, {seed: x for seed, x in scores.items() if x is not None and math.isfinite(x)})
+    return Evidence(finalists, members, table, threshold, record)
 
 
 def _table(members: Sequence[Finalist]) -> Float[np.ndarray, "finalists seeds"]:
-    seeds = sorted(set().union(*(one.scores for one in members)))
-    scores = [[one.scores.get(seed, math.nan) for seed in seeds] for one in members]
-    return np.array(scores, dtype=float).reshape(len(members), len(seeds))
+    rows = [one.scores for one in members]
+    return stats.score_table(rows, set().union(*rows))
 
 
-def _race(record: StudyRecord) -> Race | None:
-    planned, finalists = record.plan.race, len(record.finalists)
-    if planned is None or finalists < 3:
-        return None
-    runs = finalists * planned.seeds
-    left = runs - sum(len(one.runs) for one in record.finalists)
-    looks = stats.most_looks(finalists * (planned.seeds - planned.first))
-    return Race(left, runs, float(stats.share(left, looks)))
-
-
-def _rank_row(one: Finalist, p_best: float | None, images: int) -> RankRow:
-    scores, low, high = np.array(list(one.scores.values())), None, None
-    if len(scores) > 1:
-        width = float(stdtrit(len(scores) - 1, 0.975) * scores.std(ddof=1) / math.sqrt(len(scores)))
-        if 2 * width <= WIDEST:
-            low, high = max(0.0, one.mean - width), min(1.0, one.mean + width)
-    validation = [run.val_top1 for run in one.record.runs if run.seed in one.scores and run.val_top1 is not None]
-    confirmed = math.fsum(validation) / len(validation) if validation else None
-    searched = one.record.search_val_top1
-    balanced = [run.test_balanced_top1 for run in one.record.runs if run.seed in one.scores]
-    known = [score for score in balanced if score is not None]
-    return RankRow(
-        teacher=one.record.teacher,
-        params=one.record.params,
-        seeds=len(scores),
-        confirmed_test_top1=one.mean,
-        confirmed_test_balanced_top1=math.fsum(known) / len(known) if known else None,
-        low=low,
-        high=high,
-        confirmed_val_top1=confirmed,
-        search_val_top1=searched,
-        search_gap=None if searched is None or confirmed is None else searched - confirmed,
-        p_best=p_best,
-        sampling=stats.accuracy_error(one.mean, images=images),
-    )
+def all_failed(name: str, trials: Sequence[TrialRecord]) -> Iterator[str]:
+    """Say so if every trial of a teacher or of a method failed, and why the first did."""
+    if trials and all(trial.state == "failed" for trial in trials):
+        reason = short(trials[0].reason or "no reason recorded", MAX_REASON)
+        yield f"Every trial of {name} failed ({len(trials)}), the first with: {reason}."

@@ -8,16 +8,15 @@ score = cell + seed + noise. A NaN marks a failed run. Leading axes hold indepen
 Methods are compared on the table of methods x seeds whose entries are means over the teachers. Their intervals hold
 simultaneously, because the method that is named was picked as the best of several. Cells have individual intervals.
 
-Failed runs must not shift a mean. A mean over teachers therefore takes the same teachers for every method and seed:
-
-- A method that has no teacher with two finished runs is left out.
-- A teacher with fewer than two finished runs of any other method is left out for all methods.
-- A seed in which a run of a method failed is left out for this method. Two methods are compared over the seeds that
-  are complete for both.
+Failed runs must not shift a mean. A mean over teachers therefore takes the same teachers for every method and seed
+(`counted_teachers`). A seed in which a run of a method failed is left out for this method. Two methods are compared
+over the seeds that are complete for both.
 """
 
 import math
-from functools import cache
+from collections.abc import Callable
+from functools import cache, partial
+from itertools import combinations
 from typing import NamedTuple
 
 import numpy as np
@@ -29,17 +28,15 @@ from autodistill import stats
 CELL_WEIGHT = 0.6
 """Weight of a pair's own residual in the noise variance of two cells; their methods' other residuals have the rest.
 
-By simulation (3 methods x 4 teachers x 3 seeds, n = 8,000): with 3/4, the weight of `stats.compare`, an interval covers
-95.2 to 97.3 %, with 0.6 95.1 to 96.8 %, also where a method has twice the noise of the others. Where a single cell has
-twice the noise, the intervals on it cover 91 % or more in place of 93.
+By simulation (3 methods x 4 teachers x 3 seeds, n = 8,000), an interval covers 95.1 to 96.8 %, also where a method has
+twice the noise of the others, and 91 % or more where a single cell has.
 """
 POWER = 0.8
 """Share of repetitions in which the rule tells two methods apart that differ by `smallest_difference`."""
 FEWEST_CAPACITIES = 3
 """Distinct MACs from which a slope is fitted.
 
-Two teachers differ in more than their capacity, and a line through two points has no third that could contradict it:
-their difference is stated by the comparison of cells already.
+Two teachers differ in more than their capacity, and no third point could contradict a line through two.
 """
 
 Grid = Float[np.ndarray, "*draws methods teachers seeds"]
@@ -59,15 +56,9 @@ class MethodPairs(NamedTuple):
 
     def half_width(self, level: float = stats.STATED) -> Float[np.ndarray, "*draws methods methods"]:
         """Return half the width of the simultaneous intervals at one level."""
-        dof = self.pairs.dof
-        compared = np.broadcast_to(self.compared[..., None, None], dof.shape)
-        known = ~np.isnan(dof)
-        values = np.full(dof.shape, np.nan)
-        keys, at = np.unique(np.stack([compared[known], dof[known]]), axis=1, return_inverse=True)
-        found = np.array([critical_value(int(number), freedom, level=level) for number, freedom in keys.T])
-        if known.any():
-            values[known] = found[at.reshape(-1)]
-        return np.asarray(values * self.pairs.standard_error)
+        critical = np.vectorize(partial(critical_value, level=level), otypes=[float])
+        dof = np.nan_to_num(self.pairs.dof, nan=1.0)  # where it is NaN, so is the standard error
+        return np.asarray(critical(self.compared[..., None, None], dof) * self.pairs.standard_error)
 
     def bounds(self) -> stats.Bounds:
         """Return the bounds that decide, all of them simultaneous; `better` is the rule that names a method."""
@@ -93,21 +84,6 @@ class Judgement(NamedTuple):
     """From `smallest_difference`, at the root mean square of the pairs' standard errors; a fraction."""
 
 
-class Slopes(NamedTuple):
-    """Change of the student's accuracy per doubling of the teacher's MACs, for these teachers only; fractions."""
-
-    teachers: Counted
-    """Teachers that the lines are fitted to."""
-    by_seed: Table
-    """Slope of each method and seed; NaN where a run failed, or for fewer than three distinct MACs."""
-    slope: Float[np.ndarray, "*draws methods"]
-    """Mean over the seeds."""
-    half_width: Float[np.ndarray, "*draws methods"]
-    """Half the width of the 95 % Student-t interval over the seeds' slopes; individual, not simultaneous."""
-    between: MethodPairs
-    """Differences of slopes between methods, paired by seed, with simultaneous intervals."""
-
-
 def counted_teachers(scores: Grid) -> Counted:
     """Return the teachers that the mean over teachers takes: those with two finished runs of every method.
 
@@ -127,19 +103,6 @@ def method_scores(scores: Grid) -> Table:
     return np.where(counted.any(axis=-2), total, np.nan)
 
 
-def method_means(table: Table) -> Float[np.ndarray, "*draws methods"]:
-    """Return the methods' means over all seeds, as least squares estimates them where a method lacks some.
-
-    Plain means where nothing is missing. NaN for a method without a score.
-    """
-    effects = stats.fit(table).effects
-    ran = ~np.isnan(table)
-    seeds = np.where(ran, table - effects[..., None], 0.0).sum(axis=-2) / np.maximum(ran.sum(axis=-2), 1)
-    used = ran.any(axis=-2)
-    level = np.where(used, seeds, 0.0).sum(axis=-1) / np.maximum(used.sum(axis=-1), 1)
-    return np.where(ran.any(axis=-1), effects + level[..., None], np.nan)
-
-
 def compare_methods(table: Table) -> MethodPairs:
     """Compare every two methods on their scores by seed, from `method_scores`.
 
@@ -147,11 +110,9 @@ def compare_methods(table: Table) -> MethodPairs:
     noise. The critical value is that of the largest |t| over all pairs (Tukey's studentised range). Two methods have
     the exact paired t interval.
 
-    The studentised range is exact for equal noise and the pooled residual variance of the table. But where a method
-    has twice the noise of the others, the pooled variance covers jointly in 93.8, 93.1 and 92.5 % of studies of 3, 4
-    and 5 methods. With the weights of `stats.compare` it is 94.6 to 96.8 %, equal noise or not (3 to 5 methods, 3 to 8
-    seeds, n = 40,000), at a tenth more width with 3 methods x 3 seeds. With two seeds the intervals of 4 or more
-    methods are wider than needed (97.4 to 98.8 %).
+    The studentised range is exact for equal noise and the pooled residual variance of the table. With the weights of
+    `stats.compare`, all intervals hold in 94.6 to 96.8 % of simulated studies, equal noise or not (3 to 5 methods, 3 to
+    8 seeds, n = 40,000); with the pooled variance in 92.5 to 93.8 % where a method has twice the noise of the others.
     """
     ran = (~np.isnan(table)).astype(int)
     pairs = stats.compare(table)
@@ -176,30 +137,14 @@ def compare_cells(scores: Grid, controls: Float[np.ndarray, "*draws controls see
     rows = np.concatenate([controls, scores.reshape(*draws, methods * teachers, seeds)], axis=-2)
     group = np.concatenate([np.zeros(first, dtype=int), 1 + np.repeat(np.arange(methods), teachers)])
     matrices = [np.full((*draws, len(group), len(group)), np.nan) for _ in stats.Pairs._fields]
-    for one in range(methods + 1):
-        for other in range(one, methods + 1):
-            taken = np.flatnonzero((group == one) | (group == other))
-            if len(taken) < 2:
-                continue
-            part = stats.compare(rows[..., taken, :], own_weight=CELL_WEIGHT)
-            between = np.ix_(group[taken] == one, group[taken] == other)
-            into = np.ix_(taken[group[taken] == one], taken[group[taken] == other])
-            for whole, values in zip(matrices, part, strict=True):
-                whole[..., into[0], into[1]] = values[..., between[0], between[1]]
-                whole[..., into[1].T, into[0].T] = values[..., between[1].T, between[0].T]
+    # Pairs of methods come first: their blocks hold each method's own cells too, which the method alone overwrites.
+    every = range(methods + 1)
+    for compared in (*combinations(every, 2), *((one,) for one in every)):
+        taken = np.flatnonzero(np.isin(group, compared))
+        part = stats.compare(rows[..., taken, :], own_weight=CELL_WEIGHT)
+        for whole, values in zip(matrices, part, strict=True):
+            whole[..., taken[:, None], taken] = values
     return stats.Pairs(*matrices)
-
-
-def named(comparison: MethodPairs, *, threshold: float) -> Int[np.ndarray, "*draws"]:
-    """Return the method that is better than every other by at least the threshold, or -1.
-
-    Methods without any interval take no part.
-    """
-    dof = comparison.pairs.dof
-    out = np.isnan(dof).all(axis=-1)
-    beaten = comparison.bounds().better(threshold) | np.eye(dof.shape[-1], dtype=bool) | out[..., None, :]
-    best = beaten.all(axis=-1) & ~out
-    return np.where(best.any(axis=-1), best.argmax(axis=-1), -1)
 
 
 def judge(table: Float[np.ndarray, "methods seeds"], *, threshold: float) -> Judgement:
@@ -218,7 +163,7 @@ def judge(table: Float[np.ndarray, "methods seeds"], *, threshold: float) -> Jud
     left_out = tuple(int(number) for number in np.flatnonzero(out))
     if out.all():
         return Judgement(None, False, (), left_out, None, None)
-    leader = int(np.where(out, -np.inf, method_means(table)).argmax())
+    leader = int(np.where(out, -np.inf, stats.adjusted_means(table)).argmax())
     better = comparison.bounds().better(threshold)[leader]
     rivals = tuple(int(number) for number in np.flatnonzero(~out & ~better) if number != leader)
     needed = [
@@ -262,19 +207,13 @@ def seeds_to_settle(
         None if that takes more than 50 seeds, if the difference lies within the threshold, or if it is NaN.
     """
     lead = abs(difference)
-
-    def settled(number: int) -> bool:
-        freedom, spread = dof * (number - 1) / (seeds - 1), np.array(error * math.sqrt(seeds / number))
-        return bool(lead > _needed(freedom, methods, spread=spread, threshold=threshold))
-
-    if not lead > threshold or not settled(stats.MAX_SEEDS):
+    if not lead > threshold:
         return None
-    # The intervals shrink with the number of seeds.
-    low, high = 1, stats.MAX_SEEDS
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if settled(middle) else (middle, high)
-    return high
+    for number in range(2, stats.MAX_SEEDS + 1):
+        freedom, spread = dof * (number - 1) / (seeds - 1), np.array(error * math.sqrt(seeds / number))
+        if lead > _needed(freedom, methods, spread=spread, threshold=threshold):
+            return number
+    return None
 
 
 def smallest_difference(error: float, dof: float, *, methods: int, threshold: float) -> float:
@@ -294,12 +233,11 @@ def smallest_difference(error: float, dof: float, *, methods: int, threshold: fl
         return threshold
     spread, weight = _chi(dof)
     needed = _needed(dof, methods, spread=error * spread, threshold=threshold)
-    low, high = 0.0, threshold + 2 * error * critical_value(methods, dof, level=0.999)
-    for _ in range(50):
-        middle = (low + high) / 2
-        found = weight @ ndtr((middle - needed) / error) >= POWER
-        low, high = (low, middle) if found else (middle, high)
-    return high
+
+    def found(difference: float) -> bool:
+        return bool(weight @ ndtr((difference - needed) / error) >= POWER)
+
+    return _smallest(found, threshold + 2 * error * critical_value(methods, dof, level=0.999))
 
 
 @cache
@@ -307,26 +245,37 @@ def critical_value(methods: int, dof: float, *, level: float) -> float:
     """Return the value that the largest |t| over all pairs of methods exceeds with probability 1 - level.
 
     It is the quantile of Tukey's studentised range over the square root of 2, computed by numerical integration to
-    about 1e-4. Student's t for two methods.
+    about 1e-4. `scipy.stats.studentized_range` takes 0.15 s for each value. Student's t for two methods.
     """
     if methods < 2:
-        return float("nan")
+        return math.nan
     if methods == 2:
         return float(stdtrit(dof, (1 + level) / 2))
     widths, probabilities = _range_distribution(methods)
     spread, weight = _chi(dof)
-    low, high = 0.0, 1.0
-    while weight @ np.interp(high * spread, widths, probabilities) < level:
+
+    def reached(width: float) -> bool:
+        return bool(weight @ np.interp(width * spread, widths, probabilities) >= level)
+
+    high = 1.0
+    while not reached(high):
         high *= 2
+    return float(_smallest(reached, high) / np.sqrt(2))
+
+
+def _smallest(holds: Callable[[float], bool], high: float) -> float:
+    """Return the smallest number in [0, high] for which a condition holds that holds for all larger ones."""
+    low = 0.0
     for _ in range(50):
         middle = (low + high) / 2
-        reached = weight @ np.interp(middle * spread, widths, probabilities) >= level
-        low, high = (low, middle) if reached else (middle, high)
-    return float(high / np.sqrt(2))
+        low, high = (low, middle) if holds(middle) else (middle, high)
+    return high
 
 
-def capacity_slopes(scores: Grid, macs: Float[np.ndarray, " teachers"]) -> Slopes:
-    """Fit each method's accuracy against the logarithm of the teachers' MACs, a line for each seed.
+def capacity_slopes(
+    scores: Float[np.ndarray, "methods teachers seeds"], macs: Float[np.ndarray, " teachers"]
+) -> Float[np.ndarray, "methods seeds"]:
+    """Return the change of accuracy per doubling of the teacher's MACs: the slope of a line for each method and seed.
 
     The effect of a seed is common to all cells and moves no slope. What the teachers differ in beside their MACs is
     not noise here: the intervals are about other seeds with these teachers, not about other teachers.
@@ -334,39 +283,16 @@ def capacity_slopes(scores: Grid, macs: Float[np.ndarray, " teachers"]) -> Slope
     Args:
         macs: multiply-accumulates of each teacher; NaN if unknown. Such teachers are left out.
 
-    Raises:
-        ValueError: MACs that are not positive.
+    Returns:
+        NaN where a run failed, and everywhere for fewer than three distinct MACs.
     """
-    if (macs <= 0).any():
-        raise ValueError(f"macs must be positive, or NaN if unknown, got {macs[macs <= 0][0]:g}")
-    known = ~np.isnan(macs)
-    taken = np.zeros((*scores.shape[:-3], len(macs)), dtype=bool)
-    taken[..., known] = counted_teachers(scores[..., known, :])
-    distinct = sum((taken & (macs == value)).any(axis=-1).astype(int) for value in np.unique(macs[known]))
-    taken &= (np.asarray(distinct) >= FEWEST_CAPACITIES)[..., None]
-    doublings = np.log2(np.where(known, macs, 1.0))
-    centre = np.where(taken, doublings, 0.0).sum(axis=-1, keepdims=True) / np.maximum(taken.sum(-1, keepdims=True), 1)
-    moment = np.where(taken, doublings - centre, 0.0)
-    used = taken[..., None, :, None]
-    products = np.where(used, moment[..., None, :, None] * scores, 0.0).sum(axis=-2)
-    fitted = np.asarray(taken.any(axis=-1))[..., None, None]
-    spread = np.where(fitted, np.asarray((moment**2).sum(axis=-1))[..., None, None], 1.0)
-    by_seed = np.where(fitted, products / spread, np.nan)
-    slope, half_width = _mean_with_interval(by_seed)
-    return Slopes(taken, by_seed, slope, half_width, compare_methods(by_seed))
-
-
-def _mean_with_interval(by_seed: Table) -> tuple[np.ndarray, np.ndarray]:
-    """Return mean and half the width of its 95 % Student-t interval; NaN for fewer than two seeds."""
-    ran = ~np.isnan(by_seed)
-    seeds = ran.sum(axis=-1)
-    valid = seeds > 1
-    number = np.where(valid, seeds, 2)
-    mean = np.where(ran, by_seed, 0.0).sum(axis=-1) / number
-    centred = np.where(ran, by_seed - mean[..., None], 0.0)
-    error = np.sqrt((centred**2).sum(axis=-1) / (number - 1) / number)
-    width = stdtrit(number - 1, (1 + stats.STATED) / 2) * error
-    return np.where(valid, mean, np.nan), np.where(valid, width, np.nan)
+    known = np.flatnonzero(~np.isnan(macs))
+    taken = known[counted_teachers(scores[:, known])]
+    if len(np.unique(macs[taken])) < FEWEST_CAPACITIES:
+        return np.full((scores.shape[0], scores.shape[2]), np.nan)
+    doublings = np.log2(macs[taken])
+    centred = doublings - doublings.mean()
+    return np.asarray(centred @ scores[:, taken] / (centred @ centred))
 
 
 def _needed(

@@ -3,30 +3,28 @@
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
-from scipy.special import stdtrit
 
 from autodistill import stats
 from autodistill.formatting import listed, maybe, method_label, percent, plural, points, short, sure
 from autodistill.records import (
-    CellRecord,
     MethodContrast,
     MethodGrid,
     MethodVerdict,
-    RunResult,
     ScoreRow,
     SlopeRow,
     StudyRecord,
+    TeacherRecord,
     TuningRow,
 )
 from autodistill.stats import grid as grids
-from autodistill.stats.evidence import WIDEST
+from autodistill.stats.evidence import WIDEST, accuracy_ends, all_failed, ends
 
 NO_TEACHER, LABEL_SMOOTHING = "no teacher", "label smoothing"
 """Names of the rows without a teacher."""
-MAX_REASON = 120
 RUNNING = "The study is still running, so nothing is decided."
 FAILED = "Too many runs failed: fewer than two methods have two finished seeds with the same teachers."
 TOGETHER = "which holds for all pairs of methods together"
@@ -41,13 +39,9 @@ def judge_grid(record: StudyRecord, *, threshold: float) -> MethodVerdict:
     """
     found = record.grid
     assert found is not None
-    names = [it.name for it in record.teachers]
     if not found.cells:
-        sentence = RUNNING if record.state == "running" else FAILED
-        reasons = tuple(_failures(record))
-        return MethodVerdict(
-            verdict="unconfirmed", method=None, sentence=sentence, reasons=reasons, threshold=threshold
-        )
+        return _unconfirmed(record, RUNNING if record.state == "running" else FAILED, threshold=threshold)
+    names = [it.name for it in record.teachers]
     scores, controls = _tables(found, names)
     counted = [name for name, kept in zip(names, grids.counted_teachers(scores), strict=True) if kept]
     table = grids.method_scores(scores)
@@ -60,23 +54,23 @@ def judge_grid(record: StudyRecord, *, threshold: float) -> MethodVerdict:
         "teachers": tuple(counted),
         "methods": tuple(_row(found.methods[place], table[place], method=found.methods[place]) for place in order),
         "baselines": tuple(it for it in baselines if it.seeds),
-        "cells": tuple(_cell_rows(found)),
+        "cells": tuple(
+            _row(cell.teacher, scores[found.methods.index(cell.method), names.index(cell.teacher)], method=cell.method)
+            for cell in found.cells
+        ),
         "threshold": threshold,
     }
-    only = len(found.methods) == 1
     open_ = _undecided(record, judged, table)
     if open_:
-        reasons = tuple(_failures(record))
-        return MethodVerdict(verdict="unconfirmed", method=None, sentence=open_, reasons=reasons, **rows)
-    contrasts = _contrasts(grids.compare_methods(table), found.methods, order)
-    gains = _gains(scores, controls, found.methods, names)
-    slopes, slope_contrasts = _slopes(record, scores)
+        return _unconfirmed(record, open_, **rows)
+    only = len(found.methods) == 1
+    slopes, slope_contrasts = _slopes(record.teachers, found.methods, scores)
     verdict = MethodVerdict(
         verdict="only_one" if only else "best_method" if judged.named else "no_clear_difference",
         method=found.methods[order[0]] if only or judged.named else None,
         sentence="",
-        contrasts=contrasts,
-        gains=gains,
+        contrasts=_contrasts(grids.compare_methods(table), found.methods, order),
+        gains=_gains(scores, controls, found.methods, names),
         slopes=slopes,
         slope_contrasts=slope_contrasts,
         tuning=_tuning(found),
@@ -85,25 +79,30 @@ def judge_grid(record: StudyRecord, *, threshold: float) -> MethodVerdict:
         noise=_noise(scores, controls),
         **rows,
     )
-    reasons = tuple(_reasons(record, judged, verdict))
-    return verdict.model_copy(update={"sentence": _sentence(record, judged, verdict), "reasons": reasons})
+    sentence = _sentence(record, verdict, [found.methods[place] for place in judged.rivals])
+    reasons = tuple(_reasons(record, verdict, [found.methods[place] for place in judged.left_out]))
+    return verdict.model_copy(update={"sentence": sentence, "reasons": reasons})
+
+
+def _unconfirmed(record: StudyRecord, sentence: str, **rows: Any) -> MethodVerdict:
+    reasons = tuple(_failures(record))
+    return MethodVerdict(verdict="unconfirmed", method=None, sentence=sentence, reasons=reasons, **rows)
 
 
 def _order(methods: Sequence[str], table: grids.Table, judged: grids.Judgement) -> list[int]:
     """Return the places of the methods, the best mean first and those that were left out last."""
-    means = np.nan_to_num(grids.method_means(table), nan=-1.0)
+    means = np.nan_to_num(stats.adjusted_means(table), nan=-1.0)
     alone = len(methods) == 1
     return sorted(range(len(methods)), key=lambda place: (not alone and place in judged.left_out, -means[place]))
 
 
 def _undecided(record: StudyRecord, judged: grids.Judgement, table: grids.Table) -> str:
     """Return why nothing is decided; empty if something is."""
-    assert record.grid is not None
     if record.state == "running":
         return RUNNING
     if table.shape[-1] == 1:
         return "One seed gives no interval, so the methods are not compared: set confirm.seeds to 2 or more."
-    if not np.isfinite(table).any() or (judged.leader is None and len(record.grid.methods) > 1):
+    if not np.isfinite(table).any() or (judged.leader is None and len(table) > 1):
         return FAILED
     return ""
 
@@ -112,26 +111,22 @@ def _tables(
     found: MethodGrid, teachers: Sequence[str]
 ) -> tuple[Float[np.ndarray, "methods teachers seeds"], Float[np.ndarray, "controls seeds"]]:
     """Return the test accuracies of cells and controls; NaN where a run failed or is missing."""
-    runs = [*found.no_teacher, *found.label_smoothing, *(run for cell in found.cells for run in cell.runs)]
-    seeds = sorted({run.seed for run in runs})
-
-    def line(of: Sequence[RunResult]) -> list[float]:
-        known = {run.seed: run.test_top1 for run in of if run.test_top1 is not None and math.isfinite(run.test_top1)}
-        return [known.get(seed, math.nan) for seed in seeds]
-
-    cells = {(cell.method, cell.teacher): line(cell.runs) for cell in found.cells}
-    missing = [math.nan] * len(seeds)
-    scores = [[cells.get((method, name), missing) for name in teachers] for method in found.methods]
-    controls = [line(found.no_teacher), line(found.label_smoothing)]
-    shape = (len(found.methods), len(teachers), len(seeds))
-    return np.array(scores, dtype=float).reshape(shape), np.array(controls, dtype=float).reshape(2, len(seeds))
+    by_cell = {(cell.method, cell.teacher): cell.runs for cell in found.cells}
+    cells = [by_cell.get((method, name), ()) for method in found.methods for name in teachers]
+    rows = [found.no_teacher, found.label_smoothing, *cells]
+    seeds = {run.seed for runs in rows for run in runs}
+    table = stats.score_table([stats.scores_by_seed(runs) for runs in rows], seeds)
+    return table[2:].reshape(len(found.methods), len(teachers), len(seeds)), table[:2]
 
 
-def _limits(difference: float, half: float) -> dict[str, float]:
-    """Return the ends of an interval; none if it is too wide to be shown. Rounding errors become 0."""
-    if not 2 * half <= WIDEST:
-        return {}
-    return {"low": _rounded(difference - half), "high": _rounded(difference + half)}
+def cell_name(method: str, teacher: str) -> str:
+    """Return the name of a cell in contrasts."""
+    return f"{method} / {teacher}"
+
+
+def _limits(difference: float, half_width: float) -> dict[str, float]:
+    """Return the ends of an interval as fields of a record; none if it is missing or too wide."""
+    return {name: _rounded(end) for name, end in ends(difference, half_width).items()}
 
 
 def _rounded(value: float) -> float:
@@ -141,38 +136,23 @@ def _rounded(value: float) -> float:
 
 def _row(name: str, scores: Float[np.ndarray, " seeds"], *, method: str | None = None) -> ScoreRow:
     """Return a mean with the Student-t interval of its own runs."""
-    known = scores[~np.isnan(scores)]
-    count, low, high = len(known), None, None
-    mean = float(known.mean()) if count else None
-    if mean is not None and count > 1:
-        width = float(stdtrit(count - 1, (1 + stats.STATED) / 2) * known.std(ddof=1) / math.sqrt(count))
-        if 2 * width <= WIDEST:
-            low, high = max(0.0, mean - width), min(1.0, mean + width)
-    return ScoreRow(name=name, method=method, seeds=count, test_top1=mean, low=low, high=high)
-
-
-def _cell_rows(found: MethodGrid) -> list[ScoreRow]:
-    """Return the rows of the cells."""
-
-    def scores(cell: CellRecord) -> Float[np.ndarray, " seeds"]:
-        return np.array([run.test_top1 for run in cell.runs if run.test_top1 is not None], dtype=float)
-
-    return [_row(cell.teacher, scores(cell), method=cell.method) for cell in found.cells]
+    mean, half_width = stats.own_mean(scores)
+    seeds = int((~np.isnan(scores)).sum())
+    known = mean if seeds else None
+    return ScoreRow(name=name, method=method, seeds=seeds, test_top1=known, **accuracy_ends(mean, half_width))
 
 
 def _contrasts(compared: grids.MethodPairs, methods: Sequence[str], order: Sequence[int]) -> tuple[MethodContrast, ...]:
     """Return the larger value minus the smaller, for every two methods with shared seeds, in the given order."""
-    bounds = compared.bounds()
+    half_width, at_least = compared.half_width(), compared.bounds().at_least
     found = []
     for one, other in combinations(order, 2):
-        if compared.pairs.difference[one, other] < 0:
-            one, other = other, one
-        if not np.isnan(compared.pairs.difference[one, other]):
-            at = (one, other)
-            difference, at_least = float(compared.pairs.difference[at]), _rounded(bounds.at_least[at])
-            limits = _limits(difference, float(bounds.high[at]) - difference)
-            pair = {"better": methods[one], "worse": methods[other], "difference": _rounded(difference)}
-            found.append(MethodContrast(**pair, **limits, at_least=at_least))
+        at = (one, other) if compared.pairs.difference[one, other] >= 0 else (other, one)
+        difference = float(compared.pairs.difference[at])
+        if not math.isnan(difference):
+            pair = {"better": methods[at[0]], "worse": methods[at[1]], "difference": _rounded(difference)}
+            limits = _limits(difference, float(half_width[at]))
+            found.append(MethodContrast(**pair, **limits, at_least=_rounded(at_least[at])))
     return tuple(found)
 
 
@@ -188,26 +168,28 @@ def _gains(
             at = (len(controls) + place, column)
             difference, half = float(pairs.difference[at]), float(width[at])
             if not math.isnan(difference):
-                pair = {"better": f"{method} / {teacher}", "worse": control, "difference": _rounded(difference)}
+                pair = {"better": cell_name(method, teacher), "worse": control, "difference": _rounded(difference)}
                 found.append(MethodContrast(**pair, **_limits(difference, half)))
     return tuple(found)
 
 
-def _slopes(record: StudyRecord, scores: grids.Grid) -> tuple[tuple[SlopeRow, ...], tuple[MethodContrast, ...]]:
+def _slopes(
+    teachers: Sequence[TeacherRecord], methods: Sequence[str], scores: grids.Grid
+) -> tuple[tuple[SlopeRow, ...], tuple[MethodContrast, ...]]:
     """Return the change of accuracy per doubling of the teacher's MACs, and its differences between methods.
 
     Both are empty for too few teachers of known size.
     """
-    assert record.grid is not None
-    macs = np.array([it.cost.macs or math.nan for it in record.teachers], dtype=float)
-    methods, found = record.grid.methods, grids.capacity_slopes(scores, macs)
+    by_seed = grids.capacity_slopes(scores, np.array([it.cost.macs or math.nan for it in teachers], dtype=float))
+    found = [stats.own_mean(row) for row in by_seed]
+    slopes = np.array([0.0 if math.isnan(half_width) else slope for slope, half_width in found])
     rows = [
-        SlopeRow(method=method, slope=_rounded(slope), **_limits(float(slope), float(half)))
-        for method, slope, half in zip(methods, found.slope, found.half_width, strict=True)
-        if not math.isnan(slope)
+        SlopeRow(method=method, slope=_rounded(slope), **_limits(slope, half_width))
+        for method, (slope, half_width) in zip(methods, found, strict=True)
+        if not math.isnan(half_width)
     ]
-    order = np.argsort(-np.nan_to_num(found.slope), kind="stable").tolist()
-    return tuple(rows), _contrasts(found.between, methods, order) if rows else ()
+    order = np.argsort(-slopes, kind="stable").tolist()
+    return tuple(rows), _contrasts(grids.compare_methods(by_seed), methods, order) if rows else ()
 
 
 def _noise(scores: grids.Grid, controls: Float[np.ndarray, "controls seeds"]) -> float | None:
@@ -217,7 +199,7 @@ def _noise(scores: grids.Grid, controls: Float[np.ndarray, "controls seeds"]) ->
     return math.sqrt(float(fitted.residual_ss) / dof) if dof > 0 else None
 
 
-def _sentence(record: StudyRecord, judged: grids.Judgement, verdict: MethodVerdict) -> str:
+def _sentence(record: StudyRecord, verdict: MethodVerdict, rivals: Sequence[str]) -> str:
     first, *others = verdict.methods
     leader, task = method_label(first.name), f"{short(record.student.name)} on {short(record.data.name)}"
     teachers = plural(len(verdict.teachers), "teacher")
@@ -225,18 +207,15 @@ def _sentence(record: StudyRecord, judged: grids.Judgement, verdict: MethodVerdi
     if not others:
         return f"{leader} was measured alone for {task}: {reached}."
     leads = {it.worse: it for it in verdict.contrasts if it.better == first.name}
-    if judged.named:
+    if verdict.verdict == "best_method":
         second = leads[next(it.name for it in others if it.name in leads)]
         ahead = f"{points(second.difference)} points over {method_label(second.worse)}, the second"
         how = f"{_range(second)}, {TOGETHER}"
         return f"{leader} is the best of {len(verdict.methods)} methods for {task}: {reached}, {ahead} ({how})."
-    assert record.grid is not None
-    rivals = [record.grid.methods[place] for place in judged.rivals]
     nearest = min((leads[name] for name in rivals if name in leads), key=lambda it: it.difference, default=None)
     lead = ""
     if nearest is not None:
-        how = _range(nearest)
-        lead = f", {points(nearest.difference)} points over {method_label(nearest.worse)} ({how})"
+        lead = f", {points(nearest.difference)} points over {method_label(nearest.worse)} ({_range(nearest)})"
     names = listed([method_label(name) for name in rivals])
     return f"For {task}, {leader} cannot be told apart from {names}: {reached}{lead}{_settled(verdict, leads, rivals)}."
 
@@ -252,18 +231,15 @@ def _settled(verdict: MethodVerdict, leads: Mapping[str, MethodContrast], rivals
     return "; more than 50 seeds would be needed to tell"
 
 
-def _reasons(record: StudyRecord, judged: grids.Judgement, verdict: MethodVerdict) -> Iterator[str]:
-    assert record.grid is not None
-    methods = record.grid.methods
-    if judged.left_out and len(methods) > 1:
-        names = listed([method_label(methods[place]) for place in judged.left_out])
-        yield f"Not compared, because too many of its runs failed: {names}."
+def _reasons(record: StudyRecord, verdict: MethodVerdict, left_out: Sequence[str]) -> Iterator[str]:
+    if left_out and len(verdict.methods) > 1:
+        yield f"Not compared, because too many of its runs failed: {listed([method_label(name) for name in left_out])}."
     yield from _failures(record)
     dropped = [short(it.name) for it in record.teachers if it.name not in verdict.teachers]
     if dropped:
         yield f"Left out of the means of all methods, because runs failed: {listed(dropped)}."
     behind = [it for it in verdict.contrasts if it.better == verdict.methods[0].name and (it.low or 0.0) > 0]
-    if not judged.named and behind:
+    if verdict.verdict != "best_method" and behind:
         each = [f"{method_label(it.worse)} ({points(it.difference)} points, {_range(it)})" for it in behind]
         yield f"{method_label(verdict.methods[0].name)} is ahead of {listed(each)}."
     if verdict.detectable is not None:
@@ -309,9 +285,7 @@ def _failures(record: StudyRecord) -> Iterator[str]:
     assert record.grid is not None
     for method in record.grid.methods:
         trials = [trial for trial in record.trials if trial.params.method == method]
-        if trials and all(trial.state == "failed" for trial in trials):
-            reason = short(trials[0].reason or "no reason recorded", MAX_REASON)
-            yield f"Every trial of {method_label(method)} failed ({len(trials)}), the first with: {reason}."
+        yield from all_failed(method_label(method), trials)
 
 
 def _range(row: MethodContrast | SlopeRow | TuningRow) -> str:
@@ -332,20 +306,16 @@ def _against_controls(record: StudyRecord, verdict: MethodVerdict) -> Iterator[s
             worse = f", {behind} worse" if behind else ""
             yield f"{count} better than {name}{worse}, by intervals of each cell."
         if ahead and control == LABEL_SMOOTHING:
-            cells = {
-                it.name: [f"{cell.method} / {cell.name}" for cell in verdict.cells if cell.name == it.name]
-                for it in record.teachers
-            }
-            none = [short(teacher) for teacher, names in cells.items() if names and not ahead.intersection(names)]
+            measured = {it.name for it in verdict.cells}
+            better = {it.name for it in verdict.cells if cell_name(str(it.method), it.name) in ahead}
+            none = [short(it.name) for it in record.teachers if it.name in measured - better]
             if none:
                 yield f"With {listed(none)}, no method is shown to be better than label smoothing."
     known = [(it.test_top1, it) for it in verdict.cells if it.test_top1 is not None]
     if known:
         accuracy, best = max(known, key=lambda pair: pair[0])
-        gain = next(
-            (it for it in verdict.gains if (it.better, it.worse) == (f"{best.method} / {best.name}", LABEL_SMOOTHING)),
-            None,
-        )
+        gains = {it.better: it for it in verdict.gains if it.worse == LABEL_SMOOTHING}
+        gain = gains.get(cell_name(str(best.method), best.name))
         over = f", {points(gain.difference)} points over label smoothing ({_range(gain)})" if gain else ""
         yield (
             f"The best cell is {method_label(str(best.method))} from {short(best.name)}: {percent(accuracy)}{over}. As "
@@ -361,19 +331,12 @@ def _tuning(found: MethodGrid) -> tuple[TuningRow, ...]:
         own = {it.teacher: it for it in found.cells if it.method == method and it.teacher in shared}
         if all(cell.params == shared[teacher].params for teacher, cell in own.items()):
             continue  # one setting is the best of every cell: there is nothing to compare
-        gains: dict[int, list[float]] = {}
-        for teacher, cell in own.items():
-            common = {run.seed: run.test_top1 for run in shared[teacher].runs}
-            for run in cell.runs:
-                other = common.get(run.seed)
-                if run.test_top1 is not None and other is not None:
-                    gains.setdefault(run.seed, []).append(run.test_top1 - other)
-        # A seed counts if all teachers have both runs.
-        by_seed = np.array([np.mean(one) for one in gains.values() if len(one) == len(own)])
-        if len(by_seed):
-            gain, width = float(by_seed.mean()), math.inf
-            if len(by_seed) > 1:
-                error = float(by_seed.std(ddof=1)) / math.sqrt(len(by_seed))
-                width = float(stdtrit(len(by_seed) - 1, (1 + stats.STATED) / 2)) * error
-            rows.append(TuningRow(method=method, gain=_rounded(gain), **_limits(gain, width)))
+        cells = [*own.values(), *(shared[teacher] for teacher in own)]
+        seeds = {run.seed for cell in cells for run in cell.runs}
+        table = stats.score_table([stats.scores_by_seed(cell.runs) for cell in cells], seeds)
+        # NaN unless all teachers have both runs.
+        by_seed = (table[: len(own)] - table[len(own) :]).mean(axis=0)
+        gain, half_width = stats.own_mean(by_seed)
+        if not math.isnan(gain):
+            rows.append(TuningRow(method=method, gain=_rounded(gain), **_limits(gain, half_width)))
     return tuple(rows)

@@ -35,12 +35,7 @@ def recommend_student(
         studies: at least one, one per student. A study without a recommendation counts as unconfirmed.
         limits: limits that all of these students meet.
         threshold: the smallest difference in accuracy that matters, a fraction.
-
-    Raises:
-        ValueError: no study.
     """
-    if not studies:
-        raise ValueError("studies: at least one, got none")
     evidence = _evidence(studies, threshold)
     rows = sorted((_row(study, evidence) for study in studies), key=lambda row: (-_accuracy(row), _cheapness(row)))
     rows = [row.model_copy(update={"front": _fronts(row, rows)}) for row in rows]
@@ -59,10 +54,8 @@ def recommend_student(
     tied = [best, *(row for row in others if not evidence.better(best.student, row.student))]
     pairs = [evidence.contrast(best.student, other.student) for other in others]
     contrasts = [
-        StudentContrast(
-            student=best.student, versus=other.student, difference=pair.difference, low=pair.low, high=pair.high
-        )
-        for other, pair in zip(others, pairs, strict=True)
+        StudentContrast(student=it.teacher, versus=str(it.versus), difference=it.difference, low=it.low, high=it.high)
+        for it in pairs
     ]
     chosen = min(tied, key=_cheapness)
     verdict = "winner" if len(tied) == 1 else "no_clear_difference"

@@ -9,13 +9,11 @@ ahead, and was no better with them than with its own.
 import json
 import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import NamedTuple
 
-import numpy as np
-
 from autodistill import stats
-from autodistill.records import Basis, FinalistRecord, RunResult, StudyRecord, TrialParams
+from autodistill.records import Basis, FinalistRecord, StudyRecord, TrialParams
 
 
 class CommonSettings(NamedTuple):
@@ -57,23 +55,18 @@ def common_settings(record: StudyRecord) -> CommonSettings | None:
 def basis(record: StudyRecord, ahead: FinalistRecord, behind: FinalistRecord, *, threshold: float) -> Basis:
     """Return what the difference between two finalists is evidence about.
 
-    A finalist stands with its own settings because they scored at least as well on validation, where both were tried.
-    A control over confirm seeds replaces this evidence.
-
-    Args:
-        record: the study.
-        ahead: the finalist with the higher confirmed mean.
-        behind: the other finalist.
-        threshold: the smallest difference in accuracy that matters, a fraction.
+    `ahead` has the higher confirmed mean. A finalist stands with its own settings because they scored at least as well
+    on validation, where both were tried. A control over confirm seeds replaces this evidence.
     """
     if settings_of(ahead.params) == settings_of(behind.params):
         return "teachers"
     gain = control_gain(record, ahead, behind)
     if gain is not None:
-        return "teachers" if gain <= threshold or _holds(record, ahead, behind, threshold) else "configurations"
-    shared = ahead.params.model_copy(update={"teacher": behind.teacher})
-    tried = any(params == shared for params, _ in _search_scores(record))
-    return "teachers" if tried else "configurations"
+        equal = gain <= threshold or _holds(record, ahead, behind, threshold)
+    else:
+        shared = ahead.params.model_copy(update={"teacher": behind.teacher})
+        equal = any(params == shared for params, _ in _search_scores(record))
+    return "teachers" if equal else "configurations"
 
 
 def control_gain(record: StudyRecord, ahead: FinalistRecord, behind: FinalistRecord) -> float | None:
@@ -81,7 +74,7 @@ def control_gain(record: StudyRecord, ahead: FinalistRecord, behind: FinalistRec
 
     Measured by the fair control with these settings over the confirm seeds that both have; None without one.
     """
-    own, theirs = _by_seed(behind.runs), _control(record, ahead, behind)
+    own, theirs = stats.scores_by_seed(behind.runs), _control(record, ahead, behind)
     seeds = own.keys() & theirs.keys()
     if not seeds:
         return None
@@ -90,23 +83,16 @@ def control_gain(record: StudyRecord, ahead: FinalistRecord, behind: FinalistRec
 
 def _holds(record: StudyRecord, ahead: FinalistRecord, behind: FinalistRecord, threshold: float) -> bool:
     """Return whether `ahead` is also told apart from `behind` with the settings of `ahead`."""
-    own, theirs = _by_seed(ahead.runs), _control(record, ahead, behind)
-    seeds = sorted(own.keys() & theirs.keys())
-    if len(seeds) < 2:
-        return False
-    scores = np.array([[own[seed] for seed in seeds], [theirs[seed] for seed in seeds]])
-    return bool(stats.bounds(stats.compare(scores)).better(threshold)[0, 1])
+    own, theirs = stats.scores_by_seed(ahead.runs), _control(record, ahead, behind)
+    pairs = stats.compare(stats.score_table([own, theirs], own.keys() & theirs.keys()))
+    return bool(stats.bounds(pairs).better(threshold)[0, 1])
 
 
 def _control(record: StudyRecord, ahead: FinalistRecord, behind: FinalistRecord) -> dict[int, float]:
     """Return the test accuracies, by seed, of the teacher of `behind` with the settings of `ahead`."""
     shared = ahead.params.model_copy(update={"teacher": behind.teacher})
     control = next((it for it in record.controls if it.regime == "shared" and it.params == shared), None)
-    return _by_seed(control.runs) if control else {}
-
-
-def _by_seed(runs: Sequence[RunResult]) -> dict[int, float]:
-    return {run.seed: run.test_top1 for run in runs if run.test_top1 is not None}
+    return stats.scores_by_seed(control.runs) if control else {}
 
 
 def _search_scores(record: StudyRecord) -> list[tuple[TrialParams, float]]:

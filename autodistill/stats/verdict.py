@@ -10,10 +10,10 @@ from typing import Literal
 
 import numpy as np
 
+from autodistill import stats
 from autodistill.formatting import contrast_words, count, listed, percent, plural, points, recipe, short, sure
 from autodistill.records import Basis, RankRow, Recommendation, RunResult, SeedsToSettle, StudyRecord, TrialParams
-from autodistill.stats import accuracy_error
-from autodistill.stats.evidence import Evidence, collect
+from autodistill.stats.evidence import Evidence, all_failed, collect
 from autodistill.stats.methods import judge_grid
 from autodistill.stats.tuning import control_gain
 
@@ -25,7 +25,6 @@ UNCONFIRMED_REASONS = (
 )
 RESUME = "run the same command again to resume the study and confirm"
 MAX_PAIRS = 5
-MAX_REASON = 120
 
 
 def recommend(record: StudyRecord, *, threshold: float = THRESHOLD) -> Recommendation:
@@ -34,16 +33,11 @@ def recommend(record: StudyRecord, *, threshold: float = THRESHOLD) -> Recommend
     Args:
         record: the study. Its confirm runs decide; its search scores count only if there is no confirm run.
         threshold: the smallest difference in accuracy that matters, a fraction.
-
-    Raises:
-        ValueError: a negative threshold.
     """
-    if not threshold >= 0:
-        raise ValueError(f"threshold must be 0 or more, got {threshold}")
     evidence = collect(record, threshold=threshold)
     if not evidence.teachers:
         return unconfirmed(record, threshold=threshold)
-    decision = _decide(record, evidence)
+    decision = _decide(evidence)
     taken = None if decision.verdict == "no_teacher" else decision.teacher
     settle = decision.to_settle()
     return Recommendation(
@@ -73,7 +67,7 @@ def recommend(record: StudyRecord, *, threshold: float = THRESHOLD) -> Recommend
 
 def unconfirmed(record: StudyRecord, *, threshold: float) -> Recommendation:
     """Recommend from the search's validation scores, and say how much they are worth."""
-    full = _best_per_teacher([trial.full for trial in record.trials] + [record.plain_kd])
+    full = list(best_full_runs(record).values())
     params, sentence = _guess(record, full)
     return Recommendation(
         verdict="unconfirmed",
@@ -109,36 +103,31 @@ def threshold_of(record: StudyRecord) -> float:
     return float(record.space.get("confirm", {}).get("threshold", THRESHOLD))
 
 
-def _decide(record: StudyRecord, evidence: Evidence) -> "_Decision":
+def _decide(evidence: Evidence) -> "_Decision":
     best, *others = evidence.teachers
     tied = [best, *(name for name in others if not evidence.better(best, name))]
     useless = {name for name in tied if evidence.answer(name) == "does_not_help"}
     # Where the best teacher is behind no teacher, all are, and training without a teacher costs nothing.
     if best in useless or evidence.behind(best):
-        return _Decision(record, evidence, tied, "no_teacher", best)
+        return _Decision(evidence, tied, "no_teacher", best)
     if not others:
-        return _Decision(record, evidence, tied, "only_one", best)
+        return _Decision(evidence, tied, "only_one", best)
     if tied == [best]:
-        return _Decision(record, evidence, tied, "winner", best)
+        return _Decision(evidence, tied, "winner", best)
     # Of the tied teachers the cheapest is taken. Left out are teachers that do not help and, as long as a better one
     # remains, those behind no teacher and those that may not help.
     able = [name for name in tied if name not in useless]
     able = [name for name in able if not evidence.behind(name)] or able
     able = [name for name in able if evidence.answer(name) == "helps"] or able
-    # Teachers of unknown cost come last.
-    cheapest = min(able, key=lambda name: (_macs(record, name), _params(record, name), name))
-    return _Decision(record, evidence, tied, "no_clear_difference", cheapest)
+    cheapest = min(able, key=lambda name: (*_cost(evidence.record, name), name))
+    return _Decision(evidence, tied, "no_clear_difference", cheapest)
 
 
-def _macs(record: StudyRecord, name: str) -> int | float:
-    """Return the MACs of a teacher; infinite if they are unknown."""
-    known = (one.cost.macs for one in record.teachers if one.name == name and one.cost.macs is not None)
-    return next(known, math.inf)
-
-
-def _params(record: StudyRecord, name: str) -> int | float:
-    known = (one.cost.params for one in record.teachers if one.name == name and one.cost.params is not None)
-    return next(known, math.inf)
+def _cost(record: StudyRecord, name: str) -> tuple[int | float, int | float]:
+    """Return MACs and parameters of a teacher; infinite where they are unknown."""
+    costs = {one.name: (one.cost.macs, one.cost.params) for one in record.teachers}
+    macs, params = costs.get(name, (None, None))
+    return math.inf if macs is None else macs, math.inf if params is None else params
 
 
 def _row_without_runs(teacher: str | None, params: TrialParams, searched: float | None) -> RankRow:
@@ -153,13 +142,16 @@ def _task(record: StudyRecord) -> str:
 class _Decision:
     """A verdict from confirm runs, which can be stated in plain English: one sentence and the reasons behind it."""
 
-    record: StudyRecord
     evidence: Evidence
     tied: list[str]
     """The best teacher and those that are not told apart from it."""
     verdict: Literal["winner", "no_clear_difference", "only_one", "no_teacher"]
     teacher: str
     """The recommended teacher, or the best one if training without a teacher is recommended."""
+
+    @property
+    def record(self) -> StudyRecord:
+        return self.evidence.record
 
     def to_settle(self) -> list[SeedsToSettle]:
         """List the open questions: the best teacher against the tied ones, and whether `teacher` helps."""
@@ -256,7 +248,7 @@ class _Decision:
 
     def _cheap_words(self) -> str:
         """Say which of the tied teachers is taken. It is not always the cheapest."""
-        macs = {name: _macs(self.record, name) for name in self.tied}
+        macs = {name: _cost(self.record, name)[0] for name in self.tied}
         unknown = macs[self.teacher] == math.inf
         if unknown and all(other == math.inf for other in macs.values()):
             return "one of them, because their costs are unknown"
@@ -383,15 +375,12 @@ class _Decision:
         """Compare the search score that chose each finalist with its confirmed mean."""
         for teacher in self.evidence.teachers[: MAX_PAIRS + 1]:
             record = self.evidence.finalists[teacher].record
-            scores = [run.val_top1 for run in record.runs if run.val_top1 is not None]
-            searched = record.search_val_top1
-            if not scores or searched is None:
+            searched, confirmed = record.search_val_top1, stats.mean(run.val_top1 for run in record.runs)
+            if searched is None or confirmed is None:
                 continue
-            confirmed = math.fsum(scores) / len(scores)
-            inflated = round(100 * (searched - confirmed), 1) > 0
-            cause = (
-                "inflated by choosing the best of many noisy scores" if inflated else "so choosing did not inflate it"
-            )
+            cause = "so choosing did not inflate it"
+            if round(100 * (searched - confirmed), 1) > 0:
+                cause = "inflated by choosing the best of many noisy scores"
             yield (
                 f"On validation, {short(teacher)} had {percent(searched)} in the search and {percent(confirmed)} over "
                 f"the confirm seeds: {points(searched - confirmed)} points, {cause}."
@@ -399,8 +388,8 @@ class _Decision:
 
     def _sampling_reason(self) -> str:
         """State the error that the size of the test set causes. Seeds do not show it: all students share the images."""
-        images = self.evidence.images
-        error = accuracy_error(self.evidence.finalists[self.teacher].mean, images=images)
+        images = self.record.data.test
+        error = stats.accuracy_error(self.evidence.finalists[self.teacher].mean, images=images)
         text = (
             f"A test set of {plural(images, 'image')} gives one accuracy a standard error of {100 * error:.1f} points"
         )
@@ -415,9 +404,7 @@ class _Decision:
     def _failure_reasons(self) -> Iterator[str]:
         for teacher in self.record.teachers:
             trials = [trial for trial in self.record.trials if trial.params.teacher == teacher.name]
-            if trials and all(trial.state == "failed" for trial in trials):
-                first = short(trials[0].reason or "no reason recorded", MAX_REASON)
-                yield f"Every trial of {short(teacher.name)} failed ({len(trials)}), the first with: {first}."
+            yield from all_failed(short(teacher.name), trials)
         for finalist in self.record.finalists:
             name = short(finalist.teacher or "no teacher")
             failed = sum(run.state == "failed" for run in finalist.runs)
@@ -436,22 +423,33 @@ def _names(names: Sequence[str]) -> str:
     return listed([*(short(name) for name in names[:MAX_PAIRS]), *more])
 
 
-def _best_per_teacher(runs: Sequence[RunResult | None]) -> list[RunResult]:
-    """Return each teacher's best finished run, best first; the earlier run wins a tie."""
+def score(run: RunResult | None) -> float:
+    """Return the validation accuracy for sorting; a run without one sorts last."""
+    return -1.0 if run is None or run.val_top1 is None else run.val_top1
+
+
+def best_per_teacher(runs: Sequence[RunResult | None]) -> dict[str | None, RunResult]:
+    """Return each teacher's best run with a score, best first; the earlier run wins a tie."""
     best: dict[str | None, RunResult] = {}
-    for run in sorted((run for run in runs if run and run.val_top1 is not None), key=_score, reverse=True):
+    for run in sorted((run for run in runs if run and run.val_top1 is not None), key=score, reverse=True):
         best.setdefault(run.params.teacher, run)
-    return list(best.values())
+    return best
 
 
-def _score(run: RunResult) -> float:
-    assert run.val_top1 is not None
-    return run.val_top1
+def full_runs(record: StudyRecord) -> list[RunResult]:
+    """Return the full runs with a teacher and a score: those of the trials, then plain KD."""
+    runs = (*(trial.full for trial in record.trials), record.plain_kd)
+    return [run for run in runs if run is not None and run.val_top1 is not None]
+
+
+def best_full_runs(record: StudyRecord) -> dict[str | None, RunResult]:
+    """Return each teacher's best full run, best first."""
+    return best_per_teacher(full_runs(record))
 
 
 def _guess(record: StudyRecord, full: Sequence[RunResult]) -> tuple[TrialParams, str]:
     """Return a provisional answer and its sentence; parameters without a teacher advise training without one."""
-    ranked = full or _best_per_teacher([trial.rung for trial in record.trials])
+    ranked = full or list(best_per_teacher([trial.rung for trial in record.trials]).values())
     if not ranked:
         failed = sum(run.state == "failed" for run in record.runs())
         text = "no run with a teacher has ended:"
@@ -459,13 +457,13 @@ def _guess(record: StudyRecord, full: Sequence[RunResult]) -> tuple[TrialParams,
             text = f"no run with a teacher has succeeded ({failed} failed): fix the reasons listed under Failures, then"
         return TrialParams(), f"No recommendation for {_task(record)} yet, {text} {RESUME}."
     best = ranked[0]
-    scored = f"{percent(_score(best))} validation accuracy"
+    scored = f"{percent(score(best))} validation accuracy"
     if not full:
         after = f"after {best.last_epoch} of {record.plan.epochs_full} epochs"
         which = f"the best score at the first rung ({scored} {after})"
     else:
         without = record.no_teacher.val_top1 if record.no_teacher else None
-        if without is not None and without >= _score(best):
+        if without is not None and without >= score(best):
             text = f"no teacher beat training without a teacher ({percent(without)}, best teacher {scored} in one run)"
             return TrialParams(), f"Unconfirmed for {_task(record)}: {text}; {RESUME}."
         against = "" if without is None else f", {percent(without)} without a teacher"

@@ -161,18 +161,18 @@ def race(scores: stats.Scores, *, seeds: int) -> tuple[stats.Scores, np.ndarray,
     """Race every study: what was run, the error probability of its last look, the runs left."""
     studies, finalists, _ = scores.shape
     left = np.full(studies, finalists * (seeds - stats.FIRST))
-    looks = stats.most_looks(int(left[0]))
+    runs = int(left[0])
     asked = np.zeros(scores.shape, dtype=bool)
     asked[..., : stats.FIRST] = True
     on = np.arange(studies)
     while len(on):
         seen = np.where(asked[on], scores[on], np.nan)
-        named = stats.undecided(seen, threshold=THRESHOLD, spent=stats.share(left[on], looks))
+        named = stats.undecided(seen, threshold=THRESHOLD, spent=stats.share(left[on], runs))
         new = stats.next_runs(asked[on], named & (left[on] > 1)[:, None], left=left[on])
         asked[on] |= new
         left[on] -= new.sum(axis=(-2, -1))
         on = on[new.any(axis=(-2, -1))]
-    return np.where(asked, scores, np.nan), stats.share(left, looks), left
+    return np.where(asked, scores, np.nan), stats.share(left, runs), left
 
 
 def _truth(design: Design, lead: float) -> np.ndarray:
@@ -281,9 +281,10 @@ def _led(off: grid.MethodPairs, lead: float) -> grid.MethodPairs:
 
 
 def _named_methods(found: grid.MethodPairs) -> np.ndarray:
-    """Share of the grids that name each method."""
-    named = grid.named(found, threshold=THRESHOLD)
-    return np.asarray((named[:, None] == np.arange(METHODS)).mean(axis=0))
+    """Share of the grids that name each method. A method without an interval takes no part."""
+    out = np.isnan(found.pairs.dof).all(axis=-1)
+    beaten = found.bounds().better(THRESHOLD) | np.eye(METHODS, dtype=bool) | out[:, None, :]
+    return np.asarray((beaten.all(axis=-1) & ~out).mean(axis=0))
 
 
 def grid_falls_short(row: GridRow) -> list[str]:

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from autodistill.stats import most_looks, next_runs, share, undecided
+from autodistill.stats import next_runs, share, undecided
 
 NAN = math.nan
 NOISE = np.array([[4, -4, 0], [0, 4, -4], [2, -2, 0], [0, -4, 4]]) / 10_000
@@ -65,10 +65,7 @@ def test_next_runs_are_paired_and_the_earliest_missing_come_first() -> None:
 @pytest.mark.parametrize("left", [0, 1, 2, 6, 7, 25])
 def test_the_looks_spend_the_error_probability_once(left: int) -> None:
     """Each look but the last pays for two runs or more, so there are no more of them than planned."""
-    looks = most_looks(left)
-    remaining = list(range(left, 1, -2))
-    assert len(remaining) == looks
-    spent = [float(share(runs, looks)) for runs in (*remaining, left - 2 * looks)]
+    spent = [float(share(runs, left)) for runs in (*range(left, 1, -2), left % 2)]
     assert sum(spent) == pytest.approx(1)
     assert spent[-1] == max(spent)
 

@@ -9,7 +9,7 @@ results, so a search over kept results takes the same way again and goes on from
 import math
 import re
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -117,25 +117,31 @@ def waves(state: SearchState, promoted: Sequence[TrialRecord]) -> None:
 
 def new_trial(state: SearchState, *, wave: int, prior_of: str | None = None) -> TrialRecord:
     """Ask for a trial, or read it where an earlier process of this study has recorded it."""
-    number, spec = len(state.trials), state.spec
-    recorded = spec.recorded[number] if number < len(spec.recorded) else None
-    if recorded is not None:
-        params, attrs = recorded.params, recorded.sampler_attrs
+    number, recorded = len(state.trials), state.spec.recorded
+    if number < len(recorded):
+        params, attrs = recorded[number].params, recorded[number].sampler_attrs
     else:
         params = state.sampler.ask(prior_of=prior_of)
         attrs = dict(state.sampler.trials[number].system_attrs)
+    return begin(state, params, prior=prior_of is not None, wave=wave, sampler_attrs=attrs)
+
+
+def begin(
+    state: SearchState, params: TrialParams, *, prior: bool, wave: int, sampler_attrs: dict[str, Any] | None = None
+) -> TrialRecord:
+    """Add a running trial to the study, and to the sampler if the sampler has not just suggested it."""
     same = [trial.number for trial in state.trials if trial.params == params]
     trial = TrialRecord(
-        number=number,
-        kind="search" if prior_of is None else "prior",
+        number=len(state.trials),
+        kind="prior" if prior else "search",
         wave=wave,
         params=params,
-        seed=next_seed(spec, params, state.trials),
+        seed=next_seed(state.spec, params, state.trials),
         replicate_of=same[0] if same else None,
         state="running",
-        sampler_attrs=attrs,
+        sampler_attrs=sampler_attrs or {},
     )
-    if recorded is not None:
+    if trial.number == len(state.sampler.trials):
         state.sampler.add(trial)
     state.trials.append(trial)
     state.on_event(TrialStarted(record=trial))
@@ -178,52 +184,37 @@ def _check_room(state: SearchState, epochs: int, priors: int) -> None:
 
 def _best_priors(state: SearchState, priors: Sequence[TrialRecord]) -> list[TrialRecord]:
     """Return the priors that go on to a full run: up to `PROTECTED_PRIORS`, plain KD and the best at their rung."""
-    priors = [with_rung(state, prior) for prior in priors]
+    priors = with_rungs(state, priors)
     ranked = sorted(priors, key=lambda it: (it.number != state.plain_kd_trial, -score(it.rung), it.number))
     chosen = [it.number for it in ranked if it.state == "running"][:PROTECTED_PRIORS]
-    promoted = []
-    for prior in priors:
-        if prior.number in chosen:
-            promoted.append(prior)
-        elif prior.state == "running":
-            rung = f"rung {100 * score(prior.rung):.1f} %"
-            reason = f"{rung}: not among the best {PROTECTED_PRIORS} of {len(priors)} priors"
-            prior = prior.model_copy(update={"state": "pruned", "reason": reason})
-        settle(state, prior)
-    return promoted
+    reason = f"not among the best {PROTECTED_PRIORS} of {len(priors)} priors"
+    return settle(state, [it if it.number in chosen else pruned(it, reason) for it in priors])
 
 
 def _judge(state: SearchState, asked: Sequence[TrialRecord]) -> list[TrialRecord]:
     """Prune or promote the trials of a wave, in number order, after all of them have reached their rung."""
-    trials = [with_rung(state, trial) for trial in asked]
-    for trial in trials:
-        state.trials[trial.number] = trial
-    promoted: list[TrialRecord] = []
-    for trial in trials:
-        if trial.state == "running":
-            trial = _judged(state, trial, left=left_epochs(state, len(promoted)))
-        if trial.state == "running":
-            promoted.append(trial)
-        settle(state, trial)
-    return promoted
+    judged, promoted = [], 0
+    for trial in with_rungs(state, asked):
+        trial = _judged(state, trial, left=left_epochs(state, promoted))
+        promoted += trial.state == "running"
+        judged.append(trial)
+    return settle(state, judged)
 
 
 def _judged(state: SearchState, trial: TrialRecord, *, left: int) -> TrialRecord:
     """Return the trial, pruned where rivals did better or where the budget has no room for its rest."""
     rivals = [score(other.rung) for other in rivals_of(trial, state.trials) if score(other.rung) >= 0]
-    own, eta, pruned = score(trial.rung), state.spec.space.search.eta, {"state": "pruned"}
+    own, eta = score(trial.rung), state.spec.space.search.eta
     if not goes_on(own, rivals, eta=eta):
         rank, count = 1 + sum(rival > own for rival in rivals), len(rivals) + 1
         best = math.ceil(count / eta)
-        reason = (
-            f"rung {100 * own:.1f} %: rank {rank} of {count} {method_label(str(trial.params.method))} trials with "
-            f"{trial.params.teacher}, whose best has "
-            f"{100 * max(rivals):.1f} %; only the best {f'{best} go' if best > 1 else 'goes'} on"
+        return pruned(
+            trial,
+            f"rank {rank} of {count} {method_label(str(trial.params.method))} trials with {trial.params.teacher}, "
+            f"whose best has {100 * max(rivals):.1f} %; only the best {f'{best} go' if best > 1 else 'goes'} on",
         )
-        return trial.model_copy(update={**pruned, "reason": reason})
     if left < state.spec.plan.epochs_rest:
-        reason = f"rung {100 * own:.1f} %: not promoted, the budget has no full run left"
-        return trial.model_copy(update={**pruned, "reason": reason, "out_of_budget": True})
+        return pruned(trial, "not promoted, the budget has no full run left", out_of_budget=True)
     return trial
 
 
@@ -233,29 +224,43 @@ def rivals_of(trial: TrialRecord, trials: Sequence[TrialRecord]) -> list[TrialRe
     return [it for it in trials if it.number != trial.number and (it.params.teacher, it.params.method) == own]
 
 
-def with_rung(state: SearchState, trial: TrialRecord) -> TrialRecord:
-    """Return a trial with the result of its rung, failed if the rung failed."""
-    run = state.results[rung_run(state.spec, trial).run]
-    failed = {"state": "failed", "reason": f"rung: {run.reason}"} if run.state == "failed" else {}
-    return trial.model_copy(update={"rung": run, **failed})
+def with_rungs(state: SearchState, trials: Sequence[TrialRecord]) -> list[TrialRecord]:
+    """Record the results of the rungs of trials; return the trials, failed where the rung failed."""
+    for trial in trials:
+        run = state.results[rung_run(state.spec, trial).run]
+        failed = {"state": "failed", "reason": f"rung: {run.reason}"} if run.state == "failed" else {}
+        state.trials[trial.number] = trial.model_copy(update={"rung": run, **failed})
+    return [state.trials[trial.number] for trial in trials]
+
+
+def pruned(trial: TrialRecord, reason: str, *, out_of_budget: bool = False) -> TrialRecord:
+    """Return a trial that is pruned at its rung; a trial that has failed stays as it is."""
+    if trial.state != "running":
+        return trial
+    reason = f"rung {100 * score(trial.rung):.1f} %: {reason}"
+    return trial.model_copy(update={"state": "pruned", "reason": reason, "out_of_budget": out_of_budget})
 
 
 def finish(state: SearchState, promoted: Sequence[TrialRecord]) -> None:
     """Record the full runs of trials that went on."""
+    trials = []
     for trial in promoted:
         full = state.results[full_run(state.spec, trial).run]
         ended = {"state": "complete"} if full.state == "complete" else {"state": "failed", "reason": full.reason}
-        settle(state, with_rung(state, trial).model_copy(update={"full": full, **ended}))
+        trials.append(trial.model_copy(update={"full": full, **ended}))
+    settle(state, trials)
 
 
-def settle(state: SearchState, trial: TrialRecord) -> None:
-    """Record a trial and tell the sampler."""
-    if trial.state != "running":
-        trial = trial.model_copy(update={"sampler_attrs": {}})
-    state.trials[trial.number] = trial
-    state.sampler.tell(trial)
-    if trial.state != "running":
-        state.on_event(TrialEnded(record=trial))
+def settle(state: SearchState, trials: Sequence[TrialRecord]) -> list[TrialRecord]:
+    """Record trials, and tell the sampler; return those that go on."""
+    for trial in trials:
+        if trial.state != "running":
+            trial = trial.model_copy(update={"sampler_attrs": {}})
+        state.trials[trial.number] = trial
+        state.sampler.tell(trial)
+        if trial.state != "running":
+            state.on_event(TrialEnded(record=trial))
+    return [trial for trial in trials if trial.state == "running"]
 
 
 def every_run_failed(runs: Sequence[RunResult], *, training: TrainingSpec) -> EveryRunFailed:
@@ -344,7 +349,7 @@ def rerun_leaders(state: SearchState) -> None:
         name = next((it.name for it in found if it.params == params), f"shared-{places.index(teacher) + 1}")
         seed = next_seed(spec, params, state.trials)
         runs.append(RunSpec(run=f"reruns/{name}-{seed}", params=params, seed=seed, epochs=epochs, metric=metric))
-    _announce(state, "reruns", len(runs))
+    announce(state, "reruns", len(runs))
     state.reruns = state.run(runs)
 
 
@@ -364,7 +369,7 @@ def confirm(state: SearchState) -> None:
     smoothed = label_smoothing_runs(spec) if spec.plan.label_smoothing else []
     new = [*_missing(state, state.asked), *smoothed]
     planned = len(new) + (rows * (race.seeds - race.first) if race else 0)
-    _announce(state, "confirm", planned)
+    announce(state, "confirm", planned)
     state.run(new)
     if race is not None:
         _race(state, race)
@@ -398,7 +403,7 @@ def controls(state: SearchState) -> None:
             runs = [confirm_run(spec, folder, params, index) for index in range(seeds)]
             missing += runs
             trained.append((params, [run.run for run in runs]))
-    _announce(state, "controls", len(missing))
+    announce(state, "controls", len(missing))
     state.run(missing)
     for regime, teacher, params in wanted:
         names = next(names for known, names in trained if known == params)
@@ -425,11 +430,12 @@ def audit(state: SearchState) -> None:
         full_run(state.spec, trial).model_copy(update={"run": f"audit/{trial.number:04d}", "begun_epochs": 0})
         for trial in audited_trials(state.trials)
     ]
-    _announce(state, "audit", len(runs))
+    announce(state, "audit", len(runs))
     state.audit = state.run(runs)
 
 
-def _announce(state: SearchState, phase: Phase, runs: int) -> None:
+def announce(state: SearchState, phase: Phase, runs: int) -> None:
+    """Announce a phase of full runs."""
     state.on_event(PhaseStarted(phase=phase, runs=runs, epochs=runs * state.spec.plan.epochs_full))
 
 

@@ -82,16 +82,10 @@ class StudyFound(NamedTuple):
 
 
 class Mirror:
-    """Copies trials to a database.
+    """Copies trials to a database: the study's own SQLite file, or the address of a database.
 
     While the database is away, a warning is shown; the trials are written when it is back. A copy that differs is
-    written again.
-
-    Args:
-        database: The study's own SQLite file, or the address of a database.
-        name: Name of the Optuna study.
-        identity: Distinguishes studies of the same name in a database.
-        say: Receives messages that the database is away or was set aside.
+    written again. `identity` distinguishes studies of the same `name` in a database.
 
     Raises:
         VersionError: Another version of Optuna made the database.
@@ -235,10 +229,7 @@ def _update(storage: RDBStorage, copy: FrozenTrial, trial: FrozenTrial) -> None:
 def refuse_foreign(url: str, name: str, *, identity: str = "") -> None:
     """Check that a database holds no other study of this name; write nothing.
 
-    Args:
-        url: Address of the database.
-        name: Name of the Optuna study.
-        identity: Identity of this study; empty: accept any study that autodistill made.
+    `identity` is that of this study; empty: accept any study that autodistill made.
 
     Raises:
         VersionError: Another version of Optuna made the database.
@@ -307,9 +298,7 @@ def reason_of(error: BaseException, url: str = "") -> str:
 def open_storage(url: str, *, patience_s: float | None = None) -> RDBStorage:
     """Open a database, and create Optuna's tables in an empty database.
 
-    Args:
-        url: Address of the database.
-        patience_s: How long a server that does not answer is tried; None: `START_S`.
+    A server that does not answer is tried for `patience_s` seconds; None: `START_S`.
 
     Raises:
         ConfigError: The address is of an unknown kind, or its driver is missing.

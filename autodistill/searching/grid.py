@@ -30,8 +30,8 @@ ALL_TEACHERS = "all teachers"
 """Name of the teacher of settings that are suggested for all teachers."""
 
 
-def tune(state: SearchState, priors: Mapping[str, PriorSpec]) -> None:
-    """Train the baselines, and try the settings of every cell.
+def run_grid(state: SearchState, priors: Mapping[str, PriorSpec]) -> None:
+    """Run the stages of a method grid.
 
     Args:
         state: A new state.
@@ -40,6 +40,14 @@ def tune(state: SearchState, priors: Mapping[str, PriorSpec]) -> None:
     Raises:
         EveryRunFailed: All runs of the first wave failed.
     """
+    _tune(state, priors)
+    _confirm_cells(state)
+    if state.spec.plan.controls:
+        _train_shared(state)
+
+
+def _tune(state: SearchState, priors: Mapping[str, PriorSpec]) -> None:
+    """Train the baselines, and try the settings of every cell."""
     spec, plan = state.spec, state.spec.plan
     assert plan.settings is not None
     samplers = {method: _sampler(state, method, prior) for method, prior in priors.items()}
@@ -71,8 +79,8 @@ def tune(state: SearchState, priors: Mapping[str, PriorSpec]) -> None:
         tried, wave = tried + count, wave + 1
 
 
-def confirm_cells(state: SearchState) -> None:
-    """Train the best setting of each cell over the confirm seeds, and the shared settings if the plan has them."""
+def _confirm_cells(state: SearchState) -> None:
+    """Train the best setting of each cell over the confirm seeds."""
     spec = state.spec
     for method in spec.space.search.methods:
         for teacher in spec.teachers:
@@ -87,8 +95,6 @@ def confirm_cells(state: SearchState) -> None:
     runs = [run for cell in state.cells for run in cell_runs(spec, cell)]
     announce(state, "confirm", len(runs))
     state.run(runs)
-    if spec.plan.controls:
-        _train_shared(state)
 
 
 def _train_shared(state: SearchState) -> None:

@@ -23,12 +23,6 @@ def importance(
     depends on its seed, so each share is a mean over seeds, with its standard deviation.
 
     Source: Hutter, Hoos and Leyton-Brown, ICML 2014, as implemented by Optuna.
-
-    Args:
-        trials: Trials of the study.
-        space: Search space.
-        teachers: Names of the teachers.
-        seeds: Two or more seeds of the random forest.
     """
     scored = [trial for trial in trials if trial.rung is not None and trial.rung.val_top1 is not None]
     if len(scored) < SMALLEST_N:

@@ -133,12 +133,8 @@ def make_grid_plan(
     Raises:
         ConfigError: The budget is too small; the message names the smallest budget.
     """
-    full, rung, methods, seeds = (
-        space.training.epochs,
-        space.training.rung,
-        len(space.search.methods),
-        space.confirm.seeds,
-    )
+    full, rung = space.training.epochs, space.training.rung
+    methods, seeds = len(space.search.methods), space.confirm.seeds
     rest, wave = (full - rung if space.search.rungs == "part-way" else full), wave_settings(space)
     cells, shared = methods * teachers, bool(space.grid and space.grid.shared_settings)
 
@@ -152,16 +148,13 @@ def make_grid_plan(
     requested = requested or f"{math.ceil(100 * needed(DEFAULT_SETTINGS) / full) / 100:g}"
     total = _total_epochs(parse_budget(requested), full, epochs_per_s)
     if total < needed(1):
-        shown = {"methods": methods, "teachers": teachers, "confirm.seeds": seeds}
-        fewer = {
-            f"{name} to {value}": needed(1, **{name.removeprefix("confirm."): value})
-            for name, largest in shown.items()
-            for value in range(1 if name != "confirm.seeds" else 2, largest)
+        possible = {
+            "methods": [count for count in range(1, methods) if needed(1, methods=count) <= total],
+            "teachers": [count for count in range(1, teachers) if needed(1, teachers=count) <= total],
+            "confirm.seeds": [count for count in range(2, seeds) if needed(1, seeds=count) <= total],
         }
-        possible = [text for text, epochs in fewer.items() if epochs <= total]
-        # The last of each kind cuts the least.
-        kinds = {text.partition(" ")[0]: text for text in possible}
-        cut = f"reduce {' or '.join(kinds.values())}" if kinds else "name fewer teachers or methods"
+        cuts = [f"{name} to {counts[-1]}" for name, counts in possible.items() if counts]
+        cut = f"reduce {' or '.join(cuts)}" if cuts else "name fewer teachers or methods"
         raise ConfigError(
             f"--budget {requested}: {total / full:.4g} full trainings are too few for a grid of "
             f"{plural(methods, 'method')} x {plural(teachers, 'teacher')}: the smallest is "
@@ -232,13 +225,12 @@ def _fixed_epochs(space: Space, teachers: int, *, total: int) -> dict[str, int]:
         "priors": (teachers - promoted + repeated) * rung + promoted * full,
         "confirm": (finalists * confirm.seeds + confirm.seeds - 1) * full,
     }
+    race = _race(space, finalists)
+    cost = (race.first if race else confirm.seeds) * full
     if total >= CONTROLLED_FROM * full:
         # Each finalist's prior, and the best configuration with each other finalist.
-        race = _race(space, finalists)
-        fixed["controls"] = (2 * finalists - 1) * (race.first if race else confirm.seeds) * full
+        fixed["controls"] = (2 * finalists - 1) * cost
     if confirm.label_smoothing is not False:
-        race = _race(space, finalists)
-        cost = (race.first if race else confirm.seeds) * full
         reruns = finalists * full if space.search.reruns else 0
         room = total - sum(fixed.values()) - reruns - LEAST_SEARCHED * full >= cost
         if confirm.label_smoothing or (room and total >= LABEL_SMOOTHING_FROM * full):
@@ -265,15 +257,10 @@ def _total_epochs(budget: Budget, full: int, epochs_per_s: float | None) -> int:
 
 
 def wave_size(plan: PlanRecord, *, left: int, eta: float) -> int:
-    """Return the number of trials in the next wave: as many as the budget covers if one in eta continues to a full run.
+    """Return the number of trials in the next wave: as many as `left` epochs cover if one in eta goes on.
 
     Otherwise a wide wave on a large machine could spend the whole budget on rungs that cannot continue. When the
     budget does not cover a single full run, it is spent on rungs: they still serve the importance analysis.
-
-    Args:
-        plan: Plan of the study.
-        left: Epochs that are not reserved.
-        eta: One in eta rungs of a teacher and method continues.
     """
 
     def cost(count: int) -> int:

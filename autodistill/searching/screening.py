@@ -17,16 +17,11 @@ class Screened(NamedTuple):
 
 
 def screen(teachers: Sequence[TeacherRecord], *, count: int, metric: Metric) -> Screened:
-    """Choose the teachers that are tried.
+    """Choose the `count` teachers that are tried.
 
     The most accurate checkpoint of each training comes first, by accuracy on validation, then the second checkpoint of
     each training, and so on: several checkpoints of one training are similar teachers. Accuracy is no proof of a good
     teacher, so as many teachers are tried as the budget allows, and the report lists the others.
-
-    Args:
-        teachers: all teachers.
-        count: number of teachers to try.
-        metric: the accuracy.
     """
     families = siblings(teachers, metric=metric)
     place = {it.name: (number, -it.score(metric), it.name) for own in families for number, it in enumerate(own)}

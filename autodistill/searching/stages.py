@@ -42,6 +42,7 @@ from autodistill.searching.state import (
     full_run,
     label_smoothing_runs,
     left_epochs,
+    new_run,
     next_seed,
     no_teacher_runs,
     plain_kd_run,
@@ -56,15 +57,26 @@ MOST_AUDITED = 4
 Regime = Literal["default", "shared", "own"]
 
 
-def first_stage(state: SearchState) -> list[TrialRecord]:
-    """Train the baselines, all "no teacher" runs that the study needs, and every teacher's prior up to its rung.
-
-    Returns:
-        The priors that go on to a full run.
+def run_search(state: SearchState, *, audited: bool = False) -> None:
+    """Run the stages of a search; `audited`: train the best pruned trials to the end.
 
     Raises:
-        ConfigError: a teacher joined the study, and the budget has no room for it.
-        EveryRunFailed: all of these runs failed.
+        ConfigError: A teacher joined the study, and the budget has no room for it.
+        EveryRunFailed: All runs of the first stage failed.
+    """
+    promoted = _first_stage(state)
+    _waves(state, promoted)
+    rerun_leaders(state)
+    _confirm(state)
+    _controls(state)
+    if audited:
+        _audit(state)
+
+
+def _first_stage(state: SearchState) -> list[TrialRecord]:
+    """Train all "no teacher" runs that the study needs, plain KD, and every teacher's prior up to its rung.
+
+    Return the priors that go on to a full run.
     """
     spec = state.spec
     for trial in spec.carried:
@@ -89,15 +101,8 @@ def first_stage(state: SearchState) -> list[TrialRecord]:
     return promoted
 
 
-def waves(state: SearchState, promoted: Sequence[TrialRecord]) -> None:
-    """Ask for trials in waves until the budget is spent.
-
-    The rests of a wave are trained beside the rungs of the next wave.
-
-    Args:
-        state: after the first stage.
-        promoted: trials that go on to a full run.
-    """
+def _waves(state: SearchState, promoted: Sequence[TrialRecord]) -> None:
+    """Ask for trials in waves until the budget is spent; train the rests of a wave beside the rungs of the next."""
     spec = state.spec
     plan, eta = spec.plan, spec.space.search.eta
     state.on_event(PhaseStarted(phase="search", runs=0, epochs=left_epochs(state)))
@@ -149,15 +154,9 @@ def begin(
 
 
 def goes_on(score: float, rivals: Sequence[float], *, eta: float) -> bool:
-    """Return whether a rung score is among the best 1/eta of its teacher's with its method.
+    """Return whether a rung score is among the best 1/eta, compared with `rivals` of the same teacher and method.
 
-    Only students of one teacher and one method are compared. Stock pruners compare all students, and so cut teachers
-    and methods whose students start slowly.
-
-    Args:
-        score: validation accuracy at the rung.
-        rivals: those of the other trials with the same teacher and method.
-        eta: above 1; 3 lets one in three go on.
+    Stock pruners compare all students, and so cut teachers and methods whose students start slowly.
     """
     better = sum(rival > score for rival in rivals)
     return better < math.ceil((len(rivals) + 1) / eta)
@@ -264,12 +263,7 @@ def settle(state: SearchState, trials: Sequence[TrialRecord]) -> list[TrialRecor
 
 
 def every_run_failed(runs: Sequence[RunResult], *, training: TrainingSpec) -> EveryRunFailed:
-    """Return the error for a study that cannot go on, with the causes, the most frequent first, and their runs.
-
-    Args:
-        runs: Failed runs, at least one.
-        training: Training settings of the runs.
-    """
+    """Return the error for a study whose first runs all failed: the causes, the most frequent first, and their runs."""
     causes: dict[str, list[str]] = {}
     for run in runs:
         cause = re.split(r" in epoch \d| while ", run.reason)[0] or "no cause recorded"  # without details of the run
@@ -311,12 +305,9 @@ def candidates(
 
 
 def finalists_of(found: Sequence[Candidate], *, count: int, reference: str | None = None) -> list[Candidate]:
-    """Return the best candidates of the best teachers by mean score, best first; ties go to the earlier.
+    """Return the best candidates of the best `count` teachers by mean score, best first; ties go to the earlier.
 
-    Args:
-        found: candidates.
-        count: number of finalists.
-        reference: a teacher that is a finalist if it has a candidate and `count` is above 1.
+    The teacher `reference` is among them if it has a candidate and `count` is above 1.
     """
     best: dict[str | None, Candidate] = {}
     for candidate in sorted(found, key=lambda it: -it.val_top1):
@@ -341,19 +332,18 @@ def rerun_leaders(state: SearchState) -> None:
     found = candidates(state.trials, plain_kd=state.plain_kd)
     leaders = finalists_of(found, count=spec.space.confirm.teachers, reference=reference_teacher(spec))
     places = [it.name for it in spec.teachers]
-    epochs, metric = spec.plan.epochs_full, spec.space.search.metric
     runs = []
     for leader in leaders:
         teacher = str(leader.params.teacher)
         params = leaders[0].params.model_copy(update={"teacher": teacher})
         name = next((it.name for it in found if it.params == params), f"shared-{places.index(teacher) + 1}")
         seed = next_seed(spec, params, state.trials)
-        runs.append(RunSpec(run=f"reruns/{name}-{seed}", params=params, seed=seed, epochs=epochs, metric=metric))
+        runs.append(new_run(spec, f"reruns/{name}-{seed}", params, seed))
     announce(state, "reruns", len(runs))
     state.reruns = state.run(runs)
 
 
-def confirm(state: SearchState) -> None:
+def _confirm(state: SearchState) -> None:
     """Train the finalists over new seeds, the same seeds for each; in a race the undecided get the later seeds.
 
     Only these runs and those of "no teacher", which is always a finalist, are evaluated on the test split. So is the
@@ -375,7 +365,7 @@ def confirm(state: SearchState) -> None:
         _race(state, race)
 
 
-def controls(state: SearchState) -> None:
+def _controls(state: SearchState) -> None:
     """Train fair controls of the finalists over the first confirm seeds, where the plan has room for them.
 
     Each finalist's teacher has its own best configuration. It is compared with the prior, which nobody tuned, and
@@ -424,7 +414,7 @@ def audited_trials(trials: Sequence[TrialRecord]) -> list[TrialRecord]:
     return sorted(best, key=lambda trial: trial.number)
 
 
-def audit(state: SearchState) -> None:
+def _audit(state: SearchState) -> None:
     """Train the best pruned trials to the end, with their own seeds: outside the budget, after the verdict."""
     runs = [
         full_run(state.spec, trial).model_copy(update={"run": f"audit/{trial.number:04d}", "begun_epochs": 0})
@@ -435,7 +425,7 @@ def audit(state: SearchState) -> None:
 
 
 def announce(state: SearchState, phase: Phase, runs: int) -> None:
-    """Announce a phase of full runs."""
+    """Tell that a phase of full runs begins."""
     state.on_event(PhaseStarted(phase=phase, runs=runs, epochs=runs * state.spec.plan.epochs_full))
 
 
@@ -470,9 +460,4 @@ def _scores(state: SearchState) -> stats.Scores:
 
 def _missing(state: SearchState, asked: Asked) -> list[RunSpec]:
     """Return the confirm runs that are asked for and not trained yet."""
-    runs = [
-        finalist_run(state.spec, candidate, seed)
-        for candidate, row in zip([None, *state.chosen], asked, strict=True)
-        for seed in np.flatnonzero(row).tolist()
-    ]
-    return [run for run in runs if run.run not in state.results]
+    return [run for _, runs in state.confirm_runs(asked) for run in runs if run.run not in state.results]

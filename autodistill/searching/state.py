@@ -115,13 +115,16 @@ class SearchState:
                 trial=candidate.trial if candidate else None,
                 params=candidate.params if candidate else TrialParams(),
                 search_val_top1=candidate.val_top1 if candidate else None,
-                runs=tuple(
-                    self.results[name]
-                    for seed in np.flatnonzero(row).tolist()
-                    if (name := finalist_run(self.spec, candidate, seed).run) in self.results
-                ),
+                runs=self._ended(runs),
             )
-            for candidate, row in zip([None, *self.chosen], self.asked, strict=True)
+            for candidate, runs in self.confirm_runs(self.asked)
+        ]
+
+    def confirm_runs(self, asked: Asked) -> list[tuple[Candidate | None, list[RunSpec]]]:
+        """Return each finalist, "no teacher" first, with the confirm runs that `asked` marks."""
+        return [
+            (candidate, [finalist_run(self.spec, candidate, seed) for seed in np.flatnonzero(row).tolist()])
+            for candidate, row in zip([None, *self.chosen], asked, strict=True)
         ]
 
     @property
@@ -163,28 +166,23 @@ def score(run: RunResult | None) -> float:
     return run.val_top1 if run is not None and run.val_top1 is not None else -1.0
 
 
+def new_run(spec: SearchSpec, name: str, params: TrialParams, seed: int) -> RunSpec:
+    """Return a run over the full schedule."""
+    metric = spec.space.search.metric
+    return RunSpec(run=name, params=params, seed=seed, epochs=spec.plan.epochs_full, metric=metric)
+
+
 def rung_run(spec: SearchSpec, trial: TrialRecord) -> RunSpec:
     """Return a trial's run up to its rung: a part of the full schedule, or a short schedule of its own."""
-    short, run, metric = spec.plan.epochs_rung, f"trials/{trial.number:04d}/rung", spec.space.search.metric
-    if spec.plan.rungs == "short schedule":
-        return RunSpec(run=run, params=trial.params, seed=trial.seed, epochs=short, metric=metric)
-    full = spec.plan.epochs_full
-    return RunSpec(run=run, params=trial.params, seed=trial.seed, epochs=full, rung=short, until=short, metric=metric)
+    run, short = new_run(spec, f"trials/{trial.number:04d}/rung", trial.params, trial.seed), spec.plan.epochs_rung
+    short_schedule = spec.plan.rungs == "short schedule"
+    return run.model_copy(update={"epochs": short} if short_schedule else {"rung": short, "until": short})
 
 
 def full_run(spec: SearchSpec, trial: TrialRecord) -> RunSpec:
     """Return a trial's full run, which continues from its rung where the rung is a part of the full schedule."""
-    plan = spec.plan
-    part_way = plan.rungs == "part-way"
-    return RunSpec(
-        run=f"trials/{trial.number:04d}/full",
-        params=trial.params,
-        seed=trial.seed,
-        epochs=plan.epochs_full,
-        rung=plan.epochs_rung if part_way else None,
-        begun_epochs=plan.epochs_rung if part_way else 0,
-        metric=spec.space.search.metric,
-    )
+    run, rung = new_run(spec, f"trials/{trial.number:04d}/full", trial.params, trial.seed), spec.plan.epochs_rung
+    return run.model_copy(update={"rung": rung, "begun_epochs": rung} if spec.plan.rungs == "part-way" else {})
 
 
 def reference_teacher(spec: SearchSpec) -> str:
@@ -194,7 +192,7 @@ def reference_teacher(spec: SearchSpec) -> str:
 
 def plain_kd_run(spec: SearchSpec) -> RunSpec:
     """Return plain KD from the most accurate teacher."""
-    plain, search = spec.space.plain_kd, spec.space.search
+    plain = spec.space.plain_kd
     params = TrialParams(
         teacher=reference_teacher(spec),
         method="ts",
@@ -202,22 +200,13 @@ def plain_kd_run(spec: SearchSpec) -> RunSpec:
         tau_student=plain.tau,
         soft_weight=plain.soft_weight,
     )
-    epochs = spec.plan.epochs_full
-    return RunSpec(run=PLAIN_KD, params=params, seed=search.seed, epochs=epochs, metric=search.metric)
+    return new_run(spec, PLAIN_KD, params, spec.space.search.seed)
 
 
 def confirm_run(spec: SearchSpec, folder: str, params: TrialParams, index: int) -> RunSpec:
     """Return a full run with a seed that the search never used; only such runs are evaluated on the test split."""
-    search, epochs = spec.space.search, spec.plan.epochs_full
-    seed = search.seed + CONFIRM_SEED + index
-    return RunSpec(
-        run=f"{folder}-{seed}",
-        params=params,
-        seed=seed,
-        epochs=epochs,
-        evaluate_on="validation+test",
-        metric=search.metric,
-    )
+    seed = spec.space.search.seed + CONFIRM_SEED + index
+    return new_run(spec, f"{folder}-{seed}", params, seed).model_copy(update={"evaluate_on": "validation+test"})
 
 
 def finalist_run(spec: SearchSpec, candidate: Candidate | None, index: int) -> RunSpec:

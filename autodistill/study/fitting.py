@@ -3,6 +3,7 @@
 import itertools
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -13,8 +14,8 @@ from autodistill.errors import ConfigError
 from autodistill.logit_cache import estimated_bytes
 from autodistill.methods import OWN, RAMP_EPOCHS, keyword_settings, method_named
 from autodistill.models.students import student_network
-from autodistill.records import ParamValue, Record
-from autodistill.study.measurements import facts, keep, recall
+from autodistill.records import ParamValue, Record, StudentRecord
+from autodistill.study.measurements import facts, once, student_facts
 from autodistill.teachers import assistants, ladder
 from autodistill.training.probing import faster_precision, gpu_precision
 from autodistill.usercode import errors_as, said
@@ -299,13 +300,10 @@ class ChosenPrecision(Record):
     precision: Literal["float32", "bfloat16"]
 
 
-def with_precision(
-    space: Space, kept: Space | None, data: Data, *, student: str, fingerprint: str = "", device: str
-) -> Space:
+def with_precision(space: Space, kept: Space | None, data: Data, *, student: StudentRecord, device: str) -> Space:
     """Replace precision `auto` by the precision in which this student trains faster on this machine.
 
-    `student` is the student's name or URI, and `fingerprint` that of a student from elsewhere. An existing study keeps
-    its precision. The measurement is kept for later studies on this machine.
+    An existing study keeps its precision. The measurement is kept for later studies on this machine.
     """
     if space.training.precision != "auto":
         return space
@@ -314,18 +312,14 @@ def with_precision(
     elif device.startswith("cuda"):
         precision = gpu_precision(torch.device(device)) if torch.cuda.is_available() else "bfloat16"
     else:
-        precision = _cpu_precision(space, data, student=student, fingerprint=fingerprint)
+        precision = _cpu_precision(space, data, student)
     return space.model_copy(update={"training": space.training.model_copy(update={"precision": precision})})
 
 
-def _cpu_precision(space: Space, data: Data, *, student: str, fingerprint: str) -> Literal["float32", "bfloat16"]:
-    width, stem_stride = space.student.width, space.student.stem_stride
-    more = {"fingerprint": fingerprint} if fingerprint else {}
-    of = facts(data, space, device="cpu", student=student, width=width, stem_stride=stem_stride, **more)
-    chosen = recall(ChosenPrecision, of)
-    if chosen is None:
+def _cpu_precision(space: Space, data: Data, student: StudentRecord) -> Literal["float32", "bfloat16"]:
+    def measured() -> ChosenPrecision:
         images = normalise(data.train_images(space.training.batch_size), mean=data.mean, std=data.std)
-        precision = faster_precision(lambda: student_network(student, data, space.student, offline=True), images)
-        chosen = ChosenPrecision(precision=precision)
-        keep(chosen, of)
-    return chosen.precision
+        network = partial(student_network, student.source, data, space.student, offline=True)
+        return ChosenPrecision(precision=faster_precision(network, images))
+
+    return once(ChosenPrecision, facts(data, space, device="cpu", **student_facts(student, space)), measured).precision

@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TypeVar
 
@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from autodistill.config import Space
 from autodistill.data import Data
 from autodistill.errors import StoreError
-from autodistill.records import Record, to_json
+from autodistill.records import Record, StudentRecord, to_json
 from autodistill.store import cache_root, digest, write_text
 from autodistill.study.environment import device_name, processor
 
@@ -42,6 +42,21 @@ def facts(data: Data, space: Space, *, device: str, **more: object) -> Facts:
         **machine,
         **more,
     }
+
+
+def student_facts(student: StudentRecord, space: Space) -> Facts:
+    """Return what a measurement depends on besides `facts` if it builds the student."""
+    built = {"student": student.source, "width": space.student.width, "stem_stride": space.student.stem_stride}
+    return {**built, "fingerprint": student.foreign.fingerprint} if student.foreign else built
+
+
+def once(kind: type[R], of: Facts, measure: Callable[[], R]) -> R:
+    """Return a kept measurement, or measure now and keep the result."""
+    found = recall(kind, of)
+    if found is None:
+        found = measure()
+        keep(found, of)
+    return found
 
 
 def recall(kind: type[R], of: Facts) -> R | None:

@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -50,8 +51,8 @@ from autodistill.study.fitting import (
     with_precision,
     with_ranges,
 )
-from autodistill.study.gpu import Sharing, cluster_sharing, fit_to_device
-from autodistill.study.measurements import Facts, facts, keep, recall
+from autodistill.study.gpu import Sharing, fit_to_device
+from autodistill.study.measurements import Facts, facts, once
 from autodistill.teachers import adaptation, assistants, ladder
 
 T = TypeVar("T")
@@ -240,13 +241,7 @@ class StudySpec(NamedTuple):
     @property
     def unready(self) -> set[str]:
         """Names of the teachers that cannot run yet: untrained, or an ensemble with an untrained member."""
-        untrained = set(self.untrained)
-        missing = {name for name, uri in self.teachers.items() if uri in untrained}
-        return missing | {
-            name
-            for name, uri in self.teachers.items()
-            if teachers.is_ensemble(uri) and missing & set(teachers.members_of(uri, self.teachers))
-        }
+        return {name for name in self.teachers if self.training_of([name])}
 
     @property
     def record(self) -> SpecRecord:
@@ -270,7 +265,7 @@ def resolve(
     named: Mapping[str, str] | None = None,
     load_data: LoadData = datasets.load,
 ) -> StudySpec:
-    """Check everything that can be checked without training. Only decoded images are written.
+    """Check everything that can be checked without training. Only decoded images and kept measurements are written.
 
     Args:
         options: Options of the command.
@@ -308,40 +303,24 @@ def resolve_all(
     common = _common(asked, first, load_data)
     students = _students(names, common, offline=first.offline)
 
-    def described(known: _Common) -> tuple[StudySpec, ...]:
+    def described(loaded: _Loaded) -> tuple[StudySpec, ...]:
         return tuple(
-            _resolved(each, known, student, planned=planned) for each, student in zip(options, students, strict=True)
+            _resolved(each, common, student, loaded, planned=planned)
+            for each, student in zip(options, students, strict=True)
         )
 
-    specs = described(common._replace(names=asked.fewest))
+    specs = described(_Loaded(names=asked.fewest))
     if first.limits.given:
         within(specs, first.limits)
     loaded = _load_teachers(asked, common.data, offline=first.offline)
-    if loaded.names != asked.fewest:
-        specs = described(common._replace(names=loaded.names))
-    for each, student in zip(options, students, strict=True):
-        if student.foreign is None:
-            keep(student, _student_facts(each.student, common))
-    return tuple(
-        _with_assistants(
-            spec._replace(
-                fingerprints=loaded.fingerprints,
-                sources=loaded.sources,
-                left_out=loaded.left_out,
-                folders=loaded.folders,
-                optional=loaded.optional,
-                notes=(*loaded.notes, *spec.notes),
-            )
-        )
-        for spec in specs
-    )
+    return tuple(_with_assistants(spec) for spec in described(loaded))
 
 
 def _with_assistants(spec: StudySpec) -> StudySpec:
     """Add what decides the weights of the teachers that assistants learn from: part of the keys of their files.
 
-    That is the fingerprint of a given teacher, and the name of the file of a teacher that autodistill trains. The name
-    is a hash of data and settings, and known before the teacher is trained.
+    That is the fingerprint of a given teacher, and the name of the file of a teacher that autodistill trains, which is
+    a hash of data and settings.
     """
     sources = dict(spec.sources)
 
@@ -363,10 +342,9 @@ def _with_assistants(spec: StudySpec) -> StudySpec:
 
 
 def check_places(folders: Sequence[StudyFolder], *, storage: str) -> None:
-    """Check the cache, the study folders and the database before data and teachers are loaded; write nothing.
+    """Check the cache, the study folders and the database `storage` before data and teachers are loaded.
 
-    The cache may be read-only if it holds everything that the study needs. `storage` is the address of the database
-    that the studies share; empty: each study has its own SQLite file.
+    The cache may be read-only if it holds everything that the study needs.
 
     Raises:
         ConfigError: The kind of address is unknown, or its driver is missing.
@@ -426,15 +404,15 @@ class _Asked(NamedTuple):
 
 
 class _Loaded(NamedTuple):
-    """What loading the teachers has shown."""
+    """What loading the teachers has shown; the fields of `StudySpec` describe it."""
 
     names: dict[str, str]
-    fingerprints: dict[str, str]
-    sources: dict[str, str]
-    left_out: dict[str, str]
-    folders: dict[str, str]
-    optional: frozenset[str]
-    notes: tuple[str, ...]
+    fingerprints: Mapping[str, str] = {}
+    sources: Mapping[str, str] = {}
+    left_out: Mapping[str, str] = {}
+    folders: Mapping[str, str] = {}
+    optional: frozenset[str] = frozenset()
+    notes: tuple[str, ...] = ()
 
 
 class _Common(NamedTuple):
@@ -445,7 +423,6 @@ class _Common(NamedTuple):
     """The requested space, fitted to the data."""
     notes: tuple[str, ...]
     data: Data
-    names: dict[str, str]
 
 
 def _asked(
@@ -472,31 +449,46 @@ def _asked(
     if not space.fit_to_data or "epochs" in space.ladder.model_fields_set:  # else it follows from the images
         ladder.check_epochs(uris, space.ladder.epochs)
     asked = _Asked(space, names, folders, tuple(notes))
-    if planned:
-        if budget := _budget(space, options):
-            parse_budget(budget)
-        if not space.fit_to_data:  # else the number of epochs follows from the images
-            _plan(space, options, teacher_count=len(asked.fewest))
+    # Where the space is fitted to the data, the number of epochs follows from the images.
+    if planned and not in_seconds(_budget(space, options)) and not space.fit_to_data:
+        plan_of(space, options, teachers=len(asked.fewest))
     return asked
 
 
-def _plan(space: Space, options: SearchOptions, *, teacher_count: int) -> PlanRecord | None:
-    """Check the budget and return its plan; return None for a budget of time, because steps must be timed first.
+def plan_of(
+    space: Space,
+    options: SearchOptions,
+    *,
+    teachers: int,
+    epochs_per_s: float | None = None,
+    tried: int | None = None,
+) -> PlanRecord:
+    """Return the plan of a study; the arguments are those of `make_plan`.
 
     Raises:
         ConfigError: The budget is too small.
     """
     budget = _budget(space, options)
-    if budget and parse_budget(budget).unit == "seconds":
-        return None
     if space.grid is not None:
-        return make_grid_plan(space, teachers=teacher_count, requested=budget)
-    return make_plan(space, teachers=teacher_count, requested=budget, max_trials=options.max_trials)
+        return make_grid_plan(space, teachers=teachers, requested=budget, epochs_per_s=epochs_per_s)
+    return make_plan(
+        space,
+        teachers=teachers,
+        requested=budget,
+        epochs_per_s=epochs_per_s,
+        max_trials=options.max_trials,
+        tried=tried,
+    )
 
 
 def _budget(space: Space, options: SearchOptions) -> str:
     """Return the budget of a study; a method grid has a default of its own, which is empty here."""
     return options.budget or ("" if space.grid is not None else space.search.budget)
+
+
+def in_seconds(budget: str) -> bool:
+    """Return whether a budget is a time. Then its plan follows from measured seconds per epoch."""
+    return bool(budget) and parse_budget(budget).unit == "seconds"
 
 
 def _as_grid(space: Space, options: SearchOptions, *, planned: bool) -> Space:
@@ -592,7 +584,7 @@ def _common(asked: _Asked, options: SearchOptions, load_data: LoadData) -> _Comm
     check_methods(space, data.num_classes)
     check_sizes(space, data)
     ladder.check_epochs(list(asked.teachers.values()), space.ladder.epochs)
-    return _Common(requested, space, (*notes, *asked.notes), data, asked.teachers)
+    return _Common(requested, space, (*notes, *asked.notes), data)
 
 
 def _expanded(space: Space) -> tuple[list[str], dict[str, str], list[str]]:
@@ -669,13 +661,13 @@ def reason_of(message: str, uri: str) -> str:
 def _students(names: Sequence[str], common: _Common, *, offline: bool) -> list[StudentRecord]:
     """Describe the students; errors of several students are raised together.
 
-    Descriptions are kept because building a network takes seconds, mostly for imports.
+    Descriptions are kept because building a network takes seconds, mostly for imports. Code and weights of a network
+    from elsewhere may have changed since.
     """
 
     def described(name: str) -> StudentRecord:
-        # Code and weights of a network from elsewhere may have changed.
-        student = None if is_foreign(name) else recall(StudentRecord, _student_facts(name, common))
-        return student or student_record(name, common.data, common.space.student, offline=offline)
+        describe = partial(student_record, name, common.data, common.space.student, offline=offline)
+        return describe() if is_foreign(name) else once(StudentRecord, _student_facts(name, common), describe)
 
     students = _raise_together(described, names)
     counts = Counter(student.name for student in students)
@@ -705,36 +697,39 @@ def _student_facts(name: str, common: _Common) -> Facts:
     return {"name": name, "torch": torch.__version__, "autodistill": __version__, **shape, **settings}
 
 
-def _resolved(options: SearchOptions, common: _Common, student: StudentRecord, *, planned: bool) -> StudySpec:
+def _resolved(
+    options: SearchOptions, common: _Common, student: StudentRecord, loaded: _Loaded, *, planned: bool
+) -> StudySpec:
     folder = _folder(options)
     kept = kept_record(folder) if planned else None
     kept_space = Space.model_validate(kept.space) if kept else None
-    of: dict[str, str] = {"student": student.source, "device": options.device}
-    of |= {"fingerprint": student.foreign.fingerprint} if student.foreign else {}
-    space = with_precision(common.space, kept_space, common.data, **of)
+    space = with_precision(common.space, kept_space, common.data, student=student, device=options.device)
     sharing = Sharing()
     if planned and options.ray:
-        sharing = cluster_sharing(options.device, options.workers, per_gpu=options.per_gpu)
+        # Nothing is measured: this machine may have no GPU.
+        on_gpu = options.device.startswith("cuda")
+        sharing = Sharing(options.workers, "graph", 1 / options.per_gpu) if on_gpu else Sharing(options.workers)
     elif planned:
         workers = None if options.fill_gpu else options.workers
-        sharing = fit_to_device(space, common.data, **of, workers=workers)
+        sharing = fit_to_device(space, common.data, student=student, device=options.device, workers=workers)
         if options.fill_gpu:
             options = options.model_copy(update={"workers": options.workers * sharing.workers})
-    budget, tried = _budget(space, options), len(common.names)
-    if planned:
-        plan = _plan(space, options, teacher_count=len(common.names))
-        if plan is not None:
-            budget, tried = plan.requested, plan.tried or tried
-        if kept is not None and kept.trials:  # the choice of a study stays
-            tried = sum(name not in {**kept.screened_out, **kept.left_out} for name in common.names)
-    space = fit_to_cache(space, kept_space, common.data, common.names, options.cache_bytes, tried=tried)
+    budget, tried = _budget(space, options), len(loaded.names)
+    if planned and not in_seconds(budget):
+        plan = plan_of(space, options, teachers=len(loaded.names))
+        budget, tried = plan.requested, plan.tried or tried
+    if kept is not None and kept.trials:  # the choice of a study stays
+        tried = sum(name not in {**kept.screened_out, **kept.left_out} for name in loaded.names)
+    space = fit_to_cache(space, kept_space, common.data, loaded.names, options.cache_bytes, tried=tried)
     # Without the values that cache and processor decided, a command gives another study elsewhere.
     pins: dict[str, object] = {}
     if space.training.precision != common.requested.training.precision:
         pins["training.precision"] = space.training.precision
     if space.data.views != common.requested.data.views:
         pins["data.views"] = space.data.views
-    notes = common.notes + _training_notes(space, student)
+    notes = loaded.notes + common.notes + (student.foreign.notes if student.foreign else ())
+    if space.training.optimizer == "adamw" and space.training.lr > LARGEST_ADAMW_RATE:
+        notes += (f"training.lr is {space.training.lr:g}, much for adamw: --set training.lr=0.001 is usual",)
     if planned and space.grid is None and space.search.wave < options.workers // 2:
         wave = space.search.wave
         notes += (
@@ -746,12 +741,12 @@ def _resolved(options: SearchOptions, common: _Common, student: StudentRecord, *
         space=space,
         data=common.data,
         student=student,
-        teachers=common.names,
-        fingerprints={},
-        sources={},
-        left_out={},
-        folders={},
-        optional=frozenset(),
+        teachers=loaded.names,
+        fingerprints=dict(loaded.fingerprints),
+        sources=dict(loaded.sources),
+        left_out=dict(loaded.left_out),
+        folders=dict(loaded.folders),
+        optional=loaded.optional,
         folder=folder,
         budget=budget,
         tried=tried,
@@ -779,14 +774,6 @@ def study_name(space: str, students: Sequence[str], *, data: str = "", grid: boo
 def label(student: str) -> str:
     """Return the name of a student for the name of a folder: `mobilenetv2-0.5`."""
     return student_name(student) if is_foreign(student) else student.replace(":", "-")
-
-
-def _training_notes(space: Space, student: StudentRecord) -> tuple[str, ...]:
-    """Return what the user should know about the training of a student."""
-    notes = student.foreign.notes if student.foreign else ()
-    if space.training.optimizer == "adamw" and space.training.lr > LARGEST_ADAMW_RATE:
-        notes += (f"training.lr is {space.training.lr:g}, much for adamw: --set training.lr=0.001 is usual",)
-    return notes
 
 
 def _folder(options: SearchOptions) -> StudyFolder:
@@ -841,11 +828,11 @@ def student_latency(spec: StudySpec, kept: StudyRecord | None) -> LatencyRecord 
         return known
     if device.startswith("cuda") and not torch.cuda.is_available():
         return None
-    of = facts(spec.data, spec.space, device=device, student=spec.student.model_dump(mode="json"))
-    known = recall(LatencyRecord, of)
-    if known is None:
+
+    def measured() -> LatencyRecord:
         model = student_network(spec.student.source, spec.data, spec.space.student, offline=True)
         latency = latency_ms(model, image_shape=spec.data.image_shape, device=torch.device(device))
-        known = LatencyRecord(median_ms=round(latency.median_ms, 4), iqr_ms=round(latency.iqr_ms, 4), device=name)
-        keep(known, of)
-    return known
+        return LatencyRecord(median_ms=round(latency.median_ms, 4), iqr_ms=round(latency.iqr_ms, 4), device=name)
+
+    of = facts(spec.data, spec.space, device=device, student=spec.student.model_dump(mode="json"))
+    return once(LatencyRecord, of, measured)

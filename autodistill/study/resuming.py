@@ -159,11 +159,7 @@ def run_key(spec: StudySpec, fingerprints: Mapping[str, str], run: RunSpec) -> s
     """Return the key of a run: equal keys have equal results.
 
     Rung, `evaluate_on`, device, threads and version of torch are not part of the key; the kept result records them.
-
-    Args:
-        spec: The study.
-        fingerprints: Fingerprints of the teachers by name; that of a ladder teacher is known once it is trained.
-        run: The run.
+    `fingerprints` are those of the teachers by name; that of a ladder teacher is known once it is trained.
     """
     data = spec.space.data
     common = {
@@ -187,12 +183,11 @@ class RunStore:
     """The runs of a study.
 
     Args:
-        folder: of the study.
-        key_of: returns the key of a run.
-        views: size of the pool of views that epochs cycle through.
-        failures: results of failed runs that the study's record holds, by the name of the run. They stay failures,
-            because decisions rest on them.
-        on_found: is called with each run whose result was copied from another study.
+        folder: The study's.
+        key_of: Returns the key of a run.
+        views: Size of the pool of views that epochs cycle through.
+        failures: Failed runs of the study's record, by name. They stay failures, because decisions rest on them.
+        on_found: Is called with each run whose result was copied from another study.
     """
 
     def __init__(

@@ -8,14 +8,13 @@ from autodistill.searching.grid import run_grid
 from autodistill.searching.importance import importance
 from autodistill.searching.plan import make_grid_plan, make_plan, parse_budget, wave_settings
 from autodistill.searching.sampler import Sampler, prior_params
-from autodistill.searching.screening import Screened, screen
+from autodistill.searching.screening import screen
 from autodistill.searching.stages import audited_trials, run_search
 from autodistill.searching.state import SearchSpec, SearchState, no_teacher_runs
 
 __all__ = [
     "Mirror",
     "Sampler",
-    "Screened",
     "SearchSpec",
     "SearchState",
     "audited_trials",

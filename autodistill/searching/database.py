@@ -94,7 +94,7 @@ class Mirror:
 
     def __init__(self, database: Path | str, *, name: str, identity: str, say: Callable[[str], object]) -> None:
         self._database = database
-        self._shown = redacted(database) if isinstance(database, str) else str(database)
+        self._shown = redacted(database)
         self._name, self._identity, self._say = name, identity, say
         self._coordinator, self._coordinates = secrets.token_hex(8), False
         self._storage: RDBStorage | None = None
@@ -128,8 +128,7 @@ class Mirror:
         except FAILURES as error:
             self._close()
             if not self._away:
-                cause = error.__cause__ if isinstance(error, StoreError) and error.__cause__ else error
-                reason = reason_of(cause, self._database if isinstance(self._database, str) else "")
+                reason = reason_of(error, self._database)
                 self._say(f"{self._shown}: cannot be written ({reason}); the study goes on")
             self._away = True
         else:
@@ -260,11 +259,13 @@ def set_aside(path: Path, suffix: str) -> Path:
     return aside
 
 
-def redacted(url: str) -> str:
-    """Return the address of a database without password and query.
+def redacted(url: Path | str) -> str:
+    """Return a file, or the address of a database without password and query.
 
     Where the password cannot be told for certain, only the kind of database is left.
     """
+    if isinstance(url, Path):
+        return str(url)
     if url.startswith(SQLITE):
         return url.partition("?")[0]
     if SERVER.fullmatch(url) is None:
@@ -285,14 +286,15 @@ def scrubbed(message: str, url: str) -> str:
     return message
 
 
-def reason_of(error: BaseException, url: str = "") -> str:
+def reason_of(error: BaseException, place: Path | str = "") -> str:
     """Return the driver's own message: Optuna's wrapper names no cause."""
-    while isinstance(error, optuna.exceptions.StorageInternalError) and error.__cause__ is not None:
+    while isinstance(error, StoreError | optuna.exceptions.StorageInternalError) and error.__cause__ is not None:
         error = error.__cause__
     if isinstance(error, sqlalchemy.exc.PendingRollbackError):
         return "the connection was lost"
     lines = str(getattr(error, "orig", None) or error).splitlines()
-    return scrubbed(lines[0] if lines else type(error).__name__, url)
+    message = lines[0] if lines else type(error).__name__
+    return scrubbed(message, place) if isinstance(place, str) else message
 
 
 def open_storage(url: str, *, patience_s: float | None = None) -> RDBStorage:
@@ -487,7 +489,7 @@ def _check_version(connection: Connection, place: Path | str) -> None:
     being_created = revision is None and not first_value("studies", "count(*)")
     if being_created or revision == known[0]:
         return
-    shown = redacted(place) if isinstance(place, str) else str(place)
+    shown = redacted(place)
     upgradable = revision is None or revision in known
     upgrade = f"upgrade it with `optuna storage upgrade --storage {shlex.quote(shown)}`"
     raise VersionError(

@@ -409,8 +409,8 @@ def _confirmed(finalist: FinalistRecord) -> float:
 
 def audited_trials(trials: Sequence[TrialRecord]) -> list[TrialRecord]:
     """Return the pruned trials with the best rung scores, by number; trials without budget were not judged."""
-    pruned = [trial for trial in trials if trial.state == "pruned" and not trial.out_of_budget]
-    best = sorted(pruned, key=lambda trial: (-score(trial.rung), trial.number))[:MOST_AUDITED]
+    judged = [trial for trial in trials if trial.state == "pruned" and not trial.out_of_budget]
+    best = sorted(judged, key=lambda trial: (-score(trial.rung), trial.number))[:MOST_AUDITED]
     return sorted(best, key=lambda trial: trial.number)
 
 

@@ -47,15 +47,14 @@ def with_ranges(space: Space) -> Space:
     """
     given = space.search.methods
     methods = {name: params or dict(method_named(name).ranges) for name, params in given.items()}
-    search = space.search.model_copy(update={"methods": methods})
-    filled = space if methods == given else space.model_copy(update={"search": search})
+    filled = space if methods == given else changed(space, "search", methods=methods)
     if "prior" in space.model_fields_set:
         return filled
     if {"ts", "isats", "ats"} & methods.keys():
-        prior = default_prior(search, space.plain_kd)
+        prior = default_prior(filled.search, space.plain_kd)
     else:
         first = next(iter(methods))
-        prior = nearest_prior(search, first, method_named(first).settings)
+        prior = nearest_prior(filled.search, first, method_named(first).settings)
     return filled if prior == space.prior else filled.model_copy(update={"prior": prior})
 
 
@@ -70,7 +69,7 @@ def fit_to_classes(space: Space, data: Data) -> tuple[Space, tuple[str, ...]]:
     if not too_few:
         return space, ()
     methods = {method: params for method, params in search.methods.items() if method not in too_few}
-    fitted = space.model_copy(update={"search": search.model_copy(update={"methods": methods})})
+    fitted = changed(space, "search", methods=methods)
     needed = {name: f"needs at least {method_named(name).min_classes} classes" for name in too_few}
     needs = f"{needed[too_few[0]]}; {data.name} has {data.num_classes}"
     lines = []
@@ -236,6 +235,11 @@ def _refusal(name: str, params: Mapping[str, ParamValue], num_classes: int) -> s
     return "" if values.isfinite().all() else "the loss or its gradient is not finite for random logits"
 
 
+def changed(space: Space, table: str, **values: object) -> Space:
+    """Return a space with other values in one of its tables."""
+    return space.model_copy(update={table: getattr(space, table).model_copy(update=values)})
+
+
 def view_count(space: Space) -> int:
     """Return the size of the pool of views that the epochs cycle through."""
     return min(space.data.views or space.training.epochs, space.training.epochs)
@@ -258,7 +262,7 @@ def fit_to_cache(
         ConfigError: The cache cannot hold a single view.
     """
     if kept is not None and space.data.views is None:
-        return _with_views(space, kept.data.views)
+        return changed(space, "data", views=kept.data.views)
     largest, view_bytes = view_count(space), logit_bytes(data, len(study))
     if cache_bytes < view_bytes:
         raise ConfigError(
@@ -266,7 +270,7 @@ def fit_to_cache(
             f"--cache-size {view_bytes} holds one, {cache_size(space, data, study, tried=tried)} all {largest}",
         )
     # A number of views in the space also limits the views of assistants.
-    pools = (space, *(_with_views(space, views) for views in range(largest, 0, -1)))
+    pools = (space, *(changed(space, "data", views=views) for views in range(largest, 0, -1)))
     return next(pool for pool in pools if cache_size(pool, data, study, tried=tried) <= cache_bytes)
 
 
@@ -290,10 +294,6 @@ def logit_bytes(data: Data, views: int) -> int:
     return estimated_bytes(teachers=1, views=views, examples=len(data.train.labels), classes=data.num_classes)
 
 
-def _with_views(space: Space, views: int | None) -> Space:
-    return space.model_copy(update={"data": space.data.model_copy(update={"views": views})})
-
-
 class ChosenPrecision(Record):
     """The precision in which a student trained faster on a CPU."""
 
@@ -313,7 +313,7 @@ def with_precision(space: Space, kept: Space | None, data: Data, *, student: Stu
         precision = gpu_precision(torch.device(device)) if torch.cuda.is_available() else "bfloat16"
     else:
         precision = _cpu_precision(space, data, student)
-    return space.model_copy(update={"training": space.training.model_copy(update={"precision": precision})})
+    return changed(space, "training", precision=precision)
 
 
 def _cpu_precision(space: Space, data: Data, student: StudentRecord) -> Literal["float32", "bfloat16"]:

@@ -17,8 +17,6 @@ from autodistill.store import cache_root, digest, write_text
 from autodistill.study.environment import device_name, processor
 
 FORMAT = 1
-DESCRIPTIONS = ("StudentRecord", "TeacherFile")
-"""Kinds that hold facts, not times. They have a folder of their own, so that removing `measured` keeps them."""
 
 R = TypeVar("R", bound=Record)
 Facts = Mapping[str, object]
@@ -82,5 +80,4 @@ def forget(kind: type[Record], of: Facts) -> None:
 
 
 def _path(kind: type[Record], of: Facts) -> Path:
-    folder = "described" if kind.__name__ in DESCRIPTIONS else "measured"
-    return cache_root() / folder / f"{kind.__name__.lower()}-{digest(of)}.json"
+    return cache_root() / "measured" / f"{kind.__name__.lower()}-{digest(of)}.json"

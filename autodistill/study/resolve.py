@@ -41,6 +41,7 @@ from autodistill.store import StudyFolder, cache_root, check_folder, check_study
 from autodistill.study.environment import device_name, processor
 from autodistill.study.fitting import (
     cache_size,
+    changed,
     check_methods,
     check_sizes,
     fit_to_cache,
@@ -168,8 +169,7 @@ class StudySpec(NamedTuple):
     @property
     def runnable_space(self) -> Space:
         """The space with the budget of this study, which can be run as it is."""
-        search = self.space.search.model_copy(update={"budget": self.budget})
-        return self.space.model_copy(update={"search": search})
+        return changed(self.space, "search", budget=self.budget)
 
     @property
     def setup(self) -> Setup:
@@ -518,9 +518,9 @@ def _as_grid(space: Space, options: SearchOptions, *, planned: bool) -> Space:
         given = own.get(name, {})
         ranges = {key: it for key, it in method.ranges.items() if method.replaced.get(key) not in given}
         methods[name] = {**ranges, **given}
-    search = space.search.model_copy(update={"methods": methods})
-    prior = default_prior(search, space.plain_kd)
-    return space.model_copy(update={"search": search, "prior": prior, "grid": space.grid or GridSpec()})
+    space = changed(space, "search", methods=methods)
+    prior = default_prior(space.search, space.plain_kd)
+    return space.model_copy(update={"prior": prior, "grid": space.grid or GridSpec()})
 
 
 def _check_grid(options: SearchOptions) -> None:
@@ -567,8 +567,8 @@ def _without_default_methods(space: Space, classes: int) -> tuple[Space, tuple[s
     if len(kept) == len(methods):
         return space, ()
     left_out = ", ".join(name for name in methods if name not in kept)
-    search = space.search.model_copy(update={"methods": kept})
-    fitted = space.model_copy(update={"search": search, "prior": default_prior(search, space.plain_kd)})
+    fitted = changed(space, "search", methods=kept)
+    fitted = fitted.model_copy(update={"prior": default_prior(fitted.search, space.plain_kd)})
     return fitted, (f"{left_out} left out, which need 3 classes; compared: {', '.join(kept)}",)
 
 

@@ -40,7 +40,6 @@ from autodistill.records import (
 from autodistill.searching import (
     Mirror,
     Sampler,
-    Screened,
     SearchSpec,
     SearchState,
     no_teacher_runs,
@@ -168,17 +167,16 @@ def tried_teachers(
     spec: StudySpec, recorder: Recorder, plan: PlanRecord, kept: StudyRecord | None
 ) -> tuple[TeacherRecord, ...]:
     """Choose the teachers that are tried, and note those that are not; the choice of an earlier process stays."""
-    teachers, left_out = recorder.teachers, kept_screening(spec, kept)
+    left_out = kept_screening(spec, kept)
     if left_out is None:
-        chosen = screen(teachers, count=plan.tried or len(teachers), metric=spec.space.search.metric)
-    else:
-        chosen = Screened(tuple(it for it in teachers if it.name not in left_out), dict(left_out))
-    recorder.screened_out = chosen.left_out
-    if chosen.left_out:
-        names = listed([short(name) for name in chosen.left_out])
-        text = f"{plural(len(chosen.left_out), 'teacher')} not tried, for reasons that the report lists: {names}"
+        count = plan.tried or len(recorder.teachers)
+        left_out = screen(recorder.teachers, count=count, metric=spec.space.search.metric)
+    recorder.screened_out = left_out
+    if left_out:
+        names = listed([short(name) for name in left_out])
+        text = f"{plural(len(left_out), 'teacher')} not tried, for reasons that the report lists: {names}"
         recorder.on_event(Note(text=text))
-    return chosen.tried
+    return tuple(it for it in recorder.teachers if it.name not in left_out)
 
 
 def with_teachers(
@@ -209,7 +207,7 @@ def with_teachers(
     if recorder.refused or (kept is not None and kept.left_out):
         budget = parse_budget(spec.budget)
         epochs_per_s = plan.total_epochs / budget.amount if budget.unit == "seconds" else None
-        plan = plan_without(recorder.refused, spec, epochs_per_s, kept=kept)
+        plan = plan_without(spec, recorder.refused, epochs_per_s, kept=kept)
         recorder.replan(plan)
     return plan
 

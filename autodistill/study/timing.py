@@ -137,11 +137,11 @@ def plan_for(spec: StudySpec, costs: Costs | None, *, kept: StudyRecord | None =
             "see the warning above; --budget 20 is the cost of 20 full trainings",
         )
     epochs_per_s = spec.options.workers / costs.epoch_s if costs and timed else None
-    return plan_without(kept.left_out if kept else (), spec, epochs_per_s, kept=kept)
+    return plan_without(spec, kept.left_out if kept else (), epochs_per_s, kept=kept)
 
 
 def plan_without(
-    refused: Collection[str], spec: StudySpec, epochs_per_s: float | None, *, kept: StudyRecord | None
+    spec: StudySpec, refused: Collection[str], epochs_per_s: float | None, *, kept: StudyRecord | None
 ) -> PlanRecord:
     """Return the plan of a study without the teachers that did not pass their check."""
     names, screened_out = [name for name in spec.teachers if name not in refused], kept_screening(spec, kept)
@@ -232,7 +232,7 @@ def _student_phases(
     phases["search"] = seconds + later_logits / workers, epochs
     for phase, runs, tested in (
         ("reruns", round(plan.reruns), False),
-        ("confirm", round(plan.confirm) - no_teacher + 1, True),
+        ("confirm", round(plan.confirm + plan.label_smoothing) - no_teacher + 1, True),
         ("controls", round(plan.controls), True),
     ):
         if runs:
@@ -278,18 +278,13 @@ def measure(spec: StudySpec, executor: Executor, on_event: OnEvent) -> Costs | N
         name: _facts(spec, teacher=spec.fingerprints.get(name, uri), trained=uri not in untrained)
         for name, uri in spec.teachers.items()
     }
-    student = recall(StudentTimes, of_student)
-    # For a trained teacher, a measurement from before its training is valid too.
-    teacher_times = {
-        name: recall(TeacherTimes, of) or recall(TeacherTimes, {**of, "trained": False})
-        for name, of in of_teachers.items()
-    }
-    members = {
-        name: teachers.members_of(uri, spec.teachers)
-        for name, uri in spec.teachers.items()
-        if teachers.is_ensemble(uri)
-    }
-    names = [name for name in reversed(spec.teachers) if teacher_times[name] is None and name not in members]
+    student, known = recall(StudentTimes, of_student), dict[str, TeacherTimes]()
+    for name, of in of_teachers.items():
+        # For a trained teacher, a measurement from before its training is valid too.
+        if times := recall(TeacherTimes, of) or recall(TeacherTimes, {**of, "trained": False}):
+            known[name] = times
+    ensembles = [name for name, uri in spec.teachers.items() if teachers.is_ensemble(uri)]
+    names = [name for name in reversed(spec.teachers) if name not in known and name not in ensembles]
     copies = workers if student is None else 0
     seconds = min(MEASURE_S, MEASURING_S * workers / max(1, copies + len(names)) / PARTS)
     tasks: list[Task] = [MeasureStudentTask(params=_measured_params(spec), seconds=seconds)] * copies
@@ -301,16 +296,17 @@ def measure(spec: StudySpec, executor: Executor, on_event: OnEvent) -> Costs | N
     if copies and len(students) == copies:
         student = _mean(students)
         keep(student, of_student)
-    for name, times in zip(names, results[copies:], strict=True):
-        if isinstance(times, TeacherTimes):
-            teacher_times[name] = times
-            keep(times, of_teachers[name])
-    for name, of in members.items():
-        times_of = [times for member in of if (times := teacher_times[member]) is not None]
-        if len(times_of) == len(of):
-            teacher_times[name] = TeacherTimes(view_s=sum(times.view_s for times in times_of))
-    known = {name: times for name, times in teacher_times.items() if times is not None}
-    return _costs(spec, student, known) if student is not None and len(known) == len(teacher_times) else None
+    for name, found in zip(names, results[copies:], strict=True):
+        if isinstance(found, TeacherTimes):
+            known[name] = found
+            keep(found, of_teachers[name])
+    for name in ensembles:
+        members = teachers.members_of(spec.teachers[name], spec.teachers)
+        if all(member in known for member in members):
+            known[name] = TeacherTimes(view_s=sum(known[member].view_s for member in members))
+    if student is None or len(known) < len(spec.teachers):
+        return None
+    return _costs(spec, student, {name: known[name] for name in spec.teachers})
 
 
 def _costs(spec: StudySpec, student: StudentTimes, teacher_times: Mapping[str, TeacherTimes]) -> Costs:

@@ -15,7 +15,7 @@ from autodistill.formatting import method_label
 from autodistill.records import CellRecord, PhaseStarted, TrialRecord
 from autodistill.searching.plan import wave_settings
 from autodistill.searching.sampler import Sampler
-from autodistill.searching.stages import announce, begin, every_run_failed, finish, pruned, settle, with_rungs
+from autodistill.searching.stages import add_trial, announce, every_run_failed, finish, pruned, settle, with_rungs
 from autodistill.searching.state import (
     SearchState,
     cell_runs,
@@ -31,11 +31,7 @@ ALL_TEACHERS = "all teachers"
 
 
 def run_grid(state: SearchState, priors: Mapping[str, PriorSpec]) -> None:
-    """Run the stages of a method grid.
-
-    Args:
-        state: A new state.
-        priors: The first setting of each method.
+    """Run the stages of a method grid; `priors` are the first settings of the methods.
 
     Raises:
         EveryRunFailed: All runs of the first wave failed.
@@ -105,7 +101,7 @@ def _train_shared(state: SearchState) -> None:
     spec = state.spec
     for method in spec.space.search.methods:
         own = [cell for cell in state.cells if cell.method == method]
-        settings = {_setting(state, cell): cell for cell in own}
+        settings = {_setting(state, cell.trial): cell for cell in own if cell.trial is not None}
         if not settings:
             continue
         means = {setting: _mean_rung(state, method, setting) for setting in settings}
@@ -136,7 +132,7 @@ def _trials(state: SearchState, sampler: Sampler, method: str, *, setting: int, 
     known = recorded.model_copy(update={"teacher": ALL_TEACHERS}) if recorded else None
     params = sampler.ask(known=known) if known or setting else sampler.ask(prior_of=ALL_TEACHERS)
     return [
-        begin(state, params.model_copy(update={"teacher": it.name}), prior=setting == 0, wave=wave)
+        add_trial(state, params.model_copy(update={"teacher": it.name}), prior=setting == 0, wave=wave)
         for it in spec.teachers
     ]
 
@@ -159,17 +155,11 @@ def _judge(state: SearchState, asked: Sequence[TrialRecord]) -> list[TrialRecord
 
 def _mean_rung(state: SearchState, method: str, setting: int) -> float | None:
     """Return the mean score at the rung of a setting over the teachers, or None if a run failed."""
-    trials = [it for it in state.trials if it.params.method == method and _setting_of(state, it.number) == setting]
+    trials = [it for it in state.trials if it.params.method == method and _setting(state, it.number) == setting]
     scores = [it.rung.val_top1 for it in trials if it.rung is not None and it.rung.val_top1 is not None]
     return sum(scores) / len(scores) if len(scores) == len(state.spec.teachers) else None
 
 
-def _setting(state: SearchState, cell: CellRecord) -> int:
-    """Return the number of a cell's setting among the settings of its method."""
-    assert cell.trial is not None
-    return _setting_of(state, cell.trial)
-
-
-def _setting_of(state: SearchState, trial: int) -> int:
+def _setting(state: SearchState, trial: int) -> int:
     """Return the number of the setting of a trial, among the settings of its method."""
     return trial // (len(state.spec.space.search.methods) * len(state.spec.teachers))

@@ -20,7 +20,7 @@ def importance(
     """Return the share of each parameter in the variance of rung scores.
 
     Parameters of a method are compared within the trials of the method, the others over all trials. The random forest
-    depends on its seed, so each share is a mean over seeds, with its standard deviation.
+    depends on its seed, so each share is a mean over two or more seeds, with its standard deviation.
 
     Source: Hutter, Hoos and Leyton-Brown, ICML 2014, as implemented by Optuna.
     """

@@ -31,6 +31,11 @@ LABEL_SMOOTHING_FROM = 23
 UNITS = {"ep": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}
 
 
+def rounded_up(epochs: int, *, full: int) -> str:
+    """Format epochs as full trainings of `full` epochs, rounded up to hundredths."""
+    return f"{math.ceil(100 * epochs / full) / 100:g}"
+
+
 class Budget(NamedTuple):
     amount: float
     unit: Literal["full runs", "epochs", "seconds"]
@@ -90,7 +95,7 @@ def make_plan(
         raise ConfigError(
             f"--budget {requested}: {total / full:.4g} full trainings are too few for {plural(teachers, 'teacher')}"
             f"{f' (the plan would try {tried})' if tried < teachers else ''}: "
-            f"the smallest is {math.ceil(100 * needed / full) / 100:g} ({parts} + search 1)",
+            f"the smallest is {rounded_up(needed, full=full)} ({parts} + search 1)",
             _way_out(space, teachers=teachers, total=total),
         )
     if max_trials is not None and max_trials < tried:
@@ -122,13 +127,8 @@ def make_grid_plan(
 ) -> PlanRecord:
     """Divide a budget among the cells of a method grid: the methods of the space x the teachers.
 
-    Every cell tries as many settings as the budget pays for beside the confirm runs.
-
-    Args:
-        space: Search space.
-        teachers: Number of teachers.
-        requested: Budget as given by the user; empty: what `DEFAULT_SETTINGS` settings per cell cost.
-        epochs_per_s: Measured student epochs per second over all workers; required for a time budget.
+    Every cell tries as many settings as the budget pays for beside the confirm runs. An empty budget is what
+    `DEFAULT_SETTINGS` settings per cell cost. The arguments are those of `make_plan`.
 
     Raises:
         ConfigError: The budget is too small; the message names the smallest budget.
@@ -145,7 +145,7 @@ def make_grid_plan(
         confirm = (methods * teachers * (1 + shared) + 2) * seeds * full
         return methods * teachers * tuning(settings) + confirm
 
-    requested = requested or f"{math.ceil(100 * needed(DEFAULT_SETTINGS) / full) / 100:g}"
+    requested = requested or rounded_up(needed(DEFAULT_SETTINGS), full=full)
     total = _total_epochs(parse_budget(requested), full, epochs_per_s)
     if total < needed(1):
         possible = {
@@ -158,7 +158,7 @@ def make_grid_plan(
         raise ConfigError(
             f"--budget {requested}: {total / full:.4g} full trainings are too few for a grid of "
             f"{plural(methods, 'method')} x {plural(teachers, 'teacher')}: the smallest is "
-            f"{math.ceil(100 * needed(1) / full) / 100:g} ({tuning(1) / full:.3g} for a setting and "
+            f"{rounded_up(needed(1), full=full)} ({tuning(1) / full:.3g} for a setting and "
             f"{plural(seeds * (1 + shared), 'confirm run')} in each of {plural(cells, 'cell')}, {2 * seeds} for "
             "no teacher and label smoothing)",
             f"raise --budget, or {cut}",

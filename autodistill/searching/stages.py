@@ -30,7 +30,7 @@ from autodistill.records import (
     TrialRecord,
     TrialStarted,
 )
-from autodistill.searching.plan import PROTECTED_PRIORS, wave_size
+from autodistill.searching.plan import PROTECTED_PRIORS, rounded_up, wave_size
 from autodistill.searching.sampler import prior_params
 from autodistill.searching.state import (
     Asked,
@@ -128,10 +128,10 @@ def new_trial(state: SearchState, *, wave: int, prior_of: str | None = None) -> 
     else:
         params = state.sampler.ask(prior_of=prior_of)
         attrs = dict(state.sampler.trials[number].system_attrs)
-    return begin(state, params, prior=prior_of is not None, wave=wave, sampler_attrs=attrs)
+    return add_trial(state, params, prior=prior_of is not None, wave=wave, sampler_attrs=attrs)
 
 
-def begin(
+def add_trial(
     state: SearchState, params: TrialParams, *, prior: bool, wave: int, sampler_attrs: dict[str, Any] | None = None
 ) -> TrialRecord:
     """Add a running trial to the study, and to the sampler if the sampler has not just suggested it."""
@@ -177,7 +177,7 @@ def _check_room(state: SearchState, epochs: int, priors: int) -> None:
     if missing > 0:
         raise ConfigError(
             f"--budget {plan.requested}: with what is spent, nothing is left for the teacher that joins",
-            f"raise it to {math.ceil(100 * (plan.total_epochs + missing) / plan.epochs_full) / 100:g} or more",
+            f"raise it to {rounded_up(plan.total_epochs + missing, full=plan.epochs_full)} or more",
         )
 
 

@@ -174,15 +174,19 @@ def new_run(spec: SearchSpec, name: str, params: TrialParams, seed: int) -> RunS
 
 def rung_run(spec: SearchSpec, trial: TrialRecord) -> RunSpec:
     """Return a trial's run up to its rung: a part of the full schedule, or a short schedule of its own."""
-    run, short = new_run(spec, f"trials/{trial.number:04d}/rung", trial.params, trial.seed), spec.plan.epochs_rung
-    short_schedule = spec.plan.rungs == "short schedule"
-    return run.model_copy(update={"epochs": short} if short_schedule else {"rung": short, "until": short})
+    run = new_run(spec, f"trials/{trial.number:04d}/rung", trial.params, trial.seed)
+    short = spec.plan.epochs_rung
+    if spec.plan.rungs == "short schedule":
+        return run.model_copy(update={"epochs": short})
+    return run.model_copy(update={"rung": short, "until": short})
 
 
 def full_run(spec: SearchSpec, trial: TrialRecord) -> RunSpec:
     """Return a trial's full run, which continues from its rung where the rung is a part of the full schedule."""
-    run, rung = new_run(spec, f"trials/{trial.number:04d}/full", trial.params, trial.seed), spec.plan.epochs_rung
-    return run.model_copy(update={"rung": rung, "begun_epochs": rung} if spec.plan.rungs == "part-way" else {})
+    run = new_run(spec, f"trials/{trial.number:04d}/full", trial.params, trial.seed)
+    if spec.plan.rungs != "part-way":
+        return run
+    return run.model_copy(update={"rung": spec.plan.epochs_rung, "begun_epochs": spec.plan.epochs_rung})
 
 
 def reference_teacher(spec: SearchSpec) -> str:

@@ -70,21 +70,20 @@ def fit_to_classes(space: Space, data: Data) -> tuple[Space, tuple[str, ...]]:
         return space, ()
     methods = {method: params for method, params in search.methods.items() if method not in too_few}
     fitted = changed(space, "search", methods=methods)
-    needed = {name: f"needs at least {method_named(name).min_classes} classes" for name in too_few}
-    needs = f"{needed[too_few[0]]}; {data.name} has {data.num_classes}"
+    there = f"{data.name} has {data.num_classes}"
+    needs = {name: f"needs at least {method_named(name).min_classes} classes; {there}" for name in too_few}
     lines = []
     for name in too_few:
-        key = "prior" if prior.method == name and {"method", "params"} & prior.model_fields_set else ""
-        key = f"search.methods.{name}" if "methods" in search.model_fields_set else key
-        if key:
-            lines.append(f"{key}: {name} {needed[name]}; {data.name} has {data.num_classes}")
+        if "methods" in search.model_fields_set:
+            lines.append(f"search.methods.{name}: {name} {needs[name]}")
+        elif prior.method == name and {"method", "params"} & prior.model_fields_set:
+            lines.append(f"prior: {name} {needs[name]}")
     if lines:
-        lines += _refusals(fitted, data.num_classes)
         hint = "name other methods, for example --set search.methods.ts.tau=4"
-        raise ConfigError(
-            "\n".join(lines), "compare other methods: --method ts,ats,nkd,ttm,wttm" if space.grid else hint
-        )
-    return fitted, (f"{', '.join(too_few)} left out ({needs}); searched: {', '.join(methods)}",)
+        if space.grid:
+            hint = "compare other methods: --method ts,ats,nkd,ttm,wttm"
+        raise ConfigError("\n".join([*lines, *_refusals(fitted, data.num_classes)]), hint)
+    return fitted, (f"{', '.join(too_few)} left out ({needs[too_few[0]]}); searched: {', '.join(methods)}",)
 
 
 def fit_to_images(space: Space, data: Data) -> Space:
@@ -180,13 +179,11 @@ def _refusals(space: Space, num_classes: int) -> Iterator[str]:
     prior = space.prior
     if prior.method in wrong or prior.method not in space.search.methods:
         return
-    fixed = {
-        name: value for name, value in space.search.methods[prior.method].items() if isinstance(value, float | str)
-    }
+    searched = space.search.methods[prior.method]
+    fixed = {name: value for name, value in searched.items() if isinstance(value, float | str)}
     given = {**fixed, **prior.params}
     params = {name: value for name, value in given.items() if name not in ("tau_student", RAMP_EPOCHS)}
-    reason = _refusal(prior.method, params, num_classes)
-    if reason:
+    if reason := _refusal(prior.method, params, num_classes):
         yield f"prior.params: {prior.method}: {reason}"
 
 
@@ -248,15 +245,9 @@ def view_count(space: Space) -> int:
 def fit_to_cache(
     space: Space, kept: Space | None, data: Data, study: Mapping[str, str], cache_bytes: int, *, tried: int
 ) -> Space:
-    """Reduce the pool of views to the size of the cache; an existing study keeps its number of views.
+    """Reduce the pool of views to the size of the cache; an existing study, of space `kept`, keeps its views.
 
-    Args:
-        space: Search space.
-        kept: Space of an existing study; None: the study is new.
-        data: Images.
-        study: URIs of the teachers by name.
-        cache_bytes: Size of the cache.
-        tried: Number of teachers that students learn from.
+    `study` has the URIs of the teachers by name; `tried` is the number of teachers that students learn from.
 
     Raises:
         ConfigError: The cache cannot hold a single view.

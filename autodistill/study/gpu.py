@@ -42,12 +42,7 @@ class Sharing(NamedTuple):
 def fit_to_device(space: Space, data: Data, *, student: StudentRecord, device: str, workers: int | None) -> Sharing:
     """Measure the student's training steps on the device, and divide the device among workers.
 
-    Args:
-        space: Search space.
-        data: Data of the study.
-        student: The student.
-        device: Torch's name of the device.
-        workers: Workers of the study, on all GPUs in turn; None: as many per GPU as its free memory holds.
+    The workers are distributed over the GPUs in turn; None: as many per GPU as its free memory holds.
 
     Raises:
         ConfigError: The device has too little memory for these workers.

@@ -53,7 +53,7 @@ from autodistill.study.fitting import (
     with_ranges,
 )
 from autodistill.study.gpu import Sharing, fit_to_device
-from autodistill.study.measurements import Facts, facts, once
+from autodistill.study.measurements import facts, once
 from autodistill.teachers import adaptation, assistants, ladder
 
 T = TypeVar("T")
@@ -225,9 +225,7 @@ class StudySpec(NamedTuple):
     def waits_for(self, name: str, names: Sequence[str]) -> list[str]:
         """Return the teachers that are trained before a teacher: those that it is made of, and those it continues.
 
-        Args:
-            name: Name of the teacher.
-            names: Names of the teachers that are trained. Others are not trained only to be continued.
+        Only teachers among `names` are trained to be continued.
         """
         uri = self.teachers[name]
         earlier = [other for other in names if ladder.continues(uri, self.teachers[other])]
@@ -300,19 +298,19 @@ def resolve_all(
     asked = _asked(first, names, named, planned=planned)
     if planned:
         check_places(folders, storage=first.storage)
-    common = _common(asked, first, load_data)
-    students = _students(names, common, offline=first.offline)
+    asked, data = _fitted(asked, first, load_data)
+    students = _students(names, asked.space, data, offline=first.offline)
 
     def described(loaded: _Loaded) -> tuple[StudySpec, ...]:
         return tuple(
-            _resolved(each, common, student, loaded, planned=planned)
+            _resolved(each, asked, data, student, loaded, planned=planned)
             for each, student in zip(options, students, strict=True)
         )
 
     specs = described(_Loaded(names=asked.fewest))
     if first.limits.given:
         within(specs, first.limits)
-    loaded = _load_teachers(asked, common.data, offline=first.offline)
+    loaded = _load_teachers(asked, data, offline=first.offline)
     return tuple(_with_assistants(spec) for spec in described(loaded))
 
 
@@ -415,28 +413,17 @@ class _Loaded(NamedTuple):
     notes: tuple[str, ...] = ()
 
 
-class _Common(NamedTuple):
-    """What all students of a search share."""
-
-    requested: Space
-    space: Space
-    """The requested space, fitted to the data."""
-    notes: tuple[str, ...]
-    data: Data
-
-
 def _asked(
     options: SearchOptions, students: Sequence[str], named: Mapping[str, str] | None, *, planned: bool
 ) -> _Asked:
     """Check what needs neither an image nor a teacher: the space, and the names of students and teachers."""
-    flags: dict[str, tuple[str, object]] = {}
-    if options.data:
-        flags["data.name"] = ("--data", options.data)
-    if options.seed is not None:
-        flags["search.seed"] = ("--seed", options.seed)
-    if options.teachers:
-        flags["teachers"] = ("--teacher", list(options.teachers))
-    space = load(options.space, known=KNOWN, overrides=options.overrides, flags=flags)
+    flags: dict[str, tuple[str, object]] = {
+        "data.name": ("--data", options.data or None),
+        "search.seed": ("--seed", options.seed),
+        "teachers": ("--teacher", list(options.teachers) or None),
+    }
+    given = {key: (flag, value) for key, (flag, value) in flags.items() if value is not None}
+    space = load(options.space, known=KNOWN, overrides=options.overrides, flags=given)
     space = _as_grid(space, options, planned=planned)
     if options.download and options.offline:
         raise ConfigError("--download beside --offline", "leave one of them out")
@@ -572,19 +559,20 @@ def _without_default_methods(space: Space, classes: int) -> tuple[Space, tuple[s
     return fitted, (f"{left_out} left out, which need 3 classes; compared: {', '.join(kept)}",)
 
 
-def _common(asked: _Asked, options: SearchOptions, load_data: LoadData) -> _Common:
+def _fitted(asked: _Asked, options: SearchOptions, load_data: LoadData) -> tuple[_Asked, Data]:
+    """Load the images, and fit the space to them."""
     if options.download:
         datasets.download(asked.space.data)
     data = load_data(asked.space.data)
-    requested, left_out = fit_to_images(asked.space, data), tuple[str, ...]()
+    space, left_out = fit_to_images(asked.space, data), tuple[str, ...]()
     if options.default_methods:
-        requested, left_out = _without_default_methods(requested, data.num_classes)
-    space, notes = fit_to_classes(requested, data)
+        space, left_out = _without_default_methods(space, data.num_classes)
+    space, notes = fit_to_classes(space, data)
     notes = (*left_out, *notes, *(_grid_notes(space) if space.grid else ()))
     check_methods(space, data.num_classes)
     check_sizes(space, data)
     ladder.check_epochs(list(asked.teachers.values()), space.ladder.epochs)
-    return _Common(requested, space, (*notes, *asked.notes), data)
+    return asked._replace(space=space, notes=(*notes, *asked.notes)), data
 
 
 def _expanded(space: Space) -> tuple[list[str], dict[str, str], list[str]]:
@@ -658,7 +646,7 @@ def reason_of(message: str, uri: str) -> str:
     return message.removeprefix(f"teacher {uri}: ").replace(str(path.expanduser()), path.name)
 
 
-def _students(names: Sequence[str], common: _Common, *, offline: bool) -> list[StudentRecord]:
+def _students(names: Sequence[str], space: Space, data: Data, *, offline: bool) -> list[StudentRecord]:
     """Describe the students; errors of several students are raised together.
 
     Descriptions are kept because building a network takes seconds, mostly for imports. Code and weights of a network
@@ -666,8 +654,10 @@ def _students(names: Sequence[str], common: _Common, *, offline: bool) -> list[S
     """
 
     def described(name: str) -> StudentRecord:
-        describe = partial(student_record, name, common.data, common.space.student, offline=offline)
-        return describe() if is_foreign(name) else once(StudentRecord, _student_facts(name, common), describe)
+        describe = partial(student_record, name, data, space.student, offline=offline)
+        shape = {"classes": data.num_classes, "image_shape": data.image_shape}
+        of = {"name": name, "torch": torch.__version__, "autodistill": __version__, **shape}
+        return describe() if is_foreign(name) else once(StudentRecord, {**of, **space.student.model_dump()}, describe)
 
     students = _raise_together(described, names)
     counts = Counter(student.name for student in students)
@@ -691,19 +681,13 @@ def _raise_together(of: Callable[[str], T], names: Sequence[str]) -> list[T]:
     return found
 
 
-def _student_facts(name: str, common: _Common) -> Facts:
-    data, settings = common.data, common.space.student.model_dump()
-    shape = {"classes": data.num_classes, "image_shape": data.image_shape}
-    return {"name": name, "torch": torch.__version__, "autodistill": __version__, **shape, **settings}
-
-
 def _resolved(
-    options: SearchOptions, common: _Common, student: StudentRecord, loaded: _Loaded, *, planned: bool
+    options: SearchOptions, asked: _Asked, data: Data, student: StudentRecord, loaded: _Loaded, *, planned: bool
 ) -> StudySpec:
     folder = _folder(options)
     kept = kept_record(folder) if planned else None
     kept_space = Space.model_validate(kept.space) if kept else None
-    space = with_precision(common.space, kept_space, common.data, student=student, device=options.device)
+    space = with_precision(asked.space, kept_space, data, student=student, device=options.device)
     sharing = Sharing()
     if planned and options.ray:
         # Nothing is measured: this machine may have no GPU.
@@ -711,7 +695,7 @@ def _resolved(
         sharing = Sharing(options.workers, "graph", 1 / options.per_gpu) if on_gpu else Sharing(options.workers)
     elif planned:
         workers = None if options.fill_gpu else options.workers
-        sharing = fit_to_device(space, common.data, student=student, device=options.device, workers=workers)
+        sharing = fit_to_device(space, data, student=student, device=options.device, workers=workers)
         if options.fill_gpu:
             options = options.model_copy(update={"workers": options.workers * sharing.workers})
     budget, tried = _budget(space, options), len(loaded.names)
@@ -720,14 +704,14 @@ def _resolved(
         budget, tried = plan.requested, plan.tried or tried
     if kept is not None and kept.trials:  # the choice of a study stays
         tried = sum(name not in {**kept.screened_out, **kept.left_out} for name in loaded.names)
-    space = fit_to_cache(space, kept_space, common.data, loaded.names, options.cache_bytes, tried=tried)
+    space = fit_to_cache(space, kept_space, data, loaded.names, options.cache_bytes, tried=tried)
     # Without the values that cache and processor decided, a command gives another study elsewhere.
     pins: dict[str, object] = {}
-    if space.training.precision != common.requested.training.precision:
+    if space.training.precision != asked.space.training.precision:
         pins["training.precision"] = space.training.precision
-    if space.data.views != common.requested.data.views:
+    if space.data.views != asked.space.data.views:
         pins["data.views"] = space.data.views
-    notes = loaded.notes + common.notes + (student.foreign.notes if student.foreign else ())
+    notes = loaded.notes + asked.notes + (student.foreign.notes if student.foreign else ())
     if space.training.optimizer == "adamw" and space.training.lr > LARGEST_ADAMW_RATE:
         notes += (f"training.lr is {space.training.lr:g}, much for adamw: --set training.lr=0.001 is usual",)
     if planned and space.grid is None and space.search.wave < options.workers // 2:
@@ -739,7 +723,7 @@ def _resolved(
     return StudySpec(
         options=options.model_copy(update={"command": pinned(options.command, pins)}),
         space=space,
-        data=common.data,
+        data=data,
         student=student,
         teachers=loaded.names,
         fingerprints=dict(loaded.fingerprints),

@@ -80,12 +80,7 @@ def local_executor(
 
 
 def run_study(spec: StudySpec, on_event: OnEvent, *, executor_for: ExecutorFor = local_executor) -> StudyRecord:
-    """Run a study, or continue it; returns its record, which is also kept in `study.json`.
-
-    Args:
-        spec: The study.
-        on_event: Is called with each event.
-        executor_for: Starts the executor of the study.
+    """Run a study, or continue it; return its record, which is also kept in `study.json`.
 
     Raises:
         StoreError: The folder holds another study.
@@ -258,7 +253,7 @@ def prepare_teachers(
         on_event: Is called with each event.
         optional: Names of teachers that may fail their check.
         untrained: Tasks that train the missing teachers, in their order.
-        epochs: Epochs of the training of all missing teachers.
+        epochs: Epochs of their training.
         meanwhile: Runs for workers that would otherwise be idle.
 
     Raises:
@@ -308,15 +303,10 @@ def run_students(
     left_out: Sequence[LeftOutRecord] = (),
     executor_for: ExecutorFor = local_executor,
 ) -> ComparisonRecord:
-    """Run or continue each student's study; returns the comparison, which is also kept in a `study.json` of its own.
+    """Run or continue each student's study; return the comparison, which is also kept in a `study.json` of its own.
 
-    Args:
-        students: At least one; they differ in student and study only.
-        on_event: Is called with each event.
-        name: Name of the comparison.
-        command: The command that reproduces it.
-        left_out: Students that break a limit.
-        executor_for: Starts the executor of a study.
+    The specifications of the students differ in student and study only. `name` and `command` are those of the
+    comparison, and `left_out` are students that break a limit.
     """
     options = students[0].options
     folder = StudyFolder(Path(options.runs) / name)

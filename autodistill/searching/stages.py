@@ -37,7 +37,6 @@ from autodistill.searching.state import (
     Candidate,
     SearchState,
     confirm_run,
-    finalist_run,
     first_seeds,
     full_run,
     label_smoothing_runs,
@@ -451,10 +450,9 @@ def _scores(state: SearchState) -> stats.Scores:
     """Return test accuracies; NaN where a run failed or was not asked for."""
     assert state.asked is not None
     scores = np.full(state.asked.shape, math.nan)
-    for row, candidate in enumerate([None, *state.chosen]):
-        for seed in np.flatnonzero(state.asked[row]).tolist():
-            found = state.results[finalist_run(state.spec, candidate, seed).run].test_top1
-            scores[row, seed] = math.nan if found is None else found
+    for row, (_, runs) in enumerate(state.confirm_runs(state.asked)):
+        found = [state.results[run.run].test_top1 for run in runs]
+        scores[row, state.asked[row]] = [math.nan if top1 is None else top1 for top1 in found]
     return scores
 
 

@@ -52,6 +52,10 @@ class Candidate(NamedTuple):
         return sum(self.scores) / len(self.scores)
 
 
+NO_TEACHER = Candidate("no-teacher", None, TrialParams(), ())
+"""Training on labels alone, which is always a finalist."""
+
+
 class SearchSpec(NamedTuple):
     """What is searched, over which teachers, with which plan."""
 
@@ -111,20 +115,20 @@ class SearchState:
             return []
         return [
             FinalistRecord(
-                teacher=candidate.params.teacher if candidate else None,
-                trial=candidate.trial if candidate else None,
-                params=candidate.params if candidate else TrialParams(),
-                search_val_top1=candidate.val_top1 if candidate else None,
+                teacher=candidate.params.teacher,
+                trial=candidate.trial,
+                params=candidate.params,
+                search_val_top1=candidate.val_top1 if candidate.scores else None,
                 runs=self._ended(runs),
             )
             for candidate, runs in self.confirm_runs(self.asked)
         ]
 
-    def confirm_runs(self, asked: Asked) -> list[tuple[Candidate | None, list[RunSpec]]]:
+    def confirm_runs(self, asked: Asked) -> list[tuple[Candidate, list[RunSpec]]]:
         """Return each finalist, "no teacher" first, with the confirm runs that `asked` marks."""
         return [
             (candidate, [finalist_run(self.spec, candidate, seed) for seed in np.flatnonzero(row).tolist()])
-            for candidate, row in zip([None, *self.chosen], asked, strict=True)
+            for candidate, row in zip([NO_TEACHER, *self.chosen], asked, strict=True)
         ]
 
     @property
@@ -213,11 +217,10 @@ def confirm_run(spec: SearchSpec, folder: str, params: TrialParams, index: int) 
     return new_run(spec, f"{folder}-{seed}", params, seed).model_copy(update={"evaluate_on": "validation+test"})
 
 
-def finalist_run(spec: SearchSpec, candidate: Candidate | None, index: int) -> RunSpec:
-    """Return a confirm run of a finalist; None is "no teacher"."""
-    if candidate is None:
-        return confirm_run(spec, "baselines/no-teacher", TrialParams(), index)
-    return confirm_run(spec, f"confirm/{candidate.name}", candidate.params, index)
+def finalist_run(spec: SearchSpec, candidate: Candidate, index: int) -> RunSpec:
+    """Return a confirm run of a finalist."""
+    folder = "baselines" if candidate is NO_TEACHER else "confirm"
+    return confirm_run(spec, f"{folder}/{candidate.name}", candidate.params, index)
 
 
 def first_seeds(spec: SearchSpec) -> int:
@@ -227,7 +230,7 @@ def first_seeds(spec: SearchSpec) -> int:
 
 def no_teacher_runs(spec: SearchSpec) -> list[RunSpec]:
     """Return the no-teacher runs that every study of this plan needs; the first of them is the baseline."""
-    return [finalist_run(spec, None, index) for index in range(first_seeds(spec))]
+    return [finalist_run(spec, NO_TEACHER, index) for index in range(first_seeds(spec))]
 
 
 def label_smoothing_runs(spec: SearchSpec) -> list[RunSpec]:
@@ -263,7 +266,7 @@ def left_epochs(state: SearchState, promoted: int = 0) -> int:
     Reserved are the stages after the search, as far as their runs are not trained yet, and the rests of `promoted`
     trials.
     """
-    plan, first = state.spec.plan, finalist_run(state.spec, None, 0).run
+    plan, first = state.spec.plan, finalist_run(state.spec, NO_TEACHER, 0).run
     later = round((plan.reruns + plan.confirm + plan.controls + plan.label_smoothing) * plan.epochs_full)
     trained = sum(
         run.spent_epochs

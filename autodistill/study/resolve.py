@@ -1,4 +1,4 @@
-"""Resolve the options of a command into a checked study. Nothing is written but decoded images."""
+"""Resolve the options of a command into a checked study. Only decoded images and measurements are written."""
 
 import json
 from collections import Counter
@@ -263,7 +263,7 @@ def resolve(
     named: Mapping[str, str] | None = None,
     load_data: LoadData = datasets.load,
 ) -> StudySpec:
-    """Check everything that can be checked without training. Only decoded images and kept measurements are written.
+    """Check everything that can be checked without training. Only decoded images and measurements are written.
 
     Args:
         options: Options of the command.
@@ -405,10 +405,10 @@ class _Loaded(NamedTuple):
     """What loading the teachers has shown; the fields of `StudySpec` describe it."""
 
     names: dict[str, str]
-    fingerprints: Mapping[str, str] = {}
-    sources: Mapping[str, str] = {}
-    left_out: Mapping[str, str] = {}
-    folders: Mapping[str, str] = {}
+    fingerprints: dict[str, str] = {}
+    sources: dict[str, str] = {}
+    left_out: dict[str, str] = {}
+    folders: dict[str, str] = {}
     optional: frozenset[str] = frozenset()
     notes: tuple[str, ...] = ()
 
@@ -726,10 +726,10 @@ def _resolved(
         data=data,
         student=student,
         teachers=loaded.names,
-        fingerprints=dict(loaded.fingerprints),
-        sources=dict(loaded.sources),
-        left_out=dict(loaded.left_out),
-        folders=dict(loaded.folders),
+        fingerprints=loaded.fingerprints,
+        sources=loaded.sources,
+        left_out=loaded.left_out,
+        folders=loaded.folders,
         optional=loaded.optional,
         folder=folder,
         budget=budget,

@@ -230,13 +230,11 @@ def _student_phases(
         promoted = min(int(owed), max(0, left) // rest)
         owed -= promoted
     phases["search"] = seconds + later_logits / workers, epochs
-    for phase, runs, tested in (
-        ("reruns", round(plan.reruns), False),
-        ("confirm", round(plan.confirm + plan.label_smoothing) - no_teacher + 1, True),
-        ("controls", round(plan.controls), True),
-    ):
+    confirm = round(plan.confirm + plan.label_smoothing) - no_teacher + 1
+    for phase, runs in (("reruns", round(plan.reruns)), ("confirm", confirm), ("controls", round(plan.controls))):
         if runs:
-            phases[phase] = makespan([costs.seconds(full, tested=tested)] * runs, workers), runs * full
+            run_s = costs.seconds(full, tested=phase != "reruns")
+            phases[phase] = makespan([run_s] * runs, workers), runs * full
     return phases, rung_logits + later_logits
 
 

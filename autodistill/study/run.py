@@ -310,7 +310,7 @@ def run_students(
     """
     options = students[0].options
     folder = StudyFolder(Path(options.runs) / name)
-    started, done = time.monotonic(), 0
+    started = time.monotonic()
     found = {it.folder.path.name: kept_record(it.folder) for it in students}
     with locked_study(folder):
         if folder.record.exists() and isinstance(read_record(folder.record), StudyRecord):
@@ -319,13 +319,12 @@ def run_students(
             )
         for number, spec in enumerate(students, 1):
             left_s = None if options.timeout_s is None else options.timeout_s - (time.monotonic() - started)
-            if left_s is not None and left_s <= 0 and done:
+            if left_s is not None and left_s <= 0 and number > 1:
                 break
             study = spec.folder.path.name
             on_event(Note(text=f"student {number} of {len(students)}: {spec.student.name}, study {study}"))
             timed = spec._replace(options=spec.options.model_copy(update={"timeout_s": left_s}))
             found[study] = run_study(timed, on_event, executor_for=executor_for)
-            done += 1
             studies = [kept for kept in found.values() if kept is not None]
             whole = len(studies) == len(students) and all(kept.state == "complete" for kept in studies)
             record = ComparisonRecord(

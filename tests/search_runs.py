@@ -19,13 +19,8 @@ from autodistill.searching import (
     Sampler,
     SearchSpec,
     SearchState,
-    audit,
-    confirm,
-    controls,
-    first_stage,
     make_plan,
-    rerun_leaders,
-    waves,
+    run_search,
 )
 from autodistill.store import seed_from
 
@@ -148,13 +143,7 @@ def search(
         audited: whether the best pruned trials are trained to the end.
     """
     state, events = started(spec, trainer or Trainer(), watch=watch)
-    promoted = first_stage(state)
-    waves(state, promoted)
-    rerun_leaders(state)
-    confirm(state)
-    controls(state)
-    if audited:
-        audit(state)
+    run_search(state, audited=audited)
     return state, events
 
 

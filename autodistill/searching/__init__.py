@@ -4,40 +4,20 @@ Every decision follows from the specification, the recorded trials and the resul
 """
 
 from autodistill.searching.database import Mirror, refuse_foreign
-from autodistill.searching.grid import confirm_cells, tune
+from autodistill.searching.grid import run_grid
 from autodistill.searching.importance import importance
 from autodistill.searching.plan import make_grid_plan, make_plan, parse_budget, wave_settings
 from autodistill.searching.sampler import Sampler, prior_params
-from autodistill.searching.screening import Screened, screen
-from autodistill.searching.stages import (
-    audit,
-    audited_trials,
-    candidates,
-    confirm,
-    controls,
-    finalists_of,
-    first_stage,
-    goes_on,
-    rerun_leaders,
-    waves,
-)
+from autodistill.searching.screening import screen
+from autodistill.searching.stages import audited_trials, run_search
 from autodistill.searching.state import SearchSpec, SearchState, no_teacher_runs
 
 __all__ = [
     "Mirror",
     "Sampler",
-    "Screened",
     "SearchSpec",
     "SearchState",
-    "audit",
     "audited_trials",
-    "candidates",
-    "confirm",
-    "confirm_cells",
-    "controls",
-    "finalists_of",
-    "first_stage",
-    "goes_on",
     "importance",
     "make_grid_plan",
     "make_plan",
@@ -45,9 +25,8 @@ __all__ = [
     "parse_budget",
     "prior_params",
     "refuse_foreign",
-    "rerun_leaders",
+    "run_grid",
+    "run_search",
     "screen",
-    "tune",
     "wave_settings",
-    "waves",
 ]

@@ -14,7 +14,7 @@ import secrets
 import shlex
 import sqlite3
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -49,18 +49,15 @@ BUSY_S = 5.0
 """Seconds that a locked SQLite file is waited for."""
 CREATIONS = 5
 """Attempts to create Optuna's tables while another process does the same."""
-FIRST_WITH_ALEMBIC = 12
-"""Value of `version_info.schema_version` since Optuna keeps the version of its tables in `alembic_version`."""
 MOST_PARAMETERS = 4
 """Parameters of a foreign study that an error names."""
 
 SQLITE = "sqlite:///"
-_SERVER = re.compile(
-    r"(?P<driver>postgres|postgresql|postgresql\+psycopg)://"
-    r"(?:(?P<user>[^@:/?#\s]*)(?P<password>:[^@/?#\s]*)?@)?"
-    r"(?P<place>(?:\[[0-9a-fA-F:]+\]|[^@:/?#\[\]\s]*)(?::\d+)?(?:/[^@?#\s]*)?)"
-    r"(?P<query>\?[^@]*)?",
+SERVER = re.compile(
+    r"postgres(ql(\+psycopg)?)?://([^@:/?#\s]*(:(?P<password>[^@/?#\s]*))?@)?"
+    r"(\[[0-9a-fA-F:]+\]|[^@:/?#\[\]\s]*)(:\d+)?(/[^@?#\s]*)?(\?(?P<query>[^@]*))?"
 )
+"""Addresses whose password cannot be taken for another part."""
 AWAY = (optuna.exceptions.StorageInternalError, sqlalchemy.exc.SQLAlchemyError, OSError)
 """Errors of a database that is away, locked, full or damaged."""
 FAILURES = (*AWAY, StoreError, optuna.exceptions.OptunaError, KeyError)
@@ -85,16 +82,10 @@ class StudyFound(NamedTuple):
 
 
 class Mirror:
-    """Copies trials to a database.
+    """Copies trials to a database: the study's own SQLite file, or the address of a database.
 
     While the database is away, a warning is shown; the trials are written when it is back. A copy that differs is
-    written again.
-
-    Args:
-        database: The study's own SQLite file, or the address of a database.
-        name: Name of the Optuna study.
-        identity: Distinguishes studies of the same name in a database.
-        say: Receives messages that the database is away or was set aside.
+    written again. `identity` distinguishes studies of the same `name` in a database.
 
     Raises:
         VersionError: Another version of Optuna made the database.
@@ -103,7 +94,7 @@ class Mirror:
 
     def __init__(self, database: Path | str, *, name: str, identity: str, say: Callable[[str], object]) -> None:
         self._database = database
-        self._shown = redacted(database) if isinstance(database, str) else str(database)
+        self._shown = redacted(database)
         self._name, self._identity, self._say = name, identity, say
         self._coordinator, self._coordinates = secrets.token_hex(8), False
         self._storage: RDBStorage | None = None
@@ -137,8 +128,7 @@ class Mirror:
         except FAILURES as error:
             self._close()
             if not self._away:
-                cause = error.__cause__ if isinstance(error, StoreError) and error.__cause__ else error
-                reason = reason_of(cause, self._database if isinstance(self._database, str) else "")
+                reason = reason_of(error, self._database)
                 self._say(f"{self._shown}: cannot be written ({reason}); the study goes on")
             self._away = True
         else:
@@ -152,9 +142,10 @@ class Mirror:
         if isinstance(self._database, Path) and not self._database.exists():
             self._close()  # the file was removed, and the open connection would still write to the removed file
         if self._storage is None:
-            # A study does not wait for its copy.
-            own = isinstance(self._database, Path)
-            self._storage = self._own_file() if own else open_storage(str(self._database), patience_s=0.0)
+            if isinstance(self._database, Path):
+                self._storage = self._own_file(self._database)
+            else:
+                self._storage = open_storage(self._database, patience_s=0.0)  # a study does not wait for its copy
         study = self._study(self._storage)
         kept = self._storage.get_all_trials(study, deepcopy=False)
         too_many = exact and len(kept) > len(trials)
@@ -166,21 +157,15 @@ class Mirror:
         for trial in trials[len(kept) :]:
             self._storage.create_new_trial(study, template_trial=trial)
 
-    def _own_file(self) -> RDBStorage:
+    def _own_file(self, path: Path) -> RDBStorage:
         """Open the study's own file; a file that cannot be used is set aside."""
-        assert isinstance(self._database, Path)
-        path, suffix = self._database, "damaged"
         try:
-            attrs = _check_file(path, self._name) if path.exists() else None
-            if attrs is None or attrs.get(IDENTITY) == self._identity:
-                return _opened(path)
-            reason = "holds another study of this name"
-        except VersionError as error:
-            suffix, reason = "old", error.message.removeprefix(f"{path}: ")
-        except NotOptunas as error:
-            reason = str(error)
-        aside = set_aside(path, suffix)
-        self._say(f"{path}: {reason}; moved to {aside.name} and written again")
+            if path.exists():
+                _check_file(path, self._name, self._identity)
+        except (NotOptunas, VersionError) as error:
+            aside = set_aside(path, "old" if isinstance(error, VersionError) else "damaged")
+            reason = str(error).removeprefix(f"{path}: ")
+            self._say(f"{path}: {reason}; moved to {aside.name} and written again")
         return _opened(path)
 
     def _study(self, storage: RDBStorage) -> int:
@@ -243,10 +228,7 @@ def _update(storage: RDBStorage, copy: FrozenTrial, trial: FrozenTrial) -> None:
 def refuse_foreign(url: str, name: str, *, identity: str = "") -> None:
     """Check that a database holds no other study of this name; write nothing.
 
-    Args:
-        url: Address of the database.
-        name: Name of the Optuna study.
-        identity: Identity of this study; empty: accept any study that autodistill made.
+    `identity` is that of this study; empty: accept any study that autodistill made.
 
     Raises:
         VersionError: Another version of Optuna made the database.
@@ -277,64 +259,65 @@ def set_aside(path: Path, suffix: str) -> Path:
     return aside
 
 
-def redacted(url: str) -> str:
-    """Return the address of a database without password and query.
+def redacted(url: Path | str) -> str:
+    """Return a file, or the address of a database without password and query.
 
     Where the password cannot be told for certain, only the kind of database is left.
     """
+    if isinstance(url, Path):
+        return str(url)
     if url.startswith(SQLITE):
         return url.partition("?")[0]
-    found = _SERVER.fullmatch(url)
-    if found is None:
-        driver = re.match(r"(postgres|postgresql|postgresql\+psycopg)://", url)
-        return f"{driver[0]}***" if driver else "***"
-    password = ":***" if found["password"] else ""
-    user = f"{found['user']}{password}@" if found["user"] is not None else ""
-    return f"{found['driver']}://{user}{found['place']}{'?***' if found['query'] else ''}"
+    if SERVER.fullmatch(url) is None:
+        kind = re.match(r"postgres(ql(\+psycopg)?)?://", url)
+        return f"{kind[0] if kind else ''}***"
+    address, query = sqlalchemy.make_url(url), "?***" if "?" in url else ""
+    return address.set(query={}).render_as_string() + query
 
 
 def scrubbed(message: str, url: str) -> str:
     """Return a driver's message without the secrets of the address."""
-    found = _SERVER.fullmatch(url)
     secrets = {url, url.partition("://")[2]}
-    if found is not None:
-        secrets |= {(found["password"] or "")[1:], *re.split("[?&=]", found["query"] or "")[1:]}
+    if found := SERVER.fullmatch(url):
+        secrets |= {found["password"] or "", *re.split("[&=]", found["query"] or "")}
     secrets |= {unquote(secret) for secret in secrets}
     for secret in sorted(filter(None, secrets), key=len, reverse=True):
         message = message.replace(secret, "***")
     return message
 
 
-def reason_of(error: BaseException, url: str = "") -> str:
+def reason_of(error: BaseException, place: Path | str = "") -> str:
     """Return the driver's own message: Optuna's wrapper names no cause."""
-    while isinstance(error, optuna.exceptions.StorageInternalError) and error.__cause__ is not None:
+    while isinstance(error, StoreError | optuna.exceptions.StorageInternalError) and error.__cause__ is not None:
         error = error.__cause__
     if isinstance(error, sqlalchemy.exc.PendingRollbackError):
         return "the connection was lost"
     lines = str(getattr(error, "orig", None) or error).splitlines()
-    return scrubbed(lines[0] if lines else type(error).__name__, url)
+    message = lines[0] if lines else type(error).__name__
+    return scrubbed(message, place) if isinstance(place, str) else message
 
 
 def open_storage(url: str, *, patience_s: float | None = None) -> RDBStorage:
     """Open a database, and create Optuna's tables in an empty database.
 
-    Args:
-        url: Address of the database.
-        patience_s: How long a server that does not answer is tried; None: `START_S`.
+    A server that does not answer is tried for `patience_s` seconds; None: `START_S`.
 
     Raises:
         ConfigError: The address is of an unknown kind, or its driver is missing.
         VersionError: Another version of Optuna made the tables; nothing was written.
         StoreError: The server does not answer, nothing can be written, or a file or table is not Optuna's.
     """
-    if _exists(url):
-        _reached(url, lambda: _look(url), patience_s)
-    return _reached(url, lambda: _opened(url), patience_s)
+
+    def opened() -> RDBStorage:
+        _look(url)
+        return _opened(url)
+
+    return _reached(url, opened, START_S if patience_s is None else patience_s)
 
 
 def find_study(url: str, name: str) -> StudyFound | None:
     """Return a study of a database; None where there is no such study or no such file. Errors as `open_storage`."""
-    return _reached(url, lambda: _look(url, name)) if _exists(url) else None
+    return _reached(url, lambda: _look(url, name), START_S)
 
 
 def close_storage(storage: RDBStorage) -> None:
@@ -345,7 +328,7 @@ def close_storage(storage: RDBStorage) -> None:
 
 def check_address(url: str) -> None:
     """Raise `ConfigError` if an address is of an unknown kind, or if its driver is missing."""
-    if not url.startswith(SQLITE) and _SERVER.fullmatch(url) is None:
+    if not url.startswith(SQLITE) and SERVER.fullmatch(url) is None:
         raise ConfigError(
             f"--storage {redacted(url)}: is no address of a database "
             "(allowed: postgresql://USER@HOST/DATABASE, sqlite:///FILE)",
@@ -357,23 +340,10 @@ def check_address(url: str) -> None:
         )
 
 
-def _exists(url: str) -> bool:
-    """Return whether there is something to look into: a server, or a file."""
-    check_address(url)
-    file = _file(url)
-    if file is None or file.exists():
-        return True
-    if not file.parent.is_dir():
-        raise StoreError(
-            f"--storage {redacted(url)}: cannot be used ({file.parent}: no such folder)", "make the folder"
-        )
-    return False
-
-
-def _reached(url: str, call: Callable[[], T], patience_s: float | None = None) -> T:
+def _reached(url: str, call: Callable[[], T], patience_s: float) -> T:
     """Return the result of a first call of a database; a server gets some seconds to start."""
-    begun, patience_s = time.monotonic(), START_S if patience_s is None else patience_s
-    server = _file(url) is None
+    check_address(url)
+    begun, server = time.monotonic(), _file(url) is None
     while True:
         try:
             return call()
@@ -383,9 +353,9 @@ def _reached(url: str, call: Callable[[], T], patience_s: float | None = None) -
             ) from error
         except AWAY as error:
             if not server or time.monotonic() - begun >= patience_s:
-                way = (
-                    "start the database, or correct the address" if server else "name another file, or repair this one"
-                )
+                way = "name another file, or repair this one"
+                if server:
+                    way = "start the database, or correct the address"
                 raise StoreError(
                     f"--storage {redacted(url)}: cannot be used ({reason_of(error, url)})",
                     f"{way}; the same command then continues",
@@ -406,7 +376,8 @@ def _connecting(place: Path | str, mode: str = "rwc") -> tuple[str, dict[str, An
     if file is None:
         # Without a limit, a write to a machine that has vanished blocks for a quarter of an hour.
         waits = {"connect_timeout": CONNECT_S, "tcp_user_timeout": 1000 * CONNECT_S}
-        return re.sub(r"^(postgres|postgresql)://", "postgresql+psycopg://", str(place)), {"connect_args": waits}
+        address = re.sub(r"^(postgres|postgresql)://", "postgresql+psycopg://", str(place))
+        return address, {"poolclass": sqlalchemy.pool.NullPool, "connect_args": waits}
 
     def connect() -> sqlite3.Connection:
         address = f"file:{quote(str(file.absolute()))}?mode={mode}"
@@ -418,7 +389,7 @@ def _connecting(place: Path | str, mode: str = "rwc") -> tuple[str, dict[str, An
             connection.execute("PRAGMA synchronous=NORMAL")
         return connection
 
-    return "sqlite://", {"creator": connect}
+    return "sqlite://", {"poolclass": sqlalchemy.pool.NullPool, "creator": connect}
 
 
 def _opened(place: Path | str) -> RDBStorage:
@@ -428,8 +399,7 @@ def _opened(place: Path | str) -> RDBStorage:
     for attempt in range(CREATIONS):
         try:
             # A storage whose creation fails cannot be closed, so it must not keep connections.
-            unpooled = {**how, "poolclass": sqlalchemy.pool.NullPool}
-            close_storage(RDBStorage(address, engine_kwargs=unpooled, skip_compatibility_check=True))
+            close_storage(RDBStorage(address, engine_kwargs=dict(how), skip_compatibility_check=True))
             break
         except sqlalchemy.exc.DatabaseError as error:  # another process may have created the tables at the same time
             beaten = isinstance(error, sqlalchemy.exc.IntegrityError) or "already exists" in str(error)
@@ -443,35 +413,31 @@ def _opened(place: Path | str) -> RDBStorage:
 
 @contextlib.contextmanager
 def _reading(place: Path | str) -> Iterator[Connection]:
-    """Connect to a database of the installed Optuna's version; neither create nor change anything.
-
-    Raises:
-        VersionError: Another version of Optuna made the tables.
-        NotOptunas: Something else made them.
-    """
+    """Connect to a database of the installed Optuna's version; neither create nor change anything."""
     file = _file(place)
     if file is not None and file.is_dir():
         raise NotOptunas("is a folder, not a file")
     address, how = _connecting(place, mode="ro")
-    with sqlalchemy.create_engine(address, poolclass=sqlalchemy.pool.NullPool, **how).connect() as connection:
+    with sqlalchemy.create_engine(address, **how).connect() as connection:
         _check_version(connection, place)
         yield connection
 
 
-def _look(place: Path | str, name: str = "") -> StudyFound | None:
-    with _reading(place) as connection:
+def _look(url: str, name: str = "") -> StudyFound | None:
+    """Check the version of a database, and return its study of a name; None where there is no such study or file."""
+    file = _file(url)
+    if file is not None and not file.exists():
+        if not file.parent.is_dir():
+            raise StoreError(
+                f"--storage {redacted(url)}: cannot be used ({file.parent}: no such folder)", "make the folder"
+            )
+        return None
+    with _reading(url) as connection:
         return _study_in(connection, name) if sqlalchemy.inspect(connection).has_table("studies") else None
 
 
-def _check_file(path: Path, name: str) -> Mapping[str, Any] | None:
+def _check_file(path: Path, name: str, identity: str) -> None:
     """Read everything in a study's own SQLite file, without changing the file.
-
-    Args:
-        path: An existing file.
-        name: Name of the only study that the file may hold.
-
-    Returns:
-        The attributes of the study; None where the file holds no study yet.
 
     Raises:
         VersionError: Another version of Optuna made the file.
@@ -482,22 +448,20 @@ def _check_file(path: Path, name: str) -> Mapping[str, Any] | None:
         with _reading(path) as connection:
             tables = sqlalchemy.inspect(connection).get_table_names()
             if not tables:
-                return None
+                return
             if "studies" not in tables:
                 raise NotOptunas(f"its table {tables[0]} is not Optuna's")
             for other in connection.execute(text("SELECT study_name FROM studies")).scalars().all():
                 if other != name and (found := _study_in(connection, other)) is not None:
                     raise NotOptunas(f"holds another study, {other} ({found.description})")
         address, how = _connecting(path, mode="ro")
-        how["poolclass"] = sqlalchemy.pool.NullPool
         storage = RDBStorage(address, engine_kwargs=how, skip_table_creation=True, skip_compatibility_check=True)
-        try:
+        with contextlib.ExitStack() as leaving:
+            leaving.callback(close_storage, storage)
             for study in storage.get_all_studies():
                 storage.get_all_trials(study._study_id, deepcopy=False)
-                return study.user_attrs
-            return None
-        finally:
-            close_storage(storage)
+                if study.user_attrs.get(IDENTITY) != identity:
+                    raise NotOptunas("holds another study of this name")
     except (optuna.exceptions.StorageInternalError, sqlalchemy.exc.SQLAlchemyError, ValueError, LookupError) as error:
         reason = reason_of(error)
         if any(text in reason for text in UNAVAILABLE):
@@ -517,24 +481,20 @@ def _check_version(connection: Connection, place: Path | str) -> None:
         return
     if missing := {"study_id", "study_name"} - {column["name"] for column in there.get_columns("studies")}:
         raise NotOptunas(f"its table studies is not Optuna's: it has no column {min(missing)}")
-    revision = made = None
-    if there.has_table("alembic_version"):
-        revision = connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
-    if there.has_table("version_info"):
-        made = connection.execute(text("SELECT schema_version, library_version FROM version_info")).first()
-    if revision is None:
-        numbered = made is not None and made[0] >= FIRST_WITH_ALEMBIC
-        if numbered or (made is None and not connection.execute(text("SELECT count(*) FROM studies")).scalar()):
-            return
-    known = revisions()
-    if revision == known[0]:
+
+    def first_value(table: str, column: str) -> Any:
+        return connection.execute(text(f"SELECT {column} FROM {table}")).scalar() if there.has_table(table) else None
+
+    revision, known = first_value("alembic_version", "version_num"), revisions()
+    being_created = revision is None and not first_value("studies", "count(*)")
+    if being_created or revision == known[0]:
         return
-    shown = redacted(place) if isinstance(place, str) else str(place)
+    shown = redacted(place)
     upgradable = revision is None or revision in known
     upgrade = f"upgrade it with `optuna storage upgrade --storage {shlex.quote(shown)}`"
     raise VersionError(
         f"{'--storage ' if isinstance(place, str) else ''}{shown}: its tables were made by Optuna "
-        f"{made[1] if made else 'unknown'} (revision {revision or 'none'}), "
+        f"{first_value('version_info', 'library_version') or 'unknown'} (revision {revision or 'none'}), "
         f"here is Optuna {optuna.__version__} (revision {known[0]})",
         f"{upgrade if upgradable else 'install that Optuna'}, or name another database; nothing was written",
     )

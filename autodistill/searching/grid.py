@@ -7,20 +7,20 @@ students with the same teacher and method are compared. The best full run of a c
 that is trained over the confirm seeds, like training on labels alone with and without label smoothing.
 """
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 from autodistill.config import PriorSpec
 from autodistill.formatting import method_label
-from autodistill.records import CellRecord, PhaseStarted, TrialParams, TrialRecord, TrialStarted
+from autodistill.records import CellRecord, PhaseStarted, TrialRecord
 from autodistill.searching.plan import wave_settings
 from autodistill.searching.sampler import Sampler
-from autodistill.searching.stages import every_run_failed, finish, settle, with_rung
+from autodistill.searching.stages import add_trial, announce, every_run_failed, finish, pruned, settle, with_rungs
 from autodistill.searching.state import (
     SearchState,
     cell_runs,
     full_run,
     label_smoothing_runs,
-    next_seed,
     no_teacher_runs,
     rung_run,
     score,
@@ -30,16 +30,20 @@ ALL_TEACHERS = "all teachers"
 """Name of the teacher of settings that are suggested for all teachers."""
 
 
-def tune(state: SearchState, priors: Mapping[str, PriorSpec]) -> None:
-    """Train the baselines, and try the settings of every cell.
-
-    Args:
-        state: A new state.
-        priors: The first setting of each method.
+def run_grid(state: SearchState, priors: Mapping[str, PriorSpec]) -> None:
+    """Run the stages of a method grid; `priors` are the first settings of the methods.
 
     Raises:
         EveryRunFailed: All runs of the first wave failed.
     """
+    _tune(state, priors)
+    _confirm_cells(state)
+    if state.spec.plan.controls:
+        _train_shared(state)
+
+
+def _tune(state: SearchState, priors: Mapping[str, PriorSpec]) -> None:
+    """Train the baselines, and try the settings of every cell."""
     spec, plan = state.spec, state.spec.plan
     assert plan.settings is not None
     samplers = {method: _sampler(state, method, prior) for method, prior in priors.items()}
@@ -71,8 +75,8 @@ def tune(state: SearchState, priors: Mapping[str, PriorSpec]) -> None:
         tried, wave = tried + count, wave + 1
 
 
-def confirm_cells(state: SearchState) -> None:
-    """Train the best setting of each cell over the confirm seeds, and the shared settings if the plan has them."""
+def _confirm_cells(state: SearchState) -> None:
+    """Train the best setting of each cell over the confirm seeds."""
     spec = state.spec
     for method in spec.space.search.methods:
         for teacher in spec.teachers:
@@ -85,10 +89,8 @@ def confirm_cells(state: SearchState) -> None:
                 found = {"trial": best.number, "params": best.params, "search_val_top1": score(best.full)}
                 state.cells.append(CellRecord(method=method, teacher=teacher.name, **found))
     runs = [run for cell in state.cells for run in cell_runs(spec, cell)]
-    state.on_event(PhaseStarted(phase="confirm", runs=len(runs), epochs=len(runs) * spec.plan.epochs_full))
+    announce(state, "confirm", len(runs))
     state.run(runs)
-    if spec.plan.controls:
-        _train_shared(state)
 
 
 def _train_shared(state: SearchState) -> None:
@@ -99,7 +101,7 @@ def _train_shared(state: SearchState) -> None:
     spec = state.spec
     for method in spec.space.search.methods:
         own = [cell for cell in state.cells if cell.method == method]
-        settings = {_setting(state, cell): cell for cell in own}
+        settings = {_setting(state, cell.trial): cell for cell in own if cell.trial is not None}
         if not settings:
             continue
         means = {setting: _mean_rung(state, method, setting) for setting in settings}
@@ -111,7 +113,7 @@ def _train_shared(state: SearchState) -> None:
                 CellRecord(method=method, teacher=teacher.name, trial=same.trial if same else None, params=params)
             )
     runs = [run for cell in state.shared if cell.trial is None for run in cell_runs(spec, cell)]
-    state.on_event(PhaseStarted(phase="controls", runs=len(runs), epochs=len(runs) * spec.plan.epochs_full))
+    announce(state, "controls", len(runs))
     state.run(runs)
 
 
@@ -130,66 +132,34 @@ def _trials(state: SearchState, sampler: Sampler, method: str, *, setting: int, 
     known = recorded.model_copy(update={"teacher": ALL_TEACHERS}) if recorded else None
     params = sampler.ask(known=known) if known or setting else sampler.ask(prior_of=ALL_TEACHERS)
     return [
-        _new_trial(state, params.model_copy(update={"teacher": it.name}), prior=setting == 0, wave=wave)
+        add_trial(state, params.model_copy(update={"teacher": it.name}), prior=setting == 0, wave=wave)
         for it in spec.teachers
     ]
 
 
-def _new_trial(state: SearchState, params: TrialParams, *, prior: bool, wave: int) -> TrialRecord:
-    same = [it.number for it in state.trials if it.params == params]
-    trial = TrialRecord(
-        number=len(state.trials),
-        kind="prior" if prior else "search",
-        wave=wave,
-        params=params,
-        seed=next_seed(state.spec, params, state.trials),
-        replicate_of=same[0] if same else None,
-        state="running",
-    )
-    state.sampler.add(trial)
-    state.trials.append(trial)
-    state.on_event(TrialStarted(record=trial))
-    return trial
-
-
 def _judge(state: SearchState, asked: Sequence[TrialRecord]) -> list[TrialRecord]:
     """Return the best trial of each cell at its rung; the others are pruned."""
-    trials = [with_rung(state, trial) for trial in asked]
-    cells: dict[tuple[str | None, str | None], list[TrialRecord]] = {}
+    trials = with_rungs(state, asked)
+    cells: defaultdict[tuple[str | None, str | None], list[TrialRecord]] = defaultdict(list)
     for trial in trials:
         if trial.state == "running":
-            cells.setdefault((trial.params.method, trial.params.teacher), []).append(trial)
-    best = {max(own, key=lambda it: (score(it.rung), -it.number)).number for own in cells.values()}
-    promoted = []
-    for trial in trials:
-        if trial.number in best:
-            promoted.append(trial)
-        elif trial.state == "running":
-            own = cells[trial.params.method, trial.params.teacher]
-            rank = 1 + sum((score(it.rung), -it.number) > (score(trial.rung), -trial.number) for it in own)
-            label = method_label(str(trial.params.method))
-            reason = (
-                f"rung {100 * score(trial.rung):.1f} %: rank {rank} of {len(own)} settings of {label} with "
-                f"{trial.params.teacher}; only the best goes on"
-            )
-            trial = trial.model_copy(update={"state": "pruned", "reason": reason})
-        settle(state, trial)
-    return promoted
+            cells[trial.params.method, trial.params.teacher].append(trial)
+    judged = {trial.number: trial for trial in trials}
+    for (method, teacher), own in cells.items():
+        for rank, trial in enumerate(sorted(own, key=lambda it: (-score(it.rung), it.number)), 1):
+            if rank > 1:
+                of = f"{len(own)} settings of {method_label(str(method))} with {teacher}"
+                judged[trial.number] = pruned(trial, f"rank {rank} of {of}; only the best goes on")
+    return settle(state, list(judged.values()))
 
 
 def _mean_rung(state: SearchState, method: str, setting: int) -> float | None:
     """Return the mean score at the rung of a setting over the teachers, or None if a run failed."""
-    trials = [it for it in state.trials if it.params.method == method and _setting_of(state, it.number) == setting]
+    trials = [it for it in state.trials if it.params.method == method and _setting(state, it.number) == setting]
     scores = [it.rung.val_top1 for it in trials if it.rung is not None and it.rung.val_top1 is not None]
     return sum(scores) / len(scores) if len(scores) == len(state.spec.teachers) else None
 
 
-def _setting(state: SearchState, cell: CellRecord) -> int:
-    """Return the number of a cell's setting among the settings of its method."""
-    assert cell.trial is not None
-    return _setting_of(state, cell.trial)
-
-
-def _setting_of(state: SearchState, trial: int) -> int:
+def _setting(state: SearchState, trial: int) -> int:
     """Return the number of the setting of a trial, among the settings of its method."""
     return trial // (len(state.spec.space.search.methods) * len(state.spec.teachers))

@@ -20,15 +20,9 @@ def importance(
     """Return the share of each parameter in the variance of rung scores.
 
     Parameters of a method are compared within the trials of the method, the others over all trials. The random forest
-    depends on its seed, so each share is a mean over seeds, with its standard deviation.
+    depends on its seed, so each share is a mean over two or more seeds, with its standard deviation.
 
     Source: Hutter, Hoos and Leyton-Brown, ICML 2014, as implemented by Optuna.
-
-    Args:
-        trials: Trials of the study.
-        space: Search space.
-        teachers: Names of the teachers.
-        seeds: Two or more seeds of the random forest.
     """
     scored = [trial for trial in trials if trial.rung is not None and trial.rung.val_top1 is not None]
     if len(scored) < SMALLEST_N:

@@ -31,6 +31,11 @@ LABEL_SMOOTHING_FROM = 23
 UNITS = {"ep": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}
 
 
+def rounded_up(epochs: int, *, full: int) -> str:
+    """Format epochs as full trainings of `full` epochs, rounded up to hundredths."""
+    return f"{math.ceil(100 * epochs / full) / 100:g}"
+
+
 class Budget(NamedTuple):
     amount: float
     unit: Literal["full runs", "epochs", "seconds"]
@@ -90,7 +95,7 @@ def make_plan(
         raise ConfigError(
             f"--budget {requested}: {total / full:.4g} full trainings are too few for {plural(teachers, 'teacher')}"
             f"{f' (the plan would try {tried})' if tried < teachers else ''}: "
-            f"the smallest is {math.ceil(100 * needed / full) / 100:g} ({parts} + search 1)",
+            f"the smallest is {rounded_up(needed, full=full)} ({parts} + search 1)",
             _way_out(space, teachers=teachers, total=total),
         )
     if max_trials is not None and max_trials < tried:
@@ -122,23 +127,14 @@ def make_grid_plan(
 ) -> PlanRecord:
     """Divide a budget among the cells of a method grid: the methods of the space x the teachers.
 
-    Every cell tries as many settings as the budget pays for beside the confirm runs.
-
-    Args:
-        space: Search space.
-        teachers: Number of teachers.
-        requested: Budget as given by the user; empty: what `DEFAULT_SETTINGS` settings per cell cost.
-        epochs_per_s: Measured student epochs per second over all workers; required for a time budget.
+    Every cell tries as many settings as the budget pays for beside the confirm runs. An empty budget is what
+    `DEFAULT_SETTINGS` settings per cell cost. The arguments are those of `make_plan`.
 
     Raises:
         ConfigError: The budget is too small; the message names the smallest budget.
     """
-    full, rung, methods, seeds = (
-        space.training.epochs,
-        space.training.rung,
-        len(space.search.methods),
-        space.confirm.seeds,
-    )
+    full, rung = space.training.epochs, space.training.rung
+    methods, seeds = len(space.search.methods), space.confirm.seeds
     rest, wave = (full - rung if space.search.rungs == "part-way" else full), wave_settings(space)
     cells, shared = methods * teachers, bool(space.grid and space.grid.shared_settings)
 
@@ -149,23 +145,20 @@ def make_grid_plan(
         confirm = (methods * teachers * (1 + shared) + 2) * seeds * full
         return methods * teachers * tuning(settings) + confirm
 
-    requested = requested or f"{math.ceil(100 * needed(DEFAULT_SETTINGS) / full) / 100:g}"
+    requested = requested or rounded_up(needed(DEFAULT_SETTINGS), full=full)
     total = _total_epochs(parse_budget(requested), full, epochs_per_s)
     if total < needed(1):
-        shown = {"methods": methods, "teachers": teachers, "confirm.seeds": seeds}
-        fewer = {
-            f"{name} to {value}": needed(1, **{name.removeprefix("confirm."): value})
-            for name, largest in shown.items()
-            for value in range(1 if name != "confirm.seeds" else 2, largest)
+        possible = {
+            "methods": [count for count in range(1, methods) if needed(1, methods=count) <= total],
+            "teachers": [count for count in range(1, teachers) if needed(1, teachers=count) <= total],
+            "confirm.seeds": [count for count in range(2, seeds) if needed(1, seeds=count) <= total],
         }
-        possible = [text for text, epochs in fewer.items() if epochs <= total]
-        # The last of each kind cuts the least.
-        kinds = {text.partition(" ")[0]: text for text in possible}
-        cut = f"reduce {' or '.join(kinds.values())}" if kinds else "name fewer teachers or methods"
+        cuts = [f"{name} to {counts[-1]}" for name, counts in possible.items() if counts]
+        cut = f"reduce {' or '.join(cuts)}" if cuts else "name fewer teachers or methods"
         raise ConfigError(
             f"--budget {requested}: {total / full:.4g} full trainings are too few for a grid of "
             f"{plural(methods, 'method')} x {plural(teachers, 'teacher')}: the smallest is "
-            f"{math.ceil(100 * needed(1) / full) / 100:g} ({tuning(1) / full:.3g} for a setting and "
+            f"{rounded_up(needed(1), full=full)} ({tuning(1) / full:.3g} for a setting and "
             f"{plural(seeds * (1 + shared), 'confirm run')} in each of {plural(cells, 'cell')}, {2 * seeds} for "
             "no teacher and label smoothing)",
             f"raise --budget, or {cut}",
@@ -232,13 +225,12 @@ def _fixed_epochs(space: Space, teachers: int, *, total: int) -> dict[str, int]:
         "priors": (teachers - promoted + repeated) * rung + promoted * full,
         "confirm": (finalists * confirm.seeds + confirm.seeds - 1) * full,
     }
+    race = _race(space, finalists)
+    cost = (race.first if race else confirm.seeds) * full
     if total >= CONTROLLED_FROM * full:
         # Each finalist's prior, and the best configuration with each other finalist.
-        race = _race(space, finalists)
-        fixed["controls"] = (2 * finalists - 1) * (race.first if race else confirm.seeds) * full
+        fixed["controls"] = (2 * finalists - 1) * cost
     if confirm.label_smoothing is not False:
-        race = _race(space, finalists)
-        cost = (race.first if race else confirm.seeds) * full
         reruns = finalists * full if space.search.reruns else 0
         room = total - sum(fixed.values()) - reruns - LEAST_SEARCHED * full >= cost
         if confirm.label_smoothing or (room and total >= LABEL_SMOOTHING_FROM * full):
@@ -265,15 +257,10 @@ def _total_epochs(budget: Budget, full: int, epochs_per_s: float | None) -> int:
 
 
 def wave_size(plan: PlanRecord, *, left: int, eta: float) -> int:
-    """Return the number of trials in the next wave: as many as the budget covers if one in eta continues to a full run.
+    """Return the number of trials in the next wave: as many as `left` epochs cover if one in eta goes on.
 
     Otherwise a wide wave on a large machine could spend the whole budget on rungs that cannot continue. When the
     budget does not cover a single full run, it is spent on rungs: they still serve the importance analysis.
-
-    Args:
-        plan: Plan of the study.
-        left: Epochs that are not reserved.
-        eta: One in eta rungs of a teacher and method continues.
     """
 
     def cost(count: int) -> int:

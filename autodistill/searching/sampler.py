@@ -29,13 +29,7 @@ Suggest = Callable[[str, Dimension], ParamValue]
 
 
 class Sampler:
-    """Asks for trials and is told their results.
-
-    Args:
-        space: what is searched.
-        teachers: names of the competing teachers.
-        shapes: shapes of the searched methods by name.
-    """
+    """Asks for trials and is told their results; `shapes` are those of the searched methods by name."""
 
     def __init__(self, space: Space, teachers: Sequence[str], shapes: Mapping[str, MethodShape]) -> None:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -48,14 +42,10 @@ class Sampler:
         return self._study.get_trials(deepcopy=False)
 
     def ask(self, *, prior_of: str | None = None, known: TrialParams | None = None) -> TrialParams:
-        """Suggest the next trial.
+        """Suggest the next trial: the prior of the teacher `prior_of`, the `known` parameters, or the sampler's choice.
 
         The seed of the sampler follows from the study's seed and the trial's number, so a resumed study suggests what
         an uninterrupted study would have suggested.
-
-        Args:
-            prior_of: the teacher whose prior the trial is; None: the sampler chooses.
-            known: parameters that are chosen already; None: the sampler chooses.
         """
         self._study.sampler = _tpe(self._space, seed_from(self._space.search.seed, len(self.trials)))
         if prior_of is not None:

@@ -3,44 +3,29 @@
 import re
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import NamedTuple
 
 from autodistill.formatting import percent
 from autodistill.records import Metric, TeacherRecord
 
 
-class Screened(NamedTuple):
-    """The teachers that are tried, in their given order, and the reasons for leaving out the others, by name."""
-
-    tried: tuple[TeacherRecord, ...]
-    left_out: dict[str, str]
-
-
-def screen(teachers: Sequence[TeacherRecord], *, count: int, metric: Metric) -> Screened:
-    """Choose the teachers that are tried.
+def screen(teachers: Sequence[TeacherRecord], *, count: int, metric: Metric) -> dict[str, str]:
+    """Choose the `count` teachers that are tried; return the reasons for leaving out the others, by name.
 
     The most accurate checkpoint of each training comes first, by accuracy on validation, then the second checkpoint of
     each training, and so on: several checkpoints of one training are similar teachers. Accuracy is no proof of a good
     teacher, so as many teachers are tried as the budget allows, and the report lists the others.
-
-    Args:
-        teachers: all teachers.
-        count: number of teachers to try.
-        metric: the accuracy.
     """
     families = siblings(teachers, metric=metric)
     place = {it.name: (number, -it.score(metric), it.name) for own in families for number, it in enumerate(own)}
-    order = sorted(teachers, key=lambda it: place[it.name])
-    tried = {it.name for it in order[:count]}
     best = {it.name: own[0] for own in families for it in own}
+    order = sorted(teachers, key=lambda it: place[it.name])
     left_out = {}
-    for rank, it in enumerate(order, 1):
-        if it.name not in tried:
-            reason = f"accuracy {percent(it.score(metric))} on validation, rank {rank} of {len(order)}"
-            if best[it.name] is not it:
-                reason += f", after {best[it.name].name}, probably a checkpoint of the same training"
-            left_out[it.name] = f"{reason}; the budget pays for first trials with {len(tried)} teachers"
-    return Screened(tuple(it for it in teachers if it.name in tried), left_out)
+    for rank, it in enumerate(order[count:], count + 1):
+        reason = f"accuracy {percent(it.score(metric))} on validation, rank {rank} of {len(order)}"
+        if best[it.name] is not it:
+            reason += f", after {best[it.name].name}, probably a checkpoint of the same training"
+        left_out[it.name] = f"{reason}; the budget pays for first trials with {count} teachers"
+    return left_out
 
 
 def siblings(teachers: Sequence[TeacherRecord], *, metric: Metric) -> list[list[TeacherRecord]]:

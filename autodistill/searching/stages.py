@@ -9,7 +9,7 @@ results, so a search over kept results takes the same way again and goes on from
 import math
 import re
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -30,18 +30,18 @@ from autodistill.records import (
     TrialRecord,
     TrialStarted,
 )
-from autodistill.searching.plan import PROTECTED_PRIORS, wave_size
+from autodistill.searching.plan import PROTECTED_PRIORS, rounded_up, wave_size
 from autodistill.searching.sampler import prior_params
 from autodistill.searching.state import (
     Asked,
     Candidate,
     SearchState,
     confirm_run,
-    finalist_run,
     first_seeds,
     full_run,
     label_smoothing_runs,
     left_epochs,
+    new_run,
     next_seed,
     no_teacher_runs,
     plain_kd_run,
@@ -56,15 +56,26 @@ MOST_AUDITED = 4
 Regime = Literal["default", "shared", "own"]
 
 
-def first_stage(state: SearchState) -> list[TrialRecord]:
-    """Train the baselines, all "no teacher" runs that the study needs, and every teacher's prior up to its rung.
-
-    Returns:
-        The priors that go on to a full run.
+def run_search(state: SearchState, *, audited: bool = False) -> None:
+    """Run the stages of a search; `audited`: train the best pruned trials to the end.
 
     Raises:
-        ConfigError: a teacher joined the study, and the budget has no room for it.
-        EveryRunFailed: all of these runs failed.
+        ConfigError: A teacher joined the study, and the budget has no room for it.
+        EveryRunFailed: All runs of the first stage failed.
+    """
+    promoted = _first_stage(state)
+    _waves(state, promoted)
+    rerun_leaders(state)
+    _confirm(state)
+    _controls(state)
+    if audited:
+        _audit(state)
+
+
+def _first_stage(state: SearchState) -> list[TrialRecord]:
+    """Train all "no teacher" runs that the study needs, plain KD, and every teacher's prior up to its rung.
+
+    Return the priors that go on to a full run.
     """
     spec = state.spec
     for trial in spec.carried:
@@ -89,15 +100,8 @@ def first_stage(state: SearchState) -> list[TrialRecord]:
     return promoted
 
 
-def waves(state: SearchState, promoted: Sequence[TrialRecord]) -> None:
-    """Ask for trials in waves until the budget is spent.
-
-    The rests of a wave are trained beside the rungs of the next wave.
-
-    Args:
-        state: after the first stage.
-        promoted: trials that go on to a full run.
-    """
+def _waves(state: SearchState, promoted: Sequence[TrialRecord]) -> None:
+    """Ask for trials in waves until the budget is spent; train the rests of a wave beside the rungs of the next."""
     spec = state.spec
     plan, eta = spec.plan, spec.space.search.eta
     state.on_event(PhaseStarted(phase="search", runs=0, epochs=left_epochs(state)))
@@ -117,25 +121,31 @@ def waves(state: SearchState, promoted: Sequence[TrialRecord]) -> None:
 
 def new_trial(state: SearchState, *, wave: int, prior_of: str | None = None) -> TrialRecord:
     """Ask for a trial, or read it where an earlier process of this study has recorded it."""
-    number, spec = len(state.trials), state.spec
-    recorded = spec.recorded[number] if number < len(spec.recorded) else None
-    if recorded is not None:
-        params, attrs = recorded.params, recorded.sampler_attrs
+    number, recorded = len(state.trials), state.spec.recorded
+    if number < len(recorded):
+        params, attrs = recorded[number].params, recorded[number].sampler_attrs
     else:
         params = state.sampler.ask(prior_of=prior_of)
         attrs = dict(state.sampler.trials[number].system_attrs)
+    return add_trial(state, params, prior=prior_of is not None, wave=wave, sampler_attrs=attrs)
+
+
+def add_trial(
+    state: SearchState, params: TrialParams, *, prior: bool, wave: int, sampler_attrs: dict[str, Any] | None = None
+) -> TrialRecord:
+    """Add a running trial to the study, and to the sampler if the sampler has not just suggested it."""
     same = [trial.number for trial in state.trials if trial.params == params]
     trial = TrialRecord(
-        number=number,
-        kind="search" if prior_of is None else "prior",
+        number=len(state.trials),
+        kind="prior" if prior else "search",
         wave=wave,
         params=params,
-        seed=next_seed(spec, params, state.trials),
+        seed=next_seed(state.spec, params, state.trials),
         replicate_of=same[0] if same else None,
         state="running",
-        sampler_attrs=attrs,
+        sampler_attrs=sampler_attrs or {},
     )
-    if recorded is not None:
+    if trial.number == len(state.sampler.trials):
         state.sampler.add(trial)
     state.trials.append(trial)
     state.on_event(TrialStarted(record=trial))
@@ -143,15 +153,9 @@ def new_trial(state: SearchState, *, wave: int, prior_of: str | None = None) -> 
 
 
 def goes_on(score: float, rivals: Sequence[float], *, eta: float) -> bool:
-    """Return whether a rung score is among the best 1/eta of its teacher's with its method.
+    """Return whether a rung score is among the best 1/eta, compared with `rivals` of the same teacher and method.
 
-    Only students of one teacher and one method are compared. Stock pruners compare all students, and so cut teachers
-    and methods whose students start slowly.
-
-    Args:
-        score: validation accuracy at the rung.
-        rivals: those of the other trials with the same teacher and method.
-        eta: above 1; 3 lets one in three go on.
+    Stock pruners compare all students, and so cut teachers and methods whose students start slowly.
     """
     better = sum(rival > score for rival in rivals)
     return better < math.ceil((len(rivals) + 1) / eta)
@@ -172,58 +176,43 @@ def _check_room(state: SearchState, epochs: int, priors: int) -> None:
     if missing > 0:
         raise ConfigError(
             f"--budget {plan.requested}: with what is spent, nothing is left for the teacher that joins",
-            f"raise it to {math.ceil(100 * (plan.total_epochs + missing) / plan.epochs_full) / 100:g} or more",
+            f"raise it to {rounded_up(plan.total_epochs + missing, full=plan.epochs_full)} or more",
         )
 
 
 def _best_priors(state: SearchState, priors: Sequence[TrialRecord]) -> list[TrialRecord]:
     """Return the priors that go on to a full run: up to `PROTECTED_PRIORS`, plain KD and the best at their rung."""
-    priors = [with_rung(state, prior) for prior in priors]
+    priors = with_rungs(state, priors)
     ranked = sorted(priors, key=lambda it: (it.number != state.plain_kd_trial, -score(it.rung), it.number))
     chosen = [it.number for it in ranked if it.state == "running"][:PROTECTED_PRIORS]
-    promoted = []
-    for prior in priors:
-        if prior.number in chosen:
-            promoted.append(prior)
-        elif prior.state == "running":
-            rung = f"rung {100 * score(prior.rung):.1f} %"
-            reason = f"{rung}: not among the best {PROTECTED_PRIORS} of {len(priors)} priors"
-            prior = prior.model_copy(update={"state": "pruned", "reason": reason})
-        settle(state, prior)
-    return promoted
+    reason = f"not among the best {PROTECTED_PRIORS} of {len(priors)} priors"
+    return settle(state, [it if it.number in chosen else pruned(it, reason) for it in priors])
 
 
 def _judge(state: SearchState, asked: Sequence[TrialRecord]) -> list[TrialRecord]:
     """Prune or promote the trials of a wave, in number order, after all of them have reached their rung."""
-    trials = [with_rung(state, trial) for trial in asked]
-    for trial in trials:
-        state.trials[trial.number] = trial
-    promoted: list[TrialRecord] = []
-    for trial in trials:
-        if trial.state == "running":
-            trial = _judged(state, trial, left=left_epochs(state, len(promoted)))
-        if trial.state == "running":
-            promoted.append(trial)
-        settle(state, trial)
-    return promoted
+    judged, promoted = [], 0
+    for trial in with_rungs(state, asked):
+        trial = _judged(state, trial, left=left_epochs(state, promoted))
+        promoted += trial.state == "running"
+        judged.append(trial)
+    return settle(state, judged)
 
 
 def _judged(state: SearchState, trial: TrialRecord, *, left: int) -> TrialRecord:
     """Return the trial, pruned where rivals did better or where the budget has no room for its rest."""
     rivals = [score(other.rung) for other in rivals_of(trial, state.trials) if score(other.rung) >= 0]
-    own, eta, pruned = score(trial.rung), state.spec.space.search.eta, {"state": "pruned"}
+    own, eta = score(trial.rung), state.spec.space.search.eta
     if not goes_on(own, rivals, eta=eta):
         rank, count = 1 + sum(rival > own for rival in rivals), len(rivals) + 1
         best = math.ceil(count / eta)
-        reason = (
-            f"rung {100 * own:.1f} %: rank {rank} of {count} {method_label(str(trial.params.method))} trials with "
-            f"{trial.params.teacher}, whose best has "
-            f"{100 * max(rivals):.1f} %; only the best {f'{best} go' if best > 1 else 'goes'} on"
+        return pruned(
+            trial,
+            f"rank {rank} of {count} {method_label(str(trial.params.method))} trials with {trial.params.teacher}, "
+            f"whose best has {100 * max(rivals):.1f} %; only the best {f'{best} go' if best > 1 else 'goes'} on",
         )
-        return trial.model_copy(update={**pruned, "reason": reason})
     if left < state.spec.plan.epochs_rest:
-        reason = f"rung {100 * own:.1f} %: not promoted, the budget has no full run left"
-        return trial.model_copy(update={**pruned, "reason": reason, "out_of_budget": True})
+        return pruned(trial, "not promoted, the budget has no full run left", out_of_budget=True)
     return trial
 
 
@@ -233,38 +222,47 @@ def rivals_of(trial: TrialRecord, trials: Sequence[TrialRecord]) -> list[TrialRe
     return [it for it in trials if it.number != trial.number and (it.params.teacher, it.params.method) == own]
 
 
-def with_rung(state: SearchState, trial: TrialRecord) -> TrialRecord:
-    """Return a trial with the result of its rung, failed if the rung failed."""
-    run = state.results[rung_run(state.spec, trial).run]
-    failed = {"state": "failed", "reason": f"rung: {run.reason}"} if run.state == "failed" else {}
-    return trial.model_copy(update={"rung": run, **failed})
+def with_rungs(state: SearchState, trials: Sequence[TrialRecord]) -> list[TrialRecord]:
+    """Record the results of the rungs of trials; return the trials, failed where the rung failed."""
+    for trial in trials:
+        run = state.results[rung_run(state.spec, trial).run]
+        failed = {"state": "failed", "reason": f"rung: {run.reason}"} if run.state == "failed" else {}
+        state.trials[trial.number] = trial.model_copy(update={"rung": run, **failed})
+    return [state.trials[trial.number] for trial in trials]
+
+
+def pruned(trial: TrialRecord, reason: str, *, out_of_budget: bool = False) -> TrialRecord:
+    """Return a trial that is pruned at its rung; a trial that has failed stays as it is."""
+    if trial.state != "running":
+        return trial
+    reason = f"rung {100 * score(trial.rung):.1f} %: {reason}"
+    return trial.model_copy(update={"state": "pruned", "reason": reason, "out_of_budget": out_of_budget})
 
 
 def finish(state: SearchState, promoted: Sequence[TrialRecord]) -> None:
     """Record the full runs of trials that went on."""
+    trials = []
     for trial in promoted:
         full = state.results[full_run(state.spec, trial).run]
         ended = {"state": "complete"} if full.state == "complete" else {"state": "failed", "reason": full.reason}
-        settle(state, with_rung(state, trial).model_copy(update={"full": full, **ended}))
+        trials.append(trial.model_copy(update={"full": full, **ended}))
+    settle(state, trials)
 
 
-def settle(state: SearchState, trial: TrialRecord) -> None:
-    """Record a trial and tell the sampler."""
-    if trial.state != "running":
-        trial = trial.model_copy(update={"sampler_attrs": {}})
-    state.trials[trial.number] = trial
-    state.sampler.tell(trial)
-    if trial.state != "running":
-        state.on_event(TrialEnded(record=trial))
+def settle(state: SearchState, trials: Sequence[TrialRecord]) -> list[TrialRecord]:
+    """Record trials, and tell the sampler; return those that go on."""
+    for trial in trials:
+        if trial.state != "running":
+            trial = trial.model_copy(update={"sampler_attrs": {}})
+        state.trials[trial.number] = trial
+        state.sampler.tell(trial)
+        if trial.state != "running":
+            state.on_event(TrialEnded(record=trial))
+    return [trial for trial in trials if trial.state == "running"]
 
 
 def every_run_failed(runs: Sequence[RunResult], *, training: TrainingSpec) -> EveryRunFailed:
-    """Return the error for a study that cannot go on, with the causes, the most frequent first, and their runs.
-
-    Args:
-        runs: Failed runs, at least one.
-        training: Training settings of the runs.
-    """
+    """Return the error for a study whose first runs all failed: the causes, the most frequent first, and their runs."""
     causes: dict[str, list[str]] = {}
     for run in runs:
         cause = re.split(r" in epoch \d| while ", run.reason)[0] or "no cause recorded"  # without details of the run
@@ -306,12 +304,9 @@ def candidates(
 
 
 def finalists_of(found: Sequence[Candidate], *, count: int, reference: str | None = None) -> list[Candidate]:
-    """Return the best candidates of the best teachers by mean score, best first; ties go to the earlier.
+    """Return the best candidates of the best `count` teachers by mean score, best first; ties go to the earlier.
 
-    Args:
-        found: candidates.
-        count: number of finalists.
-        reference: a teacher that is a finalist if it has a candidate and `count` is above 1.
+    The teacher `reference` is among them if it has a candidate and `count` is above 1.
     """
     best: dict[str | None, Candidate] = {}
     for candidate in sorted(found, key=lambda it: -it.val_top1):
@@ -336,19 +331,18 @@ def rerun_leaders(state: SearchState) -> None:
     found = candidates(state.trials, plain_kd=state.plain_kd)
     leaders = finalists_of(found, count=spec.space.confirm.teachers, reference=reference_teacher(spec))
     places = [it.name for it in spec.teachers]
-    epochs, metric = spec.plan.epochs_full, spec.space.search.metric
     runs = []
     for leader in leaders:
         teacher = str(leader.params.teacher)
         params = leaders[0].params.model_copy(update={"teacher": teacher})
         name = next((it.name for it in found if it.params == params), f"shared-{places.index(teacher) + 1}")
         seed = next_seed(spec, params, state.trials)
-        runs.append(RunSpec(run=f"reruns/{name}-{seed}", params=params, seed=seed, epochs=epochs, metric=metric))
-    _announce(state, "reruns", len(runs))
+        runs.append(new_run(spec, f"reruns/{name}-{seed}", params, seed))
+    announce(state, "reruns", len(runs))
     state.reruns = state.run(runs)
 
 
-def confirm(state: SearchState) -> None:
+def _confirm(state: SearchState) -> None:
     """Train the finalists over new seeds, the same seeds for each; in a race the undecided get the later seeds.
 
     Only these runs and those of "no teacher", which is always a finalist, are evaluated on the test split. So is the
@@ -364,13 +358,13 @@ def confirm(state: SearchState) -> None:
     smoothed = label_smoothing_runs(spec) if spec.plan.label_smoothing else []
     new = [*_missing(state, state.asked), *smoothed]
     planned = len(new) + (rows * (race.seeds - race.first) if race else 0)
-    _announce(state, "confirm", planned)
+    announce(state, "confirm", planned)
     state.run(new)
     if race is not None:
         _race(state, race)
 
 
-def controls(state: SearchState) -> None:
+def _controls(state: SearchState) -> None:
     """Train fair controls of the finalists over the first confirm seeds, where the plan has room for them.
 
     Each finalist's teacher has its own best configuration. It is compared with the prior, which nobody tuned, and
@@ -398,7 +392,7 @@ def controls(state: SearchState) -> None:
             runs = [confirm_run(spec, folder, params, index) for index in range(seeds)]
             missing += runs
             trained.append((params, [run.run for run in runs]))
-    _announce(state, "controls", len(missing))
+    announce(state, "controls", len(missing))
     state.run(missing)
     for regime, teacher, params in wanted:
         names = next(names for known, names in trained if known == params)
@@ -414,22 +408,23 @@ def _confirmed(finalist: FinalistRecord) -> float:
 
 def audited_trials(trials: Sequence[TrialRecord]) -> list[TrialRecord]:
     """Return the pruned trials with the best rung scores, by number; trials without budget were not judged."""
-    pruned = [trial for trial in trials if trial.state == "pruned" and not trial.out_of_budget]
-    best = sorted(pruned, key=lambda trial: (-score(trial.rung), trial.number))[:MOST_AUDITED]
+    judged = [trial for trial in trials if trial.state == "pruned" and not trial.out_of_budget]
+    best = sorted(judged, key=lambda trial: (-score(trial.rung), trial.number))[:MOST_AUDITED]
     return sorted(best, key=lambda trial: trial.number)
 
 
-def audit(state: SearchState) -> None:
+def _audit(state: SearchState) -> None:
     """Train the best pruned trials to the end, with their own seeds: outside the budget, after the verdict."""
     runs = [
         full_run(state.spec, trial).model_copy(update={"run": f"audit/{trial.number:04d}", "begun_epochs": 0})
         for trial in audited_trials(state.trials)
     ]
-    _announce(state, "audit", len(runs))
+    announce(state, "audit", len(runs))
     state.audit = state.run(runs)
 
 
-def _announce(state: SearchState, phase: Phase, runs: int) -> None:
+def announce(state: SearchState, phase: Phase, runs: int) -> None:
+    """Tell that a phase of full runs begins."""
     state.on_event(PhaseStarted(phase=phase, runs=runs, epochs=runs * state.spec.plan.epochs_full))
 
 
@@ -454,18 +449,12 @@ def _scores(state: SearchState) -> stats.Scores:
     """Return test accuracies; NaN where a run failed or was not asked for."""
     assert state.asked is not None
     scores = np.full(state.asked.shape, math.nan)
-    for row, candidate in enumerate([None, *state.chosen]):
-        for seed in np.flatnonzero(state.asked[row]).tolist():
-            found = state.results[finalist_run(state.spec, candidate, seed).run].test_top1
-            scores[row, seed] = math.nan if found is None else found
+    for row, (_, runs) in enumerate(state.confirm_runs(state.asked)):
+        found = [state.results[run.run].test_top1 for run in runs]
+        scores[row, state.asked[row]] = [math.nan if top1 is None else top1 for top1 in found]
     return scores
 
 
 def _missing(state: SearchState, asked: Asked) -> list[RunSpec]:
     """Return the confirm runs that are asked for and not trained yet."""
-    runs = [
-        finalist_run(state.spec, candidate, seed)
-        for candidate, row in zip([None, *state.chosen], asked, strict=True)
-        for seed in np.flatnonzero(row).tolist()
-    ]
-    return [run for run in runs if run.run not in state.results]
+    return [run for _, runs in state.confirm_runs(asked) for run in runs if run.run not in state.results]

@@ -52,6 +52,10 @@ class Candidate(NamedTuple):
         return sum(self.scores) / len(self.scores)
 
 
+NO_TEACHER = Candidate("no-teacher", None, TrialParams(), ())
+"""Training on labels alone, which is always a finalist."""
+
+
 class SearchSpec(NamedTuple):
     """What is searched, over which teachers, with which plan."""
 
@@ -111,17 +115,20 @@ class SearchState:
             return []
         return [
             FinalistRecord(
-                teacher=candidate.params.teacher if candidate else None,
-                trial=candidate.trial if candidate else None,
-                params=candidate.params if candidate else TrialParams(),
-                search_val_top1=candidate.val_top1 if candidate else None,
-                runs=tuple(
-                    self.results[name]
-                    for seed in np.flatnonzero(row).tolist()
-                    if (name := finalist_run(self.spec, candidate, seed).run) in self.results
-                ),
+                teacher=candidate.params.teacher,
+                trial=candidate.trial,
+                params=candidate.params,
+                search_val_top1=candidate.val_top1 if candidate.scores else None,
+                runs=self._ended(runs),
             )
-            for candidate, row in zip([None, *self.chosen], self.asked, strict=True)
+            for candidate, runs in self.confirm_runs(self.asked)
+        ]
+
+    def confirm_runs(self, asked: Asked) -> list[tuple[Candidate, list[RunSpec]]]:
+        """Return each finalist, "no teacher" first, with the confirm runs that `asked` marks."""
+        return [
+            (candidate, [finalist_run(self.spec, candidate, seed) for seed in np.flatnonzero(row).tolist()])
+            for candidate, row in zip([NO_TEACHER, *self.chosen], asked, strict=True)
         ]
 
     @property
@@ -163,28 +170,27 @@ def score(run: RunResult | None) -> float:
     return run.val_top1 if run is not None and run.val_top1 is not None else -1.0
 
 
+def new_run(spec: SearchSpec, name: str, params: TrialParams, seed: int) -> RunSpec:
+    """Return a run over the full schedule."""
+    metric = spec.space.search.metric
+    return RunSpec(run=name, params=params, seed=seed, epochs=spec.plan.epochs_full, metric=metric)
+
+
 def rung_run(spec: SearchSpec, trial: TrialRecord) -> RunSpec:
     """Return a trial's run up to its rung: a part of the full schedule, or a short schedule of its own."""
-    short, run, metric = spec.plan.epochs_rung, f"trials/{trial.number:04d}/rung", spec.space.search.metric
+    run = new_run(spec, f"trials/{trial.number:04d}/rung", trial.params, trial.seed)
+    short = spec.plan.epochs_rung
     if spec.plan.rungs == "short schedule":
-        return RunSpec(run=run, params=trial.params, seed=trial.seed, epochs=short, metric=metric)
-    full = spec.plan.epochs_full
-    return RunSpec(run=run, params=trial.params, seed=trial.seed, epochs=full, rung=short, until=short, metric=metric)
+        return run.model_copy(update={"epochs": short})
+    return run.model_copy(update={"rung": short, "until": short})
 
 
 def full_run(spec: SearchSpec, trial: TrialRecord) -> RunSpec:
     """Return a trial's full run, which continues from its rung where the rung is a part of the full schedule."""
-    plan = spec.plan
-    part_way = plan.rungs == "part-way"
-    return RunSpec(
-        run=f"trials/{trial.number:04d}/full",
-        params=trial.params,
-        seed=trial.seed,
-        epochs=plan.epochs_full,
-        rung=plan.epochs_rung if part_way else None,
-        begun_epochs=plan.epochs_rung if part_way else 0,
-        metric=spec.space.search.metric,
-    )
+    run = new_run(spec, f"trials/{trial.number:04d}/full", trial.params, trial.seed)
+    if spec.plan.rungs != "part-way":
+        return run
+    return run.model_copy(update={"rung": spec.plan.epochs_rung, "begun_epochs": spec.plan.epochs_rung})
 
 
 def reference_teacher(spec: SearchSpec) -> str:
@@ -194,7 +200,7 @@ def reference_teacher(spec: SearchSpec) -> str:
 
 def plain_kd_run(spec: SearchSpec) -> RunSpec:
     """Return plain KD from the most accurate teacher."""
-    plain, search = spec.space.plain_kd, spec.space.search
+    plain = spec.space.plain_kd
     params = TrialParams(
         teacher=reference_teacher(spec),
         method="ts",
@@ -202,29 +208,19 @@ def plain_kd_run(spec: SearchSpec) -> RunSpec:
         tau_student=plain.tau,
         soft_weight=plain.soft_weight,
     )
-    epochs = spec.plan.epochs_full
-    return RunSpec(run=PLAIN_KD, params=params, seed=search.seed, epochs=epochs, metric=search.metric)
+    return new_run(spec, PLAIN_KD, params, spec.space.search.seed)
 
 
 def confirm_run(spec: SearchSpec, folder: str, params: TrialParams, index: int) -> RunSpec:
     """Return a full run with a seed that the search never used; only such runs are evaluated on the test split."""
-    search, epochs = spec.space.search, spec.plan.epochs_full
-    seed = search.seed + CONFIRM_SEED + index
-    return RunSpec(
-        run=f"{folder}-{seed}",
-        params=params,
-        seed=seed,
-        epochs=epochs,
-        evaluate_on="validation+test",
-        metric=search.metric,
-    )
+    seed = spec.space.search.seed + CONFIRM_SEED + index
+    return new_run(spec, f"{folder}-{seed}", params, seed).model_copy(update={"evaluate_on": "validation+test"})
 
 
-def finalist_run(spec: SearchSpec, candidate: Candidate | None, index: int) -> RunSpec:
-    """Return a confirm run of a finalist; None is "no teacher"."""
-    if candidate is None:
-        return confirm_run(spec, "baselines/no-teacher", TrialParams(), index)
-    return confirm_run(spec, f"confirm/{candidate.name}", candidate.params, index)
+def finalist_run(spec: SearchSpec, candidate: Candidate, index: int) -> RunSpec:
+    """Return a confirm run of a finalist."""
+    folder = "baselines" if candidate is NO_TEACHER else "confirm"
+    return confirm_run(spec, f"{folder}/{candidate.name}", candidate.params, index)
 
 
 def first_seeds(spec: SearchSpec) -> int:
@@ -234,7 +230,7 @@ def first_seeds(spec: SearchSpec) -> int:
 
 def no_teacher_runs(spec: SearchSpec) -> list[RunSpec]:
     """Return the no-teacher runs that every study of this plan needs; the first of them is the baseline."""
-    return [finalist_run(spec, None, index) for index in range(first_seeds(spec))]
+    return [finalist_run(spec, NO_TEACHER, index) for index in range(first_seeds(spec))]
 
 
 def label_smoothing_runs(spec: SearchSpec) -> list[RunSpec]:
@@ -270,7 +266,7 @@ def left_epochs(state: SearchState, promoted: int = 0) -> int:
     Reserved are the stages after the search, as far as their runs are not trained yet, and the rests of `promoted`
     trials.
     """
-    plan, first = state.spec.plan, finalist_run(state.spec, None, 0).run
+    plan, first = state.spec.plan, finalist_run(state.spec, NO_TEACHER, 0).run
     later = round((plan.reruns + plan.confirm + plan.controls + plan.label_smoothing) * plan.epochs_full)
     trained = sum(
         run.spent_epochs

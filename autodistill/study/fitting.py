@@ -3,6 +3,7 @@
 import itertools
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -13,8 +14,8 @@ from autodistill.errors import ConfigError
 from autodistill.logit_cache import estimated_bytes
 from autodistill.methods import OWN, RAMP_EPOCHS, keyword_settings, method_named
 from autodistill.models.students import student_network
-from autodistill.records import ParamValue, Record
-from autodistill.study.measurements import facts, keep, recall
+from autodistill.records import ParamValue, Record, StudentRecord
+from autodistill.study.measurements import facts, once, student_facts
 from autodistill.teachers import assistants, ladder
 from autodistill.training.probing import faster_precision, gpu_precision
 from autodistill.usercode import errors_as, said
@@ -46,15 +47,14 @@ def with_ranges(space: Space) -> Space:
     """
     given = space.search.methods
     methods = {name: params or dict(method_named(name).ranges) for name, params in given.items()}
-    search = space.search.model_copy(update={"methods": methods})
-    filled = space if methods == given else space.model_copy(update={"search": search})
+    filled = space if methods == given else changed(space, "search", methods=methods)
     if "prior" in space.model_fields_set:
         return filled
     if {"ts", "isats", "ats"} & methods.keys():
-        prior = default_prior(search, space.plain_kd)
+        prior = default_prior(filled.search, space.plain_kd)
     else:
         first = next(iter(methods))
-        prior = nearest_prior(search, first, method_named(first).settings)
+        prior = nearest_prior(filled.search, first, method_named(first).settings)
     return filled if prior == space.prior else filled.model_copy(update={"prior": prior})
 
 
@@ -69,22 +69,21 @@ def fit_to_classes(space: Space, data: Data) -> tuple[Space, tuple[str, ...]]:
     if not too_few:
         return space, ()
     methods = {method: params for method, params in search.methods.items() if method not in too_few}
-    fitted = space.model_copy(update={"search": search.model_copy(update={"methods": methods})})
-    needed = {name: f"needs at least {method_named(name).min_classes} classes" for name in too_few}
-    needs = f"{needed[too_few[0]]}; {data.name} has {data.num_classes}"
+    fitted = changed(space, "search", methods=methods)
+    there = f"{data.name} has {data.num_classes}"
+    needs = {name: f"needs at least {method_named(name).min_classes} classes; {there}" for name in too_few}
     lines = []
     for name in too_few:
-        key = "prior" if prior.method == name and {"method", "params"} & prior.model_fields_set else ""
-        key = f"search.methods.{name}" if "methods" in search.model_fields_set else key
-        if key:
-            lines.append(f"{key}: {name} {needed[name]}; {data.name} has {data.num_classes}")
+        if "methods" in search.model_fields_set:
+            lines.append(f"search.methods.{name}: {name} {needs[name]}")
+        elif prior.method == name and {"method", "params"} & prior.model_fields_set:
+            lines.append(f"prior: {name} {needs[name]}")
     if lines:
-        lines += _refusals(fitted, data.num_classes)
         hint = "name other methods, for example --set search.methods.ts.tau=4"
-        raise ConfigError(
-            "\n".join(lines), "compare other methods: --method ts,ats,nkd,ttm,wttm" if space.grid else hint
-        )
-    return fitted, (f"{', '.join(too_few)} left out ({needs}); searched: {', '.join(methods)}",)
+        if space.grid:
+            hint = "compare other methods: --method ts,ats,nkd,ttm,wttm"
+        raise ConfigError("\n".join([*lines, *_refusals(fitted, data.num_classes)]), hint)
+    return fitted, (f"{', '.join(too_few)} left out ({needs[too_few[0]]}); searched: {', '.join(methods)}",)
 
 
 def fit_to_images(space: Space, data: Data) -> Space:
@@ -180,13 +179,11 @@ def _refusals(space: Space, num_classes: int) -> Iterator[str]:
     prior = space.prior
     if prior.method in wrong or prior.method not in space.search.methods:
         return
-    fixed = {
-        name: value for name, value in space.search.methods[prior.method].items() if isinstance(value, float | str)
-    }
+    searched = space.search.methods[prior.method]
+    fixed = {name: value for name, value in searched.items() if isinstance(value, float | str)}
     given = {**fixed, **prior.params}
     params = {name: value for name, value in given.items() if name not in ("tau_student", RAMP_EPOCHS)}
-    reason = _refusal(prior.method, params, num_classes)
-    if reason:
+    if reason := _refusal(prior.method, params, num_classes):
         yield f"prior.params: {prior.method}: {reason}"
 
 
@@ -235,6 +232,11 @@ def _refusal(name: str, params: Mapping[str, ParamValue], num_classes: int) -> s
     return "" if values.isfinite().all() else "the loss or its gradient is not finite for random logits"
 
 
+def changed(space: Space, table: str, **values: object) -> Space:
+    """Return a space with other values in one of its tables."""
+    return space.model_copy(update={table: getattr(space, table).model_copy(update=values)})
+
+
 def view_count(space: Space) -> int:
     """Return the size of the pool of views that the epochs cycle through."""
     return min(space.data.views or space.training.epochs, space.training.epochs)
@@ -243,21 +245,15 @@ def view_count(space: Space) -> int:
 def fit_to_cache(
     space: Space, kept: Space | None, data: Data, study: Mapping[str, str], cache_bytes: int, *, tried: int
 ) -> Space:
-    """Reduce the pool of views to the size of the cache; an existing study keeps its number of views.
+    """Reduce the pool of views to the size of the cache; an existing study, of space `kept`, keeps its views.
 
-    Args:
-        space: Search space.
-        kept: Space of an existing study; None: the study is new.
-        data: Images.
-        study: URIs of the teachers by name.
-        cache_bytes: Size of the cache.
-        tried: Number of teachers that students learn from.
+    `study` has the URIs of the teachers by name; `tried` is the number of teachers that students learn from.
 
     Raises:
         ConfigError: The cache cannot hold a single view.
     """
     if kept is not None and space.data.views is None:
-        return _with_views(space, kept.data.views)
+        return changed(space, "data", views=kept.data.views)
     largest, view_bytes = view_count(space), logit_bytes(data, len(study))
     if cache_bytes < view_bytes:
         raise ConfigError(
@@ -265,7 +261,7 @@ def fit_to_cache(
             f"--cache-size {view_bytes} holds one, {cache_size(space, data, study, tried=tried)} all {largest}",
         )
     # A number of views in the space also limits the views of assistants.
-    pools = (space, *(_with_views(space, views) for views in range(largest, 0, -1)))
+    pools = (space, *(changed(space, "data", views=views) for views in range(largest, 0, -1)))
     return next(pool for pool in pools if cache_size(pool, data, study, tried=tried) <= cache_bytes)
 
 
@@ -289,23 +285,16 @@ def logit_bytes(data: Data, views: int) -> int:
     return estimated_bytes(teachers=1, views=views, examples=len(data.train.labels), classes=data.num_classes)
 
 
-def _with_views(space: Space, views: int | None) -> Space:
-    return space.model_copy(update={"data": space.data.model_copy(update={"views": views})})
-
-
 class ChosenPrecision(Record):
     """The precision in which a student trained faster on a CPU."""
 
     precision: Literal["float32", "bfloat16"]
 
 
-def with_precision(
-    space: Space, kept: Space | None, data: Data, *, student: str, fingerprint: str = "", device: str
-) -> Space:
+def with_precision(space: Space, kept: Space | None, data: Data, *, student: StudentRecord, device: str) -> Space:
     """Replace precision `auto` by the precision in which this student trains faster on this machine.
 
-    `student` is the student's name or URI, and `fingerprint` that of a student from elsewhere. An existing study keeps
-    its precision. The measurement is kept for later studies on this machine.
+    An existing study keeps its precision. The measurement is kept for later studies on this machine.
     """
     if space.training.precision != "auto":
         return space
@@ -314,18 +303,14 @@ def with_precision(
     elif device.startswith("cuda"):
         precision = gpu_precision(torch.device(device)) if torch.cuda.is_available() else "bfloat16"
     else:
-        precision = _cpu_precision(space, data, student=student, fingerprint=fingerprint)
-    return space.model_copy(update={"training": space.training.model_copy(update={"precision": precision})})
+        precision = _cpu_precision(space, data, student)
+    return changed(space, "training", precision=precision)
 
 
-def _cpu_precision(space: Space, data: Data, *, student: str, fingerprint: str) -> Literal["float32", "bfloat16"]:
-    width, stem_stride = space.student.width, space.student.stem_stride
-    more = {"fingerprint": fingerprint} if fingerprint else {}
-    of = facts(data, space, device="cpu", student=student, width=width, stem_stride=stem_stride, **more)
-    chosen = recall(ChosenPrecision, of)
-    if chosen is None:
+def _cpu_precision(space: Space, data: Data, student: StudentRecord) -> Literal["float32", "bfloat16"]:
+    def measured() -> ChosenPrecision:
         images = normalise(data.train_images(space.training.batch_size), mean=data.mean, std=data.std)
-        precision = faster_precision(lambda: student_network(student, data, space.student, offline=True), images)
-        chosen = ChosenPrecision(precision=precision)
-        keep(chosen, of)
-    return chosen.precision
+        network = partial(student_network, student.source, data, space.student, offline=True)
+        return ChosenPrecision(precision=faster_precision(network, images))
+
+    return once(ChosenPrecision, facts(data, space, device="cpu", **student_facts(student, space)), measured).precision

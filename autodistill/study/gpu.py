@@ -14,8 +14,8 @@ from autodistill.executors.worker import CONTEXT_BYTES, USED, memory_share, rele
 from autodistill.logit_cache import estimated_bytes
 from autodistill.machine import usable_cores
 from autodistill.models.students import student_network
-from autodistill.records import Mode, Record
-from autodistill.study.measurements import facts, keep, recall
+from autodistill.records import Mode, Record, StudentRecord
+from autodistill.study.measurements import facts, once, student_facts
 from autodistill.training import Recipe
 from autodistill.training.probing import Timing, faster_step, measured
 
@@ -39,19 +39,10 @@ class Sharing(NamedTuple):
     """Fraction of the device's memory for each worker."""
 
 
-def fit_to_device(
-    space: Space, data: Data, *, student: str, fingerprint: str = "", device: str, workers: int | None
-) -> Sharing:
+def fit_to_device(space: Space, data: Data, *, student: StudentRecord, device: str, workers: int | None) -> Sharing:
     """Measure the student's training steps on the device, and divide the device among workers.
 
-    Args:
-        space: Search space.
-        data: Data of the study.
-        student: Name or URI of the student.
-        fingerprint: Of a student from elsewhere.
-        device: Torch's name of the device.
-        workers: Workers of the study, distributed over the GPUs in turn; None: as many per GPU as its free memory
-            holds.
+    The workers are distributed over the GPUs in turn; None: as many per GPU as its free memory holds.
 
     Raises:
         ConfigError: The device has too little memory for these workers.
@@ -59,7 +50,7 @@ def fit_to_device(
     if not device.startswith("cuda"):
         return Sharing(workers or 1)
     try:
-        steps = measure_steps(space, data, student=student, fingerprint=fingerprint, device=torch.device(device))
+        steps = measure_steps(space, data, student=student, device=torch.device(device))
     except torch.OutOfMemoryError:
         return Sharing(workers or 1)
     release()
@@ -75,26 +66,16 @@ def fit_to_device(
     if share * total < peak:
         raise ConfigError(
             f"--workers {workers}: {here} on one GPU have {share * total / 1e9:.2g} GB each of its free memory, "
-            f"training {student} takes {peak / 1e9:.2g} GB",
+            f"training {student.source} takes {peak / 1e9:.2g} GB",
             f"--workers {fitting * gpus} fit; so does a smaller training.batch_size",
         )
     return Sharing(here, steps.mode, share)
 
 
-def cluster_sharing(device: str, workers: int, *, per_gpu: int) -> Sharing:
-    """Return how the actors of a cluster share a GPU. Nothing is measured: this machine may have no GPU."""
-    if not device.startswith("cuda"):
-        return Sharing(workers)
-    return Sharing(workers, "graph", 1 / per_gpu)
-
-
 def workers_that_fit(free: int, *, peak: int, cores: int) -> int:
     """Return how many workers fit on one GPU, with at least one core for each.
 
-    Args:
-        free: Free bytes of the GPU.
-        peak: Bytes that torch reserves for a training step.
-        cores: Cores of the processor per GPU.
+    `free` are free bytes of the GPU, `peak` the bytes that torch reserves for a training step.
     """
     need = CONTEXT_BYTES + int(HEADROOM * peak)
     return max(1, min(MOST, cores, int(USED * free) // need))
@@ -109,9 +90,7 @@ class StepMeasurement(Record):
     """Bytes reserved by torch, at most."""
 
 
-def measure_steps(
-    space: Space, data: Data, *, student: str, fingerprint: str = "", device: torch.device
-) -> StepMeasurement:
+def measure_steps(space: Space, data: Data, *, student: StudentRecord, device: torch.device) -> StepMeasurement:
     """Measure a student's training steps on a GPU, or return the measurement that this machine has kept."""
     spec = space.training
     steps = spec.epochs * max(1, len(data.train.labels) // spec.batch_size)
@@ -119,33 +98,29 @@ def measure_steps(
         data,
         space,
         device=str(device),
-        student=student,
-        **({"fingerprint": fingerprint} if fingerprint else {}),
-        stem_stride=space.student.stem_stride,
-        width=space.student.width,
         precision=spec.precision,
         steps=steps,
         image_bytes=sum(part.images.nbytes for part in (data.train, data.validation, data.test)),
+        **student_facts(student, space),
     )
-    kept = recall(StepMeasurement, of)
-    if kept is not None:
-        return kept
-    on_device, view = data.to(device), View(space.data.view_seed, space.data.crop, space.data.flip)
-    peaks: dict[Mode, int] = {}
 
-    def build() -> nn.Module:
-        return student_network(student, on_device, space.student, offline=True).to(device)
+    def measured_now() -> StepMeasurement:
+        on_device, view = data.to(device), View(space.data.view_seed, space.data.crop, space.data.flip)
+        peaks: dict[Mode, int] = {}
 
-    def timed(mode: Mode) -> Timing | None:
-        release()
-        torch.cuda.reset_peak_memory_stats(device)
-        timing = measured(build, on_device, Recipe(spec, view, 1, spec.epochs, 0), mode=mode)
-        peaks[mode] = torch.cuda.max_memory_reserved(device)
-        return timing
+        def build() -> nn.Module:
+            return student_network(student.source, on_device, space.student, offline=True).to(device)
 
-    mode = faster_step(timed, steps=steps)
-    # A compiled step runs as a CUDA graph too. On an H100 it reserved 1.05 to 1.2 times as much as the uncompiled step.
-    peak_bytes = peaks[mode] if mode in peaks else math.ceil(1.2 * peaks["graph"])
-    found = StepMeasurement(mode=mode, peak_bytes=peak_bytes)
-    keep(found, of)
-    return found
+        def timed(mode: Mode) -> Timing | None:
+            release()
+            torch.cuda.reset_peak_memory_stats(device)
+            timing = measured(build, on_device, Recipe(spec, view, 1, spec.epochs, 0), mode=mode)
+            peaks[mode] = torch.cuda.max_memory_reserved(device)
+            return timing
+
+        mode = faster_step(timed, steps=steps)
+        # A compiled step runs as a CUDA graph too. On an H100 it reserved 1.05 to 1.2 times as much as the uncompiled.
+        peak_bytes = peaks[mode] if mode in peaks else math.ceil(1.2 * peaks["graph"])
+        return StepMeasurement(mode=mode, peak_bytes=peak_bytes)
+
+    return once(StepMeasurement, of, measured_now)

@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TypeVar
 
@@ -12,13 +12,11 @@ from pydantic import ValidationError
 from autodistill.config import Space
 from autodistill.data import Data
 from autodistill.errors import StoreError
-from autodistill.records import Record, to_json
+from autodistill.records import Record, StudentRecord, to_json
 from autodistill.store import cache_root, digest, write_text
 from autodistill.study.environment import device_name, processor
 
 FORMAT = 1
-DESCRIPTIONS = ("StudentRecord", "TeacherFile")
-"""Kinds that hold facts, not times. They have a folder of their own, so that removing `measured` keeps them."""
 
 R = TypeVar("R", bound=Record)
 Facts = Mapping[str, object]
@@ -44,6 +42,21 @@ def facts(data: Data, space: Space, *, device: str, **more: object) -> Facts:
     }
 
 
+def student_facts(student: StudentRecord, space: Space) -> Facts:
+    """Return what a measurement depends on besides `facts` if it builds the student."""
+    built = {"student": student.source, "width": space.student.width, "stem_stride": space.student.stem_stride}
+    return {**built, "fingerprint": student.foreign.fingerprint} if student.foreign else built
+
+
+def once(kind: type[R], of: Facts, measure: Callable[[], R]) -> R:
+    """Return a kept measurement, or measure now and keep the result."""
+    found = recall(kind, of)
+    if found is None:
+        found = measure()
+        keep(found, of)
+    return found
+
+
 def recall(kind: type[R], of: Facts) -> R | None:
     """Return a kept measurement; None if there is none or its file is damaged."""
     try:
@@ -67,5 +80,4 @@ def forget(kind: type[Record], of: Facts) -> None:
 
 
 def _path(kind: type[Record], of: Facts) -> Path:
-    folder = "described" if kind.__name__ in DESCRIPTIONS else "measured"
-    return cache_root() / folder / f"{kind.__name__.lower()}-{digest(of)}.json"
+    return cache_root() / "measured" / f"{kind.__name__.lower()}-{digest(of)}.json"

@@ -45,11 +45,7 @@ class TimeIsUp(Exception):
 class Recorder:
     """Writes `study.json` as runs end. Every event of a study passes through `on_event`.
 
-    Args:
-        spec: The study.
-        on_event: Is called with each event, and with the time left.
-        kept: The record of an earlier process.
-        mirror: Copies the trials to a database.
+    The record `kept` of an earlier process is continued. The given function receives each event, and the time left.
     """
 
     def __init__(self, spec: StudySpec, on_event: OnEvent, *, kept: StudyRecord | None, mirror: Mirror) -> None:

@@ -1,8 +1,9 @@
-"""Resolve the options of a command into a checked study. Nothing is written but decoded images."""
+"""Resolve the options of a command into a checked study. Only decoded images and measurements are written."""
 
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -40,6 +41,7 @@ from autodistill.store import StudyFolder, cache_root, check_folder, check_study
 from autodistill.study.environment import device_name, processor
 from autodistill.study.fitting import (
     cache_size,
+    changed,
     check_methods,
     check_sizes,
     fit_to_cache,
@@ -50,8 +52,8 @@ from autodistill.study.fitting import (
     with_precision,
     with_ranges,
 )
-from autodistill.study.gpu import Sharing, cluster_sharing, fit_to_device
-from autodistill.study.measurements import Facts, facts, keep, recall
+from autodistill.study.gpu import Sharing, fit_to_device
+from autodistill.study.measurements import facts, once
 from autodistill.teachers import adaptation, assistants, ladder
 
 T = TypeVar("T")
@@ -167,8 +169,7 @@ class StudySpec(NamedTuple):
     @property
     def runnable_space(self) -> Space:
         """The space with the budget of this study, which can be run as it is."""
-        search = self.space.search.model_copy(update={"budget": self.budget})
-        return self.space.model_copy(update={"search": search})
+        return changed(self.space, "search", budget=self.budget)
 
     @property
     def setup(self) -> Setup:
@@ -224,9 +225,7 @@ class StudySpec(NamedTuple):
     def waits_for(self, name: str, names: Sequence[str]) -> list[str]:
         """Return the teachers that are trained before a teacher: those that it is made of, and those it continues.
 
-        Args:
-            name: Name of the teacher.
-            names: Names of the teachers that are trained. Others are not trained only to be continued.
+        Only teachers among `names` are trained to be continued.
         """
         uri = self.teachers[name]
         earlier = [other for other in names if ladder.continues(uri, self.teachers[other])]
@@ -240,13 +239,7 @@ class StudySpec(NamedTuple):
     @property
     def unready(self) -> set[str]:
         """Names of the teachers that cannot run yet: untrained, or an ensemble with an untrained member."""
-        untrained = set(self.untrained)
-        missing = {name for name, uri in self.teachers.items() if uri in untrained}
-        return missing | {
-            name
-            for name, uri in self.teachers.items()
-            if teachers.is_ensemble(uri) and missing & set(teachers.members_of(uri, self.teachers))
-        }
+        return {name for name in self.teachers if self.training_of([name])}
 
     @property
     def record(self) -> SpecRecord:
@@ -270,7 +263,7 @@ def resolve(
     named: Mapping[str, str] | None = None,
     load_data: LoadData = datasets.load,
 ) -> StudySpec:
-    """Check everything that can be checked without training. Only decoded images are written.
+    """Check everything that can be checked without training. Only decoded images and measurements are written.
 
     Args:
         options: Options of the command.
@@ -305,43 +298,27 @@ def resolve_all(
     asked = _asked(first, names, named, planned=planned)
     if planned:
         check_places(folders, storage=first.storage)
-    common = _common(asked, first, load_data)
-    students = _students(names, common, offline=first.offline)
+    asked, data = _fitted(asked, first, load_data)
+    students = _students(names, asked.space, data, offline=first.offline)
 
-    def described(known: _Common) -> tuple[StudySpec, ...]:
+    def described(loaded: _Loaded) -> tuple[StudySpec, ...]:
         return tuple(
-            _resolved(each, known, student, planned=planned) for each, student in zip(options, students, strict=True)
+            _resolved(each, asked, data, student, loaded, planned=planned)
+            for each, student in zip(options, students, strict=True)
         )
 
-    specs = described(common._replace(names=asked.fewest))
+    specs = described(_Loaded(names=asked.fewest))
     if first.limits.given:
         within(specs, first.limits)
-    loaded = _load_teachers(asked, common.data, offline=first.offline)
-    if loaded.names != asked.fewest:
-        specs = described(common._replace(names=loaded.names))
-    for each, student in zip(options, students, strict=True):
-        if student.foreign is None:
-            keep(student, _student_facts(each.student, common))
-    return tuple(
-        _with_assistants(
-            spec._replace(
-                fingerprints=loaded.fingerprints,
-                sources=loaded.sources,
-                left_out=loaded.left_out,
-                folders=loaded.folders,
-                optional=loaded.optional,
-                notes=(*loaded.notes, *spec.notes),
-            )
-        )
-        for spec in specs
-    )
+    loaded = _load_teachers(asked, data, offline=first.offline)
+    return tuple(_with_assistants(spec) for spec in described(loaded))
 
 
 def _with_assistants(spec: StudySpec) -> StudySpec:
     """Add what decides the weights of the teachers that assistants learn from: part of the keys of their files.
 
-    That is the fingerprint of a given teacher, and the name of the file of a teacher that autodistill trains. The name
-    is a hash of data and settings, and known before the teacher is trained.
+    That is the fingerprint of a given teacher, and the name of the file of a teacher that autodistill trains, which is
+    a hash of data and settings.
     """
     sources = dict(spec.sources)
 
@@ -363,10 +340,9 @@ def _with_assistants(spec: StudySpec) -> StudySpec:
 
 
 def check_places(folders: Sequence[StudyFolder], *, storage: str) -> None:
-    """Check the cache, the study folders and the database before data and teachers are loaded; write nothing.
+    """Check the cache, the study folders and the database `storage` before data and teachers are loaded.
 
-    The cache may be read-only if it holds everything that the study needs. `storage` is the address of the database
-    that the studies share; empty: each study has its own SQLite file.
+    The cache may be read-only if it holds everything that the study needs.
 
     Raises:
         ConfigError: The kind of address is unknown, or its driver is missing.
@@ -426,40 +402,28 @@ class _Asked(NamedTuple):
 
 
 class _Loaded(NamedTuple):
-    """What loading the teachers has shown."""
+    """What loading the teachers has shown; the fields of `StudySpec` describe it."""
 
     names: dict[str, str]
-    fingerprints: dict[str, str]
-    sources: dict[str, str]
-    left_out: dict[str, str]
-    folders: dict[str, str]
-    optional: frozenset[str]
-    notes: tuple[str, ...]
-
-
-class _Common(NamedTuple):
-    """What all students of a search share."""
-
-    requested: Space
-    space: Space
-    """The requested space, fitted to the data."""
-    notes: tuple[str, ...]
-    data: Data
-    names: dict[str, str]
+    fingerprints: dict[str, str] = {}
+    sources: dict[str, str] = {}
+    left_out: dict[str, str] = {}
+    folders: dict[str, str] = {}
+    optional: frozenset[str] = frozenset()
+    notes: tuple[str, ...] = ()
 
 
 def _asked(
     options: SearchOptions, students: Sequence[str], named: Mapping[str, str] | None, *, planned: bool
 ) -> _Asked:
     """Check what needs neither an image nor a teacher: the space, and the names of students and teachers."""
-    flags: dict[str, tuple[str, object]] = {}
-    if options.data:
-        flags["data.name"] = ("--data", options.data)
-    if options.seed is not None:
-        flags["search.seed"] = ("--seed", options.seed)
-    if options.teachers:
-        flags["teachers"] = ("--teacher", list(options.teachers))
-    space = load(options.space, known=KNOWN, overrides=options.overrides, flags=flags)
+    flags: dict[str, tuple[str, object]] = {
+        "data.name": ("--data", options.data or None),
+        "search.seed": ("--seed", options.seed),
+        "teachers": ("--teacher", list(options.teachers) or None),
+    }
+    given = {key: (flag, value) for key, (flag, value) in flags.items() if value is not None}
+    space = load(options.space, known=KNOWN, overrides=options.overrides, flags=given)
     space = _as_grid(space, options, planned=planned)
     if options.download and options.offline:
         raise ConfigError("--download beside --offline", "leave one of them out")
@@ -472,31 +436,46 @@ def _asked(
     if not space.fit_to_data or "epochs" in space.ladder.model_fields_set:  # else it follows from the images
         ladder.check_epochs(uris, space.ladder.epochs)
     asked = _Asked(space, names, folders, tuple(notes))
-    if planned:
-        if budget := _budget(space, options):
-            parse_budget(budget)
-        if not space.fit_to_data:  # else the number of epochs follows from the images
-            _plan(space, options, teacher_count=len(asked.fewest))
+    # Where the space is fitted to the data, the number of epochs follows from the images.
+    if planned and not in_seconds(_budget(space, options)) and not space.fit_to_data:
+        plan_of(space, options, teachers=len(asked.fewest))
     return asked
 
 
-def _plan(space: Space, options: SearchOptions, *, teacher_count: int) -> PlanRecord | None:
-    """Check the budget and return its plan; return None for a budget of time, because steps must be timed first.
+def plan_of(
+    space: Space,
+    options: SearchOptions,
+    *,
+    teachers: int,
+    epochs_per_s: float | None = None,
+    tried: int | None = None,
+) -> PlanRecord:
+    """Return the plan of a study; the arguments are those of `make_plan`.
 
     Raises:
         ConfigError: The budget is too small.
     """
     budget = _budget(space, options)
-    if budget and parse_budget(budget).unit == "seconds":
-        return None
     if space.grid is not None:
-        return make_grid_plan(space, teachers=teacher_count, requested=budget)
-    return make_plan(space, teachers=teacher_count, requested=budget, max_trials=options.max_trials)
+        return make_grid_plan(space, teachers=teachers, requested=budget, epochs_per_s=epochs_per_s)
+    return make_plan(
+        space,
+        teachers=teachers,
+        requested=budget,
+        epochs_per_s=epochs_per_s,
+        max_trials=options.max_trials,
+        tried=tried,
+    )
 
 
 def _budget(space: Space, options: SearchOptions) -> str:
     """Return the budget of a study; a method grid has a default of its own, which is empty here."""
     return options.budget or ("" if space.grid is not None else space.search.budget)
+
+
+def in_seconds(budget: str) -> bool:
+    """Return whether a budget is a time. Then its plan follows from measured seconds per epoch."""
+    return bool(budget) and parse_budget(budget).unit == "seconds"
 
 
 def _as_grid(space: Space, options: SearchOptions, *, planned: bool) -> Space:
@@ -526,9 +505,9 @@ def _as_grid(space: Space, options: SearchOptions, *, planned: bool) -> Space:
         given = own.get(name, {})
         ranges = {key: it for key, it in method.ranges.items() if method.replaced.get(key) not in given}
         methods[name] = {**ranges, **given}
-    search = space.search.model_copy(update={"methods": methods})
-    prior = default_prior(search, space.plain_kd)
-    return space.model_copy(update={"search": search, "prior": prior, "grid": space.grid or GridSpec()})
+    space = changed(space, "search", methods=methods)
+    prior = default_prior(space.search, space.plain_kd)
+    return space.model_copy(update={"prior": prior, "grid": space.grid or GridSpec()})
 
 
 def _check_grid(options: SearchOptions) -> None:
@@ -575,24 +554,25 @@ def _without_default_methods(space: Space, classes: int) -> tuple[Space, tuple[s
     if len(kept) == len(methods):
         return space, ()
     left_out = ", ".join(name for name in methods if name not in kept)
-    search = space.search.model_copy(update={"methods": kept})
-    fitted = space.model_copy(update={"search": search, "prior": default_prior(search, space.plain_kd)})
+    fitted = changed(space, "search", methods=kept)
+    fitted = fitted.model_copy(update={"prior": default_prior(fitted.search, space.plain_kd)})
     return fitted, (f"{left_out} left out, which need 3 classes; compared: {', '.join(kept)}",)
 
 
-def _common(asked: _Asked, options: SearchOptions, load_data: LoadData) -> _Common:
+def _fitted(asked: _Asked, options: SearchOptions, load_data: LoadData) -> tuple[_Asked, Data]:
+    """Load the images, and fit the space to them."""
     if options.download:
         datasets.download(asked.space.data)
     data = load_data(asked.space.data)
-    requested, left_out = fit_to_images(asked.space, data), tuple[str, ...]()
+    space, left_out = fit_to_images(asked.space, data), tuple[str, ...]()
     if options.default_methods:
-        requested, left_out = _without_default_methods(requested, data.num_classes)
-    space, notes = fit_to_classes(requested, data)
+        space, left_out = _without_default_methods(space, data.num_classes)
+    space, notes = fit_to_classes(space, data)
     notes = (*left_out, *notes, *(_grid_notes(space) if space.grid else ()))
     check_methods(space, data.num_classes)
     check_sizes(space, data)
     ladder.check_epochs(list(asked.teachers.values()), space.ladder.epochs)
-    return _Common(requested, space, (*notes, *asked.notes), data, asked.teachers)
+    return asked._replace(space=space, notes=(*notes, *asked.notes)), data
 
 
 def _expanded(space: Space) -> tuple[list[str], dict[str, str], list[str]]:
@@ -666,16 +646,18 @@ def reason_of(message: str, uri: str) -> str:
     return message.removeprefix(f"teacher {uri}: ").replace(str(path.expanduser()), path.name)
 
 
-def _students(names: Sequence[str], common: _Common, *, offline: bool) -> list[StudentRecord]:
+def _students(names: Sequence[str], space: Space, data: Data, *, offline: bool) -> list[StudentRecord]:
     """Describe the students; errors of several students are raised together.
 
-    Descriptions are kept because building a network takes seconds, mostly for imports.
+    Descriptions are kept because building a network takes seconds, mostly for imports. Code and weights of a network
+    from elsewhere may have changed since.
     """
 
     def described(name: str) -> StudentRecord:
-        # Code and weights of a network from elsewhere may have changed.
-        student = None if is_foreign(name) else recall(StudentRecord, _student_facts(name, common))
-        return student or student_record(name, common.data, common.space.student, offline=offline)
+        describe = partial(student_record, name, data, space.student, offline=offline)
+        shape = {"classes": data.num_classes, "image_shape": data.image_shape}
+        of = {"name": name, "torch": torch.__version__, "autodistill": __version__, **shape}
+        return describe() if is_foreign(name) else once(StudentRecord, {**of, **space.student.model_dump()}, describe)
 
     students = _raise_together(described, names)
     counts = Counter(student.name for student in students)
@@ -699,42 +681,39 @@ def _raise_together(of: Callable[[str], T], names: Sequence[str]) -> list[T]:
     return found
 
 
-def _student_facts(name: str, common: _Common) -> Facts:
-    data, settings = common.data, common.space.student.model_dump()
-    shape = {"classes": data.num_classes, "image_shape": data.image_shape}
-    return {"name": name, "torch": torch.__version__, "autodistill": __version__, **shape, **settings}
-
-
-def _resolved(options: SearchOptions, common: _Common, student: StudentRecord, *, planned: bool) -> StudySpec:
+def _resolved(
+    options: SearchOptions, asked: _Asked, data: Data, student: StudentRecord, loaded: _Loaded, *, planned: bool
+) -> StudySpec:
     folder = _folder(options)
     kept = kept_record(folder) if planned else None
     kept_space = Space.model_validate(kept.space) if kept else None
-    of: dict[str, str] = {"student": student.source, "device": options.device}
-    of |= {"fingerprint": student.foreign.fingerprint} if student.foreign else {}
-    space = with_precision(common.space, kept_space, common.data, **of)
+    space = with_precision(asked.space, kept_space, data, student=student, device=options.device)
     sharing = Sharing()
     if planned and options.ray:
-        sharing = cluster_sharing(options.device, options.workers, per_gpu=options.per_gpu)
+        # Nothing is measured: this machine may have no GPU.
+        on_gpu = options.device.startswith("cuda")
+        sharing = Sharing(options.workers, "graph", 1 / options.per_gpu) if on_gpu else Sharing(options.workers)
     elif planned:
         workers = None if options.fill_gpu else options.workers
-        sharing = fit_to_device(space, common.data, **of, workers=workers)
+        sharing = fit_to_device(space, data, student=student, device=options.device, workers=workers)
         if options.fill_gpu:
             options = options.model_copy(update={"workers": options.workers * sharing.workers})
-    budget, tried = _budget(space, options), len(common.names)
-    if planned:
-        plan = _plan(space, options, teacher_count=len(common.names))
-        if plan is not None:
-            budget, tried = plan.requested, plan.tried or tried
-        if kept is not None and kept.trials:  # the choice of a study stays
-            tried = sum(name not in {**kept.screened_out, **kept.left_out} for name in common.names)
-    space = fit_to_cache(space, kept_space, common.data, common.names, options.cache_bytes, tried=tried)
+    budget, tried = _budget(space, options), len(loaded.names)
+    if planned and not in_seconds(budget):
+        plan = plan_of(space, options, teachers=len(loaded.names))
+        budget, tried = plan.requested, plan.tried or tried
+    if kept is not None and kept.trials:  # the choice of a study stays
+        tried = sum(name not in {**kept.screened_out, **kept.left_out} for name in loaded.names)
+    space = fit_to_cache(space, kept_space, data, loaded.names, options.cache_bytes, tried=tried)
     # Without the values that cache and processor decided, a command gives another study elsewhere.
     pins: dict[str, object] = {}
-    if space.training.precision != common.requested.training.precision:
+    if space.training.precision != asked.space.training.precision:
         pins["training.precision"] = space.training.precision
-    if space.data.views != common.requested.data.views:
+    if space.data.views != asked.space.data.views:
         pins["data.views"] = space.data.views
-    notes = common.notes + _training_notes(space, student)
+    notes = loaded.notes + asked.notes + (student.foreign.notes if student.foreign else ())
+    if space.training.optimizer == "adamw" and space.training.lr > LARGEST_ADAMW_RATE:
+        notes += (f"training.lr is {space.training.lr:g}, much for adamw: --set training.lr=0.001 is usual",)
     if planned and space.grid is None and space.search.wave < options.workers // 2:
         wave = space.search.wave
         notes += (
@@ -744,14 +723,14 @@ def _resolved(options: SearchOptions, common: _Common, student: StudentRecord, *
     return StudySpec(
         options=options.model_copy(update={"command": pinned(options.command, pins)}),
         space=space,
-        data=common.data,
+        data=data,
         student=student,
-        teachers=common.names,
-        fingerprints={},
-        sources={},
-        left_out={},
-        folders={},
-        optional=frozenset(),
+        teachers=loaded.names,
+        fingerprints=loaded.fingerprints,
+        sources=loaded.sources,
+        left_out=loaded.left_out,
+        folders=loaded.folders,
+        optional=loaded.optional,
         folder=folder,
         budget=budget,
         tried=tried,
@@ -779,14 +758,6 @@ def study_name(space: str, students: Sequence[str], *, data: str = "", grid: boo
 def label(student: str) -> str:
     """Return the name of a student for the name of a folder: `mobilenetv2-0.5`."""
     return student_name(student) if is_foreign(student) else student.replace(":", "-")
-
-
-def _training_notes(space: Space, student: StudentRecord) -> tuple[str, ...]:
-    """Return what the user should know about the training of a student."""
-    notes = student.foreign.notes if student.foreign else ()
-    if space.training.optimizer == "adamw" and space.training.lr > LARGEST_ADAMW_RATE:
-        notes += (f"training.lr is {space.training.lr:g}, much for adamw: --set training.lr=0.001 is usual",)
-    return notes
 
 
 def _folder(options: SearchOptions) -> StudyFolder:
@@ -841,11 +812,11 @@ def student_latency(spec: StudySpec, kept: StudyRecord | None) -> LatencyRecord 
         return known
     if device.startswith("cuda") and not torch.cuda.is_available():
         return None
-    of = facts(spec.data, spec.space, device=device, student=spec.student.model_dump(mode="json"))
-    known = recall(LatencyRecord, of)
-    if known is None:
+
+    def measured() -> LatencyRecord:
         model = student_network(spec.student.source, spec.data, spec.space.student, offline=True)
         latency = latency_ms(model, image_shape=spec.data.image_shape, device=torch.device(device))
-        known = LatencyRecord(median_ms=round(latency.median_ms, 4), iqr_ms=round(latency.iqr_ms, 4), device=name)
-        keep(known, of)
-    return known
+        return LatencyRecord(median_ms=round(latency.median_ms, 4), iqr_ms=round(latency.iqr_ms, 4), device=name)
+
+    of = facts(spec.data, spec.space, device=device, student=spec.student.model_dump(mode="json"))
+    return once(LatencyRecord, of, measured)

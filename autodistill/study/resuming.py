@@ -32,7 +32,7 @@ MOST_DIFFERENCES = 12
 
 def identity(spec: StudySpec) -> str:
     """Return what tells studies of one name in one database apart; teachers may join a study."""
-    return digest(spec.student.name, spec.data.fingerprint, _compared(_space_of(spec)))
+    return digest(spec.student.name, spec.data.fingerprint, _compared(spec.space))
 
 
 def continued(spec: StudySpec, kept: StudyRecord | None) -> StudyRecord | None:
@@ -73,10 +73,9 @@ def _specifications(spec: StudySpec, kept: StudyRecord, known: SpecRecord) -> tu
 
     Teachers may join. A file of a folder that was left out may have been removed.
     """
-    asked = {**spec.record.model_dump(mode="json"), "space": _compared(_space_of(spec))}
+    asked = {**spec.record.model_dump(mode="json"), "space": _compared(spec.space)}
     # Validated: the space of an older study lacks settings that exist today.
-    kept_space = Space.model_validate(kept.space).model_dump(mode="json", exclude_none=True)
-    there = {**known.model_dump(mode="json"), "space": _compared(kept_space)}
+    there = {**known.model_dump(mode="json"), "space": _compared(Space.model_validate(kept.space))}
     joining = [name for name in spec.teachers if name not in known.teachers]
     removed = [name for name in kept.left_out if name not in spec.teachers]
     for key in ("teachers", "fingerprints"):
@@ -87,21 +86,15 @@ def _specifications(spec: StudySpec, kept: StudyRecord, known: SpecRecord) -> tu
     return there, asked
 
 
-def _space_of(spec: StudySpec) -> dict[str, Any]:
-    """Return the space of a study as `study.json` keeps it."""
-    return spec.space.model_dump(mode="json", exclude_none=True)
-
-
-def _compared(space: dict[str, Any]) -> dict[str, Any]:
+def _compared(space: Space) -> dict[str, Any]:
     """Return a space without what changes no result: purpose, teachers, wave and budget.
 
     Whether values followed from the data changes no result either. Older studies lack the metric: it was `top1`. The
     settings of adapted teachers are part of the keys of these teachers, which the specification holds.
     """
-    search = {"metric": "top1", **_without(space["search"], "wave", "budget")}
-    if search["metric"] == "top1":
-        del search["metric"]
-    return {**_without(space, "purpose", "teachers", "fit_to_data", "adapt"), "search": search}
+    excluded: dict[str, Any] = {"purpose": True, "teachers": True, "fit_to_data": True, "adapt": True}
+    excluded["search"] = {"wave", "budget"} | ({"metric"} if space.search.metric == "top1" else set())
+    return space.model_dump(mode="json", exclude_none=True, exclude=excluded)
 
 
 def _without(document: dict[str, Any], *keys: str) -> dict[str, Any]:
@@ -159,11 +152,7 @@ def run_key(spec: StudySpec, fingerprints: Mapping[str, str], run: RunSpec) -> s
     """Return the key of a run: equal keys have equal results.
 
     Rung, `evaluate_on`, device, threads and version of torch are not part of the key; the kept result records them.
-
-    Args:
-        spec: The study.
-        fingerprints: Fingerprints of the teachers by name; that of a ladder teacher is known once it is trained.
-        run: The run.
+    `fingerprints` are those of the teachers by name; that of a ladder teacher is known once it is trained.
     """
     data = spec.space.data
     common = {
@@ -187,12 +176,11 @@ class RunStore:
     """The runs of a study.
 
     Args:
-        folder: of the study.
-        key_of: returns the key of a run.
-        views: size of the pool of views that epochs cycle through.
-        failures: results of failed runs that the study's record holds, by the name of the run. They stay failures,
-            because decisions rest on them.
-        on_found: is called with each run whose result was copied from another study.
+        folder: The study's.
+        key_of: Returns the key of a run.
+        views: Size of the pool of views that epochs cycle through.
+        failures: Failed runs of the study's record, by name. They stay failures, because decisions rest on them.
+        on_found: Is called with each run whose result was copied from another study.
     """
 
     def __init__(

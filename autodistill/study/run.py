@@ -20,7 +20,6 @@ from autodistill.executors import (
     Profiled,
     ProfileTask,
     Refusal,
-    Result,
     Task,
     TrainTeacherTask,
 )
@@ -41,26 +40,19 @@ from autodistill.records import (
 from autodistill.searching import (
     Mirror,
     Sampler,
-    Screened,
     SearchSpec,
     SearchState,
-    audit,
-    confirm,
-    confirm_cells,
-    controls,
-    first_stage,
     no_teacher_runs,
     parse_budget,
-    rerun_leaders,
+    run_grid,
+    run_search,
     screen,
-    tune,
-    waves,
 )
 from autodistill.stats.students import recommend_student
 from autodistill.stats.verdict import threshold_of
 from autodistill.store import StudyFolder, locked_study, write_text
 from autodistill.study.recorder import Recorder, TimeIsUp
-from autodistill.study.resolve import StudySpec, kept_record, reason_of
+from autodistill.study.resolve import StudySpec, in_seconds, kept_record, reason_of
 from autodistill.study.resuming import (
     RunStore,
     continued,
@@ -88,12 +80,7 @@ def local_executor(
 
 
 def run_study(spec: StudySpec, on_event: OnEvent, *, executor_for: ExecutorFor = local_executor) -> StudyRecord:
-    """Run a study, or continue it; returns its record, which is also kept in `study.json`.
-
-    Args:
-        spec: The study.
-        on_event: Is called with each event.
-        executor_for: Starts the executor of the study.
+    """Run a study, or continue it; return its record, which is also kept in `study.json`.
 
     Raises:
         StoreError: The folder holds another study.
@@ -112,7 +99,9 @@ def run_study(spec: StudySpec, on_event: OnEvent, *, executor_for: ExecutorFor =
             say=lambda text: on_event(Note(text=text, warning=True)),
         )
         executor = leaving.enter_context(executor_for(spec))
-        plan = known_plan(spec, kept)
+        plan = kept_plan(spec, kept)
+        if plan is None and not in_seconds(spec.budget):
+            plan = plan_for(spec, None, kept=kept)
         recorder = Recorder(spec, on_event, kept=kept, mirror=mirror)
         leaving.callback(recorder.close)
         fingerprints: dict[str, str] = {}
@@ -153,8 +142,7 @@ def run_study(spec: StudySpec, on_event: OnEvent, *, executor_for: ExecutorFor =
                 sampler=Sampler(spec.space, [teacher.name for teacher in search.teachers], search.shapes),
             )
             if plan.settings is not None:
-                tune(state, grid_priors(spec.space))
-                confirm_cells(state)
+                run_grid(state, grid_priors(spec.space))
             else:
                 run_search(state, audited=spec.options.audit_pruning)
         except TimeIsUp:
@@ -165,50 +153,25 @@ def run_study(spec: StudySpec, on_event: OnEvent, *, executor_for: ExecutorFor =
         return recorder.complete()
 
 
-def run_search(state: SearchState, *, audited: bool) -> None:
-    """Run the stages of a search."""
-    waves(state, first_stage(state))
-    rerun_leaders(state)
-    confirm(state)
-    controls(state)
-    if audited:
-        audit(state)
-
-
 def grid_priors(space: Space) -> dict[str, PriorSpec]:
     """Return the first setting of each method of a grid: the point of the space nearest to its publication's."""
-    methods = space.search.methods
-    return {name: nearest_prior(space.search, name, method_named(name).settings) for name in methods}
-
-
-def known_plan(spec: StudySpec, kept: StudyRecord | None) -> PlanRecord | None:
-    """Return the plan as far as it needs no measurement; None for a new budget of time."""
-    in_seconds = parse_budget(spec.budget).unit == "seconds"
-    return kept_plan(spec, kept) or (None if in_seconds else plan_for(spec, None, kept=kept))
+    return {it: nearest_prior(space.search, it, method_named(it).settings) for it in space.search.methods}
 
 
 def tried_teachers(
     spec: StudySpec, recorder: Recorder, plan: PlanRecord, kept: StudyRecord | None
 ) -> tuple[TeacherRecord, ...]:
-    """Choose the teachers that are tried, and note those that are not.
-
-    Args:
-        spec: The study.
-        recorder: Holds all teachers, and receives the reasons.
-        plan: Gives the number of teachers that are tried.
-        kept: Record of an earlier process, whose choice stays.
-    """
-    teachers, left_out = recorder.teachers, kept_screening(spec, kept)
+    """Choose the teachers that are tried, and note those that are not; the choice of an earlier process stays."""
+    left_out = kept_screening(spec, kept)
     if left_out is None:
-        chosen = screen(teachers, count=plan.tried or len(teachers), metric=spec.space.search.metric)
-    else:
-        chosen = Screened(tuple(it for it in teachers if it.name not in left_out), dict(left_out))
-    recorder.screened_out = chosen.left_out
-    if chosen.left_out:
-        names = listed([short(name) for name in chosen.left_out])
-        text = f"{plural(len(chosen.left_out), 'teacher')} not tried, for reasons that the report lists: {names}"
+        count = plan.tried or len(recorder.teachers)
+        left_out = screen(recorder.teachers, count=count, metric=spec.space.search.metric)
+    recorder.screened_out = left_out
+    if left_out:
+        names = listed([short(name) for name in left_out])
+        text = f"{plural(len(left_out), 'teacher')} not tried, for reasons that the report lists: {names}"
         recorder.on_event(Note(text=text))
-    return chosen.tried
+    return tuple(it for it in recorder.teachers if it.name not in left_out)
 
 
 def with_teachers(
@@ -222,13 +185,7 @@ def with_teachers(
 ) -> PlanRecord:
     """Prepare the teachers of a study; return its plan, which changes where teachers are left out.
 
-    Args:
-        spec: The study.
-        recorder: Receives the teachers.
-        executor: Runs the tasks.
-        plan: The plan with all teachers.
-        kept: Record of an earlier process.
-        meanwhile: Runs for workers that would otherwise be idle.
+    The `meanwhile` tasks are for workers that would otherwise be idle.
     """
     prepared = prepare_teachers(
         list(spec.teachers),
@@ -243,7 +200,9 @@ def with_teachers(
     recorder.profile_views = max(recorder.profile_views, prepared.views_computed)
     recorder.refused = leave_out(spec, prepared.refused, recorder.on_event)
     if recorder.refused or (kept is not None and kept.left_out):
-        plan = plan_without(spec, plan, recorder.refused, kept=kept)
+        budget = parse_budget(spec.budget)
+        epochs_per_s = plan.total_epochs / budget.amount if budget.unit == "seconds" else None
+        plan = plan_without(spec, recorder.refused, epochs_per_s, kept=kept)
         recorder.replan(plan)
     return plan
 
@@ -294,7 +253,7 @@ def prepare_teachers(
         on_event: Is called with each event.
         optional: Names of teachers that may fail their check.
         untrained: Tasks that train the missing teachers, in their order.
-        epochs: Epochs of the training of all missing teachers.
+        epochs: Epochs of their training.
         meanwhile: Runs for workers that would otherwise be idle.
 
     Raises:
@@ -302,18 +261,20 @@ def prepare_teachers(
     """
     on_event(PhaseStarted(phase="teachers", runs=len(untrained), epochs=epochs))
     executor.run(untrained, on_event, meanwhile=meanwhile)
-    first: list[Task] = [CheckTask(name=name, optional=True) for name in names if name in optional]
-    checked = _by_name(first, executor.run(first, on_event, meanwhile=meanwhile) if first else [], CheckTask)
+    first = [CheckTask(name=name, optional=True) for name in names if name in optional]
+    answers = executor.run(first, on_event, meanwhile=meanwhile)
+    checked = {task.name: answer for task, answer in zip(first, answers, strict=True)}
     refused = {name: answer for name, answer in checked.items() if isinstance(answer, Refusal)}
     names = [name for name in names if name not in refused]
-    pairs = [(CheckTask(name=name), ProfileTask(name=name)) for name in names]
-    tasks: list[Task] = [task for pair in pairs for task in (pair[1:] if pair[0].name in checked else pair)]
-    found = executor.run(tasks, on_event, meanwhile=meanwhile)
-    checked, profiles = checked | _by_name(tasks, found, CheckTask), _by_name(tasks, found, ProfileTask)
+    tasks: list[Task] = []
+    for name in names:
+        tasks += [ProfileTask(name=name)] if name in checked else [CheckTask(name=name), ProfileTask(name=name)]
+    results = iter(executor.run(tasks, on_event, meanwhile=meanwhile))
     on_event(PhaseStarted(phase="profiles", runs=0, epochs=0))
     teachers, computed = list[TeacherRecord](), 0
     for name in names:
-        record, profiled = checked[name], profiles[name]
+        record = checked[name] if name in checked else next(results)
+        profiled = next(results)
         assert isinstance(record, TeacherRecord)
         if isinstance(profiled, Profiled):
             seen = may_have_seen_validation(profiled.profile) if record.is_foreign else ""
@@ -333,13 +294,6 @@ def prepare_teachers(
     return Prepared(tuple(teachers), agreement, computed, refused)
 
 
-def _by_name(
-    tasks: Sequence[Task], results: Sequence[Result], kind: type[CheckTask] | type[ProfileTask]
-) -> dict[str, Result]:
-    """Return the results of the tasks of a kind by the names of their teachers."""
-    return {task.name: result for task, result in zip(tasks, results, strict=True) if isinstance(task, kind)}
-
-
 def run_students(
     students: Sequence[StudySpec],
     on_event: OnEvent,
@@ -349,19 +303,14 @@ def run_students(
     left_out: Sequence[LeftOutRecord] = (),
     executor_for: ExecutorFor = local_executor,
 ) -> ComparisonRecord:
-    """Run or continue each student's study; returns the comparison, which is also kept in a `study.json` of its own.
+    """Run or continue each student's study; return the comparison, which is also kept in a `study.json` of its own.
 
-    Args:
-        students: At least one; they differ in student and study only.
-        on_event: Is called with each event.
-        name: Name of the comparison.
-        command: The command that reproduces it.
-        left_out: Students that break a limit.
-        executor_for: Starts the executor of a study.
+    The specifications of the students differ in student and study only. `name` and `command` are those of the
+    comparison, and `left_out` are students that break a limit.
     """
     options = students[0].options
     folder = StudyFolder(Path(options.runs) / name)
-    started, done = time.monotonic(), 0
+    started = time.monotonic()
     found = {it.folder.path.name: kept_record(it.folder) for it in students}
     with locked_study(folder):
         if folder.record.exists() and isinstance(read_record(folder.record), StudyRecord):
@@ -370,13 +319,12 @@ def run_students(
             )
         for number, spec in enumerate(students, 1):
             left_s = None if options.timeout_s is None else options.timeout_s - (time.monotonic() - started)
-            if left_s is not None and left_s <= 0 and done:
+            if left_s is not None and left_s <= 0 and number > 1:
                 break
             study = spec.folder.path.name
             on_event(Note(text=f"student {number} of {len(students)}: {spec.student.name}, study {study}"))
             timed = spec._replace(options=spec.options.model_copy(update={"timeout_s": left_s}))
             found[study] = run_study(timed, on_event, executor_for=executor_for)
-            done += 1
             studies = [kept for kept in found.values() if kept is not None]
             whole = len(studies) == len(students) and all(kept.state == "complete" for kept in studies)
             record = ComparisonRecord(

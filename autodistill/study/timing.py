@@ -36,11 +36,11 @@ from autodistill.records import (
     TimePlanned,
     TrialParams,
 )
-from autodistill.searching import make_grid_plan, make_plan, parse_budget, prior_params, wave_settings
+from autodistill.searching import prior_params, wave_settings
 from autodistill.searching.plan import PROTECTED_PRIORS, wave_size
 from autodistill.store import cache_root
-from autodistill.study.measurements import Facts, facts, forget, keep, recall
-from autodistill.study.resolve import StudySpec
+from autodistill.study.measurements import Facts, facts, forget, keep, once, recall
+from autodistill.study.resolve import StudySpec, in_seconds, plan_of
 from autodistill.study.resuming import kept_screening
 from autodistill.teachers import adaptation, assistants, ladder
 from autodistill.teachers.ladder import load_trained
@@ -111,12 +111,7 @@ class Estimate(NamedTuple):
 def estimate(spec: StudySpec, executor: Executor, on_event: OnEvent, *, start_up_s: float = 0.0) -> Estimate:
     """Measure some steps of the student and its teachers on the workers; write nothing to the study folder.
 
-    Args:
-        spec: The study.
-        executor: Its workers measure.
-        on_event: Is called with each event.
-        start_up_s: Seconds that this command has taken for imports and checks, which the study's command takes too.
-            For a small study they are a large part.
+    `start_up_s` are the seconds that this command has taken for imports and checks, as the study's command will.
     """
     costs = measure(spec, executor, on_event)
     plan = plan_for(spec, costs)
@@ -126,63 +121,39 @@ def estimate(spec: StudySpec, executor: Executor, on_event: OnEvent, *, start_up
     return Estimate(plan, planned, spec.cache_size)
 
 
-def plan_without(
-    spec: StudySpec, plan: PlanRecord, refused: Collection[str], *, kept: StudyRecord | None
-) -> PlanRecord:
-    """Return the plan without the teachers that did not pass their check. The number of epochs stays.
-
-    Args:
-        spec: The study.
-        plan: The plan of all teachers.
-        refused: Names of the teachers that did not pass.
-        kept: Record of an earlier process, whose choice of teachers stays.
-    """
-    budget = parse_budget(spec.budget)
-    epochs_per_s = plan.total_epochs / budget.amount if budget.unit == "seconds" else None
-    return _plan(spec, refused, epochs_per_s, kept=kept)
-
-
 def plan_for(spec: StudySpec, costs: Costs | None, *, kept: StudyRecord | None = None) -> PlanRecord:
     """Return the plan; a time budget becomes the number of epochs that the workers train in this time.
 
-    Args:
-        spec: The study.
-        costs: Measured costs; None: they are not needed, or could not be measured.
-        kept: Record of an earlier process, whose choice of teachers stays.
+    The choice of teachers in the record of an earlier process stays.
 
     Raises:
         ConfigError: The budget is too small.
         StudyError: The budget is a time, and the duration of an epoch could not be measured.
     """
-    in_seconds = parse_budget(spec.budget).unit == "seconds"
-    if costs is None and in_seconds:
+    timed = in_seconds(spec.budget)
+    if costs is None and timed:
         raise StudyError(
             f"--budget {spec.budget}: the duration of an epoch could not be measured",
             "see the warning above; --budget 20 is the cost of 20 full trainings",
         )
-    epochs_per_s = spec.options.workers / costs.epoch_s if costs and in_seconds else None
-    return _plan(spec, kept.left_out if kept else (), epochs_per_s, kept=kept)
+    epochs_per_s = spec.options.workers / costs.epoch_s if costs and timed else None
+    return plan_without(spec, kept.left_out if kept else (), epochs_per_s, kept=kept)
 
 
-def _plan(
+def plan_without(
     spec: StudySpec, refused: Collection[str], epochs_per_s: float | None, *, kept: StudyRecord | None
 ) -> PlanRecord:
-    """Return the plan of a study without the refused teachers."""
-    names = [name for name in spec.teachers if name not in refused]
-    if spec.space.grid is not None:
-        # If the user gives no budget, the budget follows from the number of teachers.
-        requested = spec.budget if spec.options.budget else ""
-        plan = make_grid_plan(spec.space, teachers=len(names), requested=requested, epochs_per_s=epochs_per_s)
-        return plan.model_copy(update={"requested": spec.budget})
-    screened_out = kept_screening(spec, kept)
-    return make_plan(
+    """Return the plan of a study without the teachers that did not pass their check."""
+    names, screened_out = [name for name in spec.teachers if name not in refused], kept_screening(spec, kept)
+    plan = plan_of(
         spec.space,
+        spec.options,
         teachers=len(names),
-        requested=spec.budget,
         epochs_per_s=epochs_per_s,
-        max_trials=spec.options.max_trials,
         tried=None if screened_out is None else len([name for name in names if name not in screened_out]),
     )
+    # The default budget of a method grid follows from the number of teachers, and stays when teachers are left out.
+    return plan.model_copy(update={"requested": spec.budget})
 
 
 def planned_time(
@@ -259,13 +230,11 @@ def _student_phases(
         promoted = min(int(owed), max(0, left) // rest)
         owed -= promoted
     phases["search"] = seconds + later_logits / workers, epochs
-    for phase, runs, tested in (
-        ("reruns", round(plan.reruns), False),
-        ("confirm", round(plan.confirm) - no_teacher + 1, True),
-        ("controls", round(plan.controls), True),
-    ):
+    confirm = round(plan.confirm + plan.label_smoothing) - no_teacher + 1
+    for phase, runs in (("reruns", round(plan.reruns)), ("confirm", confirm), ("controls", round(plan.controls))):
         if runs:
-            phases[phase] = makespan([costs.seconds(full, tested=tested)] * runs, workers), runs * full
+            run_s = costs.seconds(full, tested=phase != "reruns")
+            phases[phase] = makespan([run_s] * runs, workers), runs * full
     return phases, rung_logits + later_logits
 
 
@@ -307,18 +276,13 @@ def measure(spec: StudySpec, executor: Executor, on_event: OnEvent) -> Costs | N
         name: _facts(spec, teacher=spec.fingerprints.get(name, uri), trained=uri not in untrained)
         for name, uri in spec.teachers.items()
     }
-    student = recall(StudentTimes, of_student)
-    # For a trained teacher, a measurement from before its training is valid too.
-    teacher_times = {
-        name: recall(TeacherTimes, of) or recall(TeacherTimes, {**of, "trained": False})
-        for name, of in of_teachers.items()
-    }
-    members = {
-        name: teachers.members_of(uri, spec.teachers)
-        for name, uri in spec.teachers.items()
-        if teachers.is_ensemble(uri)
-    }
-    names = [name for name in reversed(spec.teachers) if teacher_times[name] is None and name not in members]
+    student, known = recall(StudentTimes, of_student), dict[str, TeacherTimes]()
+    for name, of in of_teachers.items():
+        # For a trained teacher, a measurement from before its training is valid too.
+        if times := recall(TeacherTimes, of) or recall(TeacherTimes, {**of, "trained": False}):
+            known[name] = times
+    ensembles = [name for name, uri in spec.teachers.items() if teachers.is_ensemble(uri)]
+    names = [name for name in reversed(spec.teachers) if name not in known and name not in ensembles]
     copies = workers if student is None else 0
     seconds = min(MEASURE_S, MEASURING_S * workers / max(1, copies + len(names)) / PARTS)
     tasks: list[Task] = [MeasureStudentTask(params=_measured_params(spec), seconds=seconds)] * copies
@@ -330,16 +294,17 @@ def measure(spec: StudySpec, executor: Executor, on_event: OnEvent) -> Costs | N
     if copies and len(students) == copies:
         student = _mean(students)
         keep(student, of_student)
-    for name, times in zip(names, results[copies:], strict=True):
-        if isinstance(times, TeacherTimes):
-            teacher_times[name] = times
-            keep(times, of_teachers[name])
-    for name, of in members.items():
-        times_of = [times for member in of if (times := teacher_times[member]) is not None]
-        if len(times_of) == len(of):
-            teacher_times[name] = TeacherTimes(view_s=sum(times.view_s for times in times_of))
-    known = {name: times for name, times in teacher_times.items() if times is not None}
-    return _costs(spec, student, known) if student is not None and len(known) == len(teacher_times) else None
+    for name, found in zip(names, results[copies:], strict=True):
+        if isinstance(found, TeacherTimes):
+            known[name] = found
+            keep(found, of_teachers[name])
+    for name in ensembles:
+        members = teachers.members_of(spec.teachers[name], spec.teachers)
+        if all(member in known for member in members):
+            known[name] = TeacherTimes(view_s=sum(known[member].view_s for member in members))
+    if student is None or len(known) < len(spec.teachers):
+        return None
+    return _costs(spec, student, {name: known[name] for name in spec.teachers})
 
 
 def _costs(spec: StudySpec, student: StudentTimes, teacher_times: Mapping[str, TeacherTimes]) -> Costs:
@@ -466,12 +431,12 @@ def _ladder_fingerprint(spec: StudySpec, uri: str) -> str:
     path = spec.path_of(uri)
     stat = path.stat()
     of = {"path": str(path), "written_ns": stat.st_mtime_ns, "bytes": stat.st_size, "torch": torch.__version__}
-    kept = recall(TeacherFile, of)
-    if kept is None:
+
+    def loaded() -> TeacherFile:
         found = load_trained(uri, path, data=spec.data, offline=spec.options.offline)
-        kept = TeacherFile(fingerprint=found.fingerprint)
-        keep(kept, of)
-    return kept.fingerprint
+        return TeacherFile(fingerprint=found.fingerprint)
+
+    return once(TeacherFile, of, loaded).fingerprint
 
 
 class Pace:
@@ -527,25 +492,22 @@ def describe_time(planned: TimePlanned) -> str:
 def describe_plan(plan: PlanRecord, *, teachers: int | None = None) -> str:
     """Format a plan: `20 full trainings = no teacher 1 + priors with plain KD 4 + search 5 + reruns 2 + confirm 8`.
 
-    Args:
-        plan: the plan.
-        teachers: number of teachers given; if the plan tries fewer, the text says so.
+    If the plan tries fewer than `teachers` teachers, the text says so.
     """
     if plan.settings is not None:
         return _describe_grid_plan(plan)
     parts = {
         "no teacher": plan.no_teacher,
-        **({"plain KD": plan.plain_kd} if plan.plain_kd else {}),
+        "plain KD": plan.plain_kd,
         "priors" if plan.plain_kd else "priors with plain KD": plan.priors,
         "search": plan.search,
-        **({"reruns": plan.reruns} if plan.reruns else {}),
+        "reruns": plan.reruns,
         "confirm": plan.confirm,
-        **({"label smoothing": plan.label_smoothing} if plan.label_smoothing else {}),
-        **({"controls": plan.controls} if plan.controls else {}),
+        "label smoothing": plan.label_smoothing,
+        "controls": plan.controls,
     }
-    text = f"{plan.equivalents:.4g} full trainings = " + " + ".join(
-        f"{part} {cost:.3g}" for part, cost in parts.items()
-    )
+    costs = " + ".join(f"{part} {cost:.3g}" for part, cost in parts.items() if cost)
+    text = f"{plan.equivalents:.4g} full trainings = {costs}"
     if teachers is not None and plan.tried is not None and plan.tried < teachers:
         text += f"; {plan.tried} of {teachers} teachers are tried, the most accurate checkpoint of each training first"
     return text
@@ -557,15 +519,13 @@ def _describe_grid_plan(plan: PlanRecord) -> str:
         "tuning": plan.priors + plan.search,
         "confirm": plan.confirm + plan.no_teacher,
         "label smoothing": plan.label_smoothing,
-        **({"shared settings": plan.controls} if plan.controls else {}),
+        "shared settings": plan.controls,
     }
-    costs = " + ".join(f"{part} {cost:.4g}" for part, cost in parts.items())
+    costs = " + ".join(f"{part} {cost:.4g}" for part, cost in parts.items() if cost)
     used = sum(parts.values())
-    settings = plural(plan.settings or 1, "setting")
-    smallest = used - plan.search
     return (
-        f"{used:.4g} of {plan.equivalents:.4g} full trainings = {costs}; {settings} per cell "
-        f"(the smallest budget is {smallest:.4g})"
+        f"{used:.4g} of {plan.equivalents:.4g} full trainings = {costs}; {plural(plan.settings or 1, 'setting')} per "
+        f"cell (the smallest budget is {used - plan.search:.4g})"
     )
 
 

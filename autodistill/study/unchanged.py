@@ -9,12 +9,7 @@ from autodistill.records import TRAINED_HERE, StudyRecord
 
 
 def check_unchanged(record: StudyRecord, *, data: Data, teachers: Mapping[str, str]) -> None:
-    """Compare fingerprints with those of a study.
-
-    Args:
-        record: The study.
-        data: The data as they are now.
-        teachers: Fingerprints of given teachers by name, as they are now.
+    """Compare data and fingerprints of given teachers, as they are now, with those of a study.
 
     Raises:
         DataError: The data have changed.
@@ -45,13 +40,8 @@ def fingerprints_now(
 ) -> dict[str, str]:
     """Load given teachers of a study again, without downloads; return their fingerprints by name.
 
-    Data and space determine the teachers that autodistill trains, which are left out.
-
-    Args:
-        record: The study.
-        data: Its data.
-        names: Teachers to load.
-        say: Is called with a warning about each teacher that cannot be loaded any more.
+    Data and space determine the teachers that autodistill trains, which are left out. `say` is called with a warning
+    about each teacher that cannot be loaded any more.
     """
     found = {}
     for teacher in record.teachers:

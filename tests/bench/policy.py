@@ -41,7 +41,8 @@ from worlds import World
 
 from autodistill.config import PriorSpec
 from autodistill.records import RunSpec, TrialRecord
-from autodistill.searching import SearchState, candidates, finalists_of, stages
+from autodistill.searching import SearchState, stages
+from autodistill.searching.stages import candidates, finalists_of
 from autodistill.searching.state import Candidate, next_seed
 from autodistill.stats.verdict import THRESHOLD, recommend
 
@@ -206,7 +207,7 @@ def _changed(policy: Policy) -> Iterator[None]:
         if policy.rivals != "teacher and method":
             changes.enter_context(mock.patch.object(stages, "rivals_of", rivals_of))
         if policy.reruns == "own settings":
-            changes.enter_context(mock.patch.object(search_runs, "rerun_leaders", rerun_own))
+            changes.enter_context(mock.patch.object(stages, "rerun_leaders", rerun_own))
         yield
 
 

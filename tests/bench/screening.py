@@ -65,7 +65,8 @@ def run(study: Study) -> Found:
     recording = replays.with_teachers(planted_recording(), scores)
     world = worlds.planted(worlds.unknown(recording), draw, teachers=effects)
     count = tried_of(study.share, candidates=study.candidates, budget=study.budget)
-    tried = [it.name for it in screen(recording.teachers, count=count, metric="top1").tried]
+    left_out = screen(recording.teachers, count=count, metric="top1")
+    tried = [it.name for it in recording.teachers if it.name not in left_out]
     seed = int(draw.integers(2**31))
     spec = replays.search_spec(recording, tried[:PROTECTED_PRIORS], seed=seed, budget=study.budget)
     plan = make_plan(spec.space, teachers=study.candidates, requested=study.budget, tried=count)

@@ -3,7 +3,7 @@
 import pytest
 
 from autodistill.records import TrialParams
-from autodistill.searching import finalists_of
+from autodistill.searching.stages import finalists_of
 from autodistill.searching.state import Candidate
 
 

@@ -9,7 +9,7 @@ from search_runs import SHAPES, Trainer, score, started, teacher
 from autodistill.config import GridSpec, PriorSpec, Space, nearest_prior
 from autodistill.errors import ConfigError, EveryRunFailed
 from autodistill.records import RunSpec, StudyRecord, TrialRecord
-from autodistill.searching import SearchSpec, SearchState, confirm_cells, make_grid_plan, tune
+from autodistill.searching import SearchSpec, SearchState, make_grid_plan, run_grid
 
 THREE = ("weak", "mid", "strong")
 METHODS = ("ts", "isats")
@@ -41,8 +41,7 @@ def measured(spec: SearchSpec, trainer: Trainer | None = None) -> SearchState:
 
 
 def run(state: SearchState) -> None:
-    tune(state, priors(state.spec.space))
-    confirm_cells(state)
+    run_grid(state, priors(state.spec.space))
 
 
 def by_cell(state: SearchState) -> dict[tuple[str, str], list[TrialRecord]]:
@@ -214,7 +213,7 @@ def test_a_grid_in_which_everything_fails_says_so():
     spec = grid_spec(*THREE)
     state, _ = started(spec, Trainer(fails=lambda run: True))
     with pytest.raises(EveryRunFailed):
-        tune(state, priors(spec.space))
+        run(state)
 
 
 def test_a_space_with_a_grid_is_read_back():

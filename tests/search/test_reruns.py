@@ -9,7 +9,8 @@ from search_runs import FOUR, ISATS_FIRST, Trainer, score, search, search_spec
 from autodistill.formatting import EMPTY
 from autodistill.records import RunSpec, StudyRecord, TrialParams, TrialRecord
 from autodistill.report.trials import reruns_info
-from autodistill.searching import SearchState, candidates, finalists_of
+from autodistill.searching import SearchState
+from autodistill.searching.stages import candidates, finalists_of
 from autodistill.searching.state import next_seed, plain_kd_run
 
 SOME = TrialParams(teacher="weak", method="ts", method_params={"tau": 7.0}, tau_student=7.0, soft_weight=0.3)

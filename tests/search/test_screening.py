@@ -5,7 +5,7 @@ from record_parts import teacher
 
 from autodistill.config import Space
 from autodistill.errors import ConfigError
-from autodistill.records import TeacherRecord
+from autodistill.records import Metric, TeacherRecord
 from autodistill.searching import make_plan, screen
 
 
@@ -20,19 +20,20 @@ EPOCHS = [
 OTHERS = [checkpoint("file:wide.pt", 0.75, size=4000), checkpoint("file:small.pt", 0.6, size=500)]
 
 
-def names(teachers: tuple[TeacherRecord, ...]) -> list[str]:
-    return [it.name for it in teachers]
+def tried_of(given: list[TeacherRecord], *, count: int, metric: Metric = "top1") -> list[str]:
+    left_out = screen(given, count=count, metric=metric)
+    return [it.name for it in given if it.name not in left_out]
 
 
 def test_the_best_checkpoint_of_each_training_comes_before_a_second_checkpoint() -> None:
-    chosen = screen([*EPOCHS, *OTHERS], count=3, metric="top1")
-    assert names(chosen.tried) == ["run/epoch240.pt", "wide.pt", "small.pt"]
-    assert list(chosen.left_out) == ["run/epoch160.pt", "run/epoch080.pt"]
+    assert tried_of([*EPOCHS, *OTHERS], count=3) == ["run/epoch240.pt", "wide.pt", "small.pt"]
+    left_out = screen([*EPOCHS, *OTHERS], count=3, metric="top1")
+    assert list(left_out) == ["run/epoch160.pt", "run/epoch080.pt"]
 
 
 def test_the_reason_names_accuracy_rank_and_sibling() -> None:
-    chosen = screen([*EPOCHS, *OTHERS], count=3, metric="top1")
-    assert chosen.left_out["run/epoch160.pt"] == (
+    left_out = screen([*EPOCHS, *OTHERS], count=3, metric="top1")
+    assert left_out["run/epoch160.pt"] == (
         "accuracy 80.0 % on validation, rank 4 of 5, after run/epoch240.pt, probably a checkpoint of the same "
         "training; the budget pays for first trials with 3 teachers"
     )
@@ -40,30 +41,29 @@ def test_the_reason_names_accuracy_rank_and_sibling() -> None:
 
 def test_teachers_stay_in_the_order_in_which_they_were_given() -> None:
     given = [*OTHERS, *EPOCHS]
-    assert names(screen(given, count=5, metric="top1").tried) == names(tuple(given))
+    assert tried_of(given, count=5) == [it.name for it in given]
 
 
 def test_early_stopped_teachers_are_siblings_of_the_whole_training_and_assistants_are_not() -> None:
     uris = ("ladder:resnet56", "ladder:resnet56@80", "ladder:resnet56@160?name=late")
     given = [checkpoint(uri, 0.9 - 0.1 * place) for place, uri in enumerate(uris)]
     given += [checkpoint(f"assistant:resnet56?teacher=resnet{it}", 0.5) for it in (20, 110)]
-    chosen = screen(given, count=3, metric="top1")
-    assert names(chosen.tried) == [uris[0], *names(tuple(given[3:]))]
+    assert tried_of(given, count=3) == [uris[0], *(it.name for it in given[3:])]
 
 
 def test_equal_weights_are_siblings_whatever_their_names() -> None:
     given = [checkpoint("file:a.pt", 0.9, weights="w"), checkpoint("file:copy.pt", 0.9, weights="w"), *OTHERS]
-    assert names(screen(given, count=3, metric="top1").tried) == ["a.pt", "wide.pt", "small.pt"]
+    assert tried_of(given, count=3) == ["a.pt", "wide.pt", "small.pt"]
 
 
 def test_names_that_differ_in_numbers_are_no_siblings_if_the_networks_differ() -> None:
     given = [checkpoint("file:resnet20.th", 0.7, size=270), checkpoint("file:resnet56.th", 0.9, size=850), OTHERS[1]]
-    assert names(screen(given, count=2, metric="top1").tried) == ["resnet20.th", "resnet56.th"]
+    assert tried_of(given, count=2) == ["resnet20.th", "resnet56.th"]
 
 
 def test_the_metric_of_the_search_ranks() -> None:
     balanced = [it.model_copy(update={"val_balanced_top1": 1 - it.val_top1}) for it in OTHERS]
-    assert names(screen(balanced, count=1, metric="balanced_top1").tried) == ["small.pt"]
+    assert tried_of(balanced, count=1, metric="balanced_top1") == ["small.pt"]
 
 
 @pytest.mark.parametrize(

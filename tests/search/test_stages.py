@@ -8,8 +8,8 @@ from search_runs import FOUR, GAIN, ISATS_FIRST, Trainer, score, search, search_
 from autodistill.config import Space
 from autodistill.errors import StudyError
 from autodistill.records import PhaseStarted, TrialEnded, TrialParams, TrialStarted
-from autodistill.searching import candidates, finalists_of, goes_on
 from autodistill.searching.plan import plain_kd_is_prior
+from autodistill.searching.stages import candidates, finalists_of, goes_on
 
 PLAIN_KD = TrialParams(teacher="slow", method="ts", method_params={"tau": 4.0}, tau_student=4.0, soft_weight=0.9)
 """Of the most accurate teacher."""

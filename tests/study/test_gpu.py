@@ -38,7 +38,7 @@ def test_a_cpu_is_tried_nothing_on_and_is_eager():
     spec = resolve(options())
     assert spec.sharing == Sharing(workers=1, mode="eager", memory_share=1.0)
     assert (spec.setup.mode, spec.setup.memory_share) == ("eager", 1.0)
-    assert fit_to_device(spec.space, spec.data, student="none", device="cpu", workers=3).workers == 3
+    assert fit_to_device(spec.space, spec.data, student=spec.student, device="cpu", workers=3).workers == 3
 
 
 @pytest.fixture
@@ -100,7 +100,9 @@ def test_steps_are_tried_on_a_gpu_once(monkeypatch):
     monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda _: 1000 * len(asked))
     monkeypatch.setattr(type(spec.data), "to", lambda self, _: self)
     monkeypatch.setattr(gpu, "measured", timed)
-    found = [measure_steps(spec.space, spec.data, student="s", device=torch.device("cuda:0")) for _ in range(2)]
+    found = [
+        measure_steps(spec.space, spec.data, student=spec.student, device=torch.device("cuda:0")) for _ in range(2)
+    ]
     assert found == [StepMeasurement(mode="graph", peak_bytes=2000)] * 2
     assert asked == ["eager", "graph"]
 

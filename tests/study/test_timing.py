@@ -249,6 +249,15 @@ def test_a_plan_of_time_by_hand(more, first):
     assert found.phases_s["confirm"] == 4 * 3, "two finalists, two seeds"
 
 
+def test_runs_with_label_smoothing_are_part_of_the_planned_time():
+    """They are trained beside the confirm runs, over the same two seeds, of 3 epochs each."""
+    planned = {}
+    for wanted in ("false", "true"):
+        spec = resolve(options(f"confirm.label_smoothing={wanted}", budget="20"))
+        planned[wanted] = planned_time(plan_for(spec, None), costs(KNOWN), 1, spec).phases_s["confirm"]
+    assert planned["true"] == planned["false"] + 2 * 3
+
+
 @pytest.mark.slow
 def test_each_part_of_the_costs_is_in_the_plan():
     spec = resolve(options())

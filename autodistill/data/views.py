@@ -13,8 +13,8 @@ from torch import Tensor
 
 _DRAWS = 3
 """Random numbers per example: top, left, mirror."""
-_GOLDEN, _FIRST, _SECOND = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
-"""Increment and multipliers of SplitMix64."""
+_GOLDEN, _FIRST, _SECOND, _MASK = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB, 2**64 - 1
+"""Increment and multipliers of SplitMix64, and a mask of 64 bits."""
 
 
 class View(NamedTuple):
@@ -110,8 +110,15 @@ def splitmix64(key: int, counters: Int[Tensor, "*shape"]) -> Int[Tensor, "*shape
 
 def _key(seed: int, epoch: int) -> int:
     # Hashed one after the other: with a sum, epoch e + 1 of seed s would equal epoch e of seed s + 1.
-    first = torch.zeros((), dtype=torch.int64)
-    return int(splitmix64(int(splitmix64(seed, first)) ^ epoch, first))
+    return _first_output(_first_output(seed) ^ epoch)
+
+
+def _first_output(key: int) -> int:
+    """Compute the first output of the SplitMix64 stream with state `key`, on the host without a device."""
+    mixed = (key + _GOLDEN) & _MASK
+    mixed = (mixed ^ mixed >> 30) * _FIRST & _MASK
+    mixed = (mixed ^ mixed >> 27) * _SECOND & _MASK
+    return mixed ^ mixed >> 31
 
 
 def _shift_right(bits: Int[Tensor, "*shape"], places: int) -> Int[Tensor, "*shape"]:

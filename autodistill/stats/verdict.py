@@ -219,21 +219,25 @@ class _Decision:
     def _control_gain(self, best: str, other: str) -> float | None:
         return control_gain(self.record, self.evidence.finalists[best].record, self.evidence.finalists[other].record)
 
-    def reasons(self, settle: Sequence[SeedsToSettle]) -> Iterator[str]:
-        """Yield the reasons for the verdict, one short statement each."""
-        yield from self._pair_reasons()
+    def reasons(self, settle: Sequence[SeedsToSettle]) -> list[str]:
+        """Return the reasons for the verdict, one short statement each."""
+        costs = list[str]()
         if self.verdict == "no_clear_difference":
             macs = {one.name: count(one.cost.macs) for one in self.record.teachers}
-            costs = [f"{short(name)} {macs.get(name, 'unknown')}" for name in self.tied[: MAX_PAIRS + 1]]
-            yield f"{short(self.teacher)} is {self._cheap_words()} (MACs per image: {', '.join(costs)})."
-        yield self._label_smoothing_reason()
-        yield from self._settle_reasons(settle)
-        yield self._noise_reason()
-        yield from self._race_reason()
-        yield from self._target_reason()
-        yield from self._selection_reasons()
-        yield self._sampling_reason()
-        yield from self._failure_reasons()
+            each = [f"{short(name)} {macs.get(name, 'unknown')}" for name in self.tied[: MAX_PAIRS + 1]]
+            costs.append(f"{short(self.teacher)} is {self._cheap_words()} (MACs per image: {', '.join(each)}).")
+        return [
+            *self._pair_reasons(),
+            *costs,
+            self._label_smoothing_reason(),
+            *self._settle_reasons(settle),
+            self._noise_reason(),
+            *self._race_reason(),
+            *self._target_reason(),
+            *self._selection_reasons(),
+            self._sampling_reason(),
+            *self._failure_reasons(),
+        ]
 
     def _result(self, teacher: str | None) -> str:
         one = self.evidence.finalists[teacher]

@@ -213,9 +213,21 @@ def _source(value: Any) -> str:
     return f"{code} {sorted(plain.items())!r} {value.__defaults__!r} {value.__kwdefaults__!r}"
 
 
+class _Hash:
+    """A file that keeps the hash of what is written to it."""
+
+    def __init__(self) -> None:
+        self.found = hashlib.sha256()
+
+    def write(self, data: Any) -> None:
+        self.found.update(data)
+
+
 def _content(value: Any) -> str:
     """Return a hash of an object's content; a new one every time for an object that cannot be pickled."""
+    file = _Hash()
     try:
-        return hashlib.sha256(pickle.dumps(value)).hexdigest()
+        pickle.Pickler(file).dump(value)
     except (pickle.PicklingError, TypeError, AttributeError, ValueError, RuntimeError, LookupError, OSError):
         return uuid.uuid4().hex
+    return file.found.hexdigest()

@@ -445,3 +445,14 @@ def test_a_class_name_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
     os.rename(os.fsencode(tmp_path / "cat"), os.fsencode(tmp_path) + b"/c\xff")
     message = folder_error(tmp_path)
     assert message == f"{tmp_path}: the name of class folder c\\udcff is not UTF-8"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="names are Unicode on this system")
+def test_equal_images_are_named_whatever_bytes_their_names_have(tmp_path: Path) -> None:
+    write_images(tmp_path, ("cat", "dog"), count=10)
+    image = tmp_path / "cat" / "0.png"
+    (tmp_path / "cat" / os.fsdecode(b"caf\xe9.png")).write_bytes(image.read_bytes())
+    reading = load(DataSpec(name=f"folder:{tmp_path}")).reading
+    assert reading is not None
+    (pair,) = reading.examples
+    assert set(pair) == {"cat/0.png", "cat/caf\\udce9.png"}

@@ -6,6 +6,7 @@ import os
 import pickle
 import shutil
 import threading
+import time
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -447,6 +448,21 @@ def test_threads_decode_to_the_same_pixels_and_tell_their_progress(
     again = load(spec, progress=lambda *count: told.append(count))
     assert told == [(done, 50) for done in (7, 14, 21, 28, 35, 42, 49, 50)]
     assert again.fingerprint == once.fingerprint
+
+
+def test_an_interrupt_leaves_images_undone_that_no_thread_has_begun() -> None:
+    begun: list[int] = []
+
+    def decode(number: int) -> None:
+        begun.append(number)
+        time.sleep(0.005)
+
+    def interrupted(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        decoding_module.in_threads(decode, range(1000), interrupted)
+    assert len(begun) < 500
 
 
 def test_damaged_files_of_several_threads_are_all_named_in_their_order(

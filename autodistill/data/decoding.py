@@ -2,6 +2,7 @@
 
 import contextlib
 import struct
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +18,7 @@ from autodistill.machine import usable_cores
 T = TypeVar("T")
 Found = TypeVar("Found")
 
-CHUNK_FILES = 32
+CHUNK_FILES = 4
 """Files that a thread takes at a time."""
 
 Progress = Callable[[int, int], None]
@@ -82,14 +83,20 @@ def in_threads(
     """Call a function with each item, in one thread for each usable core; return the results in the order of items."""
     chunks = [items[begin : begin + CHUNK_FILES] for begin in range(0, len(items), CHUNK_FILES)]
     found: list[Found] = []
+    stop = threading.Event()
+
+    def call(chunk: Sequence[T]) -> list[Found]:
+        return [function(item) for item in chunk if not stop.is_set()]
+
     with warnings.catch_warnings(), ThreadPoolExecutor(usable_cores()) as pool:
         warnings.simplefilter("ignore")  # of Pillow, about unusual metadata
         try:
-            for results in pool.map(lambda chunk: [function(item) for item in chunk], chunks):
+            for results in pool.map(call, chunks):
                 found += results
                 progress(len(found), len(items))
-        finally:
-            pool.shutdown(cancel_futures=True)  # after Ctrl-C or an error
+        finally:  # after Ctrl-C or an error, each thread ends with its image
+            stop.set()
+            pool.shutdown(cancel_futures=True)
     return found
 
 

@@ -14,7 +14,7 @@ from PIL import Image, features
 
 from autodistill.config import DataSpec
 from autodistill.data.decoding import Progress, decode, decode_files, in_threads, read_header
-from autodistill.data.reading import reading_of, stored_size
+from autodistill.data.reading import printable, reading_of, stored_size
 from autodistill.data.splits import Content, Files, Images, Labels, Numbers
 from autodistill.errors import ConfigError, DataError
 from autodistill.store import digest
@@ -61,13 +61,8 @@ class LeftOut:
         lines = []
         for reason, names in sorted(self._by_reason.items()):
             shown = ", ".join([*names][:3]) + (", ..." if len(names) > 3 else "")
-            lines.append(_printable(f"{len(names)} {reason}: {shown}"))
+            lines.append(printable(f"{len(names)} {reason}: {shown}"))
         return tuple(lines)
-
-
-def _printable(name: str) -> str:
-    """Return text in which bytes of a file name that are not UTF-8 are written as escapes."""
-    return name.encode(errors="backslashreplace").decode()
 
 
 def image_folder(spec: DataSpec) -> Files:
@@ -282,8 +277,8 @@ def _check_classes(path: Path, found: dict[str, dict[str, list[str]]], left_out:
     """
     names = sorted({name for part in found.values() for name in part})
     for name in names:
-        if _printable(name) != name:
-            raise DataError(f"{path}: the name of class folder {_printable(name)} is not UTF-8", "rename the folder")
+        if printable(name) != name:
+            raise DataError(f"{path}: the name of class folder {printable(name)} is not UTF-8", "rename the folder")
     filled = {split: {name for name, files in part.items() if files} for split, part in found.items()}
     for name in names:
         if not any(name in part for part in filled.values()):
@@ -357,5 +352,10 @@ def _decoded(found: dict[str, Part], numbers: Numbers, stored: int) -> Images:
     """Decode examples by their numbers, as `_content` does for images that are stored at `stored` x `stored` pixels."""
     samples = [sample for part in found.values() for sample in part.samples]
     paths = [samples[number][0] for number in numbers.tolist()]
-    pixels = b"".join(in_threads(partial(decode, size=stored), paths))
-    return torch.frombuffer(bytearray(pixels), dtype=torch.uint8).view(-1, stored, stored, 3).permute(0, 3, 1, 2)
+    pixels = np.empty((len(paths), stored, stored, 3), dtype=np.uint8)
+
+    def fill(row: int) -> None:
+        pixels[row] = np.frombuffer(decode(paths[row], size=stored), dtype=np.uint8).reshape(stored, stored, 3)
+
+    in_threads(fill, range(len(paths)))
+    return torch.from_numpy(pixels).permute(0, 3, 1, 2)

@@ -386,9 +386,13 @@ def _reserve(path: Path, size: int) -> None:
     """Create a file of `size` bytes and reserve its blocks on the disk, if the system supports that."""
     with path.open("wb") as file:
         if hasattr(os, "posix_fallocate"):
-            os.posix_fallocate(file.fileno(), 0, size)
-        else:
-            file.truncate(size)
+            try:
+                os.posix_fallocate(file.fileno(), 0, size)
+                return
+            except OSError as error:
+                if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
+                    raise
+        file.truncate(size)
 
 
 @contextlib.contextmanager

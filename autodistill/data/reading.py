@@ -66,6 +66,11 @@ def reading_of(headers: Sequence[ImageHeader], *, stored: int) -> ReadingRecord 
     )
 
 
+def printable(name: str) -> str:
+    """Return text in which bytes of a file name that are not UTF-8 are written as escapes."""
+    return name.encode(errors="backslashreplace").decode()
+
+
 def with_duplicates(reading: ReadingRecord, splits: Splits, numbers: Numbers, names: Sequence[str]) -> ReadingRecord:
     """Add the images that occur twice, by their stored pixels.
 
@@ -86,7 +91,8 @@ def with_duplicates(reading: ReadingRecord, splits: Splits, numbers: Numbers, na
                 across += seen_in != part
                 other_class += other != label
                 if len(examples) < EXAMPLES:
-                    examples.append((names[int(numbers[earlier])], names[int(numbers[place])]))
+                    pair = (names[int(numbers[earlier])], names[int(numbers[place])])
+                    examples.append((printable(pair[0]), printable(pair[1])))
             place += 1
     found = {"same_split": same, "across_splits": across, "other_class": other_class, "examples": tuple(examples)}
     return reading.model_copy(update=found)

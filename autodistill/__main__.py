@@ -6,7 +6,7 @@ import os
 import sys
 from importlib import metadata
 
-from autodistill.errors import INTERRUPTED, AutodistillError, ConfigError
+from autodistill.errors import INTERRUPTED, AutodistillError, ConfigError, printable
 
 
 def main() -> None:
@@ -34,6 +34,7 @@ def run() -> None:
 
     try:
         refuse_foreign_package()
+        refuse_other_encodings()
         app(prog_name="autodistill")
     except AutodistillError as error:
         if os.environ.get("AUTODISTILL_DEBUG"):
@@ -61,6 +62,19 @@ def refuse_foreign_package() -> None:
         "both install the module and the command `autodistill`",
         "make a fresh environment (python -m venv .venv) and install only kd-autodistill into it",
     )
+
+
+def refuse_other_encodings() -> None:
+    """Raise a ConfigError for an argument, or a current folder, with bytes that are not UTF-8."""
+    names = sys.argv[1:]
+    with contextlib.suppress(FileNotFoundError):  # the current folder was removed
+        names.append(os.getcwd())
+    for name in names:
+        if printable(name) != name:
+            raise ConfigError(
+                f"{printable(name)}: holds bytes that are not UTF-8, which the files of a study cannot hold",
+                "rename the file or folder",
+            )
 
 
 if __name__ == "__main__":

@@ -85,6 +85,11 @@ class EveryRunFailed(StudyError):
     """All runs of the first stage failed."""
 
 
+def printable(name: str) -> str:
+    """Return the name of a file with escapes for bytes that are not UTF-8, which text files cannot hold."""
+    return name.encode(errors="backslashreplace").decode()
+
+
 def near(name: str, allowed: Iterable[str]) -> str:
     """Format allowed names, near matches first: `did you mean 'isats'? allowed: ats, isats, ts`."""
     names = sorted(allowed)

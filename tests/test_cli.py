@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 import re
 import subprocess
 import sys
@@ -221,6 +222,24 @@ def test_the_other_project_s_package_is_refused(monkeypatch):
     with pytest.raises(ConfigError, match=r"'autodistill' 0\.1\.29, another project") as caught:
         entry.refuse_foreign_package()
     assert "make a fresh environment" in caught.value.hint
+
+
+@pytest.mark.skipif(os.name == "nt", reason="names are Unicode on this system")
+def test_names_that_are_not_utf8_are_refused_before_any_work(monkeypatch, capsys, tmp_path):
+    name = os.fsdecode(b"caf\xe9")
+    monkeypatch.setattr(sys, "argv", ["autodistill", "search", "--student", "resnet8", "--data", f"folder:{name}"])
+    with pytest.raises(SystemExit) as ended:
+        entry.run()
+    assert ended.value.code == 2
+    shown = capsys.readouterr().err
+    assert "error: folder:caf\\udce9: holds bytes that are not UTF-8" in shown
+    assert "hint: rename the file or folder" in shown
+    (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path / name)
+    monkeypatch.setattr(sys, "argv", ["autodistill", "spaces", "list"])
+    with pytest.raises(SystemExit) as ended:
+        entry.run()
+    assert ended.value.code == 2
 
 
 def test_show_prints_tables_json_and_csv():

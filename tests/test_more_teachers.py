@@ -405,6 +405,14 @@ def test_a_folder_or_a_pattern_names_every_checkpoint_in_sorted_order(tmp_path: 
     assert candidates("ladder:resnet8") == (["ladder:resnet8"], [])
 
 
+@pytest.mark.skipif(os.name == "nt", reason="names are Unicode on this system")
+def test_a_checkpoint_whose_name_is_not_utf8_is_refused(tmp_path: Path) -> None:
+    torch.save(network().state_dict(), tmp_path / "cafe.pt")
+    (tmp_path / "cafe.pt").rename(tmp_path / os.fsdecode(b"caf\xe9.pt"))
+    with pytest.raises(TeacherError, match=r"the name holds bytes that are not UTF-8"):
+        candidates(f"file:{tmp_path}")
+
+
 def test_folders_and_patterns_without_checkpoints(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "logs").mkdir()

@@ -14,9 +14,9 @@ from PIL import Image, features
 
 from autodistill.config import DataSpec
 from autodistill.data.decoding import Progress, decode, decode_files, in_threads, read_header
-from autodistill.data.reading import printable, reading_of, stored_size
+from autodistill.data.reading import reading_of, stored_size
 from autodistill.data.splits import Content, Files, Images, Labels, Numbers
-from autodistill.errors import ConfigError, DataError
+from autodistill.errors import ConfigError, DataError, printable
 from autodistill.store import digest
 
 FORMAT = 2

@@ -7,6 +7,7 @@ from statistics import median
 
 from autodistill.data.decoding import ImageHeader
 from autodistill.data.splits import Images, Numbers, Splits, chunks
+from autodistill.errors import printable
 from autodistill.records import ReadingRecord
 
 MARGIN = 0.075
@@ -64,11 +65,6 @@ def reading_of(headers: Sequence[ImageHeader], *, stored: int) -> ReadingRecord 
         enlarged=sum(min(size) < stored for size in sizes),
         stored=stored,
     )
-
-
-def printable(name: str) -> str:
-    """Return text in which bytes of a file name that are not UTF-8 are written as escapes."""
-    return name.encode(errors="backslashreplace").decode()
 
 
 def with_duplicates(reading: ReadingRecord, splits: Splits, numbers: Numbers, names: Sequence[str]) -> ReadingRecord:

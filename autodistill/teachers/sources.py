@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from autodistill.data import Data
-from autodistill.errors import AutodistillError, ConfigError, TeacherError, near
+from autodistill.errors import AutodistillError, ConfigError, TeacherError, near, printable
 from autodistill.models import MODELS, onnx_graph
 from autodistill.models.checkpoints import Facts, read
 from autodistill.models.foreign import FOREIGN, Foreign, cannot_take, notes_of, published_classes
@@ -249,6 +249,8 @@ def candidates(uri: str) -> tuple[list[str], list[str]]:
     if not found:
         held = ", ".join(it.name for it in others[:3]) or "no file"
         raise parsed.refused(f"the folder holds no checkpoint, but {held}", "name a file, or a pattern: file:RUNS/*.pt")
+    if other := next((name for it in found if printable(name := str(it)) != name), ""):
+        raise parsed.refused(f"{printable(other)}: the name holds bytes that are not UTF-8", "rename the file")
     text = uri.removeprefix("file:")
     # The name of a folder may contain a question mark.
     options = text.removeprefix(parsed.target) if text.startswith(parsed.target) else "?" + text.partition("?")[2]

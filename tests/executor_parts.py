@@ -109,3 +109,9 @@ def dying(task: Task, context: WorkerContext) -> Result:
     """End this process in the way of `WAYS` that the run's name, or the teacher's, says."""
     WAYS[task.spec.run if isinstance(task, TrainTask) else task.name](context)  # type: ignore[union-attr]
     return None
+
+
+def killed(task: Task, context: WorkerContext) -> Result:
+    """Kill this process, as the kernel does for lack of memory."""
+    _kill()
+    return None

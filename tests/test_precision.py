@@ -8,8 +8,9 @@ from small_studies import Killed, fake, kill_after, options
 from torch import nn
 from toy_runs import linear, recipe, toy
 
+from autodistill.errors import StoreError
 from autodistill.store import cache_root
-from autodistill.study import fitting, resolve
+from autodistill.study import fitting, measurements, resolve
 from autodistill.training import probing, train
 from autodistill.training.probing import faster_precision
 from autodistill.training.step import autocast
@@ -102,3 +103,19 @@ def test_a_study_keeps_the_format_it_chose_and_says_so(monkeypatch):
 def test_a_space_that_names_a_format_is_not_timed(monkeypatch):
     monkeypatch.setattr(fitting, "faster_precision", pytest.fail)
     assert resolve(options()).space.training.precision == "float32"
+
+
+def test_a_command_times_a_format_once_even_if_nothing_can_be_kept(monkeypatch):
+    def refuse(*_: object) -> None:
+        raise StoreError("read-only")
+
+    timed = []
+
+    def time(*_: object) -> str:
+        timed.append("bfloat16")
+        return timed[-1]
+
+    monkeypatch.setattr(fitting, "faster_precision", time)
+    monkeypatch.setattr(measurements, "write_text", refuse)
+    assert resolve(options("training.precision=auto")).space.training.precision == "bfloat16"
+    assert len(timed) == 1

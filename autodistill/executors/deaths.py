@@ -5,19 +5,24 @@ Each worker's stderr is a file, not a pipe: a worker never waits for a reader, a
 every system. The cause of a death follows from the exit status, the kernel's counters and stderr.
 """
 
+import codecs
 import contextlib
 import faulthandler
+import io
 import os
 import re
 import sys
 import tempfile
 from multiprocessing.process import BaseProcess
-from typing import NamedTuple
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
 
 from autodistill.machine import KILL, WINDOWS_CODES, exit_cause, free_memory_bytes, oom_kills, signal_name
 
 MOST_LINES, LONGEST_LINE = 20, 200
 """Lines of stderr that an error quotes, and characters of a quoted line, at most."""
+TAIL_BYTES = 2**16
+"""Bytes at the end of stderr that are searched for lines to quote."""
 NATIVE_LINES = 8
 """Quoted lines before Python's own report of a fatal signal, at most; part of `MOST_LINES`."""
 FATAL = "Fatal Python error:"
@@ -31,44 +36,59 @@ JOIN_S = 5.0
 
 
 class WorkerOutput:
-    """Stderr of a worker process."""
+    """Stderr of a worker process. If no file can be created, the worker writes to the stderr of this process."""
 
     def __init__(self) -> None:
-        descriptor, self.path = tempfile.mkstemp(prefix="autodistill-worker-", suffix=".log")
-        self._file = open(descriptor, encoding="utf-8", errors="replace")  # noqa: SIM115 - closed by `close`
+        self.path = ""
+        self._file: BinaryIO | None = None
+        decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        self._decoder = io.IncrementalNewlineDecoder(decoder, translate=True)
+        with contextlib.suppress(OSError):
+            descriptor, self.path = tempfile.mkstemp(prefix="autodistill-worker-", suffix=".log")
+            self._file = os.fdopen(descriptor, "rb")
 
     def pass_on(self) -> None:
         """Copy new text to the stderr of this process, with control characters escaped."""
-        _show(self._file.read())
+        if self._file is not None:
+            _show(self._decoder.decode(self._file.read()))
 
     def tail(self) -> str:
         """Return the last lines, as `last_lines` selects them."""
+        if self._file is None:
+            return ""
         position = self._file.tell()
-        self._file.seek(0)
-        text = self._file.read()
+        self._file.seek(max(0, self._file.seek(0, os.SEEK_END) - TAIL_BYTES))
+        text = self._file.read().decode(errors="replace")
         self._file.seek(position)
         return last_lines(text)
 
     def close(self, *, quoted: str = "") -> None:
-        """Copy the remaining text to the stderr of this process and remove the file.
+        """Copy the remaining text to the stderr of this process and remove the file. Idempotent.
 
         Lines of `quoted`, as returned by `tail`, are not copied, because an error shows them.
         """
-        known = set(quoted.splitlines())
-        _show("".join(line for line in self._file if _quotable(line) not in known))
+        if self._file is None:
+            return
+        rest, known = self._decoder.decode(self._file.read(), final=True), set(quoted.splitlines())
+        _show("".join(line for line in rest.splitlines(keepends=True) if _quotable(line) not in known))
         self._file.close()
+        self._file = None
         with contextlib.suppress(OSError):
             os.unlink(self.path)
 
 
 def redirect_stderr(path: str) -> None:
-    """Redirect the stderr of this process, a worker, to an existing file; enable Python's reports of fatal signals."""
+    """Redirect the stderr of this process, a worker, to an existing file; enable Python's reports of fatal signals.
+
+    If `path` is empty, only the reports are enabled.
+    """
     with contextlib.suppress(OSError):
-        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND)
-        os.dup2(descriptor, 2)
-        os.close(descriptor)
-        if os.name != "nt":  # the reader has the file open; nothing remains if both processes are killed
-            os.unlink(path)
+        if path:
+            descriptor = os.open(path, os.O_WRONLY | os.O_APPEND)
+            os.dup2(descriptor, 2)
+            os.close(descriptor)
+            if os.name != "nt":  # the reader has the file open; nothing remains if both processes are killed
+                Path(path).unlink()
     faulthandler.enable(file=2, all_threads=False)
 
 
@@ -108,7 +128,7 @@ class Death(NamedTuple):
     exit_code: int | None
     """Exit code of `multiprocessing`, negative for a signal; None: the process did not end."""
     oom_killed: bool = False
-    """Whether the process was killed, and the kernel counted a kill for lack of memory during its task."""
+    """Whether the kernel counted a kill for lack of memory that explains this death."""
     free_bytes: int | None = None
     """Free memory of the machine or its container; None if the system does not report it."""
     stderr: str = ""

@@ -49,7 +49,7 @@ glibc reads these variables when a process starts. Other systems ignore them."""
 MALLOPT = {-4: 0, -1: 2**31 - 1, -2: 2**28}
 """The same as glibc's M_MMAP_MAX, M_TRIM_THRESHOLD and M_TOP_PAD, for a process that runs already."""
 SHOW_S = 1.0
-"""What workers write to stderr is shown with their messages, and when no worker sends a message for this time."""
+"""What workers write to stderr is shown at least this often."""
 READY = "ready"
 """Sent by a worker when it has imported its modules and received its setup and its data."""
 STOP = "stop"
@@ -101,7 +101,7 @@ class Worker(Slot):
     started: bool = False
     """Whether it has said that it is ready."""
     kills: int = 0
-    """The kernel's count of processes killed for lack of memory, before the last message to this worker."""
+    """The kernel's count of processes killed for lack of memory before its task, and of those that explain deaths."""
 
 
 class ProcessPool(contextlib.AbstractContextManager["ProcessPool"]):
@@ -163,7 +163,7 @@ class LocalExecutor(Executor):
 
     def run(self, tasks: Sequence[Task], on_event: OnEvent, *, meanwhile: Sequence[Task] = ()) -> list[Result]:
         """See `Executor.run`."""
-        queue = TaskQueue(tasks, meanwhile, self._workers, self._deaths)
+        queue, shown = TaskQueue(tasks, meanwhile, self._workers, self._deaths), time.monotonic()
         while not queue.is_complete:
             self._feed(queue)
             busy = {worker.pipe: worker for worker in self._workers if worker.task is not None}
@@ -172,9 +172,10 @@ class LocalExecutor(Executor):
             ready = wait(list(busy), SHOW_S)
             for pipe in ready:
                 self._receive(busy[pipe], queue, on_event)  # type: ignore[index]
-            if not ready:
+            if not ready or time.monotonic() - shown >= SHOW_S:
                 for worker in self._workers:
                     worker.output.pass_on()
+                shown = time.monotonic()
         return queue.in_order()
 
     def __exit__(self, *_: object) -> None:
@@ -225,6 +226,10 @@ class LocalExecutor(Executor):
         assert task is not None
         worker.pipe.close()
         death = noticed(worker.process, worker.output, kills=worker.kills)
+        if death.oom_killed:  # a counted kill explains one death
+            count = oom_kills()
+            for other in self._workers:
+                other.kills = min(other.kills + 1, count)
         self._workers[worker.number] = self._hired(self._processes.take(), worker.number)
         self._deaths.append(task)
         ends_study = queue.gives_up(worker) and not isinstance(task, TrainTask)
@@ -264,7 +269,11 @@ def _end(workers: Collection[Worker]) -> None:
 
 
 def _do_tasks(pipe: Connection, parent: int, stderr: str) -> None:
-    """Take a setup, a work function, data and tasks from a pipe until it closes. The main function of a process."""
+    """Take a setup, a work function, data and tasks from a pipe until it closes. The main function of a process.
+
+    Importing this module, which comes first, imports nearly all other modules. Without a file `stderr`, the stderr of
+    the process `parent` is used.
+    """
     redirect_stderr(stderr)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=follow, args=(parent,), daemon=True).start()

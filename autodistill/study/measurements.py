@@ -17,6 +17,8 @@ from autodistill.store import cache_root, digest, write_text
 from autodistill.study.environment import device_name, processor
 
 FORMAT = 1
+_unwritten: dict[Path, Record] = {}
+"""Measurements of this process that a read-only cache folder could not take, by their path."""
 
 R = TypeVar("R", bound=Record)
 Facts = Mapping[str, object]
@@ -59,6 +61,9 @@ def once(kind: type[R], of: Facts, measure: Callable[[], R]) -> R:
 
 def recall(kind: type[R], of: Facts) -> R | None:
     """Return a kept measurement; None if there is none or its file is damaged."""
+    unwritten = _unwritten.get(_path(kind, of))
+    if isinstance(unwritten, kind):
+        return unwritten
     try:
         return kind.model_validate_json(_path(kind, of).read_bytes())
     except (OSError, ValidationError):
@@ -67,16 +72,19 @@ def recall(kind: type[R], of: Facts) -> R | None:
 
 def keep(measurement: Record, of: Facts) -> None:
     """Keep a measurement. If the cache folder cannot be written, the next command measures again."""
+    path = _path(type(measurement), of)
     try:
-        write_text(_path(type(measurement), of), to_json(measurement))
+        write_text(path, to_json(measurement))
     except StoreError:
-        return
+        _unwritten[path] = measurement
 
 
 def forget(kind: type[Record], of: Facts) -> None:
     """Remove a kept measurement that proved wrong, so that the next command measures again."""
+    path = _path(kind, of)
+    _unwritten.pop(path, None)
     with contextlib.suppress(OSError):
-        _path(kind, of).unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
 
 
 def _path(kind: type[Record], of: Facts) -> Path:

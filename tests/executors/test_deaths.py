@@ -3,6 +3,8 @@
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +12,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
-from executor_parts import WAYS, dying, of, run, setup
+from executor_parts import WAYS, dying, killed, of, run, setup
 
 from autodistill.errors import StudyError
 from autodistill.executors import (
@@ -23,6 +25,7 @@ from autodistill.executors import (
     ProfileTask,
     TrainTeacherTask,
     deaths,
+    local,
 )
 from autodistill.executors.base import describe
 from autodistill.executors.deaths import (
@@ -142,6 +145,21 @@ def test_memory_is_named_where_the_kernel_counted_a_kill(monkeypatch, kills, tol
         assert died(noticed(process, output, kills=kills)) == f"signal 9, SIGKILL: {told}"
 
 
+@slow
+@posix
+def test_a_counted_kill_explains_one_death(tmp_path, monkeypatch):
+    """Two workers are killed during their tasks. The kernel's count rises by one after both have their task."""
+    counts = [4, 4]
+    for module in (local, deaths):
+        monkeypatch.setattr(module, "oom_kills", lambda: counts.pop() if counts else 5)
+    monkeypatch.setattr("autodistill.executors.base.MOST_DEATHS", 1)
+    with LocalExecutor(2, setup(tmp_path), work=killed) as executor:
+        executor.ready()
+        found = executor.run([run("one"), run("other")], lambda _: None)
+    causes = sorted(it.result.error.partition("SIGKILL: ")[2].partition(")")[0] for it in found)
+    assert causes == ["killed from outside", "out of memory, by the count of the kernel"]
+
+
 @pytest.mark.parametrize(
     ("death", "told", "way"),
     [
@@ -246,15 +264,17 @@ def test_control_characters_are_spelt_out():
 def test_output_is_passed_on_once_without_control_characters_and_its_file_removed(capsys):
     output = WorkerOutput()
     with open(output.path, "ab", buffering=0) as file:
-        for part in (b"one\n\xff", b"\n", b"a\x1b[2J\tb\r\n", "é".encode(), b" \x07"):
+        for part in (b"one\n\xff", b"\n", b"a\x1b[2J\tb\r\n", "é".encode()[:1], "é".encode()[1:], b" \x07"):
             file.write(part)
             output.pass_on()
             output.pass_on()
         file.write(b"\ntwo\n")
         assert output.tail() == "one\n�\na\\x1b[2J   b\né \\x07\ntwo"
     output.close()
+    output.close()
     assert capsys.readouterr().err == "one\n�\na\\x1b[2J   b\né \\x07\ntwo\n"
     assert not Path(output.path).exists()
+    assert output.tail() == ""
 
 
 def test_what_an_error_quotes_is_not_passed_on(capsys):
@@ -263,3 +283,19 @@ def test_what_an_error_quotes_is_not_passed_on(capsys):
         file.write(b"".join(b"line %d\x07\n" % number for number in range(MOST_LINES + 2)))
     output.close(quoted=output.tail())
     assert capsys.readouterr().err == "line 0\\x07\nline 1\\x07\n"
+
+
+@slow
+def test_without_a_place_for_files_a_worker_keeps_the_stderr_of_its_parent(monkeypatch):
+    def full(**_: str) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("tempfile.mkstemp", full)
+    output = WorkerOutput()
+    assert output.path == ""
+    output.pass_on()
+    assert output.tail() == ""
+    output.close()
+    code = "import os; from autodistill.executors.deaths import redirect_stderr as go; go(''); os.write(2, b'k')"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (found.returncode, found.stderr) == (0, "k")

@@ -2,11 +2,15 @@
 
 import errno
 import hashlib
+import io
+import itertools
 import os
 import pickle
 import shutil
+import signal
+import subprocess
+import sys
 import threading
-import time
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +26,7 @@ from autodistill.config import DataSpec
 from autodistill.data import Data, from_worker, load, to_worker, with_validation
 from autodistill.data import decoding as decoding_module
 from autodistill.data import images as images_module
+from autodistill.data.decoding import BOOT, serve
 from autodistill.data.images import DamagedStore, open_store
 from autodistill.data.views import View, take_view
 from autodistill.errors import DataError, StoreError
@@ -285,13 +290,18 @@ def test_header_checksums_and_map_are_of_one_file_though_another_takes_its_place
         open_store(path)
 
 
-def test_blocks_have_the_checksums_of_zlib(spec: DataSpec, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_pread_blocks_are_read_one_after_another(
+    spec: DataSpec, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     load(spec)
     (path,) = stores(cache)
     monkeypatch.setattr(images_module, "BLOCK_BYTES", 1000)
+    monkeypatch.setattr(images_module, "usable_cores", lambda: 4)
     with path.open("rb") as file:
         end = path.stat().st_size
         found = images_module._checksums(file, end)
+        monkeypatch.delattr(os, "pread", raising=False)
+        assert images_module._checksums(file, end) == found
     content = path.read_bytes()
     assert found == tuple(zlib.crc32(content[begin : begin + 1000]) for begin in range(4096, end, 1000))
 
@@ -316,7 +326,7 @@ def test_a_full_disk_names_file_and_bytes_and_leaves_nothing(
         with pytest.raises(StoreError, match="bytes are free on that disk"):
             load(spec)
         patched.delattr(os, "posix_fallocate")
-        patched.setattr("autodistill.data.decoding.write_at", full)
+        patched.setattr("autodistill.data.decoding.decode_rows", full)
         with pytest.raises(StoreError, match="bytes are free on that disk"):
             load(spec)
     assert [path.name for path in cache.glob("*/*")] == ["lock"]
@@ -396,8 +406,7 @@ def test_files_that_change_while_they_are_read_are_refused(
     spec: DataSpec, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def change(done: int, total: int) -> None:
-        if done == total:
-            (tmp_path / "pets" / "dog" / "24.png").unlink()
+        (tmp_path / "pets" / "dog" / "24.png").unlink()
 
     with pytest.raises(DataError, match="changed or removed while"):
         load(spec, progress=change)
@@ -437,45 +446,112 @@ def test_another_process_is_handed_a_path_and_gets_the_same_data(spec: DataSpec)
     assert to_worker(with_validation(data)).fingerprint != data.fingerprint
 
 
-def test_threads_decode_to_the_same_pixels_and_tell_their_progress(
-    spec: DataSpec, cache: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    once = load(spec)
-    shutil.rmtree(cache)
+def by_processes(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+    """Have a few files decoded as many are."""
+    monkeypatch.setattr(decoding_module, "FEW_FILES", 0)
     monkeypatch.setattr(decoding_module, "CHUNK_FILES", 7)
-    monkeypatch.setattr(decoding_module, "usable_cores", lambda: 3)
-    told: list[tuple[int, int]] = []
-    again = load(spec, progress=lambda *count: told.append(count))
-    assert told == [(done, 50) for done in (7, 14, 21, 28, 35, 42, 49, 50)]
-    assert again.fingerprint == once.fingerprint
+    monkeypatch.setattr(decoding_module, "usable_cores", lambda: count)
 
 
-def test_an_interrupt_leaves_images_undone_that_no_thread_has_begun() -> None:
-    begun: list[int] = []
-
-    def decode(number: int) -> None:
-        begun.append(number)
-        time.sleep(0.005)
-
-    def interrupted(done: int, total: int) -> None:
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        decoding_module.in_threads(decode, range(1000), interrupted)
-    assert len(begun) < 500
+def test_many_files_are_decoded_by_processes_to_the_same_pixels(
+    spec: DataSpec, cache: Path, decoded: Decoded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = load(spec)
+    shutil.rmtree(cache)
+    by_processes(monkeypatch, 3)
+    there = decoded.load(spec)
+    assert decoded.images == 50
+    assert there.fingerprint == here.fingerprint
 
 
-def test_damaged_files_of_several_threads_are_all_named_in_their_order(
+def test_damaged_files_are_named_by_processes_too(
     spec: DataSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(decoding_module, "CHUNK_FILES", 7)
-    names = ("cat/1.png", "cat/24.png", "dog/24.png")
-    for name in names:
+    by_processes(monkeypatch, 2)
+    for name in ("cat/1.png", "dog/24.png"):
         (tmp_path / "pets" / name).write_bytes(b"words")
     with pytest.raises(DataError, match="not a complete image") as caught:
         load(spec)
-    lines = caught.value.message.splitlines()
-    assert [line.split(": ")[0].strip() for line in lines] == [str(tmp_path / "pets" / name) for name in names]
+    assert len(caught.value.message.splitlines()) == 2
+
+
+KILLED = "import os; os.kill(os.getpid(), 9)"
+
+
+@pytest.mark.parametrize(
+    ("code", "oom", "told"),
+    [
+        ("import os, sys; sys.stdin.readline(); os._exit(3)", False, "exit code 3"),
+        ("import sys; sys.exit(3)", False, "exit code 3"),
+        ("import sys; print('[[', end='', flush=True); sys.exit(4)", False, "exit code 4"),
+        (KILLED, False, "signal 9, SIGKILL: killed from outside"),
+        (KILLED, True, "SIGKILL: out of memory, by the count of the kernel"),
+    ],
+)
+def test_a_decoding_process_that_dies_is_an_error(
+    spec: DataSpec, cache: Path, monkeypatch: pytest.MonkeyPatch, code: str, oom: bool, told: str
+) -> None:
+    by_processes(monkeypatch, 2)
+    kills = itertools.count(step=int(oom))
+    monkeypatch.setattr(decoding_module, "BOOT", code)
+    monkeypatch.setattr(decoding_module, "free_memory_bytes", lambda: 2_340_000_000)
+    monkeypatch.setattr(decoding_module, "oom_kills", lambda: next(kills))
+    with pytest.raises(DataError, match=r"died \(.*\) at one of 7 files from .*png to .*png; 2.3 GB of") as caught:
+        load(spec)
+    assert told in caught.value.message
+    assert ("more memory" in caught.value.hint) is oom
+    assert not stores(cache)
+
+
+def test_an_error_without_a_number_reaches_the_process_that_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object) -> None:
+        raise OSError("no number")
+
+    monkeypatch.setattr("autodistill.data.decoding.decode_rows", fails)
+    answers = io.StringIO()
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        serve(io.StringIO('["target", 0, 4]\n[[0, "a.png"]]\n'), answers)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert answers.getvalue() == f"{errno.EIO}\n"
+
+
+def test_modules_in_the_current_folder_are_not_imported_by_decoding_processes(
+    spec: DataSpec, tmp_path: Path, decoded: Decoded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "PIL").mkdir()
+    for name in ("json.py", "PIL/__init__.py", "signal.py"):
+        (tmp_path / name).write_text("raise SystemExit('a file of the user was imported')")
+    monkeypatch.chdir(tmp_path)
+    by_processes(monkeypatch, 2)
+    decoded.load(spec)
+    assert decoded.images == 50
+
+
+def test_a_decoding_process_that_cannot_write_says_why(
+    spec: DataSpec, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    by_processes(monkeypatch, 2)
+    full = f"import sys; [*map(lambda _: sys.stdin.readline(), range(3))]; print({errno.ENOSPC}, flush=True)"
+    header = decoding_module.ImageHeader(10, 10, "colour", False, False)
+    monkeypatch.setattr("autodistill.data.folders.read_headers", lambda files, sizes: [header] * len(files))
+    monkeypatch.setattr(decoding_module, "BOOT", full)
+    with pytest.raises(StoreError, match="bytes are free on that disk"):
+        load(spec)
+    assert not stores(cache)
+
+
+def test_a_decoding_process_imports_neither_torch_nor_numpy(tmp_path: Path) -> None:
+    code = BOOT + "; print([name for name in ('torch', 'numpy', 'torchvision') if name in sys.modules])"
+    image = tmp_path / "a.png"
+    Image.new("RGB", (4, 4)).save(image)
+    target = tmp_path / "target"
+    target.write_bytes(bytes(48))
+    lines = f'{__import__("json").dumps(sys.path)}\n["{target}", 0, 4]\n[[0, "{image}"]]\n'
+    command = [sys.executable, "-c", code, decoding_module.__file__]
+    ended = subprocess.run(command, input=lines, capture_output=True, text=True, check=True)
+    assert ended.stdout.splitlines() == ["[]", "[]"]
 
 
 def test_images_larger_than_a_gpu_are_refused_before_they_are_copied(

@@ -2,6 +2,7 @@
 
 import os
 import re
+import tempfile
 from collections.abc import Sequence
 from functools import cache, partial
 from pathlib import Path
@@ -13,7 +14,7 @@ import torch
 from PIL import Image, features
 
 from autodistill.config import DataSpec
-from autodistill.data.decoding import Progress, decode, decode_files, in_threads, read_header
+from autodistill.data.decoding import Job, Progress, decode_files, read_headers
 from autodistill.data.reading import reading_of, stored_size
 from autodistill.data.splits import Content, Files, Images, Labels, Numbers
 from autodistill.errors import ConfigError, DataError, printable
@@ -335,14 +336,14 @@ def _index(found: dict[str, Part]) -> str:
 
 def _content(found: dict[str, Part], *, size: int | None) -> Content:
     samples = [sample for part in found.values() for sample in part.samples]
-    found_headers = in_threads(read_header, [file for file, _ in samples])
-    headers = [header for header in found_headers if header is not None]
+    sizes = [stamp(file)[0] for file, _ in samples]
+    headers = [header for header in read_headers([file for file, _ in samples], sizes) if header is not None]
     stored, margin = stored_size(headers, size)
     labels = {split: np.array([label for _, label in part.samples]) for split, part in found.items()}
 
     def write(target: Path, offset: int, places: Numbers, progress: Progress) -> None:
         rows = [(place, file) for place, (file, _) in zip(places.tolist(), samples, strict=True)]
-        decode_files(rows, target=target, offset=offset, size=stored, progress=progress)
+        decode_files(rows, sizes, job=Job(str(target), offset, stored), progress=progress)
 
     reading = reading_of(headers, stored=stored)
     return Content(Labels(found["train"].classes, labels), (3, stored, stored), write, margin=margin, reading=reading)
@@ -351,11 +352,11 @@ def _content(found: dict[str, Part], *, size: int | None) -> Content:
 def _decoded(found: dict[str, Part], numbers: Numbers, stored: int) -> Images:
     """Decode examples by their numbers, as `_content` does for images that are stored at `stored` x `stored` pixels."""
     samples = [sample for part in found.values() for sample in part.samples]
-    paths = [samples[number][0] for number in numbers.tolist()]
-    pixels = np.empty((len(paths), stored, stored, 3), dtype=np.uint8)
-
-    def fill(row: int) -> None:
-        pixels[row] = np.frombuffer(decode(paths[row], size=stored), dtype=np.uint8).reshape(stored, stored, 3)
-
-    in_threads(fill, range(len(paths)))
+    rows = [(row, samples[number][0]) for row, number in enumerate(numbers.tolist())]
+    with tempfile.TemporaryDirectory() as folder:
+        target = Path(folder, "images")
+        target.touch()
+        job = Job(str(target), 0, stored)
+        decode_files(rows, [stamp(file)[0] for _, file in rows], job=job, progress=lambda done, total: None)
+        pixels = np.fromfile(target, dtype=np.uint8).reshape(len(rows), stored, stored, 3)
     return torch.from_numpy(pixels).permute(0, 3, 1, 2)

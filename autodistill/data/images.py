@@ -20,10 +20,12 @@ import os
 import platform
 import shutil
 import struct
+import threading
 import time
 import warnings
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -52,6 +54,7 @@ from autodistill.data.splits import (
     statistics,
 )
 from autodistill.errors import DataError, InUseError, StoreError
+from autodistill.machine import usable_cores
 from autodistill.records import ReadingRecord, Record
 from autodistill.store import cache_root, digest, locked, writing
 
@@ -364,9 +367,19 @@ def _header(file: BinaryIO) -> tuple[Header, int]:
 
 def _checksums(file: BinaryIO, end: int) -> tuple[int, ...]:
     """Return the CRC-32 of each block. The blocks are not mapped: mapped pages count as memory of this process."""
-    file.seek(PIXELS_AT)
-    sizes = (min(BLOCK_BYTES, end - begin) for begin in range(PIXELS_AT, end, BLOCK_BYTES))
-    return tuple(zlib.crc32(file.read(size)) for size in sizes)
+    turn = threading.Lock()
+
+    def checksum(begin: int) -> int:
+        count = min(BLOCK_BYTES, end - begin)
+        if hasattr(os, "pread"):
+            return zlib.crc32(os.pread(file.fileno(), count, begin))
+        with turn:  # on Windows, threads share the position of a file
+            file.seek(begin)
+            block = file.read(count)
+        return zlib.crc32(block)
+
+    with ThreadPoolExecutor(usable_cores()) as pool:  # zlib releases the interpreter lock
+        return tuple(pool.map(checksum, range(PIXELS_AT, end, BLOCK_BYTES)))
 
 
 def _mapped(path: Path, header: Header, file: BinaryIO) -> Stored:

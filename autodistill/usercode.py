@@ -142,12 +142,11 @@ def _run_file(path: Path, name: str) -> None:
     module = importlib.util.module_from_spec(spec)
     # Pickle finds classes by the name of their module.
     sys.modules[name] = module
-    try:
+    with contextlib.ExitStack() as failed:
+        failed.callback(sys.modules.pop, name)
         with _contained(str(path)):
             spec.loader.exec_module(module)
-    except BaseException:
-        del sys.modules[name]
-        raise
+        failed.pop_all()  # the module stays if its code ran to the end
 
 
 @contextlib.contextmanager

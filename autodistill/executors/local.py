@@ -101,7 +101,8 @@ class Worker(Slot):
     started: bool = False
     """Whether it has said that it is ready."""
     kills: int = 0
-    """The kernel's count of processes killed for lack of memory before its task, and of those that explain deaths."""
+    """Count of the kernel's kills for lack of memory that cannot explain this worker's death: kills before its task
+    began, and kills that explain the deaths of other workers."""
 
 
 class ProcessPool(contextlib.AbstractContextManager["ProcessPool"]):

@@ -92,7 +92,7 @@ def from_python(uri: Uri, *, num_classes: int | None, offline: bool = False, giv
 
 
 def copied(module: nn.Module, uri: Uri) -> nn.Module:
-    """Copy a network; refuse one that cannot be copied."""
+    """Copy a network, or raise the error for a network that cannot be copied."""
     hint = "weights must be parameters; torch.nn.utils.parametrizations.weight_norm can be copied"
     with errors_as(lambda error: uri.refused(f"cannot be copied: {said(error)}", hint)):
         return copy.deepcopy(module)

@@ -7,10 +7,10 @@ import threading
 from collections.abc import Iterator, Sequence
 from functools import partial
 
-from autodistill import console
+from autodistill import console, processes
 from autodistill import data as datasets
 from autodistill.data import LoadData
-from autodistill.executors import Executor, ProcessPool, SerialExecutor, Stopped
+from autodistill.executors import Executor, SerialExecutor, Stopped
 from autodistill.formatting import count, excess_words, origin, quantity
 from autodistill.images_table import show_images
 from autodistill.options import StudentsToSearch
@@ -73,21 +73,22 @@ def executors(options: SearchOptions, *, serial: bool = False) -> Iterator[Execu
     stop = threading.Event()
     names = ("SIGTERM", "SIGUSR1") if threading.current_thread() is threading.main_thread() else ()
     numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
-    with ProcessPool(0 if options.ray or serial else options.workers) as processes:
-        before = {number: signal.signal(number, lambda *_: stop.set()) for number in numbers}
-        try:
-            yield partial(_executor, processes=processes, stop=stop, serial=serial)
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+    if not options.ray and not serial:
+        processes.start_server()
+    before = {number: signal.signal(number, lambda *_: stop.set()) for number in numbers}
+    try:
+        yield partial(_executor, stop=stop, serial=serial)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
-def _executor(spec: StudySpec, *, processes: ProcessPool, stop: threading.Event, serial: bool) -> Executor:
+def _executor(spec: StudySpec, *, stop: threading.Event, serial: bool) -> Executor:
     options = spec.options
     if serial:
         return SerialExecutor(spec.setup, data=spec.data, stop=stop)
     if not options.ray:
-        return local_executor(spec, processes=processes, stop=stop)
+        return local_executor(spec, stop=stop)
     from autodistill.executors.ray import RayExecutor
 
     return RayExecutor(spec.setup, address=options.ray, workers=options.workers, stop=stop)

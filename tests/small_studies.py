@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 import fake_trainer
 import pytest
 
-from autodistill import running
+from autodistill import processes, running
 from autodistill.cli import teachers as commands
-from autodistill.executors import ProcessPool, Result, SerialExecutor, Setup, Task, TrainTeacherTask, WorkerContext
+from autodistill.executors import Result, SerialExecutor, Setup, Task, TrainTeacherTask, WorkerContext
 from autodistill.options import search_options
 from autodistill.records import Event, LatencyRecord, StudyRecord, TaskProgress, read_study
 from autodistill.stats.verdict import judged
@@ -52,7 +52,7 @@ def without_workers(monkeypatch: pytest.MonkeyPatch) -> None:
     def executor(_: int, setup: Setup, **given: Any) -> SerialExecutor:
         return SerialExecutor(setup, data=given["data"])
 
-    monkeypatch.setattr(running, "ProcessPool", lambda _: ProcessPool())
+    monkeypatch.setattr(processes, "start_server", lambda: None)
     monkeypatch.setattr(running, "local_executor", lambda spec, **_: serial(spec))
     monkeypatch.setattr(commands, "LocalExecutor", executor)
 

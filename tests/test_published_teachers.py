@@ -84,7 +84,7 @@ def autodistill(place: Path, *arguments: str) -> "subprocess.CompletedProcess[st
 
 SEARCH = (
     *("search", "--student", "mobilenetv2:0.5", "--data", "folder:cifar", "--study", "cifar", "--budget", "11"),
-    *("--set", "data.train=500", "--set", "data.validation=300", "--set", "data.test=200"),
+    *("--set", "data.train=300", "--set", "data.validation=200", "--set", "data.test=100"),
     *("--set", "training.epochs=2", "--set", "training.rung_epochs=1"),
     *("--set", "confirm.seeds=2", "--set", "confirm.teachers=1"),
 )

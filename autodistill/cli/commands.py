@@ -117,12 +117,19 @@ def call(target: str, **parameters: Any) -> None:
     getattr(importlib.import_module(f"autodistill.cli.{module}"), function)(**parameters)
 
 
-def runs(target: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Return a decorator for a command without a body: it calls `target` with its parameters."""
+def runs(target: str, *, with_workers: bool = False) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Return a decorator for a command without a body: it calls `target` with its parameters.
+
+    Where the command starts local workers, their imports begin before its own.
+    """
 
     def decorate(declared: Callable[..., None]) -> Callable[..., None]:
         @functools.wraps(declared)
         def command(**parameters: Any) -> None:
+            if with_workers and not parameters.get("ray"):
+                from autodistill import processes
+
+                processes.start_server()
             call(target, **parameters)
 
         return command
@@ -140,7 +147,7 @@ def _root(version: Annotated[bool, typer.Option("--version", help="Print the ver
 
 
 @app.command()
-@runs("search.search")
+@runs("search.search", with_workers=True)
 def search(
     students: Annotated[list[str], typer.Option("--student", help=f"{STUDENT} Repeatable.")],
     teachers: Teachers = None,
@@ -182,7 +189,7 @@ def search(
 
 
 @app.command()
-@runs("search.compare")
+@runs("search.compare", with_workers=True)
 def compare(
     students: Annotated[list[str], typer.Option("--student", help=STUDENT)],
     teachers: Teachers = None,
@@ -312,7 +319,7 @@ def teachers_list(
 
 
 @teachers_app.command("train")
-@runs("teachers.train_teachers")
+@runs("teachers.train_teachers", with_workers=True)
 def teachers_train(
     teachers: Teachers = None,
     data: DataName = "",
@@ -327,7 +334,7 @@ def teachers_train(
 
 
 @teachers_app.command("adapt")
-@runs("teachers.adapt_teachers")
+@runs("teachers.adapt_teachers", with_workers=True)
 def teachers_adapt(
     source: Annotated[
         list[str],
@@ -364,7 +371,7 @@ def teachers_check(
 
 
 @teachers_app.command("inspect")
-@runs("teachers.inspect_teachers")
+@runs("teachers.inspect_teachers", with_workers=True)
 def teachers_inspect(
     teacher: Annotated[list[str] | None, typer.Argument(help="URIs of teachers. Default: the space's.")] = None,
     data: DataName = "",

@@ -66,8 +66,9 @@ def _data_options(flags: Mapping[str, Any]) -> dict[str, str | Sequence[str] | N
 def _train_missing(spec: StudySpec) -> None:
     show_images(spec)
     missing = spec.training_of(list(reversed(spec.teachers)))
-    with Display() as display, LocalExecutor(spec.options.workers, spec.setup, data=spec.data) as executor:
-        executor.run(missing, display.show)
+    if missing:
+        with Display() as display, LocalExecutor(spec.options.workers, spec.setup, data=spec.data) as executor:
+            executor.run(missing, display.show)
     records, _ = _checked(spec, list(spec.teachers))
     _show(records, spec.teachers)
 

@@ -21,7 +21,7 @@ from autodistill.executors.base import (
     TrainTask,
     TrainTeacherTask,
 )
-from autodistill.executors.local import LocalExecutor, ProcessPool, SerialExecutor
+from autodistill.executors.local import LocalExecutor, SerialExecutor
 from autodistill.executors.worker import WorkerContext, perform
 
 __all__ = [
@@ -34,7 +34,6 @@ __all__ = [
     "MeasureStudentTask",
     "MeasureTeacherTask",
     "OnEvent",
-    "ProcessPool",
     "ProfileTask",
     "Profiled",
     "Refusal",

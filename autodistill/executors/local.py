@@ -10,19 +10,16 @@ import multiprocessing
 import os
 import pickle
 import signal
-import sys
 import threading
 import time
-import types
-from collections import deque
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 
 import torch
 
+from autodistill import processes
 from autodistill.data import Data, to_worker
 from autodistill.errors import StudyError
 from autodistill.executors.base import (
@@ -43,11 +40,9 @@ from autodistill.executors.deaths import WorkerOutput, account, noticed, redirec
 from autodistill.executors.worker import Work, WorkerContext, end_of, perform
 from autodistill.machine import oom_kills
 
-ALLOCATOR = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**32), "MALLOC_TOP_PAD_": str(2**28)}
-"""glibc: keep freed memory instead of returning it after every step; 10-15 % of a small student's step on a CPU.
-glibc reads these variables when a process starts. Other systems ignore them."""
-MALLOPT = {-4: 0, -1: 2**31 - 1, -2: 2**28}
-"""The same as glibc's M_MMAP_MAX, M_TRIM_THRESHOLD and M_TOP_PAD, for a process that runs already."""
+MALLOPT = {"M_MMAP_MAX": (-4, 0), "M_TRIM_THRESHOLD": (-1, 2**31 - 1), "M_TOP_PAD": (-2, 2**28)}
+"""Numbers and values of glibc's options that keep freed memory instead of returning it after every step: 10-15 % of a
+small student's step on a CPU."""
 SHOW_S = 1.0
 """What workers write to stderr is shown at least this often."""
 READY = "ready"
@@ -105,23 +100,6 @@ class Worker(Slot):
     began, and kills that explain the deaths of other workers."""
 
 
-class ProcessPool(contextlib.AbstractContextManager["ProcessPool"]):
-    """Processes that were started early, so that they import modules while a command still checks its input.
-
-    Leaving the context ends the processes that nobody took.
-    """
-
-    def __init__(self, size: int = 0) -> None:
-        self._waiting = deque(_started() for _ in range(size))
-
-    def take(self) -> Worker:
-        """Return a waiting process, or a new process where none is left."""
-        return self._waiting.popleft() if self._waiting else _started()
-
-    def __exit__(self, *_: object) -> None:
-        _end(self._waiting)
-
-
 class LocalExecutor(Executor):
     """An `Executor` of processes on this machine.
 
@@ -129,7 +107,6 @@ class LocalExecutor(Executor):
         workers: number of processes.
         setup: the study.
         data: the study's data where they are loaded already. Images in a file are mapped, others are sent.
-        processes: that were started early.
         stop: as for `SerialExecutor`. Signal handlers may set it.
         work: does a task in a worker; an importable function.
     """
@@ -140,15 +117,12 @@ class LocalExecutor(Executor):
         setup: Setup,
         *,
         data: Data | None = None,
-        processes: ProcessPool | None = None,
         stop: threading.Event | None = None,
         work: Work = perform,
     ) -> None:
         self.workers, self._setup, self._work = workers, setup, work
-        self._processes = processes or ProcessPool()
         self._data = pickle.dumps(data and to_worker(data))
-        taken = [self._processes.take() for _ in range(workers)]
-        self._workers = [self._hired(worker, number) for number, worker in enumerate(taken)]
+        self._workers = [self._hired(number) for number in range(workers)]
         self._deaths: list[Task] = []
         self._stop = stop or threading.Event()
 
@@ -182,9 +156,9 @@ class LocalExecutor(Executor):
     def __exit__(self, *_: object) -> None:
         _end(self._workers)
 
-    def _hired(self, worker: Worker, number: int) -> Worker:
-        """Send a worker what it needs before its first task."""
-        worker.number, device = number, device_of(self._setup.device, number)
+    def _hired(self, number: int) -> Worker:
+        """Start a worker, and send what it needs before its first task."""
+        worker, device = _started(number), device_of(self._setup.device, number)
         # A process that has died is noticed when its first answer is awaited.
         with contextlib.suppress(OSError):
             worker.pipe.send((self._setup.model_copy(update={"device": device}), self._work))
@@ -231,7 +205,7 @@ class LocalExecutor(Executor):
             count = oom_kills()
             for other in self._workers:
                 other.kills = min(other.kills + 1, count)
-        self._workers[worker.number] = self._hired(self._processes.take(), worker.number)
+        self._workers[worker.number] = self._hired(worker.number)
         self._deaths.append(task)
         ends_study = queue.gives_up(worker) and not isinstance(task, TrainTask)
         worker.output.close(quoted=death.stderr if ends_study else "")
@@ -247,15 +221,12 @@ def device_of(device: str, number: int) -> str:
     return f"cuda:{number % count}" if count > 1 else device
 
 
-def _started() -> Worker:
-    context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe()
+def _started(number: int) -> Worker:
+    ours, theirs = multiprocessing.Pipe()
     output = WorkerOutput()
-    process = context.Process(target=_do_tasks, args=(theirs, os.getpid(), output.path), daemon=True)
-    with in_environment(ALLOCATOR), uninterrupted(), without_main():
-        process.start()
+    process = processes.start(_do_tasks, theirs, output.path)
     theirs.close()
-    return Worker(process=process, pipe=ours, output=output)
+    return Worker(process=process, pipe=ours, output=output, number=number)
 
 
 def _end(workers: Collection[Worker]) -> None:
@@ -269,15 +240,15 @@ def _end(workers: Collection[Worker]) -> None:
         worker.output.close()
 
 
-def _do_tasks(pipe: Connection, parent: int, stderr: str) -> None:
+def _do_tasks(pipe: Connection, stderr: str) -> None:
     """Take a setup, a work function, data and tasks from a pipe until it closes. The main function of a process.
 
-    Importing this module, which comes first, imports nearly all other modules. Without a file `stderr`, the stderr of
-    the process `parent` is used.
+    Without a file `stderr`, the stderr of the parent is used.
     """
     redirect_stderr(stderr)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=follow, args=(parent,), daemon=True).start()
+    threading.Thread(target=_follow_parent, daemon=True).start()
+    keep_freed_memory()
     importlib.import_module("torchvision")  # takes a second, and every network needs it
 
     try:
@@ -299,61 +270,12 @@ def _do_tasks(pipe: Connection, parent: int, stderr: str) -> None:
                 pipe.send(end_of(task, context, work))
 
 
-def follow(parent: int) -> None:
-    """End this process when its parent has ended: an orphan would write into a study that another command resumes.
-
-    On Windows `os.getppid` never changes; elsewhere a process that inherited the parent's pipe could keep it open.
-    """
-    started_by = multiprocessing.parent_process()
-    while os.getppid() == parent and (started_by is None or started_by.is_alive()):
-        time.sleep(0.2)
+def _follow_parent() -> None:
+    """End this process when its parent has ended: an orphan would write into a study that another command resumes."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
     os._exit(1)
-
-
-@contextlib.contextmanager
-def without_main() -> Iterator[None]:
-    """Start processes in here that do not run the script of this process again.
-
-    A spawned process runs it for functions that are pickled from it, and workers get none. A script that searches
-    would search again in each of its workers.
-    """
-    main = sys.modules["__main__"]
-    sys.modules["__main__"] = types.ModuleType("__main__")
-    try:
-        yield
-    finally:
-        sys.modules["__main__"] = main
-
-
-@contextlib.contextmanager
-def uninterrupted() -> Iterator[None]:
-    """Start processes in here that Ctrl-C does not reach: their parent ends them.
-
-    Windows cannot block signals. There a worker ignores Ctrl-C from its first line on.
-    """
-    if not hasattr(signal, "pthread_sigmask"):  # such systems have no resource tracker either
-        yield
-        return
-    # The tracker unblocks the signal when it is started: start it first.
-    resource_tracker.ensure_running()
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-@contextlib.contextmanager
-def in_environment(variables: Mapping[str, str]) -> Iterator[None]:
-    """Set environment variables in the context."""
-    kept = {name: os.environ[name] for name in variables if name in os.environ}
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        for name in variables:
-            del os.environ[name]
-        os.environ.update(kept)
 
 
 def keep_freed_memory() -> bool:
@@ -361,4 +283,4 @@ def keep_freed_memory() -> bool:
     if os.name == "nt":  # no glibc, and `CDLL(None)` fails
         return False
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    return mallopt is not None and all(mallopt(name, value) for name, value in MALLOPT.items())
+    return mallopt is not None and all(mallopt(number, value) for number, value in MALLOPT.values())

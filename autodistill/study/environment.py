@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from autodistill.executors.local import ALLOCATOR
+from autodistill.executors.local import MALLOPT
 from autodistill.machine import usable_cores
 from autodistill.teachers import computed_as
 
@@ -25,7 +25,7 @@ def environment(device: str) -> dict[str, str]:
         "device": device_name(device) if gpu else "cpu",
         "teacher logits": computed_as(torch.device(device)),
         "threads of a worker": str(torch.get_num_threads()) if gpu else "1",
-        "allocator of workers": " ".join(f"{name}={value}" for name, value in ALLOCATOR.items()),
+        "allocator of workers": " ".join(f"{name}={value}" for name, (_, value) in MALLOPT.items()),
     }
 
 

@@ -16,7 +16,6 @@ from autodistill.executors import (
     Executor,
     LocalExecutor,
     OnEvent,
-    ProcessPool,
     Profiled,
     ProfileTask,
     Refusal,
@@ -72,11 +71,9 @@ ExecutorFor = Callable[[StudySpec], Executor]
 """Starts an executor for a study."""
 
 
-def local_executor(
-    spec: StudySpec, *, processes: ProcessPool | None = None, stop: threading.Event | None = None
-) -> LocalExecutor:
+def local_executor(spec: StudySpec, *, stop: threading.Event | None = None) -> LocalExecutor:
     """Start local processes for a study."""
-    return LocalExecutor(spec.options.workers, spec.setup, data=spec.data, processes=processes, stop=stop)
+    return LocalExecutor(spec.options.workers, spec.setup, data=spec.data, stop=stop)
 
 
 def run_study(spec: StudySpec, on_event: OnEvent, *, executor_for: ExecutorFor = local_executor) -> StudyRecord:

@@ -28,7 +28,6 @@ import argparse
 import contextlib
 import json
 import multiprocessing
-import os
 import queue
 import sys
 from collections.abc import Iterator, Sequence
@@ -50,7 +49,7 @@ from autodistill.executors import (
     WorkerContext,
     perform,
 )
-from autodistill.executors.local import ALLOCATOR
+from autodistill.executors.local import keep_freed_memory
 from autodistill.methods import METHODS
 from autodistill.records import KeptResult, RunSpec, TeacherRecord, TrialParams
 from autodistill.store import digest, write_text
@@ -232,6 +231,7 @@ def train(context: WorkerContext, cell: Cell) -> dict[str, Any]:
 
 def work(setup: Setup, tasks: "multiprocessing.Queue[Cell | None]", answers: "multiprocessing.Queue[str]") -> None:
     """Train cells in a worker process until there are none."""
+    keep_freed_memory()
     context = WorkerContext(setup)
     while (cell := tasks.get()) is not None:
         answers.put(json.dumps(train(context, cell)))
@@ -276,7 +276,6 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--to", type=Path)
     args = parser.parse_args()
-    os.environ.update(ALLOCATOR)
     plan, path = PLANS[args.what], args.to or RECORDED / f"{args.what}.jsonl"
     study = resolve(SearchOptions(**plan.options, budget="40", study="recorded"))
     with LocalExecutor(args.workers, study.setup, data=study.data) as executor:

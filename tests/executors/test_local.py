@@ -6,7 +6,6 @@ import subprocess
 import sys
 import textwrap
 import time
-from multiprocessing import resource_tracker
 from pathlib import Path
 
 import fake_trainer
@@ -17,29 +16,23 @@ from processes import alive
 
 from autodistill.config import Space
 from autodistill.data import load as load_data
-from autodistill.executors import LocalExecutor, ProcessPool, SerialExecutor
-from autodistill.executors.local import ALLOCATOR, device_of, in_environment, uninterrupted
+from autodistill.executors import LocalExecutor, SerialExecutor
+from autodistill.executors.local import device_of
 from autodistill.records import Event, RunEnded
 
 pytestmark = pytest.mark.slow
 
 
-def test_processes_that_were_started_early_train_on_the_images_that_they_are_sent(tmp_path):
+def test_workers_train_on_the_images_that_they_are_sent(tmp_path):
     """The images lie nowhere: a worker that loaded them by itself would fail. The result is that of this process."""
     given = Space.model_validate({**SPACE.model_dump(), "data": {"name": "folder:nowhere", "crop": 1}})
     data, tasks, events = load_data(SPACE.data), [run("one", epochs=1)], list[Event]()
     before = children()
-    with ProcessPool(2) as pool:
-        waiting = children() - before
-        assert len(waiting) == 2
-        with LocalExecutor(1, setup(tmp_path / "there", space=given), data=data, processes=pool) as executor:
-            executor.ready()
-            executor.ready()
-            assert children() - before == waiting, "no other process"
-            (there,) = executor.run(tasks, events.append)
-        left = children() - before
-        assert len(left) == 1
-        assert left < waiting
+    with LocalExecutor(1, setup(tmp_path / "there", space=given), data=data) as executor:
+        executor.ready()
+        executor.ready()
+        assert len(children() - before) == 1
+        (there,) = executor.run(tasks, events.append)
     assert children() == before
     with SerialExecutor(setup(tmp_path / "here", space=given), data=data) as executor:
         (here,) = executor.run(tasks, events.append)
@@ -90,35 +83,6 @@ def test_several_gpus_are_dealt_out_in_turns(monkeypatch):
     assert device_of("cpu", 1) == "cpu"
     monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
     assert device_of("cuda", 1) == "cuda"
-
-
-def test_the_environment_of_processes_is_set_for_them_alone(monkeypatch):
-    there, missing = list(ALLOCATOR)[:2]
-    monkeypatch.setenv(there, "7")
-    monkeypatch.delenv(missing, raising=False)
-    with in_environment(ALLOCATOR):
-        assert {name: os.environ[name] for name in ALLOCATOR} == ALLOCATOR
-    assert os.environ[there] == "7"
-    assert missing not in os.environ
-
-
-@pytest.mark.skipif(not hasattr(signal, "pthread_sigmask"), reason="signals of POSIX")
-def test_an_interrupt_does_not_reach_a_process_that_is_being_started():
-    with uninterrupted():
-        assert signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, [])
-    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
-
-
-def test_a_system_without_signal_masks_starts_processes_all_the_same(monkeypatch):
-    """As Windows does."""
-
-    def no_tracker() -> None:
-        raise ModuleNotFoundError("No module named '_posixsubprocess'")
-
-    monkeypatch.delattr(signal, "pthread_sigmask", raising=False)
-    monkeypatch.setattr(resource_tracker, "ensure_running", no_tracker)
-    with uninterrupted():
-        pass
 
 
 def test_a_worker_that_dies_before_it_is_ready_is_replaced_when_it_gets_a_task(tmp_path):

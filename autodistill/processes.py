@@ -1,0 +1,108 @@
+"""Start worker processes.
+
+On Linux they are forked from a server process of `multiprocessing` that has imported torch: the import takes seconds,
+and happens once, while a command still checks its input. Elsewhere each process imports for itself.
+"""
+
+import atexit
+import contextlib
+import multiprocessing
+import os
+import signal
+import sys
+import time
+import types
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from multiprocessing import resource_tracker
+from multiprocessing.process import BaseProcess
+
+METHOD = "forkserver" if sys.platform == "linux" else "spawn"
+"""On macOS a fork is not safe once system libraries have run, and Windows has none."""
+PRELOADED = ["autodistill.executors.local", "torchvision"]
+"""Modules that the server imports. They import all that a worker needs, and neither start threads nor use CUDA."""
+
+ATTEMPTS, PAUSE_S = 5, 0.2
+"""How often a process is started anew when the server dies meanwhile, and seconds in between."""
+
+
+def start_server() -> None:
+    """Start the server without waiting for its imports. Idempotent.
+
+    Python keeps one server per process. If the program of the user has started it, workers import by themselves.
+    """
+    if METHOD == "forkserver":
+        from multiprocessing import forkserver  # not for Windows
+
+        with uninterrupted():
+            forkserver.set_forkserver_preload(PRELOADED)
+            forkserver.ensure_running()
+        atexit.register(_end_server)
+
+
+def _end_server() -> None:
+    """End a server from which nothing was forked: it may import for seconds, and holds this process's stdout open."""
+    from multiprocessing import forkserver
+
+    pid = getattr(forkserver._forkserver, "_forkserver_pid", None)  # no public name
+    if pid is not None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGTERM)
+
+
+def start(target: Callable[..., None], *args: object) -> BaseProcess:
+    """Start a process that calls an importable function, and that Ctrl-C does not reach."""
+    run = partial(_run, target, dict(os.environ))
+    for left in reversed(range(ATTEMPTS)):
+        start_server()
+        process: BaseProcess = multiprocessing.get_context(METHOD).Process(target=run, args=args, daemon=True)  # type: ignore[attr-defined]
+        try:
+            with uninterrupted(), without_main():
+                process.start()
+            atexit.unregister(_end_server)
+            break
+        except (ConnectionError, EOFError):  # the server is dying, and is not yet known to be dead
+            if not left:
+                raise
+            time.sleep(PAUSE_S)
+    return process
+
+
+def _run(target: Callable[..., None], environment: Mapping[str, str], *args: object) -> None:
+    """Call a function in the environment of the parent. A forked process begins in the environment of the server."""
+    os.environ.clear()
+    os.environ.update(environment)
+    target(*args)
+
+
+@contextlib.contextmanager
+def without_main() -> Iterator[None]:
+    """Start processes in here that do not run the script of this process again.
+
+    A new process runs it for functions that are pickled from it, and workers get none. A script that searches
+    would search again in each of its workers.
+    """
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = types.ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
+
+
+@contextlib.contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Start processes in here that Ctrl-C does not reach: their parent ends them.
+
+    Windows cannot block signals. There a worker ignores Ctrl-C from its first line on.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # such systems have no resource tracker either
+        yield
+        return
+    # The tracker unblocks the signal when it is started: start it first.
+    resource_tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -145,8 +145,8 @@ class Command:
         return found - {self.process.pid}
 
     def workers(self) -> list[int]:
-        """Return the worker processes."""
-        names = (b"spawn_main", b"ray::Worker")
+        """Return the worker processes, and the server process that local workers are forked from."""
+        names = (b"forkserver", b"spawn_main", b"ray::Worker")
         return sorted(it for it in self.processes() if any(name in _read(it, "cmdline") for name in names))
 
     def end(self, limit_s: float = LIMIT_S) -> int:

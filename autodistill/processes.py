@@ -22,8 +22,8 @@ METHOD = "forkserver" if sys.platform == "linux" else "spawn"
 PRELOADED = ["autodistill.executors.local", "torchvision"]
 """Modules that the server imports. They import all that a worker needs, and neither start threads nor use CUDA."""
 
-ATTEMPTS, PAUSE_S = 5, 0.2
-"""How often a process is started anew when the server dies meanwhile, and seconds in between."""
+ATTEMPTS, PAUSE_S = 3, 0.2
+"""Attempts to fork from a server that dies meanwhile, and seconds in between. Then a process imports by itself."""
 
 
 def start_server() -> None:
@@ -52,19 +52,20 @@ def _end_server() -> None:
 
 def start(target: Callable[..., None], *args: object) -> BaseProcess:
     """Start a process that calls an importable function, and that Ctrl-C does not reach."""
-    run = partial(_run, target, dict(os.environ))
-    for left in reversed(range(ATTEMPTS)):
+    for _ in range(ATTEMPTS):
         start_server()
-        process: BaseProcess = multiprocessing.get_context(METHOD).Process(target=run, args=args, daemon=True)  # type: ignore[attr-defined]
-        try:
-            with uninterrupted(), without_main():
-                process.start()
-            atexit.unregister(_end_server)
-            break
-        except (ConnectionError, EOFError):  # the server is dying, and is not yet known to be dead
-            if not left:
-                raise
-            time.sleep(PAUSE_S)
+        with contextlib.suppress(ConnectionError, EOFError):  # the server is dying, and is not yet known to be dead
+            return _started(METHOD, target, *args)
+        time.sleep(PAUSE_S)
+    return _started("spawn", target, *args)
+
+
+def _started(method: str, target: Callable[..., None], *args: object) -> BaseProcess:
+    run = partial(_run, target, dict(os.environ))
+    process: BaseProcess = multiprocessing.get_context(method).Process(target=run, args=args, daemon=True)  # type: ignore[attr-defined]
+    with uninterrupted(), without_main():
+        process.start()
+    atexit.unregister(_end_server)
     return process
 
 

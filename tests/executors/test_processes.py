@@ -67,6 +67,26 @@ def test_a_study_survives_the_death_of_the_server(tmp_path):
 
 @slow
 @forks
+def test_a_process_starts_even_if_every_server_dies_while_it_imports(tmp_path):
+    """As when the kernel lacks memory; the program of the user may not notice."""
+    (tmp_path / "deadly.py").write_text("import os; os.abort()")
+    (tmp_path / "program.py").write_text("def work(pipe): pipe.send('done')")
+    script = """
+        import multiprocessing, program
+        from autodistill import processes
+        processes.PRELOADED[:] = ["deadly"]
+        ours, theirs = multiprocessing.Pipe()
+        processes.start(program.work, theirs)
+        print(ours.recv())
+    """
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
+    command = [sys.executable, "-c", textwrap.dedent(script)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.stdout == "done\n", done.stderr
+
+
+@slow
+@forks
 def test_a_server_that_no_process_was_forked_from_ends_with_the_program(tmp_path):
     """Its imports take seconds, and it has inherited the program's stdout: a reader would wait for them."""
     (tmp_path / "slow_import.py").write_text("import time; time.sleep(600)")

@@ -42,6 +42,8 @@ MAX_SEEDS = 50
 """Largest number of seeds that `seeds_to_settle` considers."""
 DRAWS = 20_000
 """Monte Carlo draws of `probability_best`."""
+ROUNDING = 1e-12
+"""Largest difference of equal accuracies after a least-squares fit."""
 FIRST = 3
 """Seeds that every finalist of a race is trained over before the first look."""
 SMALLEST = 5
@@ -249,7 +251,7 @@ def seeds_to_settle(
 
 
 def probability_best(scores: Float[np.ndarray, "finalists seeds"]) -> Float[np.ndarray, " finalists"] | None:
-    """Return the share of Monte Carlo draws in which each finalist has the largest effect.
+    """Return the share of Monte Carlo draws in which each finalist has the largest effect; ties are shared equally.
 
     The posterior of the effects under flat priors is their least-squares fit with a multivariate Student-t of the
     table's pooled residual variance. The generator is seeded, so equal tables give equal shares.
@@ -267,8 +269,9 @@ def probability_best(scores: Float[np.ndarray, "finalists seeds"]) -> Float[np.n
     root = (vectors * np.sqrt(np.maximum(values, 0.0))) @ vectors.T
     noise = draw.normal(size=(DRAWS, finalists)) @ root
     spread = np.sqrt(fitted.residual_ss / draw.chisquare(int(fitted.residual_dof), size=(DRAWS, 1)))
-    best = (fitted.effects + spread * noise).argmax(axis=1)
-    return np.asarray(np.bincount(best, minlength=finalists) / DRAWS)
+    drawn = fitted.effects + spread * noise
+    best = drawn >= drawn.max(axis=1, keepdims=True) - ROUNDING
+    return np.asarray((best / best.sum(axis=1, keepdims=True)).mean(axis=0))
 
 
 def accuracy_error(accuracy: float, *, images: int) -> float:

@@ -222,3 +222,8 @@ def test_a_run_missing_moves_it_little_and_a_lone_seed_gives_none() -> None:
 
 def test_without_noise_the_best_is_certain() -> None:
     assert probability_best(np.array([[0.5, 0.6], [0.7, 0.8]])) == pytest.approx([0, 1])
+
+
+def test_equal_scores_share_the_probability_of_being_best():
+    """As students at chance have: two of three are equal at each seed, without noise."""
+    assert probability_best(np.array([[0.1, 0.1], [0.1, 0.1], [0.05, 0.05]])) == pytest.approx([0.5, 0.5, 0.0])

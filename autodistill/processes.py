@@ -21,7 +21,7 @@ METHOD = "forkserver" if sys.platform == "linux" else "spawn"
 """On macOS a fork is not safe once system libraries have run, and Windows has none."""
 PRELOADED = ["autodistill.executors.local", "torchvision"]
 """Modules that the server imports. They import all that a worker needs, and neither start threads nor use CUDA."""
-
+SAFE_PATH = "PYTHONSAFEPATH"
 ATTEMPTS, PAUSE_S = 3, 0.2
 """Attempts to fork from a server that dies meanwhile, and seconds in between. Then a process imports by itself."""
 
@@ -34,7 +34,7 @@ def start_server() -> None:
     if METHOD == "forkserver":
         from multiprocessing import forkserver  # not for Windows
 
-        with uninterrupted():
+        with uninterrupted(), _safe_path():
             forkserver.set_forkserver_preload(PRELOADED)
             forkserver.ensure_running()
         atexit.register(_end_server)
@@ -74,6 +74,19 @@ def _run(target: Callable[..., None], environment: Mapping[str, str], *args: obj
     os.environ.clear()
     os.environ.update(environment)
     target(*args)
+
+
+@contextlib.contextmanager
+def _safe_path() -> Iterator[None]:
+    """Start interpreters in here that do not import modules of the current folder, such as a user's `random.py`."""
+    before = os.environ.get(SAFE_PATH)
+    os.environ[SAFE_PATH] = "1"
+    try:
+        yield
+    finally:
+        del os.environ[SAFE_PATH]
+        if before is not None:
+            os.environ[SAFE_PATH] = before
 
 
 @contextlib.contextmanager

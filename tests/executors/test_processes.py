@@ -87,6 +87,28 @@ def test_a_process_starts_even_if_every_server_dies_while_it_imports(tmp_path):
 
 @slow
 @forks
+def test_the_server_imports_nothing_from_the_current_folder(tmp_path):
+    for place, text in (("here", "raise RuntimeError('a file of the user')"), ("there", "")):
+        (tmp_path / place).mkdir()
+        (tmp_path / place / "torchvision.py").write_text(text)
+    (tmp_path / "there" / "program.py").write_text(
+        "import os\ndef work(pipe): pipe.send(os.environ.get('PYTHONSAFEPATH'))"
+    )
+    script = """
+        import multiprocessing, program
+        from autodistill import processes
+        processes.PRELOADED[:] = ["torchvision"]
+        ours, theirs = multiprocessing.Pipe()
+        print(type(processes.start(program.work, theirs)).__name__, ours.recv())
+    """
+    (tmp_path / "there" / "script.py").write_text(textwrap.dedent(script))
+    command = [sys.executable, tmp_path / "there" / "script.py"]
+    done = subprocess.run(command, cwd=tmp_path / "here", capture_output=True, text=True, timeout=120)
+    assert done.stdout == "ForkServerProcess None\n", done.stderr
+
+
+@slow
+@forks
 def test_a_server_that_no_process_was_forked_from_ends_with_the_program(tmp_path):
     """Its imports take seconds, and it has inherited the program's stdout: a reader would wait for them."""
     (tmp_path / "slow_import.py").write_text("import time; time.sleep(600)")

@@ -16,56 +16,74 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from multiprocessing import resource_tracker
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 
 METHOD = "forkserver" if sys.platform == "linux" else "spawn"
 """On macOS a fork is not safe once system libraries have run, and Windows has none."""
 PRELOADED = ["autodistill.executors.local", "torchvision"]
 """Modules that the server imports. They import all that a worker needs, and neither start threads nor use CUDA."""
-SAFE_PATH = "PYTHONSAFEPATH"
 ATTEMPTS, PAUSE_S = 3, 0.2
-"""Attempts to fork from a server that dies meanwhile, and seconds in between. Then a process imports by itself."""
+"""Attempts to fork a process while servers die, and seconds between attempts. After them the process is spawned."""
+_servers = set[int]()
+"""Servers that this module has started, by their process IDs."""
 
 
-def start_server() -> None:
-    """Start the server without waiting for its imports. Idempotent.
+def start_server() -> bool:
+    """Start the server without waiting for its imports; return whether processes can be forked from it. Idempotent.
 
-    Python keeps one server per process. If the program of the user has started it, workers import by themselves.
+    Python keeps one server per process. A server that the program of the user has started is left alone: it may have
+    imported the user's script.
     """
-    if METHOD == "forkserver":
-        from multiprocessing import forkserver  # not for Windows
+    if METHOD != "forkserver" or (_server() is not None and _server() not in _servers):
+        return False
+    from multiprocessing import forkserver  # not for Windows
 
-        with uninterrupted(), _safe_path():
+    # The server shall import what this process imports, and nothing else from the current folder.
+    root = str(Path(__file__).parents[1])
+    path = os.pathsep.join(it or root for it in sys.path)
+    try:
+        with uninterrupted(), _in_environment(PYTHONSAFEPATH="1", PYTHONPATH=path):
             forkserver.set_forkserver_preload(PRELOADED)
             forkserver.ensure_running()
-        atexit.register(_end_server)
+    except OSError:  # the folder of its socket has a long path, or is full; or this is a fork of the server's parent
+        return False
+    if (server := _server()) is not None and server not in _servers:
+        _servers.add(server)
+        atexit.register(_end_server, server)
+    return True
 
 
-def _end_server() -> None:
-    """End a server from which nothing was forked: it may import for seconds, and holds this process's stdout open."""
+def _server() -> int | None:
+    """Return the process ID of the last server, which may have died. `multiprocessing` has no public name for it."""
     from multiprocessing import forkserver
 
-    pid = getattr(forkserver._forkserver, "_forkserver_pid", None)  # no public name
-    if pid is not None:
+    return getattr(forkserver._forkserver, "_forkserver_pid", None)
+
+
+def _end_server(server: int) -> None:
+    """End a server whose processes have ended: readers of this process's stdout would wait for the server's end."""
+    if _server() == server and not multiprocessing.active_children():
         with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGTERM)
+            os.kill(server, signal.SIGTERM)
 
 
 def start(target: Callable[..., None], *args: object) -> BaseProcess:
     """Start a process that calls an importable function, and that Ctrl-C does not reach."""
     for _ in range(ATTEMPTS):
-        start_server()
-        with contextlib.suppress(ConnectionError, EOFError):  # the server is dying, and is not yet known to be dead
-            return _started(METHOD, target, *args)
+        if not start_server():
+            break
+        with contextlib.suppress(OSError, EOFError):  # the server is dying, and is not yet known to be dead
+            return _started("forkserver", target, *args)
         time.sleep(PAUSE_S)
-    return _started("spawn", target, *args)
+    with uninterrupted():  # a forked process has the signal mask of the server
+        return _started("spawn", target, *args)
 
 
 def _started(method: str, target: Callable[..., None], *args: object) -> BaseProcess:
     run = partial(_run, target, dict(os.environ))
     process: BaseProcess = multiprocessing.get_context(method).Process(target=run, args=args, daemon=True)  # type: ignore[attr-defined]
-    with uninterrupted(), without_main():
+    with without_main():
         process.start()
-    atexit.unregister(_end_server)
     return process
 
 
@@ -77,16 +95,16 @@ def _run(target: Callable[..., None], environment: Mapping[str, str], *args: obj
 
 
 @contextlib.contextmanager
-def _safe_path() -> Iterator[None]:
-    """Start interpreters in here that do not import modules of the current folder, such as a user's `random.py`."""
-    before = os.environ.get(SAFE_PATH)
-    os.environ[SAFE_PATH] = "1"
+def _in_environment(**variables: str) -> Iterator[None]:
+    """Set environment variables in the context."""
+    before = {name: os.environ[name] for name in variables if name in os.environ}
+    os.environ.update(variables)
     try:
         yield
     finally:
-        del os.environ[SAFE_PATH]
-        if before is not None:
-            os.environ[SAFE_PATH] = before
+        for name in variables:
+            os.environ.pop(name, None)
+        os.environ.update(before)
 
 
 @contextlib.contextmanager

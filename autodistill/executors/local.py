@@ -91,7 +91,7 @@ class Worker(Slot):
     pipe: Connection
     output: WorkerOutput
     """Its stderr."""
-    number: int = 0
+    number: int
     """Among the workers of an executor."""
     started: bool = False
     """Whether it has said that it is ready."""
@@ -237,6 +237,8 @@ def _end(workers: Collection[Worker]) -> None:
         worker.process.join(5)
         if worker.process.is_alive():
             worker.process.kill()
+            worker.process.join()
+        worker.process.close()  # ends a worker that counts as dead because its server has died
         worker.output.close()
 
 
@@ -249,7 +251,7 @@ def _do_tasks(pipe: Connection, stderr: str) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_follow_parent, daemon=True).start()
     keep_freed_memory()
-    importlib.import_module("torchvision")  # takes a second, and every network needs it
+    importlib.import_module("torchvision")  # every network needs it; a spawned process has not imported it yet
 
     try:
         setup, work = pipe.recv()
@@ -274,7 +276,15 @@ def _follow_parent() -> None:
     """End this process when its parent has ended: an orphan would write into a study that another command resumes."""
     parent = multiprocessing.parent_process()
     assert parent is not None
-    parent.join()
+    ends: list[int] = [parent.sentinel]
+    # Other forks of the parent keep the sentinel open. Linux also tells the end of a process by its ID.
+    if hasattr(os, "pidfd_open") and parent.pid is not None:
+        with contextlib.suppress(OSError):
+            try:
+                ends.append(os.pidfd_open(parent.pid))
+            except ProcessLookupError:
+                os._exit(1)
+    wait(ends)
     os._exit(1)
 
 

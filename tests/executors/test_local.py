@@ -42,19 +42,29 @@ def test_workers_train_on_the_images_that_they_are_sent(tmp_path):
     assert len(of(RunEnded, events)) == 2
 
 
+SIBLING = """
+                if os.fork() == 0:
+                    time.sleep(30)
+                    os._exit(0)
+"""
+"""A fork of the parent, such as a process of a data loader, keeps the parent's pipes open."""
+
+
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks at processes in /proc")
-def test_workers_end_with_a_parent_that_was_killed(tmp_path):
+@pytest.mark.parametrize("more", ["", SIBLING], ids=["alone", "beside a fork of the parent"])
+def test_workers_end_with_a_parent_that_was_killed(tmp_path, more):
     """The worker is in the middle of a long epoch, so that no message tells it that nobody listens."""
     asked = setup(tmp_path)
     behave({"long": Behaviour(epoch_s=600)}, cache=tmp_path / "cache")
     script = f"""
-        import sys
+        import os, sys, time
         sys.path.insert(0, {str(Path(fake_trainer.__file__).parent)!r})
         import fake_trainer
         from autodistill.executors import LocalExecutor, Setup, TrainTask
 
         if __name__ == "__main__":
             with LocalExecutor(1, Setup.model_validate_json({asked.model_dump_json()!r}), work=fake_trainer.work) as it:
+                it.ready(){more}
                 it.run([TrainTask.model_validate_json({run("long").model_dump_json()!r})], print)
     """
     (tmp_path / "parent.py").write_text(textwrap.dedent(script))

@@ -31,6 +31,7 @@ def tell_environment(pipe: Connection, name: str) -> None:
 @slow
 def test_a_process_has_the_environment_of_its_parent_now(monkeypatch):
     """The server, which is older than both processes, has neither value."""
+    processes.start_server()
     ours, theirs = multiprocessing.Pipe()
     for value in ("one", "two"):
         monkeypatch.setenv("AUTODISTILL_TOLD", value)
@@ -65,46 +66,54 @@ def test_a_study_survives_the_death_of_the_server(tmp_path):
     assert forkserver._forkserver._forkserver_pid != server
 
 
-@slow
-@forks
-def test_a_process_starts_even_if_every_server_dies_while_it_imports(tmp_path):
-    """As when the kernel lacks memory; the program of the user may not notice."""
-    (tmp_path / "deadly.py").write_text("import os; os.abort()")
-    (tmp_path / "program.py").write_text("def work(pipe): pipe.send('done')")
-    script = """
-        import multiprocessing, program
-        from autodistill import processes
-        processes.PRELOADED[:] = ["deadly"]
-        ours, theirs = multiprocessing.Pipe()
-        processes.start(program.work, theirs)
-        print(ours.recv())
-    """
-    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
-    command = [sys.executable, "-c", textwrap.dedent(script)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
-    assert done.stdout == "done\n", done.stderr
+PROGRAM = "import os, autodistill\ndef work(pipe): pipe.send((autodistill.__file__, os.environ.get('PYTHONSAFEPATH')))"
+SCRIPT = """
+import multiprocessing, sys, program
+from autodistill import processes
+processes.PRELOADED[:] = sys.argv[1:]
+{before}
+ours, theirs = multiprocessing.Pipe()
+print(type(processes.start(program.work, theirs)).__name__, *ours.recv())
+"""
 
 
-@slow
-@forks
-def test_the_server_imports_nothing_from_the_current_folder(tmp_path):
-    for place, text in (("here", "raise RuntimeError('a file of the user')"), ("there", "")):
-        (tmp_path / place).mkdir()
-        (tmp_path / place / "torchvision.py").write_text(text)
-    (tmp_path / "there" / "program.py").write_text(
-        "import os\ndef work(pipe): pipe.send(os.environ.get('PYTHONSAFEPATH'))"
+def started(place: Path, *preloaded: str, before: str = "", cwd: Path | None = None, **environment: str) -> list[str]:
+    """Run a program in a folder that starts a process; return the kind of the process, its package, and a variable."""
+    (place / "program.py").write_text(PROGRAM)
+    (place / "script.py").write_text(SCRIPT.format(before=before))
+    command = [sys.executable, place / "script.py", *preloaded]
+    done = subprocess.run(
+        command, cwd=cwd or place, env={**os.environ, **environment}, capture_output=True, text=True, timeout=120
     )
-    script = """
-        import multiprocessing, program
-        from autodistill import processes
-        processes.PRELOADED[:] = ["torchvision"]
-        ours, theirs = multiprocessing.Pipe()
-        print(type(processes.start(program.work, theirs)).__name__, ours.recv())
-    """
-    (tmp_path / "there" / "script.py").write_text(textwrap.dedent(script))
-    command = [sys.executable, tmp_path / "there" / "script.py"]
-    done = subprocess.run(command, cwd=tmp_path / "here", capture_output=True, text=True, timeout=120)
-    assert done.stdout == "ForkServerProcess None\n", done.stderr
+    assert done.returncode == 0, done.stderr
+    return done.stdout.split()
+
+
+@slow
+@forks
+def test_the_server_imports_the_package_of_its_parent_and_nothing_from_the_current_folder(tmp_path):
+    for place in ("here", "there"):
+        (tmp_path / place).mkdir()
+    (tmp_path / "here" / "uuid.py").write_text("raise RuntimeError('a file of the user')")
+    (tmp_path / "there" / "autodistill").symlink_to(Path(processes.__file__).parent)
+    kind, package, safe = started(tmp_path / "there", "autodistill", "uuid", cwd=tmp_path / "here")
+    assert kind == "ForkServerProcess"
+    assert Path(package).parents[1] == tmp_path / "there"
+    assert safe == "None"
+
+
+@slow
+@forks
+def test_processes_are_spawned_where_no_server_can_be_used(tmp_path):
+    (tmp_path / "deadly.py").write_text("import os; os.abort()")
+    assert started(tmp_path, "deadly")[0] == "SpawnProcess", "each server dies, as when the kernel lacks memory"
+    own = "from multiprocessing import forkserver; forkserver.ensure_running()"
+    assert started(tmp_path, "uuid", before=own)[0] == "SpawnProcess", "the server is the user's"
+    long = tmp_path / ("x" * 100)
+    long.mkdir()
+    assert started(tmp_path, "uuid", TMPDIR=str(long))[0] == "SpawnProcess", "no socket has such a path"
+    fork = "processes.start_server()\nimport os\nif pid := os.fork(): os._exit(os.waitpid(pid, 0)[1] >> 8)"
+    assert started(tmp_path, "uuid", before=fork)[0] == "SpawnProcess", "the server is that of the parent"
 
 
 @slow

@@ -1,7 +1,7 @@
 """Start worker processes.
 
-On Linux they are forked from a server process of `multiprocessing` that has imported torch: the import takes seconds,
-and happens once, while a command still checks its input. Elsewhere each process imports for itself.
+On Linux they are forked from a server process of `multiprocessing` that has imported torch. The import takes seconds.
+It happens once, while a command still checks its input. On other systems each process imports torch itself.
 """
 
 import atexit
@@ -19,7 +19,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 METHOD = "forkserver" if sys.platform == "linux" else "spawn"
-"""On macOS a fork is not safe once system libraries have run, and Windows has none."""
+"""Start method of `multiprocessing`. Windows cannot fork. On macOS, system libraries may fail in a forked process."""
 PRELOADED = ["autodistill.executors.local", "torchvision"]
 """Modules that the server imports. They import all that a worker needs, and neither start threads nor use CUDA."""
 ATTEMPTS, PAUSE_S = 3, 0.2
@@ -38,14 +38,16 @@ def start_server() -> bool:
         return False
     from multiprocessing import forkserver  # not for Windows
 
-    # The server shall import what this process imports, and nothing else from the current folder.
+    # The server finds modules where this process finds them. `-c`, by which Python starts it, adds the current folder.
     root = str(Path(__file__).parents[1])
     path = os.pathsep.join(it or root for it in sys.path)
     try:
         with uninterrupted(), _in_environment(PYTHONSAFEPATH="1", PYTHONPATH=path):
             forkserver.set_forkserver_preload(PRELOADED)
             forkserver.ensure_running()
-    except OSError:  # the folder of its socket has a long path, or is full; or this is a fork of the server's parent
+    except (
+        OSError
+    ):  # the path of its socket is too long, the folder is full, or a fork of the server's parent calls this
         return False
     if (server := _server()) is not None and server not in _servers:
         _servers.add(server)
@@ -111,8 +113,8 @@ def _in_environment(**variables: str) -> Iterator[None]:
 def without_main() -> Iterator[None]:
     """Start processes in here that do not run the script of this process again.
 
-    A new process runs it for functions that are pickled from it, and workers get none. A script that searches
-    would search again in each of its workers.
+    A new process runs the script to find functions that the script defines, and workers need none of them. A script
+    that searches would search again in each of its workers.
     """
     main = sys.modules["__main__"]
     sys.modules["__main__"] = types.ModuleType("__main__")

@@ -1,5 +1,6 @@
 """Import of code that a user names: `FILE.py` or a module."""
 
+import ast
 import contextlib
 import hashlib
 import importlib
@@ -14,11 +15,16 @@ from types import ModuleType
 from typing import Any
 
 from autodistill.errors import AutodistillError, near
+from autodistill.local_files import local_path
 
 USER_FILE = "autodistill_user_"
 """How the names of modules begin that are files of the user."""
 _NEIGHBOURS: dict[str, dict[str, ModuleType]] = {}
 """Modules that files of the user have imported from the folder of these files, by folder and name."""
+_IMPORTED: dict[Path, bytes] = {}
+"""Source code of these files and modules when they were imported, by path."""
+_NOT_BESIDE = {*sys.stdlib_module_names, "numpy", "torch", "torchvision"}
+"""Modules that a file of the user gets from Python and its environment, whatever lies beside the file."""
 Refused = Callable[[str, str], AutodistillError]
 """Makes an error of a message and a hint; it names what the user wrote."""
 
@@ -49,7 +55,7 @@ def function(target: str, refused: Refused) -> tuple[Callable[..., Any], bytes]:
     """Import a function: `FILE.py:NAME` or `MODULE:NAME`.
 
     Returns:
-        The function, and the source code of its file. Modules that the file imports are not part of it.
+        The function, and its source code: that of its file, and of the modules beside a `FILE.py` that it imports.
 
     Raises:
         AutodistillError: The file or module cannot be imported, or has no such function.
@@ -125,14 +131,67 @@ def _imported(place: str, refused: Refused) -> tuple[Any, bytes]:
             module = importlib.import_module(place)
             file = getattr(module, "__file__", None)
             return module, Path(file).read_bytes() if file else b""
-        path = Path(place).expanduser().resolve()
+        path = local_path(place).resolve()
         if not path.is_file():
             raise refused(f"no such file: {path}", "check the path")
-        code = path.read_bytes()
+        sources = {path.parent / file: content for file, content in _sources(path).items()}
+        code = b"".join(
+            content if file == path else b"\0".join((b"", file.relative_to(path.parent).as_posix().encode(), content))
+            for file, content in sources.items()
+        )
+        if any(_IMPORTED.get(file, content) != content for file, content in sources.items()):
+            _NEIGHBOURS.pop(str(path.parent), None)  # the modules beside the file are imported again
+        _IMPORTED.update(sources)
         name = f"{USER_FILE}{path.stem}_{hashlib.sha256(str(path).encode() + code).hexdigest()[:12]}"
         if name not in sys.modules:
             _run_file(path, name)
         return sys.modules[name], code
+
+
+def source_files(place: str) -> dict[str, bytes]:
+    """Return the source code of a file of the user and of the modules beside it that it imports.
+
+    Keys are paths relative to the folder of the file, the file itself first. Modules of the environment,
+    `python:MODULE:FUNCTION`, have no files of their own.
+    """
+    return _sources(local_path(place).resolve()) if place.endswith(".py") else {}
+
+
+def _sources(path: Path) -> dict[str, bytes]:
+    found = {path.name: path.read_bytes()}
+    left = [path.name]
+    while left:
+        file = left.pop()
+        for name in sorted(_imported_names(found[file], file)):
+            base = path.parent.joinpath(*name.split("."))
+            for module in (base / "__init__.py", base.with_name(f"{base.name}.py")):
+                inner = module.relative_to(path.parent).as_posix()
+                if inner not in found and module.is_file():
+                    found[inner] = module.read_bytes()
+                    left.append(inner)
+    return {path.name: found.pop(path.name), **dict(sorted(found.items()))}
+
+
+def _imported_names(code: bytes, file: str) -> set[str]:
+    """Return the dotted names of everything that may be a module in the import statements of a file."""
+    try:
+        statements = list(ast.walk(ast.parse(code)))
+    except (SyntaxError, ValueError):  # the import itself, if there is one, tells what is wrong
+        return set()
+    package, found = file.split("/")[:-1], set[str]()
+    for it in statements:
+        if isinstance(it, ast.Import):
+            names = [alias.name.split(".") for alias in it.names]
+        elif isinstance(it, ast.ImportFrom):
+            around = package[: len(package) + 1 - it.level] if it.level else []
+            start = [*around, *(it.module or "").split(".")] if it.module else around
+            names = [start, *([*start, alias.name] for alias in it.names)]
+        else:
+            continue
+        for parts in names:
+            if parts and parts[0] not in _NOT_BESIDE:
+                found |= {".".join(parts[:end]) for end in range(1, len(parts) + 1) if parts[end - 1] != "*"}
+    return found
 
 
 def _run_file(path: Path, name: str) -> None:

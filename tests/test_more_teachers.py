@@ -19,10 +19,11 @@ from autodistill.data import Data, with_validation
 from autodistill.data import load as load_data
 from autodistill.data.views import View
 from autodistill.errors import ConfigError, TeacherError
+from autodistill.local_files import local_path, use_copies
 from autodistill.logit_cache import LogitCache
 from autodistill.models.cost import measure
 from autodistill.models.preprocessing import Normalisation
-from autodistill.models.uri import files_of, moved, parse
+from autodistill.models.uri import files_of, parse
 from autodistill.records import TeacherCostRecord, TeacherRecord
 from autodistill.searching.plan import make_plan
 from autodistill.teachers import candidates, check, ensemble_fingerprint, load, logits_of, members_of, with_equals
@@ -518,42 +519,43 @@ def test_timm_fails_fast_without_a_network(monkeypatch: pytest.MonkeyPatch, tmp_
 # Files that a URI needs
 
 
-def test_the_files_of_a_uri_and_where_they_are_moved(tmp_path: Path) -> None:
+def test_the_files_of_a_uri(tmp_path: Path) -> None:
     for name in ("nets.py", "w?.th", "names%.txt", "z.npy"):
         (tmp_path / name).write_text("")
     (tmp_path / "local").mkdir()
     (tmp_path / "local" / "config.json").write_text("{}")
     uri = f"python:{tmp_path}/nets.py:net?weights={tmp_path}/w?.th%23ema&classes={tmp_path}/names%25.txt&depth=3"
-    assert [(it.part, it.name) for it in files_of(uri)] == [
-        ("target", "nets.py"),
-        ("weights", "w?.th"),
-        ("classes", "names%.txt"),
-    ]
-    there = moved(uri, {"target": Path("/n/nets.py"), "weights": Path("/n/w?.th"), "classes": Path("/n/names%.txt")})
-    found = parse(there)
-    assert found.target == "/n/nets.py:net"
-    assert found.options == {"weights": "/n/w?.th#ema", "classes": "/n/names%.txt", "depth": "3"}
-    assert [it.name for it in files_of(f"logits:{tmp_path}/z.npy")] == ["z.npy"]
-    (local,) = files_of(f"timm:local-dir:{tmp_path}/local")
-    assert (local.name, local.top) == ("local/config.json", "local")
-    assert moved(f"timm:local-dir:{tmp_path}/local", {"target": Path("/n/local")}) == "timm:local-dir:/n/local"
-    none = f"python:{tmp_path}/nets.py:net?weights=none"
-    assert [it.part for it in files_of(none)] == ["target"]
-    assert moved(none, {"target": Path("/n/nets.py")}) == "python:/n/nets.py:net?weights=none"
-    assert files_of("python:package.module:net") == files_of("torchvision:resnet18@DEFAULT") == ()
-    assert files_of("ensemble:a+b") == files_of("ladder:resnet8") == ()
+    weights, classes = tmp_path / "w?.th", tmp_path / "names%.txt"
+    assert files_of(uri) == {str(weights): {"w?.th": weights}, str(classes): {"names%.txt": classes}}
+    assert files_of(f"logits:{tmp_path}/z.npy") == {f"{tmp_path}/z.npy": {"z.npy": tmp_path / "z.npy"}}
+    local = {"local/config.json": tmp_path / "local" / "config.json"}
+    assert files_of(f"timm:local-dir:{tmp_path}/local") == {f"{tmp_path}/local": local}
+    without = (
+        f"python:{tmp_path}/nets.py:net?weights=none",
+        "python:package:net",
+        "torchvision:resnet18@DEFAULT",
+    )
+    assert [files_of(it) for it in (*without, "ensemble:a+b", "ladder:resnet8")] == [{}] * 5
 
 
-def test_a_moved_uri_reads_the_same_where_the_file_is_missing(tmp_path: Path) -> None:
-    (tmp_path / "a?b%20.pt").write_text("")
-    uri = f"file:{tmp_path}/a?b%20.pt?norm=none&name=x%26y"
-    here = parse(uri)
-    there = moved(uri)
-    (tmp_path / "a?b%20.pt").unlink()
-    assert (parse(there).target, parse(there).options) == (here.target, here.options)
-    assert parse(there).target == f"{tmp_path}/a?b%20.pt"
+def test_a_uri_reads_the_same_where_copies_are_used(tmp_path: Path) -> None:
+    name = f"{tmp_path}/a?b%20.pt"
+    Path(name).write_text("")
+    uri = f"file:{name}?norm=none&name=x%26y"
+    here, (named,) = parse(uri), files_of(uri)
+    assert named == name
+    Path(name).unlink()
+    use_copies({named: tmp_path / "copy.pt"})
+    try:
+        there = parse(uri)
+        assert (there.target, there.options) == (here.target, here.options)
+        assert local_path(there.target) == tmp_path / "copy.pt"
+    finally:
+        use_copies({})
+    assert local_path(name) == Path(name)
 
 
 def test_the_files_of_an_onnx_network_are_those_of_its_weights_too(tmp_path: Path) -> None:
     write_onnx(tmp_path / "t.onnx", external="t.weights")
-    assert [it.name for it in files_of(f"onnx:{tmp_path}/t.onnx")] == ["t.onnx", "t.weights"]
+    (files,) = files_of(f"onnx:{tmp_path}/t.onnx").values()
+    assert files == {name: tmp_path / name for name in ("t.onnx", "t.weights")}

@@ -18,8 +18,9 @@ from teacher_files import ARCHITECTURE, digits, network, refused
 from torch import Tensor
 
 from autodistill.errors import TeacherError
-from autodistill.models.uri import moved, name_of, parse, with_option
+from autodistill.models.uri import name_of, parse, with_option
 from autodistill.teachers import load
+from autodistill.usercode import source_files
 
 State = dict[str, Tensor]
 
@@ -161,8 +162,7 @@ def test_a_key_chooses_among_weights_of_several_networks_and_depths(nets: str, t
         assert (name_of(uri), teacher.name) == ("own", "own")
     (note, *_) = load(f"{nets}:net?norm=none&weights={tmp_path}/own.pt", data=digits()).notes
     assert note.endswith("last is used, not best; #KEY after its name takes another")
-    uri = moved(f"{nets}:net?weights={tmp_path}/own.pt#best", {"weights": tmp_path / "own.pt"})
-    assert parse(uri).weights() == (f"{tmp_path}/own.pt", "best", "")
+    assert parse(f"{nets}:net?weights={tmp_path}/own.pt#best").weights() == (f"{tmp_path}/own.pt", "best", "")
 
 
 FACTS: dict[str, tuple[dict[str, Any], tuple[float, ...], tuple[float, ...]]] = {
@@ -648,6 +648,43 @@ def test_files_of_two_folders_import_their_own_neighbours(tmp_path: Path) -> Non
         for name, bias in (("a", 1.0), ("b", 2.0), ("a", 1.0)):
             teacher = load(f"python:{tmp_path}/{name}/{factory}?norm=none", data=digits())
             assert float(teacher.module[1].bias[0]) == bias
+
+
+def test_modules_beside_a_file_are_part_of_its_code(tmp_path: Path) -> None:
+    """Also those that a function, a package or another module imports; a change is used in the same process."""
+    files = {
+        "nets.py": "import torch\nfrom inner_of_a_test import widths as own\n\n\n"
+        "def net():\n    import late_of_a_test\n\n"
+        "    first = torch.nn.Linear(64, own.WIDTH)\n"
+        "    return torch.nn.Sequential(torch.nn.Flatten(), first, late_of_a_test.head(own))\n",
+        "inner_of_a_test/__init__.py": "from . import deep\n",
+        "inner_of_a_test/widths.py": "from .deep import WIDTH\n",
+        "inner_of_a_test/deep.py": "WIDTH = 4\n",
+        "late_of_a_test.py": "import space_of_a_test.act\nfrom torch import nn\n\n\n"
+        "def head(own):\n    return nn.Sequential(space_of_a_test.act.layer(), nn.Linear(own.WIDTH, 10))\n",
+        "space_of_a_test/act.py": "from torch import nn\n\nlayer = nn.ReLU\n",
+        "unused_of_a_test.py": "raise RuntimeError('imported')\n",
+        "torch/__init__.py": "raise RuntimeError('imported')\n",
+    }
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    place, uri = f"{tmp_path}/nets.py", f"python:{tmp_path}/nets.py:net?norm=none"
+    own = [name for name in files if "unused" not in name and "torch/" not in name]
+    assert list(source_files(place)) == ["nets.py", *sorted(own[1:])]
+    seen = {load(uri, data=digits()).fingerprint}
+    for changed, text, width in (
+        ("inner_of_a_test/deep.py", "WIDTH = 12  # wider\n", 12),
+        ("space_of_a_test/act.py", "from torch import nn\n\nlayer = nn.Identity\n", 12),
+    ):
+        (tmp_path / changed).write_text(text)
+        teacher = load(uri, data=digits())
+        assert teacher.module[1].out_features == width
+        assert teacher.fingerprint not in seen
+        seen.add(teacher.fingerprint)
+    assert isinstance(teacher.module[2][0], torch.nn.Identity)
+    (tmp_path / "unused_of_a_test.py").write_text("")
+    assert load(uri, data=digits()).fingerprint == teacher.fingerprint
 
 
 def test_packages_of_an_environment_within_the_folder_are_shared(

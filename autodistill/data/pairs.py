@@ -118,6 +118,11 @@ def user_code(spec: DataSpec) -> Files:
     )
 
 
+def code_place(spec: DataSpec) -> str:
+    """Return the file or the module of a dataset of the user's code; empty for another dataset."""
+    return _target(spec)[0].rpartition(":")[0] if spec.name.startswith("python:") else ""
+
+
 def torchvision_set(spec: DataSpec) -> Files:
     """Find a classification set of torchvision: `torchvision:NAME?key=value`, below `data.root` (default: `data`).
 

@@ -40,8 +40,6 @@ class Setup(Record):
     """Name to URI."""
     fingerprints: dict[str, str]
     """Name to fingerprint of the given teachers."""
-    shown_as: dict[str, str] = {}
-    """Name to the URI in records, if it is another than in `teachers`."""
     data: str
     """Fingerprint of the data."""
     views: int
@@ -56,8 +54,6 @@ class Setup(Record):
     sources: dict[str, str] = {}
     """Fingerprints of the pretrained networks of adapted teachers, and what decides the weights of the teachers that
     assistants learn from, by URI."""
-    moved: dict[str, str] = {}
-    """URIs of adapted teachers whose pretrained networks lie elsewhere here, by the URI in `teachers`."""
     offline: bool = False
     mode: Mode = "eager"
     """How training steps are executed."""

@@ -57,7 +57,6 @@ def measure_teacher(task: MeasureTeacherTask, context: "WorkerContext") -> Teach
         return TeacherTimes(view_s=0.0 if trained.table is not None else _view_s(trained, context, seconds))
     uri = context.setup.teachers[task.name]
     if uri.startswith(adaptation.SCHEME):
-        uri = context.setup.moved.get(uri, uri)
         source = adaptation.pretrained(uri, data=context.study_data, offline=context.setup.offline).teacher
         source.module.to(context.device)
         view_s = _view_s(source, context, seconds / 2)

@@ -1,8 +1,9 @@
 """Run tasks on a Ray cluster: actors, each with a core or a part of a GPU, and this process as the driver.
 
-Nodes share nothing but the data, which lie under the same path on every node. Teacher files, logits and checkpoints
-travel as bytes. Each file has a name below the study folder (`study/...`) or the cache folder (`cache/...`). The driver
-keeps every file, so that a removed node takes no file with it. Nodes that see the folders of the driver use them.
+Nodes share nothing but the data, which lie under the same path on every node. The user's code, weights, logits and
+checkpoints travel as bytes. Each file has a name below the study folder (`study/...`) or the cache folder
+(`cache/...`). The driver keeps every file, so that a removed node takes no file with it. Nodes that see the folders of
+the driver use them.
 """
 
 import contextlib
@@ -27,6 +28,7 @@ from typing import Any, NamedTuple
 import torch
 
 from autodistill import __version__
+from autodistill.data.pairs import code_place
 from autodistill.data.views import View
 from autodistill.errors import AutodistillError, ConfigError, DataError, StudyError
 from autodistill.executors.base import (
@@ -49,15 +51,17 @@ from autodistill.executors.base import (
 )
 from autodistill.executors.local import keep_freed_memory
 from autodistill.executors.worker import Work, WorkerContext, end_of, memory_share, perform, teacher_path
+from autodistill.local_files import local_path, use_copies
 from autodistill.logit_cache import PLAIN, VALIDATION, is_whole, logits_name, training_part
-from autodistill.methods import check_code
-from autodistill.models.uri import files_of, moved
+from autodistill.methods import OWN, check_code
+from autodistill.models.uri import files_of, parse
 from autodistill.records import TRAINED_HERE, KeptResult, Note, TeacherRecord
-from autodistill.store import StudyFolder, cache_root, write_bytes
+from autodistill.store import StudyFolder, cache_root, digest, write_bytes
 from autodistill.teachers import assistants, computed_as, is_ensemble, members_of
 from autodistill.teachers.adaptation import SCHEME as ADAPT
 from autodistill.teachers.ladder import SCHEME as LADDER
 from autodistill.teachers.ladder import checkpoints_of
+from autodistill.usercode import source_files
 
 SEND_EVERY_S = 50.0
 """Time between two checkpoints of a task that the driver receives. Runs write one every 5 s, at the end of an epoch: a
@@ -98,7 +102,7 @@ class Node(NamedTuple):
     shares: tuple[str, ...]
     """Folders of the driver that the node sees: `study`, `cache`."""
     missing: tuple[str, ...]
-    """Names of the files of given teachers that are not there."""
+    """Names of the files that the user named and that are not there, but for code."""
 
 
 def _path(setup: Setup, name: str) -> Path:
@@ -108,28 +112,39 @@ def _path(setup: Setup, name: str) -> Path:
 
 
 class Given(NamedTuple):
-    """The files of a given teacher, or of the pretrained network of an adapted one."""
+    """A file or folder that the user named. Only the driver is sure to have it."""
 
-    teacher: str
-    uri: str
-    """Its URI without `adapt:`, in a form that reads the same where the files are missing."""
-    copies: dict[str, str]
-    """Copy of what each part of the URI names, relative to the cache folder, by part."""
+    name: str
+    """As the user wrote it."""
+    original: Path
+    copy: str
+    """Path of its copy, relative to the cache folder."""
     files: dict[str, Path]
-    """Path of the original of each file, by its copy."""
+    """Path of the original of each of its files, by the path of the copy relative to the cache folder."""
+    code: dict[str, bytes] = {}
+    """Content of the files of Python code, which a node needs from the start."""
 
 
-def given_teachers(setup: Setup) -> tuple[Given, ...]:
-    """Return the files that the given teachers need. Only the driver is sure to have them."""
+def given_files(setup: Setup) -> tuple[Given, ...]:
+    """Return the files that student, teachers, methods and dataset need, but for those of images and labels."""
+    uris = {uri.removeprefix(ADAPT): setup.sources.get(uri, "") for uri in setup.teachers.values()}
+    uris |= {setup.teachers[name]: fingerprint for name, fingerprint in setup.fingerprints.items()}
+    if setup.foreign is not None:
+        uris[setup.foreign.uri] = setup.foreign.fingerprint
     found = []
-    for teacher, uri in setup.teachers.items():
-        fingerprint, own = setup.sources.get(uri) or setup.fingerprints.get(teacher), uri.removeprefix(ADAPT)
-        files = files_of(own) if fingerprint else ()
-        if files:
-            folder = f"teachers/{fingerprint}"
-            copies = {it.part: f"{folder}/{it.part}/{it.top}" for it in files}
-            paths = {f"{folder}/{it.part}/{it.name}": it.path for it in files}
-            found.append(Given(teacher, moved(own), copies, paths))
+    for uri, fingerprint in uris.items():
+        for number, (name, files) in enumerate(files_of(uri).items() if fingerprint else ()):
+            folder, original = f"given/{fingerprint}/{number}", local_path(name).absolute()
+            copies = {f"{folder}/{path}": it for path, it in files.items()}
+            found.append(Given(name, original, f"{folder}/{original.name}", copies))
+    targets = [parse(uri).target for uri in uris if uri.startswith("python:")]
+    targets += [name.removeprefix(OWN) for name in setup.own_methods]
+    for name in dict.fromkeys([*(it.rpartition(":")[0] for it in targets), code_place(setup.space.data)]):
+        if sources := source_files(name):
+            folder, original = f"given/{digest(sources)}", local_path(name).resolve()
+            code = {f"{folder}/{path}": content for path, content in sources.items()}
+            files = {f"{folder}/{path}": original.parent / path for path in sources}
+            found.append(Given(name, original, f"{folder}/{original.name}", files, code))
     return tuple(found)
 
 
@@ -191,22 +206,20 @@ class Worker:
         cache = Path(setup.cache) if "cache" in self._shares else cache_root()
         self._own = cache / "ray" / token
         folder = Path(setup.folder) if "study" in self._shares else self._own / Path(setup.folder).name
-        self._missing, teachers, sources = list[str](), dict(setup.teachers), dict[str, str]()
+        self._missing, places = list[str](), dict[str, Path]()
         for it in given:
-            if "cache" not in self._shares or not all(original.exists() for original in it.files.values()):
-                places = {part: cache / name for part, name in it.copies.items()}
-                uri, place = setup.teachers[it.teacher], moved(it.uri, places)
-                if uri.startswith(ADAPT):
-                    sources[uri] = ADAPT + place
-                else:
-                    teachers[it.teacher] = place
-                self._missing += [f"cache/{name}" for name in it.files if not (cache / name).exists()]
+            sees = "cache" in self._shares and all(original.exists() for original in it.files.values())
+            places[it.name] = it.original if sees else cache / it.copy
+            missing = [name for name in it.files if not sees and not (cache / name).exists()]
+            self._missing += [f"cache/{name}" for name in missing if name not in it.code]
+            for name in it.code.keys() & missing:
+                write_bytes(cache / name, it.code[name])
+        use_copies(places)
         share = setup.memory_share
         if setup.device.startswith("cuda") and share < 1:
             total = torch.cuda.mem_get_info(0)[1]
             share = memory_share(total, total, workers=round(1 / share))
-        here = {"folder": str(folder), "cache": str(cache), "teachers": teachers, "memory_share": share}
-        here |= {"shown_as": setup.teachers, "moved": sources}
+        here = {"folder": str(folder), "cache": str(cache), "memory_share": share}
         self._setup = setup.model_copy(update=here)
         self._context = WorkerContext(
             self._setup, on_event=self._messages.put, stopping=self._stop.is_set, on_file=self._send_logits
@@ -284,6 +297,7 @@ class Worker:
 
     def close(self) -> None:
         """Remove the files of the study from this node."""
+        use_copies({})
         shutil.rmtree(self._own, ignore_errors=True)
 
     def _perform(self, task: Task) -> None:
@@ -355,7 +369,7 @@ class RayExecutor(Executor):
         gpu = setup.device.startswith("cuda")
         needs = {"num_gpus": setup.memory_share, "num_cpus": 0} if gpu else {"num_cpus": 1}
         remote = self._ray.remote(self.actor_class).options(max_restarts=-1, max_concurrency=2, **needs)
-        given = given_teachers(setup)
+        given = given_files(setup)
         self._actors = [_Actor(remote.remote(self._setup, token, work, given)) for _ in range(self.workers)]
         for actor in self._actors:
             self._await(actor)
@@ -651,15 +665,14 @@ def _is_loopback(address: str) -> bool:
 
 
 def check_methods(setup: Setup, host: str) -> None:
-    """Raise a ConfigError where a file of the user's methods is missing on this node, `host`, or differs."""
+    """Raise a ConfigError where a module of the user's methods is missing on this node, `host`, or differs."""
     for name in setup.own_methods:
         try:
             check_code(name, setup.own_methods)
         except ConfigError as error:
             raise ConfigError(
                 f"node {host}: {error.message}",
-                "put the same file under the same absolute path on every node and name it by this path, or install "
-                "the module on every node and name python:MODULE:FUNCTION",
+                "install the same module on every node, or name a file, python:FILE.py:FUNCTION, which travels",
             ) from error
 
 

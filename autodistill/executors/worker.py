@@ -4,7 +4,6 @@ import contextlib
 import gc
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -226,19 +225,15 @@ class WorkerContext:
         setup, data, offline = self.setup, self.study_data, self.setup.offline
         uri = setup.teachers[name]
         if uri.startswith(TRAINED_HERE):
-            found = load_trained(
-                setup.moved.get(uri, uri), teacher_path(uri, setup), data=data, offline=offline, name=name
-            )
-            teacher = replace(found, uri=uri)
+            teacher = load_trained(uri, teacher_path(uri, setup), data=data, offline=offline, name=name)
         else:
-            shown_as = setup.shown_as.get(name, uri)
             stated = with_option(uri, option) if option else uri
             teacher = load(
                 stated,
                 data=data,
                 offline=offline,
                 name=name,
-                shown_as=shown_as,
+                shown_as=uri,
                 study=setup.teachers,
                 member=self.teacher,
             )
@@ -506,9 +501,9 @@ def _train_teacher(task: TrainTeacherTask, context: WorkerContext) -> None:
     setup, data, root = context.setup, context.study_data, Path(context.setup.cache)
     stop = StopAfterSaving(context.stopping)
     if task.uri.startswith(adaptation.SCHEME):
-        uri, source, offline = setup.moved.get(task.uri, task.uri), setup.sources[task.uri], setup.offline
+        source, offline = setup.sources[task.uri], setup.offline
         training = adapt_teacher(
-            uri, root=root, data=data, space=setup.space, source=source, offline=offline, urgent=stop.save
+            task.uri, root=root, data=data, space=setup.space, source=source, offline=offline, urgent=stop.save
         )
     elif task.uri.startswith(assistants.SCHEME):
         path = teacher_path(task.uri, setup)

@@ -23,9 +23,10 @@ from torch import Tensor, nn
 
 from autodistill import usercode
 from autodistill.errors import AutodistillError, near
+from autodistill.local_files import local_path
 from autodistill.models.checkpoints import DAMAGE, Checkpoint, Facts, read
 from autodistill.models.matching import Match, choose, difference, matches, other_shapes
-from autodistill.models.uri import FILE_SCHEMES, Uri, with_option
+from autodistill.models.uri import FILE_SCHEMES, LOCAL_TIMM, Uri, timm_target, with_option
 from autodistill.records import TeacherCostRecord
 from autodistill.usercode import errors_as, said
 
@@ -119,7 +120,7 @@ def _with_file(module: nn.Module, architecture: str, uri: Uri, *, new_head: bool
     path = uri.weights().file
     if not path:
         return Foreign(module, architecture, source=source)
-    checkpoint = read(Path(path).expanduser(), uri)
+    checkpoint = read(local_path(path), uri)
     hint = "check the arguments of the factory" if uri.scheme == "python" else "name the network of this file"
     refusal = f"{path} does not fit the network of {uri.target}"
     match, fresh = _load(module, checkpoint, uri, what=path, refusal=refusal, hint=hint, new_head=new_head)
@@ -215,10 +216,10 @@ def from_timm(uri: Uri, *, num_classes: int | None, offline: bool = False, **unu
 
     def created(offline: bool) -> Any:
         with _offline(offline):
-            return timm.create_model(uri.target, pretrained=pretrained, **more)
+            return timm.create_model(timm_target(uri.target), pretrained=pretrained, **more)
 
     try:
-        if offline or not pretrained or uri.target.startswith("local-dir:"):
+        if offline or not pretrained or uri.target.startswith(LOCAL_TIMM):
             module = created(offline)
         else:
             # The local cache first: without a network the client of the hub tries again and again.
@@ -311,7 +312,7 @@ def notes_of(match: Match, uri: Uri) -> tuple[str, ...]:
 
 
 def _built_by_factory(uri: Uri, given: Mapping[str, Any], *, everything: bool) -> tuple[nn.Module, str]:
-    """Call a factory; return its network and a hash of the source code of its file, without imports, and arguments."""
+    """Call a factory; return its network and a hash of its source code and arguments."""
     name = uri.target.rpartition(":")[2]
     factory, code = usercode.function(uri.target, uri.refused)
     stated = uri.arguments()

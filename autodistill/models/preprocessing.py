@@ -1,11 +1,11 @@
 """Facts about a teacher's input and output: normalisation, and the order of its classes."""
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from autodistill.data import Data
 from autodistill.errors import near
+from autodistill.local_files import local_path
 from autodistill.models.checkpoints import Facts, class_names
 from autodistill.models.uri import Uri, with_option
 from autodistill.usercode import value as json_value
@@ -113,7 +113,7 @@ def stated_classes(uri: Uri) -> tuple[str, ...] | None:
     text = uri.options.get("classes")
     if text is None:
         return None
-    path = Path(text).expanduser()
+    path = local_path(text)
     if path.is_file():
         try:
             names = _names_in(path.read_text(encoding="utf-8-sig"))

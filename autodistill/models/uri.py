@@ -6,9 +6,10 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
-from urllib.parse import parse_qsl, quote, unquote
+from urllib.parse import parse_qsl, unquote
 
 from autodistill.errors import AutodistillError, ConfigError, TeacherError, near
+from autodistill.local_files import exists, local_path
 from autodistill.usercode import value
 
 FILE_SCHEMES = ("file", "onnx", "logits")
@@ -116,7 +117,7 @@ class Uri(NamedTuple):
             raise self.refused("weights= is empty", "allowed are FILE, FILE#raw, FILE#ema, FILE#KEY and none")
         file, _, kind = stated.rpartition("#")
         # A # may belong to the name of the file.
-        is_key = bool(kind) and not _exists(stated) and _exists(file)
+        is_key = bool(kind) and not exists(stated) and exists(file)
         return NamedWeights(file, kind) if file and (is_key or kind in ("raw", "ema")) else NamedWeights(stated)
 
     def no_file(self, path: Path) -> AutodistillError:
@@ -142,7 +143,7 @@ def parse(text: str, role: Literal["teacher", "student"] = "teacher") -> Uri:
     """Split a URI. A file whose name contains `?` or `%` is found under its own name first."""
     before = without_options(text)
     scheme, _, target = before.partition(":")
-    as_named = scheme in FILE_SCHEMES and _exists(target)
+    as_named = scheme in FILE_SCHEMES and exists(target)
     # A plus stands for itself: names of files contain it.
     query = text[len(before) + 1 :].replace("+", "%2B")
     options = dict(parse_qsl(query, keep_blank_values=True))
@@ -155,16 +156,9 @@ def without_options(text: str) -> str:
     if scheme in FILE_SCHEMES:
         places = [place for place, sign in enumerate(rest) if sign == "?"]
         for end in (len(rest), *reversed(places)):
-            if _exists(rest[:end]):
+            if exists(rest[:end]):
                 return f"{scheme}:{rest[:end]}"
     return text.partition("?")[0]
-
-
-def _exists(path: str) -> bool:
-    try:
-        return Path(path).expanduser().exists()
-    except (OSError, ValueError):  # such as a name that is too long
-        return False
 
 
 def name_of(text: str) -> str:
@@ -213,76 +207,49 @@ def with_option(uri: str, option: str) -> str:
     return f"{target}?{'&'.join([*kept, option])}"
 
 
-class UriFile(NamedTuple):
-    """A local file that a URI needs."""
+def files_of(text: str) -> dict[str, dict[str, Path]]:
+    """Return the local files that a URI needs, but for those of Python code.
 
-    part: str
-    """Part of the URI that names it: `target`, `weights` or `classes`."""
-    name: str
-    """Its path relative to the folder of what the part names."""
-    path: Path
-    top: str
-    """Name of what the part names: that of the file, or of a folder around it."""
-
-
-def files_of(text: str) -> tuple[UriFile, ...]:
-    """Return the local files that a URI needs. Modules that a `python:` file imports are not among them."""
-    uri = parse(text)
-    found = []
-    for part, path in _places(uri).items():
-        if part == "target" and uri.scheme == "timm":
-            below = sorted(it for it in path.iterdir() if it.is_file()) if path.is_dir() else []
-            found += [UriFile(part, f"{path.name}/{it.name}", it, path.name) for it in below]
-        else:
-            found.append(UriFile(part, path.name, path, path.name))
-        if part == "target" and uri.scheme == "onnx":
-            from autodistill.models.onnx_graph import external_files  # needs the extra [onnx]
-
-            # Loading the teacher has refused weights outside of its folder.
-            found += [UriFile(part, name, path.parent / name, path.name) for name in external_files(path)]
-    return tuple(found)
-
-
-def moved(text: str, places: Mapping[str, Path] = {}) -> str:
-    """Return a URI whose files lie elsewhere. It reads the same on a machine that does not have the files.
-
-    `places` are the new paths of what its parts name, by part as in `files_of`.
+    Returns:
+        For each name in the URI, the paths of its files, relative to the folder of the named file. The first belongs
+        to the named file itself, or lies in the named folder.
     """
-    uri = parse(text)
-    options = dict(uri.options)
-    target = uri.target
-    for part, path in places.items():
-        if part == "target" and uri.scheme == "python":
-            target = f"{path}:{uri.target.rpartition(':')[2]}"
-        elif part == "target":
-            target = f"{_LOCAL_TIMM}{path}" if uri.scheme == "timm" else str(path)
+    uri, found = parse(text), dict[str, dict[str, Path]]()
+    for name in _names(uri):
+        path = local_path(name).absolute()
+        if path.is_dir():
+            found[name] = {f"{path.name}/{it.name}": it for it in sorted(path.iterdir()) if it.is_file()}
         else:
-            kind = uri.weights().kind if part == "weights" else ""
-            options[part] = f"{path}{'#' if kind else ''}{kind}"
-    query = "&".join(f"{quote(key)}={quote(value, safe=_PLAIN)}" for key, value in options.items())
-    return f"{uri.scheme}:{quote(target, safe=_PLAIN)}{'?' if query else ''}{query}"
+            found[name] = {path.name: path}
+    if uri.scheme == "onnx":
+        from autodistill.models.onnx_graph import external_files  # needs the extra [onnx]
+
+        path = local_path(uri.target).absolute()
+        # Loading the teacher has refused weights outside of its folder.
+        found[uri.target] |= {name: path.parent / name for name in external_files(path)}
+    return found
 
 
-_LOCAL_TIMM = "local-dir:"
-_PLAIN = "/:@,+#*[]~ "
-"""Characters that stand for themselves everywhere in a URI."""
+def timm_target(target: str) -> str:
+    """Return the target of a `timm:` URI for timm: that of `local-dir:` is a folder."""
+    return f"{LOCAL_TIMM}{local_path(target.removeprefix(LOCAL_TIMM))}" if target.startswith(LOCAL_TIMM) else target
 
 
-def _places(uri: Uri) -> dict[str, Path]:
-    """Return the local paths that a URI names, by part."""
-    named: dict[str, str] = {}
-    factory_file = uri.target.rpartition(":")[0]
+LOCAL_TIMM = "local-dir:"
+
+
+def _names(uri: Uri) -> list[str]:
+    """Return the files and folders that a URI names, but for those of Python code."""
+    found = []
     if uri.scheme in FILE_SCHEMES:
-        named["target"] = uri.target
-    elif uri.scheme == "python" and factory_file.endswith(".py"):
-        named["target"] = factory_file
-    elif uri.scheme == "timm" and uri.target.startswith(_LOCAL_TIMM):
-        named["target"] = uri.target.removeprefix(_LOCAL_TIMM)
-    if uri.scheme not in FILE_SCHEMES and uri.weights().file:
-        named["weights"] = uri.weights().file
-    if "classes" in uri.options and _exists(uri.options["classes"]):
-        named["classes"] = uri.options["classes"]
-    return {part: Path(path).expanduser() for part, path in named.items()}
+        found.append(uri.target)
+    elif uri.weights().file:
+        found.append(uri.weights().file)
+    if uri.scheme == "timm" and uri.target.startswith(LOCAL_TIMM):
+        found.append(uri.target.removeprefix(LOCAL_TIMM))
+    if "classes" in uri.options and exists(uri.options["classes"]):
+        found.append(uri.options["classes"])
+    return found
 
 
 def _clean(name: str) -> str:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from autodistill.data import Data
 from autodistill.errors import AutodistillError, ConfigError, TeacherError, near, printable
+from autodistill.local_files import local_path
 from autodistill.models import MODELS, onnx_graph
 from autodistill.models.checkpoints import Facts, read
 from autodistill.models.foreign import FOREIGN, Foreign, cannot_take, notes_of, published_classes
@@ -93,7 +94,7 @@ def _from_file(uri: Uri, loading: Loading) -> Teacher:
 def known_network(uri: Uri, data: Data) -> Foreign:
     """Build the network of a checkpoint file."""
     uri.check_options((*FACTS, "arch", "weights"))
-    checkpoint = read(Path(uri.target).expanduser(), uri)
+    checkpoint = read(local_path(uri.target), uri)
     facts, own_size = checkpoint.facts, data.image_shape[1]
     stated = uri.options.get("arch")
     if stated is not None:
@@ -147,7 +148,7 @@ def foreign_network(uri: Uri, loading: Loading, *, num_classes: int | None) -> F
 def _from_onnx(uri: Uri, loading: Loading) -> Teacher:
     """Load a network that ONNX Runtime runs."""
     uri.check_options(FACTS)
-    path = Path(uri.target).expanduser()
+    path = local_path(uri.target)
     module, model = onnx_graph.network(uri, path)
     graph, stated = module.graph, uri.size()
     if graph.size and stated and stated != graph.size:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from autodistill.data import Data
 from autodistill.data.splits import Examples
+from autodistill.local_files import local_path
 from autodistill.models.preprocessing import Normalisation, class_columns, stated_classes
 from autodistill.models.uri import Uri
 from autodistill.records import TeacherCostRecord
@@ -44,7 +45,7 @@ def load_table(uri: Uri, data: Data, *, name: str) -> Teacher:
         AutodistillError: The file is missing or damaged, has another number of rows or classes than the data, lacks
             an example, or holds numbers that are not finite.
     """
-    path = Path(uri.target).expanduser()
+    path = local_path(uri.target)
     if not path.is_file():
         raise uri.no_file(path)
     if data.examples is None:

@@ -20,8 +20,10 @@ import torch
 from executor_parts import LADDER, SPACE, run, setup
 from fake_trainer import Behaviour, behave, trained
 from ray_here import RayHere
+from safetensors import safe_open
 
 from autodistill import __version__
+from autodistill.config import DataSpec
 from autodistill.data import load as load_data
 from autodistill.errors import ConfigError, DataError, StudyError
 from autodistill.executors import CheckTask, LogitsTask, ProfileTask, TrainTeacherTask, perform
@@ -36,10 +38,12 @@ from autodistill.executors.ray import (
     slots_of,
 )
 from autodistill.logit_cache import is_whole
+from autodistill.methods import code_of
 from autodistill.models import build
+from autodistill.models.students import student_record
 from autodistill.models.uri import with_option
 from autodistill.options import cluster
-from autodistill.records import EpochEvent
+from autodistill.records import EpochEvent, TrialParams
 from autodistill.store import StudyFolder, read_result
 from autodistill.teachers import load
 from autodistill.teachers.adaptation import pretrained
@@ -377,10 +381,79 @@ def test_the_files_of_any_teacher_travel_to_a_node(node_cache, tmp_path):
         (name, teachers[name], prints[name]) for name in ("python", "file", "table")
     ]
     assert profiled.views_computed == 1
-    copies = {path.name: path for path in node_cache.glob("teachers/*/*/*")}
+    copies = {path.name: path for path in (*node_cache.glob("given/*/*"), *node_cache.glob("given/*/*/*"))}
     assert {"nets.py", "w?.th", "100%25.pt", "names", "z.npy"} <= copies.keys()
-    assert copies["100%25.pt"] == node_cache / "teachers" / prints["file"] / "target" / "100%25.pt"
+    assert copies["100%25.pt"] == node_cache / "given" / prints["file"] / "0" / "100%25.pt"
     assert copies["100%25.pt"].read_bytes() == (tmp_path / "100%25.pt").read_bytes()
+
+
+PARTS = """
+import torch
+from beside_of_a_test import images, soft
+
+
+def net(num_classes):
+    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, num_classes))
+
+
+def shapes():
+    return images(300)
+
+
+def loss(student_logits, teacher_logits, labels, prepared, ramp, *, tau=2.0):
+    hard = torch.nn.functional.cross_entropy(student_logits, labels)
+    return hard + soft(student_logits, teacher_logits, tau), hard, hard
+"""
+BESIDE = """
+import torch
+
+
+def images(count):
+    draw = torch.Generator().manual_seed(0)
+    labels = torch.arange(count) % 3
+    images = torch.randint(0, 80, (count, 1, 8, 8), generator=draw) + 80 * labels[:, None, None, None]
+    return [(image.byte(), int(label)) for image, label in zip(images, labels)]
+
+
+def soft(logits, teacher_logits, tau):
+    return torch.nn.functional.kl_div((logits / tau).log_softmax(1), (teacher_logits.float() / tau).softmax(1))
+"""
+
+
+@slow
+@pytest.mark.parametrize("where", ["elsewhere", "beside the driver"])
+def test_code_and_weights_of_student_method_and_dataset_travel_to_a_node(where, request, monkeypatch, tmp_path):
+    """Names are relative to the folder of the driver, which is not that of the actor."""
+    node_cache = request.getfixturevalue("node_cache")
+    monkeypatch.chdir(tmp_path)
+    Path("parts.py").write_text(PARTS)
+    Path("beside_of_a_test.py").write_text(BESIDE)
+    space = SPACE.model_copy(update={"data": DataSpec(name="python:parts.py:shapes", validation=60, test=60)})
+    data, method = load_data(space.data), "python:parts.py:loss"
+    torch.save({"1.weight": torch.ones(3, 64), "1.bias": torch.zeros(3)}, "w?.pt")
+    student = student_record("python:parts.py:net?weights=w?.pt", data, space.student)
+    teacher = load("python:parts.py:net?name=t&accept=yes", data=data)
+    known = {
+        "space": space,
+        "student": student.name,
+        "foreign": student.foreign,
+        "teachers": {"t": teacher.uri},
+        "fingerprints": {"t": teacher.fingerprint},
+        "own_methods": {method: code_of(method)},
+        "data": data.fingerprint,
+    }
+    task = run("travels", teacher="t", evaluate_on="validation+test")
+    params = TrialParams(teacher="t", method=method, method_params={"tau": 3.0}, soft_weight=None)
+    task = task.model_copy(update={"spec": task.spec.model_copy(update={"params": params})})
+    shared = where == "beside the driver"
+    with RayExecutor(setup(tmp_path, **known), address="local", workers=1, shared=shared, work=perform) as executor:
+        (result,) = executor.run([task], lambda _: None)
+    assert result.result.state == "complete", result.result.error
+    assert len(result.result.curve) == 4
+    metadata = safe_open(StudyFolder(tmp_path / "runs" / "study").weights("travels"), framework="pt").metadata()
+    assert str(node_cache) not in "".join(metadata.values())
+    copies = {path.name for path in node_cache.glob("given/**/*")}
+    assert shared or {"parts.py", "beside_of_a_test.py", "w?.pt"} <= copies
 
 
 @slow
@@ -398,14 +471,14 @@ def test_the_network_that_is_adapted_travels_to_a_node(node_here, tmp_path):
     with apart(tmp_path, perform, **known) as first:
         first.run([TrainTeacherTask(uri=uri), TrainTeacherTask(uri=LADDER)], lambda _: None)
     assert len(list((tmp_path / "cache").glob("adapted/*/teacher.safetensors"))) == 1
-    for name in ("adapted", "ladder", "teachers"):
+    for name in ("adapted", "ladder", "given"):
         shutil.rmtree(node_here / name, ignore_errors=True)
     with apart(tmp_path, perform, **known) as second:
         (record,) = second.run([CheckTask(name="seven")], lambda _: None)
         (profiled,) = second.run([ProfileTask(name="both")], lambda _: None)
     assert (record.name, record.uri) == ("seven", uri)
     assert profiled.views_computed == 1
-    assert [path.name for path in node_here.glob("teachers/*/*/*")] == ["seven?.pt"]
+    assert [path.name for path in node_here.glob("given/*/*/*")] == ["seven?.pt"]
 
 
 @slow

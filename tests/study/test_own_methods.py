@@ -97,6 +97,11 @@ def test_the_key_follows_from_the_code_and_the_function_and_not_from_the_path(fi
     before = code_of(NAME)
     file.write_text(FOCAL.replace("tau**2", "tau"))
     assert code_of(NAME) != before, "the file was read once only"
+    Path("helper_of_my_loss.py").write_text("WEIGHT = 2.0\n")
+    file.write_text(FOCAL.replace("import", "import helper_of_my_loss\nimport", 1))
+    before = code_of(NAME)
+    Path("helper_of_my_loss.py").write_text("WEIGHT = 2.25\n")
+    assert code_of(NAME) != before, "the code of the module that it imports is part of its code"
 
 
 def test_label_smoothing_has_its_own_key():
@@ -181,7 +186,7 @@ def test_a_worker_refuses_another_file_under_the_name(file, tmp_path):
     file.unlink()
     with pytest.raises(ConfigError, match=f"node gamma-2: method {NAME}: no such file") as found:
         ray.check_methods(context.setup, "gamma-2")
-    assert "same absolute path on every node" in found.value.hint
+    assert "install the same module on every node" in found.value.hint
 
 
 @pytest.mark.slow

@@ -431,12 +431,12 @@ def announce(state: SearchState, phase: Phase, runs: int) -> None:
 def _race(state: SearchState, race: RaceRecord) -> None:
     """Give out confirm runs to the undecided, look by look, until all is decided or no run is left."""
     assert state.asked is not None
-    threshold = state.spec.space.confirm.threshold
+    threshold, step = state.spec.space.confirm.threshold, state.spec.score_step
     left = runs = len(state.asked) * (race.seeds - race.first)
     state.asked = np.pad(state.asked, ((0, 0), (0, left)))
     while left > 1:
         # Only complete batches are looked at, so which run ends first changes nothing.
-        named = stats.undecided(_scores(state), threshold=threshold, spent=stats.share(left, runs))
+        named = stats.undecided(_scores(state), threshold=threshold, spent=stats.share(left, runs), step=step)
         new = stats.next_runs(state.asked, named, left=left)
         if not new.any():
             return

@@ -68,6 +68,8 @@ class SearchSpec(NamedTuple):
     """Ended trials from before the last teacher joined the study."""
     recorded: tuple[TrialRecord, ...] = ()
     """Trials of an earlier process of this study: their parameters are read, not sampled again."""
+    score_step: float = 0.0
+    """Smallest difference between two test accuracies."""
 
 
 @dataclass

@@ -48,6 +48,8 @@ FIRST = 3
 """Seeds that every finalist of a race is trained over before the first look."""
 SMALLEST = 5
 """Number of confirm seeds from which racing pays."""
+ROUNDED = 1 / 12
+"""Variance of the error of a rounded number, for steps of 1."""
 EARLY_SHARE = 0.1
 """Share of the error probability that all looks but the last spend together."""
 
@@ -151,7 +153,7 @@ def fit(scores: Scores) -> Fit:
     )
 
 
-def compare(scores: Scores, *, own_weight: float = OWN_WEIGHT) -> Pairs:
+def compare(scores: Scores, *, own_weight: float = OWN_WEIGHT, step: float = 0.0) -> Pairs:
     """Compare every two finalists over their shared seeds.
 
     A difference of two means over n shared seeds has the variance 2 s^2 / n, with s^2 = 3/4 of the pair's own
@@ -162,8 +164,12 @@ def compare(scores: Scores, *, own_weight: float = OWN_WEIGHT) -> Pairs:
     The degrees of freedom (Satterthwaite 1946) assume equal noise in both parts: with the two estimated variances,
     intervals cover no better, and fewer winners are found.
 
+    The accuracies of a few seeds on a small test set can agree exactly. The variance s^2 is therefore never taken to
+    be below step^2 / 12, that of a number rounded to a multiple of `step`.
+
     Args:
         own_weight: weight of the pair's own residual variance, 3/4 above.
+        step: smallest difference between two scores, 1 / test images.
     """
     fitted = fit(scores)
     gaps = scores[..., :, None, :] - scores[..., None, :, :]
@@ -177,7 +183,7 @@ def compare(scores: Scores, *, own_weight: float = OWN_WEIGHT) -> Pairs:
     own_dof = seeds - 1
     rest_dof = fitted.residual_dof[..., None, None] - own_dof
     weight, others = np.where(rest_dof > 0, own_weight, 1.0), np.maximum(rest_dof, 1)
-    variance = weight * own / own_dof + (1 - weight) * rest / others
+    variance = np.maximum(weight * own / own_dof + (1 - weight) * rest / others, ROUNDED * step**2)
     dof = 1 / (weight**2 / own_dof + (1 - weight) ** 2 / others)
     return Pairs(
         np.where(valid, difference, np.nan),
@@ -199,16 +205,17 @@ def adjusted_means(scores: Float[np.ndarray, "finalists seeds"]) -> Float[np.nda
     return np.where(ran.any(axis=1), effects + level, np.nan)
 
 
-def own_mean(scores: Float[np.ndarray, " seeds"]) -> tuple[float, float]:
+def own_mean(scores: Float[np.ndarray, " seeds"], *, step: float = 0.0) -> tuple[float, float]:
     """Return the mean of the runs of one finalist, and half the width of its 95 % Student-t interval.
 
-    The mean is NaN without a run, the width for fewer than two.
+    The mean is NaN without a run, the width for fewer than two. `step` is that of `compare`.
     """
     known = scores[~np.isnan(scores)]
     number = len(known)
     if number < 2:
         return float(known.mean()) if number else math.nan, math.nan
-    width = stdtrit(number - 1, (1 + STATED) / 2) * known.std(ddof=1) / math.sqrt(number)
+    deviation = max(known.std(ddof=1), math.sqrt(ROUNDED) * step)
+    width = stdtrit(number - 1, (1 + STATED) / 2) * deviation / math.sqrt(number)
     return float(known.mean()), float(width)
 
 
@@ -250,11 +257,14 @@ def seeds_to_settle(
     return int(enough[0]) if len(enough) else None
 
 
-def probability_best(scores: Float[np.ndarray, "finalists seeds"]) -> Float[np.ndarray, " finalists"] | None:
+def probability_best(
+    scores: Float[np.ndarray, "finalists seeds"], *, step: float = 0.0
+) -> Float[np.ndarray, " finalists"] | None:
     """Return the share of Monte Carlo draws in which each finalist has the largest effect; ties are shared equally.
 
     The posterior of the effects under flat priors is their least-squares fit with a multivariate Student-t of the
-    table's pooled residual variance. The generator is seeded, so equal tables give equal shares.
+    table's pooled residual variance. The generator is seeded, so equal tables give equal shares. `step` is that of
+    `compare`.
 
     Returns:
         None without residual degrees of freedom, or if shared seeds do not connect all finalists.
@@ -268,7 +278,8 @@ def probability_best(scores: Float[np.ndarray, "finalists seeds"]) -> Float[np.n
     # Equal eigenvalues leave the eigenvectors open. The symmetric root does not depend on their choice.
     root = (vectors * np.sqrt(np.maximum(values, 0.0))) @ vectors.T
     noise = draw.normal(size=(DRAWS, finalists)) @ root
-    spread = np.sqrt(fitted.residual_ss / draw.chisquare(int(fitted.residual_dof), size=(DRAWS, 1)))
+    residual_ss = max(float(fitted.residual_ss), ROUNDED * step**2 * int(fitted.residual_dof))
+    spread = np.sqrt(residual_ss / draw.chisquare(int(fitted.residual_dof), size=(DRAWS, 1)))
     drawn = fitted.effects + spread * noise
     best = drawn >= drawn.max(axis=1, keepdims=True) - ROUNDING
     return np.asarray((best / best.sum(axis=1, keepdims=True)).mean(axis=0))
@@ -310,7 +321,7 @@ def share(left: int | Int[np.ndarray, "*draws"], runs: int) -> Float[np.ndarray,
 
 
 def undecided(
-    scores: Scores, *, threshold: float, spent: float | Float[np.ndarray, "*draws"]
+    scores: Scores, *, threshold: float, spent: float | Float[np.ndarray, "*draws"], step: float = 0.0
 ) -> Bool[np.ndarray, "*draws finalists"]:
     """Return which finalists to train over another seed; none once everything is decided.
 
@@ -320,8 +331,9 @@ def undecided(
 
     Args:
         spent: share of the error probability that this look may spend.
+        step: that of `compare`.
     """
-    pairs = compare(scores)
+    pairs = compare(scores, step=step)
     found = bounds(pairs, share=spent)
     places = np.arange(scores.shape[-2])
     runs = (~np.isnan(scores)).sum(axis=-1)

@@ -92,6 +92,11 @@ class Evidence:
         """Share of the error probability that the decision may spend."""
         return self.race.share if self.race else 1.0
 
+    @property
+    def step(self) -> float:
+        """Smallest difference between two test accuracies."""
+        return 1 / self.record.data.test
+
     @cached_property
     def rows(self) -> dict[str | None, int]:
         """The table's row of each member."""
@@ -99,7 +104,7 @@ class Evidence:
 
     @cached_property
     def _pairs(self) -> stats.Pairs:
-        return stats.compare(self.table)
+        return stats.compare(self.table, step=self.step)
 
     @cached_property
     def _bounds(self) -> stats.Bounds:
@@ -163,7 +168,7 @@ class Evidence:
             return None
         difference, interval = self.finalists[teacher].mean - control.mean, {}
         if teacher in self.rows:
-            pairs = stats.compare(_table((*self.members, control)))
+            pairs = stats.compare(_table((*self.members, control)), step=self.step)
             at = (self.rows[teacher], len(self.members))
             interval = ends(float(pairs.difference[at]), float(pairs.half_width()[at]))
             if interval:
@@ -215,20 +220,20 @@ class Evidence:
             return None
         fitted = stats.fit(self.table)
         rank, dof = int(fitted.rank), int(fitted.residual_dof)
-        variance, between = float(fitted.residual_ss) / dof, float(fitted.between_ss) / rank
-        p = float(fdtrc(rank, dof, between / variance)) if variance > 0 else float(between == 0)
-        return math.sqrt(variance), p
+        variance = max(float(fitted.residual_ss) / dof, stats.ROUNDED * self.step**2)
+        between = float(fitted.between_ss) / rank
+        return math.sqrt(variance), float(fdtrc(rank, dof, between / variance))
 
     def ranking(self) -> list[RankRow]:
         """Return the finalists, best first, each with the Student-t interval of its own runs alone."""
-        probable = stats.probability_best(self.table) if self.members else None
+        probable = stats.probability_best(self.table, step=self.step) if self.members else None
         p_best = {} if probable is None else {name: float(probable[row]) for name, row in self.rows.items()}
         return [self._rank_row(one, p_best.get(name)) for name, one in self.finalists.items()]
 
     def _rank_row(self, one: Finalist, p_best: float | None = None) -> RankRow:
         runs = [run for run in one.record.runs if run.seed in one.scores]
         confirmed, searched = stats.mean(run.val_top1 for run in runs), one.record.search_val_top1
-        _, half_width = stats.own_mean(np.array(list(one.scores.values())))
+        _, half_width = stats.own_mean(np.array(list(one.scores.values())), step=self.step)
         return RankRow(
             teacher=one.record.teacher,
             params=one.record.params,

@@ -103,7 +103,7 @@ def method_scores(scores: Grid) -> Table:
     return np.where(counted.any(axis=-2), total, np.nan)
 
 
-def compare_methods(table: Table) -> MethodPairs:
+def compare_methods(table: Table, *, step: float = 0.0) -> MethodPairs:
     """Compare every two methods on their scores by seed, from `method_scores`.
 
     Differences, standard errors and degrees of freedom are those of `stats.compare`, which allows methods to differ in
@@ -113,9 +113,10 @@ def compare_methods(table: Table) -> MethodPairs:
     The studentised range is exact for equal noise and the pooled residual variance of the table. With the weights of
     `stats.compare`, all intervals hold in 94.6 to 96.8 % of simulated studies, equal noise or not (3 to 5 methods, 3 to
     8 seeds, n = 40,000); with the pooled variance in 92.5 to 93.8 % where a method has twice the noise of the others.
+    `step` is that of `stats.compare`.
     """
     ran = (~np.isnan(table)).astype(int)
-    pairs = stats.compare(table)
+    pairs = stats.compare(table, step=step)
     return MethodPairs(
         pairs,
         shared=ran @ ran.swapaxes(-1, -2),
@@ -123,11 +124,14 @@ def compare_methods(table: Table) -> MethodPairs:
     )
 
 
-def compare_cells(scores: Grid, controls: Float[np.ndarray, "*draws controls seeds"]) -> stats.Pairs:
+def compare_cells(
+    scores: Grid, controls: Float[np.ndarray, "*draws controls seeds"], *, step: float = 0.0
+) -> stats.Pairs:
     """Compare every two cells, and cells with controls, over their shared seeds; the intervals are individual.
 
     The noise variance of two rows has 0.6 of the pair's own residual variance. The rest is that of the other cells of
-    their methods, not of the whole grid, because methods differ in noise. The controls are treated as a method.
+    their methods, not of the whole grid, because methods differ in noise. The controls are treated as a method. `step`
+    is that of `stats.compare`.
 
     Returns:
         Pairs of controls + methods * teachers rows: first the controls, then the cells of the first method, and so on.
@@ -141,13 +145,13 @@ def compare_cells(scores: Grid, controls: Float[np.ndarray, "*draws controls see
     every = range(methods + 1)
     for compared in (*combinations(every, 2), *((one,) for one in every)):
         taken = np.flatnonzero(np.isin(group, compared))
-        part = stats.compare(rows[..., taken, :], own_weight=CELL_WEIGHT)
+        part = stats.compare(rows[..., taken, :], own_weight=CELL_WEIGHT, step=step)
         for whole, values in zip(matrices, part, strict=True):
             whole[..., taken[:, None], taken] = values
     return stats.Pairs(*matrices)
 
 
-def judge(table: Float[np.ndarray, "methods seeds"], *, threshold: float) -> Judgement:
+def judge(table: Float[np.ndarray, "methods seeds"], *, threshold: float, step: float = 0.0) -> Judgement:
     """Name the best method, or say what it cannot be told apart from and how many seeds would tell.
 
     A method is named if the simultaneous 95 % intervals of its differences to all others exclude 0 and the lower ends
@@ -156,8 +160,9 @@ def judge(table: Float[np.ndarray, "methods seeds"], *, threshold: float) -> Jud
     Args:
         table: scores by method and seed, from `method_scores`.
         threshold: the smallest difference in accuracy that matters, a fraction.
+        step: that of `stats.compare`, for means over teachers.
     """
-    comparison = compare_methods(table)
+    comparison = compare_methods(table, step=step)
     pairs = comparison.pairs
     out = np.isnan(pairs.dof).all(axis=-1)
     left_out = tuple(int(number) for number in np.flatnonzero(out))

@@ -45,17 +45,27 @@ def judge_grid(record: StudyRecord, *, threshold: float) -> MethodVerdict:
     scores, controls = _tables(found, names)
     counted = [name for name, kept in zip(names, grids.counted_teachers(scores), strict=True) if kept]
     table = grids.method_scores(scores)
-    judged = grids.judge(table, threshold=threshold)
+    step = 1 / record.data.test
+    # The rounding errors of the accuracies in a mean over teachers are independent.
+    mean_step = step / math.sqrt(max(1, len(counted)))
+    judged = grids.judge(table, threshold=threshold, step=mean_step)
     if not counted:  # of a single seed the means are shown, though nothing can be compared
         counted, table = names, scores.mean(axis=1)
     order = _order(found.methods, table, judged)
-    baselines = (_row(name, row) for name, row in zip((NO_TEACHER, LABEL_SMOOTHING), controls, strict=True))
+    baselines = (_row(name, row, step=step) for name, row in zip((NO_TEACHER, LABEL_SMOOTHING), controls, strict=True))
     rows = {
         "teachers": tuple(counted),
-        "methods": tuple(_row(found.methods[place], table[place], method=found.methods[place]) for place in order),
+        "methods": tuple(
+            _row(found.methods[place], table[place], step=mean_step, method=found.methods[place]) for place in order
+        ),
         "baselines": tuple(it for it in baselines if it.seeds),
         "cells": tuple(
-            _row(cell.teacher, scores[found.methods.index(cell.method), names.index(cell.teacher)], method=cell.method)
+            _row(
+                cell.teacher,
+                scores[found.methods.index(cell.method), names.index(cell.teacher)],
+                step=step,
+                method=cell.method,
+            )
             for cell in found.cells
         ),
         "threshold": threshold,
@@ -69,8 +79,8 @@ def judge_grid(record: StudyRecord, *, threshold: float) -> MethodVerdict:
         verdict="only_one" if only else "best_method" if judged.named else "no_clear_difference",
         method=found.methods[order[0]] if only or judged.named else None,
         sentence="",
-        contrasts=_contrasts(grids.compare_methods(table), found.methods, order),
-        gains=_gains(scores, controls, found.methods, names),
+        contrasts=_contrasts(grids.compare_methods(table, step=mean_step), found.methods, order),
+        gains=_gains(scores, controls, found.methods, names, step=step),
         slopes=slopes,
         slope_contrasts=slope_contrasts,
         tuning=_tuning(found),
@@ -134,9 +144,9 @@ def _rounded(value: float) -> float:
     return round(float(value), 12) + 0.0
 
 
-def _row(name: str, scores: Float[np.ndarray, " seeds"], *, method: str | None = None) -> ScoreRow:
+def _row(name: str, scores: Float[np.ndarray, " seeds"], *, step: float, method: str | None = None) -> ScoreRow:
     """Return a mean with the Student-t interval of its own runs."""
-    mean, half_width = stats.own_mean(scores)
+    mean, half_width = stats.own_mean(scores, step=step)
     seeds = int((~np.isnan(scores)).sum())
     known = mean if seeds else None
     return ScoreRow(name=name, method=method, seeds=seeds, test_top1=known, **accuracy_ends(mean, half_width))
@@ -157,10 +167,15 @@ def _contrasts(compared: grids.MethodPairs, methods: Sequence[str], order: Seque
 
 
 def _gains(
-    scores: grids.Grid, controls: Float[np.ndarray, "controls seeds"], methods: Sequence[str], teachers: Sequence[str]
+    scores: grids.Grid,
+    controls: Float[np.ndarray, "controls seeds"],
+    methods: Sequence[str],
+    teachers: Sequence[str],
+    *,
+    step: float,
 ) -> tuple[MethodContrast, ...]:
     """Return each cell minus no teacher and minus label smoothing."""
-    pairs = grids.compare_cells(scores, controls)
+    pairs = grids.compare_cells(scores, controls, step=step)
     width = pairs.half_width()
     found = []
     for place, (method, teacher) in enumerate((it, name) for it in methods for name in teachers):

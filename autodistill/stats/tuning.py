@@ -84,7 +84,7 @@ def control_gain(record: StudyRecord, ahead: FinalistRecord, behind: FinalistRec
 def _holds(record: StudyRecord, ahead: FinalistRecord, behind: FinalistRecord, threshold: float) -> bool:
     """Return whether `ahead` is also told apart from `behind` with the settings of `ahead`."""
     own, theirs = stats.scores_by_seed(ahead.runs), _control(record, ahead, behind)
-    pairs = stats.compare(stats.score_table([own, theirs], own.keys() & theirs.keys()))
+    pairs = stats.compare(stats.score_table([own, theirs], own.keys() & theirs.keys()), step=1 / record.data.test)
     return bool(stats.bounds(pairs).better(threshold)[0, 1])
 
 

@@ -126,6 +126,7 @@ def run_study(spec: StudySpec, on_event: OnEvent, *, executor_for: ExecutorFor =
                 shapes=shapes_of(spec.space.search.methods),
                 carried=recorded[: kept.joins[-1].trials] if kept and kept.joins else (),
                 recorded=recorded,
+                score_step=1 / len(spec.data.test.labels),
             )
             plan = with_teachers(
                 spec, recorder, executor, plan, kept=kept, meanwhile=store.tasks(no_teacher_runs(search))

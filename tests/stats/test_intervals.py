@@ -13,6 +13,7 @@ from autodistill.stats import (
     bounds,
     compare,
     fit,
+    own_mean,
     probability_best,
     seeds_to_settle,
 )
@@ -49,6 +50,33 @@ def test_two_finalists_have_scipys_paired_t(seeds: int) -> None:
     width = pairs.half_width(0.9)
     assert pairs.difference[0, 1] - width[0, 1] == pytest.approx(expected.low)
     assert pairs.difference[0, 1] + width[0, 1] == pytest.approx(expected.high)
+
+
+def test_seeds_that_agree_exactly_leave_the_error_of_rounded_accuracies() -> None:
+    """Each row is 1 of 48 images ahead of the row before, in both seeds."""
+    scores = np.array([[30, 33], [31, 34], [32, 35]]) / 48
+    pairs = compare(scores, step=1 / 48)
+    # s^2 = (1/48)^2 / 12; the variance of a difference of means of two seeds is 2 s^2 / 2.
+    assert pairs.standard_error[1, 0] == pytest.approx(1 / 48 / math.sqrt(12))
+    better = bounds(pairs).better(0.002)
+    assert [bool(better[1, 0]), bool(better[2, 1])] == [False, False], "one image in two seeds is no evidence"
+    assert compare(scores).standard_error[1, 0] == pytest.approx(0, abs=1e-12)
+    best = probability_best(scores, step=1 / 48)
+    assert best is not None
+    assert 0.9 < best[2] < 1
+    mean, half_width = own_mean(np.array([0.5, 0.5]), step=0.01)
+    assert (mean, half_width) == (0.5, pytest.approx(stats.t.ppf(0.975, 1) * 0.01 / math.sqrt(12 * 2)))
+    noisy = np.array([[30, 33], [35, 31], [32, 39]]) / 48
+    np.testing.assert_array_equal(compare(noisy, step=1 / 48).standard_error, compare(noisy).standard_error)
+
+
+def test_intervals_cover_where_few_images_make_accuracies_agree() -> None:
+    draw = np.random.default_rng(0)
+    for images, seeds in ((24, 2), (48, 2), (48, 3), (300, 2)):
+        scores = draw.binomial(images, 0.8, size=(4000, 2, seeds)) / images
+        pairs = compare(scores, step=1 / images)
+        covered = abs(pairs.difference[:, 1, 0]) <= pairs.half_width()[:, 1, 0]
+        assert covered.mean() >= 0.94
 
 
 GAPS = {

@@ -491,6 +491,8 @@ class ForeignRecord(Record):
     """Published version or name of the file of the weights it starts from; empty: freshly initialised."""
     fresh: tuple[str, ...] = ()
     """Tensors of the head, which are freshly initialised although the student starts from weights."""
+    contiguous: bool = False
+    """Whether it runs in contiguous memory, because it cannot run in channels_last memory."""
     notes: tuple[str, ...] = ()
     """What the user should know about how it was read."""
 

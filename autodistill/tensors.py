@@ -1,4 +1,4 @@
-"""Bytes of tensors, logits of probabilities, and seeds of torch's generators."""
+"""Bytes and memory formats of tensors, logits of probabilities, and seeds of torch's generators."""
 
 import contextlib
 from collections.abc import Iterator
@@ -35,3 +35,10 @@ def seeded(seed: int = 0, *, device: torch.device | None = None) -> Iterator[Non
         for gpu in gpus:
             torch.cuda.default_generators[gpu.index].manual_seed(seed)
         yield
+
+
+def laid_out(images: Tensor, memory_format: torch.memory_format) -> Tensor:
+    """Return images in a memory format. The strides of images of one channel are set too: convolutions follow them."""
+    if memory_format is torch.contiguous_format:
+        return images.clone(memory_format=memory_format)
+    return images.contiguous(memory_format=memory_format)

@@ -23,7 +23,8 @@ from autodistill.models.cost import measure
 from autodistill.models.students import bare, foreign_student, rebuilt, student_network, student_record
 from autodistill.models.uri import student_name
 from autodistill.options import students_to_search
-from autodistill.records import StudentRecord
+from autodistill.records import ForeignRecord, StudentRecord
+from autodistill.teachers import load
 from autodistill.training import Recipe, train
 from autodistill.training import loop as trainer
 from autodistill.training.optimiser import optimiser_of
@@ -438,6 +439,48 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
     again = make()
     assert list(train(again, few(), plan, checkpoint=tmp_path / "c.pt")) == curve
     assert all(torch.equal(it, again.state_dict()[key]) for key, it in whole.state_dict().items())
+
+
+VIEWS = """
+import torch
+from torch import nn
+
+
+class Views(nn.Module):
+    def __init__(self, classes):
+        super().__init__()
+        self.body, self.head = nn.Conv2d(1, 6, 3), nn.Linear(6 * 36, classes)
+
+    def forward(self, images):
+        maps = self.body(images)
+        return self.head(maps.view(len(maps), -1))
+
+
+def net(num_classes):
+    return Views(num_classes)
+"""
+
+
+def test_a_network_that_views_its_maps_as_vectors_runs_in_contiguous_memory(tmp_path: Path) -> None:
+    """As student and as teacher, in training, evaluation and on a copy; `view` fails in channels_last memory."""
+    (tmp_path / "views.py").write_text(VIEWS)
+    uri, data = f"python:{tmp_path}/views.py:net", few()
+    model, facts, _ = foreign_student(uri, data)
+    assert facts.contiguous
+    curve = list(train(model, data, recipe()))
+    assert len(curve) == recipe().epochs
+    torch.save(bare(model).state_dict(), tmp_path / "w.pt")
+    teacher = load(f"{uri}?weights={tmp_path}/w.pt&norm=data", data=data)
+    expected = as_trained(rebuilt_from(model, facts, data), data)
+    torch.testing.assert_close(teacher(raw(data)), expected)
+    (tmp_path / "nets.py").write_text(NETS)
+    assert not foreign_student(f"python:{tmp_path}/nets.py:net", data)[1].contiguous
+
+
+def rebuilt_from(model: nn.Module, facts: ForeignRecord, data: Data) -> nn.Module:
+    again = rebuilt(facts, num_classes=data.num_classes, image_shape=data.image_shape)
+    again.load_state_dict(model.state_dict())
+    return again
 
 
 def test_body_and_head_have_rates_of_their_own(nets: str) -> None:

@@ -22,12 +22,13 @@ import torch
 from torch import Tensor, nn
 
 from autodistill import usercode
-from autodistill.errors import AutodistillError, near
+from autodistill.errors import AutodistillError, ConfigError, near
 from autodistill.local_files import local_path
 from autodistill.models.checkpoints import DAMAGE, Checkpoint, Facts, read
 from autodistill.models.matching import Match, choose, difference, matches, other_shapes
 from autodistill.models.uri import FILE_SCHEMES, LOCAL_TIMM, Uri, timm_target, with_option
 from autodistill.records import TeacherCostRecord
+from autodistill.tensors import seeded
 from autodistill.usercode import errors_as, said
 
 HUB_TIMEOUT_S = 5.0
@@ -97,6 +98,21 @@ def copied(module: nn.Module, uri: Uri) -> nn.Module:
     hint = "weights must be parameters; torch.nn.utils.parametrizations.weight_norm can be copied"
     with errors_as(lambda error: uri.refused(f"cannot be copied: {said(error)}", hint)):
         return copy.deepcopy(module)
+
+
+def needs_contiguous(module: nn.Module, images: Tensor) -> bool:
+    """Return whether a network reads its maps in a way that only contiguous memory allows: `x.view(len(x), -1)`.
+
+    Networks run in channels_last memory otherwise, which is faster. `module` is not changed.
+    """
+    twin = copy.deepcopy(module).eval().to(memory_format=torch.channels_last)
+    images = images.contiguous(memory_format=torch.channels_last)
+    try:
+        with errors_as(lambda error: ConfigError(str(error))), torch.no_grad(), seeded():
+            twin(images)
+    except ConfigError as error:  # another error shows where the network is tried
+        return "view size is not compatible" in error.message
+    return False
 
 
 def cannot_take(uri: Uri, images: Tensor, mode: str, error: BaseException) -> AutodistillError:

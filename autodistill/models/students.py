@@ -21,11 +21,11 @@ from autodistill.data import Data
 from autodistill.errors import ConfigError, near
 from autodistill.models import MODELS, build, lay_out, parse_name
 from autodistill.models.cost import measure
-from autodistill.models.foreign import FOREIGN, Foreign, cannot_take, copied
+from autodistill.models.foreign import FOREIGN, Foreign, cannot_take, copied, needs_contiguous
 from autodistill.models.preprocessing import INTERPOLATIONS, normalisation
 from autodistill.models.uri import OF_STUDENTS, RESERVED, Uri, parse, student_name
 from autodistill.records import ForeignRecord, StudentRecord
-from autodistill.tensors import raw_bytes, seeded
+from autodistill.tensors import laid_out, raw_bytes, seeded
 from autodistill.usercode import errors_as
 
 Statistics = Sequence[float]
@@ -38,6 +38,7 @@ class Wrapped(nn.Module):
     def __init__(self, network: nn.Module, facts: ForeignRecord, *, mean: Statistics, std: Statistics) -> None:
         super().__init__()
         self.network, self.size, self.pretrained = network, facts.input_size, bool(facts.weights)
+        self.memory_format = torch.contiguous_format if facts.contiguous else torch.channels_last
         self.fresh = frozenset(f"network.{key}" for key in facts.fresh)
         """Names of the tensors of the head that did not come from the weights that the network starts from."""
         self._interpolation = INTERPOLATIONS[facts.interpolation]
@@ -54,7 +55,7 @@ class Wrapped(nn.Module):
             images = images * self.scale + self.shift
         if images.shape[-1] != self.size:
             images = nn.functional.interpolate(images, size=(self.size, self.size), **self._interpolation)
-        return self.network(images)
+        return self.network(laid_out(images, self.memory_format))
 
 
 def _columns(mean: Statistics, std: Statistics) -> tuple[Tensor, Tensor]:
@@ -182,7 +183,8 @@ def foreign_student(
         fresh=network.fresh,
         notes=notes,
     )
-    facts = facts.model_copy(update={"fingerprint": _fingerprint(network, facts)})
+    contiguous = needs_contiguous(network.module, torch.zeros(2, channels, size, size))
+    facts = facts.model_copy(update={"fingerprint": _fingerprint(network, facts), "contiguous": contiguous})
     return Wrapped(network.module, facts, mean=data.mean, std=data.std), facts, network.architecture
 
 

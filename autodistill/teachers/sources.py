@@ -15,7 +15,7 @@ from autodistill.errors import AutodistillError, ConfigError, TeacherError, near
 from autodistill.local_files import local_path
 from autodistill.models import MODELS, onnx_graph
 from autodistill.models.checkpoints import Facts, read
-from autodistill.models.foreign import FOREIGN, Foreign, cannot_take, notes_of, published_classes
+from autodistill.models.foreign import FOREIGN, Foreign, cannot_take, needs_contiguous, notes_of, published_classes
 from autodistill.models.matching import identify
 from autodistill.models.preprocessing import INTERPOLATIONS, class_columns, normalisation, stated_classes
 from autodistill.models.uri import FACTS, Uri, name_of, parse
@@ -280,6 +280,7 @@ def finished(network: Foreign, uri: Uri, loading: Loading) -> Teacher:
     chosen = normalisation(uri, facts, data, channels)
     module, notes = network.module, network.notes
     outputs, probabilities = probe(module, uri, channels=channels, size=size or own_size)
+    contiguous = uri.scheme in FOREIGN and needs_contiguous(module, torch.zeros(2, channels, *2 * [size or own_size]))
     if probabilities:
         module = LogProbabilities(module)
         notes += ("its outputs are probabilities: their logarithms are used as logits",)
@@ -298,6 +299,7 @@ def finished(network: Foreign, uri: Uri, loading: Loading) -> Teacher:
         bgr=uri.choice("order", ("rgb", "bgr")) == "bgr",
         accepted=uri.choice("accept", ("yes", "no")) == "yes",
         other_weights=network.other_weights,
+        memory_format=torch.contiguous_format if contiguous else torch.channels_last,
         notes=notes,
         cost=network.cost,
     )

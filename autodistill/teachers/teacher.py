@@ -14,7 +14,7 @@ from autodistill.data import images_at_once, normalise
 from autodistill.errors import TeacherError
 from autodistill.models.preprocessing import INTERPOLATIONS, Normalisation
 from autodistill.records import TeacherCostRecord
-from autodistill.tensors import raw_bytes
+from autodistill.tensors import laid_out, raw_bytes
 from autodistill.usercode import errors_as, said
 
 BATCH = 256
@@ -57,6 +57,8 @@ class Teacher:
     """Whether the user has stated that a failing check is to be ignored."""
     other_weights: tuple[str, ...] = ()
     """Kinds of weights in its file that are not used: `raw` or `ema`."""
+    memory_format: torch.memory_format = torch.channels_last
+    """That of its input and its weights."""
     notes: tuple[str, ...] = ()
     """Choices made while the teacher was loaded that the user should know about."""
     cost: TeacherCostRecord | None = None
@@ -117,7 +119,7 @@ class Teacher:
         if self.input_size is not None and inputs.shape[-2:] != (self.input_size, self.input_size):
             size = (self.input_size, self.input_size)
             inputs = nn.functional.interpolate(inputs, size=size, **INTERPOLATIONS[self.interpolation])
-        return inputs.contiguous(memory_format=torch.channels_last)
+        return laid_out(inputs, self.memory_format)
 
 
 def ready(teacher: Teacher, *, source: str = "") -> Teacher:
@@ -127,7 +129,7 @@ def ready(teacher: Teacher, *, source: str = "") -> Teacher:
         teacher: The teacher.
         source: Hash of what the printed network and its weights do not show, such as the code of its factory.
     """
-    module = teacher.module.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+    module = teacher.module.eval().requires_grad_(False).to(memory_format=teacher.memory_format)
     return with_fingerprint(replace(teacher, module=module), source=source)
 
 

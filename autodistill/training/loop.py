@@ -77,7 +77,7 @@ def train(  # noqa: PLR0913
         DivergedError: The training loss, or the loss of the averaged weights on validation, is not finite.
         torch.OutOfMemoryError: A batch does not fit into memory. Try again with more `recipe.micro_batches`.
     """
-    model.to(memory_format=torch.channels_last)
+    model.to(memory_format=getattr(model, "memory_format", torch.channels_last))
     spec, watch = recipe.spec, watch or Stopwatch()
     average = {key: value.clone() for key, value in model.state_dict().items() if value.is_floating_point()}
     state = State(model, optimiser_of(model, spec), average)

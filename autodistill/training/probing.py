@@ -130,7 +130,8 @@ def faster_precision(
         return "float32"
     count = max(FEWEST, min(IMAGES, PIXELS // (images.shape[2] * images.shape[3])))
     batch = images[:count].contiguous(memory_format=torch.channels_last)
-    model = cpu_network(build().to(memory_format=torch.channels_last)).train()
+    model = build()
+    model = cpu_network(model.to(memory_format=getattr(model, "memory_format", torch.channels_last))).train()
     plain, half = list[float](), list[float]()
     with _one_thread():
         for precision in ("float32", "bfloat16"):  # not counted: the first pass of a process loads libraries

@@ -37,7 +37,7 @@ from autodistill.records import (
     TrialParams,
 )
 from autodistill.searching import prior_params, wave_settings
-from autodistill.searching.plan import PROTECTED_PRIORS, wave_size
+from autodistill.searching.plan import PROTECTED_PRIORS, parse_budget, wave_size
 from autodistill.store import cache_root
 from autodistill.study.measurements import Facts, facts, forget, keep, once, recall
 from autodistill.study.resolve import StudySpec, in_seconds, plan_of
@@ -52,6 +52,8 @@ MEASURING_S = 4.0
 """Approximate duration of all measurements, divided among the tasks."""
 PARTS = 3
 """Approximate number of parts that a task measures."""
+FITTINGS = 6
+"""Plans that are tried, at most, to find the largest that ends within a budget of time."""
 REPORT_S = 2.0
 """Duration of the report, mostly Matplotlib: 1.9 s with 20 trials, 2.5 s with 200 (2 cores of an AMD EPYC)."""
 WRONG, LEAST_JUDGED_S = 1.5, 5.0
@@ -122,7 +124,7 @@ def estimate(spec: StudySpec, executor: Executor, on_event: OnEvent, *, start_up
 
 
 def plan_for(spec: StudySpec, costs: Costs | None, *, kept: StudyRecord | None = None) -> PlanRecord:
-    """Return the plan; a time budget becomes the number of epochs that the workers train in this time.
+    """Return the plan; a time budget becomes the number of epochs of a study that ends in this time.
 
     The choice of teachers in the record of an earlier process stays.
 
@@ -136,8 +138,18 @@ def plan_for(spec: StudySpec, costs: Costs | None, *, kept: StudyRecord | None =
             f"--budget {spec.budget}: the duration of an epoch could not be measured",
             "see the warning above; --budget 20 is the cost of 20 full trainings",
         )
-    epochs_per_s = spec.options.workers / costs.epoch_s if costs and timed else None
-    return plan_without(spec, kept.left_out if kept else (), epochs_per_s, kept=kept)
+    refused = kept.left_out if kept else ()
+    if costs is None or not timed:
+        return plan_without(spec, refused, None, kept=kept)
+    wanted_s, epochs_per_s = parse_budget(spec.budget).amount, spec.options.workers / costs.epoch_s
+    for _ in range(FITTINGS):
+        plan = plan_without(spec, refused, epochs_per_s, kept=kept)
+        planned_s = planned_time(plan, costs, spec.options.workers, spec).wall_s
+        if planned_s <= wanted_s:
+            break
+        # Teachers, tests, the report and workers that wait take time too.
+        epochs_per_s *= 0.99 * wanted_s / planned_s
+    return plan
 
 
 def plan_without(

@@ -249,6 +249,17 @@ def test_a_plan_of_time_by_hand(more, first):
     assert found.phases_s["confirm"] == 4 * 3, "two finalists, two seeds"
 
 
+@pytest.mark.parametrize("workers", [1, 3])
+@pytest.mark.parametrize("teachers", [KNOWN, UNTRAINED], ids=["known", "untrained"])
+def test_a_budget_of_time_holds_the_whole_study(teachers, workers):
+    """Epochs of 1 s, 60 s for teachers that are not trained, tests, and the report."""
+    spec = resolve(options(budget="5min", workers=workers))
+    found = costs(teachers, test_s=0.5, run_s=0.3)
+    plan = plan_for(spec, found)
+    assert 0.8 * 300 <= planned_time(plan, found, workers, spec).wall_s <= 300
+    assert plan.requested == "5min"
+
+
 def test_runs_with_label_smoothing_are_part_of_the_planned_time():
     """They are trained beside the confirm runs, over the same two seeds, of 3 epochs each."""
     planned = {}

@@ -388,11 +388,12 @@ def test_links_are_followed_and_a_loop_is_left_out(tmp_path: Path) -> None:
     Image.fromarray(pixels(16, 16)).save(tmp_path / "one.png")
     (tmp_path / "pets" / "cat" / "linked.png").symlink_to(tmp_path / "one.png")
     (tmp_path / "pets" / "cat" / "again").symlink_to(tmp_path / "pets")
+    (tmp_path / "pets" / "kitten").symlink_to("cat")
     data = of(tmp_path / "pets")
     assert data.classes == ("cat", "dog")
     assert sum(sizes(data)) == 21
     assert data.reading is not None
-    assert data.reading.left_out == ("1 links to folders of this dataset: cat/again",)
+    assert data.reading.left_out == ("2 links to folders of this dataset: kitten, cat/again",)
     (tmp_path / "pets" / "cat" / "dogs").symlink_to(tmp_path / "pets" / "dog")
     (tmp_path / "pets" / "self").symlink_to(tmp_path / "pets")
     assert of(tmp_path / "pets").classes == ("cat", "dog")

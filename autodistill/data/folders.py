@@ -229,11 +229,17 @@ def _scan(path: Path, left_out: LeftOut) -> dict[str, list[str]]:
     for entry in entries:
         if not entry.is_dir():
             left_out.add(entry, "beside the class folders")
-        elif entry.is_symlink() and path.resolve().is_relative_to(entry.resolve()):
+        elif entry.is_symlink() and _repeats(path.resolve(), entry.resolve()):
             left_out.add(entry, "links to folders of this dataset")
         else:
             classes.append(entry)
     return {entry.name: _images_below(entry, left_out) for entry in classes}
+
+
+def _repeats(dataset: Path, target: Path) -> bool:
+    """Return whether a link to `target` among the class folders repeats images: those of a class, or of all classes."""
+    inside = target.is_relative_to(dataset) and target != dataset
+    return dataset.is_relative_to(target) or (inside and not _is_hidden(target.relative_to(dataset).parts[0]))
 
 
 def _images_below(folder: Path, left_out: LeftOut) -> list[str]:

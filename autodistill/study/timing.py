@@ -518,8 +518,8 @@ def describe_plan(plan: PlanRecord, *, teachers: int | None = None) -> str:
         "label smoothing": plan.label_smoothing,
         "controls": plan.controls,
     }
-    costs = " + ".join(f"{part} {cost:.3g}" for part, cost in parts.items() if cost)
-    text = f"{plan.equivalents:.4g} full trainings = {costs}"
+    costs = " + ".join(f"{part} {_amount(cost, digits=3)}" for part, cost in parts.items() if cost)
+    text = f"{_amount(plan.equivalents)} full trainings = {costs}"
     if teachers is not None and plan.tried is not None and plan.tried < teachers:
         text += f"; {plan.tried} of {teachers} teachers are tried, the most accurate checkpoint of each training first"
     return text
@@ -533,12 +533,16 @@ def _describe_grid_plan(plan: PlanRecord) -> str:
         "label smoothing": plan.label_smoothing,
         "shared settings": plan.controls,
     }
-    costs = " + ".join(f"{part} {cost:.4g}" for part, cost in parts.items() if cost)
+    costs = " + ".join(f"{part} {_amount(cost)}" for part, cost in parts.items() if cost)
     used = sum(parts.values())
     return (
-        f"{used:.4g} of {plan.equivalents:.4g} full trainings = {costs}; {plural(plan.settings or 1, 'setting')} per "
-        f"cell (the smallest budget is {used - plan.search:.4g})"
+        f"{_amount(used)} of {_amount(plan.equivalents)} full trainings = {costs}; "
+        f"{plural(plan.settings or 1, 'setting')} per cell (the smallest budget is {_amount(used - plan.search)})"
     )
+
+
+def _amount(trainings: float, *, digits: int = 4) -> str:
+    return f"{trainings:.{digits}g}" if trainings < 1000 else f"{trainings:,.0f}"
 
 
 def _kind(phase: str) -> str:

@@ -14,6 +14,7 @@ from teacher_files import ARCHITECTURE, Touch, coloured, digits, network, refuse
 
 from autodistill.errors import TeacherError
 from autodistill.teachers import Teacher, load, save
+from autodistill.teachers.adaptation import pretrained
 
 
 @pytest.fixture
@@ -245,6 +246,16 @@ def test_a_file_without_an_architecture_is_identified(architecture: str, tmp_pat
     teacher = load(f"file:{tmp_path}/t.pt?norm=none", data=digits())
     assert teacher.architecture == architecture
     assert teacher.notes == (f"identified as {architecture} by its tensors",)
+
+
+@pytest.mark.parametrize("uri", ["file:", "adapt:file:"])
+def test_the_stated_size_does_not_decide_the_layout(uri: str, tmp_path: Path) -> None:
+    source = network("resnet18:0.125", size=224)
+    torch.save(source.state_dict(), tmp_path / "t.pt")
+    text = f"{uri}{tmp_path}/t.pt?norm=none&size=16"
+    teacher = pretrained(text, data=digits()).teacher if uri == "adapt:file:" else load(text, data=digits())
+    assert teacher.input_size == 16
+    assert str(teacher.module) == str(source)
 
 
 def test_a_file_of_an_unknown_network_names_the_nearest(tmp_path: Path) -> None:

@@ -104,7 +104,8 @@ def known_network(uri: Uri, data: Data) -> Foreign:
         told = facts.architecture or ""
         names = [told, *(it for it in MODELS if it != told)] if told.partition(":")[0] in MODELS else list(MODELS)
     size = uri.size() or facts.image_size
-    sizes = [size] if size else list(dict.fromkeys((own_size, 32, 224)))
+    # The images of a network may have another size than those for which its layers are laid out.
+    sizes = list(dict.fromkeys((size or own_size, own_size, 32, 224)))
     try:
         fit = identify(checkpoint, data, names=names, sizes=sizes, uri=uri)
     except ConfigError as error:

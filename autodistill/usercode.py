@@ -9,6 +9,7 @@ import inspect
 import json
 import os
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
@@ -232,7 +233,8 @@ def _contained(file: str | None) -> Iterator[None]:
     sys.path.insert(0, folder)
     sys.argv = [file or ""]
     try:
-        with _settings_kept():
+        with _settings_kept(), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "`torch.jit", FutureWarning)  # the user's files are as they are
             yield
     finally:
         sys.argv = arguments

@@ -85,6 +85,10 @@ def frozen():
     return Net(10).requires_grad_(False)
 
 
+def scripted():
+    return torch.jit.trace(Net(10).eval(), torch.zeros(2, 1, 8, 8))
+
+
 def lazy():
     return nn.Sequential(nn.Flatten(), nn.LazyLinear(10))
 

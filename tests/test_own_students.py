@@ -305,6 +305,7 @@ def test_a_network_that_looks_at_numbers_is_counted_by_running_it(nets: str) -> 
         (":noisy", "gives other logits for the same images", "self.training"),
         (":cut", "has no gradient: element 0 of tensors does not require grad", "train one step"),
         (":frozen", "has no parameter to train", "requires_grad"),
+        (":scripted", "TorchScript cannot be a student", "the network itself"),
         (":lazy", "1.weight has no shape yet", "lazy layers"),
         (":uncopied", "cannot be copied: RuntimeError", "parametrizations"),
         (":extra", "its state_dict holds more than tensors", "get_extra_state"),

@@ -19,7 +19,8 @@ from torch import Tensor
 
 from autodistill.errors import TeacherError
 from autodistill.models.uri import name_of, parse, with_option
-from autodistill.teachers import load
+from autodistill.teachers import load, logits_of
+from autodistill.teachers.checks import cost_of
 from autodistill.usercode import source_files
 
 State = dict[str, Tensor]
@@ -573,6 +574,10 @@ def leaks():
     return net
 
 
+def scripted():
+    return torch.jit.trace(Net().eval(), torch.zeros(2, 1, 8, 8))
+
+
 def late():
     import helper_of_a_test
 
@@ -605,6 +610,14 @@ def test_a_softmax_becomes_logits(odd: str) -> None:
     assert teacher.notes == ("its outputs are probabilities: their logarithms are used as logits",)
     teacher.module.network.load_state_dict(plain.module.state_dict())
     assert torch.allclose(teacher(images).softmax(1), plain(images).softmax(1), atol=1e-6)
+
+
+def test_torchscript_can_be_a_teacher(odd: str, recwarn: pytest.WarningsRecorder) -> None:
+    teacher = load(f"{odd}:scripted?norm=none", data=digits())
+    assert (cost_of(teacher, digits()).params, cost_of(teacher, digits()).macs) == (650, 640)
+    assert not any(it.requires_grad for it in teacher.module.parameters())
+    assert logits_of(teacher, digits().validation.images[:5]).shape == (5, 10)
+    assert not recwarn.list
 
 
 def test_a_network_that_fails_on_real_images_is_an_error_of_the_teacher(odd: str) -> None:

@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from autodistill import usercode
 from autodistill.errors import AutodistillError, near
@@ -93,7 +94,10 @@ def from_python(uri: Uri, *, num_classes: int | None, offline: bool = False, giv
 
 
 def copied(module: nn.Module, uri: Uri) -> nn.Module:
-    """Copy a network, or raise the error for a network that cannot be copied."""
+    """Copy a network, or raise the error for a network that cannot be copied, such as one with lazy layers."""
+    lazy = [key for key, it in module.named_parameters() if is_lazy(it)]
+    if lazy:
+        raise uri.refused(f"{lazy[0]} has no shape yet", "state the sizes of its lazy layers, or call the network once")
     hint = "weights must be parameters; torch.nn.utils.parametrizations.weight_norm can be copied"
     with errors_as(lambda error: uri.refused(f"cannot be copied: {said(error)}", hint)):
         return copy.deepcopy(module)

@@ -14,13 +14,12 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
 
 from autodistill.config import StudentSpec
 from autodistill.data import Data
 from autodistill.errors import ConfigError, near
 from autodistill.models import MODELS, build, lay_out, parse_name
-from autodistill.models.cost import measure
+from autodistill.models.cost import is_scripted, measure
 from autodistill.models.foreign import FOREIGN, Foreign, cannot_take, copied
 from autodistill.models.preprocessing import INTERPOLATIONS, normalisation
 from autodistill.models.uri import OF_STUDENTS, RESERVED, Uri, parse, student_name
@@ -221,9 +220,8 @@ def _built(uri: Uri, *, num_classes: int, image_shape: tuple[int, int, int], see
     given = {"num_classes": num_classes, "in_channels": image_shape[0], "image_size": uri.size() or image_shape[1]}
     with seeded(seed):
         network = FOREIGN[uri.scheme](uri, num_classes=num_classes, offline=offline, given=given)
-    lazy = [key for key, it in network.module.named_parameters() if is_lazy(it)]
-    if lazy:
-        raise uri.refused(f"{lazy[0]} has no shape yet", "state the sizes of its lazy layers, or call the network once")
+    if is_scripted(network.module):
+        raise uri.refused("TorchScript cannot be a student", "return the network itself, before torch.jit")
     return network
 
 

@@ -355,6 +355,15 @@ def test_libraries_refuse_what_they_do_not_have(monkeypatch: pytest.MonkeyPatch)
     assert missing.hint == "pip install 'kd-autodistill[timm]'"
 
 
+def test_probabilities_are_noted(nets: str) -> None:
+    (note,) = described(f"{nets}:softmax").foreign.notes
+    assert "return the logits before the softmax" in note
+
+
+def test_a_network_may_change_its_input_in_place(nets: str) -> None:
+    assert described(f"{nets}:in_place?norm=data").foreign.notes == ()
+
+
 def test_numbers_that_are_not_torchs_are_noted(nets: str) -> None:
     (note,) = described(f"{nets}:own_random").foreign.notes
     assert "draws random numbers in training that are not torch's" in note

@@ -537,6 +537,8 @@ class Net(nn.Module):
         logits = self.head(images.flatten(1))
         if self.kind == "softmax":
             return logits.softmax(1)
+        if self.kind == "sigmoid":
+            return logits.sigmoid()
         if self.kind == "dropout":
             return F.dropout(logits, training=True)
         if self.kind == "batch":
@@ -610,6 +612,11 @@ def test_a_softmax_becomes_logits(odd: str) -> None:
     assert teacher.notes == ("its outputs are probabilities: their logarithms are used as logits",)
     teacher.module.network.load_state_dict(plain.module.state_dict())
     assert torch.allclose(teacher(images).softmax(1), plain(images).softmax(1), atol=1e-6)
+
+
+def test_a_sigmoid_is_noted(odd: str) -> None:
+    (note,) = load(f"{odd}:kind?kind=sigmoid&norm=none", data=digits()).notes
+    assert "return the logits before the sigmoid" in note
 
 
 def test_torchscript_can_be_a_teacher(odd: str, recwarn: pytest.WarningsRecorder) -> None:

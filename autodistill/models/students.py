@@ -24,7 +24,7 @@ from autodistill.models.foreign import FOREIGN, Foreign, cannot_take, copied
 from autodistill.models.preprocessing import INTERPOLATIONS, normalisation
 from autodistill.models.uri import OF_STUDENTS, RESERVED, Uri, parse, student_name
 from autodistill.records import ForeignRecord, StudentRecord
-from autodistill.tensors import raw_bytes, seeded
+from autodistill.tensors import kind_of, raw_bytes, seeded
 from autodistill.usercode import errors_as
 
 Statistics = Sequence[float]
@@ -261,6 +261,9 @@ def _try(model: Wrapped, uri: Uri, data: Data) -> tuple[str, ...]:
             "gives other logits for the same images when it is asked again, in evaluation mode",
             "let dropout depend on self.training, and draw no random numbers in evaluation mode",
         )
+    notes: tuple[str, ...] = ()
+    if kind_of(first) == "softmax":
+        notes += ("its outputs are probabilities and are used as logits: return the logits before the softmax",)
     twin.train()
     with seeded():
         logits = _logits(twin, images, uri, data)
@@ -285,18 +288,18 @@ def _try(model: Wrapped, uri: Uri, data: Data) -> tuple[str, ...]:
     with seeded(), torch.no_grad():
         again = _logits(copy.deepcopy(model).train(), images, uri, data)
     if not torch.allclose(logits.detach(), again, rtol=1e-3, atol=1e-3 * max(1.0, float(again.abs().max()))):
-        return (
+        notes += (
             "it draws random numbers in training that are not torch's: equal seeds do not give equal runs, and a "
             "resumed run differs from an uninterrupted one",
         )
-    return ()
+    return notes
 
 
 def _logits(model: nn.Module, images: Tensor, uri: Uri, data: Data) -> Tensor:
     """Run a network; refuse what is no batch of logits for the classes of the data."""
     mode = "in training mode" if model.training else "in evaluation mode"
     with errors_as(partial(cannot_take, uri, images, mode)):
-        output = model(images)
+        output = model(images.clone())  # it may change its input in place
     if not isinstance(output, Tensor):
         several = isinstance(output, tuple | list | dict)
         raise uri.refused(

@@ -99,6 +99,19 @@ def scripted():
     return torch.jit.trace(Net(10).eval(), torch.zeros(2, 1, 8, 8))
 
 
+def half():
+    return Net(10).half()
+
+
+class Broken(Net):
+    def forward(self, images):
+        raise ValueError("not today")
+
+
+def broken():
+    return Broken(10)
+
+
 def lazy():
     return nn.Sequential(nn.Flatten(), nn.LazyLinear(10))
 

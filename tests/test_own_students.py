@@ -305,6 +305,8 @@ def test_a_network_that_looks_at_numbers_is_counted_by_running_it(nets: str) -> 
         (":noisy", "gives other logits for the same images", "self.training"),
         (":cut", "has no gradient: element 0 of tensors does not require grad", "train one step"),
         (":frozen", "has no parameter to train", "requires_grad"),
+        (":half", "cannot take a batch of shape (1, 1, 8, 8) in evaluation mode: RuntimeError", "float32"),
+        (":broken", "ValueError: not today", "run the network on such a batch yourself: it fails in /"),
         (":scripted", "TorchScript cannot be a student", "the network itself"),
         (":lazy", "1.weight has no shape yet", "lazy layers"),
         (":uncopied", "cannot be copied: RuntimeError", "parametrizations"),

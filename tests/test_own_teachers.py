@@ -758,6 +758,14 @@ def test_classes_that_differ_in_case_only_are_told_apart(tmp_path: Path) -> None
     assert "not UTF-8 text" in refused(f"file:{tmp_path}/t.pt?norm=none&classes={tmp_path}/classes").message
 
 
+def test_classes_are_equal_in_all_forms_of_unicode(tmp_path: Path) -> None:
+    composed, decomposed = "p\u00eache", "pe\u0302che"
+    data = replace(digits(), classes=(composed, *"123456789"))
+    torch.save(network().state_dict(), tmp_path / "t.pt")
+    uri = f"file:{tmp_path}/t.pt?norm=none&classes={decomposed},2,1,3,4,5,6,7,8,9"
+    assert load(uri, data=data).columns == (0, 2, 1, *range(3, 10))
+
+
 def test_tensors_without_values_are_left_out(tmp_path: Path) -> None:
     state = {**network().state_dict(), "fc.bias": torch.empty(10, device="meta")}
     torch.save(state, tmp_path / "t.pt")

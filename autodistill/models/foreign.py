@@ -11,6 +11,7 @@ import difflib
 import hashlib
 import importlib
 import inspect
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -37,6 +38,10 @@ Without this limit, a machine without a network waits for the many attempts of t
 LARGEST_HEAD = 6
 """Most tensors of a head of another number of classes: weight and bias of a classifier and of two auxiliary
 classifiers, as in GoogLeNet. More tensors of other shapes are another network."""
+_OTHER_TYPE = re.compile(r"Half|BFloat16|Double")
+"""What torch's errors say about weights that are not float32."""
+_ABOUT_SIZES = re.compile(r"\b(sizes?|shapes?|height|width|dim|dimensions?|channels|kernel)\b", re.IGNORECASE)
+"""What errors of torch and of libraries say about images that are too small or too large."""
 _TIMM_HINT = "run once where the machine may download, without --offline, or name a local copy: timm:local-dir:FOLDER"
 
 
@@ -106,9 +111,14 @@ def copied(module: nn.Module, uri: Uri) -> nn.Module:
 def cannot_take(uri: Uri, images: Tensor, mode: str, error: BaseException) -> AutodistillError:
     """Return the error for a network that fails on a batch of images."""
     batch = f"a batch of shape {tuple(images.shape)}{mode and ' '}{mode}"
-    return uri.refused(
-        f"cannot take {batch}: {said(error)}", f"state its input size: {with_option(uri.text, 'size=PIXELS')}"
-    )
+    text, place = str(error), usercode.place_of(error)
+    if _OTHER_TYPE.search(text):
+        hint = "its weights must be float32: call .float() on the network"
+    elif isinstance(error, RuntimeError | AssertionError | ValueError) and _ABOUT_SIZES.search(text):
+        hint = f"state its input size: {with_option(uri.text, 'size=PIXELS')}"
+    else:
+        hint = f"run the network on such a batch yourself{place and ': it fails in '}{place}"
+    return uri.refused(f"cannot take {batch}: {said(error)}", hint)
 
 
 def _unwrapped(module: nn.Module) -> nn.Module:

@@ -364,7 +364,7 @@ def _plain(value: Any) -> Any:
 
 def _reason(error: BaseException) -> str:
     text = str(error)
-    if isinstance(error, pickle.UnpicklingError):
+    if isinstance(error, pickle.UnpicklingError | BadZipFile):
         # torch's own message continues with instructions for running the code in the file.
         carried = re.search(r"GLOBAL ([\w.]+)", text)
         return f"it carries {carried[1]}, which is never run" if carried else "it is not a complete torch file"

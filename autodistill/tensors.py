@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Iterator
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -18,6 +19,17 @@ def raw_bytes(tensor: Tensor) -> memoryview:
 def log_probabilities(probabilities: Tensor) -> Tensor:
     """Return logits whose softmax is the probabilities. They are finite for probabilities of zero too."""
     return probabilities.clamp_min(torch.finfo(probabilities.dtype).tiny).log()
+
+
+def kind_of(outputs: Tensor) -> Literal["softmax", "sigmoid", "logits"]:
+    """Return what outputs (batch, classes) look like: probabilities of a softmax or a sigmoid, or logits."""
+    sums = outputs.double().sum(dim=1)
+    if (outputs < 0).any() or not outputs.isfinite().all():
+        return "logits"
+    if torch.allclose(sums, torch.ones_like(sums), atol=1e-4):
+        return "softmax"
+    # All zeros are the outputs of a head that is still to be trained.
+    return "sigmoid" if outputs.max() <= 1 and outputs.any() else "logits"
 
 
 @contextlib.contextmanager

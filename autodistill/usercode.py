@@ -9,6 +9,8 @@ import inspect
 import json
 import os
 import sys
+import traceback
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
@@ -49,6 +51,19 @@ def said(error: BaseException) -> str:
     """Return the type of an error and the first line of its text: `ValueError: no such layer`."""
     lines = str(error).splitlines()
     return f"{type(error).__name__}: {lines[0][:300]}" if lines else type(error).__name__
+
+
+def place_of(error: BaseException) -> str:
+    """Return file and line of the deepest frame of an error that is the user's own code; empty: there is none."""
+    import torch
+
+    installed = os.path.dirname(os.path.dirname(os.path.abspath(torch.__file__)))
+    libraries = tuple(
+        f"{folder}{os.sep}" for folder in (installed, os.path.dirname(__file__), os.path.dirname(os.__file__))
+    )
+    frames = [it for it in traceback.extract_tb(error.__traceback__) if os.path.isfile(it.filename)]
+    own = [it for it in frames if not os.path.abspath(it.filename).startswith(libraries)]
+    return f"{own[-1].filename}, line {own[-1].lineno}" if own else ""
 
 
 def function(target: str, refused: Refused) -> tuple[Callable[..., Any], bytes]:
@@ -232,7 +247,8 @@ def _contained(file: str | None) -> Iterator[None]:
     sys.path.insert(0, folder)
     sys.argv = [file or ""]
     try:
-        with _settings_kept():
+        with _settings_kept(), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "`torch.jit", FutureWarning)  # the user's files are as they are
             yield
     finally:
         sys.argv = arguments

@@ -77,12 +77,39 @@ nan_training = changed(lambda net, logits: logits / 0 if net.training else logit
 nan_gradient = changed(lambda net, logits: logits + (0 * logits).sqrt())
 noisy = changed(lambda net, logits: F.dropout(logits, 0.5))
 cut = changed(lambda net, logits: logits.detach())
+softmax = changed(lambda net, logits: logits.softmax(1))
 own_random = changed(lambda net, logits: logits * (1 + random.random() * net.training))
 looks = changed(lambda net, logits: logits * 2 if float(logits.detach().sum()) > 0 else logits)
 
 
 def frozen():
     return Net(10).requires_grad_(False)
+
+
+class InPlace(Net):
+    def forward(self, images):
+        return super().forward(images.mul_(2))
+
+
+def in_place():
+    return InPlace(10)
+
+
+def scripted():
+    return torch.jit.trace(Net(10).eval(), torch.zeros(2, 1, 8, 8))
+
+
+def half():
+    return Net(10).half()
+
+
+class Broken(Net):
+    def forward(self, images):
+        raise ValueError("not today")
+
+
+def broken():
+    return Broken(10)
 
 
 def lazy():

@@ -132,6 +132,36 @@ def test_operators_that_cannot_be_counted_leave_the_macs_unknown(tmp_path: Path)
     assert (cost.params, cost.macs) == (60 + 70, None)
 
 
+def test_quantised_weights_are_counted_in_their_own_size(tmp_path: Path) -> None:
+    onnx = pytest.importorskip("onnx")
+    path = tmp_path / "t.onnx"
+    module, model = write_onnx(path), onnx.load(str(path))
+    numbers = onnx.numpy_helper.from_array
+    weights = module.head.weight
+    model.graph.initializer[2].CopyFrom(numbers((weights / 0.01).round().to(torch.int8).numpy(), "quantised"))
+    model.graph.initializer.extend([numbers(np.float32(0.01), "scale"), numbers(np.int8(0), "zero")])
+    node = onnx.helper.make_node("DequantizeLinear", ["quantised", "scale", "zero"], ["head.weight"])
+    model.graph.node.insert(0, node)
+    onnx.save(model, str(path))
+    cost = cost_of(load(f"onnx:{path}", data=digits()), digits())
+    assert (cost.params, cost.size_bytes) == (60 + 70, 4 * (60 + 10 + 1) + 60)
+
+
+def test_an_onnx_file_that_is_too_new_says_so(tmp_path: Path) -> None:
+    onnx = pytest.importorskip("onnx")
+    write_onnx(tmp_path / "t.onnx")
+    for change, found in (("ir_version", "Unsupported model IR version: 99"), ("opset", "Opset 200 is under")):
+        model = onnx.load(str(tmp_path / "t.onnx"))
+        if change == "opset":
+            model.opset_import[0].version = 200
+        else:
+            model.ir_version = 99
+        onnx.save(model, str(tmp_path / "new.onnx"))
+        error = refused(f"onnx:{tmp_path}/new.onnx")
+        assert found in error.message
+        assert "update onnxruntime" in error.hint
+
+
 @pytest.mark.parametrize("package", ["onnx", "onnxruntime"])
 def test_onnx_without_its_extra(package: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     write_onnx(tmp_path / "t.onnx")

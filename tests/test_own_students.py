@@ -306,6 +306,9 @@ def test_a_network_that_looks_at_numbers_is_counted_by_running_it(nets: str) -> 
         (":noisy", "gives other logits for the same images", "self.training"),
         (":cut", "has no gradient: element 0 of tensors does not require grad", "train one step"),
         (":frozen", "has no parameter to train", "requires_grad"),
+        (":half", "cannot take a batch of shape (1, 1, 8, 8) in evaluation mode: RuntimeError", "float32"),
+        (":broken", "ValueError: not today", "run the network on such a batch yourself: it fails in /"),
+        (":scripted", "TorchScript cannot be a student", "the network itself"),
         (":lazy", "1.weight has no shape yet", "lazy layers"),
         (":uncopied", "cannot be copied: RuntimeError", "parametrizations"),
         (":extra", "its state_dict holds more than tensors", "get_extra_state"),
@@ -353,6 +356,15 @@ def test_libraries_refuse_what_they_do_not_have(monkeypatch: pytest.MonkeyPatch)
     missing = refused("timm:resnet18")
     assert "timm is not installed" in missing.message
     assert missing.hint == "pip install 'kd-autodistill[timm]'"
+
+
+def test_probabilities_are_noted(nets: str) -> None:
+    (note,) = described(f"{nets}:softmax").foreign.notes
+    assert "return the logits before the softmax" in note
+
+
+def test_a_network_may_change_its_input_in_place(nets: str) -> None:
+    assert described(f"{nets}:in_place?norm=data").foreign.notes == ()
 
 
 def test_numbers_that_are_not_torchs_are_noted(nets: str) -> None:

@@ -19,7 +19,8 @@ from torch import Tensor
 
 from autodistill.errors import TeacherError
 from autodistill.models.uri import name_of, parse, with_option
-from autodistill.teachers import load
+from autodistill.teachers import load, logits_of
+from autodistill.teachers.checks import cost_of
 from autodistill.usercode import source_files
 
 State = dict[str, Tensor]
@@ -536,6 +537,8 @@ class Net(nn.Module):
         logits = self.head(images.flatten(1))
         if self.kind == "softmax":
             return logits.softmax(1)
+        if self.kind == "sigmoid":
+            return logits.sigmoid()
         if self.kind == "dropout":
             return F.dropout(logits, training=True)
         if self.kind == "batch":
@@ -573,6 +576,10 @@ def leaks():
     return net
 
 
+def scripted():
+    return torch.jit.trace(Net().eval(), torch.zeros(2, 1, 8, 8))
+
+
 def late():
     import helper_of_a_test
 
@@ -605,6 +612,19 @@ def test_a_softmax_becomes_logits(odd: str) -> None:
     assert teacher.notes == ("its outputs are probabilities: their logarithms are used as logits",)
     teacher.module.network.load_state_dict(plain.module.state_dict())
     assert torch.allclose(teacher(images).softmax(1), plain(images).softmax(1), atol=1e-6)
+
+
+def test_a_sigmoid_is_noted(odd: str) -> None:
+    (note,) = load(f"{odd}:kind?kind=sigmoid&norm=none", data=digits()).notes
+    assert "return the logits before the sigmoid" in note
+
+
+def test_torchscript_can_be_a_teacher(odd: str, recwarn: pytest.WarningsRecorder) -> None:
+    teacher = load(f"{odd}:scripted?norm=none", data=digits())
+    assert (cost_of(teacher, digits()).params, cost_of(teacher, digits()).macs) == (650, 640)
+    assert not any(it.requires_grad for it in teacher.module.parameters())
+    assert logits_of(teacher, digits().validation.images[:5]).shape == (5, 10)
+    assert not recwarn.list
 
 
 def test_a_network_that_fails_on_real_images_is_an_error_of_the_teacher(odd: str) -> None:
@@ -736,6 +756,14 @@ def test_classes_that_differ_in_case_only_are_told_apart(tmp_path: Path) -> None
     assert "class 'Cat'" in refused(uri, data).message
     (tmp_path / "classes").write_bytes("é\n".encode("latin-1"))
     assert "not UTF-8 text" in refused(f"file:{tmp_path}/t.pt?norm=none&classes={tmp_path}/classes").message
+
+
+def test_classes_are_equal_in_all_forms_of_unicode(tmp_path: Path) -> None:
+    composed, decomposed = "p\u00eache", "pe\u0302che"
+    data = replace(digits(), classes=(composed, *"123456789"))
+    torch.save(network().state_dict(), tmp_path / "t.pt")
+    uri = f"file:{tmp_path}/t.pt?norm=none&classes={decomposed},2,1,3,4,5,6,7,8,9"
+    assert load(uri, data=data).columns == (0, 2, 1, *range(3, 10))
 
 
 def test_tensors_without_values_are_left_out(tmp_path: Path) -> None:

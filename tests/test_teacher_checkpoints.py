@@ -6,6 +6,7 @@ import pickle
 import random
 from pathlib import Path
 from typing import Any
+from zipfile import ZipFile
 
 import pytest
 import safetensors.torch
@@ -14,6 +15,7 @@ from teacher_files import ARCHITECTURE, Touch, coloured, digits, network, refuse
 
 from autodistill.errors import TeacherError
 from autodistill.teachers import Teacher, load, save
+from autodistill.teachers.adaptation import pretrained
 
 
 @pytest.fixture
@@ -107,6 +109,39 @@ def test_a_bit_that_flipped_in_a_file_of_ours_is_found(good: Path) -> None:
     good.write_bytes(content)
     assert isinstance(load(f"file:{good}", data=digits()), Teacher)
     assert isinstance(load(with_facts(good.with_name("theirs.safetensors")), data=digits()), Teacher)
+
+
+def test_a_bit_that_flipped_in_a_zip_file_is_found(good_pt: Path) -> None:
+    content = good_pt.read_bytes()
+    with ZipFile(good_pt) as archive:
+        largest = max(archive.infolist(), key=lambda it: it.file_size)
+    where = largest.header_offset + 200 + largest.file_size // 2
+    good_pt.write_bytes(content[:where] + bytes([content[where] ^ 1]) + content[where + 1 :])
+    assert f"its member '{largest.filename}' is damaged (other CRC-32)" in refused(f"file:{good_pt}").message
+
+
+def test_a_zip_file_without_checksums_is_read(good_pt: Path) -> None:
+    torch.serialization.set_crc32_options(False)
+    try:
+        torch.save(network().state_dict(), good_pt)
+    finally:
+        torch.serialization.set_crc32_options(True)
+    assert isinstance(load(f"file:{good_pt}?norm=none", data=digits()), Teacher)
+
+
+@pytest.mark.parametrize(
+    ("member", "what", "call"),
+    [
+        ("constants.pkl", "a TorchScript network", "torch.jit.load(...)"),
+        ("archive_format", "a program of torch.export", "torch.export.load(...).module()"),
+    ],
+)
+def test_a_zip_file_of_a_program_is_named(member: str, what: str, call: str, tmp_path: Path) -> None:
+    with ZipFile(tmp_path / "t.pt", "w") as archive:
+        archive.writestr(f"t/{member}", b"")
+    error = refused(f"file:{tmp_path}/t.pt")
+    assert f"t.pt is {what}" in error.message
+    assert f"returns {call}: python:FILE.py:FACTORY" in error.hint
 
 
 def test_random_damage_gives_a_teacher_or_an_error_of_ours(good: Path, good_pt: Path, tmp_path: Path) -> None:
@@ -247,6 +282,16 @@ def test_a_file_without_an_architecture_is_identified(architecture: str, tmp_pat
     assert teacher.notes == (f"identified as {architecture} by its tensors",)
 
 
+@pytest.mark.parametrize("uri", ["file:", "adapt:file:"])
+def test_the_stated_size_does_not_decide_the_layout(uri: str, tmp_path: Path) -> None:
+    source = network("resnet18:0.125", size=224)
+    torch.save(source.state_dict(), tmp_path / "t.pt")
+    text = f"{uri}{tmp_path}/t.pt?norm=none&size=16"
+    teacher = pretrained(text, data=digits()).teacher if uri == "adapt:file:" else load(text, data=digits())
+    assert teacher.input_size == 16
+    assert str(teacher.module) == str(source)
+
+
 def test_a_file_of_an_unknown_network_names_the_nearest(tmp_path: Path) -> None:
     state = network("resnet20").state_dict()
     state["layer1.0.attention.weight"] = torch.zeros(3)
@@ -274,6 +319,15 @@ def test_a_file_of_an_unknown_network_names_the_nearest(tmp_path: Path) -> None:
 )
 def test_metadata_that_make_no_sense(facts: dict[str, Any], found: str, tmp_path: Path) -> None:
     assert found in refused(with_facts(tmp_path / "t.safetensors", **facts)).message
+
+
+def test_options_replace_facts_that_make_no_sense(tmp_path: Path) -> None:
+    odd = with_facts(tmp_path / "t.safetensors", std=[0], classes="a,b", image_size="large")
+    assert "by norm=, mean=, std=; or save it again" in refused(odd).hint
+    assert "by classes=;" in refused(f"{odd}?norm=none").hint
+    assert "by size=;" in refused(f"{odd}?norm=none&classes=0,1,2,3,4,5,6,7,8,9").hint
+    stated = f"{odd}?mean=0&std=1&classes=0,1,2,3,4,5,6,7,8,9&size=8"
+    assert load(stated, data=digits()).normalisation.std == (1.0,)
 
 
 def test_unknown_schemes_get_near_matches() -> None:

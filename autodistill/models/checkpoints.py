@@ -14,10 +14,11 @@ import re
 import struct
 import types
 import warnings
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
-from zipfile import BadZipFile
+from zipfile import BadZipFile, ZipFile
 
 import numpy as np
 import safetensors
@@ -37,6 +38,7 @@ DAMAGE = (
     safetensors.SafetensorError,
     pickle.UnpicklingError,
     BadZipFile,
+    zlib.error,
     struct.error,
     OSError,
     EOFError,
@@ -63,6 +65,12 @@ _NOT_CHECKPOINTS: tuple[tuple[bytes, str, str], ...] = (
     (b"{", "JSON text", "download the file itself: a server may have answered with a message"),
 )
 """First bytes of files that people name by mistake, what the file is, and what to do."""
+_PROGRAMS = (
+    ("constants.pkl", "a TorchScript network", "torch.jit.load(...)"),
+    ("archive_format", "a program of torch.export", "torch.export.load(...).module()"),
+    ("serialized_exported_program.json", "a program of torch.export", "torch.export.load(...).module()"),
+)
+"""Members of zip files that hold a network with its code, what the file is, and how to load it."""
 
 _NUMPY_FUNCTIONS = {"scalar": np.float64(0).__reduce__()[0], "_reconstruct": np.zeros(0).__reduce__()[0]}
 _HARMLESS: list[Any] = [
@@ -208,6 +216,8 @@ def _read_torch(path: Path, uri: Uri, start: bytes) -> dict[str, Any]:
     for magic, what, hint in _NOT_CHECKPOINTS:
         if start.lstrip().startswith(magic):
             raise uri.refused(f"{path} is {what}", hint)
+    if start.startswith(b"PK\x03\x04"):
+        _check_archive(path, uri)
     with warnings.catch_warnings(), torch.serialization.safe_globals(_HARMLESS):
         # For a newer pickle protocol, torch warns with a request to file an issue.
         warnings.simplefilter("ignore", UserWarning)
@@ -215,6 +225,20 @@ def _read_torch(path: Path, uri: Uri, start: bytes) -> dict[str, Any]:
         with path.open("rb") as file:
             found = torch.load(file, map_location="cpu", weights_only=True)
     return _as_mapping(found) or {}
+
+
+def _check_archive(path: Path, uri: Uri) -> None:
+    """Refuse a zip file of another kind than torch.save writes, or with a damaged member; torch checks no checksums."""
+    with ZipFile(path) as archive:
+        members = {name.rpartition("/")[2] for name in archive.namelist()}
+        for member, what, call in _PROGRAMS:
+            if member in members:
+                hint = f"name a function that returns {call}: python:FILE.py:FACTORY"
+                raise uri.refused(f"{path} is {what}, not a file of weights", hint)
+        # torch writes zeros with set_crc32_options(False).
+        damaged = archive.testzip() if any(it.CRC for it in archive.infolist()) else None
+        if damaged:
+            raise ValueError(f"its member {damaged!r} is damaged (other CRC-32)")
 
 
 def _as_mapping(value: Any) -> dict[str, Any] | None:
@@ -252,6 +276,7 @@ def _nested_values(held: Mapping[str, Any], depth: int = 0) -> dict[str, Any]:
 _STATED = {
     "norm": ("mean", "std"),
     "mean": ("mean", "std"),
+    "std": ("mean", "std"),
     "classes": ("classes",),
     "size": ("image_size",),
     "arch": ("architecture",),
@@ -339,7 +364,7 @@ def _plain(value: Any) -> Any:
 
 def _reason(error: BaseException) -> str:
     text = str(error)
-    if isinstance(error, pickle.UnpicklingError):
+    if isinstance(error, pickle.UnpicklingError | BadZipFile):
         # torch's own message continues with instructions for running the code in the file.
         carried = re.search(r"GLOBAL ([\w.]+)", text)
         return f"it carries {carried[1]}, which is never run" if carried else "it is not a complete torch file"
@@ -352,7 +377,9 @@ def _validated(facts: Mapping[str, Any], uri: Uri) -> Facts:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
+        options = ", ".join(f"{option}=" for option, replaced in _STATED.items() if first["loc"][0] in replaced)
+        hint = f"replace it in the URI by {options}; or " if options else ""
         raise uri.refused(
             f"its metadata contain {where} = {first['input']!r:.80}: {first['msg']}",
-            f"save it again with {first['loc'][0]} set right, or without it",
+            f"{hint}save it again with {first['loc'][0]} set right, or without it",
         ) from error

@@ -28,7 +28,9 @@ def measure(model: nn.Module, *, image_shape: ImageShape) -> CostRecord:
     MACs are those of convolutions and matrix products, as is usual. `model` is not changed. It is executed only if it
     cannot run on the meta device, as networks that look at values of tensors.
     """
-    twin = copy.deepcopy(model).to("meta").eval()
+    twin = copy.deepcopy(model).eval()
+    if not is_scripted(twin):
+        twin = twin.to("meta")
     macs = _macs(twin, image_shape)
     if macs is None:
         macs = _macs(copy.deepcopy(model).eval(), image_shape)
@@ -40,6 +42,11 @@ def measure(model: nn.Module, *, image_shape: ImageShape) -> CostRecord:
         macs=macs,
         size_bytes=sum(t.numel() * (4 if t.is_floating_point() else t.element_size()) for t in state),
     )
+
+
+def is_scripted(model: nn.Module) -> bool:
+    """Return whether a network is, or contains, TorchScript, which cannot be moved to the meta device."""
+    return any(isinstance(it, torch.jit.ScriptModule) for it in model.modules())
 
 
 _NOT_COUNTED = (RuntimeError, TypeError, ValueError, AttributeError, LookupError, AssertionError, ArithmeticError)

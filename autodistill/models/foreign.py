@@ -11,6 +11,7 @@ import difflib
 import hashlib
 import importlib
 import inspect
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from autodistill import usercode
 from autodistill.errors import AutodistillError, ConfigError, near
@@ -37,6 +39,10 @@ Without this limit, a machine without a network waits for the many attempts of t
 LARGEST_HEAD = 6
 """Most tensors of a head of another number of classes: weight and bias of a classifier and of two auxiliary
 classifiers, as in GoogLeNet. More tensors of other shapes are another network."""
+_OTHER_TYPE = re.compile(r"Half|BFloat16|Double")
+"""What torch's errors say about weights that are not float32."""
+_ABOUT_SIZES = re.compile(r"\b(sizes?|shapes?|height|width|dim|dimensions?|channels|kernel)\b", re.IGNORECASE)
+"""What errors of torch and of libraries say about images that are too small or too large."""
 _TIMM_HINT = "run once where the machine may download, without --offline, or name a local copy: timm:local-dir:FOLDER"
 
 
@@ -94,7 +100,10 @@ def from_python(uri: Uri, *, num_classes: int | None, offline: bool = False, giv
 
 
 def copied(module: nn.Module, uri: Uri) -> nn.Module:
-    """Copy a network, or raise the error for a network that cannot be copied."""
+    """Copy a network, or raise the error for a network that cannot be copied, such as one with lazy layers."""
+    lazy = [key for key, it in module.named_parameters() if is_lazy(it)]
+    if lazy:
+        raise uri.refused(f"{lazy[0]} has no shape yet", "state the sizes of its lazy layers, or call the network once")
     hint = "weights must be parameters; torch.nn.utils.parametrizations.weight_norm can be copied"
     with errors_as(lambda error: uri.refused(f"cannot be copied: {said(error)}", hint)):
         return copy.deepcopy(module)
@@ -105,7 +114,10 @@ def needs_contiguous(module: nn.Module, images: Tensor) -> bool:
 
     Networks run in channels_last memory otherwise, which is faster. `module` is not changed.
     """
-    twin = copy.deepcopy(module).eval().to(memory_format=torch.channels_last)
+    twin = copy.deepcopy(module).eval()
+    for parameter in twin.parameters():  # copies of TorchScript have parameters that are no leaves
+        parameter.detach_()
+    twin = twin.to(memory_format=torch.channels_last)
     images = images.contiguous(memory_format=torch.channels_last)
     try:
         with errors_as(lambda error: ConfigError(str(error))), torch.no_grad(), seeded():
@@ -118,9 +130,14 @@ def needs_contiguous(module: nn.Module, images: Tensor) -> bool:
 def cannot_take(uri: Uri, images: Tensor, mode: str, error: BaseException) -> AutodistillError:
     """Return the error for a network that fails on a batch of images."""
     batch = f"a batch of shape {tuple(images.shape)}{mode and ' '}{mode}"
-    return uri.refused(
-        f"cannot take {batch}: {said(error)}", f"state its input size: {with_option(uri.text, 'size=PIXELS')}"
-    )
+    text, place = str(error), usercode.place_of(error)
+    if _OTHER_TYPE.search(text):
+        hint = "its weights must be float32: call .float() on the network"
+    elif isinstance(error, RuntimeError | AssertionError | ValueError) and _ABOUT_SIZES.search(text):
+        hint = f"state its input size: {with_option(uri.text, 'size=PIXELS')}"
+    else:
+        hint = f"run the network on such a batch yourself{place and ': it fails in '}{place}"
+    return uri.refused(f"cannot take {batch}: {said(error)}", hint)
 
 
 def _unwrapped(module: nn.Module) -> nn.Module:

@@ -3,6 +3,7 @@
 import hashlib
 import importlib
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -21,6 +22,9 @@ INPUTS = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(ui
 COUNTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 UNCOUNTED = ("Einsum", "LSTM", "GRU", "RNN", "If", "Loop", "Scan", "Attention", "MultiHeadAttention", "DeformConv")
 """Operators with products that are not counted, beside those of integers; a network with them has unknown MACs."""
+
+INTEGER_BYTES = {2: 1.0, 3: 1.0, 4: 2.0, 5: 2.0, 6: 4.0, 12: 4.0, 21: 0.5, 22: 0.5}
+"""Size of one number of each type of quantised weights and biases. Integers of 64 bits are shapes and indices."""
 
 
 @dataclass(frozen=True)
@@ -72,9 +76,13 @@ def network(uri: Uri, path: Path) -> tuple["OnnxModule", Any]:
         module = OnnxModule(path, runtime)
         session = module.session("cpu")
     except _errors() as error:
-        text = " ".join(str(error).split())[:200]
+        text = " ".join(str(error).split())
+        too_new = re.search(r"Unsupported model IR version.*|Opset \d+ is under development[^.]*", text)
+        hint = "export the network again"
+        if too_new:
+            text, hint = too_new[0], "update onnxruntime, or export the network with an older opset"
         raise uri.refused(
-            f"{path} cannot be read as an ONNX network: {type(error).__name__}: {text}", "export the network again"
+            f"{path} cannot be read as an ONNX network: {type(error).__name__}: {text[:200]}", hint
         ) from error
     module.graph = _described(model, session, uri)
     return module, model
@@ -207,13 +215,22 @@ def _described(model: Any, session: Any, uri: Uri) -> Graph:
 def cost(model: Any, graph: Graph, *, channels: int, size: int) -> TeacherCostRecord:
     """Count parameters and MACs per image of a network; what the graph does not show is unknown.
 
-    Parameters are the numbers of all weights, except the statistics of BatchNorm. MACs are those of convolutions and
-    matrix products, from the shapes that onnx infers. `model`, the content of the file, is changed.
+    Parameters are the numbers of all weights, except the statistics of BatchNorm and the scales of quantised weights.
+    The size is that of floats in float32, as everywhere, and of integers in their own type. MACs are those of
+    convolutions and matrix products, from the shapes that onnx infers. `model`, the content of the file, is changed.
     """
     onnx = importlib.import_module("onnx")
-    statistics = {name for it in model.graph.node if it.op_type == "BatchNormalization" for name in it.input[3:5]}
+    constants = {"BatchNormalization": slice(3, 5), "QuantizeLinear": slice(1, 2), "DequantizeLinear": slice(1, 2)}
+    statistics = {
+        name for it in model.graph.node if it.op_type in constants for name in it.input[constants[it.op_type]]
+    }
+    biases = {it.input[0] for it in model.graph.node if it.op_type == "DequantizeLinear"}
+    biases |= {name for it in model.graph.node if it.op_type == "QLinearConv" for name in it.input[8:]}
     floats = [it for it in model.graph.initializer if it.data_type in (1, 10, 11, 16)]
-    params = sum(math.prod(it.dims) for it in floats if it.name not in statistics)
+    quantised = [it for it in model.graph.initializer if it.data_type in INTEGER_BYTES]
+    integers = [it for it in quantised if len(it.dims) > 1 or it.name in biases]  # others are zero points
+    params = sum(math.prod(it.dims) for it in (*floats, *integers) if it.name not in statistics)
+    size_bytes = sum(math.prod(it.dims) * INTEGER_BYTES.get(it.data_type, 4) for it in (*floats, *integers))
     batch = graph.batch or 1
     dims = (batch, size, size, channels) if graph.channels_last else (batch, channels, size, size)
     own = {it.name for it in model.graph.initializer}
@@ -229,7 +246,7 @@ def cost(model: Any, graph: Graph, *, channels: int, size: int) -> TeacherCostRe
         macs = macs // batch if macs is not None else None
     except (onnx.shape_inference.InferenceError, KeyError):
         macs = None
-    return TeacherCostRecord(params=params, macs=macs, size_bytes=4 * sum(math.prod(it.dims) for it in floats))
+    return TeacherCostRecord(params=params, macs=macs, size_bytes=math.ceil(size_bytes))
 
 
 def _macs(graph: Any) -> int | None:

@@ -1,5 +1,6 @@
 """Facts about a teacher's input and output: normalisation, and the order of its classes."""
 
+import unicodedata
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -198,4 +199,5 @@ def _nearest(name: str, names: Sequence[str]) -> str:
 
 
 def _plain(name: str) -> str:
-    return name.casefold().replace("_", " ").replace("-", " ").strip()
+    """Return a name without differences of case, of `_-` and of the form in which Unicode holds accents."""
+    return unicodedata.normalize("NFC", name).casefold().replace("_", " ").replace("-", " ").strip()

@@ -14,18 +14,17 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
 
 from autodistill.config import StudentSpec
 from autodistill.data import Data
 from autodistill.errors import ConfigError, near
 from autodistill.models import MODELS, build, lay_out, parse_name
-from autodistill.models.cost import measure
+from autodistill.models.cost import is_scripted, measure
 from autodistill.models.foreign import FOREIGN, Foreign, cannot_take, copied, needs_contiguous
 from autodistill.models.preprocessing import INTERPOLATIONS, normalisation
 from autodistill.models.uri import OF_STUDENTS, RESERVED, Uri, parse, student_name
 from autodistill.records import ForeignRecord, StudentRecord
-from autodistill.tensors import laid_out, raw_bytes, seeded
+from autodistill.tensors import kind_of, laid_out, raw_bytes, seeded
 from autodistill.usercode import errors_as
 
 Statistics = Sequence[float]
@@ -223,9 +222,8 @@ def _built(uri: Uri, *, num_classes: int, image_shape: tuple[int, int, int], see
     given = {"num_classes": num_classes, "in_channels": image_shape[0], "image_size": uri.size() or image_shape[1]}
     with seeded(seed):
         network = FOREIGN[uri.scheme](uri, num_classes=num_classes, offline=offline, given=given)
-    lazy = [key for key, it in network.module.named_parameters() if is_lazy(it)]
-    if lazy:
-        raise uri.refused(f"{lazy[0]} has no shape yet", "state the sizes of its lazy layers, or call the network once")
+    if is_scripted(network.module):
+        raise uri.refused("TorchScript cannot be a student", "return the network itself, before torch.jit")
     return network
 
 
@@ -265,6 +263,9 @@ def _try(model: Wrapped, uri: Uri, data: Data) -> tuple[str, ...]:
             "gives other logits for the same images when it is asked again, in evaluation mode",
             "let dropout depend on self.training, and draw no random numbers in evaluation mode",
         )
+    notes: tuple[str, ...] = ()
+    if kind_of(first) == "softmax":
+        notes += ("its outputs are probabilities and are used as logits: return the logits before the softmax",)
     twin.train()
     with seeded():
         logits = _logits(twin, images, uri, data)
@@ -289,18 +290,18 @@ def _try(model: Wrapped, uri: Uri, data: Data) -> tuple[str, ...]:
     with seeded(), torch.no_grad():
         again = _logits(copy.deepcopy(model).train(), images, uri, data)
     if not torch.allclose(logits.detach(), again, rtol=1e-3, atol=1e-3 * max(1.0, float(again.abs().max()))):
-        return (
+        notes += (
             "it draws random numbers in training that are not torch's: equal seeds do not give equal runs, and a "
             "resumed run differs from an uninterrupted one",
         )
-    return ()
+    return notes
 
 
 def _logits(model: nn.Module, images: Tensor, uri: Uri, data: Data) -> Tensor:
     """Run a network; refuse what is no batch of logits for the classes of the data."""
     mode = "in training mode" if model.training else "in evaluation mode"
     with errors_as(partial(cannot_take, uri, images, mode)):
-        output = model(images)
+        output = model(images.clone())  # it may change its input in place
     if not isinstance(output, Tensor):
         several = isinstance(output, tuple | list | dict)
         raise uri.refused(

@@ -22,7 +22,7 @@ from autodistill.models.uri import FACTS, Uri, name_of, parse
 from autodistill.records import TRAINED_HERE
 from autodistill.teachers.tables import load_table
 from autodistill.teachers.teacher import Teacher, ensemble, ready
-from autodistill.tensors import log_probabilities, seeded
+from autodistill.tensors import kind_of, log_probabilities, seeded
 from autodistill.usercode import errors_as
 
 TRAINED = tuple(scheme.removesuffix(":") for scheme in TRAINED_HERE)
@@ -104,7 +104,8 @@ def known_network(uri: Uri, data: Data) -> Foreign:
         told = facts.architecture or ""
         names = [told, *(it for it in MODELS if it != told)] if told.partition(":")[0] in MODELS else list(MODELS)
     size = uri.size() or facts.image_size
-    sizes = [size] if size else list(dict.fromkeys((own_size, 32, 224)))
+    # The images of a network may have another size than those for which its layers are laid out.
+    sizes = list(dict.fromkeys((size or own_size, own_size, 32, 224)))
     try:
         fit = identify(checkpoint, data, names=names, sizes=sizes, uri=uri)
     except ConfigError as error:
@@ -279,11 +280,16 @@ def finished(network: Foreign, uri: Uri, loading: Loading) -> Teacher:
     size = uri.size() or facts.image_size
     chosen = normalisation(uri, facts, data, channels)
     module, notes = network.module, network.notes
-    outputs, probabilities = probe(module, uri, channels=channels, size=size or own_size)
+    outputs, kind = probe(module, uri, channels=channels, size=size or own_size)
     contiguous = uri.scheme in FOREIGN and needs_contiguous(module, torch.zeros(2, channels, *2 * [size or own_size]))
-    if probabilities:
+    if kind == "softmax":
         module = LogProbabilities(module)
         notes += ("its outputs are probabilities: their logarithms are used as logits",)
+    if kind == "sigmoid":
+        notes += (
+            "its outputs look like the probabilities of a sigmoid and are used as logits: if they are, return the "
+            "logits before the sigmoid",
+        )
     stated = stated_classes(uri)
     other_names = None if stated else network.other_names
     teacher = Teacher(
@@ -328,8 +334,8 @@ class LogProbabilities(nn.Module):
         return log_probabilities(self.network(images))
 
 
-def probe(module: nn.Module, uri: Uri, *, channels: int, size: int) -> tuple[int, bool]:
-    """Return the number of a network's outputs, and whether they are probabilities.
+def probe(module: nn.Module, uri: Uri, *, channels: int, size: int) -> tuple[int, str]:
+    """Return the number of a network's outputs, and what they look like: `softmax`, `sigmoid` or `logits`.
 
     Raises:
         AutodistillError: The network does not return logits, or its outputs differ between two calls or depend on the
@@ -348,8 +354,7 @@ def probe(module: nn.Module, uri: Uri, *, channels: int, size: int) -> tuple[int
             "gives logits that depend on the other images of the batch",
             "a BatchNorm must use its running statistics in evaluation mode",
         )
-    sums = first.sum(dim=1)
-    return first.shape[1], bool((first >= 0).all()) and torch.allclose(sums, torch.ones_like(sums), atol=1e-4)
+    return first.shape[1], kind_of(first)
 
 
 SOURCES: dict[str, Callable[[Uri, Loading], Teacher]] = {

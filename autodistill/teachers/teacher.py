@@ -129,7 +129,9 @@ def ready(teacher: Teacher, *, source: str = "") -> Teacher:
         teacher: The teacher.
         source: Hash of what the printed network and its weights do not show, such as the code of its factory.
     """
-    module = teacher.module.eval().requires_grad_(False).to(memory_format=teacher.memory_format)
+    for parameter in teacher.module.parameters():  # TorchScript has no requires_grad_, and its copies are no leaves
+        parameter.detach_()
+    module = teacher.module.eval().to(memory_format=teacher.memory_format)
     return with_fingerprint(replace(teacher, module=module), source=source)
 
 

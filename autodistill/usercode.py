@@ -9,12 +9,13 @@ import inspect
 import json
 import os
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from autodistill.errors import AutodistillError, near
+from autodistill.errors import AutodistillError, TrialError, near
 from autodistill.local_files import local_path
 
 USER_FILE = "autodistill_user_"
@@ -25,13 +26,15 @@ _IMPORTED: dict[Path, bytes] = {}
 """Source code of these files and modules when they were imported, by path."""
 _NOT_BESIDE = {*sys.stdlib_module_names, "numpy", "torch", "torchvision"}
 """Modules that a file of the user gets from Python and its environment, whatever lies beside the file."""
+_NOT_OF_A_USER = {*_NOT_BESIDE, "autodistill", "jaxtyping", "optuna", "pydantic", "ray", "safetensors"}
+"""Packages whose code is never a loss or a student that a user names."""
 Refused = Callable[[str, str], AutodistillError]
 """Makes an error of a message and a hint; it names what the user wrote."""
 
 
 @contextlib.contextmanager
-def errors_as(refused: Callable[[BaseException], AutodistillError]) -> Iterator[None]:
-    """Turn any error of the user's code into the error of autodistill that `refused` makes.
+def errors_as(refused: Callable[[BaseException], AutodistillError | None]) -> Iterator[None]:
+    """Turn any error of the user's code into the error of autodistill that `refused` makes; None: leave it as it is.
 
     This is the only place that catches all errors. Errors of autodistill and lack of memory pass unchanged.
     """
@@ -42,7 +45,25 @@ def errors_as(refused: Callable[[BaseException], AutodistillError]) -> Iterator[
     except (AutodistillError, MemoryError, torch.OutOfMemoryError):
         raise
     except (Exception, SystemExit) as error:
-        raise refused(error) from error
+        if (found := refused(error)) is None:
+            raise
+        raise found from error
+
+
+def run_failed(error: BaseException) -> TrialError | None:
+    """Return the failure of a run by an error of the user's code, with its place; None for another error."""
+    # Python replaces a StopIteration that passes a generator, here the training loop, and names it as the cause.
+    error = error.__cause__ if isinstance(error.__cause__, StopIteration) else error
+    places = [
+        (frame.f_globals.get("__name__", ""), frame, line) for frame, line in traceback.walk_tb(error.__traceback__)
+    ]
+    outside = [it for it in places if it[0].partition(".")[0] not in _NOT_OF_A_USER]
+    if not outside:
+        return None
+    # The line of the user's own file says more than that of a package that it calls.
+    _, frame, line = ([it for it in outside if it[0].startswith(USER_FILE)] or outside)[-1]
+    file = os.path.basename(frame.f_code.co_filename)
+    return TrialError(f"{said(error)} ({file}, line {line})", f"mend {file}, then repeat the command")
 
 
 def said(error: BaseException) -> str:

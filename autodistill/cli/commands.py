@@ -83,7 +83,7 @@ Storage = Annotated[
         "sqlite:///FILE. Default: a SQLite file in the study folder.",
     ),
 ]
-Timeout = Annotated[str, typer.Option(help="Stop after this time: 90s, 30m, 8h. Default: no limit.")]
+Timeout = Annotated[str, typer.Option(help="Stop after this time, with exit code 130: 90s, 30m, 8h. Default: none.")]
 CacheSize = Annotated[str, typer.Option(help="Most disk space for teacher logits.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Check and estimate only; start no study.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print the result only.")]

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from autodistill import console
-from autodistill.errors import INTERRUPTED, ConfigError
+from autodistill.errors import INTERRUPTED, AutodistillError, ConfigError
 from autodistill.executors import Stopped
 from autodistill.formatting import about, command_line, quantity
 from autodistill.images_table import show_images
@@ -58,6 +58,12 @@ def search(*, dry_run: bool, output: str, quiet: bool, **flags: Any) -> None:
     if not quiet:
         next_command = command_line(*_next(record)) if record.state == "complete" else record.command
         console.show_note(f"Report: {page}   Next: {next_command}")
+    elif record.state == "running":
+        console.show_note(f"--timeout: stopped before the end. Continue with: {record.command}")
+    if record.state == "running":
+        sys.exit(INTERRUPTED)
+    if studies.is_failure(record):
+        sys.exit(AutodistillError.exit_code)
 
 
 def _next(record: StudyRecord | ComparisonRecord) -> tuple[str, ...]:

@@ -138,6 +138,7 @@ def test_a_dry_run_writes_nothing(here, alone):
     assert re.search(r"wall time +about .*: start-up \d", found.stdout)
     assert "no teacher 1 + priors with plain KD 2 + search 2" in found.stdout
     assert "teacher check" in found.stdout
+    assert found.stderr.rstrip().endswith(" --workers 1"), "as given"
     assert list(Path().iterdir()) == []
 
 
@@ -154,6 +155,7 @@ def test_version_and_help():
         ("search --student mobilenetv2 --space digitz", "unknown space 'digitz' (did you mean 'digits'"),
         ("search --student mobilenetv2 --budget 5", "the smallest is 14 ("),
         ("search --student mobilenetv2 --budget much", "--budget much: must be a number above 0"),
+        ("search --student mobilenetv2 --dry-run --format csv", "--format csv: a dry run has no table of trials"),
         ("search --student mobilenetv2 --timeout soon", "--timeout soon: must be a number above 0"),
         ("search --student mobilenetv2 --device tpu", "--device tpu: unknown (allowed: auto, cpu, cuda"),
         ("search --student mobilenetv2 --teacher file:none.safetensors", "no such file: none.safetensors"),

@@ -63,6 +63,10 @@ def test_a_function_is_a_method_whose_parameters_are_its_keyword_arguments(file)
     check_methods(loaded(f'[search.methods."{NAME}"]'), 10)
     overridden = load("smoke", known=KNOWN, overrides=[f'search.methods."{NAME}".gamma=[1.0, 2.0]'])
     assert overridden.search.methods == {NAME: {"gamma": (1.0, 2.0)}}
+    with pytest.raises(ConfigError) as once:
+        resolve(options(f'search.methods."{NAME}".nosuch=[1.0, 2.0]', methods=("ts", NAME), budget=""))
+    assert "nosuch: unknown parameter" in once.value.message
+    assert "prior" not in once.value.message
 
 
 def test_a_file_may_hold_a_whole_method():
@@ -221,8 +225,10 @@ def test_a_study_with_other_code_is_another_study(file):
     assert {trial.params.method for trial in record.trials} == {NAME}
     assert core(fake(options(ONLY, study="mine"))) == core(record)
     file.write_text(f"# a comment\n{FOCAL}")
-    with pytest.raises(StoreError, match=r"holds another study:\n(.|\n)*methods\.python:my_loss\.py:focal: there"):
+    with pytest.raises(StoreError) as refused:
         fake(options(ONLY, study="mine"))
+    code = "the code of my_loss.py, or of a module beside it that it imports, has changed since the study began"
+    assert refused.value.message.splitlines()[1:] == [f"  method {NAME}: {code}"]
 
 
 @pytest.mark.slow

@@ -28,6 +28,8 @@ _NOT_BESIDE = {*sys.stdlib_module_names, "numpy", "torch", "torchvision"}
 """Modules that a file of the user gets from Python and its environment, whatever lies beside the file."""
 _NOT_OF_A_USER = {*_NOT_BESIDE, "autodistill", "jaxtyping", "optuna", "pydantic", "ray", "safetensors"}
 """Packages whose code is never a loss or a student that a user names."""
+_CALLS = {("contextlib", "inner"), ("autodistill.models.students", "forward")}
+"""Modules and functions through which this package calls losses and students in a run."""
 Refused = Callable[[str, str], AutodistillError]
 """Makes an error of a message and a hint; it names what the user wrote."""
 
@@ -57,7 +59,13 @@ def run_failed(error: BaseException) -> TrialError | None:
     places = [
         (frame.f_globals.get("__name__", ""), frame, line) for frame, line in traceback.walk_tb(error.__traceback__)
     ]
-    outside = [it for it in places if it[0].partition(".")[0] not in _NOT_OF_A_USER]
+    # Calls of losses pass `contained`, those of students `Wrapped`. Callbacks, which show progress, pass neither.
+    calls = [(name, frame.f_code.co_name) in _CALLS for name, frame, _ in places]
+    outside = [
+        it
+        for number, it in enumerate(places)
+        if it[0].startswith(USER_FILE) or (any(calls[:number]) and it[0].partition(".")[0] not in _NOT_OF_A_USER)
+    ]
     if not outside:
         return None
     # The line of the user's own file says more than that of a package that it calls.

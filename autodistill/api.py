@@ -30,7 +30,7 @@ from autodistill.records import (
     TrainedRecord,
     read_record,
 )
-from autodistill.running import run_searches
+from autodistill.running import one_thread_after_fork, run_searches
 from autodistill.shipping import export_study, train_student
 from autodistill.studies import REPORTS, TeacherLine, folder_of, judged_record, rendered, teacher_lines
 from autodistill.usercode import USER_FILE
@@ -94,6 +94,7 @@ class Study:
         to = Path(path) if path is not None else REPORTS / self.name
         return rendered(self.record, to)
 
+    @one_thread_after_fork()
     def train(
         self,
         path: str | Path = "student.safetensors",
@@ -135,6 +136,7 @@ class Study:
             )
         return trained
 
+    @one_thread_after_fork()
     def export(
         self, path: str | Path | None = None, *, formats: Sequence[str] = (), weights: str | Path | None = None
     ) -> Exported:

@@ -655,9 +655,14 @@ def _unknown_names(space: Space, known: Known) -> Iterator[Mistake]:
             yield Mistake("ladder.architectures", f"unknown architecture {name!r} ({near(name, known.architectures)})")
     if not space.search.methods:
         yield Mistake("search.methods", f"needs at least one of {', '.join(known.methods)}")
+    wrong = set[str]()
     for method, params in space.search.methods.items():
-        yield from _unknown_parameters(f"search.methods.{method}", method, params, known)
-    yield from _unknown_parameters("prior.params", space.prior.method, space.prior.params, known)
+        for mistake in _unknown_parameters(f"search.methods.{method}", method, params, known):
+            wrong.add(mistake.key)
+            yield mistake
+    prior = space.prior  # where the space has none, it follows from the method, whose mistakes are reported once
+    params = {name: it for name, it in prior.params.items() if f"search.methods.{prior.method}.{name}" not in wrong}
+    yield from _unknown_parameters("prior.params", prior.method, params, known)
 
 
 def _prior_outside(space: Space) -> Iterator[Mistake]:

@@ -61,7 +61,7 @@ class VersionError(StoreError):
     """Another version of Optuna made the database."""
 
 
-class CacheError(AutodistillError):
+class CacheError(TeacherError):
     """A teacher's logits are too large to be stored."""
 
 

@@ -23,6 +23,8 @@ WINDOWS_CODES = {
     0xC0000409: "aborted after a corrupted stack or a failed check",
 }
 """NTSTATUS values that end a process (learn.microsoft.com, MS-ERREF 2.3)."""
+FORKED = 0x40
+"""Flag of a Linux process that runs the program of the process that forked it (PF_FORKNOEXEC, linux/sched.h)."""
 KILL = 9
 """Number of SIGKILL, which `signal` does not define on Windows."""
 FILES = {
@@ -69,6 +71,15 @@ def usable_cores(*, root: Path = ROOT) -> int:
     version, folders = cgroup("cpu", root=root)
     quotas = [_quota(version, folder) for folder in folders]
     return max(1, min([_allowed_cores(), *(math.ceil(quota) for quota in quotas if quota is not None)]))
+
+
+def is_forked(*, root: Path = ROOT) -> bool:
+    """Return whether this process was forked from another Python process, whose threads it lacks; False if unknown."""
+    try:
+        flags = (root / "proc/self/stat").read_text().rpartition(")")[2].split()[6]
+    except (OSError, IndexError):
+        return False
+    return bool(int(flags) & FORKED)
 
 
 def oom_kills(*, root: Path = ROOT) -> int:

@@ -1,18 +1,23 @@
 """Run the searches of a command or of a call from Python, with a display of their progress."""
 
 import contextlib
+import multiprocessing
 import shlex
 import signal
 import threading
 from collections.abc import Iterator, Sequence
 from functools import partial
 
+import torch
+
 from autodistill import console, processes
 from autodistill import data as datasets
 from autodistill.data import LoadData
+from autodistill.errors import ConfigError
 from autodistill.executors import Executor, SerialExecutor, Stopped
 from autodistill.formatting import count, excess_words, origin, quantity
 from autodistill.images_table import show_images
+from autodistill.machine import is_forked
 from autodistill.options import StudentsToSearch
 from autodistill.records import ComparisonRecord, LeftOutRecord, StudyRecord
 from autodistill.searching.database import SQLITE, redacted
@@ -74,13 +79,33 @@ def executors(options: SearchOptions, *, serial: bool = False) -> Iterator[Execu
     names = ("SIGTERM", "SIGUSR1") if threading.current_thread() is threading.main_thread() else ()
     numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
     if not options.ray and not serial:
+        if multiprocessing.current_process().daemon:
+            raise ConfigError(
+                f"{multiprocessing.current_process().name} is a daemonic process, as in multiprocessing.Pool, and may "
+                "start no worker processes",
+                'train in this process with executor="serial", or start it with multiprocessing.Process or '
+                "concurrent.futures.ProcessPoolExecutor",
+            )
         processes.start_server()
     before = {number: signal.signal(number, lambda *_: stop.set()) for number in numbers}
     try:
-        yield partial(_executor, stop=stop, serial=serial)
+        with one_thread_after_fork():
+            yield partial(_executor, stop=stop, serial=serial)
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def one_thread_after_fork() -> Iterator[None]:
+    """Compute on one thread in a forked process: torch would wait for ever for threads that only its parent has."""
+    before = torch.get_num_threads()
+    if is_forked():
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _executor(spec: StudySpec, *, stop: threading.Event, serial: bool) -> Executor:

@@ -94,7 +94,7 @@ def train_student(
             for task in spec.training_of([params.teacher]):
                 perform(task, context)
             perform(CheckTask(name=params.teacher), context)
-        with context.one_thread():
+        with context.one_thread(), context.user_code(params):
             supervision = context.supervision(run_spec)
             model, parts = context.fit(run_spec, supervision, curve=curve)
     labels = context.data.train.labels

@@ -8,7 +8,7 @@ from autodistill.records import ComparisonRecord, StudyRecord, TrialParams, Tria
 from autodistill.report import render, render_comparison
 from autodistill.report.parts import plain_kd_confirmed
 from autodistill.stats.students import judged_students
-from autodistill.stats.verdict import judged, score
+from autodistill.stats.verdict import is_undecided, judged, score
 from autodistill.store import StudyFolder
 
 RUNS = Path("runs")
@@ -70,6 +70,13 @@ def judged_record(record: StudyRecord | ComparisonRecord) -> StudyRecord | Compa
         has_verdict = record.recommendation is not None or (record.grid is not None and record.grid.verdict is not None)
         return judged(record) if has_verdict else record
     return judged_students(record) if record.choice is not None else record
+
+
+def is_failure(record: StudyRecord | ComparisonRecord) -> bool:
+    """Return whether so many runs failed that nothing is decided; of several students, that none is confirmed."""
+    if isinstance(record, StudyRecord):
+        return is_undecided(record)
+    return bool(record.studies) and all(map(is_undecided, record.studies))
 
 
 def teacher_lines(record: StudyRecord) -> list[TeacherLine]:

@@ -16,7 +16,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from autodistill.errors import AutodistillError, near
+from autodistill.errors import AutodistillError, TrialError, near
 from autodistill.local_files import local_path
 
 USER_FILE = "autodistill_user_"
@@ -27,13 +27,17 @@ _IMPORTED: dict[Path, bytes] = {}
 """Source code of these files and modules when they were imported, by path."""
 _NOT_BESIDE = {*sys.stdlib_module_names, "numpy", "torch", "torchvision"}
 """Modules that a file of the user gets from Python and its environment, whatever lies beside the file."""
+_NOT_OF_A_USER = {*_NOT_BESIDE, "autodistill", "jaxtyping", "optuna", "pydantic", "ray", "safetensors"}
+"""Packages whose code is never a loss or a student that a user names."""
+_CALLS = {("contextlib", "inner"), ("autodistill.models.students", "forward")}
+"""Modules and functions through which this package calls losses and students in a run."""
 Refused = Callable[[str, str], AutodistillError]
 """Makes an error of a message and a hint; it names what the user wrote."""
 
 
 @contextlib.contextmanager
-def errors_as(refused: Callable[[BaseException], AutodistillError]) -> Iterator[None]:
-    """Turn any error of the user's code into the error of autodistill that `refused` makes.
+def errors_as(refused: Callable[[BaseException], AutodistillError | None]) -> Iterator[None]:
+    """Turn any error of the user's code into the error of autodistill that `refused` makes; None: leave it as it is.
 
     This is the only place that catches all errors. Errors of autodistill and lack of memory pass unchanged.
     """
@@ -44,7 +48,31 @@ def errors_as(refused: Callable[[BaseException], AutodistillError]) -> Iterator[
     except (AutodistillError, MemoryError, torch.OutOfMemoryError):
         raise
     except (Exception, SystemExit) as error:
-        raise refused(error) from error
+        if (found := refused(error)) is None:
+            raise
+        raise found from error
+
+
+def run_failed(error: BaseException) -> TrialError | None:
+    """Return the failure of a run by an error of the user's code, with its place; None for another error."""
+    # Python replaces a StopIteration that passes a generator, here the training loop, and names it as the cause.
+    error = error.__cause__ if isinstance(error.__cause__, StopIteration) else error
+    places = [
+        (frame.f_globals.get("__name__", ""), frame, line) for frame, line in traceback.walk_tb(error.__traceback__)
+    ]
+    # Calls of losses pass `contained`, those of students `Wrapped`. Callbacks, which show progress, pass neither.
+    calls = [(name, frame.f_code.co_name) in _CALLS for name, frame, _ in places]
+    outside = [
+        it
+        for number, it in enumerate(places)
+        if it[0].startswith(USER_FILE) or (any(calls[:number]) and it[0].partition(".")[0] not in _NOT_OF_A_USER)
+    ]
+    if not outside:
+        return None
+    # The line of the user's own file says more than that of a package that it calls.
+    _, frame, line = ([it for it in outside if it[0].startswith(USER_FILE)] or outside)[-1]
+    file = os.path.basename(frame.f_code.co_filename)
+    return TrialError(f"{said(error)} ({file}, line {line})", f"mend {file}, then repeat the command")
 
 
 def said(error: BaseException) -> str:

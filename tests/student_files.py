@@ -79,6 +79,7 @@ noisy = changed(lambda net, logits: F.dropout(logits, 0.5))
 cut = changed(lambda net, logits: logits.detach())
 softmax = changed(lambda net, logits: logits.softmax(1))
 own_random = changed(lambda net, logits: logits * (1 + random.random() * net.training))
+breaks = changed(lambda net, logits: {}["broken"] if net.training and len(logits) > 2 else logits)
 looks = changed(lambda net, logits: logits * 2 if float(logits.detach().sum()) > 0 else logits)
 
 

@@ -1,6 +1,7 @@
 """`import autodistill as ad`: searches from Python, with names, URIs and objects as arguments."""
 
 import functools
+import multiprocessing
 import shlex
 import shutil
 import subprocess
@@ -351,6 +352,37 @@ def test_a_script_with_workers_the_serial_executor_and_the_command_line_make_the
     typed = ad.load_study(local.name).record
     assert core(serial) == core(typed) == core(local)
     assert serial.found == typed.found == ()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems say of no process that it was forked")
+def test_a_process_that_was_forked_after_its_parent_computed_with_threads_searches_too():
+    """On several threads it would wait for those of its parent."""
+    script = f"""
+        import os
+        import torch
+
+        torch.set_num_threads(4)
+        torch.randn(1000, 1000).softmax(1)
+        child = os.fork()
+        if child == 0:
+            import autodistill as ad
+
+            settings = {{**{SETTINGS!r}, "data.train": 1000}}
+            ad.search("resnet8:0.25", space="smoke", budget=11, settings=settings, executor="serial", progress=False)
+            assert torch.get_num_threads() > 1
+            os._exit(0)
+        os._exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(script)], check=True, timeout=120)
+    assert ad.load_study("smoke-resnet8-0.25").record.state == "complete"
+
+
+def test_a_process_that_may_start_no_processes_is_told_before_anything_is_written(monkeypatch):
+    monkeypatch.setitem(multiprocessing.current_process()._config, "daemon", True)  # as in `multiprocessing.Pool`
+    error = refusal(executor="local")
+    assert "is a daemonic process, as in multiprocessing.Pool" in error.message
+    assert 'executor="serial"' in error.hint
 
 
 @pytest.mark.slow

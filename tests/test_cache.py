@@ -255,6 +255,7 @@ def test_a_logit_that_half_precision_cannot_hold_is_an_error(tmp_path: Path) -> 
         cache.training(teacher_of(Counting(huge)), 0)
     assert caught.value.message == "teacher t: a logit of 7e+04 does not fit into float16 (65504)"
     assert caught.value.hint
+    assert caught.value.exit_code == 2, "as of other teachers that cannot be used"
     assert stored(tmp_path) == []
 
 

@@ -12,11 +12,12 @@ from pathlib import Path
 
 import pytest
 from factories import study
-from small_studies import without_workers
+from fake_trainer import Behaviour, behave
+from small_studies import faking, without_workers
 from typer.testing import CliRunner
 
 from autodistill import __main__ as entry
-from autodistill import __version__
+from autodistill import __version__, running
 from autodistill.cli import app
 from autodistill.errors import AutodistillError, ConfigError, StoreError, StudyError
 from autodistill.records import EpochEvent, StudyRecord, to_json
@@ -137,6 +138,7 @@ def test_a_dry_run_writes_nothing(here, alone):
     assert re.search(r"wall time +about .*: start-up \d", found.stdout)
     assert "no teacher 1 + priors with plain KD 2 + search 2" in found.stdout
     assert "teacher check" in found.stdout
+    assert found.stderr.rstrip().endswith(" --workers 1"), "as given"
     assert list(Path().iterdir()) == []
 
 
@@ -153,6 +155,7 @@ def test_version_and_help():
         ("search --student mobilenetv2 --space digitz", "unknown space 'digitz' (did you mean 'digits'"),
         ("search --student mobilenetv2 --budget 5", "the smallest is 14 ("),
         ("search --student mobilenetv2 --budget much", "--budget much: must be a number above 0"),
+        ("search --student mobilenetv2 --dry-run --format csv", "--format csv: a dry run has no table of trials"),
         ("search --student mobilenetv2 --timeout soon", "--timeout soon: must be a number above 0"),
         ("search --student mobilenetv2 --device tpu", "--device tpu: unknown (allowed: auto, cpu, cuda"),
         ("search --student mobilenetv2 --teacher file:none.safetensors", "no such file: none.safetensors"),
@@ -329,9 +332,23 @@ def test_ctrl_c_ends_a_search_with_130_and_the_command_that_continues(here, monk
     assert json.loads(Path("runs/smoke-resnet8-0.25/study.json").read_text())["state"] == "running"
 
 
-def test_a_timeout_ends_with_0_and_the_same_command_continues(here, alone):
+@pytest.mark.parametrize("kind", ["search", "compare"])
+def test_runs_that_failed_so_that_nothing_is_decided_end_a_command_with_1(here, monkeypatch, kind):
+    monkeypatch.setattr(running, "local_executor", lambda spec, **_: faking(spec))
+    behave({"confirm/*": Behaviour(fails_at=1), "grid/*": Behaviour(fails_at=1)})
+    found = here(kind, *TINY, *(["--method", "ts"] if kind == "compare" else []))
+    assert found.returncode == 1, found.stderr
+    said = {"search": "its confirm runs failed: mend", "compare": "Too many runs failed: the method has no"}[kind]
+    assert said in found.stdout
+    assert list(Path("reports").glob("*/report.html"))
+
+
+def test_a_timeout_ends_with_130_and_the_same_command_continues(here, alone):
+    quiet = here("search", *TINY, "--timeout", "0.001s", "--quiet")
+    assert quiet.returncode == 130
+    assert quiet.stderr.startswith("--timeout: stopped before the end. Continue with: autodistill search --student")
     found = here("search", *TINY, "--timeout", "0.001s")
-    assert found.returncode == 0, found.stderr
+    assert found.returncode == 130, found.stderr
     assert "--timeout: stopped after 0.001 s; the same command continues" in found.stderr
     assert found.stderr.strip().splitlines()[-1].partition("Next: ")[2].startswith("autodistill search --student")
     assert "Teachers" in found.stdout

@@ -83,7 +83,7 @@ Storage = Annotated[
         "sqlite:///FILE. Default: a SQLite file in the study folder.",
     ),
 ]
-Timeout = Annotated[str, typer.Option(help="Stop after this time: 90s, 30m, 8h. Default: no limit.")]
+Timeout = Annotated[str, typer.Option(help="Stop after this time, with exit code 130: 90s, 30m, 8h. Default: none.")]
 CacheSize = Annotated[str, typer.Option(help="Most disk space for teacher logits.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Check and estimate only; start no study.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print the result only.")]
@@ -103,8 +103,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="From which teacher, at which temperatures and loss weights, should this small student learn?\n\n"
     "`autodistill search --student mobilenetv2 --budget 20`\n\n"
-    "Exit codes: 0 done, 1 the run failed, 2 usage, configuration, missing teacher or data, "
-    "130 after Ctrl-C or a signal.",
+    "Exit codes: 0 done, 1 the run failed or failed runs leave nothing decided, 2 usage, configuration, missing "
+    "teacher or data, 130 stopped before the end by Ctrl-C, a signal or --timeout.",
 )
 app.add_typer(spaces_app, name="spaces")
 app.add_typer(teachers_app, name="teachers")

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from autodistill import console
-from autodistill.errors import INTERRUPTED, ConfigError
+from autodistill.errors import INTERRUPTED, AutodistillError, ConfigError
 from autodistill.executors import Stopped
 from autodistill.formatting import about, command_line, quantity
 from autodistill.images_table import show_images
@@ -41,8 +41,12 @@ def search(*, dry_run: bool, output: str, quiet: bool, **flags: Any) -> None:
     With `dry_run`, check everything, measure a few steps, and print the plan of each student.
     """
     asked = students_to_search(**flags)
+    given = {f"--{name}": flags[name] for name in ("device", "workers") if flags.get(name, "auto") != "auto"}
+    as_given = "".join(f" {flag} {value}" for flag, value in given.items())  # they change no result: no part of records
     if dry_run:
-        _dry_run(asked, as_json=output == "json")
+        if output == "csv":
+            raise ConfigError("--format csv: a dry run has no table of trials", "allowed: table, json")
+        _dry_run(asked, as_json=output == "json", as_given=as_given)
         return
     check_folder(Path("reports"))
     quiet = quiet or output != "table"
@@ -56,8 +60,14 @@ def search(*, dry_run: bool, output: str, quiet: bool, **flags: Any) -> None:
     page = studies.rendered(record, studies.REPORTS / record.name)
     show.show_record(record, output=output)
     if not quiet:
-        next_command = command_line(*_next(record)) if record.state == "complete" else record.command
+        next_command = command_line(*_next(record)) if record.state == "complete" else record.command + as_given
         console.show_note(f"Report: {page}   Next: {next_command}")
+    elif record.state == "running":
+        console.show_note(f"--timeout: stopped before the end. Continue with: {record.command}{as_given}")
+    if record.state == "running":
+        sys.exit(INTERRUPTED)
+    if studies.is_failure(record):
+        sys.exit(AutodistillError.exit_code)
 
 
 def _next(record: StudyRecord | ComparisonRecord) -> tuple[str, ...]:
@@ -66,7 +76,7 @@ def _next(record: StudyRecord | ComparisonRecord) -> tuple[str, ...]:
     return ("show", record.name) if is_grid else ("train", "--from", record.name)
 
 
-def _dry_run(asked: StudentsToSearch, *, as_json: bool) -> None:
+def _dry_run(asked: StudentsToSearch, *, as_json: bool, as_given: str) -> None:
     estimates = []
     with executors(asked.options[0]) as executor_for, console.Display(quiet=as_json) as display:
         students, left_out = resolved(asked, quiet=as_json)
@@ -93,7 +103,7 @@ def _dry_run(asked: StudentsToSearch, *, as_json: bool) -> None:
     if len(times) == len(students) > 1:
         total = about(sum(time.wall_s for time in times) - (len(times) - 1) * start_up_s)
         console.show_note(f"all {len(times)} studies: at most {total}; shared teachers and logits are computed once")
-    console.show_note(f"Next: {command}")
+    console.show_note(f"Next: {command}{as_given}")
 
 
 def _facts(spec: StudySpec, result: Estimate) -> dict[str, object]:

@@ -46,7 +46,7 @@ from autodistill.executors.base import (
 )
 from autodistill.executors.measuring import measure_student, measure_teacher
 from autodistill.logit_cache import LogitCache
-from autodistill.methods import check_code
+from autodistill.methods import OWN, check_code
 from autodistill.models.checkpoints import saved_state
 from autodistill.models.students import bare, changed, file_facts, foreign_student, student_network
 from autodistill.models.uri import with_option
@@ -64,6 +64,7 @@ from autodistill.records import (
     TargetSummary,
     TeacherRecord,
     TrainedRecord,
+    TrialParams,
     run_ended,
 )
 from autodistill.stopwatch import Stopwatch
@@ -83,6 +84,7 @@ from autodistill.training import (
     train_teacher,
 )
 from autodistill.training.probing import images_that_fit
+from autodistill.usercode import errors_as, run_failed
 
 CONTEXT_BYTES = 700 * 2**20
 """GPU memory of a process outside torch's allocator: CUDA context and kernels. An estimate; drivers differ."""
@@ -357,6 +359,11 @@ class WorkerContext:
         more |= file_facts(self.setup.foreign) if self.setup.foreign else {}
         save(path, bare(model), architecture=self.setup.student, data=self.data, stem_stride=stem_stride, more=more)
 
+    def user_code(self, params: TrialParams) -> contextlib.AbstractContextManager[None]:
+        """Turn errors of the user's method or of a student from elsewhere into the TrialError of a run."""
+        foreign = self.setup.foreign is not None or str(params.method).startswith(OWN)
+        return errors_as(run_failed) if foreign else contextlib.nullcontext()
+
     @contextlib.contextmanager
     def one_thread(self) -> Iterator[None]:
         """Compute on one thread on a CPU.
@@ -416,12 +423,13 @@ def _train(task: TrainTask, context: WorkerContext) -> KeptResult:
     targets: TargetSummary | None = None
     error, determined, micro_batches = "", False, 1
     try:
-        if kept is not None and (scored := _with_test_score(kept, task, context)) is not None:
-            return scored
-        supervision, targets = _taught(spec, context)
-        model, micro_batches = context.fit(spec, supervision, curve=curve, checkpoint=folder.checkpoint(task.key))
-        if spec.last_epoch == context.setup.space.training.epochs:
-            context.save_student(model, folder.weights(task.key))
+        with context.user_code(spec.params):
+            if kept is not None and (scored := _with_test_score(kept, task, context)) is not None:
+                return scored
+            supervision, targets = _taught(spec, context)
+            model, micro_batches = context.fit(spec, supervision, curve=curve, checkpoint=folder.checkpoint(task.key))
+            if spec.last_epoch == context.setup.space.training.epochs:
+                context.save_student(model, folder.weights(task.key))
     except (TrialError, CacheError, TeacherError, RuntimeError) as found_error:
         if isinstance(found_error, TeacherError) and spec.params.teacher not in context.teachers:
             raise  # no run can load it
@@ -587,10 +595,14 @@ def _agreement(task: AgreementTask, context: WorkerContext) -> AgreementRecord |
 
 
 def _measure(
-    measure: Callable[[Any, WorkerContext], StudentTimes | TeacherTimes], task: Task, context: WorkerContext
+    measure: Callable[[Any, WorkerContext], StudentTimes | TeacherTimes],
+    task: MeasureStudentTask | MeasureTeacherTask,
+    context: WorkerContext,
 ) -> StudentTimes | TeacherTimes | None:
+    params = task.params if isinstance(task, MeasureStudentTask) else TrialParams()
     try:
-        return measure(task, context)
+        with context.user_code(params):
+            return measure(task, context)
     except (TrialError, RuntimeError) as error:  # a run would fail and be recorded; an estimate ends nothing
         first_line = str(error).partition("\n")[0]
         context.warn(f"how long the study takes is not known: {first_line}")

@@ -119,6 +119,13 @@ def no_recommendation(record: StudyRecord) -> StoreError:
             "use `autodistill search` with the same teachers and data: runs of this study are found, not trained again"
         )
         return StoreError(f"study {record.name!r} compares methods and recommends no student", again)
+    runs = list(record.runs())
+    if runs and all(run.state == "failed" for run in runs):
+        return StoreError(
+            f"study {record.name!r} has no recommendation: all its {len(runs)} runs failed, the first with: "
+            f"{runs[0].error.partition(chr(10))[0]}",
+            "correct the cause, and start a new study with --study: a study keeps its failed runs",
+        )
     return StoreError(f"study {record.name!r} has no recommendation yet", f"finish it first: {record.command}")
 
 
@@ -166,9 +173,10 @@ def _best_confirmed(record: StudyRecord, verdict: Recommendation, train: str) ->
     same = (one for one in record.finalists if (one.teacher, one.params) == (verdict.teacher, verdict.params))
     runs = [run for one in same for run in one.runs if run.val_top1 is not None]
     if not runs:
+        finish = "" if record.state == "complete" else f"finish it ({record.command}), or "
         raise StoreError(
             f"study {record.name!r} confirmed no run of what it recommends: there are no weights to take",
-            f"finish it ({record.command}), or train one ({train}) and name it with --weights student.safetensors",
+            f"{finish}train one ({train}) and name it with --weights student.safetensors",
         )
     return max(runs, key=lambda run: run.val_top1 or 0.0)
 
@@ -179,10 +187,13 @@ def _mismatch(facts: Facts, record: StudyRecord) -> str:
     if student.foreign is not None:
         # A run that was found in another study may have the name that its student has there.
         if facts.fingerprint != student.foreign.fingerprint:
-            return f"is a {facts.architecture}, not the {student.name} of study {record.name!r}"
+            it = f"it is a {facts.architecture}, not the {student.name} of study {record.name!r}"
+            return f"belongs to another student: {it}"
         stem, channels = None, len(student.foreign.mean)
-    elif parse_name(facts.architecture) != (student.architecture, student.width):
-        return f"is a {facts.architecture}; study {record.name!r} is about {student.name}"
+    elif facts.fingerprint or parse_name(facts.architecture) != (student.architecture, student.width):
+        return (
+            f"belongs to another student: it is a {facts.architecture}; study {record.name!r} is about {student.name}"
+        )
     else:
         stem = lay_out(facts.architecture, image_size=height, stem_stride=facts.stem_stride).stem_stride
     if stem != student.stem_stride:

@@ -27,6 +27,7 @@ NO_TEACHER, LABEL_SMOOTHING = "no teacher", "label smoothing"
 """Names of the rows without a teacher."""
 RUNNING = "The study is still running, so nothing is decided."
 FAILED = "Too many runs failed: fewer than two methods have two finished seeds with the same teachers."
+ALONE_FAILED = "Too many runs failed: the method has no finished seed with any teacher."
 TOGETHER = "which holds for all pairs of methods together"
 
 
@@ -40,7 +41,7 @@ def judge_grid(record: StudyRecord, *, threshold: float) -> MethodVerdict:
     found = record.grid
     assert found is not None
     if not found.cells:
-        return _unconfirmed(record, RUNNING if record.state == "running" else FAILED, threshold=threshold)
+        return _unconfirmed(record, RUNNING if record.state == "running" else _failed(found), threshold=threshold)
     names = [it.name for it in record.teachers]
     scores, controls = _tables(found, names)
     counted = [name for name, kept in zip(names, grids.counted_teachers(scores), strict=True) if kept]
@@ -113,8 +114,13 @@ def _undecided(record: StudyRecord, judged: grids.Judgement, table: grids.Table)
     if table.shape[-1] == 1:
         return "One seed gives no interval, so the methods are not compared: set confirm.seeds to 2 or more."
     if not np.isfinite(table).any() or (judged.leader is None and len(table) > 1):
-        return FAILED
+        assert record.grid is not None
+        return _failed(record.grid)
     return ""
+
+
+def _failed(found: MethodGrid) -> str:
+    return ALONE_FAILED if len(found.methods) == 1 else FAILED
 
 
 def _tables(

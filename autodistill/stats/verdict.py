@@ -14,7 +14,8 @@ from autodistill import stats
 from autodistill.formatting import contrast_words, count, listed, percent, plural, points, recipe, short, sure
 from autodistill.records import Basis, RankRow, Recommendation, RunResult, SeedsToSettle, StudyRecord, TrialParams
 from autodistill.stats.evidence import Evidence, all_failed, collect
-from autodistill.stats.methods import judge_grid
+from autodistill.stats.methods import ALONE_FAILED, judge_grid
+from autodistill.stats.methods import FAILED as METHODS_FAILED
 from autodistill.stats.tuning import control_gain
 
 THRESHOLD = 0.002
@@ -24,6 +25,7 @@ UNCONFIRMED_REASONS = (
     "A search score is one run on validation and tends to be too high, because the best of many was chosen.",
 )
 RESUME = "run the same command again to resume the study and confirm"
+FAILED = "its confirm runs failed: mend what is listed under Failures, and start a new study with --study"
 MAX_PAIRS = 5
 
 
@@ -79,6 +81,15 @@ def unconfirmed(record: StudyRecord, *, threshold: float) -> Recommendation:
         ranking=tuple(_row_without_runs(run.params.teacher, run.params, run.val_top1) for run in full),
         threshold=threshold,
     )
+
+
+def is_undecided(record: StudyRecord) -> bool:
+    """Return whether a study has ended and nothing is decided because runs failed."""
+    if record.state == "running" or all(run.state != "failed" for run in record.runs()):
+        return False
+    if record.grid is not None:
+        return judge_grid(record, threshold=threshold_of(record)).sentence in (METHODS_FAILED, ALONE_FAILED)
+    return not collect(record, threshold=threshold_of(record)).teachers
 
 
 def judged(record: StudyRecord) -> StudyRecord:
@@ -460,7 +471,7 @@ def _guess(record: StudyRecord, full: Sequence[RunResult]) -> tuple[TrialParams,
         if failed:
             text = f"no run with a teacher has succeeded ({failed} failed): fix the reasons listed under Failures, then"
         return TrialParams(), f"No recommendation for {_task(record)} yet, {text} {RESUME}."
-    best = ranked[0]
+    best, then = ranked[0], FAILED if is_undecided(record) else RESUME
     scored = f"{percent(score(best))} validation accuracy"
     if not full:
         after = f"after {best.last_epoch} of {record.plan.epochs_full} epochs"
@@ -469,8 +480,8 @@ def _guess(record: StudyRecord, full: Sequence[RunResult]) -> tuple[TrialParams,
         without = record.no_teacher.val_top1 if record.no_teacher else None
         if without is not None and without >= score(best):
             text = f"no teacher beat training without a teacher ({percent(without)}, best teacher {scored} in one run)"
-            return TrialParams(), f"Unconfirmed for {_task(record)}: {text}; {RESUME}."
+            return TrialParams(), f"Unconfirmed for {_task(record)}: {text}; {then}."
         against = "" if without is None else f", {percent(without)} without a teacher"
         which = f"the best search score ({scored} in one run{against})"
     named = f"teacher {short(best.params.teacher or 'none')} with {recipe(best.params)}"
-    return best.params, f"Unconfirmed for {_task(record)}: take {named}, which had {which}; {RESUME}."
+    return best.params, f"Unconfirmed for {_task(record)}: take {named}, which had {which}; {then}."

@@ -18,7 +18,7 @@ from autodistill.records import ParamValue, Record, StudentRecord
 from autodistill.study.measurements import facts, once, student_facts
 from autodistill.teachers import assistants, ladder
 from autodistill.training.probing import faster_precision, gpu_precision
-from autodistill.usercode import errors_as, said
+from autodistill.usercode import errors_as, run_failed, said
 
 BATCH_SIZES = ((50_000, 128), (1_280, 64), (640, 32), (320, 16), (0, 8))
 """Batch sizes for the images of a user, each from a number of training images on. From 320 images on an epoch has 20
@@ -311,6 +311,7 @@ def _cpu_precision(space: Space, data: Data, student: StudentRecord) -> Literal[
     def measured() -> ChosenPrecision:
         images = normalise(data.train_images(space.training.batch_size), mean=data.mean, std=data.std)
         network = partial(student_network, student.source, data, space.student, offline=True)
-        return ChosenPrecision(precision=faster_precision(network, images))
+        with errors_as(run_failed):
+            return ChosenPrecision(precision=faster_precision(network, images))
 
     return once(ChosenPrecision, facts(data, space, device="cpu", **student_facts(student, space)), measured).precision

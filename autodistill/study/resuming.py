@@ -9,7 +9,7 @@ from typing import Any
 from autodistill.config import Space
 from autodistill.errors import StoreError
 from autodistill.executors import Executor, LogitsTask, OnEvent, Task, TrainTask
-from autodistill.methods import code_of
+from autodistill.methods import OWN, code_of
 from autodistill.records import (
     FoundRun,
     JoinRecord,
@@ -46,7 +46,15 @@ def continued(spec: StudySpec, kept: StudyRecord | None) -> StudyRecord | None:
     assert kept.spec is not None
     joining = [name for name in spec.teachers if name not in kept.spec.teachers]
     there, asked = _specifications(spec, kept, kept.spec)
-    lines = list(differences(there, asked))
+    edited = [name for name, code in kept.spec.methods.items() if spec.record.methods.get(name, code) != code]
+    for document in (there, asked):
+        document["methods"] = _without(document["methods"], *edited)
+    lines = [
+        f"method {name}: the code of {name.removeprefix(OWN).rpartition(':')[0]}, or of a module beside it that it "
+        "imports, has changed since the study began"
+        for name in edited
+    ]
+    lines += differences(there, asked)
     if kept.spec.student_fingerprint != spec.record.student_fingerprint:
         lines.insert(0, "the student's code, weights, library or preprocessing changed since the study began")
     if lines:

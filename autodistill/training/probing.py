@@ -17,6 +17,7 @@ from autodistill.records import EpochRecord, Mode
 from autodistill.training.convolutions import backward_pass, cpu_network
 from autodistill.training.loop import train
 from autodistill.training.step import WARM_UP, Execution, Precision, Recipe, autocast
+from autodistill.usercode import errors_as, run_failed
 
 ROUNDS = 3
 """Largest number of timed steps in each number format."""
@@ -79,7 +80,8 @@ def measured(build: Callable[[], nn.Module], data: Data, recipe: Recipe, *, mode
     spec = recipe.spec.model_copy(update={"evaluate_every": 3})
     epochs = train(build(), part, recipe._replace(spec=spec, epochs=3), execution=Execution(mode, fell_back.append))
     try:
-        first_s, later_s = _next_s(epochs), _next_s(epochs)
+        with errors_as(run_failed):
+            first_s, later_s = _next_s(epochs), _next_s(epochs)
     except torch.OutOfMemoryError:
         raise
     except (TrialError, RuntimeError):

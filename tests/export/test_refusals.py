@@ -66,6 +66,19 @@ def test_a_study_without_recommendation_has_no_student(folder, record):
     with pytest.raises(StoreError, match="no recommendation yet") as error:
         pick(record.model_copy(update={"recommendation": None}), folder)
     assert record.command in error.value.hint
+    failed = next(record.runs()).model_copy(update={"state": "failed", "error": "KeyError: 'a' (b.py, line 3)"})
+    nothing = {
+        "recommendation": None,
+        "trials": (),
+        "finalists": (),
+        "plain_kd": None,
+        "reruns": (),
+        "controls": (),
+        "label_smoothing": (),
+    }
+    with pytest.raises(StoreError, match=r"runs failed, the first with: KeyError: 'a' \(b\.py, line 3\)") as error:
+        pick(record.model_copy(update={**nothing, "no_teacher": failed}), folder)
+    assert "start a new study with --study" in error.value.hint
 
 
 def test_an_unconfirmed_study_has_no_weights_of_its_own(folder, record):
@@ -80,15 +93,16 @@ def test_an_unconfirmed_study_has_no_weights_of_its_own(folder, record):
         (
             {"architecture": "resnet14:0.25"},
             ConfigError,
-            "is a resnet14:0.25; study 'digits-small' is about resnet8:0.25",
+            "belongs to another student: it is a resnet14:0.25; study 'digits-small' is about resnet8:0.25",
         ),
+        ({"architecture": "mine", "fingerprint": "f"}, ConfigError, "belongs to another student: it is a mine; study"),
         ({"classes": ["cat", "dog"]}, ConfigError, "2 classes"),
         ({"stem_stride": 2}, ConfigError, "its stem has stride 2"),
         ({"mean": [0.5, 0.5, 0.5]}, ConfigError, "3 channels"),
         ({"architecture": None}, StoreError, "metadata architecture"),
         ({}, ConfigError, "does not say how it was trained"),
     ],
-    ids=["architecture", "classes", "stride", "channels", "nothing", "unknown"],
+    ids=["architecture", "elsewhere", "classes", "stride", "channels", "nothing", "unknown"],
 )
 def test_weights_of_another_network_are_refused(folder, record, tmp_path, update, error, match):
     from safetensors.torch import save_file

@@ -5,7 +5,7 @@ import pytest
 from grids import grid, table_of
 from scipy import stats as scipy_stats
 
-from autodistill.stats.methods import judge_grid
+from autodistill.stats.methods import ALONE_FAILED, judge_grid
 
 ALONE = [0.700, 0.702, 0.701]
 SMOOTH = [0.710, 0.713, 0.711]
@@ -114,6 +114,8 @@ def test_a_grid_in_which_too_much_failed_says_so():
     found = verdict(table)
     assert found.verdict == "unconfirmed"
     assert found.sentence.startswith("Too many runs failed: fewer than two methods")
+    alone = verdict({("ts", "a"): [None, None, None]})
+    assert (alone.verdict, alone.sentence) == ("unconfirmed", ALONE_FAILED)
 
 
 def test_a_failed_run_takes_its_seed_from_its_method():

@@ -6,19 +6,19 @@ from typing import Any
 
 import pytest
 import torch
-from executor_parts import Here, run
+from executor_parts import LADDER, Here, run
 from small_studies import core, drive, fake, options, recommending, resolve
 
 from autodistill import api
 from autodistill.config import Space, load
 from autodistill.data import load as load_data
 from autodistill.errors import ConfigError, StoreError
-from autodistill.executors import ray
+from autodistill.executors import MeasureStudentTask, TrainTask, TrainTeacherTask, ray
 from autodistill.export import export_student
 from autodistill.methods import METHODS, check_code, code_of, method_named
-from autodistill.records import RunSpec, StudyRecord, TrialParams
+from autodistill.records import Note, RunSpec, StudyRecord, TrialParams
 from autodistill.shipping import train_student
-from autodistill.store import StudyFolder
+from autodistill.store import StudyFolder, read_result
 from autodistill.studies import rendered
 from autodistill.study import KNOWN
 from autodistill.study.fitting import check_methods
@@ -63,6 +63,10 @@ def test_a_function_is_a_method_whose_parameters_are_its_keyword_arguments(file)
     check_methods(loaded(f'[search.methods."{NAME}"]'), 10)
     overridden = load("smoke", known=KNOWN, overrides=[f'search.methods."{NAME}".gamma=[1.0, 2.0]'])
     assert overridden.search.methods == {NAME: {"gamma": (1.0, 2.0)}}
+    with pytest.raises(ConfigError) as once:
+        resolve(options(f'search.methods."{NAME}".nosuch=[1.0, 2.0]', methods=("ts", NAME), budget=""))
+    assert "nosuch: unknown parameter" in once.value.message
+    assert "prior" not in once.value.message
 
 
 def test_a_file_may_hold_a_whole_method():
@@ -102,6 +106,32 @@ def test_the_key_follows_from_the_code_and_the_function_and_not_from_the_path(fi
     before = code_of(NAME)
     Path("helper_of_my_loss.py").write_text("WEIGHT = 2.25\n")
     assert code_of(NAME) != before, "the code of the module that it imports is part of its code"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("code", "told"),
+    [
+        ("{}['alpha']", "KeyError: 'alpha' (my_loss.py, line 7)"),
+        ("helper_that_fails.help_me()", "ValueError: no help (my_loss.py, line 7)"),
+        ("raise SystemExit(3)", "SystemExit: 3 (my_loss.py, line 7)"),
+        ("raise RuntimeError('mine')", "RuntimeError: mine (my_loss.py, line 7)"),
+        ("next(iter(()))", "StopIteration (my_loss.py, line 7)"),
+    ],
+)
+def test_an_error_of_a_method_is_the_failure_of_its_run_and_names_the_line(code, told, tmp_path):
+    Path("helper_that_fails.py").write_text("def help_me():\n    raise ValueError('no help\\nat all')\n")
+    lines = FOCAL.replace("import", "import helper_that_fails\nimport", 1).splitlines()
+    Path("my_loss.py").write_text("\n".join([*lines[:6], f"    {code}", *lines[7:]]))
+    worker = Here(tmp_path, own_methods={NAME: code_of(NAME)})
+    worker.do(TrainTeacherTask(uri=LADDER))
+    task = run("a", teacher="weak")
+    params = TrialParams(teacher="weak", method=NAME, method_params={"gamma": 2.0}, soft_weight=None)
+    found = worker.do(TrainTask(spec=task.spec.model_copy(update={"params": params}), key=task.key))
+    assert (found.result.state, found.result.error) == ("failed", told)
+    assert read_result(worker.context.folder, "a") is None, "a mended file is tried again"
+    assert worker.do(MeasureStudentTask(params=params, seconds=0)) is None
+    assert worker.events == [Note(text=f"how long the study takes is not known: {told}", warning=True)]
 
 
 def test_label_smoothing_has_its_own_key():
@@ -195,8 +225,10 @@ def test_a_study_with_other_code_is_another_study(file):
     assert {trial.params.method for trial in record.trials} == {NAME}
     assert core(fake(options(ONLY, study="mine"))) == core(record)
     file.write_text(f"# a comment\n{FOCAL}")
-    with pytest.raises(StoreError, match=r"holds another study:\n(.|\n)*methods\.python:my_loss\.py:focal: there"):
+    with pytest.raises(StoreError) as refused:
         fake(options(ONLY, study="mine"))
+    code = "the code of my_loss.py, or of a module beside it that it imports, has changed since the study began"
+    assert refused.value.message.splitlines()[1:] == [f"  method {NAME}: {code}"]
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """Studies about students from elsewhere: workers, limits, continuing, keys, and real pretrained weights."""
 
+import re
 import subprocess
 import sys
 import zipfile
@@ -11,11 +12,12 @@ from small_studies import TINY, Killed, drive, kill_after, options, placed, resu
 from student_files import NETS
 
 from autodistill.cli import app
-from autodistill.errors import ConfigError, StoreError
-from autodistill.executors import WorkerContext
+from autodistill.errors import ConfigError, StoreError, TrialError
+from autodistill.executors import LocalExecutor, TrainTask, WorkerContext
 from autodistill.models.students import bare
 from autodistill.options import search_options
-from autodistill.records import EpochRecord, RunSpec, StudentBudget, StudyRecord, TrialParams, read_study
+from autodistill.records import EpochRecord, KeptResult, RunSpec, StudentBudget, StudyRecord, TrialParams, read_study
+from autodistill.shipping import train_student
 from autodistill.study import SearchOptions, StudySpec, resolve, run_study, within
 from autodistill.study.resuming import run_key
 
@@ -105,6 +107,21 @@ def test_a_worker_refuses_code_that_changed(nets: str) -> None:
     change()
     with pytest.raises(ConfigError, match="changed since the study began"):
         context.student(0)
+
+
+@pytest.mark.slow
+def test_an_error_of_a_student_ends_its_training_only_and_names_the_line(nets: str) -> None:
+    line = next(number for number, text in enumerate(NETS.splitlines(), 1) if text.startswith("breaks ="))
+    told = f"KeyError: 'broken' (nets.py, line {line})"
+    asked = small(nets).model_copy(update={"student": f"{nets}:breaks", "teachers": ()})
+    with pytest.raises(TrialError, match=re.escape(told)) as refused:
+        train_student(asked, seed=0, to=Path("a.safetensors"), with_validation=False, quiet=True)
+    assert refused.value.hint == "mend nets.py, then repeat the command"
+    spec = resolve(asked)
+    with LocalExecutor(1, spec.setup, data=spec.data) as executor:
+        (found,) = executor.run([TrainTask(spec=RUN, key="a")], lambda _: None)
+    assert isinstance(found, KeptResult)
+    assert (found.result.state, found.result.error) == ("failed", told)
 
 
 def small(nets: str) -> SearchOptions:

@@ -67,9 +67,9 @@ def test_an_interrupted_study_continues_to_the_same_end(tmp_path: Path, count: i
 def test_a_budget_of_time_keeps_its_epochs(tmp_path: Path) -> None:
     uri = folder(tmp_path / "nets", "bad0", "good0", "good1")
     with pytest.raises(Killed):
-        fake(asked(uri, budget="0.006m"), kill_after(20))
+        fake(asked(uri, budget="0.04m"), kill_after(20))
     kept = StudyRecord.model_validate_json(next(Path("runs").glob("*/study.json")).read_text())
-    again = fake(asked(uri, budget="0.006m"))
+    again = fake(asked(uri, budget="0.04m"))
     assert again.plan == kept.plan
     assert again.plan.tried == 2
 

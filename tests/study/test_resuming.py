@@ -266,17 +266,22 @@ def timed(epoch_s: float):
 
 
 def test_a_budget_of_time_becomes_epochs_once(monkeypatch, tmp_path):
-    """An epoch takes 1 s; two workers train 36 epochs in 18 s. A later command may measure what it likes."""
+    """An epoch takes 1 s; two workers train at most 32 epochs in 18 s, less 2 s for the report.
+
+    A later command may measure what it likes.
+    """
     asked = options(budget="0.3m", workers=2)
     with pytest.raises(Killed):
         fake(asked, kill_after(3), executor_for=timed(1.0))
-    assert (kept().plan.requested, kept().plan.total_epochs) == ("0.3m", 36)
+    total = kept().plan.total_epochs
+    assert kept().plan.requested == "0.3m"
+    assert 27 <= total <= 32
     monkeypatch.setenv("AUTODISTILL_CACHE", str(tmp_path))
     notes = []
     record = fake(asked, lambda it: notes.append(it) if isinstance(it, Note) else None, executor_for=timed(0.01))
-    assert notes[0].text.startswith("plan: 12 full trainings")
-    assert record.plan.total_epochs == 36
-    assert 33 <= record.spent_epochs <= 36
+    assert notes[0].text.startswith(f"plan: {total / 3:.4g} full trainings")
+    assert record.plan.total_epochs == total
+    assert total - 3 <= record.spent_epochs <= total
     with pytest.raises(ConfigError, match=r"--budget 0\.001m: .* the smallest is 9 "):
         fake(options(budget="0.001m", workers=2, study="other"), executor_for=timed(0.01))
 

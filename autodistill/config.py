@@ -660,7 +660,8 @@ def _unknown_names(space: Space, known: Known) -> Iterator[Mistake]:
         for mistake in _unknown_parameters(f"search.methods.{method}", method, params, known):
             wrong.add(mistake.key)
             yield mistake
-    prior = space.prior  # where the space has none, it follows from the method, whose mistakes are reported once
+    # A space without [prior] takes its prior from the method, and with it the method's unknown parameters.
+    prior = space.prior
     params = {name: it for name, it in prior.params.items() if f"search.methods.{prior.method}.{name}" not in wrong}
     yield from _unknown_parameters("prior.params", prior.method, params, known)
 

@@ -99,9 +99,11 @@ def executors(options: SearchOptions, *, serial: bool = False) -> Iterator[Execu
 @contextlib.contextmanager
 def one_thread_after_fork() -> Iterator[None]:
     """Compute on one thread in a forked process: torch would wait for ever for threads that only its parent has."""
+    if not is_forked():
+        yield
+        return
     before = torch.get_num_threads()
-    if is_forked():
-        torch.set_num_threads(1)
+    torch.set_num_threads(1)
     try:
         yield
     finally:
